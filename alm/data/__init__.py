@@ -1,0 +1,1 @@
+"""Generated and recorded sound scenes with captions and questions."""
