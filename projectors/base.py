@@ -1,0 +1,135 @@
+"""The projector contract: encoder tokens in, LLM-width embeddings out, lengths known beforehand.
+
+Axis letters: B batch, N encoder tokens (time-major, ``n = t * n_freq + f``), M LLM tokens, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class ProjectorError(ValueError):
+    """A projector was asked for something it cannot do; the message names the option and the fix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectorConfig:
+    """What every projector knows about its two ends.
+
+    Attributes:
+        encoder_dim: Width D of the encoder's tokens.
+        n_freq: Frequency rows per time step in the encoder's grid (1 for sequence encoders).
+        frame_rate_hz: Time steps per second that the encoder delivers.
+        llm_dim: Width of the LLM's input embeddings.
+    """
+
+    name: ClassVar[str] = ""
+    encoder_dim: int
+    n_freq: int
+    frame_rate_hz: float
+    llm_dim: int
+
+    def n_tokens_for(self, n_time: int) -> int:
+        """Number of LLM tokens for a clip with ``n_time`` valid encoder time steps; a pure function."""
+        raise NotImplementedError
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """LLM tokens per second of audio; None where the number per clip is fixed."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as plain values, with the registry name."""
+        return {"name": self.name, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ProjectorConfig:
+        """Build the config; an unknown option is a ProjectorError that names the nearest one."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known and key != "name":
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"known options: {', '.join(known)}"
+                raise ProjectorError(f"projector '{cls.name}' has no option '{key}'; {hint}")
+        return cls(**{key: value for key, value in values.items() if key != "name"})
+
+
+class Projector(nn.Module):
+    """Base class: carries the config; subclasses map tokens to LLM embeddings."""
+
+    config_class: ClassVar[type[ProjectorConfig]]
+
+    def __init__(self, config: ProjectorConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Project one batch.
+
+        Args:
+            tokens: (B, N, D) float, time-major, N = n_time * n_freq.
+            mask: (B, N) bool, True where a token covers real audio.
+            grid: (n_time, n_freq).
+
+        Returns:
+            Embeddings (B, M, llm_dim) and their mask (B, M) bool; a clip with t valid time steps has
+            exactly ``config.n_tokens_for(t)`` True entries, first in time order.
+
+        Raises:
+            ProjectorError: If the grid does not fit the tokens or the config.
+        """
+        raise NotImplementedError
+
+    def check(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> None:
+        """Refuse tokens that do not fit the declared grid; nothing is clamped."""
+        n_time, n_freq = grid
+        if n_freq != self.config.n_freq or tokens.shape[1] != n_time * n_freq:
+            raise ProjectorError(
+                f"got {tokens.shape[1]} tokens with grid {grid}; expected n_time x {self.config.n_freq} of them"
+            )
+        if tokens.shape[-1] != self.config.encoder_dim or mask.shape != tokens.shape[:2]:
+            raise ProjectorError(
+                f"got tokens {tuple(tokens.shape)} and mask {tuple(mask.shape)}; expected width "
+                f"{self.config.encoder_dim} and one mask entry per token"
+            )
+
+
+def stack_time(tokens: Tensor, mask: Tensor, grid: tuple[int, int], stack: int) -> tuple[Tensor, Tensor]:
+    """Lay the frequency rows of ``stack`` neighbouring time steps side by side.
+
+    Args:
+        tokens: (B, N, D), time-major.
+        mask: (B, N) bool.
+        grid: (n_time, n_freq).
+        stack: Time steps per output token.
+
+    Returns:
+        (B, M, stack * n_freq * D) with M = ceil(n_time / stack), and the mask (B, M): True where at least one
+        stacked step is valid. Invalid steps enter as zeros, so padding cannot leak into a valid token.
+    """
+    batch, _, width = tokens.shape
+    n_time, n_freq = grid
+    tokens = tokens.masked_fill(~mask[..., None], 0.0)
+    valid = mask.view(batch, n_time, n_freq).any(-1)  # (B, T)
+    steps = tokens.reshape(batch, n_time, n_freq * width)
+    short = -n_time % stack
+    if short:
+        steps = nn.functional.pad(steps, (0, 0, 0, short))
+        valid = nn.functional.pad(valid, (0, short))
+    n_out = (n_time + short) // stack
+    return steps.reshape(batch, n_out, stack * n_freq * width), valid.view(batch, n_out, stack).any(-1)
+
+
+def time_positions(n_time: int, width: int, device: torch.device | str) -> Tensor:
+    """Sinusoidal positions (n_time, width) over encoder time steps (Vaswani et al. 2017, section 3.5)."""
+    rates = torch.exp(torch.arange(0, width, 2, device=device) * (-torch.log(torch.tensor(10000.0)) / width))
+    angles = torch.arange(n_time, device=device)[:, None] * rates
+    table = torch.zeros(n_time, width, device=device)
+    table[:, 0::2] = angles.sin()
+    table[:, 1::2] = angles.cos()[:, : width // 2]
+    return table

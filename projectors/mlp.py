@@ -1,0 +1,47 @@
+"""A two-layer MLP over stacked encoder frames (LLaVA-1.5; ultravox stacks 8, Audio Flamingo 3 uses 2 layers)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from projectors.base import Projector, stack_time
+from projectors.linear import StackedConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class MLPConfig(StackedConfig):
+    """Options of the MLP projector: ``stack`` and ``hidden``.
+
+    Attributes:
+        hidden: Width of the hidden layer; None takes the LLM's width.
+    """
+
+    name: ClassVar[str] = "mlp"
+    hidden: int | None = None
+
+
+class MLPProjector(Projector):
+    """LayerNorm over each encoder token, stacking in time, Linear, GELU, Linear."""
+
+    config_class = MLPConfig
+    config: MLPConfig
+
+    def __init__(self, config: MLPConfig) -> None:
+        super().__init__(config)
+        hidden = config.hidden or config.llm_dim
+        self.norm = nn.LayerNorm(config.encoder_dim)
+        self.layers = nn.Sequential(
+            nn.Linear(config.stacked_dim, hidden), nn.GELU(), nn.Linear(hidden, config.llm_dim)
+        )
+
+    def forward(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """See :class:`projectors.base.Projector`."""
+        self.check(tokens, mask, grid)
+        stacked, valid = stack_time(self.norm(tokens), mask, grid, self.config.stack)
+        return self.layers(stacked), valid
+
+
+PROJECTOR = MLPProjector
