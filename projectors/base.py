@@ -90,7 +90,7 @@ class Projector(nn.Module):
         n_time, n_freq = grid
         if n_freq != self.config.n_freq or tokens.shape[1] != n_time * n_freq:
             raise ProjectorError(
-                f"got {tokens.shape[1]} tokens with grid {grid}; expected n_time x {self.config.n_freq} of them"
+                f"got {tokens.shape[1]} tokens with grid {grid}; expected n_time x {self.config.n_freq}"
             )
         if tokens.shape[-1] != self.config.encoder_dim or mask.shape != tokens.shape[:2]:
             raise ProjectorError(

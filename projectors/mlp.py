@@ -1,4 +1,4 @@
-"""A two-layer MLP over stacked encoder frames (LLaVA-1.5; ultravox stacks 8, Audio Flamingo 3 uses 2 layers)."""
+"""A two-layer MLP over stacked encoder frames (LLaVA-1.5; ultravox and Audio Flamingo 3 use the same)."""
 
 from __future__ import annotations
 

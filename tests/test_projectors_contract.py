@@ -1,11 +1,17 @@
-"""Every registered projector keeps the contract: declared lengths, padding and batch invariance, time order."""
+"""Every registered projector keeps the contract: declared lengths, padding invariance, time order."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from projectors import ProjectorError, build_projector, list_projectors, projector_config, projector_from_config
+from projectors import (
+    ProjectorError,
+    build_projector,
+    list_projectors,
+    projector_config,
+    projector_from_config,
+)
 from projectors.base import stack_time
 
 N_TIME, N_FREQ, DIM, LLM_DIM = 7, 4, 8, 12
