@@ -1,0 +1,276 @@
+"""AudioMosaic (ICML 2026): a ViT over log-mel patches, trained by contrasting masked views.
+
+Parameter names follow timm's VisionTransformer, as the published weights do.
+Axis letters: B batch, S samples, N tokens, K kept tokens, D width, W windows.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .audiomosaic_config import BACKBONE, CLASSIFIER, NORMALISATIONS, PRETRAIN, AudioMosaicConfig
+from .base import AudioEncoder, AudioTokens, n_time_mask, read_config
+from .checkpoint import load_strict, read_weights, resolve_source
+from .errors import ConfigError
+from .vit import (
+    Attention,
+    Block,
+    Mlp,
+    PatchEmbed,
+    interpolate_positions,
+    norm_layer,
+    sincos_positions,
+)
+
+__all__ = ["NORMALISATIONS", "AudioMosaicConfig", "AudioMosaicEncoder"]
+
+# Keys of the heads a config may leave out of a checkpoint that has them.
+_HEADS = {PRETRAIN: ("projector.*", "logit_*"), CLASSIFIER: ("head.*",), BACKBONE: ()}
+_HEAD_HIDDEN = 512  # width between the two layers of the contrastive head (official code)
+_INIT_STD = 0.02
+_CLASSIFIER_INIT_STD = 2.5e-5  # official fine-tuning recipe
+
+
+class AudioMosaicEncoder(AudioEncoder):
+    """AudioMosaic's encoder with the head its `model_class` names."""
+
+    config: AudioMosaicConfig
+    config_class = AudioMosaicConfig
+    lora_targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+
+    max_windows_per_pass = 32
+    """Windows encoded at once by `forward`; bounds memory for long clips and big batches."""
+
+    def __init__(self, config: AudioMosaicConfig | None = None) -> None:
+        config = config or AudioMosaicConfig()
+        super().__init__(config)
+        dim, kind = config.embed_dim, config.norm_layer_type
+        self.fbank = config.fbank()
+        self.patch_embed = PatchEmbed(config.patch_size, dim, norm_layer(kind, dim))
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.pos_embed = nn.Parameter(sincos_positions(dim, config.grid), requires_grad=config.pos_trainable)
+        self.norm_pre = norm_layer(kind, dim) if config.pre_norm else nn.Identity()
+        self.blocks = nn.ModuleList(_block(config, index) for index in range(config.depth))
+        pooled_norm = config.use_fc_norm or config.model_class == CLASSIFIER
+        pooled_dim = 2 * dim if config.pooling == "fusion" else dim
+        self.norm = nn.Identity() if pooled_norm else norm_layer(kind, dim)
+        self.fc_norm = norm_layer(kind, pooled_dim) if pooled_norm else nn.Identity()
+        self._add_head(pooled_dim)
+        self._initialise()
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
+        """Encode a padded batch; clips of any length are cut into windows and stitched.
+
+        Args:
+            waveform: (B, S) float32 in [-1, 1] at `config.sample_rate`.
+            lengths: (B,) samples of each clip.
+
+        Returns:
+            Tokens without CLS, time-major; prefix (B, W, D) holds each window's CLS.
+
+        Raises:
+            AudioError: A clip is shorter than one 25 ms frame.
+        """
+        n_time = self.check_lengths(lengths)
+        mel, n_frames = self.fbank(waveform, lengths)  # (B, frames, n_mels)
+        per_window = self.config.spec_size[0]
+        n_windows = [-(-n // per_window) for n in n_frames.tolist()]
+        most = max(n_windows, default=0)
+        mel = nn.functional.pad(mel, (0, 0, 0, most * per_window - mel.shape[1]))
+        windows = self.normalise(mel).unflatten(1, (most, per_window))  # (B, W, n_frames, n_mels)
+        exists = torch.arange(most)[None] < torch.tensor(n_windows)[:, None]
+        exists = exists.to(windows.device)  # (B, W)
+        parts = [self.forward_mel(part) for part in windows[exists].split(self.max_windows_per_pass)]
+        encoded = torch.cat(parts)  # (existing windows, 1 + N, D)
+        stitched = encoded.new_zeros((*exists.shape, *encoded.shape[1:]))
+        stitched[exists] = encoded
+        grid = (max(n_time, default=0), self.config.n_freq)
+        mask = n_time_mask(n_time, grid, windows.device)
+        tokens = stitched[:, :, 1:].flatten(1, 2)[:, : mask.shape[1]]  # windows end to end in time: (B, N, D)
+        return AudioTokens(tokens * mask[..., None], mask, grid, prefix=stitched[:, :, 0])
+
+    def normalise(self, mel: Tensor) -> Tensor:
+        """Normalise a zero-padded log-mel with the config's constants (padding first, as in training)."""
+        return (mel - self.config.norm.mean) / self.config.norm.divisor
+
+    def forward_mel(self, mel: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Encode windows of normalised log-mel.
+
+        Args:
+            mel: (B, n_frames, n_mels), n_frames and n_mels those of `config.spec_size`.
+            keep: (B, K) long, tokens n = t * n_freq + f to keep; the others are dropped after `norm_pre`.
+
+        Returns:
+            (B, 1 + N, D), or (B, 1 + K, D) in the order of `keep`; CLS first. Not normalised unless
+            `use_fc_norm` is off.
+        """
+        if mel.shape[1:] != self.config.spec_size:
+            raise ValueError(f"log-mel of shape {tuple(mel.shape)}; expected (B, *{self.config.spec_size})")
+        x = self.patch_embed(mel.to(self.patch_embed.proj.weight.dtype))  # (B, N, D)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        x = self.norm_pre(x + self.pos_embed)  # (B, 1 + N, D)
+        if keep is not None:
+            kept = x[:, 1:].gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
+            x = torch.cat([x[:, :1], kept], dim=1)  # (B, 1 + K, D)
+        recomputed = 0
+        if self.config.use_checkpoint and self.training and torch.is_grad_enabled():
+            recomputed = int(len(self.blocks) * self.config.checkpointing_fraction)
+        for index, block in enumerate(self.blocks):
+            x = checkpoint(block, x, use_reentrant=False) if index < recomputed else block(x)
+        return self.norm(x)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Pool `forward_mel`'s tokens (B, 1 + N, D) to one feature per window (B, D), not normalised yet."""
+        if self.config.pooling == "cls":
+            return tokens[:, 0]
+        if self.config.pooling == "fusion":
+            return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)  # (B, 2 D)
+        return tokens.mean(dim=1)  # CLS is part of the mean in the official code
+
+    def embed_head(self, pooled: Tensor) -> Tensor:
+        """Contrastive embedding of a pooled feature: (B, D) -> (B, E), not of unit length."""
+        if self.config.model_class != PRETRAIN:
+            raise ConfigError(
+                f"encoder config: {self.config.model_class} has no contrastive head; use {PRETRAIN}"
+            )
+        return self.projector(self.fc_norm(pooled))
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Class logits of a pooled feature: (B, D) -> (B, num_classes)."""
+        if self.config.model_class != CLASSIFIER:
+            raise ConfigError(
+                f"encoder config: {self.config.model_class} has no classifier; use {CLASSIFIER}"
+            )
+        return self.head(self.head_drop_out(self.fc_norm(pooled)))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        config: AudioMosaicConfig | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        **config_overrides: Any,
+    ) -> Self:
+        """Load a release directory, a hub id or a training script's weights file, strictly.
+
+        A changed `spec_size` interpolates the positions from the grid they were trained on. A changed
+        `model_class` leaves the old head out and starts the new one fresh.
+
+        Args:
+            source: Directory, `organisation/name`, or a `.pt`/`.bin`/`.safetensors` file.
+            revision: Hub branch, tag or commit.
+            config: Config of the weights where no config.json is beside them: a config, its dict or a path.
+            **config_overrides: Config values that replace those of the weights' config.
+
+        Raises:
+            CheckpointError: Not there, unreadable, or weights that do not fit, naming every such key.
+            ConfigError: The config or the overrides are not valid.
+        """
+        path = resolve_source(source, revision)
+        trained = _config_of(path, config)
+        encoder = cls(trained.replace(**config_overrides))
+        wanted = encoder.config
+        weights = read_weights(path)
+        if "pos_embed" in weights and weights["pos_embed"].shape[1] == math.prod(trained.grid) + 1:
+            weights["pos_embed"] = interpolate_positions(weights["pos_embed"], trained.grid, wanted.grid)
+        changed = wanted.model_class != trained.model_class
+        encoder.load_report = load_strict(
+            encoder,
+            weights,
+            source=path,
+            allow_missing=_HEADS[wanted.model_class] if changed else (),
+            allow_unexpected=_HEADS[trained.model_class] if changed else (),
+        )
+        return encoder.eval()
+
+    @classmethod
+    def tiny(cls, seed: int = 0) -> Self:
+        """A tiny random instance: 32 mels, windows of 0.64 s, width 32."""
+        config = AudioMosaicConfig(
+            spec_size=(64, 32),
+            patch_size=(8, 16),
+            embed_dim=32,
+            depth=2,
+            num_heads=2,
+            project_embedding_dim=16,
+            drop_path_rate=0.1,
+            attn_drop_rate=0.1,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(config).eval()
+
+    def _add_head(self, pooled_dim: int) -> None:
+        config = self.config
+        if config.model_class == PRETRAIN:
+            self.projector = nn.Sequential(
+                nn.Linear(pooled_dim, _HEAD_HIDDEN, bias=False),
+                nn.BatchNorm1d(_HEAD_HIDDEN),
+                nn.ReLU(),
+                nn.Linear(_HEAD_HIDDEN, config.project_embedding_dim, bias=False),
+                nn.BatchNorm1d(config.project_embedding_dim),
+            )
+            self.projector[4].bias.requires_grad_(False)
+            if config.learnable_tau:
+                self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.logit_scale_init)))
+            if config.learnable_bias:
+                self.logit_bias = nn.Parameter(torch.tensor(0.0))
+        elif config.model_class == CLASSIFIER:
+            self.head_drop_out = nn.Dropout(config.classifier_drop_out)
+            self.head = nn.Linear(pooled_dim, config.num_classes)
+
+    def _initialise(self) -> None:
+        """Official initialisation: truncated normal weights, zero biases, a CLS close to zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=_INIT_STD)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.cls_token, std=1e-6)
+        if self.config.model_class == CLASSIFIER:
+            nn.init.normal_(self.head.weight, std=_CLASSIFIER_INIT_STD)
+        if self.config.freeze_patch_embed:
+            self.patch_embed.requires_grad_(False)
+
+
+def _block(config: AudioMosaicConfig, index: int) -> Block:
+    dim, kind = config.embed_dim, config.norm_layer_type
+    attention = Attention(
+        dim,
+        config.num_heads,
+        qkv_bias=config.qkv_bias,
+        proj_bias=config.proj_bias,
+        qk_norm=config.qk_norm,
+        norm_kind=kind,
+        drop=config.attn_drop_rate,
+    )
+    mlp = Mlp(dim, int(dim * config.mlp_ratio), config.proj_bias, config.act_type)
+    drop_path = config.drop_path_rate * index / max(1, config.depth - 1)  # deeper blocks drop more (timm)
+    return Block(attention, mlp, [norm_layer(kind, dim), norm_layer(kind, dim)], drop_path)
+
+
+def _config_of(
+    path: Path, config: AudioMosaicConfig | Mapping[str, Any] | str | os.PathLike[str] | None
+) -> AudioMosaicConfig:
+    if isinstance(config, AudioMosaicConfig):
+        return config
+    if isinstance(config, Mapping):
+        return AudioMosaicConfig.from_dict(dict(config))
+    place = Path(config) if config is not None else path if path.is_dir() else path.parent
+    if config is None and not path.is_dir() and not (place / "config.json").is_file():
+        raise ConfigError(
+            f"{path}: no config.json beside it; give config=<config.json, its directory or a dict>"
+        )
+    return AudioMosaicConfig.from_release(read_config(place), where=str(place))
+
+
+ENCODER = AudioMosaicEncoder

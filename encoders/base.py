@@ -1,0 +1,301 @@
+"""The encoder contract: waveform in, time-major audio tokens out.
+
+Axis letters: B batch, S samples, N tokens, P prefix tokens, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import types
+import typing
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoint import LoadReport, load_strict, read_weights, resolve_source, write_text, write_weights
+from .errors import AudioError, CheckpointError, ConfigError
+
+
+@dataclass
+class AudioTokens:
+    """What an encoder makes of a batch of clips."""
+
+    tokens: Tensor
+    """(B, N, D), time-major: token n = t * n_freq + f. Zeros where `mask` is False."""
+    mask: Tensor
+    """(B, N) bool, True where the token covers real audio of the clip."""
+    grid: tuple[int, int]
+    """(n_time, n_freq) with n_time * n_freq = N; n_time is the longest clip's."""
+    prefix: Tensor | None = None
+    """(B, P, D) tokens that belong to no time, such as one CLS per window; zeros for windows a clip lacks."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig(ABC):
+    """What an encoder is, without its weights. The processor computes token counts from it alone."""
+
+    model_class: str = ""
+    """Names the encoder in config.json; the registry finds the encoder by it."""
+    sample_rate: int = 16000
+    """Rate in Hz of the waveforms the encoder takes."""
+
+    model_classes: ClassVar[tuple[str, ...]] = ()
+    """Every `model_class` this config stands for; the first is the default."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Width D of a token."""
+
+    @property
+    @abstractmethod
+    def n_freq(self) -> int:
+        """Frequency steps per time step."""
+
+    @property
+    @abstractmethod
+    def frame_rate_hz(self) -> float:
+        """Time steps per second."""
+
+    @property
+    @abstractmethod
+    def clip_s(self) -> float:
+        """Length in seconds of the window the encoder sees at once; longer clips are cut into windows."""
+
+    @abstractmethod
+    def n_time_for(self, n_samples: int) -> int:
+        """Valid time steps of a clip.
+
+        Args:
+            n_samples: Length of the clip in samples.
+
+        Raises:
+            AudioError: The clip is too short for a single time step.
+        """
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as JSON-ready values; `from_dict` undoes it."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], where: str = "encoder config") -> Self:
+        """Build the config, checking every key and type.
+
+        Args:
+            values: Key to value, as read from JSON or YAML.
+            where: File or config key, for messages.
+
+        Raises:
+            ConfigError: Unknown key (names the nearest), wrong type, or values that do not fit together.
+        """
+        return cls(**coerce_fields(cls, values, where))
+
+    def replace(self, where: str = "encoder config", **overrides: Any) -> Self:
+        """A copy with some values changed, checked like `from_dict`."""
+        return dataclasses.replace(self, **coerce_fields(type(self), overrides, where))
+
+
+def coerce_fields(cls: type[Any], values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Check keys and types of values for a dataclass; lists become tuples and integers floats where asked.
+
+    Raises:
+        ConfigError: Unknown key or wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls) if field.init]
+    checked = {}
+    for key, value in values.items():
+        if key not in names:
+            raise ConfigError(unknown_key(key, names, where))
+        try:
+            checked[key] = _coerce(value, hints[key])
+        except TypeError as error:
+            raise ConfigError(f"{where}: {key} is {value!r}; expected {error}") from error
+    return checked
+
+
+def unknown_key(key: str, names: list[str], where: str) -> str:
+    """The message for a key that does not exist."""
+    near = get_close_matches(key, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(sorted(names))}"
+    return f"{where}: unknown key {key!r}; {hint}"
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    """The value as the hinted type; TypeError carries the words for what was expected."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        for argument in arguments:
+            if argument is not type(None):
+                return _coerce(value, argument)
+    if origin is tuple:
+        if not isinstance(value, list | tuple) or len(value) != len(arguments):
+            raise TypeError(f"{len(arguments)} values ({', '.join(a.__name__ for a in arguments)})")
+        return tuple(_coerce(item, argument) for item, argument in zip(value, arguments, strict=True))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise TypeError(f"a value of type {hint.__name__}")
+    return value
+
+
+class AudioEncoder(nn.Module, ABC):
+    """An audio encoder under the house contract.
+
+    `forward` takes raw waveforms; the front end and its normalisation constants belong to the encoder. Clips
+    longer than the encoder's window are cut into windows whose tokens are stitched in time. A clip's tokens
+    do not depend on what else is in the batch.
+    """
+
+    config: EncoderConfig
+    config_class: ClassVar[type[EncoderConfig]]
+    lora_targets: ClassVar[tuple[str, ...]] = ()
+    """Suffixes of the names of Linear modules that LoRA adapts (peft's `target_modules`)."""
+    load_report: LoadReport | None = None
+    """What `from_pretrained` matched; None for an untrained encoder."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self._frozen = False
+
+    @abstractmethod
+    def forward(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
+        """Encode a padded batch.
+
+        Args:
+            waveform: (B, S) float32 in [-1, 1] at `config.sample_rate`; what lies past a length is ignored.
+            lengths: (B,) samples of each clip (on the CPU this costs no device synchronisation).
+
+        Returns:
+            The tokens; grid n_time is the longest clip's.
+
+        Raises:
+            AudioError: A clip is too short for one time step.
+        """
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls, seed: int = 0) -> Self:
+        """A tiny randomly initialised instance for contract tests; leaves the global generator alone."""
+
+    @property
+    def dim(self) -> int:
+        """Width D of a token."""
+        return self.config.dim
+
+    @property
+    def frozen(self) -> bool:
+        """Whether `freeze` is in force."""
+        return self._frozen
+
+    def freeze(self) -> Self:
+        """Stop training this encoder: no gradients, and evaluation mode that no `.train()` can undo.
+
+        LoRA adapters put in afterwards still learn; dropout stays off, theirs included.
+        """
+        self._frozen = True
+        self.requires_grad_(False)
+        return self.train(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, except that a frozen encoder stays in evaluation mode.
+
+        A parent's `.train()` reaches this too. Without the exception a frozen encoder would drop paths and
+        move its BatchNorm statistics while the rest of the model learns.
+        """
+        return super().train(mode and not self._frozen)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike[str], *, revision: str | None = None, **config_overrides: Any
+    ) -> Self:
+        """Load a directory in the release layout (config.json + weights) or a hub id, strictly.
+
+        Args:
+            source: Directory or `organisation/name`.
+            revision: Hub branch, tag or commit.
+            **config_overrides: Config values that replace those of config.json.
+
+        Raises:
+            CheckpointError: Not there, unreadable, or weights that do not fit, naming every such key.
+            ConfigError: config.json or the overrides are not valid.
+        """
+        path = resolve_source(source, revision)
+        config = cls.config_class.from_dict(read_config(path), where=str(path / "config.json"))
+        encoder = cls(config.replace(**config_overrides))
+        encoder.load_report = load_strict(encoder, read_weights(path), source=path)
+        return encoder.eval()
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Write config.json and model.safetensors, each whole or not at all.
+
+        Raises:
+            CheckpointError: The directory is not writable.
+        """
+        folder = make_folder(directory)
+        write_weights(folder / "model.safetensors", self.state_dict())
+        write_text(folder / "config.json", json.dumps(self.config.to_dict(), indent=2) + "\n")
+
+    def check_lengths(self, lengths: Tensor) -> list[int]:
+        """Valid time steps of every clip.
+
+        Raises:
+            AudioError: A clip is too short for one; the message says which.
+        """
+        steps = []
+        for row, n_samples in enumerate(lengths.tolist()):
+            try:
+                steps.append(self.config.n_time_for(n_samples))
+            except AudioError as error:
+                raise AudioError(f"clip {row} of the batch: {error}") from error
+        return steps
+
+
+def make_folder(directory: str | os.PathLike[str]) -> Path:
+    """Make a folder to save into.
+
+    Raises:
+        CheckpointError: It cannot be made.
+    """
+    folder = Path(directory)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be made ({error.strerror}); choose another") from error
+    return folder
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The values of a config.json, given it or its directory.
+
+    Raises:
+        ConfigError: Not there or not a JSON object.
+    """
+    file = Path(path)
+    file = file / "config.json" if file.is_dir() else file
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file; an encoder directory holds it and model.safetensors")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{file}: is not readable as JSON ({error}); restore it") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: holds a {type(values).__name__}; a JSON object is expected")
+    return values
+
+
+def n_time_mask(n_time: list[int], grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Token mask (B, N) bool of clips with `n_time` valid steps on a time-major grid."""
+    valid = torch.tensor(n_time, device=device)
+    steps = torch.arange(grid[0], device=device)[None] < valid[:, None]  # (B, n_time)
+    return steps.repeat_interleave(grid[1], dim=1)  # (B, n_time * n_freq)

@@ -1,0 +1,224 @@
+"""Reading weights and putting them into a module, strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .errors import CheckpointError
+
+# What wrappers put before every name: torch.compile, DistributedDataParallel.
+_WRAPPER_PREFIXES = ("_orig_mod.", "module.")
+# Where training scripts put the state dict inside what they save.
+_STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict")
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What loading weights did, key by key."""
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshaped: tuple[str, ...]
+    """Each as `key: (shape in the weights) for (shape in the model)`."""
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.matched)} matched"]
+        for name in ("missing", "unexpected", "misshaped"):
+            keys = getattr(self, name)
+            parts.append(f"{len(keys)} {name}" + (f" ({', '.join(keys)})" if keys else ""))
+        return "; ".join(parts)
+
+
+def load_strict(
+    module: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    *,
+    source: str | os.PathLike[str],
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
+) -> LoadReport:
+    """Copy weights into a module; every key must fit unless it is explicitly allowed not to.
+
+    Args:
+        module: The module to fill; untouched where an error is raised.
+        state_dict: The weights.
+        source: Where they come from, for messages.
+        allow_missing: Patterns (`projector.*`) of the module's keys that may keep their values.
+        allow_unexpected: Patterns of keys in the weights that may be left out.
+
+    Returns:
+        The report of matched, missing and unexpected keys.
+
+    Raises:
+        CheckpointError: Listing every key that is missing, unexpected or mis-shaped, with shapes.
+    """
+    own = module.state_dict()
+    matched, misshaped = [], []
+    for key, value in own.items():
+        if key not in state_dict:
+            continue
+        if state_dict[key].shape == value.shape:
+            matched.append(key)
+        else:
+            misshaped.append(f"{key}: {tuple(state_dict[key].shape)} for {tuple(value.shape)}")
+    missing = [key for key in own if key not in state_dict]
+    unexpected = [key for key in state_dict if key not in own]
+    report = LoadReport(tuple(matched), tuple(missing), tuple(unexpected), tuple(misshaped))
+    complaints = []
+    if refused := [f"{key} {tuple(own[key].shape)}" for key in missing if not _allowed(key, allow_missing)]:
+        complaints.append(f"missing {', '.join(refused)}")
+    if refused := [
+        f"{key} {tuple(state_dict[key].shape)}" for key in unexpected if not _allowed(key, allow_unexpected)
+    ]:
+        complaints.append(f"unexpected {', '.join(refused)}")
+    if misshaped:
+        complaints.append(f"mis-shaped {', '.join(misshaped)}")
+    if complaints:
+        raise CheckpointError(
+            f"{source}: weights do not fit {type(module).__name__}: {'; '.join(complaints)}; "
+            "give the config these weights were saved with"
+        )
+    module.load_state_dict({key: state_dict[key] for key in matched}, strict=False)
+    return report
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read a state dict from a file or from a directory that holds one.
+
+    Args:
+        path: `*.safetensors`, or `*.pt`/`*.pth`/`*.bin` (read with `weights_only=True`), or a directory with
+            `model.safetensors` or `pytorch_model.bin`.
+
+    Returns:
+        Name to tensor on the CPU, without the prefixes torch.compile and DistributedDataParallel add.
+
+    Raises:
+        CheckpointError: Nothing there, unreadable, or no state dict.
+    """
+    file = Path(path)
+    if file.is_dir():
+        candidates = [file / name for name in _WEIGHT_FILES if (file / name).is_file()]
+        if not candidates:
+            raise CheckpointError(f"{file}: holds no weights; {' or '.join(_WEIGHT_FILES)} is expected")
+        file = candidates[0]
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such weights file; check the path")
+    try:
+        if file.suffix == ".safetensors":
+            loaded = load_file(file)
+        else:
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{file}: cannot be read ({_one_line(error)}); get it again") from error
+    except Exception as error:  # torch.load lets pickle's own error types through; none is worth a traceback
+        raise CheckpointError(
+            f"{file}: is no plain state dict ({_one_line(error)}); save model.state_dict() alone"
+        ) from error
+    if isinstance(loaded, dict):
+        nested: list[Any] = [loaded[key] for key in _STATE_DICT_KEYS if isinstance(loaded.get(key), dict)]
+        loaded = nested[0] if nested else loaded
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise CheckpointError(f"{file}: holds no state dict (a name-to-tensor mapping is expected)")
+    return {_strip_wrappers(key): value for key, value in loaded.items()}
+
+
+def write_weights(path: str | os.PathLike[str], state_dict: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file; it appears whole or not at all.
+
+    Raises:
+        CheckpointError: The place is not writable.
+    """
+    file = Path(path)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        plain = {key: value.detach().cpu().contiguous().clone() for key, value in state_dict.items()}
+        save_file(plain, temporary, metadata={"format": "pt"})
+        os.replace(temporary, file)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"{file}: cannot be written ({_one_line(error)})") from error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file; it appears whole or not at all.
+
+    Raises:
+        CheckpointError: The place is not writable.
+    """
+    file = Path(path)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"{file}: cannot be written ({_one_line(error)})") from error
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def looks_like_hub_id(source: str) -> bool:
+    """Whether a string has the form `organisation/name` and no file of that name is here."""
+    return _HUB_ID.fullmatch(source) is not None and not Path(source).exists()
+
+
+def resolve_source(source: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """Turn a directory, a weights file or a hub id into a local path, downloading a hub id's files if needed.
+
+    Args:
+        source: A local path, or `organisation/name`.
+        revision: Hub branch, tag or commit.
+
+    Raises:
+        CheckpointError: Neither there locally nor obtainable from the hub.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if not looks_like_hub_id(str(source)):
+        raise CheckpointError(f"{source}: no such directory or weights file; check the path")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(str(source), revision=revision, allow_patterns=["config.json", *_WEIGHT_FILES])
+        )
+    except Exception as error:  # the hub client raises a dozen unrelated types; all mean "not obtainable"
+        raise CheckpointError(
+            f"{source}: is no local directory and cannot be had from the hub ({type(error).__name__}); "
+            "download it on a connected machine and give the directory"
+        ) from error
+
+
+def _allowed(key: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _strip_wrappers(key: str) -> str:
+    while prefix := next((p for p in _WRAPPER_PREFIXES if key.startswith(p)), None):
+        key = key[len(prefix) :]
+    return key
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
