@@ -1,1 +1,49 @@
-"""The audio-language model."""
+"""The audio-language model: ``import alm`` is cheap; the names below load what they need on first use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alm.configuration import AudioLanguageConfig
+    from alm.model import AudioLanguageModel
+    from alm.processor import AudioLanguageProcessor
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AudioLanguageConfig": "alm.configuration",
+    "AudioLanguageModel": "alm.model",
+    "AudioLanguageProcessor": "alm.processor",
+}
+
+__all__ = ["AudioLanguageConfig", "AudioLanguageModel", "AudioLanguageProcessor", "load"]
+
+
+def load(source: str | Path, device: str | None = None) -> tuple[AudioLanguageModel, AudioLanguageProcessor]:
+    """Load a trained model and its processor.
+
+    Args:
+        source: Model directory or hub id.
+        device: Where to put it; None takes a GPU where there is one.
+
+    Returns:
+        The model in eval mode, and its processor.
+
+    Raises:
+        alm.errors.CheckpointError: Something is missing, mis-shaped or changed.
+    """
+    from alm.checkpoint import load_model, load_processor
+    from alm.generation import pick_device
+
+    model = load_model(source)
+    return model.to(device or pick_device()), load_processor(source)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'alm' has no attribute '{name}'")

@@ -2,14 +2,73 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """Reference numbers and real recordings that live beside a checkout; tests that need them skip without."""
+    """Reference numbers and recordings beside the checkout; tests that need them skip without."""
     if not (SHARED / "golden").is_dir() or not (SHARED / "data").is_dir():
-        pytest.skip(f"no reference data beside the checkout (expected {SHARED.name}/golden and {SHARED.name}/data)")
+        pytest.skip("no reference data beside the checkout (expected shared/golden and shared/data)")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def llm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama with a byte-level tokenizer and a chat template, as a local directory."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("llm")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        ["what is this sound", "a bell", "a dog barks"],
+        trainers.BpeTrainer(
+            vocab_size=300,
+            special_tokens=["<pad>", "<s>", "<|im_start|>", "<|im_end|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="<|im_end|>"
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=fast.bos_token_id,
+        eos_token_id=fast.eos_token_id,
+        pad_token_id=fast.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clips() -> list[np.ndarray]:
+    """Four clips of different length at 16 kHz, mono float32."""
+    rng = np.random.default_rng(0)
+    return [
+        (0.3 * np.sin(2 * np.pi * f * np.arange(n) / 16000) + 0.01 * rng.standard_normal(n)).astype(
+            np.float32
+        )
+        for f, n in ((300, 16000), (700, 9000), (1500, 24000), (2500, 12345))
+    ]

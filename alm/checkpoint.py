@@ -1,0 +1,208 @@
+"""Audio-language model directories: what is written, and the strict way back.
+
+``config.json`` (nested configs) + ``model.safetensors``. An LLM that was never trained in full is referred to by
+hub id and revision, or by directory and content hash; its base weights are then not in the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+from alm.configuration import AudioLanguageConfig
+from alm.errors import CheckpointError
+from alm.policy import adapter_keys
+from encoders.checkpoint import load_strict, read_weights, sha256_of
+
+if TYPE_CHECKING:
+    from alm.model import AudioLanguageModel
+    from alm.processor import AudioLanguageProcessor
+
+WEIGHTS = "model.safetensors"
+
+
+def llm_fingerprint(source: str | None, llm: PreTrainedModel) -> dict[str, str | None]:
+    """What pins a referenced LLM: the content hash of a directory, or the hub commit it was loaded from."""
+    if source is None:
+        return {}
+    if Path(source).is_dir():
+        return {"llm_sha256": weights_sha256(Path(source))}
+    return {"llm_revision": getattr(llm.config, "_commit_hash", None)}
+
+
+def weights_sha256(folder: Path) -> str:
+    """One hash over the names and contents of a directory's weight files."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
+    if not files:
+        raise CheckpointError(f"{folder}: no weight file (*.safetensors, *.bin); expected a saved causal LLM")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}:{sha256_of(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def llm_base_keys(model: AudioLanguageModel) -> set[str]:
+    """State-dict keys of the LLM that are not adapters."""
+    adapters = adapter_keys(model.llm)
+    return {f"llm.{key}" for key in model.llm.state_dict() if key not in adapters}
+
+
+def save_model(
+    model: AudioLanguageModel, folder: Path, *, state_dict: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Write ``model`` to ``folder`` so that :func:`load_model` and ``AutoModelForCausalLM`` reload it.
+
+    Args:
+        model: The model.
+        folder: Created if needed. Each file is replaced atomically, the config last.
+        state_dict: Gathered weights, where a sharded trainer holds them.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = state_dict if state_dict is not None else model.state_dict()
+    skip: set[str] = set()
+    if model.config.llm is not None:
+        skip = llm_base_keys(model)
+    elif model.llm.config.tie_word_embeddings:  # safetensors refuses shared memory; tying restores the head
+        skip = {f"llm.{key}" for key in (model.llm._tied_weights_keys or {})}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items() if k not in skip}
+    temporary = folder / f".{WEIGHTS}.{os.getpid()}"
+    save_file(tensors, temporary, metadata={"format": "pt"})
+    os.replace(temporary, folder / WEIGHTS)
+    values = model.config.to_dict()
+    values["architectures"] = [type(model).__name__]
+    if values.get("llm") and Path(values["llm"]).is_dir():
+        values["llm"] = os.path.relpath(Path(values["llm"]).resolve(), folder.resolve())
+    temporary = folder / f".config.json.{os.getpid()}"
+    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / "config.json")
+
+
+def load_model(source: str | Path, *, dtype: torch.dtype | str | None = None) -> AudioLanguageModel:
+    """Load a model directory or hub id; every tensor must be there, with its shape, and no other.
+
+    Args:
+        source: Directory written by :func:`save_model`, or a hub id of one.
+        dtype: Dtype to cast to; None keeps the stored one.
+
+    Returns:
+        The model in eval mode, on the CPU.
+
+    Raises:
+        CheckpointError: Not a model directory, a missing, unexpected or mis-shaped tensor, or an LLM that is gone
+            or not the one the model was trained with.
+    """
+    from alm.model import AudioLanguageModel
+
+    folder = resolve(source)
+    config = _read_config(folder)
+    llm = None
+    if config.llm is not None:
+        llm = _load_llm(config, folder)
+    model = AudioLanguageModel(config, llm=llm)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise CheckpointError(f"{folder}: {WEIGHTS} is missing; the model was not saved completely")
+    absent: set[str] = set()
+    if config.llm is not None:
+        absent = llm_base_keys(model)
+    elif model.llm.config.tie_word_embeddings:
+        absent = {f"llm.{key}" for key in (model.llm._tied_weights_keys or {})}
+    load_strict(model, read_weights(weights), source=str(weights), allow_missing=tuple(absent))
+    if config.llm is None:
+        model.llm.tie_weights()
+    if dtype is not None:
+        model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+    return model.eval()
+
+
+def resolve(source: str | Path) -> Path:
+    """The local directory of a model given as directory or hub id."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if str(source).count("/") == 1 and not folder.is_absolute() and not str(source).startswith("."):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(str(source)))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{source}: no such directory, and it could not be fetched as a hub id ({type(error).__name__}); "
+                "give the path of a model directory, or check the network"
+            ) from error
+    raise CheckpointError(f"{source}: no such directory; give the path of a trained model")
+
+
+def _read_config(folder: Path) -> AudioLanguageConfig:
+    path = folder / "config.json"
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder}: config.json is missing; expected an audio-language model directory"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error}); restore it or train again") from error
+    if values.get("model_type") != AudioLanguageConfig.model_type:
+        raise CheckpointError(
+            f"{path}: model_type is {values.get('model_type')!r}, expected '{AudioLanguageConfig.model_type}'"
+        )
+    values.pop("model_type")
+    config = AudioLanguageConfig(**values)
+    if config.llm is not None and not Path(config.llm).is_absolute() and (folder / config.llm).is_dir():
+        config.llm = str((folder / config.llm).resolve())
+    return config
+
+
+def _load_llm(config: AudioLanguageConfig, folder: Path) -> PreTrainedModel:
+    assert config.llm is not None
+    local = Path(config.llm)
+    if local.is_dir():
+        found = weights_sha256(local)
+        if config.llm_sha256 and found != config.llm_sha256:
+            raise CheckpointError(
+                f"{folder}: its LLM at {config.llm} has changed since training (weights sha256 {found[:12]}…, "
+                f"expected {config.llm_sha256[:12]}…); restore that LLM or train again"
+            )
+    return load_llm(config.llm, revision=config.llm_revision, wanted_by=str(folder))
+
+
+def load_llm(source: str, *, revision: str | None = None, wanted_by: str = "llm") -> PreTrainedModel:
+    """A causal LLM from a directory or hub id; CheckpointError names what is missing."""
+    if Path(source).is_absolute() and not Path(source).is_dir():
+        raise CheckpointError(f"{wanted_by}: its LLM directory {source} does not exist")
+    try:
+        llm, info = AutoModelForCausalLM.from_pretrained(source, revision=revision, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{wanted_by}: cannot load the LLM '{source}': {str(error).splitlines()[0]}"
+        ) from error
+    bad = {k: sorted(map(str, v)) for k, v in info.items() if v and k != "unexpected_keys"}
+    if bad:
+        raise CheckpointError(f"{wanted_by}: the LLM '{source}' does not load completely: {bad}")
+    logging.get_logger(__name__).info("loaded %s", source)
+    return llm
+
+
+def load_processor(source: str | Path) -> AudioLanguageProcessor:
+    """The processor of a saved model; CheckpointError if its files are missing or broken."""
+    from alm.processor import AudioLanguageProcessor
+
+    folder = resolve(source)
+    try:
+        return AudioLanguageProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder}: cannot load the processor ({str(error).splitlines()[0]}); expected tokenizer files and "
+            "processor_config.json beside the model"
+        ) from error

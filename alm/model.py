@@ -1,0 +1,279 @@
+"""The audio-language model: encode, project, splice into the prompt, let the LLM go on.
+
+Axis letters: C clips, S samples, B batch, L prompt tokens, M LLM tokens of a clip, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from alm.configuration import AudioLanguageConfig
+from alm.errors import UserError
+from alm.policy import Policy, inject_lora, lora_values, set_trainable, trainable_table
+from encoders import AudioEncoder, AudioTokens, config_from_dict
+from encoders.registry import encoder_class
+from projectors import Projector, build_projector, projector_config, projector_from_config
+
+
+class AudioLanguageModel(PreTrainedModel):
+    """An audio encoder, a projector and a causal LLM in one ``transformers`` model."""
+
+    config_class = AudioLanguageConfig
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    def __init__(
+        self,
+        config: AudioLanguageConfig,
+        encoder: AudioEncoder | None = None,
+        projector: Projector | None = None,
+        llm: PreTrainedModel | None = None,
+    ) -> None:
+        """Put the parts together; a part that is not given is built untrained from the config."""
+        super().__init__(config)
+        if encoder is None:
+            encoder_config = config_from_dict(config.encoder)
+            encoder = encoder_class(encoder_config.model_class)(encoder_config)
+        self.encoder = encoder
+        self.projector = projector or projector_from_config(projector_config(config.projector))
+        self.llm = (
+            llm if llm is not None else AutoModelForCausalLM.from_config(copy.deepcopy(config.text_config))
+        )
+        for component, values in ((self.encoder, config.encoder_lora), (self.llm, config.llm_lora)):
+            if values is not None:
+                inject_lora(component, values)
+        self.generation_config = self.llm.generation_config
+        self.choices = {"encoder": "frozen", "projector": "train", "llm": "frozen"}
+        self.apply_choices()
+
+    @classmethod
+    def assemble(
+        cls,
+        encoder: AudioEncoder,
+        llm: PreTrainedModel,
+        projector: str = "mlp",
+        options: dict[str, Any] | None = None,
+        *,
+        llm_source: str | None = None,
+    ) -> AudioLanguageModel:
+        """A new model from a loaded encoder and a loaded LLM, with a fresh projector between them.
+
+        Args:
+            encoder: The audio encoder, with its weights.
+            llm: The causal LLM, with its weights.
+            projector: Name of the projector.
+            options: The projector's options.
+            llm_source: Hub id or directory the LLM came from; saved models then refer to it instead of
+                holding a copy of its weights.
+        """
+        from alm.checkpoint import llm_fingerprint
+
+        fresh = build_projector(
+            projector, encoder, llm.get_input_embeddings().embedding_dim, **(options or {})
+        )
+        config = AudioLanguageConfig(
+            encoder=encoder.config.to_dict(),
+            projector=fresh.config.to_dict(),
+            # A copy: the outer model's constructor rewrites the attention settings of its sub-configs.
+            text_config=copy.deepcopy(llm.config),
+            llm=llm_source,
+            **llm_fingerprint(llm_source, llm),
+        )
+        return cls(config, encoder, fresh, llm)
+
+    @property
+    def components(self) -> dict[str, nn.Module]:
+        """The three parts by name."""
+        return {"encoder": self.encoder, "projector": self.projector, "llm": self.llm}
+
+    def set_policy(self, policy: Policy) -> str:
+        """Freeze, adapt or free each component; returns the table of what trains.
+
+        LoRA adapters are added where the policy asks for them and none are there yet. An LLM that trains in
+        full is stored with the model from then on.
+        """
+        if policy.encoder == "lora" and self.config.encoder_lora is None:
+            self.config.encoder_lora = lora_values(policy.encoder_lora, self.encoder.lora_targets)
+            inject_lora(self.encoder, self.config.encoder_lora)
+        if policy.llm == "lora" and self.config.llm_lora is None:
+            self.config.llm_lora = lora_values(policy.llm_lora, "all-linear-but-head")
+            self.config.llm_lora["target_modules"] = _lora_targets(self.llm, self.config.llm_lora)
+            inject_lora(self.llm, self.config.llm_lora)
+        if policy.llm == "full":
+            self.config.llm = self.config.llm_revision = self.config.llm_sha256 = None
+        self.choices = {"encoder": policy.encoder, "projector": policy.projector, "llm": policy.llm}
+        self.apply_choices()
+        return trainable_table(self.components, self.choices)
+
+    def apply_choices(self) -> None:
+        """Set ``requires_grad`` and train/eval mode of every component from ``self.choices``."""
+        for name, component in self.components.items():
+            set_trainable(component, self.choices[name])
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> AudioLanguageModel:
+        """Like ``nn.Module.train``, but frozen components stay in eval mode (no dropout, fixed statistics)."""
+        super().train(mode)
+        for name, component in self.components.items():
+            if self.choices[name] == "frozen":
+                component.eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The LLM's token embeddings."""
+        return self.llm.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The LLM's head."""
+        return self.llm.get_output_embeddings()
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
+    ) -> None:
+        """Recompute the LLM's activations in the backward pass."""
+        self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> AudioTokens:
+        """Run the encoder on clips (C, S) float32 in [-1, 1] with ``lengths`` (C,) in samples."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.choices["encoder"] != "frozen"):
+            return self.encoder(waveforms, lengths)
+
+    def splice(
+        self, embeds: Tensor, is_audio: Tensor, audio: AudioTokens, audio_index: Tensor | None
+    ) -> Tensor:
+        """Put projected audio where the placeholders stand.
+
+        Args:
+            embeds: (B, L, D) token embeddings.
+            is_audio: (B, L) bool, True at placeholders.
+            audio: Encoder tokens of C clips.
+            audio_index: (P,) long, the clip behind each placeholder span in reading order; None means 0..C-1.
+
+        Raises:
+            UserError: The placeholders are not exactly as many as the projected tokens.
+        """
+        projected, valid = self.projector(audio.tokens, audio.mask, audio.grid)  # (C, M, D), (C, M)
+        if audio_index is not None:
+            projected, valid = projected[audio_index], valid[audio_index]
+        rows = projected[valid].to(embeds.dtype)  # clips in reading order, padding dropped
+        if rows.shape[0] != int(is_audio.sum()):
+            raise UserError(
+                f"the prompts hold {int(is_audio.sum())} audio placeholders but the clips give {rows.shape[0]} "
+                "tokens; build the inputs with this model's own processor"
+            )
+        return embeds.masked_scatter(is_audio[..., None], rows)
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        waveforms: Tensor | None = None,
+        waveform_lengths: Tensor | None = None,
+        audio_index: Tensor | None = None,
+        features: Tensor | None = None,
+        features_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Prompt embeddings (B, L, D) with audio in place; ``features`` skip the encoder."""
+        is_audio = input_ids == self.config.audio_token_id
+        # The placeholder may lie outside the LLM's vocabulary: it is never looked up.
+        embeds = self.get_input_embeddings()(input_ids.masked_fill(is_audio, 0))
+        if features is not None:
+            assert features_mask is not None
+            n_freq = self.encoder.config.n_freq
+            audio = AudioTokens(features, features_mask, (features.shape[1] // n_freq, n_freq))
+            embeds = self.splice(embeds, is_audio, audio, audio_index)
+        elif waveforms is not None:
+            assert waveform_lengths is not None
+            embeds = self.splice(embeds, is_audio, self.encode(waveforms, waveform_lengths), audio_index)
+        elif bool(is_audio.any()):
+            raise UserError("the prompts hold audio placeholders but no audio was given")
+        return embeds
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        waveforms: Tensor | None = None,
+        waveform_lengths: Tensor | None = None,
+        audio_index: Tensor | None = None,
+        features: Tensor | None = None,
+        features_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits, and the mean cross-entropy over supervised positions.
+
+        Args:
+            input_ids: (B, L) long with one placeholder per audio token.
+            attention_mask: (B, L), 0 at padding.
+            labels: (B, L) long, -100 where nothing is supervised.
+            waveforms: (C, S) float32 in [-1, 1] at the encoder's sample rate.
+            waveform_lengths: (C,) in samples.
+            audio_index: (P,) long, the clip behind each placeholder span in reading order.
+            features: (C, N, D) encoder tokens of the clips, in place of ``waveforms``.
+            features_mask: (C, N) bool, their mask.
+            **kwargs: Passed to the LLM.
+
+        Returns:
+            The LLM's output (loss, logits (B, L, V)).
+        """
+        embeds = self.embed(input_ids, waveforms, waveform_lengths, audio_index, features, features_mask)
+        return self.llm(inputs_embeds=embeds, attention_mask=attention_mask, labels=labels, **kwargs)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        waveforms: Tensor | None = None,
+        waveform_lengths: Tensor | None = None,
+        audio_index: Tensor | None = None,
+        features: Tensor | None = None,
+        features_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Continue left-padded prompts; returns the new token ids only (B, n_new). ``kwargs`` as in transformers."""
+        embeds = self.embed(input_ids, waveforms, waveform_lengths, audio_index, features, features_mask)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        return self.llm.generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write config and weights; see :func:`alm.checkpoint.save_model`."""
+        from alm.checkpoint import save_model
+
+        save_model(self, Path(save_directory), state_dict=kwargs.get("state_dict"))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> AudioLanguageModel:
+        """Load a saved model strictly; see :func:`alm.checkpoint.load_model`."""
+        from alm.checkpoint import load_model
+
+        return load_model(pretrained_model_name_or_path, dtype=kwargs.get("dtype"))
+
+
+def _lora_targets(llm: PreTrainedModel, values: dict[str, Any]) -> list[str]:
+    """Full names of the linear layers to adapt: the given suffixes, or all but the output head."""
+    given = values["target_modules"]
+    head = llm.get_output_embeddings()
+    names = []
+    for name, module in llm.named_modules():
+        linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        if linear and module is not head:
+            if isinstance(given, str) or any(name == t or name.endswith(f".{t}") for t in given):
+                names.append(name)
+    if not names:
+        raise UserError(f"policy.llm_lora.targets={given} matches no linear layer of {type(llm).__name__}")
+    return names
+
+
+AutoConfig.register(AudioLanguageConfig.model_type, AudioLanguageConfig, exist_ok=True)
+AutoModelForCausalLM.register(AudioLanguageConfig, AudioLanguageModel, exist_ok=True)

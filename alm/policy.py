@@ -1,0 +1,125 @@
+"""What trains: one policy per component, LoRA through peft, and the table that shows it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from alm.errors import ConfigError
+
+ENCODER_CHOICES = ("frozen", "lora", "full")
+PROJECTOR_CHOICES = ("frozen", "train")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraOptions:
+    """LoRA adapters (Hu et al. 2021) on one component.
+
+    Attributes:
+        r: Rank.
+        alpha: Scale numerator; the update is scaled by alpha / r.
+        dropout: Dropout before the adapter's first matrix.
+        targets: Suffixes of the linear layers to adapt; empty takes the component's default (all linear
+            layers of the LLM except its head; the encoder's own ``lora_targets``).
+    """
+
+    r: int = 8
+    alpha: int = 16
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """What each component does in a stage.
+
+    Attributes:
+        encoder: frozen, lora or full.
+        projector: train or frozen.
+        llm: frozen, lora or full.
+        encoder_lora: Adapter options when ``encoder`` is lora.
+        llm_lora: Adapter options when ``llm`` is lora.
+    """
+
+    encoder: str = "frozen"
+    projector: str = "train"
+    llm: str = "frozen"
+    encoder_lora: LoraOptions = LoraOptions()
+    llm_lora: LoraOptions = LoraOptions()
+
+    def __post_init__(self) -> None:
+        for key, choices in (
+            ("encoder", ENCODER_CHOICES),
+            ("projector", PROJECTOR_CHOICES),
+            ("llm", ENCODER_CHOICES),
+        ):
+            if getattr(self, key) not in choices:
+                raise ConfigError(
+                    f"policy.{key}: got '{getattr(self, key)}', expected one of {', '.join(choices)}"
+                )
+
+
+def lora_values(options: LoraOptions, default_targets: tuple[str, ...] | str) -> dict[str, Any]:
+    """The peft ``LoraConfig`` values that a policy stands for, as plain data to be saved."""
+    targets = list(options.targets) or default_targets
+    return {
+        "r": options.r,
+        "lora_alpha": options.alpha,
+        "lora_dropout": options.dropout,
+        "target_modules": list(targets) if not isinstance(targets, str) else targets,
+    }
+
+
+def inject_lora(component: nn.Module, values: dict[str, Any]) -> None:
+    """Put LoRA adapters into a component in place, its class and its other key names unchanged."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    inject_adapter_in_model(LoraConfig(task_type=None, **values), component, adapter_name="default")
+
+
+def adapter_keys(component: nn.Module) -> set[str]:
+    """State-dict keys of a component that belong to LoRA adapters (by module type, not by name)."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    keys = set()
+    for name, module in component.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            for layer in module.adapter_layer_names:
+                part = getattr(module, layer, None)
+                if isinstance(part, nn.Module):
+                    keys |= {f"{name}.{layer}.{key}" for key in part.state_dict()}
+    return keys
+
+
+def set_trainable(component: nn.Module, choice: str) -> None:
+    """Freeze or free a component's parameters: frozen, lora (adapters only), or full/train."""
+    adapters = adapter_keys(component)
+    for name, parameter in component.named_parameters():
+        is_adapter = name in adapters
+        parameter.requires_grad_(choice in ("full", "train") or (choice == "lora" and is_adapter))
+
+
+def trainable_table(components: dict[str, nn.Module], choices: dict[str, str]) -> str:
+    """A text table: component, policy, parameters, trainable parameters, dtype."""
+    rows = [("component", "policy", "parameters", "trainable", "dtype")]
+    for name, module in components.items():
+        parameters = list(module.parameters())
+        dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
+        rows.append(
+            (
+                name,
+                choices[name],
+                f"{sum(p.numel() for p in parameters):,}",
+                f"{sum(p.numel() for p in parameters if p.requires_grad):,}",
+                "/".join(dtypes) or "-",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    return "\n".join(
+        "  ".join(
+            c.rjust(w) if i in (2, 3) else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
+        )
+        for r in rows
+    )

@@ -1,0 +1,271 @@
+"""The audio-language model: splicing, padding, freezing, LoRA, saving."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import alm
+from alm.checkpoint import load_llm, load_model, load_processor
+from alm.errors import CheckpointError, UserError
+from alm.generation import generate_answers
+from alm.model import AudioLanguageModel
+from alm.policy import LoraOptions, Policy
+from alm.processor import build_processor
+from encoders import encoder_class
+
+QUESTIONS = ["what is this sound", "is there a bell", "describe the audio please", "how many"]
+
+
+def talk(question, answer=None, n=1):
+    messages = [{"role": "user", "content": "<|audio|>" * n + question}]
+    return messages + ([{"role": "assistant", "content": answer}] if answer else [])
+
+
+@pytest.fixture
+def make(llm_dir):
+    def build(projector="mlp", encoder="audiomosaic", **options):
+        from transformers import AutoTokenizer
+
+        torch.manual_seed(0)
+        model = AudioLanguageModel.assemble(
+            encoder_class(encoder).tiny(), load_llm(str(llm_dir)), projector, options, llm_source=str(llm_dir)
+        ).eval()
+        return model, build_processor(AutoTokenizer.from_pretrained(llm_dir), model)
+
+    return build
+
+
+@pytest.mark.parametrize("projector", ["linear", "mlp", "qformer"])
+def test_a_sample_gives_the_same_logits_alone_and_in_a_padded_batch(make, clips, projector):
+    model, processor = make(projector)
+    conversations = [talk(q) for q in QUESTIONS]
+    for side in ("left", "right"):
+        batch = processor(conversations, [[c] for c in clips], add_generation_prompt=True, padding_side=side)
+        together = model(**batch).logits
+        for i, (conversation, clip) in enumerate(zip(conversations, clips, strict=True)):
+            one = processor([conversation], [[clip]], add_generation_prompt=True)
+            alone = model(**one).logits[0]
+            kept = together[i][batch["attention_mask"][i].bool()]
+            torch.testing.assert_close(kept, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_greedy_answers_do_not_depend_on_the_batch(make, clips):
+    model, processor = make()
+    conversations = [talk(q) for q in QUESTIONS] + [talk(q) for q in reversed(QUESTIONS)]
+    audios = [[c] for c in clips] * 2
+    answers = {
+        size: dict(generate_answers(model, processor, conversations, audios, 12, batch_size=size))
+        for size in (1, 3, 8)
+    }
+    assert answers[1] == answers[3] == answers[8] and set(answers[1]) == set(range(8))
+
+
+def test_several_clips_and_no_clip_share_a_batch(make, clips):
+    model, processor = make()
+    conversations = [talk("same or different", n=2), talk("hello", n=0), talk("what")]
+    batch = processor(conversations, [[clips[0], clips[1]], [], [clips[0]]], add_generation_prompt=True)
+    assert batch["waveforms"].shape[0] == 2 and batch["audio_index"].tolist() == [0, 1, 0]
+    together = model(**batch).logits[:, -1]
+    for i, audio in enumerate([[clips[0], clips[1]], [], [clips[0]]]):
+        one = processor([conversations[i]], [audio], add_generation_prompt=True)
+        torch.testing.assert_close(together[i], model(**one).logits[0, -1], atol=1e-4, rtol=1e-4)
+
+
+def test_the_answer_depends_on_the_audio(make, clips):
+    model, processor = make()
+    logits = [
+        model(**processor([talk("what")], [[c]], add_generation_prompt=True)).logits[0, -1] for c in clips
+    ]
+    assert (logits[0] - logits[2]).abs().max() > 1e-3
+
+
+def test_cached_features_equal_waveforms(make, clips):
+    model, processor = make()
+    batch = processor([talk(q) for q in QUESTIONS], [[c] for c in clips], add_generation_prompt=True)
+    expected = model(**batch).logits
+    tokens = model.encode(batch.pop("waveforms"), batch.pop("waveform_lengths"))
+    torch.testing.assert_close(
+        model(**batch, features=tokens.tokens, features_mask=tokens.mask).logits, expected
+    )
+
+
+def test_only_answers_and_their_end_are_supervised(make, clips):
+    _, processor = make()
+    conversation = [
+        *talk("what", "a bell"),
+        {"role": "user", "content": "sure"},
+        {"role": "assistant", "content": "yes"},
+    ]
+    batch = processor([conversation], [[clips[0]]], with_labels=True)
+    labels = batch["labels"][0]
+    kept = processor.tokenizer.decode(labels[labels != -100])
+    assert kept == "a bell<|im_end|>yes<|im_end|>"
+    assert (labels[batch["input_ids"][0] == processor.audio_token_id] == -100).all()
+    # what is generated from is exactly what was trained on
+    prompt = processor([conversation[:1]], [[clips[0]]], add_generation_prompt=True)["input_ids"][0]
+    assert batch["input_ids"][0][: len(prompt)].tolist() == prompt.tolist()
+
+
+def test_a_tokenizer_without_template_gets_the_plain_one(make, clips, llm_dir):
+    from transformers import AutoTokenizer
+
+    model, _ = make()
+    tokenizer = AutoTokenizer.from_pretrained(llm_dir)
+    tokenizer.chat_template = None
+    processor = build_processor(tokenizer, model)
+    batch = processor([talk("what", "a bell")], [[clips[0]]], with_labels=True)
+    labels = batch["labels"][0]
+    assert processor.tokenizer.decode(labels[labels != -100]) == " a bell<|im_end|>"
+
+
+def test_markers_and_clips_must_agree(make, clips):
+    model, processor = make()
+    with pytest.raises(UserError, match="2 <|audio|> markers for 1 clips".replace("|", r"\|")):
+        processor([talk("what", n=2)], [[clips[0]]])
+    batch = processor([talk("what")], [[clips[0]]], add_generation_prompt=True)
+    batch["input_ids"][0, -1] = processor.audio_token_id
+    with pytest.raises(UserError, match="placeholders but the clips give"):
+        model(**batch)
+
+
+@pytest.mark.parametrize("encoder", ["frozen", "lora", "full"])
+@pytest.mark.parametrize("llm", ["frozen", "lora", "full"])
+def test_policy_decides_what_trains(make, clips, encoder, llm):
+    model, processor = make()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.components.items()}
+    table = model.set_policy(
+        Policy(encoder=encoder, llm=llm, llm_lora=LoraOptions(r=2), encoder_lora=LoraOptions(r=2))
+    )
+    counts = {
+        name: sum(p.numel() for p in part.parameters() if p.requires_grad)
+        for name, part in model.components.items()
+    }
+    assert counts["projector"] == sizes["projector"]
+    for name, choice in (("encoder", encoder), ("llm", llm)):
+        if choice == "frozen":
+            assert counts[name] == 0
+        elif choice == "full":
+            assert counts[name] == sizes[name]
+        else:
+            total = sum(p.numel() for p in model.components[name].parameters())
+            assert 0 < counts[name] == total - sizes[name]
+    assert f"{counts['llm']:,}" in table
+    batch = processor([talk(q, "a bell") for q in QUESTIONS], [[c] for c in clips], with_labels=True)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(3):
+        model.train()
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    after = model.state_dict()
+    moved = {
+        name: any(
+            not torch.equal(
+                value, after[key.replace(".weight", ".base_layer.weight")] if key not in after else after[key]
+            )
+            for key, value in before.items()
+            if key.startswith(f"{name}.") and (key in after or key.endswith(".weight"))
+        )
+        for name in ("encoder", "llm")
+    }
+    assert moved == {"encoder": encoder == "full", "llm": llm == "full"}
+
+
+def test_a_frozen_part_stays_in_eval_mode_inside_a_training_run(make):
+    model, _ = make()
+    model.set_policy(Policy())
+    model.train()
+    assert model.projector.training and not model.llm.training and not model.encoder.training
+    assert not any(m.training for m in model.encoder.modules())
+
+
+@pytest.mark.parametrize(
+    "policy", [Policy(), Policy(encoder="lora", llm="lora"), Policy(llm="full", encoder="full")]
+)
+def test_saving_and_loading_keeps_the_logits(make, clips, tmp_path, policy):
+    model, processor = make()
+    model.set_policy(policy)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    model.eval()
+    batch = processor([talk(q) for q in QUESTIONS], [[c] for c in clips], add_generation_prompt=True)
+    expected = model(**batch).logits
+    model.save_pretrained(tmp_path / "m")
+    processor.save_pretrained(tmp_path / "m")
+    assert any(k.startswith("llm.") for k in load_file(tmp_path / "m/model.safetensors")) == (
+        policy.llm != "frozen"
+    )
+    again, processor_again = alm.load(tmp_path / "m", device="cpu")
+    torch.testing.assert_close(again(**batch).logits, expected, atol=1e-6, rtol=0)
+    new = processor_again([talk(q) for q in QUESTIONS], [[c] for c in clips], add_generation_prompt=True)
+    assert torch.equal(new["input_ids"], batch["input_ids"]) and torch.equal(
+        new["waveforms"], batch["waveforms"]
+    )
+    from transformers import AutoModelForCausalLM, AutoProcessor
+
+    auto = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+    torch.testing.assert_close(auto(**batch).logits, expected, atol=1e-6, rtol=0)
+    assert type(AutoProcessor.from_pretrained(tmp_path / "m")) is type(processor)
+
+
+@pytest.fixture
+def saved(make, tmp_path):
+    model, processor = make()
+    model.set_policy(Policy(llm="lora"))
+    model.save_pretrained(tmp_path / "m")
+    processor.save_pretrained(tmp_path / "m")
+    return tmp_path / "m"
+
+
+@pytest.mark.parametrize("fault", ["missing", "misshaped", "unexpected"])
+def test_a_bad_tensor_is_named(saved, fault):
+    tensors = load_file(saved / "model.safetensors")
+    key = sorted(k for k in tensors if "lora_A" in k)[0]
+    if fault == "missing":
+        del tensors[key]
+    elif fault == "misshaped":
+        tensors[key] = tensors[key][:, :-1].contiguous()
+    else:
+        key = "projector.extra"
+        tensors[key] = torch.zeros(1)
+    save_file(tensors, saved / "model.safetensors")
+    with pytest.raises(CheckpointError, match=key.replace(".", r"\.")):
+        load_model(saved)
+
+
+def test_a_model_that_cannot_be_loaded_says_why(saved, tmp_path, llm_dir):
+    with pytest.raises(CheckpointError, match="no such directory"):
+        load_model(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        load_model(tmp_path)
+    with pytest.raises(CheckpointError, match="model_type is 'llama'"):
+        load_model(llm_dir)
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**config, "llm_sha256": "0" * 64}))
+    with pytest.raises(CheckpointError, match="has changed since training"):
+        load_model(saved)
+    (saved / "config.json").write_text(json.dumps({**config, "llm": "../gone"}))
+    with pytest.raises(CheckpointError, match=r"\.\./gone"):
+        load_model(saved)
+    (saved / "config.json").write_text("{broken")
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        load_model(saved)
+    (saved / "model.safetensors").write_bytes(b"\x00" * 20)
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load_model(saved)
+    (saved / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match="processor"):
+        load_processor(saved)
+
+
+def test_importing_alm_loads_neither_torch_nor_transformers():
+    code = "import alm, encoders, sys; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,176 @@
+"""Manifest records as training batches: audio or cached encoder tokens, text, labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from alm.errors import ConfigError, UserError
+from alm.manifest import AudioRef, Record, read_manifest
+from alm.processor import AudioLanguageProcessor
+from alm.progress import progress
+from encoders import AudioEncoder
+from encoders.audio import load_audio, pad_batch
+
+
+def read_manifests(paths: Sequence[str]) -> list[Record]:
+    """The records of several manifests, with ids unique across them."""
+    records: list[Record] = []
+    seen: dict[str, str] = {}
+    for path in paths:
+        for record in read_manifest(path):
+            if record.id in seen:
+                raise ConfigError(f"{record.source}: id '{record.id}' was already used at {seen[record.id]}")
+            seen[record.id] = record.source
+            records.append(record)
+    return records
+
+
+def clips_of(records: Sequence[Record]) -> list[AudioRef]:
+    """All different clips of some records, in order of first use."""
+    return list(dict.fromkeys(ref for record in records for ref in record.audio))
+
+
+class ClipAudio:
+    """Clips as waveforms, read when asked for.
+
+    Args:
+        sample_rate: Rate in Hz to deliver.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self.sample_rate = sample_rate
+
+    def waveform(self, ref: AudioRef) -> np.ndarray:
+        """(S,) float32 mono."""
+        return load_audio(ref.path, self.sample_rate, ref.start_s, ref.end_s)
+
+    def collate(self, refs: Sequence[AudioRef]) -> tuple[list[int], dict[str, Tensor]]:
+        """Lengths in samples, and the model's audio inputs, of some different clips."""
+        waveforms = [self.waveform(ref) for ref in refs]
+        padded, lengths = pad_batch(waveforms)
+        return [len(w) for w in waveforms], {"waveforms": padded, "waveform_lengths": lengths}
+
+
+class ClipFeatures(ClipAudio):
+    """Clips as tokens of a frozen encoder, each computed once and kept in memory.
+
+    Args:
+        encoder: The frozen encoder.
+        refs: All clips that will be asked for.
+        limit_gb: Refuse to hold more than this.
+        device: Where to encode.
+        batch_size: Clips per forward pass.
+    """
+
+    def __init__(
+        self,
+        encoder: AudioEncoder,
+        refs: Sequence[AudioRef],
+        limit_gb: float,
+        device: torch.device,
+        batch_size: int = 16,
+    ) -> None:
+        super().__init__(encoder.config.sample_rate)
+        self.n_freq = encoder.config.n_freq
+        self.tokens: dict[AudioRef, Tensor] = {}
+        self.lengths: dict[AudioRef, int] = {}
+        held = 0
+        encoder.eval()
+        with progress("encode clips", len(refs), "clip") as advance, torch.no_grad():
+            for start in range(0, len(refs), batch_size):
+                part = list(refs[start : start + batch_size])
+                waveforms, lengths = pad_batch([self.waveform(ref) for ref in part])
+                out = encoder(waveforms.to(device), lengths.to(device))
+                for ref, tokens, mask, n in zip(part, out.tokens, out.mask, lengths.tolist(), strict=True):
+                    self.tokens[ref] = tokens[mask].cpu()  # (n_valid, D), time-major
+                    self.lengths[ref] = n
+                    held += self.tokens[ref].numel() * self.tokens[ref].element_size()
+                if held / 2**30 > limit_gb * (start + len(part)) / len(refs) and held / 2**30 > limit_gb:
+                    raise ConfigError(
+                        f"data.cache_limit_gb={limit_gb}: the encoder's tokens need more memory; raise the limit "
+                        "or set data.cache_features=false"
+                    )
+                advance(len(part))
+
+    def collate(self, refs: Sequence[AudioRef]) -> tuple[list[int], dict[str, Tensor]]:
+        """Lengths in samples, and padded cached tokens in place of waveforms."""
+        rows = [self.tokens[ref] for ref in refs]
+        longest = max(len(row) for row in rows)
+        features = rows[0].new_zeros(len(rows), longest, rows[0].shape[-1])
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            features[i, : len(row)] = row
+            mask[i, : len(row)] = True
+        return [self.lengths[ref] for ref in refs], {"features": features, "features_mask": mask}
+
+
+class ConversationDataset(Dataset):
+    """Records as (conversation, clips); a captioning record shows another of its captions each epoch.
+
+    Args:
+        records: The records; each must end with an assistant's answer.
+        seed: Seed of the choice of captions.
+    """
+
+    def __init__(self, records: Sequence[Record], seed: int = 0) -> None:
+        for record in records:
+            if record.messages[-1]["role"] != "assistant":
+                raise UserError(
+                    f"{record.source}: the record has no answer to learn; add one or leave it out"
+                )
+        self.records = list(records)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the dataset which epoch is being drawn."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.records[index]
+        pick = int.from_bytes(hashlib.sha256(f"{self.seed}/{record.id}".encode()).digest()[:4]) + self.epoch
+        return {"messages": record.conversation(pick), "audio": record.audio, "source": record.source}
+
+
+class ConversationCollator:
+    """Samples to model inputs; a clip that several samples share is encoded once.
+
+    Args:
+        processor: The model's processor.
+        clips: Where clips come from.
+        max_length: Longest sample in tokens.
+    """
+
+    def __init__(self, processor: AudioLanguageProcessor, clips: ClipAudio, max_length: int = 2048) -> None:
+        self.processor = processor
+        self.clips = clips
+        self.max_length = max_length
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Collate dataset items; see :meth:`AudioLanguageProcessor.tokenize` for the text side."""
+        refs = list(dict.fromkeys(ref for sample in samples for ref in sample["audio"]))
+        row = {ref: i for i, ref in enumerate(refs)}
+        lengths, audio = self.clips.collate(refs) if refs else ([], {})
+        try:
+            batch = self.processor.tokenize(
+                [sample["messages"] for sample in samples],
+                [[lengths[row[ref]] for ref in sample["audio"]] for sample in samples],
+                with_labels=True,
+                max_length=self.max_length,
+            )
+        except UserError as error:
+            raise UserError(f"{', '.join(sample['source'] for sample in samples)}: {error}") from error
+        if refs:
+            index = torch.tensor([row[ref] for sample in samples for ref in sample["audio"]])
+            batch |= audio | {"audio_index": index}
+        return batch

@@ -1,0 +1,128 @@
+"""Run directories: what went in, what came out, and a marker that only a finished run has."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from alm.errors import UserError
+
+MARKER = "finished.json"
+_ARTIFACT_SUFFIXES = (".safetensors", ".bin", ".json", ".model")
+
+
+def fingerprint(settings: dict[str, Any], inputs: list[str | Path]) -> str:
+    """Hash of a step's settings, the contents of its input files and directories, and this code's version.
+
+    Args:
+        settings: Plain values.
+        inputs: Files and artifact directories; anything that is no local path (a hub id) counts by its name.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for source in inputs:
+        path = Path(source)
+        if path.is_file():
+            digest.update(_content_hash(path).encode())
+        elif path.is_dir():
+            for file in sorted(p for p in path.iterdir() if p.suffix in _ARTIFACT_SUFFIXES):
+                digest.update(f"{file.name}:{_content_hash(file)}".encode())
+        else:
+            digest.update(str(source).encode())
+    digest.update(_code_hash().encode())
+    return digest.hexdigest()
+
+
+def _content_hash(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _code_hash() -> str:
+    """Hash over the source of the packages that decide what a stage computes."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for package in ("encoders", "projectors", "alm", "train"):
+        for file in sorted((root / package).rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def is_finished(folder: Path, print_: str) -> bool:
+    """Whether ``folder`` holds the finished result of exactly this fingerprint."""
+    try:
+        return json.loads((folder / MARKER).read_text())["fingerprint"] == print_
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def begin(folder: Path, print_: str) -> None:
+    """Make an empty run directory; an unfinished run of the same fingerprint keeps its checkpoints.
+
+    Raises:
+        UserError: The directory cannot be written.
+    """
+    try:
+        if (folder / MARKER).exists() or not _same_attempt(folder, print_):
+            for name in ("model", "encoder", "checkpoints", "metrics.jsonl", MARKER):
+                _remove(folder / name)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "attempt.json", {"fingerprint": print_})
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot write there ({error.strerror}); choose another out directory"
+        ) from error
+
+
+def _same_attempt(folder: Path, print_: str) -> bool:
+    try:
+        return json.loads((folder / "attempt.json").read_text())["fingerprint"] == print_
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def finish(folder: Path, print_: str, facts: dict[str, Any]) -> None:
+    """Write the completion marker, last of all."""
+    write_json(
+        folder / MARKER, {"fingerprint": print_, "finished": time.strftime("%Y-%m-%dT%H:%M:%S"), **facts}
+    )
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file written by :func:`write_json`."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware that a result depends on."""
+    from importlib.metadata import version
+
+    import torch
+
+    names = ("torch", "torchaudio", "transformers", "peft", "accelerate", "deepspeed", "numpy")
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in names},
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "threads": torch.get_num_threads(),
+    }

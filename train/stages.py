@@ -1,0 +1,70 @@
+"""Run a stage in its run directory, once: a finished one is reused, a changed or broken one starts again."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from alm.settings import dump_settings
+from train.rundir import begin, environment, fingerprint, finish, is_finished, read_json, write_json
+from train.settings import TrainSettings
+
+# stage -> (module, function, artifact folder); the function takes (settings, folder) and returns facts
+_STAGES = {
+    "pretrain": ("train.pretraining", "pretrain", "encoder"),
+    "align": ("train.tuning", "tune", "model"),
+    "instruct": ("train.tuning", "tune", "model"),
+}
+
+
+def artifact_of(settings: TrainSettings) -> Path:
+    """Where a stage's artifact is, once it is finished."""
+    return Path(settings.out) / _STAGES[settings.stage][2]
+
+
+def run_stage(settings: TrainSettings) -> Path:
+    """Run one stage, or reuse its finished result; returns the artifact's directory."""
+    inputs = [*settings.data.train, *settings.data.validation]
+    inputs += [source for source in (settings.encoder, settings.llm, settings.model) if source]
+    module, name, _ = _STAGES[settings.stage]
+
+    def work(folder: Path) -> dict[str, Any]:
+        (folder / "config.yaml").write_text(dump_settings(settings), encoding="utf-8")
+        function = getattr(importlib.import_module(module), name)
+        return function(settings, folder)
+
+    run_step(Path(settings.out), dataclasses.asdict(settings), inputs, work)
+    return artifact_of(settings)
+
+
+def run_step(
+    folder: Path,
+    settings: dict[str, Any],
+    inputs: list[str | Path],
+    work: Callable[[Path], dict[str, Any]],
+) -> dict[str, Any]:
+    """Do a piece of work in ``folder`` unless its finished result is there already.
+
+    Args:
+        folder: Run directory; gets a completion marker when ``work`` has returned.
+        settings: Plain values that decide the result.
+        inputs: Files and directories whose content decides the result.
+        work: Called with the folder; returns facts to be kept in the marker.
+
+    Returns:
+        The facts, as kept.
+    """
+    print_ = fingerprint({k: v for k, v in settings.items() if k != "out"}, inputs)
+    if is_finished(folder, print_):
+        print(f"{folder.name}: already done, reused", flush=True)
+        return read_json(folder / "finished.json")
+    begin(folder, print_)
+    write_json(folder / "environment.json", environment())
+    started = time.perf_counter()
+    facts = work(folder)
+    finish(folder, print_, {**facts, "seconds": round(time.perf_counter() - started, 1)})
+    return read_json(folder / "finished.json")

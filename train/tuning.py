@@ -1,0 +1,80 @@
+"""Alignment and instruction tuning: one stage, told apart by what trains and what it starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from alm.checkpoint import load_llm, load_model, load_processor
+from alm.errors import CheckpointError
+from alm.generation import pick_device
+from alm.model import AudioLanguageModel
+from alm.processor import AudioLanguageProcessor, build_processor
+from encoders import load_encoder
+from train.controls import listening_losses
+from train.conversations import (
+    ClipAudio,
+    ClipFeatures,
+    ConversationCollator,
+    ConversationDataset,
+    clips_of,
+    read_manifests,
+)
+from train.settings import TrainSettings
+from train.trainer import fit
+
+
+def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLanguageProcessor]:
+    """The model a stage begins with: the previous stage's, or a new one from encoder, projector and LLM."""
+    if settings.model is not None:
+        return load_model(settings.model), load_processor(settings.model)
+    from transformers import AutoTokenizer
+
+    assert settings.encoder is not None and settings.llm is not None
+    encoder = load_encoder(settings.encoder, **settings.encoder_options)
+    llm = load_llm(settings.llm)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(settings.llm)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"llm: '{settings.llm}' has no usable tokenizer ({error})") from error
+    model = AudioLanguageModel.assemble(
+        encoder, llm, settings.projector, settings.projector_options, llm_source=settings.llm
+    )
+    return model, build_processor(tokenizer, model)
+
+
+def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
+    """Run an align or instruct stage; writes ``folder/model`` and returns what is worth telling.
+
+    The result holds the held-out loss with the right audio and with another clip's.
+    """
+    from transformers import set_seed
+
+    records = read_manifests(settings.data.train)
+    held_out = read_manifests(settings.data.validation)
+    set_seed(settings.run.seed)
+    model, processor = starting_model(settings)
+    table = model.set_policy(settings.policy)
+    print(table, flush=True)
+    clips = ClipAudio(processor.sample_rate)
+    if settings.data.cache_features and settings.policy.encoder == "frozen":
+        device = pick_device()
+        model.encoder.to(device)
+        clips = ClipFeatures(
+            model.encoder, clips_of([*records, *held_out]), settings.data.cache_limit_gb, device
+        )
+    collator = ConversationCollator(processor, clips, settings.data.max_length)
+    dataset = ConversationDataset(records, settings.run.seed)
+    trainer = fit(settings, model, dataset, collator, folder, settings.stage)
+    facts: dict[str, Any] = {"trainable": table.splitlines(), "samples": len(records)}
+    if held_out:
+        facts |= listening_losses(model, collator, held_out, settings.optim.batch_size)
+        print(
+            f"{settings.stage}: held-out loss {facts['loss']:.3f} with the right audio, "
+            f"{facts['loss_other_audio']:.3f} with another clip's",
+            flush=True,
+        )
+    if trainer.is_world_process_zero():
+        model.save_pretrained(folder / "model")
+        processor.save_pretrained(folder / "model")
+    return facts
