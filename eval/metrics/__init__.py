@@ -1,1 +1,49 @@
-"""Metrics."""
+"""Metrics: one file per metric, the file name is the registry key.
+
+Every metric is an offline `evaluate.Metric`, so the same file also loads with
+`evaluate.load("<path of the file>")` and joins `evaluate.combine`. Files starting with `_` are shared code.
+"""
+
+import importlib
+import inspect
+from difflib import get_close_matches
+from pathlib import Path
+
+import evaluate
+
+from eval.errors import MetricError
+
+__all__ = ["list_metrics", "load_metric"]
+
+
+def list_metrics() -> list[str]:
+    """Name every metric that `load_metric` knows, sorted."""
+    files = Path(__file__).parent.glob("*.py")
+    return sorted(file.stem for file in files if not file.stem.startswith("_"))
+
+
+def load_metric(name: str) -> evaluate.Metric:
+    """Build the metric of that name.
+
+    Args:
+        name: A registry key, one of `list_metrics()`.
+
+    Returns:
+        The metric; `compute(predictions=[str], references=[[str, ...]])` gives the corpus score under the metric's
+        name, `per_sample` (one number per prediction) and `backend` (how the number was made).
+
+    Raises:
+        MetricError: No metric has that name.
+    """
+    known = list_metrics()
+    if name not in known:
+        nearest = get_close_matches(name, known, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+        raise MetricError(f"unknown metric {name!r}{hint} Known metrics: {', '.join(known)}.")
+    module = importlib.import_module(f"eval.metrics.{name}")
+    for value in vars(module).values():
+        is_metric = inspect.isclass(value) and issubclass(value, evaluate.Metric)
+        if is_metric and not inspect.isabstract(value):
+            metric: evaluate.Metric = value(keep_in_memory=True)
+            return metric
+    raise MetricError(f"{module.__file__} defines no evaluate.Metric subclass; a metric file must define one.")

@@ -1,0 +1,114 @@
+"""What the text metrics share: the evaluate interface, input checks and caption tokenisation."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import evaluate
+
+from eval import ptb
+from eval.errors import MetricError
+
+Tokens = list[str]
+
+
+class TextMetric(evaluate.Metric, ABC):
+    """A metric of predicted strings against one or more reference strings each.
+
+    Abstract, because `evaluate.load` takes the first concrete metric class that it finds in a file.
+    """
+
+    summary: str
+    citation: str
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = {
+            "predictions": datasets.Value("string"),
+            "references": datasets.Sequence(datasets.Value("string")),
+        }
+        return evaluate.MetricInfo(
+            description=self.summary,
+            citation=self.citation,
+            inputs_description="predictions: list of strings; references: list of lists of strings.",
+            features=datasets.Features(features),
+        )
+
+    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
+        """Score predictions against references.
+
+        Args:
+            predictions: One string per sample.
+            references: One list of reference strings per sample (a bare string counts as a list of one).
+            **options: Options of the metric, for example `tokenizer="none"` of the caption metrics.
+
+        Returns:
+            The corpus score under the metric's name, `per_sample` and `backend`. None on processes other than the
+            first of a multi-process `evaluate` run.
+
+        Raises:
+            MetricError: The numbers of predictions and references differ, there are none, a sample has no
+                reference, or a value is not a string.
+        """
+        if predictions is not None or references is not None:
+            references = check_inputs(predictions, references)
+        result: dict[str, Any] | None = super().compute(predictions=predictions, references=references, **options)
+        return result
+
+    @abstractmethod
+    def _compute(self, predictions: list[str], references: list[list[str]], **options: Any) -> dict[str, Any]:
+        """Score checked inputs."""
+
+
+def check_inputs(predictions: Any, references: Any) -> list[list[str]]:
+    """Check what a metric was given; return the references with bare strings made lists of one."""
+    if predictions is None or references is None:
+        raise MetricError("got only one of predictions and references; a metric needs both.")
+    if isinstance(predictions, str) or isinstance(references, str):
+        raise MetricError("got one string; predictions and references are lists with one entry per sample.")
+    if len(predictions) != len(references):
+        raise MetricError(
+            f"got {len(predictions)} predictions and {len(references)} references; give one entry of each per sample."
+        )
+    if not len(predictions):
+        raise MetricError("got no predictions; a corpus score needs at least one sample.")
+    checked = []
+    for index, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
+        options = [reference] if isinstance(reference, str) else reference
+        _check_text(prediction, f"prediction {index}")
+        if options is None or not len(options):
+            raise MetricError(f"sample {index} has no reference; give at least one string.")
+        for option in options:
+            _check_text(option, f"a reference of sample {index}")
+        checked.append(list(options))
+    return checked
+
+
+def _check_text(text: Any, where: str) -> None:
+    if not isinstance(text, str):
+        raise MetricError(f"{where} is {type(text).__name__} {text!r}, expected a string.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise MetricError(f"{where} is not valid Unicode text ({error.reason}); decode it as UTF-8 first.") from error
+
+
+def tokenize(texts: Sequence[str], tokenizer: str) -> list[Tokens]:
+    """Cut captions into words with the named tokenizer: `ptb`, or `none` for a plain split at white space."""
+    if tokenizer == "ptb":
+        return [ptb.tokenize(text) for text in texts]
+    if tokenizer == "none":
+        return [text.split() for text in texts]
+    raise MetricError(f"unknown tokenizer {tokenizer!r}; expected 'ptb' or 'none'.")
+
+
+def tokenize_pairs(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str
+) -> tuple[list[Tokens], list[list[Tokens]]]:
+    """Tokenise predictions and references with one tokenizer."""
+    return tokenize(predictions, tokenizer), [tokenize(options, tokenizer) for options in references]
+
+
+def caption_backend(name: str, tokenizer: str) -> str:
+    """Label that says how a caption metric was computed, for example `cider_d[ptb=py]`."""
+    return f"{name}[ptb={'py' if tokenizer == 'ptb' else tokenizer}]"

@@ -1,0 +1,25 @@
+"""Accuracy of short answers, compared after normalisation."""
+
+from typing import Any
+
+from eval.metrics._base import TextMetric
+from eval.normalise import answers_match
+
+
+class Accuracy(TextMetric):
+    """Share of answers equal to a reference once case, articles, punctuation and number words are evened out."""
+
+    summary = "Share of predictions equal to one of their references after `eval.normalise.normalise_answer`."
+    citation = "The answer normalisation of the VQA and SQuAD evaluations."
+
+    def _compute(self, predictions: list[str], references: list[list[str]], **options: Any) -> dict[str, Any]:
+        """Return `accuracy`, `per_sample` (0.0 or 1.0) and `backend`."""
+        samples = [
+            float(any(answers_match(prediction, target) for target in targets))
+            for prediction, targets in zip(predictions, references, strict=True)
+        ]
+        return {
+            "accuracy": sum(samples) / len(samples),
+            "per_sample": samples,
+            "backend": "accuracy[normalise=1]",
+        }

@@ -1,0 +1,24 @@
+"""Exact match of strings."""
+
+from typing import Any
+
+from eval.metrics._base import TextMetric
+
+
+class ExactMatch(TextMetric):
+    """Share of predictions equal to a reference, character for character but for white space at the ends."""
+
+    summary = "Share of predictions equal to one of their references, white space at the ends aside."
+    citation = "Rajpurkar et al. 2016, SQuAD (without its normalisation)."
+
+    def _compute(self, predictions: list[str], references: list[list[str]], **options: Any) -> dict[str, Any]:
+        """Return `exact_match`, `per_sample` (0.0 or 1.0) and `backend`."""
+        samples = [
+            float(prediction.strip() in {target.strip() for target in targets})
+            for prediction, targets in zip(predictions, references, strict=True)
+        ]
+        return {
+            "exact_match": sum(samples) / len(samples),
+            "per_sample": samples,
+            "backend": "exact_match[strip]",
+        }
