@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from .base import EncoderConfig, coerce_fields
-from .errors import AudioError, ConfigError
-from .mel import KaldiFbank
+from .errors import ConfigError
+from .mel import KaldiFbank, frames_or_error
 
 PRETRAIN = "AudioMosaicPretrain"
 CLASSIFIER = "AudioMosaicClassifier"
@@ -177,23 +177,9 @@ class AudioMosaicConfig(EncoderConfig):
         """The front end."""
         return KaldiFbank(self.sample_rate, self.spec_size[1], self.frame_shift)
 
-    def n_frames_for(self, n_samples: int) -> int:
-        """Frames of a clip.
-
-        Raises:
-            AudioError: Shorter than one frame (25 ms).
-        """
-        window = int(self.sample_rate * 0.025)
-        if n_samples < window:
-            raise AudioError(
-                f"clip of {n_samples} samples ({1000 * n_samples / self.sample_rate:.1f} ms) is shorter than "
-                f"one 25 ms frame ({window} samples); leave it out or give a longer one"
-            )
-        return 1 + (n_samples - window) // int(self.sample_rate * self.frame_shift / 1000)
-
     def n_time_for(self, n_samples: int) -> int:
         """Valid time steps of a whole clip: its frames in patches, the last one perhaps partly filled."""
-        return -(-self.n_frames_for(n_samples) // self.patch_size[0])
+        return -(-frames_or_error(n_samples, self.sample_rate, self.frame_shift) // self.patch_size[0])
 
     def to_dict(self) -> dict[str, Any]:
         """The release's config.json, with `normalisation` beside the constants official tools read."""

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .errors import AudioError
+
 # Kaldi's defaults as AudioMosaic's training code leaves them (torchaudio.compliance.kaldi.fbank).
 _PREEMPHASIS = 0.97
 _LOW_HZ = 20.0
@@ -21,12 +23,33 @@ _FRAMES_PER_PASS_CPU = 2048
 _FRAMES_PER_PASS_DEVICE = 1 << 18
 
 
+def n_frames_for(n_samples: int, sample_rate: int, frame_shift_ms: float = 10.0) -> int:
+    """Number of whole 25 ms frames in a clip; 0 where it is shorter than one."""
+    window, shift = _ms_to_samples(_FRAME_LENGTH_MS, sample_rate), _ms_to_samples(frame_shift_ms, sample_rate)
+    return 0 if n_samples < window else 1 + (n_samples - window) // shift
+
+
+def frames_or_error(n_samples: int, sample_rate: int, frame_shift_ms: float = 10.0) -> int:
+    """Number of frames in a clip.
+
+    Raises:
+        AudioError: Shorter than one frame.
+    """
+    if frames := n_frames_for(n_samples, sample_rate, frame_shift_ms):
+        return frames
+    raise AudioError(
+        f"clip of {n_samples} samples ({1000 * n_samples / sample_rate:.1f} ms) is shorter than one "
+        f"{_FRAME_LENGTH_MS:.0f} ms frame; leave it out or give a longer one"
+    )
+
+
 class KaldiFbank(nn.Module):
     """Log-mel energies equal to `torchaudio.compliance.kaldi.fbank`, for a padded batch at once.
 
     25 ms `hanning` (symmetric) windows, power spectrum, htk-compatible mel triangles from 20 Hz to Nyquist,
-    no dither, DC removed per frame, pre-emphasis 0.97, snip_edges. Each clip's mean over its own samples is
-    taken off first. Runs in float32 whatever the autocast state or the dtype the model was cast to: its
+    no dither, DC removed per frame, pre-emphasis 0.97, snip_edges. Taking a clip's mean off first, as the
+    training code does, changes nothing here: every frame loses its own mean anyway, and no frame reaches past
+    its clip. Runs in float32 whatever the autocast state or the dtype the model was cast to: its
     constants are no buffers, so casting or meta-device loading cannot touch them.
     """
 
@@ -34,16 +57,15 @@ class KaldiFbank(nn.Module):
         super().__init__()
         self.sample_rate = sample_rate
         self.n_mels = n_mels
-        self.window_samples = int(sample_rate * _FRAME_LENGTH_MS / 1000)
-        self.shift_samples = int(sample_rate * frame_shift_ms / 1000)
+        self.frame_shift_ms = frame_shift_ms
+        self.window_samples = _ms_to_samples(_FRAME_LENGTH_MS, sample_rate)
+        self.shift_samples = _ms_to_samples(frame_shift_ms, sample_rate)
         self.fft_samples = 1 << (self.window_samples - 1).bit_length()
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def n_frames_for(self, n_samples: int) -> int:
         """Number of frames of a clip of `n_samples`; 0 where it is shorter than one frame."""
-        if n_samples < self.window_samples:
-            return 0
-        return 1 + (n_samples - self.window_samples) // self.shift_samples
+        return n_frames_for(n_samples, self.sample_rate, self.frame_shift_ms)
 
     @torch.no_grad()
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,19 +86,10 @@ class KaldiFbank(nn.Module):
         if not longest:
             return mel, n_frames
         with torch.autocast(waveform.device.type, enabled=False):
-            centred = self._centre(waveform.float(), lengths.to(waveform.device))
-            device_frames = n_frames.to(waveform.device)
-            real = torch.arange(longest, device=mel.device)[None] < device_frames[:, None]  # (B, F)
-            frames = centred.unfold(1, self.window_samples, self.shift_samples)[:, :longest]  # (B, F, window)
+            real = torch.arange(longest, device=mel.device)[None] < n_frames.to(mel.device)[:, None]  # (B, F)
+            frames = waveform.float().unfold(1, self.window_samples, self.shift_samples)  # (B, F', window)
             mel[real] = self._log_mel(frames, real)
         return mel, n_frames
-
-    def _centre(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Take each clip's mean over its own samples off; (B, S) -> (B, S), zeros past each clip's end."""
-        real = torch.arange(waveform.shape[1], device=waveform.device)[None] < lengths[:, None]
-        zeroed = waveform.masked_fill(~real, 0.0)
-        mean = zeroed.sum(dim=1, keepdim=True) / lengths.clamp(min=1)[:, None]
-        return (zeroed - mean).masked_fill_(~real, 0.0)
 
     def _log_mel(self, frames: Tensor, real: Tensor) -> Tensor:
         """Log-mel of the real frames only: frames (B, F, window), real (B, F) -> (n_real, M)."""
@@ -114,6 +127,10 @@ class KaldiFbank(nn.Module):
         down = (edges[None, 2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
         banks = torch.minimum(up, down).clamp(min=0.0)
         return nn.functional.pad(banks, (0, 0, 0, 1)).float()  # kaldi leaves the Nyquist bin out
+
+
+def _ms_to_samples(ms: float, sample_rate: int) -> int:
+    return int(sample_rate * ms / 1000)  # rounded down, as kaldi does
 
 
 def hz_to_mel(hz: Tensor) -> Tensor:

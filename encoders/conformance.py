@@ -1,0 +1,355 @@
+"""Checks that an encoder keeps the contract of `AudioEncoder`; each failure carries its diagnosis.
+
+Every check takes an encoder in evaluation mode, leaves it as it was and raises `ConformanceError` where the
+contract is broken. `run_checks` runs them all.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .base import AudioEncoder, AudioTokens
+from .errors import UserError
+
+# Differences allowed between two ways of computing the same tokens, as a part of the tokens' own scale:
+# kernels may add in another order, nothing else.
+_TOLERANCE = 1e-3
+_QUIET = 0.01  # amplitude of the background noise
+_LOUD = 0.5  # amplitude of the burst that must be found again
+
+
+class ConformanceError(Exception):
+    """An encoder breaks its contract; says which check found it and what is probably wrong."""
+
+    def __init__(self, check: str, diagnosis: str) -> None:
+        super().__init__(f"{check}: {diagnosis}")
+        self.check = check
+        self.diagnosis = diagnosis
+
+
+class NotApplicable(Exception):
+    """A check has nothing to check on this encoder."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """Outcome of one check."""
+
+    name: str
+    status: str
+    """passed, failed or skipped."""
+    message: str
+    seconds: float
+
+
+def run_checks(encoder: AudioEncoder) -> list[CheckResult]:
+    """Run every check on an encoder and collect the outcomes."""
+    results = []
+    for name, check in CHECKS.items():
+        start = time.perf_counter()
+        status, message = "passed", ""
+        try:
+            check(encoder)
+        except ConformanceError as error:
+            status, message = "failed", error.diagnosis
+        except NotApplicable as reason:
+            status, message = "skipped", str(reason)
+        results.append(CheckResult(name, status, message, time.perf_counter() - start))
+    return results
+
+
+def check_padding_invariance(encoder: AudioEncoder) -> None:
+    """A clip alone has the same tokens as in a batch beside longer clips, whatever the padding holds."""
+    full = _samples(encoder, 2.5)
+    lengths = [full, int(full * 0.37), int(full * 0.71) + 13]
+    clips = [_noise(n, seed=n) for n in lengths]
+    batch = _noise(full, seed=1).repeat(3, 1)  # padding holds noise, not zeros: lengths alone must decide
+    for row, clip in zip(batch, clips, strict=True):
+        row[: len(clip)] = clip
+    together = _encode(encoder, batch, lengths)
+    for row, clip in enumerate(clips):
+        alone = _encode(encoder, clip[None], [len(clip)])
+        _require_close(
+            alone.tokens[0][alone.mask[0]],
+            together.tokens[row][together.mask[row]],
+            "padding_invariance",
+            f"tokens of a {_seconds(encoder, len(clip))} clip change when it is padded beside a longer one: "
+            "attention, a normalisation or the front end sees the padding",
+        )
+
+
+def check_batch_invariance(encoder: AudioEncoder) -> None:
+    """A clip's tokens do not depend on its neighbours or its place in the batch."""
+    n = _samples(encoder, 1.3)
+    batch = torch.stack([_noise(n, seed=seed, amplitude=0.02 * 2**seed) for seed in range(4)])
+    together = _encode(encoder, batch, [n] * 4)
+    turned = _encode(encoder, batch.flip(0), [n] * 4)
+    first = _encode(encoder, batch[:1], [n])
+    message = "tokens of a clip change with its neighbours in the batch: some statistic spans the batch"
+    _require_close(together.tokens, turned.tokens.flip(0), "batch_invariance", message)
+    _require_close(together.tokens[:1], first.tokens, "batch_invariance", message)
+
+
+def check_eval_purity(encoder: AudioEncoder) -> None:
+    """A frozen encoder inside a model that trains computes what it computes in evaluation, and changes nothing."""
+    frozen = copy.deepcopy(encoder)
+    n = _samples(encoder, 1.0)
+    wave = torch.stack([_noise(n, seed=seed) for seed in range(3)])
+    expected = _encode(frozen.eval(), wave, [n] * 3).tokens
+    parent = nn.ModuleDict({"encoder": frozen.freeze(), "rest": nn.Linear(2, 2)})
+    before = {key: value.clone() for key, value in frozen.state_dict().items()}
+    for how, start in (("its parent's .train()", parent.train), (".train()", frozen.train)):
+        start()
+        with torch.enable_grad():
+            tokens = frozen(wave, torch.tensor([n] * 3)).tokens
+            again = frozen(wave, torch.tensor([n] * 3)).tokens
+        if tokens.requires_grad:
+            raise ConformanceError(
+                "eval_purity", "a frozen encoder still has parameters that require gradients"
+            )
+        for got in (tokens, again):
+            _require_close(
+                expected,
+                got,
+                "eval_purity",
+                f"after {how} a frozen encoder computes other tokens: dropout, drop path or batch statistics "
+                "are active",
+            )
+        moved = [key for key, value in frozen.state_dict().items() if not torch.equal(value, before[key])]
+        if moved:
+            raise ConformanceError("eval_purity", f"after {how} a forward pass changes {', '.join(moved)}")
+
+
+def check_valid_length(encoder: AudioEncoder) -> None:
+    """Mask, grid, width and frame rate agree with the config for clips of many lengths."""
+    config, full = encoder.config, _samples(encoder, 2.5)
+    lengths = sorted(
+        {int(full * part) + odd for part, odd in ((1, 0), (0.8, 1), (0.51, -1), (0.4, 7), (0.2, 0))}
+    )
+    out = _encode(encoder, torch.stack([_noise(full, seed=2)] * len(lengths)), lengths)
+
+    def fail(diagnosis: str) -> None:
+        raise ConformanceError("valid_length", diagnosis)
+
+    steps = [config.n_time_for(n) for n in lengths]
+    grid = (max(steps), config.n_freq)
+    if out.grid != grid:
+        fail(f"grid is {out.grid}; the longest clip's n_time_for and the config's n_freq say {grid}")
+    if out.tokens.shape != (len(lengths), out.grid[0] * out.grid[1], config.dim):
+        fail(
+            f"tokens have shape {tuple(out.tokens.shape)}; grid {out.grid} and width {config.dim} say otherwise"
+        )
+    if out.mask.shape != out.tokens.shape[:2] or out.mask.dtype != torch.bool:
+        fail(f"mask is {out.mask.dtype} {tuple(out.mask.shape)}; expected bool {tuple(out.tokens.shape[:2])}")
+    for row, (n, valid) in enumerate(zip(lengths, steps, strict=True)):
+        wanted = torch.arange(out.grid[0]).repeat_interleave(out.grid[1]) < valid
+        if not torch.equal(out.mask[row].cpu(), wanted):
+            fail(
+                f"mask of a {_seconds(encoder, n)} clip is True for {int(out.mask[row].sum())} tokens; n_time_for "
+                f"says the first {int(wanted.sum())} ({valid} time steps of {config.n_freq})"
+            )
+        heard = n / config.sample_rate * config.frame_rate_hz
+        if abs(valid - heard) > 2:
+            fail(
+                f"a {_seconds(encoder, n)} clip has {valid} time steps; frame_rate_hz says about {heard:.1f}"
+            )
+    if not torch.isfinite(out.tokens).all():
+        fail("tokens hold NaN or infinite values")
+    if out.tokens[~out.mask].abs().sum() != 0:
+        fail("tokens outside the mask are not zero")
+
+
+def check_time_localisation(encoder: AudioEncoder) -> None:
+    """A short burst at second t changes the tokens that cover t most, anywhere in the clip."""
+    rate = encoder.config.frame_rate_hz
+    within = max(encoder.config.clip_s, 8 / rate)  # one window first, where a transposed grid is easy to name
+    for clip_s in (within, 2.5 * within):
+        n = round(clip_s * encoder.config.sample_rate)
+        steps = encoder.config.n_time_for(n)
+        # Not the last step: a clip may end inside it, with too little of the burst left.
+        wanted = sorted({round((steps - 2) * i / 6) for i in range(7)})
+        response = torch.stack([_response(encoder, n, step) for step in wanted])  # (bursts, n_time, n_freq)
+        by_step = response.sum(dim=2)
+        heard = by_step.amax(dim=1)
+        deaf = [step for step, loudest in zip(wanted, heard, strict=True) if loudest < 1e-3 * heard.max()]
+        if deaf:
+            raise ConformanceError(
+                "time_localisation",
+                f"sound at second {', '.join(f'{(s + 0.5) / rate:.2f}' for s in deaf)} of a {clip_s:.2f} s clip "
+                "changes no token: part of the clip is not heard",
+            )
+        found = by_step.argmax(dim=1).tolist()
+        wrong = [(w, f) for w, f in zip(wanted, found, strict=True) if abs(w - f) > 1]
+        if wrong:
+            transposed = (
+                response.flatten(1).unflatten(1, response.shape[:0:-1]).sum(dim=1)
+            )  # read frequency-major
+            agrees = sum(abs(w - int(f)) <= 1 for w, f in zip(wanted, transposed.argmax(dim=1), strict=True))
+            examples = "; ".join(
+                f"{(w + 0.5) / rate:.2f} s shows at {(f + 0.5) / rate:.2f} s" for w, f in wrong
+            )
+            hint = (
+                "tokens are frequency-major: the grid is transposed"
+                if agrees == len(wanted)
+                else "tokens are not in time order"
+            )
+            raise ConformanceError(
+                "time_localisation", f"sound at {examples} of a {clip_s:.2f} s clip; {hint}"
+            )
+
+
+def check_determinism(encoder: AudioEncoder) -> None:
+    """Two passes over the same audio give the same tokens, bit for bit."""
+    n = _samples(encoder, 1.4)
+    wave = _noise(n, seed=5)[None]
+    if not torch.equal(_encode(encoder, wave, [n]).tokens, _encode(encoder, wave, [n]).tokens):
+        raise ConformanceError(
+            "determinism", "two passes in evaluation mode differ: something is still random"
+        )
+
+
+def check_save_load(encoder: AudioEncoder) -> None:
+    """Saved and loaded again, config, weights and tokens are equal."""
+    n = _samples(encoder, 1.4)
+    wave = _noise(n, seed=6)[None]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            encoder.save_pretrained(folder)
+            loaded = type(encoder).from_pretrained(folder)
+        except UserError as error:
+            raise ConformanceError(
+                "save_load", f"what save_pretrained writes does not load: {error}"
+            ) from error
+    if loaded.config != encoder.config:
+        raise ConformanceError("save_load", f"config changes: {encoder.config} comes back as {loaded.config}")
+    loaded.to(wave.device)
+    if not torch.equal(_encode(encoder, wave, [n]).tokens, _encode(loaded, wave, [n]).tokens):
+        raise ConformanceError("save_load", "tokens of the loaded encoder differ: some state is not saved")
+
+
+def check_lora_reach(encoder: AudioEncoder) -> None:
+    """LoRA adapters on `lora_targets` all get gradients, the first block's included."""
+    linears = [name for name, module in encoder.named_modules() if isinstance(module, nn.Linear)]
+    if not encoder.lora_targets:
+        if linears:
+            raise ConformanceError(
+                "lora_reach", f"lora_targets is empty but there are Linear modules: {linears[:3]}"
+            )
+        raise NotApplicable("the encoder has no Linear modules to adapt")
+    from peft import LoraConfig, inject_adapter_in_model
+
+    unused = [t for t in encoder.lora_targets if not any(f".{name}".endswith(f".{t}") for name in linears)]
+    if unused:
+        raise ConformanceError("lora_reach", f"lora_targets {unused} name no Linear module")
+    # init_lora_weights=False starts both factors random: with a zero one, the other's gradient is zero by design.
+    lora = LoraConfig(r=2, target_modules=list(encoder.lora_targets), init_lora_weights=False)
+    adapted = inject_adapter_in_model(lora, copy.deepcopy(encoder).freeze())
+    n = _samples(encoder, 1.4)
+    with torch.enable_grad():
+        out = adapted(_noise(n, seed=7)[None], torch.tensor([n]))
+        direction = torch.randn(out.tokens.shape, generator=torch.Generator().manual_seed(8))
+        if not out.tokens.requires_grad:
+            raise ConformanceError(
+                "lora_reach", "tokens carry no gradient: forward runs under no_grad or detaches"
+            )
+        (out.tokens * direction).sum().backward()
+    adapters = {name: p for name, p in adapted.named_parameters() if "lora_" in name}
+    dry = [name for name, p in adapters.items() if p.grad is None or not p.grad.abs().sum() > 0]
+    if dry:
+        raise ConformanceError(
+            "lora_reach", f"no gradient reaches {len(dry)} of {len(adapters)} adapters: {dry[:3]}"
+        )
+    thawed = [name for name, p in adapted.named_parameters() if p.requires_grad and name not in adapters]
+    if thawed:
+        raise ConformanceError("lora_reach", f"frozen parameters learn beside the adapters: {thawed[:3]}")
+
+
+def check_window_stitching(encoder: AudioEncoder) -> None:
+    """Windows of a long clip are independent and in order: each has the tokens it has at the start of a clip."""
+    config = encoder.config
+    window = round(config.clip_s * config.sample_rate)
+    per_window = round(config.clip_s * config.frame_rate_hz)
+    n = _samples(encoder, 3.4)
+    wave = _noise(n, seed=9)
+    whole = _by_step(_encode(encoder, wave[None], [n]))
+    for start in range(1, 3):
+        rest = wave[start * window :]
+        later = _by_step(_encode(encoder, rest[None], [len(rest)]))
+        _require_close(
+            later[:per_window],
+            whole[start * per_window : (start + 1) * per_window],
+            "window_stitching",
+            f"window {start} of a {_seconds(encoder, n)} clip has other tokens than the same audio at the start of "
+            "a clip: windows are cut, ordered or stitched wrongly",
+        )
+
+
+CHECKS: dict[str, Callable[[AudioEncoder], None]] = {
+    "padding_invariance": check_padding_invariance,
+    "batch_invariance": check_batch_invariance,
+    "eval_purity": check_eval_purity,
+    "valid_length": check_valid_length,
+    "time_localisation": check_time_localisation,
+    "determinism": check_determinism,
+    "save_load": check_save_load,
+    "lora_reach": check_lora_reach,
+    "window_stitching": check_window_stitching,
+}
+
+
+def _samples(encoder: AudioEncoder, windows: float) -> int:
+    """Samples of a clip of so many windows, and at least eight time steps for each."""
+    config = encoder.config
+    return round(windows * max(config.clip_s, 8 / config.frame_rate_hz) * config.sample_rate)
+
+
+def _seconds(encoder: AudioEncoder, n_samples: int) -> str:
+    return f"{n_samples / encoder.config.sample_rate:.2f} s"
+
+
+def _noise(n_samples: int, seed: int, amplitude: float = 0.1) -> Tensor:
+    return amplitude * torch.randn(n_samples, generator=torch.Generator().manual_seed(seed)).clamp_(-4, 4)
+
+
+@torch.no_grad()
+def _encode(encoder: AudioEncoder, waveform: Tensor, lengths: list[int]) -> AudioTokens:
+    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+    out = encoder(waveform.to(device), torch.tensor(lengths))
+    return AudioTokens(out.tokens.cpu().float(), out.mask.cpu(), out.grid)
+
+
+def _by_step(out: AudioTokens) -> Tensor:
+    """Tokens of the first clip by time step: (n_time, n_freq, D)."""
+    return out.tokens[0].unflatten(0, out.grid)
+
+
+def _response(encoder: AudioEncoder, n_samples: int, step: int) -> Tensor:
+    """How much each token of a quiet clip changes by a burst inside one time step: (n_time, n_freq)."""
+    config = encoder.config
+    quiet = _noise(n_samples, seed=3, amplitude=_QUIET)
+    width = round(config.sample_rate / config.frame_rate_hz)
+    burst = _noise(width, seed=4, amplitude=_LOUD) * torch.hann_window(width)
+    loud = quiet.clone()
+    at = step * width
+    loud[at : at + width] += burst[: n_samples - at]
+    out = _encode(encoder, torch.stack([quiet, loud.clamp_(-1, 1)]), [n_samples] * 2)
+    change = (out.tokens[1] - out.tokens[0]).norm(dim=1)  # (N,)
+    return change.unflatten(0, out.grid)
+
+
+def _require_close(expected: Tensor, got: Tensor, check: str, diagnosis: str) -> None:
+    if expected.shape != got.shape:
+        raise ConformanceError(
+            check, f"{diagnosis} (shape {tuple(expected.shape)} becomes {tuple(got.shape)})"
+        )
+    scale = expected.abs().max().clamp(min=1e-6)
+    worst = ((expected - got).abs().max() / scale).item() if expected.numel() else 0.0
+    if not worst <= _TOLERANCE:
+        raise ConformanceError(check, f"{diagnosis} (largest change {worst:.2g} of the tokens' scale)")

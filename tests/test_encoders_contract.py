@@ -1,0 +1,157 @@
+"""Every encoder the registry finds keeps the contract, and encoders that break it are told how."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import encoders
+from encoders import AudioEncoder, AudioMosaicEncoder, AudioTokens
+from encoders.conformance import CHECKS, ConformanceError, NotApplicable, run_checks
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("name", encoders.list_encoders())
+def test_encoder_keeps_the_contract(name: str, check: str) -> None:
+    encoder = encoders.encoder_class(name).tiny()
+    try:
+        CHECKS[check](encoder)
+    except NotApplicable as reason:
+        pytest.skip(str(reason))
+
+
+def test_the_suite_covers_the_known_encoders() -> None:
+    assert {"audiomosaic", "logmel"} <= set(encoders.list_encoders())
+    results = run_checks(encoders.encoder_class("logmel").tiny())
+    assert [result.name for result in results] == list(CHECKS)
+    assert {result.status for result in results} == {"passed", "skipped"}
+
+
+@pytest.mark.parametrize("name", encoders.list_encoders())
+def test_tiny_leaves_the_global_generator_alone_and_repeats(name: str) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first = encoders.encoder_class(name).tiny(seed=3)
+    assert torch.equal(torch.rand(3), expected)
+    second = encoders.encoder_class(name).tiny(seed=3)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+
+
+class TransposedGrid(AudioMosaicEncoder):
+    """Hands each window's tokens out frequency-major."""
+
+    def forward_mel(self, mel: Tensor, keep: Tensor | None = None) -> Tensor:
+        tokens = super().forward_mel(mel, keep)
+        turned = tokens[:, 1:].unflatten(1, self.config.grid).transpose(1, 2).flatten(1, 2)
+        return torch.cat([tokens[:, :1], turned], dim=1)
+
+
+class AlwaysTraining(AudioMosaicEncoder):
+    """Follows its parent into training mode although it is frozen."""
+
+    def train(self, mode: bool = True) -> "AlwaysTraining":
+        return nn.Module.train(self, mode)
+
+
+class MovingStatistics(AudioMosaicEncoder):
+    """Normalises its tokens with a BatchNorm that a frozen encoder still updates."""
+
+    def __init__(self, config=None) -> None:
+        super().__init__(config)
+        self.extra = nn.BatchNorm1d(self.config.embed_dim)
+
+    def train(self, mode: bool = True) -> "MovingStatistics":
+        super().train(mode)
+        self.extra.train(mode)
+        return self
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
+        out = super().forward(waveform, lengths)
+        self.extra(out.tokens.flatten(0, 1))
+        return out
+
+
+class WrongMask(AudioMosaicEncoder):
+    """Calls the padding of short clips audio."""
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
+        out = super().forward(waveform, lengths)
+        return AudioTokens(out.tokens, torch.ones_like(out.mask), out.grid, out.prefix)
+
+
+class HalfTheClip(AudioMosaicEncoder):
+    """Hears the first half of every clip only."""
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
+        half = torch.arange(waveform.shape[1])[None] < (lengths // 2)[:, None]
+        return super().forward(waveform * half, lengths)
+
+
+class SeesPadding(AudioMosaicEncoder):
+    """Normalises by the loudest sample of the whole batch."""
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
+        return super().forward(waveform / waveform.abs().max(), lengths)
+
+
+class NoGradient(AudioMosaicEncoder):
+    """Runs its first block without gradients."""
+
+    def forward_mel(self, mel: Tensor, keep: Tensor | None = None) -> Tensor:
+        handle = self.blocks[0].register_forward_hook(lambda module, args, out: out.detach())
+        try:
+            return super().forward_mel(mel, keep)
+        finally:
+            handle.remove()
+
+
+class ForgetsState(AudioMosaicEncoder):
+    """Scales its tokens by something it does not save."""
+
+    def __init__(self, config=None) -> None:
+        super().__init__(config)
+        self.secret = float(torch.rand(()))
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
+        out = super().forward(waveform, lengths)
+        return AudioTokens(out.tokens * self.secret, out.mask, out.grid)
+
+
+class ReversedWindows(AudioMosaicEncoder):
+    """Stitches the windows of a long clip in the wrong order."""
+
+    def forward_mel(self, mel: Tensor, keep: Tensor | None = None) -> Tensor:
+        return super().forward_mel(mel.flip(0), keep)
+
+
+@pytest.mark.parametrize(
+    ("broken", "check", "diagnosis"),
+    [
+        (TransposedGrid, "time_localisation", "the grid is transposed"),
+        (AlwaysTraining, "eval_purity", "dropout, drop path or batch statistics are active"),
+        (MovingStatistics, "eval_purity", "changes extra.running_mean"),
+        (WrongMask, "valid_length", "mask of a"),
+        (HalfTheClip, "time_localisation", "part of the clip is not heard"),
+        (SeesPadding, "padding_invariance", "sees the padding"),
+        (SeesPadding, "batch_invariance", "some statistic spans the batch"),
+        (NoGradient, "lora_reach", "no gradient reaches 8 of 16 adapters"),
+        (ForgetsState, "save_load", "some state is not saved"),
+        (ReversedWindows, "window_stitching", "stitched wrongly"),
+        (ReversedWindows, "time_localisation", "not in time order"),
+    ],
+)
+def test_a_broken_encoder_is_caught(broken: type[AudioEncoder], check: str, diagnosis: str) -> None:
+    with pytest.raises(ConformanceError, match=diagnosis) as caught:
+        CHECKS[check](broken.tiny())
+    assert caught.value.check == check
+
+
+def test_random_evaluation_is_caught() -> None:
+    encoder = AudioMosaicEncoder.tiny()
+    encoder.blocks[0].drop_path1.train().rate = 0.5
+    with pytest.raises(ConformanceError, match="still random"):
+        for _ in range(5):
+            CHECKS["determinism"](encoder)
