@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from .base import EncoderConfig, coerce_fields
+from .base import EncoderConfig, coerce_fields, located
 from .errors import ConfigError
 from .mel import KaldiFbank, frames_or_error
 
@@ -137,8 +137,8 @@ class AudioMosaicConfig(EncoderConfig):
         _require(not self.online_classifier, "online_classifier", True, "false (no part of the encoder)")
         _require(self.pooling != "fusion" or self.model_class == CLASSIFIER, "pooling", "fusion",
                  "avg or cls (fusion needs AudioMosaicClassifier)")  # fmt: skip
-        given = self.norm_mean is not None and bool(self.norm_std)
-        _require(given == (self.normalisation == "custom"), "normalisation", self.normalisation,
+        given = {self.normalisation == "custom", self.norm_mean is not None, bool(self.norm_std)}
+        _require(len(given) == 1, "normalisation", self.normalisation,
                  "'custom' exactly where norm_mean and norm_std are given")  # fmt: skip
 
     @property
@@ -200,22 +200,25 @@ class AudioMosaicConfig(EncoderConfig):
         return values
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], where: str = "encoder config") -> Self:
-        """Read a release's config.json; `audio_preprocessing` fills the front-end fields.
-
-        Raises:
-            ConfigError: Unknown key (names the nearest), wrong type, or contradicting values.
-        """
+    def _flat(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Unpack the release's `audio_preprocessing` into the front-end fields; known statistics get their name."""
+        if values.get("audio_preprocessing") is None:
+            return {key: value for key, value in values.items() if key != "audio_preprocessing"}
         values = dict(values)
-        given = values.pop("audio_preprocessing", None)
-        try:
-            if given is not None:
-                if not isinstance(given, dict):
-                    raise ConfigError(f"audio_preprocessing is {given!r}; expected a mapping")
-                values = _front_end(given, where) | values
-            return super().from_dict(values, where)._check_target(given)
-        except ConfigError as error:
-            raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
+        given = values.pop("audio_preprocessing")
+        if not isinstance(given, dict):
+            raise ConfigError(f"audio_preprocessing is {given!r}; expected a mapping")
+        with located("audio_preprocessing"):
+            entry = AudioPreprocessing(**coerce_fields(AudioPreprocessing, given))
+        size = values.get("spec_size", cls.spec_size)
+        sizes = size if isinstance(size, list | tuple) else ()  # a wrong type is reported with the other keys
+        for key, wanted in zip(("target_length", "num_mel_bins"), sizes, strict=False):
+            if key in given and given[key] != wanted:
+                raise ConfigError(
+                    f"audio_preprocessing.{key} is {given[key]} but spec_size says {wanted}; make them equal"
+                )
+        front_end = {"sample_rate": entry.sample_rate, "frame_shift": entry.frame_shift}
+        return front_end | _statistics(entry) | values
 
     @classmethod
     def from_release(cls, values: dict[str, Any], where: str) -> Self:
@@ -234,31 +237,17 @@ class AudioMosaicConfig(EncoderConfig):
             overrides = {"normalisation": "custom"} | overrides
         return super().replace(where, **overrides)
 
-    def _check_target(self, preprocessing: dict[str, Any] | None) -> Self:
-        if preprocessing is not None:
-            for key, size in (("target_length", self.spec_size[0]), ("num_mel_bins", self.spec_size[1])):
-                if key in preprocessing and preprocessing[key] != size:
-                    raise ConfigError(
-                        f"audio_preprocessing.{key} is {preprocessing[key]} but spec_size says {size}; "
-                        "make them equal"
-                    )
-        return self
 
-
-def _front_end(given: dict[str, Any], where: str) -> dict[str, Any]:
-    """Flat config values for an `audio_preprocessing` entry; known statistics become their name."""
-    entry = AudioPreprocessing(**coerce_fields(AudioPreprocessing, given, f"{where}: audio_preprocessing"))
-    values: dict[str, Any] = {"sample_rate": entry.sample_rate, "frame_shift": entry.frame_shift}
+def _statistics(entry: AudioPreprocessing) -> dict[str, Any]:
+    """The named normalisation these statistics belong to, or `custom`."""
     for name in _TRAINING:
-        known = NORMALISATIONS[name]
-        if (entry.norm_mean, 2 * entry.norm_std) == (known.mean, known.divisor):
-            return values | {"normalisation": name}
-    ltu = NORMALISATIONS["ltu"]
-    if (entry.norm_mean, entry.norm_std) == (ltu.mean, ltu.divisor):
-        return values | {"normalisation": "ltu"}
-    return values | {"normalisation": "custom", "norm_mean": entry.norm_mean, "norm_std": entry.norm_std}
+        if NORMALISATIONS[name] == Normalisation(entry.norm_mean, 2 * entry.norm_std):
+            return {"normalisation": name}
+    if NORMALISATIONS["ltu"] == Normalisation(entry.norm_mean, entry.norm_std):
+        return {"normalisation": "ltu"}
+    return {"normalisation": "custom", "norm_mean": entry.norm_mean, "norm_std": entry.norm_std}
 
 
 def _require(holds: bool, key: str, got: Any, expected: str) -> None:
     if not holds:
-        raise ConfigError(f"encoder config: {key} is {got!r}; expected {expected}")
+        raise ConfigError(f"{key} is {got!r}; expected {expected}")

@@ -11,6 +11,8 @@ import os
 import types
 import typing
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -95,37 +97,48 @@ class EncoderConfig(ABC):
         Raises:
             ConfigError: Unknown key (names the nearest), wrong type, or values that do not fit together.
         """
-        return cls(**coerce_fields(cls, values, where))
+        with located(where):
+            return cls(**coerce_fields(cls, cls._flat(values)))
 
     def replace(self, where: str = "encoder config", **overrides: Any) -> Self:
         """A copy with some values changed, checked like `from_dict`."""
-        return dataclasses.replace(self, **coerce_fields(type(self), overrides, where))
+        with located(where):
+            return dataclasses.replace(self, **coerce_fields(type(self), overrides))
+
+    @classmethod
+    def _flat(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Values by field name; a config whose file nests some of them unpacks them here."""
+        return values
 
 
-def coerce_fields(cls: type[Any], values: dict[str, Any], where: str) -> dict[str, Any]:
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Put the place before the message of any ConfigError raised inside."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def coerce_fields(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:
     """Check keys and types of values for a dataclass; lists become tuples and integers floats where asked.
 
     Raises:
-        ConfigError: Unknown key or wrong type.
+        ConfigError: Unknown key (names the nearest) or wrong type.
     """
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls) if field.init]
     checked = {}
     for key, value in values.items():
         if key not in names:
-            raise ConfigError(unknown_key(key, names, where))
+            near = get_close_matches(key, names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(sorted(names))}"
+            raise ConfigError(f"unknown key {key!r}; {hint}")
         try:
             checked[key] = _coerce(value, hints[key])
         except TypeError as error:
-            raise ConfigError(f"{where}: {key} is {value!r}; expected {error}") from error
+            raise ConfigError(f"{key} is {value!r}; expected {error}") from error
     return checked
-
-
-def unknown_key(key: str, names: list[str], where: str) -> str:
-    """The message for a key that does not exist."""
-    near = get_close_matches(key, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(sorted(names))}"
-    return f"{where}: unknown key {key!r}; {hint}"
 
 
 def _coerce(value: Any, hint: Any) -> Any:

@@ -36,7 +36,7 @@ class LogMelConfig(EncoderConfig):
         frames, mels = self.patch_size
         if frames < 1 or mels < 1 or self.n_mels % mels:
             raise ConfigError(
-                f"encoder config: patch_size is {self.patch_size}; expected (frames, mels) with n_mels "
+                f"patch_size is {self.patch_size}; expected (frames, mels) with n_mels "
                 f"({self.n_mels}) in whole patches"
             )
 
