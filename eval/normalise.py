@@ -14,17 +14,13 @@ _VALUES = {word: value for value, word in enumerate(_UNITS)} | {
 }
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
 _NUMBER_WORD = "|".join([*_VALUES, *_SCALES])
-_NUMBER_RUN = re.compile(
-    rf"\b(?:{_NUMBER_WORD})\b(?:(?:,? and |, | |-)(?:{_NUMBER_WORD})\b)*", re.IGNORECASE
-)
+_NUMBER_RUN = re.compile(rf"\b(?:{_NUMBER_WORD})\b(?:(?:,? and |, | |-)(?:{_NUMBER_WORD})\b)*", re.IGNORECASE)
 _ARTICLES = frozenset(["a", "an", "the"])
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00b4": "'", "`": "'"})
 _TOKEN = re.compile(r"\d+(?:[.,:]\d+)+|[^\W_]+(?:'[^\W_]+)*|[#%]")
 _YES = frozenset(["yes", "yeah", "yep", "yup", "true", "correct", "affirmative"])
 _NO = frozenset(["no", "nope", "nah", "false", "incorrect", "negative"])
-_LEAD_IN = re.compile(
-    r"^\s*(?:the\s+)?(?:final\s+|correct\s+)?answer\s*(?:is\s*:?|:|=)\s*", re.IGNORECASE
-)
+_LEAD_IN = re.compile(r"^\s*(?:the\s+)?(?:final\s+|correct\s+)?answer\s*(?:is\s*:?|:|=)\s*", re.IGNORECASE)
 
 
 def digits_for_number_words(text: str) -> str:

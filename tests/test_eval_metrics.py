@@ -97,7 +97,9 @@ def test_evaluate_loads_the_file(name, tmp_path, monkeypatch):
     metric = evaluate.load(str(METRICS_DIR / f"{name}.py"), cache_dir=str(tmp_path))
     assert isinstance(metric, evaluate.Metric)
     result = metric.compute(predictions=["a bell", "rain"], references=[["a bell"], ["rain"]])
-    assert result == load_metric(name).compute(predictions=["a bell", "rain"], references=[["a bell"], ["rain"]])
+    assert result == load_metric(name).compute(
+        predictions=["a bell", "rain"], references=[["a bell"], ["rain"]]
+    )
 
 
 def test_evaluate_combines_metrics():

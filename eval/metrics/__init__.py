@@ -8,10 +8,12 @@ import importlib
 import inspect
 from difflib import get_close_matches
 from pathlib import Path
-
-import evaluate
+from typing import TYPE_CHECKING
 
 from eval.errors import MetricError
+
+if TYPE_CHECKING:
+    import evaluate
 
 __all__ = ["list_metrics", "load_metric"]
 
@@ -22,7 +24,7 @@ def list_metrics() -> list[str]:
     return sorted(file.stem for file in files if not file.stem.startswith("_"))
 
 
-def load_metric(name: str) -> evaluate.Metric:
+def load_metric(name: str) -> "evaluate.Metric":
     """Build the metric of that name.
 
     Args:
@@ -40,10 +42,14 @@ def load_metric(name: str) -> evaluate.Metric:
         nearest = get_close_matches(name, known, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
         raise MetricError(f"unknown metric {name!r}{hint} Known metrics: {', '.join(known)}.")
+    import evaluate  # takes seconds to import, so only when a metric is wanted
+
     module = importlib.import_module(f"eval.metrics.{name}")
     for value in vars(module).values():
         is_metric = inspect.isclass(value) and issubclass(value, evaluate.Metric)
         if is_metric and not inspect.isabstract(value):
             metric: evaluate.Metric = value(keep_in_memory=True)
             return metric
-    raise MetricError(f"{module.__file__} defines no evaluate.Metric subclass; a metric file must define one.")
+    raise MetricError(
+        f"{module.__file__} defines no evaluate.Metric subclass; a metric file must define one."
+    )

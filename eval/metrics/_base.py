@@ -34,7 +34,9 @@ class TextMetric(evaluate.Metric, ABC):
             features=datasets.Features(features),
         )
 
-    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
+    def compute(
+        self, *, predictions: Any = None, references: Any = None, **options: Any
+    ) -> dict[str, Any] | None:
         """Score predictions against references.
 
         Args:
@@ -52,7 +54,9 @@ class TextMetric(evaluate.Metric, ABC):
         """
         if predictions is not None or references is not None:
             references = check_inputs(predictions, references)
-        result: dict[str, Any] | None = super().compute(predictions=predictions, references=references, **options)
+        result: dict[str, Any] | None = super().compute(
+            predictions=predictions, references=references, **options
+        )
         return result
 
     @abstractmethod
@@ -90,7 +94,9 @@ def _check_text(text: Any, where: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise MetricError(f"{where} is not valid Unicode text ({error.reason}); decode it as UTF-8 first.") from error
+        raise MetricError(
+            f"{where} is not valid Unicode text ({error.reason}); decode it as UTF-8 first."
+        ) from error
 
 
 def tokenize(texts: Sequence[str], tokenizer: str) -> list[Tokens]:

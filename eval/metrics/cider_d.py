@@ -87,7 +87,7 @@ def _similarity(
     norm = np.sqrt(np.bincount(owner, weights=weight**2, minlength=n_captions))
 
     hypothesis_key, hypothesis_weight = key[~of_reference], weight[~of_reference]
-    overlap = np.zeros(n_captions - n_clips)
+    overlap: np.ndarray = np.zeros(n_captions - n_clips)
     if len(hypothesis_key):
         wanted = clip_key[of_reference]
         at = np.minimum(np.searchsorted(hypothesis_key, wanted), len(hypothesis_key) - 1)
