@@ -1,0 +1,160 @@
+"""Align and instruct on a tiny model: artifacts chain, finished runs are reused, the right parts move."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import alm
+from alm.checkpoint import load_llm
+from alm.errors import CheckpointError, ConfigError, UserError
+from alm.generation import generate_answers
+from alm.manifest import read_manifest, write_manifest
+from alm.settings import parse_settings
+from encoders import encoder_class
+from encoders.audio import save_wav
+from train.controls import with_other_audio
+from train.settings import TrainSettings
+from train.stages import run_stage
+
+WORDS = ("bell", "dog", "rain", "horn")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Four clearly different tones, each with a question, and one captioning record."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = []
+    for i, word in enumerate(WORDS):
+        wave = 0.4 * np.sin(2 * np.pi * 300 * 2**i * np.arange(16000) / 16000)
+        save_wav(folder / f"{word}.wav", wave.astype(np.float32), 16000)
+        rows.append(
+            {"id": f"q{i}", "audio": f"{word}.wav", "question": "what is this", "answer": word, "clip": word}
+        )
+    rows.append({"id": "c0", "audio": "dog.wav", "captions": ["a dog", "one dog"], "clip": "dog"})
+    write_manifest(folder / "train.jsonl", rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoder")
+    encoder_class("audiomosaic").tiny().save_pretrained(folder)
+    return folder
+
+
+def settings(data, out, **values):
+    base = {
+        "stage": "align",
+        "out": str(out),
+        "data": {"train": [str(data / "train.jsonl")], "validation": [str(data / "train.jsonl")]},
+        "optim": {"steps": 2, "batch_size": 4, "warmup_steps": 0},
+    }
+    return parse_settings(TrainSettings, {**base, **values})
+
+
+def test_align_then_instruct_each_from_the_last_artifact(data, encoder_dir, llm_dir, tmp_path, capsys):
+    align = run_stage(settings(data, tmp_path / "a", encoder=str(encoder_dir), llm=str(llm_dir)))
+    assert "with another clip's" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "a/finished.json").read_text())
+    assert {"loss", "loss_other_audio", "fingerprint"} <= set(facts)
+    instruct = run_stage(
+        settings(data, tmp_path / "i", stage="instruct", model=str(align), policy={"llm": "lora", "encoder": "lora"})
+    )
+    before, after = load_file(align / "model.safetensors"), load_file(instruct / "model.safetensors")
+    moved = {k for k in before if k in after and not torch.equal(before[k], after[k])}
+    assert moved and all(k.startswith("projector.") for k in moved)
+    new = set(after) - set(before)
+    assert any(k.startswith("llm.") and "lora_B" in k and after[k].abs().sum() > 0 for k in new)
+    assert any(k.startswith("encoder.") and "lora_B" in k and after[k].abs().sum() > 0 for k in new)
+    model, _ = alm.load(instruct, device="cpu")
+    llm = load_llm(str(llm_dir)).state_dict()
+    for key, value in model.llm.state_dict().items():
+        if "lora_" not in key:
+            torch.testing.assert_close(value, llm[key.replace(".base_layer", "")], rtol=0, atol=0)
+
+
+def test_a_finished_run_is_reused_and_a_changed_one_runs_again(data, encoder_dir, llm_dir, tmp_path, capsys):
+    first = settings(data, tmp_path / "a", encoder=str(encoder_dir), llm=str(llm_dir))
+    run_stage(first)
+    stamp = (tmp_path / "a/model/model.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    run_stage(first)
+    assert "already done" in capsys.readouterr().out
+    assert (tmp_path / "a/model/model.safetensors").stat().st_mtime_ns == stamp
+    run_stage(settings(data, tmp_path / "a", encoder=str(encoder_dir), llm=str(llm_dir), run={"seed": 1}))
+    assert (tmp_path / "a/model/model.safetensors").stat().st_mtime_ns != stamp
+    (tmp_path / "a/finished.json").unlink()  # as after a kill
+    stamp = (tmp_path / "a/model/model.safetensors").stat().st_mtime_ns
+    run_stage(settings(data, tmp_path / "a", encoder=str(encoder_dir), llm=str(llm_dir), run={"seed": 1}))
+    assert (tmp_path / "a/model/model.safetensors").stat().st_mtime_ns != stamp
+
+
+def test_cached_features_train_the_same_model(data, encoder_dir, llm_dir, tmp_path):
+    weights = []
+    for cached in (False, True):
+        run = settings(data, tmp_path / f"{cached}", encoder=str(encoder_dir), llm=str(llm_dir))
+        run = parse_settings(
+            TrainSettings,
+            {
+                "stage": "align",
+                "out": run.out,
+                "encoder": run.encoder,
+                "llm": run.llm,
+                "data": {"train": list(run.data.train), "cache_features": cached},
+                "optim": {"steps": 3, "batch_size": 4, "warmup_steps": 0},
+            },
+        )
+        weights.append(load_file(run_stage(run) / "model.safetensors"))
+    for key in weights[0]:
+        torch.testing.assert_close(weights[0][key], weights[1][key], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("projector", ["mlp", "qformer"])
+def test_distinct_clips_are_memorised(data, encoder_dir, llm_dir, tmp_path, projector):
+    model_dir = run_stage(
+        settings(
+            data,
+            tmp_path / "a",
+            encoder=str(encoder_dir),
+            llm=str(llm_dir),
+            projector=projector,
+            policy={"llm": "lora", "llm_lora": {"r": 8}},
+            optim={"steps": 150, "batch_size": 5, "lr": 5e-3, "warmup_steps": 5},
+        )
+    )
+    model, processor = alm.load(model_dir, device="cpu")
+    records = [r for r in read_manifest(data / "train.jsonl") if r.kind != "caption"]
+    from encoders.audio import load_audio
+
+    audios = [[load_audio(r.audio[0].path, 16000)] for r in records]
+    answers = dict(generate_answers(model, processor, [r.prompt_messages for r in records], audios, 8))
+    assert [answers[i] for i in range(4)] == [r.answer for r in records]
+    facts = json.loads((tmp_path / "a/finished.json").read_text())
+    assert facts["loss"] + 0.1 < facts["loss_other_audio"]  # the random frozen head caps its confidence
+
+
+def test_other_audio_never_is_the_own_clip():
+    samples = [{"audio": (c,), "n": i} for i, c in enumerate("aabbc")]
+    swapped = with_other_audio(samples, list("aabbc"))
+    assert all(s["audio"] != o["audio"] and s["n"] == o["n"] for s, o in zip(swapped, samples, strict=True))
+
+
+def test_mistakes_are_named(data, encoder_dir, llm_dir, tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'optim.lr'"):
+        settings(data, tmp_path, optim={"lrr": 1})
+    with pytest.raises(ConfigError, match="expected one of pretrain, align, instruct"):
+        settings(data, tmp_path, stage="tune")
+    with pytest.raises(ConfigError, match="needs either model"):
+        settings(data, tmp_path)
+    with pytest.raises(CheckpointError, match="nowhere"):
+        run_stage(settings(data, tmp_path / "x", model="nowhere/at/all"))
+    with pytest.raises(CheckpointError, match="llm"):
+        run_stage(settings(data, tmp_path / "x", encoder=str(encoder_dir), llm=str(tmp_path)))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write there"):
+        run_stage(settings(data, tmp_path / "file/x", encoder=str(encoder_dir), llm=str(llm_dir)))
+    assert not (tmp_path / "x/finished.json").exists()
