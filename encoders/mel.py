@@ -110,6 +110,15 @@ class KaldiFbank(nn.Module):
             out[part] = (power @ banks).clamp_(min=torch.finfo(torch.float32).eps).log_()
         return out
 
+    def centres_hz(self) -> Tensor:
+        """Centre frequencies (M,) of the mel triangles in Hz, float32."""
+        return mel_to_hz(self._edges_mel()[1:-1]).float()
+
+    def _edges_mel(self) -> Tensor:
+        """Corners of the triangles (M + 2,) on the mel scale: left end, centres, right end."""
+        low, high = hz_to_mel(torch.tensor([_LOW_HZ, self.sample_rate / 2], dtype=torch.float64)).tolist()
+        return torch.linspace(low, high, self.n_mels + 2, dtype=torch.float64)
+
     def _constants_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._constants:
             window = torch.hann_window(self.window_samples, periodic=False)
@@ -118,10 +127,8 @@ class KaldiFbank(nn.Module):
 
     def _mel_banks(self) -> Tensor:
         """Triangular filters (K, M), kaldi's mel scale: 1127 ln(1 + f / 700)."""
-        nyquist = self.sample_rate / 2
         n_bins = self.fft_samples // 2
-        low, high = hz_to_mel(torch.tensor([_LOW_HZ, nyquist], dtype=torch.float64)).tolist()
-        edges = torch.linspace(low, high, self.n_mels + 2, dtype=torch.float64)  # left, centres, right
+        edges = self._edges_mel()
         bins = hz_to_mel(torch.arange(n_bins, dtype=torch.float64) * self.sample_rate / self.fft_samples)
         up = (bins[:, None] - edges[None, :-2]) / (edges[1:-1] - edges[:-2])
         down = (edges[None, 2:] - bins[:, None]) / (edges[2:] - edges[1:-1])

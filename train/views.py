@@ -1,0 +1,282 @@
+"""Two augmented views of every clip, made in batches on whatever device holds the waveforms (`augment: fast`).
+
+The official loader augments waveforms, 140 ms of CPU a clip. Here one filter bank pass serves both views and
+the augmentations act on its log-mel, a few milliseconds a clip. What each becomes on a log-mel:
+
+- circular roll: roll of the clip's own frames; gain: a constant added; polarity inversion: nothing at all
+  (a power spectrum has no sign), so it is not drawn;
+- Gaussian noise at a signal-to-noise ratio: powers add, with the log-mel of real white noise;
+- high-pass and band-stop: their power response at each mel's centre, added;
+- time stretch and pitch shift: bilinear warps of the time and of the frequency axis.
+
+Randomness is stateless: each clip's numbers follow from (seed, epoch, clip id, view) alone, so neither batch
+size, nor worker, nor resuming changes them. Axis letters: B batch, S samples, T frames, M mels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy.special import betaincinv
+from torch import Tensor
+from torch.nn import functional
+
+from encoders.mel import LOG_FLOOR, KaldiFbank, hz_to_mel
+
+# White noise to take excerpts from: long enough that two of the same 10 s hardly ever meet.
+_NOISE_BANK_S = 120
+_NOISE_SEED = 20260514
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """What to do to a clip to get a view; defaults are the official pretraining's (audiomentations' ranges)."""
+
+    n_frames: int = 1024
+    """Frames of a view: longer clips are cut, shorter ones padded with zeros before normalisation."""
+    augment: str = "fast"
+    """fast, or none (two equal views)."""
+    roll: bool = True
+    """Circular roll by any number of frames."""
+    roll_gain_beta: float = 10.0
+    """With the roll comes an amplitude of Beta(b, b) + 0.5; 0 leaves it out."""
+    time_stretch_p: float = 0.7
+    time_stretch: tuple[float, float] = (0.7, 1.3)
+    """Speed: above 1 the clip gets shorter and silence follows; below 1 its end is cut."""
+    noise_p: float = 0.5
+    noise_snr_db: tuple[float, float] = (5.0, 40.0)
+    gain_p: float = 0.3
+    gain_db: tuple[float, float] = (-12.0, 12.0)
+    high_pass_p: float = 0.3
+    high_pass_hz: tuple[float, float] = (20.0, 2400.0)
+    band_stop_p: float = 0.5
+    band_stop_hz: tuple[float, float] = (200.0, 4000.0)
+    """Range of the centre."""
+    band_stop_width: tuple[float, float] = (0.5, 1.99)
+    """Width as a part of the centre."""
+    rolloff_db: tuple[float, float] = (12.0, 24.0)
+    """Steepness of both filters per octave, in steps of 6."""
+    pitch_p: float = 0.6
+    pitch_semitones: tuple[float, float] = (-4.0, 4.0)
+
+    def __post_init__(self) -> None:
+        if self.augment not in ("fast", "none"):
+            raise ValueError(f"augment is {self.augment!r}; expected 'fast' or 'none'")
+
+
+def make_views(
+    waveform: Tensor,
+    lengths: Tensor,
+    keys: Sequence[int | str] | Tensor,
+    fbank: KaldiFbank,
+    config: ViewConfig,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Two views of every clip, as log-mel that is not normalised yet.
+
+    Args:
+        waveform: (B, S) float32 in [-1, 1].
+        lengths: (B,) samples of each clip.
+        keys: B clip ids, integers or strings.
+        fbank: The encoder's front end.
+        config: What to do.
+        seed: Seed of the run.
+        epoch: Which pass over the data.
+
+    Returns:
+        mel0, mel1, each (B, config.n_frames, M) float32; ready for `encoder.normalise`.
+    """
+    mel, n_frames = fbank(waveform, lengths)
+    return make_views_of_mel(mel, n_frames, keys, fbank, config, seed=seed, epoch=epoch)
+
+
+@torch.no_grad()
+def make_views_of_mel(
+    mel: Tensor,
+    n_frames: Tensor,
+    keys: Sequence[int | str] | Tensor,
+    fbank: KaldiFbank,
+    config: ViewConfig,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Like `make_views`, from a front end's output (mel (B, T, M), n_frames (B,)) that was perhaps kept.
+
+    Returns:
+        mel0, mel1, each (B, config.n_frames, M) float32.
+    """
+    names = keys.tolist() if isinstance(keys, Tensor) else list(keys)
+    if len(names) != len(mel):
+        raise ValueError(f"{len(names)} keys for {len(mel)} clips")
+    if config.augment == "none":
+        view = fit_frames(mel, config.n_frames)
+        return view, view.clone()
+    first, second = (
+        _augment(mel, n_frames.cpu(), _Lots(_draw(names, seed, epoch, view)), fbank, config)
+        for view in (0, 1)
+    )
+    return first, second
+
+
+def fit_frames(mel: Tensor, n_frames: int) -> Tensor:
+    """Cut or zero-pad a log-mel (B, T, M) to (B, n_frames, M)."""
+    return functional.pad(mel, (0, 0, 0, n_frames - mel.shape[1]))
+
+
+def _augment(mel: Tensor, n_frames: Tensor, lots: _Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
+    """One view of a batch (B, T, M) -> (B, config.n_frames, M).
+
+    What to do to which clip is decided on the CPU, so only the clips an augmentation is for are worked on, and
+    no device waits for the host.
+    """
+    device = mel.device
+    speed = torch.where(lots.happens(config.time_stretch_p), lots.between(*config.time_stretch), 1.0)
+    shift = (lots.unit() * n_frames).floor() * config.roll
+    view = _roll_and_stretch(mel, n_frames, shift, speed, config.n_frames)
+    gain = lots.roll_gain(config.roll_gain_beta)  # (B,) natural log of the power gain
+    noisy, snr_db, start = lots.happens(config.noise_p), lots.between(*config.noise_snr_db), lots.unit()
+    if len(rows := noisy.nonzero()[:, 0]):
+        real = _real_frames(n_frames[rows], config.n_frames).to(device)
+        view[rows] = _add_noise(view[rows], real, snr_db[rows], start[rows], fbank)
+    gain += torch.where(lots.happens(config.gain_p), lots.between(*config.gain_db), 0.0) * math.log(10) / 10
+    view += (gain[:, None] + _filter_gains(lots, fbank, config)).to(device)[:, None]
+    pitched, semitones = lots.happens(config.pitch_p), lots.between(*config.pitch_semitones)
+    if len(rows := pitched.nonzero()[:, 0]):
+        view[rows] = _shift_pitch(view[rows], semitones[rows], fbank)
+    past = ~_real_frames(n_frames, config.n_frames).to(device)
+    return view.clamp_(min=LOG_FLOOR).masked_fill_(past[..., None], 0.0)
+
+
+class _Lots:
+    """Hands out one column of uniform numbers after the other; the order of calls is part of the recipe."""
+
+    def __init__(self, columns: np.ndarray) -> None:
+        self._columns = iter(columns)
+
+    def unit(self) -> Tensor:
+        """(B,) uniform in [0, 1)."""
+        return torch.from_numpy(next(self._columns))
+
+    def between(self, low: float, high: float) -> Tensor:
+        """(B,) uniform in [low, high)."""
+        return low + (high - low) * self.unit()
+
+    def happens(self, probability: float) -> Tensor:
+        """(B,) bool, True with the probability."""
+        return self.unit() < probability
+
+    def roll_gain(self, beta: float) -> Tensor:
+        """(B,) natural log of the power gain of an amplitude Beta(beta, beta) + 0.5."""
+        uniform = self.unit()
+        if beta <= 0:
+            return torch.zeros_like(uniform)
+        return 2 * torch.from_numpy(betaincinv(beta, beta, uniform.numpy()) + 0.5).log()
+
+
+# Uniform numbers a view can take; asking for more raises.
+_N_DRAWS = 24
+
+
+def _draw(names: Sequence[int | str], seed: int, epoch: int, view: int) -> np.ndarray:
+    """Uniform numbers (_N_DRAWS, B) float32 in [0, 1), a function of seed, epoch, clip and view alone."""
+    rows = []
+    for name in names:
+        digest = hashlib.shake_128(f"{seed}/{epoch}/{view}/{name}".encode()).digest(4 * _N_DRAWS)
+        rows.append(np.frombuffer(digest, dtype="<u4"))
+    # 24 bits fit a float32 without rounding up to 1.
+    return np.ascontiguousarray(((np.stack(rows) >> 8) / (1 << 24)).astype(np.float32).T)
+
+
+def _real_frames(n_frames: Tensor, n_out: int) -> Tensor:
+    """(B, n_out) bool, True for a clip's own frames."""
+    return torch.arange(n_out)[None] < n_frames[:, None]
+
+
+def _roll_and_stretch(mel: Tensor, n_frames: Tensor, shift: Tensor, speed: Tensor, n_out: int) -> Tensor:
+    """Read each clip's frames from `shift` on, wrapping round, at `speed`; silence once all have been read."""
+    place = torch.arange(n_out)[None] * speed[:, None]  # (B, n_out) in the rolled clip
+    last = (n_frames - 1)[:, None]
+
+    def frames(rows: Tensor, at: Tensor) -> Tensor:
+        index = (at.long().minimum(last[rows]) + shift[rows, None].long()) % n_frames[rows, None]
+        return mel[rows.to(mel.device)[:, None], index.to(mel.device)]  # (rows, n_out, M)
+
+    below = place.floor()
+    out = frames(torch.arange(len(mel)), below)
+    if len(rows := (speed != 1).nonzero()[:, 0]):
+        weight = (place - below)[rows, :, None].to(mel.device)
+        out[rows] = torch.lerp(out[rows], frames(rows, below[rows] + 1), weight)
+    return out.masked_fill_((place > last).to(mel.device)[..., None], LOG_FLOOR)
+
+
+def _add_noise(view: Tensor, real: Tensor, snr_db: Tensor, start: Tensor, fbank: KaldiFbank) -> Tensor:
+    """Add white noise at a ratio to the view's own mean power.
+
+    Both powers are read off the mels, each in proportion to its share of white noise: pre-emphasis and the
+    triangles' widths weigh signal and noise alike.
+    """
+    bank = _noise_bank(fbank.sample_rate, fbank.n_mels, fbank.frame_shift_ms, view.device)  # (bank frames, M)
+    power = view.exp()
+    share = (power / bank.mean(dim=0)).mean(dim=2) * real  # (B, T)
+    mean = share.sum(dim=1) / real.sum(dim=1)
+    level = mean * 10 ** (-snr_db.to(view.device) / 10)
+    first = (start * (len(bank) - view.shape[1])).long()
+    excerpt = (first[:, None] + torch.arange(view.shape[1])).to(view.device)  # (B, T)
+    return power.add_(bank[excerpt] * level[:, None, None]).log_()
+
+
+@lru_cache(maxsize=4)
+def _noise_bank(sample_rate: int, n_mels: int, frame_shift_ms: float, device: torch.device) -> Tensor:
+    """Mel powers (frames, M) of white noise of unit power."""
+    generator = torch.Generator().manual_seed(_NOISE_SEED)
+    noise = torch.randn(1, _NOISE_BANK_S * sample_rate, generator=generator)
+    mel, _ = KaldiFbank(sample_rate, n_mels, frame_shift_ms)(noise, torch.tensor([noise.shape[1]]))
+    return mel[0].exp().to(device)
+
+
+def _filter_gains(lots: _Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
+    """Natural-log power gains (B, M) of the high-pass and the band-stop at the mels' centres.
+
+    Butterworth magnitude responses, 6 dB per octave and order.
+    """
+    hz = fbank.centres_hz()[None]  # (1, M)
+    low, high = (round(db / 6) for db in config.rolloff_db)
+
+    def order() -> Tensor:
+        return (low + (lots.unit() * (high - low + 1)).floor())[:, None]
+
+    used, cutoff, steep = (
+        lots.happens(config.high_pass_p),
+        lots.between(*config.high_pass_hz)[:, None],
+        order(),
+    )
+    high_pass = -torch.log1p((cutoff / hz) ** (2 * steep))
+    gains = high_pass * used[:, None]
+    used, centre = lots.happens(config.band_stop_p), lots.between(*config.band_stop_hz)[:, None]
+    width, steep = centre * lots.between(*config.band_stop_width)[:, None], order()
+    lower, upper = (centre - width / 2).clamp(min=1.0), centre + width / 2
+    distance = (hz.square() - lower * upper).abs().clamp(min=1e-3) / (hz * (upper - lower))  # 1 at both edges
+    # A band-stop of order n falls off n * 6 dB per octave on either side of the edge (two poles each).
+    band_stop = -torch.log1p(distance ** (-2 * steep))
+    return gains + band_stop * used[:, None]
+
+
+def _shift_pitch(view: Tensor, semitones: Tensor, fbank: KaldiFbank) -> Tensor:
+    """Move the spectrum by semitones: every mel reads what lay at its frequency over the ratio."""
+    hz = fbank.centres_hz()
+    mels = hz_to_mel(hz)  # (M,) evenly spaced
+    source = hz_to_mel(hz[None] / torch.exp2(semitones / 12)[:, None])  # (B, M)
+    place = (source - mels[0]) / (mels[1] - mels[0])  # in mels
+    above = place > fbank.n_mels - 1  # nothing lies above Nyquist
+    place = place.clamp(0, fbank.n_mels - 1)
+    weights = (1 - (place[:, None] - torch.arange(fbank.n_mels)[:, None]).abs()).clamp(min=0)  # (B, from, to)
+    return (view @ weights.to(view.device)).masked_fill_(above.to(view.device)[:, None], LOG_FLOOR)
