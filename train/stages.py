@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from alm.settings import dump_settings
-from train.rundir import begin, environment, fingerprint, finish, is_finished, read_json, write_json
+from train.ranks import barrier, is_main
+from train.rundir import MARKER, begin, environment, fingerprint, finish, is_finished, read_json, write_json
 from train.settings import TrainSettings
 
 # stage -> (module, function, artifact folder); the function takes (settings, folder) and returns facts
@@ -33,7 +34,8 @@ def run_stage(settings: TrainSettings) -> Path:
     module, name, _ = _STAGES[settings.stage]
 
     def work(folder: Path) -> dict[str, Any]:
-        (folder / "config.yaml").write_text(dump_settings(settings), encoding="utf-8")
+        if is_main():
+            (folder / "config.yaml").write_text(dump_settings(settings), encoding="utf-8")
         function = getattr(importlib.import_module(module), name)
         return function(settings, folder)
 
@@ -59,12 +61,18 @@ def run_step(
         The facts, as kept.
     """
     print_ = fingerprint({k: v for k, v in settings.items() if k != "out"}, inputs)
-    if is_finished(folder, print_):
+    done = is_finished(folder, print_)
+    barrier()  # every process has looked before the first one changes anything
+    if done:
         print(f"{folder.name}: already done, reused", flush=True)
-        return read_json(folder / "finished.json")
-    begin(folder, print_)
-    write_json(folder / "environment.json", environment())
+        return read_json(folder / MARKER)
+    if is_main():
+        begin(folder, print_)
+        write_json(folder / "environment.json", environment())
+    barrier()
     started = time.perf_counter()
     facts = work(folder)
-    finish(folder, print_, {**facts, "seconds": round(time.perf_counter() - started, 1)})
-    return read_json(folder / "finished.json")
+    if is_main():
+        finish(folder, print_, {**facts, "seconds": round(time.perf_counter() - started, 1)})
+    barrier()
+    return read_json(folder / MARKER)

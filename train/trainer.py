@@ -115,7 +115,7 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
         save_steps=run.save_every or 500,
         save_total_limit=2,
         report_to=list(run.report_to) or "none",
-        gradient_checkpointing=run.gradient_checkpointing,
+        **({"gradient_checkpointing": True} if run.gradient_checkpointing else {}),
         dataloader_num_workers=settings.data.workers,
         remove_unused_columns=False,
         disable_tqdm=True,
@@ -123,6 +123,12 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
         label_names=["labels"],
         dataloader_drop_last=settings.stage == "pretrain",
     )
+
+
+def gathered_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """The model's whole state dict, also where ZeRO-3 holds it in pieces; every process must call this."""
+    wrapped = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
+    return trainer.accelerator.get_state_dict(wrapped)
 
 
 def fit(

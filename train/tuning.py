@@ -20,8 +20,9 @@ from train.conversations import (
     clips_of,
     read_manifests,
 )
+from train.ranks import is_main, say
 from train.settings import TrainSettings
-from train.trainer import fit
+from train.trainer import fit, gathered_weights
 
 
 def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLanguageProcessor]:
@@ -55,7 +56,7 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     set_seed(settings.run.seed)
     model, processor = starting_model(settings)
     table = model.set_policy(settings.policy)
-    print(table, flush=True)
+    say(table)
     clips = ClipAudio(processor.sample_rate)
     if settings.data.cache_features and settings.policy.encoder == "frozen":
         device = pick_device()
@@ -69,12 +70,12 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"trainable": table.splitlines(), "samples": len(records)}
     if held_out:
         facts |= listening_losses(model, collator, held_out, settings.optim.batch_size)
-        print(
+        say(
             f"{settings.stage}: held-out loss {facts['loss']:.3f} with the right audio, "
-            f"{facts['loss_other_audio']:.3f} with another clip's",
-            flush=True,
+            f"{facts['loss_other_audio']:.3f} with another clip's"
         )
-    if trainer.is_world_process_zero():
-        model.save_pretrained(folder / "model")
+    weights = gathered_weights(trainer)
+    if is_main():
+        model.save_pretrained(folder / "model", state_dict=weights)
         processor.save_pretrained(folder / "model")
     return facts
