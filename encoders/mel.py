@@ -110,12 +110,12 @@ class KaldiFbank(nn.Module):
             out[part] = (power @ banks).clamp_(min=torch.finfo(torch.float32).eps).log_()
         return out
 
-    def centres_hz(self) -> Tensor:
-        """Centre frequencies (M,) of the mel triangles in Hz, float32."""
-        return mel_to_hz(self._edges_mel()[1:-1]).float()
+    def edges_hz(self) -> Tensor:
+        """Corners of the mel triangles (M + 2,) in Hz, float32: left end, the M centres, right end."""
+        return mel_to_hz(self._edges_mel()).float()
 
     def _edges_mel(self) -> Tensor:
-        """Corners of the triangles (M + 2,) on the mel scale: left end, centres, right end."""
+        """The corners on the mel scale, evenly spaced."""
         low, high = hz_to_mel(torch.tensor([_LOW_HZ, self.sample_rate / 2], dtype=torch.float64)).tolist()
         return torch.linspace(low, high, self.n_mels + 2, dtype=torch.float64)
 

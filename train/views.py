@@ -5,7 +5,8 @@ the augmentations act on its log-mel, a few milliseconds a clip. What each becom
 
 - circular roll: roll of the clip's own frames; gain: a constant added; polarity inversion: nothing at all
   (a power spectrum has no sign), so it is not drawn;
-- Gaussian noise at a signal-to-noise ratio: powers add, with the log-mel of real white noise;
+- Gaussian noise at a signal-to-noise ratio: powers add, with the log-mel of real white noise (the cross terms
+  are left out: where both are about equally strong, the sum fluctuates a little less than a real one);
 - high-pass and band-stop: their power response at each mel's centre, added;
 - time stretch and pitch shift: bilinear warps of the time and of the frequency axis.
 
@@ -221,13 +222,17 @@ def _roll_and_stretch(mel: Tensor, n_frames: Tensor, shift: Tensor, speed: Tenso
 def _add_noise(view: Tensor, real: Tensor, snr_db: Tensor, start: Tensor, fbank: KaldiFbank) -> Tensor:
     """Add white noise at a ratio to the view's own mean power.
 
-    Both powers are read off the mels, each in proportion to its share of white noise: pre-emphasis and the
-    triangles' widths weigh signal and noise alike.
+    The view's power is read off its mels: each over white noise's there, which cancels pre-emphasis and the
+    triangles' areas, weighted by the band it stands for.
     """
     bank = _noise_bank(fbank.sample_rate, fbank.n_mels, fbank.frame_shift_ms, view.device)  # (bank frames, M)
     power = view.exp()
-    share = (power / bank.mean(dim=0)).mean(dim=2) * real  # (B, T)
-    mean = share.sum(dim=1) / real.sum(dim=1)
+    white = bank.mean(dim=0)  # (M,)
+    edges = fbank.edges_hz().to(view.device)
+    band = (edges[2:] - edges[:-2]) * (
+        white > 10 * math.exp(LOG_FLOOR)
+    )  # the lowest triangles can hold no bin
+    mean = ((power @ (band / band.sum() / white)) * real).sum(dim=1) / real.sum(dim=1)  # (B,)
     level = mean * 10 ** (-snr_db.to(view.device) / 10)
     first = (start * (len(bank) - view.shape[1])).long()
     excerpt = (first[:, None] + torch.arange(view.shape[1])).to(view.device)  # (B, T)
@@ -248,7 +253,7 @@ def _filter_gains(lots: _Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
 
     Butterworth magnitude responses, 6 dB per octave and order.
     """
-    hz = fbank.centres_hz()[None]  # (1, M)
+    hz = fbank.edges_hz()[1:-1][None]  # (1, M)
     low, high = (round(db / 6) for db in config.rolloff_db)
 
     def order() -> Tensor:
@@ -272,7 +277,7 @@ def _filter_gains(lots: _Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
 
 def _shift_pitch(view: Tensor, semitones: Tensor, fbank: KaldiFbank) -> Tensor:
     """Move the spectrum by semitones: every mel reads what lay at its frequency over the ratio."""
-    hz = fbank.centres_hz()
+    hz = fbank.edges_hz()[1:-1]
     mels = hz_to_mel(hz)  # (M,) evenly spaced
     source = hz_to_mel(hz[None] / torch.exp2(semitones / 12)[:, None])  # (B, M)
     place = (source - mels[0]) / (mels[1] - mels[0])  # in mels

@@ -1,0 +1,91 @@
+"""NT-Xent: the golden value and gradients, chunks, precision, several processes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+from torch import Tensor
+
+from train.losses import nt_xent
+
+
+def views(batch: int = 12, dim: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randn(batch, dim, generator=generator)
+    return first, first + 0.8 * torch.randn(batch, dim, generator=generator)
+
+
+def loss_and_grads(z0: Tensor, z1: Tensor, **options: int) -> list[Tensor]:
+    z0, z1 = z0.clone().requires_grad_(), z1.clone().requires_grad_()
+    loss = nt_xent(z0, z1, **options)
+    return [loss.detach(), *torch.autograd.grad(loss, (z0, z1))]
+
+
+def test_golden(shared_dir: Path) -> None:
+    golden = load_file(shared_dir / "golden" / "audiomosaic_tiny_expected.safetensors")
+    got = loss_and_grads(golden["ntxent.z0"], golden["ntxent.z1"])
+    for value, name in zip(got, ("loss", "grad_z0", "grad_z1"), strict=True):
+        assert (value - golden[f"ntxent.{name}"].reshape(value.shape)).abs().max() <= 1e-5
+
+
+def test_by_hand() -> None:
+    """Two clips, all views apart but the partners: -log(e^(1/t) / (e^(1/t) + 2 e^0))."""
+    z = torch.tensor([[3.0, 0.0], [0.0, 0.5]])
+    expected = -torch.log(torch.exp(torch.tensor(2.0)) / (torch.exp(torch.tensor(2.0)) + 2))
+    assert torch.allclose(nt_xent(z, 2 * z, temperature=0.5), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 24, 100])
+def test_chunks_change_nothing(rows: int) -> None:
+    for plain, chunked in zip(
+        loss_and_grads(*views()), loss_and_grads(*views(), chunk_rows=rows), strict=True
+    ):
+        assert torch.allclose(plain, chunked, atol=1e-7)
+
+
+def test_logits_stay_in_float32() -> None:
+    z0, z1 = views(64)
+    exact = nt_xent(z0.bfloat16().float(), z1.bfloat16().float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = nt_xent(z0.bfloat16(), z1.bfloat16())
+    assert got.dtype == torch.float32 and torch.equal(got, exact)
+
+
+@pytest.mark.parametrize(("shape0", "shape1"), [((4, 8), (5, 8)), ((4, 8, 2), (4, 8, 2)), ((1, 8), (1, 8))])
+def test_bad_shapes(shape0: tuple[int, ...], shape1: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError):
+        nt_xent(torch.randn(shape0), torch.randn(shape1))
+
+
+def _one_of_two(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    try:
+        z0, z1 = views()
+        mine = slice(rank * 6, rank * 6 + 6)
+        weight = torch.eye(16).requires_grad_()  # a shared parameter before the loss
+        results = []
+        for chunk_rows in (None, 4):
+            loss = nt_xent(z0[mine] @ weight, z1[mine] @ weight, chunk_rows=chunk_rows)
+            (grad,) = torch.autograd.grad(loss, weight)
+            both = torch.stack([loss.detach(), *grad.flatten()])
+            dist.all_reduce(both)
+            results.append(both / 2)  # the mean over processes, as DistributedDataParallel takes it
+        if rank == 0:
+            torch.save(results, f"{folder}/results.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    mp.spawn(_one_of_two, args=(str(tmp_path),), nprocs=2)
+    z0, z1 = views()
+    weight = torch.eye(16).requires_grad_()
+    loss = nt_xent(z0 @ weight, z1 @ weight)
+    expected = torch.stack([loss.detach(), *torch.autograd.grad(loss, weight)[0].flatten()])
+    for got in torch.load(tmp_path / "results.pt", weights_only=True):
+        assert (got - expected).abs().max() <= 1e-6
+        assert (got[1:] - expected[1:]).abs().max() <= 1e-7 * expected[1:].abs().max().clamp(min=1) + 1e-7

@@ -1,0 +1,188 @@
+"""Views do on the log-mel what the official augmentations do on the waveform, from stateless randomness."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from scipy import signal
+from torch import Tensor
+
+from encoders.mel import LOG_FLOOR, KaldiFbank
+from train.views import ViewConfig, make_views, make_views_of_mel
+
+RATE = 16000
+FBANK = KaldiFbank()
+OFF = ViewConfig(
+    n_frames=198, roll=False, roll_gain_beta=0, time_stretch_p=0, noise_p=0, gain_p=0, high_pass_p=0,
+    band_stop_p=0, pitch_p=0,
+)  # fmt: skip
+
+
+def only(**options: object) -> ViewConfig:
+    return dataclasses.replace(OFF, **options)  # type: ignore[arg-type]
+
+
+def coloured(seconds: float = 2.0, seed: int = 0) -> np.ndarray:
+    """Noise whose level changes over time and falls with frequency."""
+    n = round(RATE * seconds)
+    white = np.random.default_rng(seed).standard_normal(n)
+    pink = signal.lfilter([0.05], [1, -0.95], white)
+    return (pink * (0.3 + 0.2 * np.sin(np.linspace(0, 9, n)))).astype(np.float32)
+
+
+def mel_of(samples: np.ndarray) -> Tensor:
+    wave = torch.from_numpy(samples.astype(np.float32))[None]
+    return FBANK(wave, torch.tensor([wave.shape[1]]))[0][0]
+
+
+def view_of(samples: np.ndarray, config: ViewConfig, key: int = 0) -> Tensor:
+    wave = torch.from_numpy(samples.astype(np.float32))[None]
+    return make_views(wave, torch.tensor([wave.shape[1]]), [key], FBANK, config)[0][0]
+
+
+def batch() -> tuple[Tensor, Tensor, list[str]]:
+    waves = torch.stack([torch.from_numpy(coloured(2.0, seed)) for seed in range(5)])
+    return waves, torch.tensor([32000, 16000, 31999, 400, 20000]), ["a", "b", "c", "d", "e"]
+
+
+def test_randomness_belongs_to_the_clip() -> None:
+    waves, lengths, keys = batch()
+    config = ViewConfig(n_frames=150)
+    together = make_views(waves, lengths, keys, FBANK, config, seed=1, epoch=2)
+    order = [3, 0, 4]
+    some = make_views(waves[order], lengths[order], [keys[i] for i in order], FBANK, config, seed=1, epoch=2)
+    for whole, part in zip(together, some, strict=True):
+        assert torch.allclose(whole[order], part, atol=1e-4)
+    again = make_views(waves, lengths, keys, FBANK, config, seed=1, epoch=2)
+    assert torch.equal(together[0], again[0]) and torch.equal(together[1], again[1])
+    assert not torch.allclose(together[0], together[1])
+    for other in ({"seed": 2, "epoch": 2}, {"seed": 1, "epoch": 3}):
+        assert not torch.allclose(together[0], make_views(waves, lengths, keys, FBANK, config, **other)[0])
+    renamed = make_views(waves, lengths, torch.arange(5), FBANK, config, seed=1, epoch=2)
+    assert not torch.allclose(together[0], renamed[0])
+
+
+def test_global_generators_are_left_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    make_views(*batch(), FBANK, ViewConfig())
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_frames_are_cut_and_padded() -> None:
+    waves, lengths, keys = batch()
+    mel, n_frames = FBANK(waves, lengths)
+    every = ViewConfig(
+        n_frames=120, time_stretch_p=1, noise_p=1, gain_p=1, high_pass_p=1, band_stop_p=1, pitch_p=1
+    )
+    for config in (every, only(n_frames=120), ViewConfig(n_frames=120, augment="none")):
+        for view in make_views(waves, lengths, keys, FBANK, config):
+            assert view.shape == (5, 120, 128) and view.isfinite().all()
+            for row, n in enumerate(n_frames.tolist()):
+                assert (view[row, n:] == 0).all() and (view[row, : min(n, 120)] != 0).any()
+    untouched, _ = make_views(waves, lengths, keys, FBANK, only(n_frames=120))
+    for row, n in enumerate(n_frames.tolist()):
+        assert torch.equal(untouched[row, :n], mel[row, : min(n, 120)])
+    kept = make_views_of_mel(mel, n_frames, keys, FBANK, every)
+    assert torch.equal(kept[0], make_views(waves, lengths, keys, FBANK, every)[0])
+
+
+def test_roll_is_a_roll() -> None:
+    samples = coloured()
+    mel, view = mel_of(samples), view_of(samples, only(roll=True))
+    shifts = [s for s in range(198) if torch.equal(mel.roll(-s, dims=0), view)]
+    assert len(shifts) == 1
+    rolled = mel_of(np.roll(samples, -160 * shifts[0]))
+    before_seam = (
+        198 - shifts[0]
+    )  # behind it the waveform's roll is off by the part of a frame that was left over
+    assert (rolled - view)[:before_seam].abs().max() < 1e-3
+    assert len({view_of(samples, only(roll=True), key)[0, 0].item() for key in range(20)}) > 15
+
+
+def test_gain_is_a_gain() -> None:
+    samples = coloured()
+    view = view_of(samples, only(gain_p=1, gain_db=(-6.0, -6.0)))
+    assert (view - mel_of(samples * 10 ** (-6 / 20))).abs().max() < 1e-3
+    amplitudes = [
+        ((view_of(samples, only(roll_gain_beta=10.0), key) - mel_of(samples)).mean() / 2).exp().item()
+        for key in range(60)
+    ]
+    assert 0.5 < min(amplitudes) and max(amplitudes) < 1.5 and abs(np.mean(amplitudes) - 1) < 0.06
+    assert 0.06 < np.std(amplitudes) < 0.16  # Beta(10, 10): 0.109
+
+
+@pytest.mark.parametrize("snr_db", [5.0, 20.0])
+def test_noise_has_its_ratio(snr_db: float) -> None:
+    samples = signal.lfilter([1, 0.5], [1], np.random.default_rng(3).standard_normal(32000)) * 0.1
+    view = view_of(samples, only(noise_p=1, noise_snr_db=(snr_db, snr_db)))
+    sigma = np.sqrt(np.mean(samples**2)) / 10 ** (snr_db / 20)
+    wanted = mel_of(samples + sigma * np.random.default_rng(4).standard_normal(len(samples)))
+    spectrum, wanted_spectrum = view.exp().mean(dim=0).log(), wanted.exp().mean(dim=0).log()
+    assert (spectrum - wanted_spectrum).abs().mean() < 0.15  # 0.65 dB
+    assert (view.std(dim=0) / wanted.std(dim=0)).nanmedian() == pytest.approx(1, abs=0.3)  # no cross terms
+
+
+def test_filters_follow_butterworth() -> None:
+    white = np.random.default_rng(5).standard_normal(64000) * 0.1
+    config = only(n_frames=398, high_pass_p=1, high_pass_hz=(1000.0, 1000.0), rolloff_db=(12.0, 12.0))
+    wanted = mel_of(signal.sosfilt(signal.butter(2, 1000, "highpass", fs=RATE, output="sos"), white))
+    difference = (view_of(white, config) - wanted).mean(dim=0)
+    assert difference[30:].abs().mean() < 0.1 and difference[30:].abs().max() < 0.4
+    config = only(
+        n_frames=398,
+        band_stop_p=1,
+        band_stop_hz=(2000.0, 2000.0),
+        band_stop_width=(1.0, 1.0),
+        rolloff_db=(12.0, 12.0),
+    )
+    wanted = mel_of(signal.sosfilt(signal.butter(2, [1000, 3000], "bandstop", fs=RATE, output="sos"), white))
+    difference = (view_of(white, config) - wanted).mean(dim=0)
+    assert difference.abs().mean() < 0.25 and difference.abs().median() < 0.1
+
+
+def clicks(seconds: list[float]) -> np.ndarray:
+    samples = 1e-3 * np.random.default_rng(6).standard_normal(2 * RATE)
+    for at in seconds:
+        samples[round(at * RATE) : round(at * RATE) + 400] += 0.5 * np.random.default_rng(7).standard_normal(
+            400
+        )
+    return samples
+
+
+@pytest.mark.parametrize("speed", [0.7, 1.3])
+def test_stretch_moves_events(speed: float) -> None:
+    view = view_of(clicks([0.3, 0.9]), only(time_stretch_p=1, time_stretch=(speed, speed)))
+    loudness = view.mean(dim=1).numpy()
+    peaks, _ = signal.find_peaks(loudness, prominence=3)
+    assert len(peaks) == 2
+    assert np.abs(peaks - np.array([0.3, 0.9]) / speed * 100).max() <= 2
+    if speed > 1:
+        assert (view[round(198 / speed) + 1 :] == LOG_FLOOR).all()  # silence after the end
+
+
+@pytest.mark.parametrize("semitones", [-4.0, 3.0])
+def test_pitch_moves_tones(semitones: float) -> None:
+    seconds = np.arange(2 * RATE) / RATE
+    view = view_of(
+        0.3 * np.sin(2 * np.pi * 900 * seconds), only(pitch_p=1, pitch_semitones=(semitones, semitones))
+    )
+    wanted = mel_of(0.3 * np.sin(2 * np.pi * 900 * 2 ** (semitones / 12) * seconds))
+    assert (view.mean(dim=0).argmax() - wanted.mean(dim=0).argmax()).abs() <= 1
+
+
+def test_probabilities_hold() -> None:
+    samples, config = coloured(), only(gain_p=0.3, gain_db=(-9.0, -3.0))
+    mel = mel_of(samples)
+    changed = [not torch.equal(view_of(samples, config, key), mel) for key in range(200)]
+    assert 0.2 < np.mean(changed) < 0.4
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="expected 'fast' or 'none'"):
+        ViewConfig(augment="slow")
+    waves, lengths, keys = batch()
+    with pytest.raises(ValueError, match="4 keys for 5 clips"):
+        make_views(waves, lengths, keys[:4], FBANK, ViewConfig())
