@@ -186,3 +186,21 @@ def test_bad_arguments() -> None:
     waves, lengths, keys = batch()
     with pytest.raises(ValueError, match="4 keys for 5 clips"):
         make_views(waves, lengths, keys[:4], FBANK, ViewConfig())
+
+
+def test_a_band_stop_centred_on_a_mel_stays_finite():
+    """The response of a steep filter underflows at its centre; that must not become an infinity."""
+    fbank = KaldiFbank()
+    middle = float(fbank.edges_hz()[61])
+    centre = middle / (1 - 0.25**2) ** 0.5  # a band half its centre wide is deepest where that gives `middle`
+    config = ViewConfig(
+        band_stop_p=1.0,
+        band_stop_hz=(centre, centre),
+        band_stop_width=(0.5, 0.5),
+        rolloff_db=(60.0, 60.0),
+        pitch_p=1.0,
+        noise_p=0.0,
+    )
+    waveform = torch.randn(8, 16000) * 0.1
+    for view in make_views(waveform, torch.full((8,), 16000), list(range(8)), fbank, config):
+        assert torch.isfinite(view).all()

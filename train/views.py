@@ -264,14 +264,15 @@ def _filter_gains(lots: _Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
         lots.between(*config.high_pass_hz)[:, None],
         order(),
     )
-    high_pass = -torch.log1p((cutoff / hz) ** (2 * steep))
+    # softplus(x) is log(1 + e^x) without the power itself, which overflows where a filter is deepest
+    high_pass = -functional.softplus(2 * steep * (cutoff / hz).log())
     gains = high_pass * used[:, None]
     used, centre = lots.happens(config.band_stop_p), lots.between(*config.band_stop_hz)[:, None]
     width, steep = centre * lots.between(*config.band_stop_width)[:, None], order()
     lower, upper = (centre - width / 2).clamp(min=1.0), centre + width / 2
     distance = (hz.square() - lower * upper).abs().clamp(min=1e-3) / (hz * (upper - lower))  # 1 at both edges
     # A band-stop of order n falls off n * 6 dB per octave on either side of the edge (two poles each).
-    band_stop = -torch.log1p(distance ** (-2 * steep))
+    band_stop = -functional.softplus(-2 * steep * distance.log())
     return gains + band_stop * used[:, None]
 
 
