@@ -16,15 +16,17 @@ _PRONOUN = re.compile(
     r"one\b|\bone(?=\s+(?:of|might|could|may|can|should|must|would)\b)",
     re.IGNORECASE,
 )
-_ARTICLES = frozenset(["a", "an", "the"])
 # Choices that are everyday words of any sentence: they count after a cue, not wherever they turn up.
-_COMMON = frozenset(["no", "not", "none", "yes", "it", "is", "or", "and", "i", "a", "an", "the"])
-_GAP = r"(?:(?:[^\w#]|_)+(?:(?:an?|the)(?:[^\w#]|_)+)?)"
+_COMMON = frozenset(["no", "not", "none", "yes", "it", "is", "or", "and", "an", "the"])
+# What may stand between two words of a choice: any marks, or any but the end of a sentence.
+_ANY_MARK = r"(?:[^\w#]|_)"
+_INNER_MARK = r"(?:[^\w#.!?;\n]|_|[.!?;](?=\S))"
 
 _NEGATION = re.compile(
     r"(?:\bnot\b(?! only)|n't\b|\bnever\b|\bneither\b|\bnor\b|\brather than\b|\binstead of\b|\bunlike\b|\bexcept\b"
     r"|\bexclud\w+|\brul(?:e|es|ed|ing) out\b|\beliminat\w+|\bother than\b|\bas opposed to\b|\bdismiss\w*"
-    r"|\breject\w*|\bdiscard\w*|\bno\b(?! doubt)|\bcannot\b|\bwithout\b|\babsence of\b|\black of\b|\bbetween\b)"
+    r"|\breject\w*|\bdiscard\w*|\bno\b(?! doubt)|\bcannot\b|\bwithout\b|\babsence of\b|\black of\b|\bbetween\b"
+    r"|\bwhether\b)"
     r"\W*(?:[\w'\x00]+[ \t\"'(\[*-]+){0,5}$|\bthan\W+(?:[\w']+\W+){0,2}$",
     re.IGNORECASE,
 )
@@ -33,12 +35,17 @@ _REJECTION = re.compile(
     r"(?:\s+(?:clearly|probably|also|definitely|both|all|be|to be|therefore|thus|very|most|much|quite|an?|the))*\s*"
     r"(?:not\b|n't|cannot|incorrect|wrong|unlikely|impossible|implausible|ruled out|excluded|eliminated|dismissed"
     r"|less likely|false|absent|missing|inconsistent|out of the question|(?:\w+\s+)?distractor)|cannot|can't"
-    r"|\(?(?:incorrect|wrong|no)\b)",
+    r"|[(:\u2013\u2014-]\s*(?:incorrect|wrong|no|not)\b)",
     re.IGNORECASE,
 )
-_CLAUSE_BREAK = re.compile(r"[.;:!?\n,](?=\s|$)|\b(?:but|however|although|though|while|whereas|so)\b", re.IGNORECASE)
-_LIST_GLUE = re.compile(r"^(?:[\s,/&\"'()*\[\].:-]|\b(?:and|or|nor|the|an?|options?|choices?|[A-Z](?=[).:]))\b)*$", re.I)
-_SENTENCE_END = re.compile(r"[.!?]+[\"')\]*]*(?=\s|$)|\n+")
+_CLAUSE_BREAK = re.compile(
+    r"[.;:!?\n,](?=\s|$)|\b(?:but|however|although|though|while|whereas|so)\b", re.IGNORECASE
+)
+_CONTRAST = re.compile(r"unlike|instead|rather|as opposed|other than|except|between|whether|than")
+_LIST_GLUE = re.compile(
+    r"^(?:[\s,/&\"'()*\[\].:-]|\b(?:and|or|nor|the|an?|options?|choices?|[A-Z](?=[).:]))\b)*$", re.I
+)
+_SENTENCE_END = re.compile(r"[.!?]+[\"')\]*]*(?=\s|$)(?!\s+(?:or|and|nor)\b)|\n+")
 
 
 def canonical(text: str) -> str:
@@ -81,8 +88,7 @@ class Options:
         """Per choice its words without articles, number words as digits."""
         found = []
         for text in self.texts:
-            words = words_of(canonical(text))
-            found.append(tuple(word for word in words if word not in _ARTICLES) or tuple(words))
+            found.append(tuple(words_of(canonical(text))))
         return found
 
     @cached_property
@@ -105,7 +111,7 @@ class Options:
         """Distinct choices with words, longest first."""
         distinct = [i for i, words in enumerate(self.words) if words and self.same_as[i] == i]
         distinct.sort(key=lambda i: -sum(map(len, self.words[i])))
-        return [(i, re.compile(_pattern(self.words[i]), re.IGNORECASE)) for i in distinct]
+        return [(i, re.compile(_pattern(self.words[i], self.texts[i]), re.IGNORECASE)) for i in distinct]
 
     def text_at(self, text: str, start: int) -> Mention | None:
         """The longest choice whose text stands at `start` (an article may stand before it)."""
@@ -119,16 +125,28 @@ class Options:
 
     def equal_to(self, text: str) -> int | None:
         """The choice that a whole text equals, articles and punctuation aside."""
-        words = words_of(text)
-        words = [word for word in words if word not in _ARTICLES] or words
-        key = tuple(words)
+        key = tuple(words_of(text))
+        if len(key) == 1 and len(key[0]) == 1 and key[0].isalpha():
+            # A single letter: "A" is the label unless a choice is written just so.
+            text = text.strip(" \t\n.,:;!\"'")
+            return next((i for i, choice in enumerate(self.texts) if choice.strip() == text), None)
         return self.words.index(key) if key and key in self.words else None
+
+    def common_mentions(self, text: str) -> list[Mention]:
+        """Every place that holds a choice such as "no", whether or not it is meant there."""
+        common = [(index, pattern) for index, pattern in self._patterns if self._is_common(index)]
+        return [
+            Mention(*match.span(), index) for index, pattern in common for match in pattern.finditer(text)
+        ]
+
+    def _is_common(self, index: int) -> bool:
+        return len(self.words[index]) == 1 and self.words[index][0] in _COMMON
 
     def text_mentions(self, text: str) -> list[Mention]:
         """Every place that names a choice by its text, longest match first, none overlapping."""
         found: list[Mention] = []
         for index, pattern in self._patterns:
-            if len(self.words[index]) == 1 and self.words[index][0] in _COMMON:
+            if self._is_common(index):
                 continue
             for match in pattern.finditer(text):
                 if all(match.end() <= other.start or match.start() >= other.end for other in found):
@@ -138,7 +156,7 @@ class Options:
     def label_mentions(self, text: str) -> list[Mention]:
         """Every place that names a choice by its label: `(B)`, `option B`, `B)` or `B.` at the start of a line."""
         pattern = (
-            r"[(\[]([A-Za-z])[)\]]|\b(?:options?|choices?|letter)\s+[\"'(]*([A-Z]|[b-hj-z])\b(?!')"
+            r"[(\[]([A-Za-z])[)\]]|\b(?i:options?|choices?|letter)\s+[\"'(]*([A-Z]|[b-hj-z])\b(?!')"
             r"|^[ \t>*-]*([A-Z])[).:](?=\s|$)"
         )
         found = []
@@ -154,35 +172,56 @@ class Options:
         A label and the text of the same choice side by side are one mention.
         """
         merged: list[Mention] = []
-        inside = self.text_mentions(text)
-        labels = [
-            label
-            for label in self.label_mentions(text)
-            if all(label.end <= other.start or label.start >= other.end for other in inside)
-        ]
-        for mention in sorted([*inside, *labels], key=lambda one: one.start):
+        labels = self.label_mentions(text)
+        texts = self.text_mentions(text)
+        # "Option D" is a label even where D is a choice's text; "(b)" within a choice's text is none.
+        labels = [one for one in labels if not any(_inside(one, other) and one != other for other in texts)]
+        texts = [one for one in texts if not any(_inside(one, other) for other in labels)]
+        for mention in sorted([*labels, *texts], key=lambda one: one.start):
             last = merged[-1] if merged else None
-            if last and last.index == mention.index and not re.search(r"[\w]", text[last.end : mention.start]):
+            if (
+                last
+                and last.index == mention.index
+                and not re.search(r"[\w]", text[last.end : mention.start])
+            ):
                 merged[-1] = Mention(last.start, mention.end, last.index)
             else:
                 merged.append(mention)
         return _judge(text, merged)
 
 
-def _pattern(words: tuple[str, ...]) -> str:
+def _number_pattern(number: str) -> str:
+    """A pattern for a number written with or without thousands separators and final zeros."""
+    whole, _, fraction = number.partition(".")
+    groups = re.sub(r"(?<=\d)(?=(?:\d{3})+$)", ",?", whole)
+    return groups + (rf"\.{fraction}0*" if fraction else r"(?:\.0+)?")
+
+
+def _pattern(words: tuple[str, ...], text: str) -> str:
     """A pattern that finds a choice in canonical text whatever stands between its words."""
-    pieces = [re.escape(word) for word in words]
+    pieces = [
+        _number_pattern(word) if re.fullmatch(r"\d+(?:\.\d+)?", word) else re.escape(word) for word in words
+    ]
+    mark = _ANY_MARK if re.search(r"[.!?;]\s+\S", text) else _INNER_MARK
+    gap = f"(?:{mark}+(?:(?:an?|the){mark}+)?)"
     pattern = pieces[0]
     for before, word, piece in zip(words, words[1:], pieces[1:], strict=False):
-        pattern += (r"[^\w#]*" if "#" in (before, word) else _GAP) + piece
+        joined = "#" in (before, word)
+        # "16 s" and "16s" are the same.
+        optional = before[-1].isdigit() and word[0].isalpha()
+        pattern += (r"[^\w#]*" if joined else f"{gap}?" if optional else gap) + piece
     head, tail = words[0], words[-1]
     guard_before = r"(?<![\w#])" + (r"(?<!\d[.,:/])" if head[0].isdigit() else "")
     guard_after = r"(?![\w#])" + (r"(?![.,:/]\d)" if tail[-1].isdigit() else "")
-    if len("".join(words)) <= 2 and not head[0].isdigit():
-        # Chords and note names: "E" is not in "E:7", nor the article in "A dog".
-        pattern = f"(?-i:{pattern.upper() if len(words) == 1 else pattern[0].upper() + pattern[1:]})"
-        guard_after += r"(?![:/]\w)" + (r"(?!\s+[a-z])" if len(words) == 1 and head in "ai" else "")
+    if len(words) == 1 and len(head) == 1 and head.isalpha():
+        # Note names: "E" is not in "E:7", and an article is not the note A.
+        pattern = f"(?-i:{re.escape(text.strip()[0] if text.strip() else head)})"
+        guard_after += r"(?![:/]\w)" + (r"(?!\s+(?!(?:n?or|and|is)\b)[a-z])" if head in "ai" else "")
     return guard_before + pattern + guard_after
+
+
+def _inside(inner: Mention, outer: Mention) -> bool:
+    return outer.start <= inner.start and inner.end <= outer.end
 
 
 def _judge(text: str, mentions: list[Mention]) -> list[Mention]:
@@ -192,24 +231,26 @@ def _judge(text: str, mentions: list[Mention]) -> list[Mention]:
         masked[mention.start : mention.end] = "\x00" * (mention.end - mention.start)
     plain = "".join(masked)
     rejected = [_is_rejected(plain, mention) for mention in mentions]
+    carried = [""] * len(mentions)
     for order in (range(1, len(mentions)), range(len(mentions) - 1, 0, -1)):
         for i in order:
             glued = _LIST_GLUE.match(text[mentions[i - 1].end : mentions[i].start])
-            # "not X, Y or Z" and "X, Y and Z are wrong"
-            if glued and order.step == 1 and rejected[i - 1] and _before(plain, mentions[i - 1]):
-                rejected[i] = True
+            # "not X, Y or Z" and "X, Y and Z are wrong", but "unlike X, Y fits"
+            if glued and order.step == 1 and rejected[i - 1]:
+                negation = carried[i - 1] or _before(plain, mentions[i - 1])
+                if negation and (re.search(r"\b(?:and|n?or)\b", glued[0]) or not _CONTRAST.match(negation)):
+                    rejected[i], carried[i] = True, negation
             if glued and order.step == -1 and rejected[i] and _REJECTION.match(plain[mentions[i].end :]):
                 rejected[i - 1] = True
-    return [
-        Mention(one.start, one.end, one.index, bad) for one, bad in zip(mentions, rejected, strict=True)
-    ]
+    return [Mention(one.start, one.end, one.index, bad) for one, bad in zip(mentions, rejected, strict=True)]
 
 
-def _before(plain: str, mention: Mention) -> bool:
-    """Whether a negation stands before a mention in its clause (list members count as one clause)."""
+def _before(plain: str, mention: Mention) -> str:
+    """The negation before a mention in its clause, in lower case; empty without."""
     head = plain[: mention.start]
     breaks = [match.end() for match in _CLAUSE_BREAK.finditer(head)]
-    return bool(_NEGATION.search(head[breaks[-1] if breaks else 0 :]))
+    match = _NEGATION.search(head[breaks[-1] if breaks else 0 :])
+    return match[0].lower() if match else ""
 
 
 def _is_rejected(plain: str, mention: Mention) -> bool:

@@ -15,7 +15,8 @@ _VALUES = {word: value for value, word in enumerate(_UNITS)} | {
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
 _NUMBER_WORD = "|".join([*_VALUES, *_SCALES])
 _NUMBER_RUN = re.compile(rf"\b(?:{_NUMBER_WORD})\b(?:(?:,? and |, | |-)(?:{_NUMBER_WORD})\b)*", re.IGNORECASE)
-_ARTICLES = frozenset(["a", "an", "the"])
+# An article belongs to the words after it; the A of "A minor" or "A:7" is a note.
+_ARTICLE = re.compile(r"\b(?:an?|the)\s+(?=[\w\"'(])(?!(?:minor|major|sharp|flat|maj|min)\b)", re.IGNORECASE)
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00b4": "'", "`": "'"})
 _TOKEN = re.compile(r"\d+(?:[.,:]\d+)+|[^\W_]+(?:'[^\W_]+)*|[#%]")
 _YES = frozenset(["yes", "yeah", "yep", "yup", "true", "correct", "affirmative"])
@@ -37,7 +38,7 @@ def digits_for_number_words(text: str) -> str:
 
 def _write_digits(run: str) -> str:
     """Digits for a run of number words, keeping the separators between numbers that do not combine."""
-    pieces = re.split(r"((?:,? and |, | |-))", run)
+    pieces = re.split(r"((?:,? and |, | |-))", run, flags=re.IGNORECASE)
     words, gaps = [piece.lower() for piece in pieces[::2]], pieces[1::2]
     numbers: list[list[str]] = [[words[0]]]
     joints: list[str] = []
@@ -75,14 +76,14 @@ def _value(words: list[str]) -> int:
 
 
 def words_of(text: str) -> list[str]:
-    """Cut text into lower-case words and numbers, number words as digits, punctuation dropped, articles kept."""
-    text = unicodedata.normalize("NFKC", text).translate(_QUOTES)
+    """Cut text into lower-case words and numbers; number words become digits, articles and punctuation go."""
+    text = _ARTICLE.sub("", unicodedata.normalize("NFKC", text).translate(_QUOTES))
     words = []
     for token in _TOKEN.findall(digits_for_number_words(text)):
         word = token.casefold()
         if word[0].isdigit():
             word = re.sub(r",(?=\d{3}\b)", "", word)
-            word = re.sub(r"^(\d+)\.0+$", r"\1", word)
+            word = re.sub(r"^(\d+)\.(\d*?)0*$", r"\1.\2", word).rstrip(".")
         words.append(word)
     return words
 
@@ -101,7 +102,6 @@ def normalise_answer(text: str) -> str:
         Words joined by single spaces; empty for text without words. Articles stay when there is nothing else.
     """
     words = words_of(_LEAD_IN.sub("", text))
-    words = [word for word in words if word not in _ARTICLES] or words
     if len(words) == 1 and words[0] in _YES | _NO:
         return "yes" if words[0] in _YES else "no"
     return " ".join(words)

@@ -1,12 +1,12 @@
-"""Reading the chosen option out of what a model said: deterministic, tiered, and never a guess.
+r"""Reading the chosen option out of what a model said: deterministic, tiered, and never a guess.
 
 The tiers, in order (the first that yields decides):
 
 1. `<think>` blocks and markdown are stripped; an echo of the whole list of options is dropped.
-2. What stands in `<answer>` tags, `\\boxed{}` or a JSON field.
+2. What stands in `<answer>` tags, `\boxed{}` or a JSON field.
 3. The whole text is an option's text, a letter, or both in agreement.
 4. The last answer cue: "the answer is …", "I choose …", "… is correct".
-5. The first line is an option; the text starts with a labelled letter.
+5. One option alone has a line to itself; the text starts with a labelled letter.
 6. One single letter in parentheses.
 7. The last "it is …" or "sounds like …".
 8. One option alone is named and not rejected; options named inside longer ones do not count.
@@ -60,6 +60,16 @@ _WEAK_CUE = re.compile(
     r"|\b(?:therefore|thus|hence|in\s+conclusion|overall|so)\b)\s*[,:]?\s*",
     re.IGNORECASE,
 )
+_MARKS = re.compile(r"[^\w(\[#]*")
+_LEAD = re.compile(
+    r"""(?:[\s"'*:=>-]|\b(?:that|it\s+is|it's|with|as|to\s+be|for|probably|likely|definitely|clearly|actually)\b)*""",
+    re.I,
+)
+_ALTERNATIVE = re.compile(
+    r"""^["')\]*.]*\s*(?:,?\s*\b(?:or|and)\b|[,/&])\s*(?:perhaps|maybe|possibly|also)?\s*""", re.I
+)
+_LONE_LETTER = re.compile(r"(?<![\w'#.])([A-Z])(?![\w'#])")
+_ROLE = re.compile(r"^\s*(?:assistant|model|bot|ai)\s*:\s*", re.IGNORECASE)
 _NOT_NEXT = re.compile(r"^\W*(?:not\b|n't|neither\b|never\b|cannot\b)", re.IGNORECASE)
 _REFUSAL = re.compile(
     r"\bnone\s+of\s+(?:the|these|those|them)\b|\b(?:neither|nor)\b|\bno\s+(?:correct|right|suitable)\s+(?:answer|option|choice)"
@@ -67,6 +77,7 @@ _REFUSAL = re.compile(
     r"|hard\s+to|difficult\s+to)\s+(?:\w+\s+)?(?:be\s+)?(?:determin|tell|hear|listen|identif|answer|say|process|access|know"
     r"|decid|distinguish|provide|analy|confirm|sure|help|judge|play|recogni|discern|make)"
     r"|\b(?:do|does|did)(?:n't|\s+not)\s+(?:know|have\s+(?:access|enough))|\bnot\s+(?:sure|certain|clear|enough)\b"
+    r"|\bneeds?\s+to\s+(?:hear|listen)\b|\bplease\s+(?:provide|share|upload)\b"
     r"|\b(?:unsure|unclear|uncertain|insufficient|indeterminate|sorry)\b|\bas\s+an\s+ai\b|\bno\s+(?:idea|audio|answer)\b",
     re.IGNORECASE,
 )
@@ -89,7 +100,7 @@ def parse_choice(text: str, choices: Sequence[str]) -> int | None:
     if not choices:
         return None
     options = options_for(tuple(choices))
-    body = _strip_markdown(_strip_thinking(canonical(text)))
+    body = _ROLE.sub("", _strip_markdown(_strip_thinking(canonical(text))))
     for content in _tagged(body):
         # The model has marked its answer; what it said elsewhere does not count.
         return _read(content, options)
@@ -110,7 +121,7 @@ def _read(text: str, options: Options) -> int | None:
         return found if found >= 0 else None
     if _refuses(text, mentions):
         return None
-    for tier in (_first_line, _parenthesised, _weak_cue, _only_mention, _last_sentence):
+    for tier in (_own_line, _parenthesised, _weak_cue, _only_mention, _last_sentence):
         found = tier(text, mentions, options)
         if found is not None:
             return found if found >= 0 else None
@@ -197,10 +208,32 @@ def _letter_at(text: str, options: Options) -> tuple[int, int, bool] | None:
 
 def _start(text: str, options: Options) -> tuple[int, int] | None:
     """The choice that a text starts with, and where it ends; `_CONFLICT` where letter and text disagree."""
-    lead = re.match(r"""(?:[\s"'*:=>-]|\bthat\b|\bit\s+is\b|\bit's\b|\bwith\b|\bas\b|\bto\s+be\b|\bfor\b)*""", text, re.I)
-    offset = lead.end() if lead else 0
+    # With as few of the words before the choice as it takes: "it is" may belong to the choice.
+    for lead in (_MARKS, _LEAD):
+        match = lead.match(text)
+        found = _start_at(text, match.end() if match else 0, options)
+        if found:
+            return (_CONFLICT, found[1]) if _alternative(text[found[1] :], found[0], options) else found
+    return None
+
+
+def _alternative(rest: str, index: int, options: Options) -> bool:
+    """Whether a second choice is offered right after the first: "A or B", "rain and wind"."""
+    glue = _ALTERNATIVE.match(rest)
+    if not glue:
+        return False
+    other = _start_at(rest, glue.end(), options)
+    if other is None or other[0] == index:
+        return False
+    ends = re.match(r"""^["')\]*.]*\s*(?:$|[,/;\n]|or\b|and\b)""", rest[other[1] :])
+    return bool(ends) or bool(re.search(r"or|and|/|&", glue[0]))
+
+
+def _start_at(text: str, offset: int, options: Options) -> tuple[int, int] | None:
     rest = text[offset:]
-    noun = re.match(r"(?:the\s+)?(?:option|choice|letter|answer)\s+(?=[\"'(\[]*[A-Za-z]\b)", rest, re.IGNORECASE)
+    noun = re.match(
+        r"(?:the\s+)?(?:option|choice|letter|answer)\s+(?=[\"'(\[]*[A-Za-z]\b)", rest, re.IGNORECASE
+    )
     body = rest[noun.end() :] if noun else rest
     shift = offset + (noun.end() if noun else 0)
     letter = _letter_at(body, options)
@@ -221,7 +254,9 @@ def _start(text: str, options: Options) -> tuple[int, int] | None:
     bare_article = body[0] in "aAI" and not marked and not noun
     if named and named.index != index and (marked or re.match(r"\s*[.:)\]]", body[end:])):
         return _CONFLICT, shift + named.end
-    if not (marked or _AFTER_LETTER.match(body[end:])) or (bare_article and re.match(r"[ \t]+\w", body[end:])):
+    if not (marked or _AFTER_LETTER.match(body[end:])) or (
+        bare_article and re.match(r"[ \t]+\w", body[end:])
+    ):
         return None
     return index, shift + end
 
@@ -229,11 +264,14 @@ def _start(text: str, options: Options) -> tuple[int, int] | None:
 def _whole(text: str, options: Options) -> int | None:
     """Tier 3: the text is a choice and nothing else."""
     equal = options.equal_to(text)
-    if equal is not None and not re.match(r"^\W*[(\[]\w[)\]]\W*$", text):
+    if equal is not None and not re.match(r"^\W*\w[)\]]\W*$", text):
         return equal
     start = _start(text, options)
-    if start and not re.search(r"[\w#]", text[start[1] :]):
-        return start[0]
+    if start:
+        rest = text[start[1] :]
+        label = re.fullmatch(r"\W*(?:option\s+|choice\s+)?([A-Za-z])\W*", rest, re.IGNORECASE)
+        if not re.search(r"[\w#]", rest) or (label and options.letter_index(label[1]) == start[0]):
+            return start[0]
     return None
 
 
@@ -242,21 +280,27 @@ def _last_cue(text: str, mentions: list[Mention], options: Options) -> int | Non
     events: list[tuple[int, int]] = []
     for cue in _CUE.finditer(text):
         rest = text[cue.end() :]
-        if _NOT_NEXT.match(rest) or any(one.start < cue.end() <= one.end for one in mentions):
+        if any(one.start < cue.end() <= one.end for one in mentions):
             continue
         start = _start(rest, options)
         if start:
-            if not re.match(r"^[\"')\]*]*\s*(?:\?|or\b)", rest[start[1] :]):
+            if not re.match(r"^[\"')\]*]*\s*\?", rest[start[1] :]):
                 events.append((cue.end(), start[0]))
+            continue
+        if _NOT_NEXT.match(rest):
             continue
         inside = _in_sentence(text, cue.end(), mentions)
         if len({one.index for one in inside}) == 1:
             events.append((cue.end(), inside[0].index))
         elif not inside and _REFUSAL.search(_sentence_from(text, cue.end(), mentions)):
             events.append((cue.end(), _CONFLICT))
-    for mention in mentions:
+    for mention in [*mentions, *options.common_mentions(text)]:
         if not mention.rejected and _CORRECT.match(text[mention.end :]):
             events.append((mention.end, mention.index))
+    for match in _LONE_LETTER.finditer(text):
+        index = options.letter_index(match[1])
+        if index is not None and _CORRECT.match(text[match.end() :]):
+            events.append((match.end(), index))
     return max(events)[1] if events else None
 
 
@@ -278,19 +322,19 @@ def _refuses(text: str, mentions: list[Mention]) -> bool:
     return bool(_REFUSAL.search(text))
 
 
-def _first_line(text: str, mentions: list[Mention], options: Options) -> int | None:
-    """Tier 5: the first line is a choice, or starts with a label and no other line does."""
+def _own_line(text: str, mentions: list[Mention], options: Options) -> int | None:
+    """Tier 5: one choice alone has a line to itself, or the first line starts with a label and no other does."""
+    lines = {_whole(line, options) for line in text.split("\n")} - {None}
+    if lines:
+        return lines.pop() if len(lines) == 1 else None
     first, _, rest = text.partition("\n")
-    whole = _whole(first, options)
     others = {
         options.letter_index(match[1]) for match in re.finditer(r"(?m)^[\s*-]*\(?([A-Z])[).:](?=\s)", rest)
     }
-    label = re.match(r"^\s*\(?([A-Z])(?:[).:](?=\s)|\)|\s+[-\u2013\u2014]|,?\s+(?:because|since|as)\b)", first)
+    label = re.match(
+        r"^\s*\(?([A-Z])(?:[).:](?=\s)|\)|\s+[-\u2013\u2014]|,?\s+(?:because|since|as)\b)", first
+    )
     index = options.letter_index(label[1]) if label else None
-    if whole is not None:
-        lines = [_whole(line, options) for line in rest.split("\n") if line.strip()]
-        listed = any(other is not None and other != whole for other in lines)
-        return None if listed or others - {whole, None} else whole
     if index is None or others - {index, None}:
         return None
     start = _start(text, options)
@@ -316,13 +360,12 @@ def _weak_cue(text: str, mentions: list[Mention], options: Options) -> int | Non
         if any(one.start < cue.end() < one.end for one in mentions) or _NOT_NEXT.match(text[cue.end() :]):
             continue
         start = _start(text[cue.end() :], options)
-        if start is None or start[0] < 0:
+        if start is None:
             continue
         begin, end = cue.end(), cue.end() + start[1]
         overlapping = [one for one in mentions if begin <= one.start < end]
-        tail = re.match(r"^[\"')\]*]*\s*(?:\?|or\b|,|and\b|/)", text[end:])
-        more = tail and _in_sentence(text, end, mentions)
-        if not any(one.rejected for one in overlapping) and not more:
+        asked = re.match(r"^[\"')\]*]*\s*\?", text[end:])
+        if not asked and not any(one.rejected for one in overlapping):
             found = start[0]
     return found
 
