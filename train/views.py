@@ -150,11 +150,12 @@ def _augment(mel: Tensor, n_frames: Tensor, lots: _Lots, fbank: KaldiFbank, conf
         view[rows] = _add_noise(view[rows], real, snr_db[rows], start[rows], fbank)
     gain += torch.where(lots.happens(config.gain_p), lots.between(*config.gain_db), 0.0) * math.log(10) / 10
     view += (gain[:, None] + _filter_gains(lots, fbank, config)).to(device)[:, None]
+    view.clamp_(min=LOG_FLOOR)  # or the pitch warp would smear a notch's depth over its neighbours
     pitched, semitones = lots.happens(config.pitch_p), lots.between(*config.pitch_semitones)
     if len(rows := pitched.nonzero()[:, 0]):
         view[rows] = _shift_pitch(view[rows], semitones[rows], fbank)
     past = ~_real_frames(n_frames, config.n_frames).to(device)
-    return view.clamp_(min=LOG_FLOOR).masked_fill_(past[..., None], 0.0)
+    return view.masked_fill_(past[..., None], 0.0)
 
 
 class _Lots:
