@@ -1,8 +1,9 @@
 """BLEU-1..4 as the COCO caption evaluation computes it."""
 
-import math
 from collections import Counter
 from typing import Any
+
+import numpy as np
 
 from eval.metrics._base import TextMetric, Tokens, caption_backend, tokenize_pairs
 
@@ -21,21 +22,19 @@ class Bleu(TextMetric):
     def _compute(
         self, predictions: list[str], references: list[list[str]], tokenizer: str = "ptb", **options: Any
     ) -> dict[str, Any]:
-        """Return `bleu_1`..`bleu_4`, `per_sample` (BLEU-4), `per_sample_by_key` and `backend`."""
+        """Return `bleu_1`..`bleu_4`, `per_sample` (BLEU-4), `per_sample_by_key`, `counts` and `backend`.
+
+        `counts` are per sample what `bleu_of` takes: corpus BLEU is a function of their sum, not a mean.
+        """
         hypotheses, targets = tokenize_pairs(predictions, references, tokenizer)
-        statistics = [_statistics(tokens, refs) for tokens, refs in zip(hypotheses, targets, strict=True)]
-        samples = [_score(*one) for one in statistics]
-        corpus = _score(
-            [sum(one[0][order] for one in statistics) for order in range(MAX_ORDER)],
-            [sum(one[1][order] for one in statistics) for order in range(MAX_ORDER)],
-            sum(one[2] for one in statistics),
-            sum(one[3] for one in statistics),
-        )
-        by_key = {f"bleu_{order + 1}": [sample[order] for sample in samples] for order in range(MAX_ORDER)}
+        counts = np.array([_counts(tokens, refs) for tokens, refs in zip(hypotheses, targets, strict=True)])
+        samples, corpus = bleu_of(counts), bleu_of(counts.sum(axis=0, keepdims=True))[0]
+        by_key = {f"bleu_{order + 1}": samples[:, order].tolist() for order in range(MAX_ORDER)}
         return {
-            **{f"bleu_{order + 1}": corpus[order] for order in range(MAX_ORDER)},
+            **{f"bleu_{order + 1}": float(corpus[order]) for order in range(MAX_ORDER)},
             "per_sample": by_key[f"bleu_{MAX_ORDER}"],
             "per_sample_by_key": by_key,
+            "counts": counts.tolist(),
             "backend": caption_backend("bleu", tokenizer),
         }
 
@@ -44,8 +43,8 @@ def _ngrams(tokens: Tokens, order: int) -> Counter[tuple[str, ...]]:
     return Counter(zip(*(tokens[start:] for start in range(order)), strict=False))
 
 
-def _statistics(tokens: Tokens, references: list[Tokens]) -> tuple[list[int], list[int], int, int]:
-    """Clipped matches and guesses per order, hypothesis length, and the closest reference length."""
+def _counts(tokens: Tokens, references: list[Tokens]) -> list[int]:
+    """Clipped matches per order, guesses per order, hypothesis length, closest reference length."""
     matches, guesses = [], []
     for order in range(1, MAX_ORDER + 1):
         found = _ngrams(tokens, order)
@@ -56,15 +55,22 @@ def _statistics(tokens: Tokens, references: list[Tokens]) -> tuple[list[int], li
         guesses.append(max(0, len(tokens) - order + 1))
     # Of two references equally close in length the shorter counts.
     closest = min((abs(len(reference) - len(tokens)), len(reference)) for reference in references)[1]
-    return matches, guesses, len(tokens), closest
+    return [*matches, *guesses, len(tokens), closest]
 
 
-def _score(matches: list[int], guesses: list[int], length: int, reference_length: int) -> list[float]:
-    """BLEU-1..4 of summed statistics."""
-    ratio = (length + TINY) / (reference_length + SMALL)
-    brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-    product, scores = 1.0, []
-    for order in range(MAX_ORDER):
-        product *= (matches[order] + TINY) / (guesses[order] + SMALL)
-        scores.append(product ** (1 / (order + 1)) * brevity)
+def bleu_of(counts: np.ndarray) -> np.ndarray:
+    """BLEU-1..4 from counts, or sums of counts over samples.
+
+    Args:
+        counts: (R, 10): matches per order, guesses per order, hypothesis length, closest reference length.
+
+    Returns:
+        (R, 4) scores.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    matches, guesses = counts[:, :MAX_ORDER], counts[:, MAX_ORDER : 2 * MAX_ORDER]
+    ratio = (counts[:, -2] + TINY) / (counts[:, -1] + SMALL)
+    brevity = np.where(ratio < 1, np.exp(1 - 1 / np.minimum(ratio, 1.0)), 1.0)
+    products = np.cumprod((matches + TINY) / (guesses + SMALL), axis=1)
+    scores: np.ndarray = products ** (1 / np.arange(1, MAX_ORDER + 1)) * brevity[:, None]
     return scores
