@@ -1,0 +1,128 @@
+"""The predictions file: one JSON line per answer, appended as answers come, read back for resuming and scoring."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.errors import EvaluationError
+
+CONTROLS = ("none", "no_audio", "other_clip")
+"""How the audio was given: as it is, not at all, or another clip's in its place."""
+
+_FIELDS = {"id": str, "key": str, "control": str, "prediction": str}
+
+Prediction = dict[str, Any]
+
+
+def prediction_key(**identity: Any) -> str:
+    """Hash of everything an answer depends on; a line with the same key need not be made again.
+
+    Args:
+        **identity: JSON values: the model, prompt, decoding, sample, control and audio of an answer.
+
+    Returns:
+        32 hexadecimal digits, the same in every process.
+    """
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
+
+
+def read_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
+    """Read a predictions file.
+
+    A last line that was cut off while it was written is left out; any other broken line is an error.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its lines in file order, each key once.
+
+    Raises:
+        EvaluationError: The file is missing, or a line is not a prediction; file and line are named.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise EvaluationError(
+            f"{path}: cannot read predictions ({error.strerror}); give a predictions.jsonl"
+        ) from error
+    return _parse(raw[: _whole_length(raw)], path)
+
+
+class PredictionsFile:
+    """A predictions file that answers are appended to, safe to kill at any moment.
+
+    Opening it cuts off a torn last line, which is then answered again.
+
+    Attributes:
+        path: Where it is.
+        lines: What it held when it was opened, and what was appended since.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open the file for appending, creating it and its folder if need be.
+
+        Raises:
+            EvaluationError: It cannot be written, or a line in it is broken.
+        """
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            raw = self.path.read_bytes() if self.path.exists() else b""
+            whole = _whole_length(raw)
+            self.lines = _parse(raw[:whole], self.path)
+            self._file = open(self.path, "ab")
+            if whole < len(raw):
+                self._file.truncate(whole)
+        except OSError as error:
+            raise EvaluationError(
+                f"{self.path}: cannot write predictions ({error.strerror}); choose an out directory you may write to"
+            ) from error
+
+    def __enter__(self) -> "PredictionsFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, lines: Sequence[Prediction]) -> None:
+        """Write lines and flush them, so that a killed process loses nothing that was appended."""
+        if not lines:
+            return
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        # A lone surrogate cannot be stored as UTF-8; JSON can name it.
+        self._file.write(text.encode("utf-8", errors="backslashreplace"))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.lines.extend(lines)
+
+    def select(self, keys: Iterable[str]) -> list[Prediction]:
+        """The lines with these keys, in file order."""
+        wanted = set(keys)
+        return [line for line in self.lines if line["key"] in wanted]
+
+
+def _whole_length(raw: bytes) -> int:
+    """Bytes up to the end of the last whole line; a line without its newline was torn."""
+    return raw.rfind(b"\n") + 1
+
+
+def _parse(raw: bytes, path: Path) -> list[Prediction]:
+    found: dict[str, Prediction] = {}
+    for number, line in enumerate(raw.split(b"\n")[:-1], start=1):
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except ValueError as error:
+            raise EvaluationError(
+                f"{path}:{number}: broken line ({error}); remove it, then run again"
+            ) from error
+        for field, kind in _FIELDS.items():
+            if not isinstance(value, dict) or not isinstance(value.get(field), kind):
+                raise EvaluationError(f"{path}:{number}: not a prediction, {field!r} should be a string")
+        found.setdefault(value["key"], value)
+    return list(found.values())

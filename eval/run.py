@@ -1,0 +1,260 @@
+"""Asking a model every question of a manifest, with and without the right audio, and scoring what it said."""
+
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from alm.generation import generate_answers
+from alm.manifest import AUDIO_MARKER, AudioRef, Record
+from encoders.audio import load_audio
+from eval.errors import EvaluationError
+from eval.predictions import CONTROLS, Prediction, PredictionsFile, prediction_key
+from eval.scoring import Scores, format_scores, score_predictions, write_scores
+
+__all__ = [
+    "CONTROLS",
+    "evaluate_manifest",
+    "format_scores",
+    "other_clips",
+    "score_predictions",
+    "write_scores",
+]
+
+# Waveforms kept at once; the clips of a small test set are each read once, a large one streams through.
+_CACHE_BYTES = 1 << 30
+# Batches handed to the generator at a time; it sorts the samples of one hand by length.
+_BATCHES_PER_HAND = 16
+
+Message = dict[str, str]
+
+
+class Generate(Protocol):
+    """What answers questions: `alm.generation.generate_answers`, or anything that is called like it."""
+
+    def __call__(
+        self,
+        model: Any,
+        processor: Any,
+        conversations: list[list[Message]],
+        audios: list[list[np.ndarray]],
+        max_new_tokens: int = ...,
+        batch_size: int = ...,
+    ) -> Iterator[tuple[int, str]]:
+        """Yield (index of the conversation, answer) in any order."""
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One answer to be made."""
+
+    record: Record
+    control: str
+    messages: list[Message]
+    audio: tuple[AudioRef, ...]
+    key: str
+
+
+def evaluate_manifest(
+    model: Any,
+    processor: Any,
+    records: Sequence[Record],
+    out_dir: str | Path,
+    *,
+    model_id: str,
+    controls: Sequence[str] = CONTROLS,
+    batch_size: int = 16,
+    max_new_tokens: int = 64,
+    limit: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    on_start: Callable[[int], None] | None = None,
+    seed: int = 0,
+    generate: Generate = generate_answers,
+) -> Scores:
+    """Answer every record under every control, appending to `predictions.jsonl`, then write `scores.json`.
+
+    A run that was killed goes on where it stopped: answers whose key is in the file are not made again.
+
+    Args:
+        model: The audio-language model.
+        processor: Its processor; its `sample_rate` (Hz) is what audio is loaded at.
+        records: What to ask, with references.
+        out_dir: Folder of `predictions.jsonl` and `scores.json`.
+        model_id: What distinguishes this model from others whose answers may be in the file (a hash or path).
+        controls: Which of `CONTROLS` to run; `none` is the model as it is.
+        batch_size: Samples per batch.
+        max_new_tokens: Longest answer, in tokens.
+        limit: Only the first so many records; the scores say so.
+        progress: Called with the number of answers made since the last call.
+        on_start: Called once with the number of answers still to be made.
+        seed: Seed of the choice of other clips.
+        generate: What makes the answers (greedy decoding).
+
+    Returns:
+        The scores, as in `scores.json`; see `eval.scoring.score_predictions`.
+
+    Raises:
+        EvaluationError: Unknown control, no records, a bad limit, a broken predictions file, or `other_clip` with
+            one clip only.
+        AudioError: A recording cannot be read.
+    """
+    chosen = _chosen(records, limit)
+    decoding = {"max_new_tokens": max_new_tokens, "do_sample": False}
+    plan = [
+        question
+        for control in _known(controls)
+        for question in _plan(chosen, control, model_id, decoding, seed)
+    ]
+    out_dir = Path(out_dir)
+    waveforms = _Waveforms(processor.sample_rate)
+    with PredictionsFile(out_dir / "predictions.jsonl") as file:
+        done = {line["key"] for line in file.lines}
+        missing = [question for question in plan if question.key not in done]
+        if on_start is not None:
+            on_start(len(missing))
+        hand = batch_size * _BATCHES_PER_HAND
+        for start in range(0, len(missing), hand):
+            questions = missing[start : start + hand]
+            waiting: list[Prediction] = []
+            answers = generate(
+                model,
+                processor,
+                [question.messages for question in questions],
+                [[waveforms.load(ref) for ref in question.audio] for question in questions],
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+            )
+            for count, (index, answer) in enumerate(answers, start=1):
+                waiting.append(_line(questions[index], answer, model_id))
+                if len(waiting) == batch_size or count == len(questions):
+                    file.append(waiting)
+                    if progress is not None:
+                        progress(len(waiting))
+                    waiting = []
+        predictions = file.select(question.key for question in plan)
+    scores = score_predictions(chosen, predictions, limited=len(chosen) < len(records))
+    write_scores(out_dir / "scores.json", scores)
+    return scores
+
+
+def other_clips(records: Sequence[Record], seed: int = 0) -> list[tuple[AudioRef, ...]]:
+    """For each record the audio of another clip, the same for all records of a clip.
+
+    Every clip gives its audio to one other clip (a random cycle through all clips), so the control hears the same
+    set of recordings as the model. A clip with fewer recordings than needed is helped out by the next in the cycle.
+
+    Args:
+        records: At least two clips among them.
+        seed: Seed of the cycle.
+
+    Returns:
+        As many references per record as its own audio has.
+
+    Raises:
+        EvaluationError: All records are about one clip.
+    """
+    of_clip: dict[str, tuple[AudioRef, ...]] = {}
+    for record in records:
+        known = of_clip.get(record.clip, ())
+        of_clip[record.clip] = max(known, record.audio, key=len)
+    cycle = sorted(of_clip)
+    if len(cycle) < 2:
+        raise EvaluationError(
+            "the control 'other_clip' needs records about at least two clips; leave it out of 'controls'"
+        )
+    random.Random(seed).shuffle(cycle)
+    place = {clip: index for index, clip in enumerate(cycle)}
+
+    def borrowed(record: Record) -> tuple[AudioRef, ...]:
+        refs: list[AudioRef] = []
+        step = 1
+        while len(refs) < len(record.audio):
+            donor = cycle[(place[record.clip] + step) % len(cycle)]
+            refs.extend(of_clip[donor] if donor != record.clip else ())
+            step += 1
+        return tuple(refs[: len(record.audio)])
+
+    return [borrowed(record) for record in records]
+
+
+def _chosen(records: Sequence[Record], limit: int | None) -> Sequence[Record]:
+    if limit is not None and limit < 1:
+        raise EvaluationError(f"limit is {limit}; expected at least 1, or none for all records")
+    if not records:
+        raise EvaluationError("there are no records to evaluate; give a manifest with at least one line")
+    return records if limit is None else records[:limit]
+
+
+def _known(controls: Sequence[str]) -> Sequence[str]:
+    for control in controls:
+        if control not in CONTROLS:
+            raise EvaluationError(f"unknown control {control!r}; expected some of {', '.join(CONTROLS)}")
+    if not controls:
+        raise EvaluationError(f"no controls given; expected some of {', '.join(CONTROLS)}")
+    return list(dict.fromkeys(controls))
+
+
+def _plan(
+    records: Sequence[Record], control: str, model_id: str, decoding: dict[str, Any], seed: int
+) -> Iterator[_Question]:
+    """The questions of one control."""
+    borrowed = other_clips(records, seed) if control == "other_clip" else None
+    for index, record in enumerate(records):
+        audio = record.audio if borrowed is None else borrowed[index]
+        messages = [dict(message) for message in record.prompt_messages]
+        if control == "no_audio":
+            audio = ()
+            messages = [
+                {**one, "content": one["content"].replace(AUDIO_MARKER, "").lstrip()} for one in messages
+            ]
+        key = prediction_key(
+            model=model_id,
+            prompt=messages,
+            decoding=decoding,
+            sample=record.id,
+            control=control,
+            audio=[[ref.path.name, ref.start_s, ref.end_s] for ref in audio],
+        )
+        yield _Question(record, control, messages, audio, key)
+
+
+def _line(question: _Question, answer: str, model_id: str) -> Prediction:
+    record = question.record
+    return {
+        "id": record.id,
+        "key": question.key,
+        "model": model_id,
+        "clip": record.clip,
+        "kind": record.kind,
+        "control": question.control,
+        "question": record.question,
+        "prediction": answer,
+        "references": list(record.references),
+        "choices": list(record.choices),
+    }
+
+
+class _Waveforms:
+    """Recordings at one sample rate, each read once while it fits the memory set aside for it."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._sample_rate = sample_rate
+        self._kept: OrderedDict[AudioRef, np.ndarray] = OrderedDict()
+        self._bytes = 0
+
+    def load(self, ref: AudioRef) -> np.ndarray:
+        """Waveform (S,) float32; the same array object each time while it is kept."""
+        if ref in self._kept:
+            self._kept.move_to_end(ref)
+            return self._kept[ref]
+        waveform = load_audio(ref.path, self._sample_rate, ref.start_s, ref.end_s)
+        self._kept[ref] = waveform
+        self._bytes += waveform.nbytes
+        while self._bytes > _CACHE_BYTES and len(self._kept) > 1:
+            _, dropped = self._kept.popitem(last=False)
+            self._bytes -= dropped.nbytes
+        return waveform
