@@ -18,7 +18,7 @@ from eval.metrics.bleu import bleu_of
 from eval.normalise import answers_match
 from eval.parsing import PARSER_VERSION, parse_choice
 from eval.predictions import CONTROLS, Prediction
-from eval.stats import Interval, mean_interval, ratio_interval
+from eval.stats import Interval, difference_interval, mean_interval, ratio_interval
 
 Scores = dict[str, Any]
 """What `scores.json` holds.
@@ -255,6 +255,10 @@ def _bleu_4(sums: np.ndarray) -> np.ndarray:
 
 def _gap(first: _Score, second: _Score, seed: int) -> Interval:
     """Paired difference of two arms: both are computed on the same resampled clips."""
+    if first.proportion:
+        return difference_interval(
+            first.columns[:, 0], second.columns[:, 0], first.clips, proportion=True, seed=seed
+        )
     width = first.columns.shape[1]
     columns = np.hstack([first.columns, second.columns])
     return ratio_interval(

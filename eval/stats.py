@@ -67,15 +67,8 @@ def mean_interval(
     values = np.asarray(values, dtype=np.float64)
     columns = np.stack([values, np.ones_like(values)], axis=1)
     interval = ratio_interval(columns, clips, _mean, confidence=confidence, seed=seed)
-    if (
-        proportion
-        and interval.low is not None
-        and interval.low == interval.high
-        and interval.value in (0.0, 1.0)
-    ):
-        reach = 1 - ((1 - confidence) / 2) ** (1 / interval.n_clips)
-        low, high = (0.0, reach) if interval.value == 0 else (1 - reach, 1.0)
-        return Interval(interval.value, low, high, interval.n, interval.n_clips)
+    if proportion and interval.value in (0.0, 1.0):
+        return _without_variation(interval, 0.0, 1.0, confidence)
     return interval
 
 
@@ -84,10 +77,22 @@ def difference_interval(
     second: Sequence[float] | np.ndarray,
     clips: Sequence[Hashable],
     *,
+    proportion: bool = False,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
     """Mean of `first - second` over the same samples, with a clip-clustered bootstrap interval.
+
+    Args:
+        first: One score per sample.
+        second: The scores of the same samples in the other condition.
+        clips: The clip of each sample.
+        proportion: Whether the scores are zeros and ones.
+        confidence: Share of such intervals that hold the true difference.
+        seed: Seed of the resampling.
+
+    Returns:
+        The mean difference and its interval.
 
     Raises:
         ValueError: The lengths differ, or there are no values.
@@ -95,7 +100,10 @@ def difference_interval(
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if first.shape != second.shape:
         raise ValueError(f"paired scores differ in number: {len(first)} and {len(second)}")
-    return mean_interval(first - second, clips, confidence=confidence, seed=seed)
+    interval = mean_interval(first - second, clips, confidence=confidence, seed=seed)
+    if proportion and len(set((first - second).tolist())) == 1:
+        return _without_variation(interval, -1.0, 1.0, confidence)
+    return interval
 
 
 def ratio_interval(
@@ -138,6 +146,15 @@ def ratio_interval(
     tail = _expanded_tail(confidence, n_clips)
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(value, float(low), float(high), len(columns), n_clips)
+
+
+def _without_variation(interval: Interval, least: float, most: float, confidence: float) -> Interval:
+    """The interval of values that are all equal: as far from them as one clip in so many could be by chance."""
+    if interval.low is None:
+        return interval
+    reach = 1 - ((1 - confidence) / 2) ** (1 / interval.n_clips)
+    low, high = max(least, interval.value - reach), min(most, interval.value + reach)
+    return Interval(interval.value, low, high, interval.n, interval.n_clips)
 
 
 def _mean(sums: np.ndarray) -> np.ndarray:

@@ -74,7 +74,10 @@ class Listener:
             if "Which?" in conversation[-1]["content"]:
                 yield index, f"The answer is {'ABC'[list(KINDS).index(kind)]}."
             else:
-                yield index, kind if "What" in conversation[-1]["content"] else f"a {kind} sounds for a while"
+                yield (
+                    index,
+                    kind if "What is it?" in conversation[-1]["content"] else f"a {kind} sounds for a while",
+                )
 
 
 def run(records, folder, listener, **options):

@@ -57,6 +57,10 @@ def test_paired_difference_is_narrower_than_unpaired():
     hard = rng.random(80)
     gap = difference_interval(hard + 0.1 + 0.01 * rng.random(80), hard, range(80))
     assert gap.low > 0.1 and gap.high < 0.12
+    sure = difference_interval([1.0] * 20, [0.0] * 20, range(20), proportion=True)
+    assert (sure.value, sure.high) == (1.0, 1.0) and 0.8 < sure.low < 0.9
+    same = difference_interval([1.0] * 20, [1.0] * 20, range(20), proportion=True)
+    assert same.value == 0.0 and -0.2 < same.low == -same.high < -0.1
     with pytest.raises(ValueError, match="differ in number"):
         difference_interval([1.0], [1.0, 2.0], ["a", "b"])
 
