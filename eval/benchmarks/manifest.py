@@ -1,0 +1,21 @@
+"""Any manifest as a benchmark: captions, short answers and multiple choice, as its records say."""
+
+from pathlib import Path
+
+from alm.manifest import Record, read_manifest
+from eval.benchmarks._base import Benchmark
+
+
+def _read(path: Path) -> list[Record]:
+    return read_manifest(path, check_files=True)
+
+
+BENCHMARK = Benchmark(
+    name="manifest",
+    reader=_read,
+    prompt="{question}",
+    prompt_version="1",
+    metrics=("caption/bleu_4", "caption/rouge_l", "caption/cider_d", "qa"),
+    parser="choice for records with choices, normalised for the others",
+    citation="This toolkit's manifest format, alm/manifest.py.",
+)

@@ -1,0 +1,116 @@
+"""Benchmarks are discovered, and one runs from config to scores on a tiny random model."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from alm.errors import ConfigError, ManifestError
+from alm.manifest import write_manifest
+from alm.settings import load_settings
+from encoders.audio import save_wav
+from eval.benchmarks import list_benchmarks, load_benchmark, run_benchmark
+from eval.benchmarks._base import EvalSettings
+from eval.benchmarks._run import find_config, model_id_of
+from eval.errors import EvaluationError
+
+
+@pytest.mark.parametrize("name", list_benchmarks())
+def test_every_benchmark_is_a_whole_record_with_a_config(name):
+    benchmark = load_benchmark(name)
+    assert benchmark.name == name
+    assert all(getattr(benchmark, field.name) for field in dataclasses.fields(benchmark))
+    assert load_settings(EvalSettings, find_config(name)).benchmark == name
+
+
+def test_unknown_names_are_typed_errors():
+    with pytest.raises(EvaluationError, match="did you mean 'manifest'"):
+        load_benchmark("manifset")
+    with pytest.raises(EvaluationError, match="neither a YAML config nor a benchmark"):
+        find_config("nonsense")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("batch_size=0", "batch_size is 0"),
+        ("limit=-1", "limit is -1"),
+        ("controls=[silence]", "'silence'"),
+        ("controls=[no_audio]", "must hold 'none'"),
+        ("bach_size=4", "batch_size"),
+        ("data=", "data is empty"),
+    ],
+)
+def test_bad_settings_are_one_line(override, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        run_benchmark("manifest", tmp_path, None, [override])
+
+
+def test_missing_data_is_found_before_the_model_is_loaded(tmp_path):
+    with pytest.raises(ManifestError, match=r"absent\.jsonl"):
+        run_benchmark("manifest", "no/model", None, [f"data={tmp_path / 'absent.jsonl'}"])
+
+
+def test_model_id_follows_the_files(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    first = model_id_of(tmp_path)
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "scores.json").write_text("{}")
+    assert model_id_of(tmp_path) == first
+    (tmp_path / "config.json").write_text('{"a": 1}')
+    assert model_id_of(tmp_path) != first
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory, llm_dir):
+    import torch
+    from transformers import AutoTokenizer
+
+    from alm.checkpoint import load_llm
+    from alm.model import AudioLanguageModel
+    from alm.processor import build_processor
+    from encoders import encoder_class
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("benchmark") / "model"
+    model = AudioLanguageModel.assemble(
+        encoder_class("audiomosaic").tiny(), load_llm(str(llm_dir)), "mlp", llm_source=str(llm_dir)
+    )
+    processor = build_processor(AutoTokenizer.from_pretrained(llm_dir), model)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_manifest_benchmark_end_to_end(model_dir, clips, tmp_path, capsys):
+    lines = []
+    for number, clip in enumerate(clips[:3]):
+        save_wav(tmp_path / f"{number}.wav", clip, 16000)
+        base = {"audio": f"{number}.wav"}
+        lines += [
+            {**base, "id": f"q{number}", "question": "what is this sound", "answer": "a bell"},
+            {**base, "id": f"m{number}", "question": "which", "answer": "dog", "choices": ["bell", "dog"]},
+            {**base, "id": f"c{number}", "captions": ["a dog barks", "a dog"]},
+        ]
+    write_manifest(tmp_path / "test.jsonl", lines)
+    options = [f"data={tmp_path / 'test.jsonl'}", "batch_size=5", "max_new_tokens=4"]
+    scores = run_benchmark("manifest", model_dir, None, options)
+    out = model_dir / "eval" / "manifest"
+    assert json.loads((out / "scores.json").read_text()) == scores
+    assert set(scores["arms"]) == {"none", "no_audio", "other_clip"}
+    assert set(scores["arms"]["none"]["scores"]) == {
+        "caption/bleu_4", "caption/rouge_l", "caption/cider_d", "qa/overall", "qa/qa",
+    }  # fmt: skip
+    table = capsys.readouterr().out
+    assert "qa/overall" in table and "other clip" in table and str(out) in table
+    before = (out / "predictions.jsonl").read_bytes()
+    assert len(before.splitlines()) == 3 * len(lines)
+    # Nothing is left to answer, and other batch sizes give the same answers.
+    assert run_benchmark("manifest", model_dir, None, options) == scores
+    assert (out / "predictions.jsonl").read_bytes() == before
+    again = run_benchmark(
+        "manifest", model_dir, tmp_path / "again", [*options[:1], "batch_size=1", *options[2:]]
+    )
+    assert again == scores
+    assert np.isfinite(scores["gaps"]["other_clip"]["qa/overall"]["value"])
