@@ -39,7 +39,7 @@ def load(source: str | Path, device: str | None = None) -> tuple[AudioLanguageMo
     from alm.checkpoint import load_model, load_processor
     from alm.generation import pick_device
 
-    model = load_model(source)
+    model: Any = load_model(source)
     return model.to(device or pick_device()), load_processor(source)
 
 

@@ -19,7 +19,15 @@ from transformers.utils import logging
 from alm.configuration import AudioLanguageConfig
 from alm.errors import CheckpointError
 from alm.policy import adapter_keys
-from encoders.checkpoint import load_strict, read_weights, sha256_of
+from encoders.base import make_folder
+from encoders.checkpoint import (
+    load_strict,
+    read_weights,
+    resolve_source,
+    sha256_of,
+    write_text,
+    write_weights,
+)
 
 if TYPE_CHECKING:
     from alm.model import AudioLanguageModel
@@ -28,7 +36,7 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 
 
-def llm_fingerprint(source: str | None, llm: PreTrainedModel) -> dict[str, str | None]:
+def llm_fingerprint(source: str | None, llm: PreTrainedModel) -> dict[str, Any]:
     """What pins a referenced LLM: the content hash of a directory, or the hub commit it was loaded from."""
     if source is None:
         return {}
@@ -64,26 +72,19 @@ def save_model(
         folder: Created if needed. Each file is replaced atomically, the config last.
         state_dict: Gathered weights, where a sharded trainer holds them.
     """
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     state = state_dict if state_dict is not None else model.state_dict()
     skip: set[str] = set()
     if model.config.llm is not None:
         skip = llm_base_keys(model)
     elif model.llm.config.tie_word_embeddings:  # safetensors refuses shared memory; tying restores the head
         skip = {f"llm.{key}" for key in (model.llm._tied_weights_keys or {})}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items() if k not in skip}
-    temporary = folder / f".{WEIGHTS}.{os.getpid()}"
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    os.replace(temporary, folder / WEIGHTS)
+    write_weights(folder / WEIGHTS, {key: value for key, value in state.items() if key not in skip})
     values = model.config.to_dict()
     values["architectures"] = [type(model).__name__]
     if values.get("llm") and Path(values["llm"]).is_dir():
         values["llm"] = os.path.relpath(Path(values["llm"]).resolve(), folder.resolve())
-    temporary = folder / f".config.json.{os.getpid()}"
-    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "config.json")
+    write_text(folder / "config.json", json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def load_model(source: str | Path, *, dtype: torch.dtype | str | None = None) -> AudioLanguageModel:
@@ -120,27 +121,16 @@ def load_model(source: str | Path, *, dtype: torch.dtype | str | None = None) ->
     if config.llm is None:
         model.llm.tie_weights()
     if dtype is not None:
-        model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+        torch.nn.Module.to(model, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
     return model.eval()
 
 
 def resolve(source: str | Path) -> Path:
-    """The local directory of a model given as directory or hub id."""
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    if str(source).count("/") == 1 and not folder.is_absolute() and not str(source).startswith("."):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-        try:
-            return Path(snapshot_download(str(source)))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{source}: no such directory, and it could not be fetched as a hub id ({type(error).__name__}); "
-                "give the path of a model directory, or check the network"
-            ) from error
-    raise CheckpointError(f"{source}: no such directory; give the path of a trained model")
+    """The local directory of a model given as directory or hub id (whose files are downloaded)."""
+    folder = resolve_source(source, patterns=["*.json", "*.safetensors", "*.jinja", "*.model"])
+    if not folder.is_dir():
+        raise CheckpointError(f"{source}: is a file; give the directory of a trained model")
+    return folder
 
 
 def _read_config(folder: Path) -> AudioLanguageConfig:
@@ -182,7 +172,8 @@ def load_llm(source: str, *, revision: str | None = None, wanted_by: str = "llm"
     if Path(source).is_absolute() and not Path(source).is_dir():
         raise CheckpointError(f"{wanted_by}: its LLM directory {source} does not exist")
     try:
-        llm, info = AutoModelForCausalLM.from_pretrained(source, revision=revision, output_loading_info=True)
+        auto: Any = AutoModelForCausalLM
+        llm, info = auto.from_pretrained(source, revision=revision, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{wanted_by}: cannot load the LLM '{source}': {str(error).splitlines()[0]}"

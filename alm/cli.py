@@ -69,7 +69,9 @@ def _add_quickstart(commands: Any) -> None:
             "goes on from the last finished stage."
         ),
     )
-    parser.add_argument("--out", default="quickstart", metavar="DIR", help="where everything goes (quickstart)")
+    parser.add_argument(
+        "--out", default="quickstart", metavar="DIR", help="where everything goes (quickstart)"
+    )
     parser.add_argument(
         "--data",
         metavar="LABELS.csv",
@@ -106,7 +108,9 @@ def _add_data(commands: Any) -> None:
     compose.add_argument("--out", required=True, metavar="DIR", help="new directory for manifests and audio")
     compose.add_argument("--data", metavar="LABELS.csv", help="labelled recordings: filename, category, fold")
     compose.add_argument("--seed", type=int, default=0, help="seed of everything (0)")
-    compose.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="composer settings, e.g. n_train=500")
+    compose.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="composer settings, e.g. n_train=500"
+    )
     compose.set_defaults(run=_compose)
 
 
@@ -131,7 +135,9 @@ def _add_train(commands: Any) -> None:
         ),
     )
     parser.add_argument("config", metavar="CONFIG.yaml", help="see configs/")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for example optim.lr=1e-4 out=runs/a")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="for example optim.lr=1e-4 out=runs/a"
+    )
     parser.set_defaults(run=_train)
 
 
@@ -152,10 +158,16 @@ def _add_eval(commands: Any) -> None:
             "model's scores without audio and with another clip's audio. Interrupted runs go on where they were."
         ),
     )
-    parser.add_argument("benchmark", metavar="CONFIG_OR_BENCHMARK", help="a config in configs/eval, or a name")
-    parser.add_argument("--model", required=True, metavar="DIR", help="audio-language model directory or hub id")
+    parser.add_argument(
+        "benchmark", metavar="CONFIG_OR_BENCHMARK", help="a config in configs/eval, or a name"
+    )
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="audio-language model directory or hub id"
+    )
     parser.add_argument("--out", metavar="DIR", help="where predictions and scores go (MODEL/eval/BENCHMARK)")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for example data=test.jsonl limit=100")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="for example data=test.jsonl limit=100"
+    )
     parser.set_defaults(run=_eval)
 
 

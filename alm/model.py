@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,12 +40,13 @@ class AudioLanguageModel(PreTrainedModel):
     ) -> None:
         """Put the parts together; a part that is not given is built untrained from the config."""
         super().__init__(config)
+        assert config.encoder is not None and config.projector is not None
         if encoder is None:
             encoder_config = config_from_dict(config.encoder)
             encoder = encoder_class(encoder_config.model_class)(encoder_config)
         self.encoder = encoder
         self.projector = projector or projector_from_config(projector_config(config.projector))
-        self.llm = (
+        self.llm: Any = (
             llm if llm is not None else AutoModelForCausalLM.from_config(copy.deepcopy(config.text_config))
         )
         for component, values in ((self.encoder, config.encoder_lora), (self.llm, config.llm_lora)):
@@ -77,9 +78,8 @@ class AudioLanguageModel(PreTrainedModel):
         """
         from alm.checkpoint import llm_fingerprint
 
-        fresh = build_projector(
-            projector, encoder, llm.get_input_embeddings().embedding_dim, **(options or {})
-        )
+        width = cast(nn.Embedding, llm.get_input_embeddings()).embedding_dim
+        fresh = build_projector(projector, encoder, width, **(options or {}))
         config = AudioLanguageConfig(
             encoder=encoder.config.to_dict(),
             projector=fresh.config.to_dict(),
@@ -136,11 +136,9 @@ class AudioLanguageModel(PreTrainedModel):
         """The LLM's head."""
         return self.llm.get_output_embeddings()
 
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
-    ) -> None:
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, **kwargs: Any) -> None:
         """Recompute the LLM's activations in the backward pass."""
-        self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+        self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
 
     def encode(self, waveforms: Tensor, lengths: Tensor) -> AudioTokens:
         """Run the encoder on clips (C, S) float32 in [-1, 1] with ``lengths`` (C,) in samples."""
@@ -246,14 +244,16 @@ class AudioLanguageModel(PreTrainedModel):
             attention_mask = torch.ones_like(input_ids)
         return self.llm.generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Write config and weights; see :func:`alm.checkpoint.save_model`."""
         from alm.checkpoint import save_model
 
         save_model(self, Path(save_directory), state_dict=kwargs.get("state_dict"))
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> AudioLanguageModel:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any
+    ) -> AudioLanguageModel:
         """Load a saved model strictly; see :func:`alm.checkpoint.load_model`."""
         from alm.checkpoint import load_model
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+ROW = "ALM_PROGRESS_ROW"
+"""Environment variable: the bar's row, where several processes show one at once."""
 
 
 @contextmanager
@@ -26,6 +30,7 @@ def progress(title: str, total: int, unit: str = "it") -> Iterator[Callable[...,
         mininterval=0.3 if watched else 20.0,
         dynamic_ncols=watched,
         ascii=not watched,
+        position=int(os.environ.get(ROW, "0")),
         smoothing=0.1,
     ) as bar:
 

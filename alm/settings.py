@@ -29,14 +29,7 @@ def load_settings(cls: type[T], path: str | Path | None = None, overrides: Seque
         ConfigError: File missing or not YAML, unknown key (the nearest valid one is named), wrong type.
     """
     values = read_yaml(path) if path is not None else {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"override '{override}': expected key.sub=value")
-        try:
-            set_dotted(values, key, yaml.safe_load(text) if text else "")
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override '{override}': the value is not YAML") from error
+    apply_overrides(values, overrides)
     return parse_settings(cls, values, where=str(path) if path is not None else "config")
 
 
@@ -71,6 +64,18 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values at the top level")
     return values
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Put ``key.sub=value`` strings into nested dictionaries; values are YAML."""
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override '{override}': expected key.sub=value")
+        try:
+            set_dotted(values, key, yaml.safe_load(text) if text else "")
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override '{override}': the value is not YAML") from error
 
 
 def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:

@@ -22,6 +22,7 @@ from .errors import CheckpointError
 _WRAPPER_PREFIXES = ("_orig_mod.", "module.")
 # Where training scripts put the state dict inside what they save.
 _STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict")
+_HUB_FILES = ("config.json", "*.safetensors", "pytorch_model.bin")
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -181,12 +182,15 @@ def looks_like_hub_id(source: str) -> bool:
     return _HUB_ID.fullmatch(source) is not None and not Path(source).exists()
 
 
-def resolve_source(source: str | os.PathLike[str], revision: str | None = None) -> Path:
+def resolve_source(
+    source: str | os.PathLike[str], revision: str | None = None, patterns: Sequence[str] = _HUB_FILES
+) -> Path:
     """Turn a directory, a weights file or a hub id into a local path, downloading a hub id's files if needed.
 
     Args:
         source: A local path, or `organisation/name`.
         revision: Hub branch, tag or commit.
+        patterns: Which of the hub's files are needed.
 
     Raises:
         CheckpointError: Neither there locally nor obtainable from the hub.

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from alm.errors import UserError
+from alm.manifest import write_text_atomic
+from encoders.checkpoint import sha256_of
 
 MARKER = "finished.json"
 _ARTIFACT_SUFFIXES = (".safetensors", ".bin", ".json", ".model")
 
 
-def fingerprint(settings: dict[str, Any], inputs: list[str | Path]) -> str:
+def fingerprint(settings: dict[str, Any], inputs: Sequence[str | Path]) -> str:
     """Hash of a step's settings, the contents of its input files and directories, and this code's version.
 
     Args:
@@ -28,19 +30,14 @@ def fingerprint(settings: dict[str, Any], inputs: list[str | Path]) -> str:
     for source in inputs:
         path = Path(source)
         if path.is_file():
-            digest.update(_content_hash(path).encode())
+            digest.update(sha256_of(path).encode())
         elif path.is_dir():
             for file in sorted(p for p in path.iterdir() if p.suffix in _ARTIFACT_SUFFIXES):
-                digest.update(f"{file.name}:{_content_hash(file)}".encode())
+                digest.update(f"{file.name}:{sha256_of(file)}".encode())
         else:
             digest.update(str(source).encode())
     digest.update(_code_hash().encode())
     return digest.hexdigest()
-
-
-def _content_hash(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _code_hash() -> str:
@@ -102,9 +99,7 @@ def finish(folder: Path, print_: str, facts: dict[str, Any]) -> None:
 
 def write_json(path: Path, values: Any) -> None:
     """Write JSON atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text_atomic(path, json.dumps(values, indent=2, default=str) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def run_stage(settings: TrainSettings) -> Path:
 def run_step(
     folder: Path,
     settings: dict[str, Any],
-    inputs: list[str | Path],
+    inputs: Sequence[str | Path],
     work: Callable[[Path], dict[str, Any]],
 ) -> dict[str, Any]:
     """Do a piece of work in ``folder`` unless its finished result is there already.

@@ -67,8 +67,9 @@ class RunLog(TrainerCallback):
         epoch = int(state.epoch or 0)
         loader = kwargs.get("train_dataloader")
         for target in (kwargs.get("model"), getattr(loader, "dataset", None)):
-            if hasattr(target, "set_epoch"):
-                target.set_epoch(epoch)
+            set_epoch = getattr(target, "set_epoch", None)
+            if set_epoch is not None:
+                set_epoch(epoch)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Move the bar."""
@@ -94,6 +95,8 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
     run, optim = settings.run, settings.optim
     if run.deepspeed is not None and not Path(run.deepspeed).is_file():
         raise ConfigError(f"run.deepspeed: no such file '{run.deepspeed}'; see configs/deepspeed")
+    # Named only where it is asked for: newer releases of transformers call it activation_checkpointing.
+    recompute: dict[str, Any] = {"gradient_checkpointing": True} if run.gradient_checkpointing else {}
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         max_steps=optim.steps,
@@ -115,7 +118,7 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
         save_steps=run.save_every or 500,
         save_total_limit=2,
         report_to=list(run.report_to) or "none",
-        **({"gradient_checkpointing": True} if run.gradient_checkpointing else {}),
+        **recompute,
         dataloader_num_workers=settings.data.workers,
         remove_unused_columns=False,
         disable_tqdm=True,

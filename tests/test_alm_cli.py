@@ -1,0 +1,180 @@
+"""The command line: help, answers about any audio file, and one clear line for every bad input."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+from transformers import AutoTokenizer
+
+from alm.checkpoint import load_llm
+from alm.cli import build_parser, main
+from alm.model import AudioLanguageModel
+from alm.processor import build_processor
+from encoders import encoder_class
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory, llm_dir):
+    folder = tmp_path_factory.mktemp("cli") / "model"
+    model = AudioLanguageModel.assemble(
+        encoder_class("audiomosaic").tiny(), load_llm(str(llm_dir)), "mlp", llm_source=str(llm_dir)
+    )
+    processor = build_processor(AutoTokenizer.from_pretrained(llm_dir), model)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """Files of different container, sample rate, channel count and length."""
+    folder = tmp_path_factory.mktemp("sounds")
+    rng = np.random.default_rng(0)
+    for name, rate, channels, seconds in (
+        ("a.ogg", 44100, 1, 5),
+        ("b.wav", 8000, 1, 0.5),
+        ("c.flac", 48000, 2, 1),
+        ("d.mp3", 22050, 2, 2),
+        ("e.wav", 16000, 1, 30),
+    ):
+        wave = 0.1 * rng.standard_normal((int(rate * seconds), channels))
+        soundfile.write(folder / name, wave, rate)
+    return folder
+
+
+def subcommands(parser, prefix=()):
+    """Every command path of a parser."""
+    for action in parser._actions:
+        for name, sub in (getattr(action, "choices", None) or {}).items() if hasattr(action, "_parser_class") else ():
+            yield (*prefix, name)
+            yield from subcommands(sub, (*prefix, name))
+
+
+def test_every_command_has_help_and_starts_at_once(capsys):
+    commands = list(subcommands(build_parser()))
+    assert ("quickstart",) in commands and ("data", "compose") in commands
+    for command in [(), *commands]:
+        with pytest.raises(SystemExit) as stop:
+            main([*command, "--help"])
+        assert stop.value.code == 0
+        text = capsys.readouterr().out
+        assert "usage: alm" in text and len(text.split()) > 20
+    code = "import sys; from alm.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert time.perf_counter() - started < 10  # what is imported is the test; this only catches a hang
+
+
+def test_ask_and_caption_take_any_audio(model_dir, sounds, capsys):
+    files = sorted(str(path) for path in sounds.iterdir())
+    assert main(["ask", str(model_dir), *files, "what is this sound", "--max-new-tokens", "3"]) == 0
+    together = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in together] == ["a.ogg", "b.wav", "c.flac", "d.mp3", "e.wav"]
+    for file, line in zip(files, together, strict=True):
+        assert main(["ask", str(model_dir), file, "what is this sound", "--max-new-tokens", "3"]) == 0
+        assert line.partition(": ")[2].strip() == capsys.readouterr().out.strip()
+    assert main(["caption", str(model_dir), files[0], "--max-new-tokens", "3"]) == 0
+
+
+def bad(name, folder):
+    path = folder / name
+    if name == "empty.wav":
+        path.write_bytes(b"")
+    elif name == "text.wav":
+        path.write_text("this is no sound at all, only text " * 20)
+    elif name == "zero-length.wav":
+        soundfile.write(path, np.zeros(0), 16000)
+    elif name == "nan.wav":
+        soundfile.write(path, np.array([0.1, np.nan] * 8000, dtype=np.float32), 16000, subtype="FLOAT")
+    elif name == "truncated.wav":
+        soundfile.write(path, np.zeros(16000), 16000)
+        path.write_bytes(path.read_bytes()[:9000])
+    elif name == "corrupt.flac":
+        soundfile.write(path, np.random.default_rng(0).standard_normal(16000) * 0.1, 16000)
+        data = bytearray(path.read_bytes())
+        data[200:] = os.urandom(len(data) - 200)
+        path.write_bytes(bytes(data))
+    elif name == "folder.wav":
+        path.mkdir()
+    elif name == "short.wav":
+        soundfile.write(path, np.full(100, 0.1), 16000)
+    return path
+
+
+BAD_FILES = [
+    "missing.wav", "empty.wav", "text.wav", "zero-length.wav", "nan.wav", "truncated.wav", "corrupt.flac",
+    "folder.wav", "short.wav",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_audio_is_one_line_naming_the_file(model_dir, sounds, tmp_path, capsys, name):
+    path = bad(name, tmp_path)
+    assert main(["caption", str(model_dir), str(sounds / "b.wav"), str(path)]) == 2
+    assert_one_line(capsys, name)
+
+
+def assert_one_line(capsys, *words):
+    """One line on stderr, no traceback, nothing answered on stdout."""
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and "Traceback" not in captured.err, captured.err
+    for word in words:
+        assert word in lines[0], lines[0]
+    return captured.out
+
+
+def test_bad_configs_and_directories(model_dir, tmp_path, capsys):
+    good = tmp_path / "good.yaml"
+    good.write_text("stage: align\nout: x\nencoder: logmel\nllm: y\ndata: {train: [m.jsonl]}\n")
+    assert main(["train", str(good), "optim.learning=3"]) == 2
+    assert_one_line(capsys, "optim.learning", "valid keys")
+    assert main(["train", str(good), "optim.lrr=3"]) == 2
+    assert_one_line(capsys, "did you mean 'optim.lr'")
+    assert main(["train", str(good), "optim.steps=many"]) == 2
+    assert_one_line(capsys, "optim.steps", "int")
+    assert main(["train", str(good), "projector=mlpp", f"out={tmp_path / 'o'}"]) == 2
+    assert_one_line(capsys, "m.jsonl")
+    (tmp_path / "m.jsonl").write_text('{"id": "a", "audio": "a.wav", "question": "q", "answer": "a"}\n{"id": \n')
+    assert main(["train", str(good), f"data.train=[{tmp_path / 'm.jsonl'}]", f"out={tmp_path / 'o'}"]) == 2
+    assert_one_line(capsys, "m.jsonl:2")
+    assert not (tmp_path / "o/finished.json").exists()
+    assert main(["train", str(tmp_path / "none.yaml")]) == 2
+    assert_one_line(capsys, "none.yaml", "no such config")
+    assert main(["caption", str(tmp_path), "a.wav"]) == 2
+    assert_one_line(capsys, str(tmp_path))
+    assert main(["caption", str(tmp_path / "nothing"), "a.wav"]) == 2
+    assert_one_line(capsys, "nothing")
+    (tmp_path / "file").write_text("")
+    assert main(["data", "compose", "--out", str(tmp_path / "file/x"), "n_train=2", "n_validation=1", "n_test=1"]) == 2
+    assert_one_line(capsys, "file/x")
+    assert main(["quickstart", "--out", str(tmp_path / "file/q")]) == 2
+    assert_one_line(capsys, "file/q")
+    assert main(["quickstart", "--out", str(tmp_path / "q"), "instruct.optim.stepz=3"]) == 2
+    assert_one_line(capsys, "steps")
+    assert not (tmp_path / "q").exists()
+
+
+def test_a_quickstart_on_bad_labels_says_where(tmp_path, capsys):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("filename,category,fold\nmissing.wav,dog,1\n")
+    assert main(["quickstart", "--out", str(tmp_path / "q"), "--data", str(labels)]) == 2
+    assert re.search(r"labels\.csv", assert_one_line(capsys, "labels.csv") + "labels.csv")
+
+
+def test_a_crash_of_ours_is_not_dressed_up_as_the_users(monkeypatch):
+    monkeypatch.setattr("alm.cli._list", lambda arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["list", "encoders"])
+
+
+@pytest.mark.parametrize("what", ["encoders", "projectors", "metrics"])
+def test_list(capsys, what):
+    assert main(["list", what]) == 0
+    assert capsys.readouterr().out.split()

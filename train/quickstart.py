@@ -1,0 +1,235 @@
+"""``alm quickstart``: data, a small LLM, an encoder, alignment, tuning, scores and a report, each step resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from alm import load
+from alm.data.compose import MARKER as DATA_MARKER
+from alm.data.compose import ComposeConfig, build_bank, compose
+from alm.data.language import Language
+from alm.manifest import read_manifest
+from alm.progress import progress
+from alm.settings import apply_overrides, parse_settings, read_yaml, set_dotted
+from eval.run import CONTROLS, evaluate_manifest
+from train.parallel import Step, run_side_by_side
+from train.quickstart_report import UNTRAINED, summarise
+from train.rundir import MARKER, read_json
+from train.settings import STAGES, TrainSettings
+from train.stages import run_stage, run_step
+from train.text_llm import TextLLMConfig, train_text_llm
+
+# Arm of the report -> prefix of its directories; the model itself has none.
+CONTROL_ARMS = {UNTRAINED: "untrained-"}
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """How the result is scored.
+
+    Attributes:
+        batch_size: Questions per batch.
+        max_new_tokens: Longest answer in tokens.
+        limit: Score only this many records of the test split; None scores all.
+    """
+
+    batch_size: int = 32
+    max_new_tokens: int = 48
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class QuickstartSettings:
+    """The whole quickstart; ``configs/quickstart.yaml`` holds the values that fit two CPU cores.
+
+    Attributes:
+        seed: Seed of data, weights and sampling.
+        llm: A causal LLM (hub id or directory) in place of the small one trained here.
+        compose: The scenes.
+        text_llm: The small LLM.
+        pretrain: The encoder's contrastive pretraining (a stage config without inputs).
+        align: Alignment.
+        instruct: Instruction tuning.
+        evaluate: Scoring.
+    """
+
+    seed: int = 0
+    llm: str | None = None
+    compose: ComposeConfig = ComposeConfig()
+    text_llm: TextLLMConfig = TextLLMConfig()
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    align: dict[str, Any] = field(default_factory=dict)
+    instruct: dict[str, Any] = field(default_factory=dict)
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+    @property
+    def untrained(self) -> str:
+        """The encoder before pretraining: its registry name (or weights to start from)."""
+        return str(self.pretrain["encoder"])
+
+
+def load_quickstart(data: str | None, seed: int, overrides: Sequence[str]) -> QuickstartSettings:
+    """Shipped settings, those for recordings where ``data`` is given, and the user's overrides."""
+    folder = Path(str(files("configs")))
+    values = read_yaml(folder / "quickstart.yaml")
+    if data is not None:
+        for key, value in _leaves(read_yaml(folder / "quickstart-recordings.yaml")):
+            set_dotted(values, key, value)
+        set_dotted(values, "compose.labels_csv", str(Path(data).resolve()))
+    values["seed"] = seed
+    set_dotted(values, "compose.seed", seed)
+    set_dotted(values, "text_llm.seed", seed)
+    apply_overrides(values, overrides)
+    return parse_settings(QuickstartSettings, values, "quickstart")
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted keys and values of nested dictionaries."""
+    out = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        out += _leaves(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
+    return out
+
+
+def stage_settings(
+    settings: QuickstartSettings, out: Path, stage: str, start: str, llm: str = "", arm: str = ""
+) -> TrainSettings:
+    """The config of one stage of the quickstart.
+
+    Args:
+        settings: All settings.
+        out: The quickstart's directory.
+        stage: pretrain, align or instruct.
+        start: What the stage starts from: encoder (pretrain, align) or model directory (instruct).
+        llm: The LLM to align to.
+        arm: Prefix of the run directory; names a control arm.
+    """
+    values: dict[str, Any] = dict(getattr(settings, stage))
+    splits = {split: [str(out / "data" / f"{split}.jsonl")] for split in ("train", "validation")}
+    values |= {"stage": stage, "out": str(out / f"{arm}{stage}")}
+    values["run"] = {"seed": settings.seed, **values.get("run", {})}
+    values["data"] = {**splits, **values.get("data", {})}
+    if stage == "instruct":
+        values["model"] = start
+    else:
+        values["encoder"] = start
+    if stage == "align":
+        values["llm"] = llm
+    if stage == "align" and start == settings.untrained:  # untrained: built from its options
+        values["encoder_options"] = settings.pretrain.get("encoder_options", {})
+    return parse_settings(TrainSettings, values, f"quickstart.{stage}")
+
+
+def run_quickstart(out: str | Path, data: str | None, seed: int, overrides: Sequence[str]) -> Path:
+    """Run every step that is not finished yet; returns the report's path.
+
+    Steps that do not need each other run side by side: the language model and the encoder, then the model and its
+    control arm, which is trained in the same way on an untrained encoder.
+
+    Args:
+        out: Directory for everything.
+        data: A label table of recordings; None generates the sounds.
+        seed: Seed of data, weights and sampling.
+        overrides: ``key.sub=value`` on ``configs/quickstart.yaml``.
+
+    Raises:
+        UserError: Unwritable directory, wrong settings, unusable recordings.
+    """
+    started = time.perf_counter()
+    settings, out = load_quickstart(data, seed, overrides), Path(out)
+    for stage in STAGES:  # a wrong key is found before the first step
+        stage_settings(settings, out, stage, settings.untrained, "llm")
+    title("1/4", "compose scenes")
+    compose_scenes(settings, out)
+    title("2/4", "language model and encoder")
+    first: list[Step] = [] if settings.llm else [(train_llm, (settings, out))]
+    run_side_by_side([*first, (pretrain_encoder, (settings, out))])
+    title("3/4", "align, tune and score the model, and the same on an untrained encoder")
+    run_side_by_side([(train_arm, (settings, out, arm)) for arm in ("", *CONTROL_ARMS.values())])
+    title("4/4", "report")
+    report, table = summarise(out, CONTROL_ARMS, settings.compose, settings.evaluate.limit, settings.seed)
+    print(f"\n{table}\n\n{report}  ({time.perf_counter() - started:.0f} s)")
+    print(f'try: alm ask {model_dir(out)} AUDIO_FILE "What can be heard first?"')
+    return report
+
+
+def title(number: str, text: str) -> None:
+    """Announce a step."""
+    print(f"\n== {number} {text}", flush=True)
+
+
+def model_dir(out: Path, arm: str = "") -> Path:
+    """The trained model of an arm."""
+    return out / f"{arm}instruct" / "model"
+
+
+def compose_scenes(settings: QuickstartSettings, out: Path) -> None:
+    """``out/data``: scenes with captions and questions in three splits."""
+    config = settings.compose
+    inputs: list[str | Path] = [config.labels_csv] if config.labels_csv else []
+
+    def work(folder: Path) -> dict[str, Any]:
+        if (out / "data" / DATA_MARKER).is_file():  # an older data set of ours; anything else is left alone
+            shutil.rmtree(out / "data")
+        with progress("compose", config.n_train + config.n_validation + config.n_test, "scene") as advance:
+            seen = 0
+
+            def show(done: int, total: int) -> None:
+                nonlocal seen
+                advance(done - seen)
+                seen = done
+
+            compose(config, out / "data", show)
+        return {}
+
+    run_step(out / "compose", dataclasses.asdict(config), inputs, work)
+
+
+def train_llm(settings: QuickstartSettings, out: Path) -> None:
+    """``out/llm``: a small LLM that answers questions about scenes told in words."""
+
+    def work(folder: Path) -> dict[str, Any]:
+        language = Language(tuple(build_bank(settings.compose).kinds))
+        return {"reading": train_text_llm(settings.text_llm, language, out / "llm")}
+
+    inputs: list[str | Path] = [out / "data" / "compose.json"]
+    run_step(out / "text_llm", dataclasses.asdict(settings.text_llm), inputs, work)
+
+
+def pretrain_encoder(settings: QuickstartSettings, out: Path) -> None:
+    """``out/pretrain/encoder``."""
+    run_stage(stage_settings(settings, out, "pretrain", settings.untrained))
+
+
+def train_arm(settings: QuickstartSettings, out: Path, arm: str) -> None:
+    """Align, tune and score one arm; the headline arm is scored beside its controls."""
+    encoder = settings.untrained if arm else str(out / "pretrain" / "encoder")
+    llm = settings.llm or str(out / "llm")
+    aligned = run_stage(stage_settings(settings, out, "align", encoder, llm, arm))
+    model = run_stage(stage_settings(settings, out, "instruct", str(aligned), arm=arm))
+    records = read_manifest(out / "data" / "test.jsonl")
+    options = settings.evaluate
+    print_ = read_json(model.parent / MARKER)["fingerprint"]
+    controls = CONTROLS[:1] if arm else CONTROLS
+    total = len(records[: options.limit]) * len(controls)
+    with progress(f"score {arm or 'the model'}", total, "answer") as advance:
+        evaluate_manifest(
+            *load(model),
+            records,
+            out / f"{arm}evaluate",
+            model_id=print_,
+            controls=controls,
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+            limit=options.limit,
+            progress=advance,
+            seed=settings.seed,
+        )
