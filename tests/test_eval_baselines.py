@@ -1,0 +1,75 @@
+"""The log-mel baseline learns what can be learned, and looks at training clips only."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from encoders.audio import load_audio
+from eval.baselines import logmel_baseline, logmel_features
+from eval.errors import EvaluationError
+
+
+def tone(pitch_hz, seed, seconds=0.3):
+    rng = np.random.default_rng(seed)
+    time = np.arange(int(16000 * seconds)) / 16000
+    return (0.3 * np.sin(2 * np.pi * pitch_hz * time) + 0.01 * rng.standard_normal(len(time))).astype(
+        np.float32
+    )
+
+
+def tones(per_label, offset=0):
+    return [
+        (tone(pitch * (1 + 0.02 * (i % 5)), offset + i, 0.2 + 0.05 * (i % 3)), label)
+        for label, pitch in (("low", 200), ("middle", 900), ("high", 4000))
+        for i in range(per_label)
+    ]
+
+
+def test_tells_pitches_apart():
+    result = logmel_baseline(tones(6), tones(4, 100), 16000)
+    assert result["accuracy"] == 1.0 and result["n"] == 12
+    assert result["predictions"] == [label for _, label in tones(4)]
+    assert result == logmel_baseline(tones(6), tones(4, 100), 16000)
+
+
+def test_random_labels_stay_at_chance():
+    rng = np.random.default_rng(0)
+    noise = [(rng.standard_normal(4800).astype(np.float32) * 0.1, "ab"[i % 2]) for i in range(120)]
+    assert 0.3 < logmel_baseline(noise[:60], noise[60:], 16000)["accuracy"] < 0.7
+
+
+def test_labels_with_one_clip_need_no_folds():
+    result = logmel_baseline(tones(1), tones(1), 16000)
+    assert result["strength"] == 1.0 and result["accuracy"] == 1.0
+
+
+def test_features_do_not_depend_on_the_other_clips():
+    clips = [tone(300, 0), tone(800, 1, 0.5)]
+    both = logmel_features(clips, 16000)
+    assert both.shape == (2, 256)
+    np.testing.assert_array_equal(both[1], logmel_features(clips[1:], 16000)[0])
+
+
+def test_bad_input_is_a_typed_error():
+    with pytest.raises(EvaluationError, match="1 training labels"):
+        logmel_baseline(tones(1)[:1], tones(1), 16000)
+    with pytest.raises(EvaluationError, match="0 test clips"):
+        logmel_baseline(tones(1), [], 16000)
+    with pytest.raises(EvaluationError, match="has 10 samples"):
+        logmel_baseline(tones(1), [(np.zeros(10, np.float32), "low")], 16000)
+
+
+def test_real_recordings(shared_dir):
+    """ESC-10 without fold 4: far above the chance of one in ten, far from perfect."""
+    folder = shared_dir / "data" / "esc10"
+    rows = list(csv.DictReader((folder / "meta.csv").open()))[::2]
+    clips = [(load_audio(folder / row["filename"], 16000), row["category"]) for row in rows]
+    held_out = [row["fold"] == "4" for row in rows]
+    result = logmel_baseline(
+        [clip for clip, out in zip(clips, held_out, strict=True) if not out],
+        [clip for clip, out in zip(clips, held_out, strict=True) if out],
+        16000,
+    )
+    assert result["n"] == 40
+    assert 0.5 < result["accuracy"] < 0.95

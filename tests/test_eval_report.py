@@ -1,0 +1,198 @@
+"""The report is one whole HTML file that loads nothing, shows everything and believes nothing."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from alm.errors import UserError
+from eval.charts import interval_chart, line_chart, spectrogram_png
+from eval.report import Baseline, Example, write_report
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+EVIL = "<script>alert(\"x\")</script> & 'q' {title} \u2028"
+
+
+class Checker(HTMLParser):
+    """Collects tags and text, and sees to it that every element is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def score(value, low=0.1, high=0.9):
+    return {"value": value, "low": low, "high": high, "n": 12, "n_clips": 6}
+
+
+def scores(
+    arms=("none", "no_audio", "other_clip", "untrained_encoder"),
+    keys=("caption/cider_d", "qa/overall", "qa/what"),
+):
+    return {
+        "n_records": 12,
+        "n_clips": 6,
+        "limited": True,
+        "notes": [f"A note. {EVIL}"],
+        "backends": {"caption/cider_d": "cider_d[ptb=py]", "qa/overall": "accuracy[normalise=1]"},
+        "arms": {
+            arm: {
+                "scores": {key: score(0.5) for key in keys},
+                "n_missing": 1,
+                "choice_parse_failures": {"n": 2, "of": 5, "rate": 0.4},
+            }
+            for arm in arms
+        },
+        "gaps": {arm: {key: score(0.25) for key in keys} for arm in arms if arm != "none"},
+    }
+
+
+def example(seconds=0.5, **changes):
+    wave = np.sin(np.arange(int(16000 * seconds)) * 0.3).astype(np.float32)
+    values = {
+        "question": EVIL,
+        "reference": EVIL,
+        "answer": EVIL,
+        "title": EVIL,
+        "captions": (EVIL,),
+        "correct": True,
+    }
+    return Example(wave, 16000, **{**values, **changes})
+
+
+def parse(path):
+    html = path.read_text(encoding="utf-8")
+    checker = Checker()
+    checker.feed(html)
+    assert checker.open == []
+    return html, checker
+
+
+def test_everything_is_shown_and_escaped(tmp_path):
+    path = tmp_path / "report.html"
+    curves = {
+        f"align {EVIL}": [
+            {"step": 1, "loss": 3.0},
+            {"step": 2, "loss": 1.5, "eval_loss": 2.0},
+            {"step": 3, "lr": 0.1},
+        ]
+    }
+    write_report(
+        path,
+        title=EVIL,
+        scores={EVIL: scores(), "second": scores(("none",), ("qa/overall",))},
+        curves=curves,
+        examples=[example(), example(correct=None, captions=(), answer="")],
+        facts={EVIL: EVIL},
+        baselines=[Baseline(EVIL, "what is this sound", 0.7, 80, 0.6, 0.8, model_value=0.9)],
+    )
+    html, checker = parse(path)
+    text = "".join(checker.text)
+    assert "<script" not in html and text.count(EVIL) >= 10
+    tags = [tag for tag, _ in checker.tags]
+    assert tags.count("audio") == 2 and tags.count("img") == 2 and tags.count("polyline") == 2
+    for needed in (
+        "another clip's audio",
+        "untrained encoder",
+        "[10.0, 90.0]",
+        "+25.0",
+        "loss 1.500",
+        "✓ right",
+        "70.0",
+    ):
+        assert needed in text
+    assert "A note." in text and "1 predictions missing" in text and "model 2 of 5" in text
+
+
+def test_nothing_is_loaded_from_elsewhere(tmp_path):
+    path = tmp_path / "report.html"
+    write_report(path, title="t", scores={"a": scores()}, examples=[example(title="clip", question="q")])
+    html, checker = parse(path)
+    addresses = [
+        attrs[name] for _, attrs in checker.tags for name in ("src", "href", "data") if name in attrs
+    ]
+    assert addresses and all(address.startswith("data:") for address in addresses)
+    assert not re.search(r"url\(|@import|https?://", html)
+    assert any(attrs.get("http-equiv") == "Content-Security-Policy" for _, attrs in checker.tags)
+
+
+def test_it_can_be_used_without_seeing_it(tmp_path):
+    path = tmp_path / "report.html"
+    write_report(
+        path,
+        title="t",
+        scores={"a": scores()},
+        curves={"align": [{"step": 0, "loss": 1.0}]},
+        examples=[example()],
+    )
+    html, checker = parse(path)
+    assert ("html", {"lang": "en"}) in checker.tags
+    assert all(attrs.get("alt") for tag, attrs in checker.tags if tag == "img")
+    assert all(attrs.get("aria-label") for tag, attrs in checker.tags if tag == "audio")
+    assert all(
+        attrs.get("aria-label") or attrs.get("aria-hidden") for tag, attrs in checker.tags if tag == "svg"
+    )
+    assert all(attrs.get("scope") for tag, attrs in checker.tags if tag == "th")
+    assert "width=device-width" in html and "prefers-color-scheme: dark" in html
+
+
+def test_sparse_input_makes_a_whole_page(tmp_path):
+    path = tmp_path / "report.html"
+    write_report(path, title="t", scores={})
+    parse(path)
+    single = scores(("none",), ("qa/overall",))
+    single["arms"]["none"]["scores"]["qa/overall"] = score(1.0, None, None)
+    silent = Example(np.zeros(3, dtype=np.float32), 8000, "q", "r", "a")
+    nan = [{"step": 1, "loss": float("nan")}, {"step": 2, "loss": None}, {"step": 3, "loss": 2.0}]
+    write_report(path, title="t", scores={"a": single}, curves={"s": nan, "empty": []}, examples=[silent])
+    html, _ = parse(path)
+    assert "100.0" in html and "nan" not in re.sub(r"base64,[^\"]*", "", html).lower()
+
+
+def test_a_long_clip_is_cut_and_says_so(tmp_path):
+    path = tmp_path / "report.html"
+    write_report(path, title="t", scores={}, examples=[example(seconds=62.0, title="long")])
+    assert "62.0 s (the first 60 s here)" in parse(path)[0]
+
+
+def test_a_folder_that_is_not_there_is_a_typed_error(tmp_path):
+    with pytest.raises(UserError, match="cannot write"):
+        write_report(tmp_path / "absent" / "report.html", title="t", scores={})
+
+
+def test_charts_of_nothing_are_empty_and_flat_lines_draw():
+    assert line_chart({}, x_label="x", y_label="y", title="t") == ""
+    assert interval_chart({}, title="t") == ""
+    flat = line_chart({"a": [(0, 1.0), (1, 1.0)]}, x_label="x", y_label="y", title="t")
+    assert "polyline" in flat and "nan" not in flat
+    many = line_chart({"a": [(i, 1 / (i + 1)) for i in range(10000)]}, x_label="x", y_label="y", title="t")
+    assert len(many) < 10000
+
+
+def test_spectrogram_shows_where_the_sound_is():
+    import io
+
+    from matplotlib import image
+
+    wave = np.zeros(16000, dtype=np.float32)
+    wave[8000:] = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(8000) / 16000)
+    pixels = image.imread(io.BytesIO(spectrogram_png(wave, 16000)))[..., :3].sum(-1)
+    rows, columns = pixels.shape
+    assert pixels[:, columns // 2 + 5 :].mean() > 2 * pixels[:, : columns // 2 - 5].mean()
+    loudest = pixels[:, -20:].mean(axis=1).argmax()
+    assert loudest / rows == pytest.approx(1 - 1000 / 8000, abs=0.02)
