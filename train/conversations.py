@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from alm.processor import AudioLanguageProcessor
 from alm.progress import progress
 from encoders import AudioEncoder
 from encoders.audio import load_audio, pad_batch
+from encoders.checkpoint import read_weights, write_weights
+from train.ranks import is_main
 
 
 def read_manifests(paths: Sequence[str]) -> list[Record]:
@@ -66,6 +70,7 @@ class ClipFeatures(ClipAudio):
         refs: All clips that will be asked for.
         limit_gb: Refuse to hold more than this.
         device: Where to encode.
+        folder: Keep the tokens there too, for the next stage with the same encoder and clips; None keeps nothing.
         batch_size: Clips per forward pass.
     """
 
@@ -75,29 +80,59 @@ class ClipFeatures(ClipAudio):
         refs: Sequence[AudioRef],
         limit_gb: float,
         device: torch.device,
+        folder: Path | None = None,
         batch_size: int = 16,
     ) -> None:
         super().__init__(encoder.config.sample_rate)
-        self.n_freq = encoder.config.n_freq
+        self.limit_gb = limit_gb
         self.tokens: dict[AudioRef, Tensor] = {}
         self.lengths: dict[AudioRef, int] = {}
-        held = 0
+        file = folder / f"{_features_key(encoder, refs)}.safetensors" if folder is not None else None
+        if file is not None and file.is_file():
+            self._read(file, refs)
+            return
         encoder.eval()
         with progress("encode clips", len(refs), "clip") as advance, torch.no_grad():
             for start in range(0, len(refs), batch_size):
-                part = list(refs[start : start + batch_size])
-                waveforms, lengths = pad_batch([self.waveform(ref) for ref in part])
-                out = encoder(waveforms.to(device), lengths.to(device))
-                for ref, tokens, mask, n in zip(part, out.tokens, out.mask, lengths.tolist(), strict=True):
-                    self.tokens[ref] = tokens[mask].cpu()  # (n_valid, D), time-major
-                    self.lengths[ref] = n
-                    held += self.tokens[ref].numel() * self.tokens[ref].element_size()
-                if held / 2**30 > limit_gb * (start + len(part)) / len(refs) and held / 2**30 > limit_gb:
-                    raise ConfigError(
-                        f"data.cache_limit_gb={limit_gb}: the encoder's tokens need more memory; raise the limit "
-                        "or set data.cache_features=false"
-                    )
-                advance(len(part))
+                self._encode(encoder, refs[start : start + batch_size], device)
+                self._check_size(start + batch_size, len(refs))
+                advance(min(batch_size, len(refs) - start))
+        if file is not None and is_main():
+            self._write(file, refs)
+
+    def _encode(self, encoder: AudioEncoder, refs: Sequence[AudioRef], device: torch.device) -> None:
+        waveforms, lengths = pad_batch([self.waveform(ref) for ref in refs])
+        out = encoder(waveforms.to(device), lengths)
+        for ref, tokens, mask, n in zip(refs, out.tokens, out.mask, lengths.tolist(), strict=True):
+            self.tokens[ref] = tokens[mask].cpu()  # (n_valid, D), time-major
+            self.lengths[ref] = n
+
+    def _check_size(self, done: int, total: int) -> None:
+        """Stop as soon as the clips so far show that the whole will not fit."""
+        held = sum(tokens.numel() * tokens.element_size() for tokens in self.tokens.values()) / 2**30
+        expected_gb = held * max(1.0, total / done)
+        if expected_gb > self.limit_gb:
+            raise ConfigError(
+                f"data.cache_limit_gb={self.limit_gb}: the encoder's tokens of {total} clips take about "
+                f"{expected_gb:.1f} GB; raise the limit or set data.cache_features=false"
+            )
+
+    def _write(self, file: Path, refs: Sequence[AudioRef]) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_weights(
+            file,
+            {
+                "tokens": torch.cat([self.tokens[ref] for ref in refs]),
+                "n_tokens": torch.tensor([len(self.tokens[ref]) for ref in refs]),
+                "n_samples": torch.tensor([self.lengths[ref] for ref in refs]),
+            },
+        )
+
+    def _read(self, file: Path, refs: Sequence[AudioRef]) -> None:
+        kept = read_weights(file)
+        rows = kept["tokens"].split(kept["n_tokens"].tolist())
+        self.tokens = dict(zip(refs, rows, strict=True))
+        self.lengths = dict(zip(refs, kept["n_samples"].tolist(), strict=True))
 
     def collate(self, refs: Sequence[AudioRef]) -> tuple[list[int], dict[str, Tensor]]:
         """Lengths in samples, and padded cached tokens in place of waveforms."""
@@ -109,6 +144,21 @@ class ClipFeatures(ClipAudio):
             features[i, : len(row)] = row
             mask[i, : len(row)] = True
         return [self.lengths[ref] for ref in refs], {"features": features, "features_mask": mask}
+
+
+def _features_key(encoder: AudioEncoder, refs: Sequence[AudioRef]) -> str:
+    """What the tokens depend on: the encoder's config and weights, and the clips' files as they are now."""
+    digest = hashlib.sha256(json.dumps(encoder.config.to_dict(), sort_keys=True, default=str).encode())
+    for name, value in encoder.state_dict().items():
+        digest.update(
+            name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        )
+    for ref in refs:
+        stat = ref.path.stat()
+        digest.update(
+            f"{ref.path.resolve()}:{ref.start_s}:{ref.end_s}:{stat.st_size}:{stat.st_mtime_ns}".encode()
+        )
+    return digest.hexdigest()
 
 
 class ConversationDataset(Dataset):

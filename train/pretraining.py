@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from train.masks import sample_keep
 from train.ranks import is_main, say
 from train.settings import ContrastiveSettings, TrainSettings
 from train.trainer import fit
-from train.views import ViewConfig, make_views
+from train.views import make_views
 
 
 class ClipDataset(Dataset):
@@ -87,7 +88,7 @@ class ContrastiveModel(nn.Module):
             lengths,
             clip_keys,
             encoder.fbank,
-            ViewConfig(n_frames=encoder.config.spec_size[0]),
+            dataclasses.replace(settings.views, n_frames=encoder.config.spec_size[0]),
             seed=self.seed,
             epoch=self.epoch,
         )

@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from train.settings import STAGES, TrainSettings
 from train.stages import run_stage, run_step
 from train.text_llm import TextLLMConfig, train_text_llm
 
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"  # beside the packages, installed or not
 # Arm of the report -> prefix of its directories; the model itself has none.
 CONTROL_ARMS = {UNTRAINED: "untrained-"}
 
@@ -77,7 +77,7 @@ class QuickstartSettings:
 
 def load_quickstart(data: str | None, seed: int, overrides: Sequence[str]) -> QuickstartSettings:
     """Shipped settings, those for recordings where ``data`` is given, and the user's overrides."""
-    folder = Path(str(files("configs")))
+    folder = CONFIGS
     values = read_yaml(folder / "quickstart.yaml")
     if data is not None:
         for key, value in _leaves(read_yaml(folder / "quickstart-recordings.yaml")):
@@ -113,10 +113,14 @@ def stage_settings(
         arm: Prefix of the run directory; names a control arm.
     """
     values: dict[str, Any] = dict(getattr(settings, stage))
-    splits = {split: [str(out / "data" / f"{split}.jsonl")] for split in ("train", "validation")}
+    data: dict[str, Any] = {
+        split: [str(out / "data" / f"{split}.jsonl")] for split in ("train", "validation")
+    }
+    if stage != "pretrain":
+        data["feature_folder"] = str(out / "features")
     values |= {"stage": stage, "out": str(out / f"{arm}{stage}")}
     values["run"] = {"seed": settings.seed, **values.get("run", {})}
-    values["data"] = {**splits, **values.get("data", {})}
+    values["data"] = {**data, **values.get("data", {})}
     if stage == "instruct":
         values["model"] = start
     else:

@@ -21,6 +21,7 @@ from train.rundir import read_json
 
 UNTRAINED = "untrained_encoder"
 N_EXAMPLES = 10
+LOGS = {"text_llm": "llm"}  # step -> folder of its log, where they differ
 SAMPLE_RATE_HZ = 16000
 
 
@@ -58,7 +59,11 @@ def summarise(
         out / "report.html",
         title="Quickstart: an audio-language model and whether it listens",
         scores={"test split": scores},
-        curves={stage: curve for stage in stages if (curve := read_curve(out / stage / "metrics.jsonl"))},
+        curves={
+            stage: curve
+            for stage in stages
+            if (curve := read_curve(out / LOGS.get(stage, stage) / "metrics.jsonl"))
+        },
         examples=examples(asked, answers),
         facts=facts(out, stages, compose, seed),
         baselines=baselines,

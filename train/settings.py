@@ -7,6 +7,7 @@ from typing import Any
 
 from alm.errors import ConfigError
 from alm.policy import Policy
+from train.views import ViewConfig
 
 STAGES = ("pretrain", "align", "instruct")
 
@@ -20,6 +21,7 @@ class DataSettings:
         validation: Manifests scored after training, with the right and with another clip's audio.
         workers: Loader processes.
         cache_features: Encode every clip once with the frozen encoder and keep the tokens in memory.
+        feature_folder: Keep the cached tokens there for the next stage with the same encoder and clips.
         cache_limit_gb: Largest feature cache; a larger one is an error before anything is computed.
         max_length: Longest sample in tokens; a longer one is an error naming it.
     """
@@ -28,6 +30,7 @@ class DataSettings:
     validation: tuple[str, ...] = ()
     workers: int = 0
     cache_features: bool = False
+    feature_folder: str | None = None
     cache_limit_gb: float = 4.0
     max_length: int = 2048
 
@@ -95,12 +98,15 @@ class ContrastiveSettings:
         time_ratio: Share of time columns hidden from view 0.
         freq_ratio: Share of frequency bands hidden from view 1.
         temperature: NT-Xent temperature.
+        views: Augmentations of :mod:`train.views` (``views.augment: none`` leaves only the masks to tell the two
+            views apart); ``views.n_frames`` is set to the encoder's window.
     """
 
     mask_layout: str = "time_frequency"
     time_ratio: float = 0.6
     freq_ratio: float = 0.4
     temperature: float = 0.1
+    views: ViewConfig = ViewConfig()
 
 
 @dataclasses.dataclass(frozen=True)

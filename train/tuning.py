@@ -61,9 +61,9 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     if settings.data.cache_features and settings.policy.encoder == "frozen":
         device = pick_device()
         model.encoder.to(device)
-        clips = ClipFeatures(
-            model.encoder, clips_of([*records, *held_out]), settings.data.cache_limit_gb, device
-        )
+        kept = Path(settings.data.feature_folder) if settings.data.feature_folder else None
+        refs = clips_of([*records, *held_out])
+        clips = ClipFeatures(model.encoder, refs, settings.data.cache_limit_gb, device, kept)
     collator = ConversationCollator(processor, clips, settings.data.max_length)
     dataset = ConversationDataset(records, settings.run.seed)
     trainer = fit(settings, model, dataset, collator, folder, settings.stage)
