@@ -14,6 +14,7 @@ from alm.data.phrases import NUMBER_WORDS
 from alm.data.scenes import Scene, SceneEvent, mix_scene, sample_scene
 from alm.errors import AudioError, ConfigError, ManifestError, UserError
 from alm.manifest import read_manifest
+from encoders.audio import load_audio
 
 KINDS = GeneratedEvents.kinds
 LANGUAGE = Language(KINDS)
@@ -371,7 +372,7 @@ def test_missing_tables_and_bad_recordings(tmp_path):
     bank = RecordedEvents(path)
     for clip in bank.clips[:2]:
         with pytest.raises(AudioError, match=r"labels\.csv:[23]: .*dog1"):
-            bank.whole(clip, 5.0)
+            bank.whole(clip, 5.0, np.random.default_rng(0))
     with pytest.raises(AudioError):
         compose(dataclasses.replace(SMALL, labels_csv=str(path), n_train=40), tmp_path / "data", workers=1)
     assert not (tmp_path / "data").exists() and not (tmp_path / ".data.partial").exists()
@@ -382,3 +383,24 @@ def test_numeric_targets_and_a_byte_order_mark_are_fine(tmp_path):
     text = path.read_text().replace("category", "target").replace(",dog,", ",0,")
     path.write_text("\ufeff" + text, encoding="utf-8")
     assert RecordedEvents(path).kinds == ("clock_tick", "sea_waves", "sound_0")
+
+
+def test_only_training_hears_recordings_varied(tmp_path):
+    """Test and validation clips are scored as recorded; training's are changed, each time anew."""
+    labels_csv = recordings(tmp_path)
+    bank = RecordedEvents(labels_csv)
+    for split in ("validation", "test"):
+        clip = bank.for_split(split).clips[0]
+        whole = bank.for_split(split).whole(clip, 5.0, np.random.default_rng(0)).waveform
+        np.testing.assert_array_equal(whole, load_audio(clip.path, 16000)[: 5 * 16000])
+    train = bank.for_split("train")
+    clip = train.clips[0]
+    first, second, again = (
+        train.whole(clip, 5.0, np.random.default_rng(seed)).waveform for seed in (0, 1, 0)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert len(first) != len(second) or not np.allclose(first, second)
+    plain = RecordedEvents(labels_csv, variation=False).for_split("train")
+    np.testing.assert_array_equal(
+        plain.whole(clip, 5.0, np.random.default_rng(0)).waveform, load_audio(clip.path, 16000)[: 5 * 16000]
+    )

@@ -54,6 +54,7 @@ class ComposeConfig:
         validation_share: Share of the other folds' recordings that only validation may use.
         whole_clip_share: With recordings, the share of training scenes that are one recording as it is. Validation
             and test get one such scene for each of their recordings, beside the mixed scenes.
+        variation: With recordings, let training hear them at other speeds and through other microphones.
     """
 
     seed: int = 0
@@ -68,6 +69,7 @@ class ComposeConfig:
     test_folds: tuple[str, ...] | None = None
     validation_share: float = 0.15
     whole_clip_share: float = 0.35
+    variation: bool = True
 
     def __post_init__(self) -> None:
         limits = {
@@ -130,7 +132,7 @@ def build_bank(config: ComposeConfig) -> EventBank:
     """
     if config.labels_csv is None:
         return GeneratedEvents()
-    return RecordedEvents(config.labels_csv, config.test_folds, config.validation_share)
+    return RecordedEvents(config.labels_csv, config.test_folds, config.validation_share, config.variation)
 
 
 def compose(
@@ -278,7 +280,7 @@ class _Composer:
         if isinstance(bank, RecordedEvents) and split == "train" and rng.random() < config.whole_clip_share:
             clip = bank.clips[int(rng.integers(len(bank.clips)))]
             gain_db = float(rng.uniform(*_WHOLE_CLIP_GAIN_DB))
-            scene, wave = self._whole(bank, clip, scene_id, gain_db)
+            scene, wave = self._whole(bank, clip, scene_id, gain_db, rng)
         else:
             event_s = config.event_s or bank.event_s
             plan = sample_scene(bank.kinds, rng, scene_id, config.scene_s, config.max_events, event_s)
@@ -291,14 +293,14 @@ class _Composer:
         bank = self.banks[split]
         assert isinstance(bank, RecordedEvents)
         rng = np.random.default_rng((self.config.seed, SPLITS.index(split), 1, index))
-        scene, wave = self._whole(bank, bank.clips[index], f"{split}-clip-{index:05d}", 0.0)
+        scene, wave = self._whole(bank, bank.clips[index], f"{split}-clip-{index:05d}", 0.0, rng)
         return self._finish(scene, wave, [self.language.what(scene, rng)])
 
     def _whole(
-        self, bank: RecordedEvents, clip: Clip, scene_id: str, gain_db: float
+        self, bank: RecordedEvents, clip: Clip, scene_id: str, gain_db: float, rng: np.random.Generator
     ) -> tuple[Scene, np.ndarray]:
         return whole_clip_scene(
-            bank.whole(clip, self.config.scene_s), clip.kind, scene_id, self.config.scene_s, gain_db
+            bank.whole(clip, self.config.scene_s, rng), clip.kind, scene_id, self.config.scene_s, gain_db
         )
 
     def _finish(self, scene: Scene, wave: np.ndarray, questions: list[Question]) -> Composed:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from alm.data.synthesis import SAMPLE_RATE, SYNTHESIZERS, Waveform
+from alm.data.variation import vary
 from alm.errors import AudioError, ManifestError
 from encoders.audio import load_audio
 
@@ -122,6 +123,7 @@ class RecordedEvents(EventBank):
         labels_csv: The table.
         test_folds: The held-out folds; None holds out the last one.
         validation_share: Share of the recordings outside the held-out folds that validation gets.
+        variation: Change speed and colour of what the training split hears, each time anew.
 
     Raises:
         ManifestError: The table cannot be read, lacks a column, names a file that is not there, has no clips
@@ -135,8 +137,11 @@ class RecordedEvents(EventBank):
         labels_csv: str | os.PathLike[str],
         test_folds: Sequence[str | int] | None = None,
         validation_share: float = 0.15,
+        variation: bool = True,
     ) -> None:
         self.labels_csv = Path(labels_csv)
+        self.variation = variation
+        self._varied = False
         clips = _read_labels(self.labels_csv)
         held_out = _held_out_folds(clips, test_folds, self.labels_csv)
         self._splits = _split_clips(clips, held_out, validation_share, self.labels_csv)
@@ -149,6 +154,7 @@ class RecordedEvents(EventBank):
         bank = object.__new__(RecordedEvents)
         bank.__dict__.update(self.__dict__)
         bank._clips = self._splits[split]
+        bank._varied = split == "train" and self.variation
         bank.kinds = tuple(sorted({clip.kind for clip in bank._clips}))
         return bank
 
@@ -163,11 +169,16 @@ class RecordedEvents(EventBank):
         if not clips:
             raise KeyError(kind)
         clip = clips[int(rng.integers(len(clips)))]
-        return Rendered(_level(_cut(_read_clip(clip), rng, max_s)), str(clip.path))
+        wave = _cut(_read_clip(clip), rng, max_s)
+        if self._varied:
+            wave = vary(wave, rng)[: int(max_s * SAMPLE_RATE)]
+        return Rendered(_level(wave), str(clip.path))
 
-    def whole(self, clip: Clip, max_s: float) -> Rendered:
-        """A clip as it is, cut at ``max_s`` seconds; its level is kept."""
-        return Rendered(_read_clip(clip)[: int(max_s * SAMPLE_RATE)].copy(), str(clip.path))
+    def whole(self, clip: Clip, max_s: float, rng: np.random.Generator) -> Rendered:
+        """A clip cut at ``max_s`` seconds; as it is, but for training's variation."""
+        wave = _read_clip(clip)
+        wave = vary(wave, rng, roll=True) if self._varied else wave.copy()
+        return Rendered(wave[: int(max_s * SAMPLE_RATE)], str(clip.path))
 
 
 def _level(wave: np.ndarray) -> Waveform:
