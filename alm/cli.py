@@ -222,11 +222,10 @@ def _answer(arguments: argparse.Namespace, question: str) -> None:
     import alm
     from alm.checkpoint import load_processor, resolve
     from alm.generation import generate_answers
-    from encoders.audio import load_audio
 
     model_dir = resolve(arguments.model)
-    rate = load_processor(model_dir).sample_rate
-    clips = [load_audio(path, rate) for path in arguments.audio]
+    processor = load_processor(model_dir)
+    clips = [_read_clip(path, processor) for path in arguments.audio]
     model, processor = alm.load(model_dir)
     conversations = [[{"role": "user", "content": f"{processor.audio_token}{question}"}] for _ in clips]
     answers = dict(
@@ -240,7 +239,21 @@ def _answer(arguments: argparse.Namespace, question: str) -> None:
         )
     )
     for row, path in enumerate(arguments.audio):
-        print(f"{Path(path).name}: {answers[row]}" if len(clips) > 1 else answers[row])
+        answer = " ".join(answers[row].split())  # one line per file, whatever the model says
+        print(f"{Path(path).name}: {answer}" if len(clips) > 1 else answer)
+
+
+def _read_clip(path: str, processor: Any) -> Any:
+    """A file's waveform, long enough for the encoder."""
+    from encoders.audio import load_audio
+    from encoders.errors import AudioError
+
+    clip = load_audio(path, processor.sample_rate)
+    try:
+        processor.n_audio_tokens(len(clip))
+    except AudioError as error:
+        raise AudioError(f"{path}: {error}") from error
+    return clip
 
 
 def _add_list(commands: Any) -> None:

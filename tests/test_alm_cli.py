@@ -50,7 +50,9 @@ def sounds(tmp_path_factory):
 def subcommands(parser, prefix=()):
     """Every command path of a parser."""
     for action in parser._actions:
-        for name, sub in (getattr(action, "choices", None) or {}).items() if hasattr(action, "_parser_class") else ():
+        for name, sub in (
+            (getattr(action, "choices", None) or {}).items() if hasattr(action, "_parser_class") else ()
+        ):
             yield (*prefix, name)
             yield from subcommands(sub, (*prefix, name))
 
@@ -141,7 +143,9 @@ def test_bad_configs_and_directories(model_dir, tmp_path, capsys):
     assert_one_line(capsys, "optim.steps", "int")
     assert main(["train", str(good), "projector=mlpp", f"out={tmp_path / 'o'}"]) == 2
     assert_one_line(capsys, "m.jsonl")
-    (tmp_path / "m.jsonl").write_text('{"id": "a", "audio": "a.wav", "question": "q", "answer": "a"}\n{"id": \n')
+    (tmp_path / "m.jsonl").write_text(
+        '{"id": "a", "audio": "a.wav", "question": "q", "answer": "a"}\n{"id": \n'
+    )
     assert main(["train", str(good), f"data.train=[{tmp_path / 'm.jsonl'}]", f"out={tmp_path / 'o'}"]) == 2
     assert_one_line(capsys, "m.jsonl:2")
     assert not (tmp_path / "o/finished.json").exists()
@@ -152,7 +156,12 @@ def test_bad_configs_and_directories(model_dir, tmp_path, capsys):
     assert main(["caption", str(tmp_path / "nothing"), "a.wav"]) == 2
     assert_one_line(capsys, "nothing")
     (tmp_path / "file").write_text("")
-    assert main(["data", "compose", "--out", str(tmp_path / "file/x"), "n_train=2", "n_validation=1", "n_test=1"]) == 2
+    assert (
+        main(
+            ["data", "compose", "--out", str(tmp_path / "file/x"), "n_train=2", "n_validation=1", "n_test=1"]
+        )
+        == 2
+    )
     assert_one_line(capsys, "file/x")
     assert main(["quickstart", "--out", str(tmp_path / "file/q")]) == 2
     assert_one_line(capsys, "file/q")

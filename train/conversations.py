@@ -81,7 +81,7 @@ class ClipFeatures(ClipAudio):
         limit_gb: float,
         device: torch.device,
         folder: Path | None = None,
-        batch_size: int = 16,
+        batch_size: int = 32,
     ) -> None:
         super().__init__(encoder.config.sample_rate)
         self.limit_gb = limit_gb
