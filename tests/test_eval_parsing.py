@@ -52,7 +52,8 @@ PHRASINGS = {
     "last_line": "Let me think step by step about the audio.\n\n@L@. @T@",
 }
 
-# Written after the parser was tuned on those above, and not used to tune it but for the four that failed wholesale.
+# Written after the parser was tuned on those above; blind once (93.8 % right, 0 % wrong on a fifth of the questions),
+# then their failures were mended, so from then on they guard against regressions rather than measure.
 LATER_PHRASINGS = {
     "correct_option_is": "The correct option is @L@: @T@.",
     "final": "Final Answer: **(@L@)**",
