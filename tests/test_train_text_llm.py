@@ -82,7 +82,8 @@ def test_packed_exercises_are_what_the_chat_template_gives_and_see_only_their_ow
     )
     scene = ReadingScene("silence bell bell silence", exercises)
     packer = RowPacker(tokenizer)
-    batch = packer.pack([scene, ReadingScene("rain", exercises[:1])], np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    batch = packer.batch([packer.row(one, rng) for one in (scene, ReadingScene("rain", exercises[:1]))])
     model = build_llm(TINY, tokenizer).eval()
     with torch.no_grad():
         packed = model(

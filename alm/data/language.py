@@ -116,9 +116,14 @@ class Language:
         Returns:
             Five sentences that name the same sounds in the same order; the scene's id fixes the wordings.
         """
-        templates = CAPTION_TEMPLATES[min(len(scene.events), max(CAPTION_TEMPLATES))]
+        wordings = self.caption_wordings(scene)
         start = sum(scene.id.encode("utf-8"))
-        return [self._fill(templates[(start + i) % len(templates)], scene) for i in range(_N_CAPTIONS)]
+        return [wordings[(start + i) % len(wordings)] for i in range(_N_CAPTIONS)]
+
+    def caption_wordings(self, scene: Scene) -> list[str]:
+        """Every caption there is for a scene; five or more."""
+        templates = CAPTION_TEMPLATES[min(len(scene.events), max(CAPTION_TEMPLATES))]
+        return [self._fill(template, scene) for template in templates]
 
     def questions(self, scene: Scene, rng: np.random.Generator, n_questions: int) -> list[Question]:
         """Draw different questions about a scene.
