@@ -153,7 +153,7 @@ def recording_baseline(
         for clip in bank.for_split(split).clips
     ]
     held_out = {str(clip.path.resolve()): clip for clip in bank.for_split("test").clips}
-    asked = [record for record in records if record.kind == "what"]
+    asked = [record for record in records if record.kind == "what" and record.meta.get("whole_clip")]
     tested = [held_out[str(Path(record.meta["sources"][0]).resolve())] for record in asked]
     result = logmel_baseline(
         training, [(load_audio(clip.path, SAMPLE_RATE_HZ), clip.kind) for clip in tested], SAMPLE_RATE_HZ

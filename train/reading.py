@@ -22,7 +22,6 @@ from alm.manifest import CAPTION_PROMPTS, format_choices
 
 IGNORE = -100  # transformers' label for positions without loss
 
-_CHOICE_SHARE = 0.7
 _SKIPPED_SINGLE_SHARE = 0.6  # scenes with one sound teach little and are learnt first
 _POOL_BATCHES = 16  # drawn together, so that each batch holds rows of like length
 _FULL_STEP_S = 0.32  # of a timeline of 16 steps over 5.12 s
@@ -89,13 +88,13 @@ def _practice(language: Language, scene: Scene, rng: np.random.Generator) -> lis
     questions = [language.presence(scene, rng), language.presence(scene, rng)]
     questions += [language.how_many(scene, rng), language.how_many(scene, rng, kind)]
     if n_events == 1:
-        return [*questions, language.what(scene, rng), language.choice(scene, rng)]
+        easy = [language.what(scene, rng), language.choice(scene, rng)]
+        return [*questions, easy[int(rng.integers(2))]]
     positions = ("first", "second", "last")[: min(n_events, 3)]
     questions += [language.order(scene, rng, position) for position in positions]
-    if rng.random() < _CHOICE_SHARE:  # with its options, it is as long as three others
-        position = positions[int(rng.integers(len(positions)))] if len(set(scene.kinds)) > 1 else None
-        questions.append(language.choice(scene, rng, position if rng.random() < 0.5 else None))
-    return questions
+    # To find what the options and the scene share is harder than to find what is first among them.
+    position = positions[int(rng.integers(len(positions)))] if len(set(scene.kinds)) > 1 else None
+    return [*questions, language.choice(scene, rng, position if rng.random() < 0.4 else None)]
 
 
 def _shrunk_timeline(language: Language, scene: Scene, rng: np.random.Generator, shrink: float) -> list[str]:
