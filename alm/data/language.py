@@ -62,7 +62,7 @@ class TimelineNoise:
         boundary: How uncertain it is, in steps, whether a step that is partly covered is named.
     """
 
-    drop: float = 0.03
+    drop: float = 0.02
     boundary: float = 0.2
 
 
@@ -230,12 +230,13 @@ class Language:
         silence = _pick(SILENCE_WORDS, rng)
         if noise:
             named &= rng.random(n_steps) >= noise.drop
-        for index in np.flatnonzero(~named.any(axis=1)):  # every event is heard somewhere
-            named[index, int(np.argmax(cover[index]))] = True
+        chosen = np.where(named.any(axis=0), (named * rng.random(named.shape)).argmax(axis=0), -1)
+        for index in range(len(scene.events)):
+            if index not in chosen:  # every event is heard somewhere
+                alone = cover[index] - (chosen >= 0) * (np.bincount(chosen + 1, minlength=2)[chosen + 1] < 2)
+                chosen[int(np.argmax(alone))] = index
         words = [self.word(kind) for kind in scene.kinds]
-        score = named * rng.random(named.shape)
-        loudest = score.argmax(axis=0)
-        return [words[loudest[t]] if named[:, t].any() else silence for t in range(n_steps)]
+        return [words[index] if index >= 0 else silence for index in chosen]
 
     def _other_questions(self, scene: Scene, rng: np.random.Generator) -> list[Question]:
         """One question of each form the scene allows, presence left out."""
