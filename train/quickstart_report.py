@@ -147,16 +147,15 @@ def recording_baseline(
     """
     bank = build_bank(compose)
     assert isinstance(bank, RecordedEvents)
-    training = [
-        (load_audio(clip.path, SAMPLE_RATE_HZ), clip.kind)
-        for split in ("train", "validation")
-        for clip in bank.for_split(split).clips
-    ]
+    known = [clip for split in ("train", "validation") for clip in bank.for_split(split).clips]
     held_out = {str(clip.path.resolve()): clip for clip in bank.for_split("test").clips}
     asked = [record for record in records if record.kind == "what" and record.meta.get("whole_clip")]
     tested = [held_out[str(Path(record.meta["sources"][0]).resolve())] for record in asked]
     result = logmel_baseline(
-        training, [(load_audio(clip.path, SAMPLE_RATE_HZ), clip.kind) for clip in tested], SAMPLE_RATE_HZ
+        [(load_audio(clip.path, SAMPLE_RATE_HZ), clip.kind) for clip in known],
+        [(load_audio(clip.path, SAMPLE_RATE_HZ), clip.kind) for clip in tested],
+        SAMPLE_RATE_HZ,
+        groups=[clip.recording for clip in known],
     )
     right = [is_correct(record, answers.get(record.id, "")) for record in asked]
     interval = mean_interval(

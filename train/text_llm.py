@@ -49,7 +49,7 @@ class TextLLMConfig:
         n_heads: Attention heads.
         max_position_embeddings: Longest prompt with answer, in tokens.
         steps: Optimiser steps.
-        batch_scenes: Scenes per step, each with about ten exercises.
+        batch_scenes: Scenes per step, each with eight or nine exercises.
         learning_rate: Peak learning rate.
         warmup_share: Share of the steps in which it rises.
         weight_decay: Of embeddings (AdamW); the other matrices have none.
@@ -63,7 +63,7 @@ class TextLLMConfig:
     n_layers: int = 4
     n_heads: int = 4
     max_position_embeddings: int = 1024
-    steps: int = 1000
+    steps: int = 1600
     batch_scenes: int = 8
     learning_rate: float = 4e-3
     warmup_share: float = 0.05
