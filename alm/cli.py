@@ -116,12 +116,15 @@ def _add_data(commands: Any) -> None:
 
 def _compose(arguments: argparse.Namespace) -> None:
     from alm.data.compose import ComposeConfig, compose
+    from alm.progress import counter, progress
     from alm.settings import load_settings
 
     overrides = [f"seed={arguments.seed}", *arguments.overrides]
     if arguments.data:
         overrides.insert(0, f"labels_csv={arguments.data}")
-    compose(load_settings(ComposeConfig, None, overrides), arguments.out)
+    config = load_settings(ComposeConfig, None, overrides)
+    with progress("compose", config.n_train + config.n_validation + config.n_test, "scene") as advance:
+        compose(config, arguments.out, counter(advance))
     print(f"wrote {arguments.out}/train.jsonl, validation.jsonl, test.jsonl")
 
 

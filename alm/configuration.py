@@ -61,3 +61,6 @@ class AudioLanguageConfig(PreTrainedConfig):
     def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
         """The LLM's config; generation and the trainer read vocabulary and layer counts from it."""
         return self.text_config if self.text_config is not None else self
+
+
+AutoConfig.register(AudioLanguageConfig.model_type, AudioLanguageConfig, exist_ok=True)

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from alm.configuration import AudioLanguageConfig
@@ -275,5 +275,4 @@ def _lora_targets(llm: PreTrainedModel, values: dict[str, Any]) -> list[str]:
     return names
 
 
-AutoConfig.register(AudioLanguageConfig.model_type, AudioLanguageConfig, exist_ok=True)
 AutoModelForCausalLM.register(AudioLanguageConfig, AudioLanguageModel, exist_ok=True)

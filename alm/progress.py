@@ -40,3 +40,15 @@ def progress(title: str, total: int, unit: str = "it") -> Iterator[Callable[...,
             bar.update(n)
 
         yield advance
+
+
+def counter(advance: Callable[..., None]) -> Callable[[int, int], None]:
+    """Turn ``advance`` into a callback that is told (done, total) each time."""
+    seen = 0
+
+    def show(done: int, total: int) -> None:
+        nonlocal seen
+        advance(done - seen)
+        seen = done
+
+    return show

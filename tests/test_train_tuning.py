@@ -61,7 +61,13 @@ def test_align_then_instruct_each_from_the_last_artifact(data, encoder_dir, llm_
     facts = json.loads((tmp_path / "a/finished.json").read_text())
     assert {"loss", "loss_other_audio", "fingerprint"} <= set(facts)
     instruct = run_stage(
-        settings(data, tmp_path / "i", stage="instruct", model=str(align), policy={"llm": "lora", "encoder": "lora"})
+        settings(
+            data,
+            tmp_path / "i",
+            stage="instruct",
+            model=str(align),
+            policy={"llm": "lora", "encoder": "lora"},
+        )
     )
     before, after = load_file(align / "model.safetensors"), load_file(instruct / "model.safetensors")
     moved = {k for k in before if k in after and not torch.equal(before[k], after[k])}

@@ -15,7 +15,7 @@ from alm.data.compose import MARKER as DATA_MARKER
 from alm.data.compose import ComposeConfig, build_bank, compose
 from alm.data.language import Language
 from alm.manifest import read_manifest
-from alm.progress import progress
+from alm.progress import counter, progress
 from alm.settings import apply_overrides, parse_settings, read_yaml, set_dotted
 from eval.run import CONTROLS, evaluate_manifest
 from train.parallel import Step, run_side_by_side
@@ -184,14 +184,7 @@ def compose_scenes(settings: QuickstartSettings, out: Path) -> None:
         if (out / "data" / DATA_MARKER).is_file():  # an older data set of ours; anything else is left alone
             shutil.rmtree(out / "data")
         with progress("compose", config.n_train + config.n_validation + config.n_test, "scene") as advance:
-            seen = 0
-
-            def show(done: int, total: int) -> None:
-                nonlocal seen
-                advance(done - seen)
-                seen = done
-
-            compose(config, out / "data", show)
+            compose(config, out / "data", counter(advance))
         return {}
 
     run_step(out / "compose", dataclasses.asdict(config), inputs, work)
