@@ -120,14 +120,14 @@ def load_model(source: str | Path, *, dtype: torch.dtype | str | None = None) ->
     load_strict(model, read_weights(weights), source=str(weights), allow_missing=tuple(absent))
     if config.llm is None:
         model.llm.tie_weights()
-    if dtype is not None:
+    if dtype is not None and dtype != "auto":
         torch.nn.Module.to(model, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
     return model.eval()
 
 
 def resolve(source: str | Path) -> Path:
     """The local directory of a model given as directory or hub id (whose files are downloaded)."""
-    folder = resolve_source(source, patterns=["*.json", "*.safetensors", "*.jinja", "*.model"])
+    folder = resolve_source(source, patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
     if not folder.is_dir():
         raise CheckpointError(f"{source}: is a file; give the directory of a trained model")
     return folder

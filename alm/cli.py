@@ -14,7 +14,14 @@ EXIT_USER_ERROR = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code (0 done, 2 the user's to fix, 130 interrupted)."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse gives KEY=VALUE words only the first place they stand in; options may come between them.
+    wrong = [word for word in rest if word.startswith("-") or "=" not in word]
+    if wrong or (rest and not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         return arguments.run(arguments) or 0
@@ -25,20 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if not _is_users(error):
+        from alm.errors import is_users
+
+        if not is_users(error):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USER_ERROR
-
-
-def _is_users(error: Exception) -> bool:
-    """Whether an error is one of those that say what the user can do about it."""
-    from encoders.errors import UserError
-
-    projectors = sys.modules.get("projectors")
-    return isinstance(error, UserError) or (
-        projectors is not None and isinstance(error, projectors.ProjectorError)
-    )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -205,9 +204,16 @@ def _add_caption(commands: Any) -> None:
     parser.set_defaults(run=_caption)
 
 
+def _positive(text: str) -> int:
+    """A number of one or more."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got '{text}', expected a whole number of 1 or more")
+    return int(text)
+
+
 def _add_answer_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch-size", type=int, default=16, help="files per batch (16)")
-    parser.add_argument("--max-new-tokens", type=int, default=64, help="longest answer in tokens (64)")
+    parser.add_argument("--batch-size", type=_positive, default=16, help="files per batch (16)")
+    parser.add_argument("--max-new-tokens", type=_positive, default=64, help="longest answer in tokens (64)")
 
 
 def _ask(arguments: argparse.Namespace) -> None:

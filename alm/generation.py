@@ -1,4 +1,4 @@
-"""Batched greedy answers to many conversations, in input order or as they come."""
+"""Batched greedy answers to many conversations."""
 
 from __future__ import annotations
 

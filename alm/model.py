@@ -101,6 +101,20 @@ class AudioLanguageModel(PreTrainedModel):
         LoRA adapters are added where the policy asks for them and none are there yet. An LLM that trains in
         full is stored with the model from then on.
         """
+        for name, choice, options, kept in (
+            ("encoder_lora", policy.encoder, policy.encoder_lora, self.config.encoder_lora),
+            ("llm_lora", policy.llm, policy.llm_lora, self.config.llm_lora),
+        ):
+            if (
+                choice == "lora"
+                and kept is not None
+                and (kept["r"], kept["lora_alpha"]) != (options.r, options.alpha)
+            ):
+                raise UserError(
+                    f"policy.{name}: the model has adapters with r={kept['r']}, alpha={kept['lora_alpha']}, the "
+                    f"config asks for r={options.r}, alpha={options.alpha}; ask for what is there, or start from "
+                    "the aligned model"
+                )
         if policy.encoder == "lora" and self.config.encoder_lora is None:
             self.config.encoder_lora = lora_values(policy.encoder_lora, self.encoder.lora_targets)
             inject_lora(self.encoder, self.config.encoder_lora)
@@ -257,7 +271,15 @@ class AudioLanguageModel(PreTrainedModel):
         """Load a saved model strictly; see :func:`alm.checkpoint.load_model`."""
         from alm.checkpoint import load_model
 
-        return load_model(pretrained_model_name_or_path, dtype=kwargs.get("dtype"))
+        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
+        # What the Auto classes pass along on their own; anything else would be dropped without a word.
+        own = {"config", "trust_remote_code", "adapter_kwargs", "revision", "code_revision"}
+        unknown = sorted(key for key in kwargs if key not in own and not key.startswith("_"))
+        if unknown or kwargs.get("revision", "main") not in (None, "main"):
+            raise UserError(
+                f"AudioLanguageModel.from_pretrained does not take {', '.join(unknown) or 'revision'}"
+            )
+        return load_model(pretrained_model_name_or_path, dtype=dtype)
 
 
 def _lora_targets(llm: PreTrainedModel, values: dict[str, Any]) -> list[str]:

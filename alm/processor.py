@@ -81,10 +81,11 @@ class AudioLanguageProcessor(ProcessorMixin):
         for turn, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            start = len(self._render(messages[:turn], True))
+            prompt = self._render(messages[:turn], True)
             through = self._render(messages[: turn + 1], False)
+            start = len(prompt)
             end = start + len(through[start:].rstrip())
-            if full[:end] != through[:end] or start < done:
+            if not through.startswith(prompt) or full[:end] != through[:end] or start < done:
                 raise UserError("the chat template does not render turn by turn; give another chat_template")
             parts += [(full[done:start], False), (full[start:end], True)]
             done = end

@@ -203,9 +203,7 @@ def resolve_source(
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(str(source), revision=revision, allow_patterns=["config.json", *_WEIGHT_FILES])
-        )
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # the hub client raises a dozen unrelated types; all mean "not obtainable"
         raise CheckpointError(
             f"{source}: is no local directory and cannot be had from the hub ({type(error).__name__}); "

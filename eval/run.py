@@ -217,9 +217,14 @@ def _plan(
             decoding=decoding,
             sample=record.id,
             control=control,
-            audio=[[ref.path.name, ref.start_s, ref.end_s] for ref in audio],
+            audio=[[ref.path.name, _size(ref), ref.start_s, ref.end_s] for ref in audio],
         )
         yield _Question(record, control, messages, audio, key)
+
+
+def _size(ref: AudioRef) -> int | None:
+    """Bytes of a recording, so that a replaced one is asked about again; None where it is gone."""
+    return ref.path.stat().st_size if ref.path.is_file() else None
 
 
 def _line(question: _Question, answer: str, model_id: str) -> Prediction:

@@ -69,3 +69,9 @@ def projector_config(values: dict[str, Any]) -> ProjectorConfig:
 def projector_from_config(config: ProjectorConfig) -> Projector:
     """A fresh projector from its config."""
     return projector_class(config.name)(config)
+
+
+def check_projector(name: str, options: dict[str, Any]) -> None:
+    """Raise ProjectorError for an unknown projector or option; nothing is built."""
+    ends = {"encoder_dim": 64, "n_freq": 1, "frame_rate_hz": 1.0, "llm_dim": 64}
+    projector_class(name).config_class.from_dict({**ends, **options})

@@ -1,12 +1,12 @@
 """The quickstart end to end at toy size: every step really runs, and a second run does only what is missing."""
 
 import json
-import os
 
 import pytest
 
 from alm.cli import main
 from encoders import load_encoder
+from train import parallel
 from train.parallel import run_side_by_side
 from train.quickstart import load_quickstart, stage_settings
 
@@ -23,7 +23,7 @@ def toy(tmp_path_factory):
     """A finished toy quickstart."""
     out = tmp_path_factory.mktemp("toy") / "q"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "cpu_count", lambda: 1)  # one process: fewer imports
+        patch.setattr(parallel, "n_cores", lambda: 1)  # one process: fewer imports
         assert main(["quickstart", "--out", str(out), *TOY]) == 0
     return out
 
@@ -42,7 +42,7 @@ def test_it_leaves_what_it_promises(toy):
 
 @pytest.mark.slow
 def test_a_second_run_does_only_what_is_missing(toy, capsys, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(parallel, "n_cores", lambda: 1)
     stamp = (toy / "align/finished.json").stat().st_mtime_ns
     (toy / "instruct/finished.json").unlink()  # as if killed while tuning
     (toy / "instruct/model/model.safetensors").write_bytes(b"half")
@@ -80,7 +80,9 @@ def test_the_control_arm_differs_only_in_its_encoder(tmp_path):
     assert (ours.optim, ours.policy, ours.data, ours.run) == (
         control.optim, control.policy, control.data, control.run,
     )  # fmt: skip
-    assert control.encoder == "audiomosaic" and control.encoder_options == settings.pretrain["encoder_options"]
+    assert (
+        control.encoder == "audiomosaic" and control.encoder_options == settings.pretrain["encoder_options"]
+    )
 
 
 def fail(message):
@@ -92,6 +94,6 @@ def fail(message):
 def test_a_step_that_fails_beside_another_is_reported_once(monkeypatch):
     from alm.errors import UserError
 
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(parallel, "n_cores", lambda: 2)
     with pytest.raises(UserError, match="the disk is full"):
         run_side_by_side([(fail, ("the disk is full",)), (sum, ([1, 2],))])

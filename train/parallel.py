@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from alm.errors import UserError
+from alm.errors import UserError, is_users
 from alm.progress import ROW
 
 Step = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -29,7 +29,7 @@ def run_side_by_side(steps: Sequence[Step]) -> None:
     """
     import torch
 
-    cores = os.cpu_count() or 1
+    cores = n_cores()
     if torch.cuda.is_available() or cores < 2 or len(steps) < 2:
         for function, arguments in steps:
             function(*arguments)
@@ -56,6 +56,11 @@ def run_side_by_side(steps: Sequence[Step]) -> None:
         raise RuntimeError("a step crashed; its traceback is printed above")
 
 
+def n_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _wait(workers: Sequence[Any]) -> None:
     """Until all have finished, or one has failed."""
     from multiprocessing.connection import wait
@@ -77,7 +82,11 @@ def _work(
     torch.set_num_threads(threads)
     try:
         function(*arguments)
-    except UserError as error:
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        if not is_users(error):
+            raise
         complaints.put(str(error))
         raise SystemExit(2) from error
 

@@ -16,12 +16,13 @@ from alm.errors import ConfigError
 from alm.manifest import AudioRef
 from encoders import AudioEncoder, AudioMosaicEncoder, load_encoder
 from encoders.audio import load_audio, pad_batch
+from encoders.checkpoint import load_strict
 from train.conversations import clips_of, read_manifests
 from train.losses import nt_xent
 from train.masks import sample_keep
 from train.ranks import is_main, say
 from train.settings import ContrastiveSettings, TrainSettings
-from train.trainer import fit
+from train.trainer import fit, gathered_weights
 from train.views import make_views
 
 
@@ -170,7 +171,15 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         )
     model = ContrastiveModel(encoder, settings.contrastive, settings.run.seed)
     dataset = ClipDataset(clips, encoder.config.sample_rate)
-    fit(settings, model, dataset, collate_clips, folder, "pretrain")
+    trainer = fit(settings, model, dataset, collate_clips, folder, "pretrain")
+    prefix = "encoder."
+    weights = {
+        k.removeprefix(prefix): v for k, v in gathered_weights(trainer).items() if k.startswith(prefix)
+    }
+    trained = type(encoder)(encoder.config)
+    load_strict(trained, weights, source="the trained encoder")
+    if is_main():  # saved before anything else can fail; only the marker says that the run is finished
+        trained.save_pretrained(folder / "encoder")
     facts: dict[str, Any] = {"clips": len(clips)}
     if held_out:
         validation = ClipDataset(held_out[:256], encoder.config.sample_rate)
@@ -179,9 +188,6 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
             f"pretrain: a held-out clip's other view is its nearest in {facts['view_retrieval']:.1%} "
             f"(chance {facts['view_retrieval_chance']:.1%})"
         )
-    encoder.cpu().eval()
-    check_time_localisation(encoder)
+    check_time_localisation(trained.eval())
     say("pretrain: an impulse at second t changes the tokens of second t most")
-    if is_main():
-        encoder.save_pretrained(folder / "encoder")
     return facts

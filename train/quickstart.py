@@ -14,13 +14,15 @@ from alm import load
 from alm.data.compose import MARKER as DATA_MARKER
 from alm.data.compose import ComposeConfig, build_bank, compose
 from alm.data.language import Language
+from alm.errors import ConfigError, UserError
 from alm.manifest import read_manifest
 from alm.progress import counter, progress
 from alm.settings import apply_overrides, parse_settings, read_yaml, set_dotted
 from eval.run import CONTROLS, evaluate_manifest
+from projectors.registry import check_projector
 from train.parallel import Step, run_side_by_side
 from train.quickstart_report import UNTRAINED, summarise
-from train.rundir import MARKER, read_json
+from train.rundir import ATTEMPT, MARKER, read_json
 from train.settings import STAGES, TrainSettings
 from train.stages import run_stage, run_step
 from train.text_llm import TextLLMConfig, train_text_llm
@@ -43,6 +45,12 @@ class EvaluateSettings:
     batch_size: int = 32
     max_new_tokens: int = 48
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "max_new_tokens", "limit"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(f"evaluate.{key}: got {value}, expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -149,8 +157,9 @@ def run_quickstart(out: str | Path, data: str | None, seed: int, overrides: Sequ
     """
     started = time.perf_counter()
     settings, out = load_quickstart(data, seed, overrides), Path(out)
-    for stage in STAGES:  # a wrong key is found before the first step
-        stage_settings(settings, out, stage, settings.untrained, "llm")
+    for name in STAGES:  # a wrong key is found before the first step
+        stage = stage_settings(settings, out, name, settings.untrained, "llm")
+        check_projector(stage.projector, stage.projector_options)
     title("1/4", "compose scenes")
     compose_scenes(settings, out)
     title("2/4", "language model and encoder")
@@ -187,7 +196,7 @@ def compose_scenes(settings: QuickstartSettings, out: Path) -> None:
             compose(config, out / "data", counter(advance))
         return {}
 
-    run_step(out / "compose", dataclasses.asdict(config), inputs, work)
+    run_step(out / "compose", dataclasses.asdict(config), inputs, work, out / "data" / DATA_MARKER)
 
 
 def train_llm(settings: QuickstartSettings, out: Path) -> None:
@@ -198,7 +207,11 @@ def train_llm(settings: QuickstartSettings, out: Path) -> None:
         return {"reading": train_text_llm(settings.text_llm, language, out / "llm")}
 
     inputs: list[str | Path] = [out / "data" / "compose.json"]
-    run_step(out / "text_llm", dataclasses.asdict(settings.text_llm), inputs, work)
+    if (out / "llm").exists() and not (out / "text_llm" / ATTEMPT).exists():
+        raise UserError(f"{out / 'llm'}: was not made by a quickstart; choose another out directory")
+    run_step(
+        out / "text_llm", dataclasses.asdict(settings.text_llm), inputs, work, out / "llm" / "config.json"
+    )
 
 
 def pretrain_encoder(settings: QuickstartSettings, out: Path) -> None:

@@ -16,7 +16,8 @@ from alm.manifest import write_text_atomic
 from encoders.checkpoint import sha256_of
 
 MARKER = "finished.json"
-_ARTIFACT_SUFFIXES = (".safetensors", ".bin", ".json", ".model")
+ATTEMPT = "attempt.json"
+_ARTIFACT_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt")
 
 
 def fingerprint(settings: dict[str, Any], inputs: Sequence[str | Path]) -> str:
@@ -62,14 +63,17 @@ def begin(folder: Path, print_: str) -> None:
     """Make an empty run directory; an unfinished run of the same fingerprint keeps its checkpoints.
 
     Raises:
-        UserError: The directory cannot be written.
+        UserError: The directory cannot be written, or holds what is not ours to replace.
     """
+    old = [folder / name for name in ("model", "encoder", "checkpoints", "metrics.jsonl", MARKER)]
+    if any(path.exists() for path in old) and not (folder / ATTEMPT).exists():
+        raise UserError(f"{folder}: holds files that no run of ours left; choose an empty out directory")
     try:
         if (folder / MARKER).exists() or not _same_attempt(folder, print_):
-            for name in ("model", "encoder", "checkpoints", "metrics.jsonl", MARKER):
-                _remove(folder / name)
+            for path in old:
+                _remove(path)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "attempt.json", {"fingerprint": print_})
+        write_json(folder / ATTEMPT, {"fingerprint": print_})
     except OSError as error:
         raise UserError(
             f"{folder}: cannot write there ({error.strerror}); choose another out directory"
@@ -78,7 +82,7 @@ def begin(folder: Path, print_: str) -> None:
 
 def _same_attempt(folder: Path, print_: str) -> bool:
     try:
-        return json.loads((folder / "attempt.json").read_text())["fingerprint"] == print_
+        return json.loads((folder / ATTEMPT).read_text())["fingerprint"] == print_
     except (OSError, ValueError, KeyError):
         return False
 

@@ -61,6 +61,15 @@ class OptimSettings:
     beta2: float = 0.98
     max_grad_norm: float = 1.0
 
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch_size", "accumulation"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"optim.{key}: got {getattr(self, key)}, expected 1 or more")
+        if self.lr <= 0 or self.warmup_steps < 0:
+            raise ConfigError(
+                f"optim: got lr={self.lr}, warmup_steps={self.warmup_steps}; expected lr > 0, warm-up >= 0"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
@@ -85,6 +94,10 @@ class RunSettings:
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        if self.log_every < 1 or self.save_every < 0:
+            raise ConfigError(
+                f"run: got log_every={self.log_every}, save_every={self.save_every}; expected >= 1, >= 0"
+            )
         if self.precision not in ("fp32", "bf16"):
             raise ConfigError(f"run.precision: got '{self.precision}', expected fp32 or bf16")
 

@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from alm.errors import ConfigError, UserError
 from alm.settings import dump_settings
+from projectors.registry import check_projector
+from train.conversations import read_manifests
 from train.ranks import barrier, is_main
 from train.rundir import MARKER, begin, environment, fingerprint, finish, is_finished, read_json, write_json
 from train.settings import TrainSettings
@@ -32,6 +35,7 @@ def run_stage(settings: TrainSettings) -> Path:
     inputs = [*settings.data.train, *settings.data.validation]
     inputs += [source for source in (settings.encoder, settings.llm, settings.model) if source]
     module, name, _ = _STAGES[settings.stage]
+    check_inputs(settings, inputs)
 
     def work(folder: Path) -> dict[str, Any]:
         if is_main():
@@ -39,8 +43,30 @@ def run_stage(settings: TrainSettings) -> Path:
         function = getattr(importlib.import_module(module), name)
         return function(settings, folder)
 
-    run_step(Path(settings.out), dataclasses.asdict(settings), inputs, work)
+    if settings.run.deepspeed:
+        inputs.append(settings.run.deepspeed)
+    run_step(Path(settings.out), dataclasses.asdict(settings), inputs, work, artifact_of(settings))
     return artifact_of(settings)
+
+
+def check_inputs(settings: TrainSettings, inputs: Sequence[str]) -> None:
+    """Find what is wrong with a stage before an older result makes room for it.
+
+    Raises:
+        UserError: A manifest that cannot be read, an unknown projector or option, a missing DeepSpeed config, or
+            an input that lies inside the run directory.
+    """
+    out = Path(settings.out).resolve()
+    for source in inputs:
+        if Path(source).exists() and Path(source).resolve().is_relative_to(out):
+            raise UserError(
+                f"{source}: lies inside out={settings.out}, which this run replaces; choose another out"
+            )
+    read_manifests(settings.data.train)
+    read_manifests(settings.data.validation)
+    if settings.run.deepspeed is not None and not Path(settings.run.deepspeed).is_file():
+        raise ConfigError(f"run.deepspeed: no such file '{settings.run.deepspeed}'; see configs/deepspeed")
+    check_projector(settings.projector, settings.projector_options)
 
 
 def run_step(
@@ -48,6 +74,7 @@ def run_step(
     settings: dict[str, Any],
     inputs: Sequence[str | Path],
     work: Callable[[Path], dict[str, Any]],
+    artifact: Path | None = None,
 ) -> dict[str, Any]:
     """Do a piece of work in ``folder`` unless its finished result is there already.
 
@@ -56,12 +83,13 @@ def run_step(
         settings: Plain values that decide the result.
         inputs: Files and directories whose content decides the result.
         work: Called with the folder; returns facts to be kept in the marker.
+        artifact: What the work leaves; without it the work is not finished, whatever the marker says.
 
     Returns:
         The facts, as kept.
     """
     print_ = fingerprint({k: v for k, v in settings.items() if k != "out"}, inputs)
-    done = is_finished(folder, print_)
+    done = is_finished(folder, print_) and (artifact is None or artifact.exists())
     barrier()  # every process has looked before the first one changes anything
     if done:
         print(f"{folder.name}: already done, reused", flush=True)

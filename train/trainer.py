@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from alm.errors import ConfigError, UserError
+from alm.errors import UserError
 from alm.progress import progress
 from train.settings import TrainSettings
 
@@ -93,8 +93,6 @@ class RunLog(TrainerCallback):
 def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArguments:
     """The stage's settings in the Trainer's terms."""
     run, optim = settings.run, settings.optim
-    if run.deepspeed is not None and not Path(run.deepspeed).is_file():
-        raise ConfigError(f"run.deepspeed: no such file '{run.deepspeed}'; see configs/deepspeed")
     # Named only where it is asked for: newer releases of transformers call it activation_checkpointing.
     recompute: dict[str, Any] = {"gradient_checkpointing": True} if run.gradient_checkpointing else {}
     return TrainingArguments(

@@ -66,7 +66,13 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         clips = ClipFeatures(model.encoder, refs, settings.data.cache_limit_gb, device, kept)
     collator = ConversationCollator(processor, clips, settings.data.max_length)
     dataset = ConversationDataset(records, settings.run.seed)
+    ConversationDataset(held_out)  # says now, not after training, which record has no answer
     trainer = fit(settings, model, dataset, collator, folder, settings.stage)
+    # Saved before anything else can fail; only the marker says that the run is finished.
+    weights = gathered_weights(trainer)
+    if is_main():
+        model.save_pretrained(folder / "model", state_dict=weights)
+        processor.save_pretrained(folder / "model")
     facts: dict[str, Any] = {"trainable": table.splitlines(), "samples": len(records)}
     if held_out:
         facts |= listening_losses(model, collator, held_out, settings.optim.batch_size)
@@ -74,8 +80,4 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
             f"{settings.stage}: held-out loss {facts['loss']:.3f} with the right audio, "
             f"{facts['loss_other_audio']:.3f} with another clip's"
         )
-    weights = gathered_weights(trainer)
-    if is_main():
-        model.save_pretrained(folder / "model", state_dict=weights)
-        processor.save_pretrained(folder / "model")
     return facts
