@@ -10,7 +10,7 @@ quickstart: .venv/installed
 	$(BIN)/alm quickstart --out quickstart
 
 test: .venv/installed
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)  # tiny models: threads would only wait for each other
 
 lint: .venv/installed
 	$(BIN)/ruff check .
