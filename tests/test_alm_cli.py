@@ -178,7 +178,7 @@ def test_a_quickstart_on_bad_labels_says_where(tmp_path, capsys):
 
 
 def test_a_crash_of_ours_is_not_dressed_up_as_the_users(monkeypatch):
-    monkeypatch.setattr("alm.cli._list", lambda arguments: 1 / 0)
+    monkeypatch.setattr("alm.commands.listing._list", lambda arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["list", "encoders"])
 

@@ -33,7 +33,7 @@ def test_command_parses(command, monkeypatch):
 def test_overrides_may_stand_on_both_sides_of_an_option():
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("alm.cli._quickstart", seen.append)
+        patch.setattr("alm.commands.quickstart._quickstart", seen.append)
         assert main(["quickstart", "a.b=1", "--seed", "3", "c=2"]) == 0
     assert seen[0].overrides == ["a.b=1", "c=2"] and seen[0].seed == 3
     with pytest.raises(SystemExit):

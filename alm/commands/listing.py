@@ -1,0 +1,29 @@
+"""``alm list``: what can be named in configs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "list",
+        help="list the encoders, projectors, metrics and benchmarks that are there",
+        description="List what can be named in configs.",
+    )
+    parser.add_argument("what", choices=("encoders", "projectors", "metrics", "benchmarks"))
+    parser.set_defaults(run=_list)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    if arguments.what == "encoders":
+        from encoders import list_encoders as names
+    elif arguments.what == "projectors":
+        from projectors import list_projectors as names
+    elif arguments.what == "metrics":
+        from eval.metrics import list_metrics as names
+    else:
+        from eval.benchmarks import list_benchmarks as names
+    print("\n".join(names()))

@@ -1,0 +1,41 @@
+"""``alm quickstart``: the whole path, from nothing to a scored model."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "quickstart",
+        help="train and score a small audio-language model on this machine, offline",
+        description=(
+            "Compose sound scenes, train a small LLM that can read, pretrain an AudioMosaic encoder, align it, "
+            "tune it, and score it beside its controls. Offline, about ten minutes on two CPU cores. Run again, it "
+            "goes on from the last finished stage."
+        ),
+    )
+    parser.add_argument(
+        "--out", default="quickstart", metavar="DIR", help="where everything goes (quickstart)"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="LABELS.csv",
+        help="make the scenes from labelled recordings: a CSV with filename, category, fold (as ESC-50's)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of data, weights and sampling (0)")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="settings of configs/quickstart.yaml, for example llm=DIR_OR_HUB_ID or instruct.optim.steps=500",
+    )
+    parser.set_defaults(run=_quickstart)
+
+
+def _quickstart(arguments: argparse.Namespace) -> None:
+    from train.quickstart import run_quickstart
+
+    run_quickstart(arguments.out, arguments.data, arguments.seed, arguments.overrides)

@@ -1,0 +1,31 @@
+"""``alm train``: one training stage."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "train",
+        help="run one training stage from a config",
+        description=(
+            "Run one stage (pretrain, align or instruct). A finished run is reused; a changed config runs again. "
+            "On several GPUs: torchrun --nproc-per-node N -m alm train CONFIG, or deepspeed --module alm train CONFIG."
+        ),
+    )
+    parser.add_argument("config", metavar="CONFIG.yaml", help="see configs/")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="for example optim.lr=1e-4 out=runs/a"
+    )
+    parser.set_defaults(run=_train)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from alm.settings import load_settings
+    from train.settings import TrainSettings
+    from train.stages import run_stage
+
+    print(run_stage(load_settings(TrainSettings, arguments.config, arguments.overrides)))
