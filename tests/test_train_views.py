@@ -8,6 +8,7 @@ import torch
 from scipy import signal
 from torch import Tensor
 
+from alm.errors import ConfigError
 from encoders.mel import LOG_FLOOR, KaldiFbank
 from train.views import ViewConfig, make_views, make_views_of_mel
 
@@ -181,7 +182,7 @@ def test_probabilities_hold() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="expected 'fast' or 'none'"):
+    with pytest.raises(ConfigError, match="expected 'fast', 'waveform' or 'none'"):
         ViewConfig(augment="slow")
     waves, lengths, keys = batch()
     with pytest.raises(ValueError, match="4 keys for 5 clips"):

@@ -16,9 +16,7 @@ size, nor worker, nor resuming changes them. Axis letters: B batch, S samples, T
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,7 +26,9 @@ from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn import functional
 
-from encoders.mel import LOG_FLOOR, KaldiFbank, hz_to_mel
+from alm.errors import ConfigError
+from encoders.mel import LOG_FLOOR, KaldiFbank, hz_to_mel, mel_to_hz
+from train.draws import ClipKeys, names, uniform
 
 # White noise to take excerpts from: long enough that two of the same 10 s hardly ever meet.
 _NOISE_BANK_S = 120
@@ -42,11 +42,14 @@ class ViewConfig:
     n_frames: int = 1024
     """Frames of a view: longer clips are cut, shorter ones padded with zeros before normalisation."""
     augment: str = "fast"
-    """fast, or none (two equal views)."""
+    """fast (on the log-mel, in batches), waveform (the published way, in the loader's processes; see
+    `train.augment_waveform`), or none (two equal views)."""
     roll: bool = True
     """Circular roll by any number of frames."""
     roll_gain_beta: float = 10.0
     """With the roll comes an amplitude of Beta(b, b) + 0.5; 0 leaves it out."""
+    polarity_p: float = 0.5
+    """Inversion; only `waveform` draws it, a log-mel has no sign."""
     time_stretch_p: float = 0.7
     time_stretch: tuple[float, float] = (0.7, 1.3)
     """Speed: above 1 the clip gets shorter and silence follows; below 1 its end is cut."""
@@ -56,9 +59,10 @@ class ViewConfig:
     gain_db: tuple[float, float] = (-12.0, 12.0)
     high_pass_p: float = 0.3
     high_pass_hz: tuple[float, float] = (20.0, 2400.0)
+    """Range of the corner, even on the mel scale."""
     band_stop_p: float = 0.5
     band_stop_hz: tuple[float, float] = (200.0, 4000.0)
-    """Range of the centre."""
+    """Range of the centre, even on the mel scale."""
     band_stop_width: tuple[float, float] = (0.5, 1.99)
     """Width as a part of the centre."""
     rolloff_db: tuple[float, float] = (12.0, 24.0)
@@ -67,14 +71,14 @@ class ViewConfig:
     pitch_semitones: tuple[float, float] = (-4.0, 4.0)
 
     def __post_init__(self) -> None:
-        if self.augment not in ("fast", "none"):
-            raise ValueError(f"augment is {self.augment!r}; expected 'fast' or 'none'")
+        if self.augment not in ("fast", "waveform", "none"):
+            raise ConfigError(f"views.augment: got {self.augment!r}, expected 'fast', 'waveform' or 'none'")
 
 
 def make_views(
     waveform: Tensor,
     lengths: Tensor,
-    keys: Sequence[int | str] | Tensor,
+    keys: ClipKeys,
     fbank: KaldiFbank,
     config: ViewConfig,
     *,
@@ -103,7 +107,7 @@ def make_views(
 def make_views_of_mel(
     mel: Tensor,
     n_frames: Tensor,
-    keys: Sequence[int | str] | Tensor,
+    keys: ClipKeys,
     fbank: KaldiFbank,
     config: ViewConfig,
     *,
@@ -115,14 +119,14 @@ def make_views_of_mel(
     Returns:
         mel0, mel1, each (B, config.n_frames, M) float32.
     """
-    names = keys.tolist() if isinstance(keys, Tensor) else list(keys)
-    if len(names) != len(mel):
-        raise ValueError(f"{len(names)} keys for {len(mel)} clips")
-    if config.augment == "none":
+    if len(keys) != len(mel):
+        raise ValueError(f"{len(keys)} keys for {len(mel)} clips")
+    if config.augment != "fast":  # nothing is done here
         view = fit_frames(mel, config.n_frames)
         return view, view.clone()
+    listed = names(keys)  # once: a tensor of keys may lie on a device
     first, second = (
-        _augment(mel, n_frames.cpu(), _Lots(_draw(names, seed, epoch, view)), fbank, config)
+        _augment(mel, n_frames.cpu(), Lots(uniform(f"{seed}/{epoch}/{view}", listed, N_DRAWS)), fbank, config)
         for view in (0, 1)
     )
     return first, second
@@ -133,7 +137,7 @@ def fit_frames(mel: Tensor, n_frames: int) -> Tensor:
     return functional.pad(mel, (0, 0, 0, n_frames - mel.shape[1]))
 
 
-def _augment(mel: Tensor, n_frames: Tensor, lots: _Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
+def _augment(mel: Tensor, n_frames: Tensor, lots: Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
     """One view of a batch (B, T, M) -> (B, config.n_frames, M).
 
     What to do to which clip is decided on the CPU, so only the clips an augmentation is for are worked on, and
@@ -158,11 +162,15 @@ def _augment(mel: Tensor, n_frames: Tensor, lots: _Lots, fbank: KaldiFbank, conf
     return view.masked_fill_(past[..., None], 0.0)
 
 
-class _Lots:
-    """Hands out one column of uniform numbers after the other; the order of calls is part of the recipe."""
+# Uniform numbers a view can take; asking for more raises.
+N_DRAWS = 24
 
-    def __init__(self, columns: np.ndarray) -> None:
-        self._columns = iter(columns)
+
+class Lots:
+    """Hands out one column after the other of uniform numbers (B, n); the order of calls is part of the recipe."""
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        self._columns = iter(np.ascontiguousarray(numbers.T))
 
     def unit(self) -> Tensor:
         """(B,) uniform in [0, 1)."""
@@ -171,6 +179,11 @@ class _Lots:
     def between(self, low: float, high: float) -> Tensor:
         """(B,) uniform in [low, high)."""
         return low + (high - low) * self.unit()
+
+    def between_hz(self, low: float, high: float) -> Tensor:
+        """(B,) frequencies in Hz, uniform on the mel scale, as audiomentations draws its filters' corners."""
+        low_mel, high_mel = hz_to_mel(torch.tensor([low, high])).tolist()
+        return mel_to_hz(self.between(low_mel, high_mel))
 
     def happens(self, probability: float) -> Tensor:
         """(B,) bool, True with the probability."""
@@ -182,20 +195,6 @@ class _Lots:
         if beta <= 0:
             return torch.zeros_like(uniform)
         return 2 * torch.from_numpy(betaincinv(beta, beta, uniform.numpy()) + 0.5).log()
-
-
-# Uniform numbers a view can take; asking for more raises.
-_N_DRAWS = 24
-
-
-def _draw(names: Sequence[int | str], seed: int, epoch: int, view: int) -> np.ndarray:
-    """Uniform numbers (_N_DRAWS, B) float32 in [0, 1), a function of seed, epoch, clip and view alone."""
-    rows = []
-    for name in names:
-        digest = hashlib.shake_128(f"{seed}/{epoch}/{view}/{name}".encode()).digest(4 * _N_DRAWS)
-        rows.append(np.frombuffer(digest, dtype="<u4"))
-    # 24 bits fit a float32 without rounding up to 1.
-    return np.ascontiguousarray(((np.stack(rows) >> 8) / (1 << 24)).astype(np.float32).T)
 
 
 def _real_frames(n_frames: Tensor, n_out: int) -> Tensor:
@@ -249,7 +248,7 @@ def _noise_bank(sample_rate: int, n_mels: int, frame_shift_ms: float, device: to
     return mel[0].exp().to(device)
 
 
-def _filter_gains(lots: _Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
+def _filter_gains(lots: Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
     """Natural-log power gains (B, M) of the high-pass and the band-stop at the mels' centres.
 
     Butterworth magnitude responses, 6 dB per octave and order.
@@ -262,13 +261,13 @@ def _filter_gains(lots: _Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
 
     used, cutoff, steep = (
         lots.happens(config.high_pass_p),
-        lots.between(*config.high_pass_hz)[:, None],
+        lots.between_hz(*config.high_pass_hz)[:, None],
         order(),
     )
     # softplus(x) is log(1 + e^x) without the power itself, which overflows where a filter is deepest
     high_pass = -functional.softplus(2 * steep * (cutoff / hz).log())
     gains = high_pass * used[:, None]
-    used, centre = lots.happens(config.band_stop_p), lots.between(*config.band_stop_hz)[:, None]
+    used, centre = lots.happens(config.band_stop_p), lots.between_hz(*config.band_stop_hz)[:, None]
     width, steep = centre * lots.between(*config.band_stop_width)[:, None], order()
     lower, upper = (centre - width / 2).clamp(min=1.0), centre + width / 2
     distance = (hz.square() - lower * upper).abs().clamp(min=1e-3) / (hz * (upper - lower))  # 1 at both edges
