@@ -5,6 +5,9 @@ One line is one record::
     {"id": "r1", "audio": "a.wav", "question": "What is this sound?", "answer": "a bell"}
     {"id": "r2", "audio": {"path": "a.wav", "start_s": 1.0, "end_s": 3.5}, "captions": ["A bell rings.", ...]}
     {"id": "r3", "audio": ["a.wav", "b.wav"], "messages": [{"role": "user", "content": "..."}, ...]}
+    {"id": "r4", "audio": "a.wav"}
+
+The last form, audio alone, is for pretraining an encoder; whatever asks for text refuses it.
 
 Relative audio paths start from the folder of the manifest. No line is ever skipped: one that cannot be read
 is an error naming file and line.
@@ -68,8 +71,8 @@ class Record:
         id: Unique within its manifest.
         audio: The audio the conversation refers to, in the order of its markers.
         messages: The conversation as ``{"role", "content"}`` dicts, with one ``<|audio|>`` per audio in the
-            user turns. It ends with the assistant's answer where that is known.
-        kind: What is asked: ``caption``, ``qa`` or what the manifest says.
+            user turns. It ends with the assistant's answer where that is known. Empty for audio alone.
+        kind: What is asked: ``caption``, ``qa`` or what the manifest says; ``audio`` for audio alone.
         question: The last user turn's text, choices included, audio markers left out.
         answer: The last assistant turn's text; None where the manifest gives ``null``.
         choices: The options of a multiple-choice question.
@@ -118,12 +121,15 @@ class Record:
         return self.messages[:-1] if self.messages[-1]["role"] == "assistant" else self.messages
 
 
-def read_manifest(path: str | os.PathLike[str], check_files: bool = False) -> list[Record]:
+def read_manifest(
+    path: str | os.PathLike[str], check_files: bool = False, audio_only: bool = False
+) -> list[Record]:
     """Read every record of a manifest.
 
     Args:
         path: A UTF-8 JSON Lines file.
         check_files: Also look whether every audio file exists (one ``stat`` per record).
+        audio_only: Take records that say nothing about their audio, as pretraining does.
 
     Returns:
         The records in file order.
@@ -145,7 +151,7 @@ def read_manifest(path: str | os.PathLike[str], check_files: bool = False) -> li
     seen: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         source = f"{path}:{number}"
-        record = parse_record(_parse_line(line, source), path.parent, source)
+        record = parse_record(_parse_line(line, source), path.parent, source, audio_only)
         _note_id(record.id, source, seen)
         if check_files:
             for ref in record.audio:
@@ -218,13 +224,14 @@ def format_choices(question: str, choices: Sequence[str]) -> str:
     return "\n".join([question, *(f"{letter}. {text}" for letter, text in options)])
 
 
-def parse_record(data: Mapping[str, Any], base: Path, source: str) -> Record:
+def parse_record(data: Mapping[str, Any], base: Path, source: str, audio_only: bool = False) -> Record:
     """Check one record and bring it to the form the rest of the project uses.
 
     Args:
         data: The decoded line.
         base: The folder relative audio paths start from.
         source: ``file:line``, for the errors.
+        audio_only: Take a record that says nothing about its audio; its kind is ``audio``.
 
     Returns:
         The record.
@@ -235,10 +242,15 @@ def parse_record(data: Mapping[str, Any], base: Path, source: str) -> Record:
     identifier = _text(data, "id", source)
     refs, clip = _parse_audio(data, base, source)
     given = [key for key in _BODIES if key in data]
+    if not given and audio_only:
+        name = _text(data, "clip", source) if "clip" in data else clip
+        meta = {key: value for key, value in data.items() if key not in _KEYS}
+        return Record(identifier, refs, (), "audio", "", None, clip=name, meta=meta, source=source)
     if len(given) != 1:
         got = " and ".join(map(repr, given)) if given else f"none of them{_near_miss(data)}"
         raise ManifestError(
             f"{source}: expected exactly one of 'messages', 'question', 'captions'; got {got}"
+            + ("" if given else " (audio alone is for stage pretrain)")
         )
     for key, owner in (("answer", "question"), ("choices", "question"), ("prompt", "captions")):
         if key in data and owner not in data:

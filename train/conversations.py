@@ -23,12 +23,17 @@ from encoders.checkpoint import read_weights, write_weights
 from train.ranks import is_main
 
 
-def read_manifests(paths: Sequence[str]) -> list[Record]:
-    """The records of several manifests, with ids unique across them."""
+def read_manifests(paths: Sequence[str], audio_only: bool = False) -> list[Record]:
+    """The records of several manifests, with ids unique across them.
+
+    Args:
+        paths: JSONL files.
+        audio_only: Take records that say nothing about their audio.
+    """
     records: list[Record] = []
     seen: dict[str, str] = {}
     for path in paths:
-        for record in read_manifest(path):
+        for record in read_manifest(path, audio_only=audio_only):
             if record.id in seen:
                 raise ConfigError(f"{record.source}: id '{record.id}' was already used at {seen[record.id]}")
             seen[record.id] = record.source

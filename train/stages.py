@@ -12,6 +12,7 @@ from typing import Any
 from alm.errors import ConfigError, UserError
 from alm.settings import dump_settings
 from projectors.registry import check_projector
+from train.clips import listing, read_clips
 from train.conversations import read_manifests
 from train.ranks import barrier, is_main
 from train.rundir import MARKER, begin, environment, fingerprint, finish, is_finished, read_json, write_json
@@ -45,7 +46,11 @@ def run_stage(settings: TrainSettings) -> Path:
 
     if settings.run.deepspeed:
         inputs.append(settings.run.deepspeed)
-    run_step(Path(settings.out), dataclasses.asdict(settings), inputs, work, artifact_of(settings))
+    values = dataclasses.asdict(settings)
+    if settings.stage == "pretrain":
+        values["folders"] = listing([*settings.data.train, *settings.data.validation])
+        inputs += [settings.contrastive.probe.labels] if settings.contrastive.probe.labels else []
+    run_step(Path(settings.out), values, inputs, work, artifact_of(settings))
     return artifact_of(settings)
 
 
@@ -62,8 +67,11 @@ def check_inputs(settings: TrainSettings, inputs: Sequence[str]) -> None:
             raise UserError(
                 f"{source}: lies inside out={settings.out}, which this run replaces; choose another out"
             )
-    read_manifests(settings.data.train)
-    read_manifests(settings.data.validation)
+    for sources in (settings.data.train, settings.data.validation):
+        if settings.stage == "pretrain":
+            read_clips(sources)  # names every source that cannot be read
+        else:
+            read_manifests(sources)
     if settings.run.deepspeed is not None and not Path(settings.run.deepspeed).is_file():
         raise ConfigError(f"run.deepspeed: no such file '{settings.run.deepspeed}'; see configs/deepspeed")
     check_projector(settings.projector, settings.projector_options)

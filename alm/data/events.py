@@ -142,7 +142,7 @@ class RecordedEvents(EventBank):
         self.labels_csv = Path(labels_csv)
         self.variation = variation
         self._varied = False
-        clips = _read_labels(self.labels_csv)
+        clips = read_labels(self.labels_csv)
         held_out = _held_out_folds(clips, test_folds, self.labels_csv)
         self._splits = _split_clips(clips, held_out, validation_share, self.labels_csv)
         self.test_folds = held_out
@@ -234,8 +234,15 @@ def _cut(wave: Waveform, rng: np.random.Generator, max_s: float) -> Waveform:
     return cut
 
 
-def _read_labels(path: Path) -> list[Clip]:
-    """The rows of a label table, each checked."""
+def read_labels(path: Path) -> list[Clip]:
+    """The rows of a label table, each checked.
+
+    Args:
+        path: A CSV file with ESC-50's columns ``filename``, ``fold`` and ``category`` (or ``target``).
+
+    Raises:
+        ManifestError: The table cannot be read, lacks a column, or names a file that is not there.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
