@@ -53,6 +53,8 @@ class AudioMosaicEncoder(AudioEncoder):
         config = config or AudioMosaicConfig()
         super().__init__(config)
         dim, kind = config.embed_dim, config.norm_layer_type
+        self.checkpoint_fraction = config.checkpointing_fraction if config.use_checkpoint else 0.0
+        """Share of the blocks, from the first on, whose activations are recomputed in the backward pass."""
         self.fbank = config.fbank()
         self.patch_embed = PatchEmbed(config.patch_size, dim, norm_layer(kind, dim))
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
@@ -121,8 +123,8 @@ class AudioMosaicEncoder(AudioEncoder):
             kept = x[:, 1:].gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
             x = torch.cat([x[:, :1], kept], dim=1)  # (B, 1 + K, D)
         recomputed = 0
-        if self.config.use_checkpoint and self.training and torch.is_grad_enabled():
-            recomputed = int(len(self.blocks) * self.config.checkpointing_fraction)
+        if self.training and torch.is_grad_enabled():
+            recomputed = int(len(self.blocks) * self.checkpoint_fraction)
         for index, block in enumerate(self.blocks):
             x = checkpoint(block, x, use_reentrant=False) if index < recomputed else block(x)
         return self.norm(x)

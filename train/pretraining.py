@@ -1,122 +1,60 @@
-"""Contrastive pretraining of AudioMosaic: two masked views of every clip, pulled together by NT-Xent."""
+"""The pretraining stage: AudioMosaic learns from two masked views of every clip, without labels."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-from collections.abc import Sequence
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import nn
+from transformers import TrainerCallback
 
 from alm.errors import ConfigError
-from alm.manifest import AudioRef
 from encoders import AudioEncoder, AudioMosaicEncoder, load_encoder
-from encoders.audio import load_audio, pad_batch
 from encoders.checkpoint import load_strict
-from train.conversations import clips_of, read_manifests
-from train.losses import nt_xent
-from train.masks import sample_keep
+from train.augment_waveform import WaveformViews
+from train.clips import ClipDataset, collate_clips, read_clips
+from train.contrastive import ContrastiveModel
+from train.monitor import collapse_warning
+from train.online_probe import OnlineProbe
 from train.ranks import is_main, say
-from train.settings import ContrastiveSettings, TrainSettings
-from train.trainer import fit, gathered_weights
-from train.views import make_views
+from train.settings import TrainSettings
+from train.trainer import StageTrainer, fit, gathered_weights
 
 
-class ClipDataset(Dataset):
-    """The different clips of some manifests, as waveforms.
-
-    Args:
-        refs: The clips.
-        sample_rate: Rate in Hz to deliver.
-    """
-
-    def __init__(self, refs: Sequence[AudioRef], sample_rate: int) -> None:
-        self.refs = list(refs)
-        self.sample_rate = sample_rate
-
-    def __len__(self) -> int:
-        return len(self.refs)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        ref = self.refs[index]
-        name = f"{ref.path.name}:{ref.start_s}:{ref.end_s}"
-        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])
-        return {"waveform": load_audio(ref.path, self.sample_rate, ref.start_s, ref.end_s), "clip_key": key}
-
-
-def collate_clips(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """Waveforms (B, S), lengths (B,), and the clips' keys (B,) that their augmentations are drawn from."""
-    waveforms, lengths = pad_batch([sample["waveform"] for sample in samples])
-    return {
-        "waveforms": waveforms,
-        "lengths": lengths,
-        "clip_keys": torch.tensor([sample["clip_key"] for sample in samples]),
-    }
-
-
-class ContrastiveModel(nn.Module):
-    """The encoder with its two masked branches; forward returns the loss.
+class PretrainingWatch(TrainerCallback):
+    """Says when the encoder collapses or hears silence, and probes it every so many steps.
 
     Args:
-        encoder: An AudioMosaic encoder with its contrastive head.
-        settings: Masks and temperature.
-        seed: Seed of views and masks.
+        model: What trains.
+        probe: The labelled set; None probes nothing.
     """
 
-    def __init__(self, encoder: AudioMosaicEncoder, settings: ContrastiveSettings, seed: int = 0) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.settings = settings
-        self.seed = seed
-        self.epoch = 0
+    def __init__(self, model: ContrastiveModel, probe: OnlineProbe | None) -> None:
+        self.model = model
+        self.probe = probe
+        self.silent_clips = 0
+        self._warned = False
 
-    def set_epoch(self, epoch: int) -> None:
-        """Tell the model the epoch; views and masks are functions of (seed, epoch, clip, view)."""
-        self.epoch = epoch
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Probe the encoder, on every process (under ZeRO-3 none holds it alone)."""
+        if self.probe is not None and state.global_step % self.probe.settings.every == 0:
+            self.model.queue_metrics(self.probe.score(self.model.encoder, args.device))
+            control.should_log = True
 
-    def embed(self, waveforms: Tensor, lengths: Tensor, clip_keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Both views' embeddings (B, E).
-
-        View 0 hides time columns, view 1 frequency bands; each goes through BatchNorm on its own.
-        """
-        encoder, settings = self.encoder, self.settings
-        views = make_views(
-            waveforms,
-            lengths,
-            clip_keys,
-            encoder.fbank,
-            dataclasses.replace(settings.views, n_frames=encoder.config.spec_size[0]),
-            seed=self.seed,
-            epoch=self.epoch,
-        )
-        embeddings = []
-        for view, (mel, ratio, branch) in enumerate(
-            zip(views, (settings.time_ratio, settings.freq_ratio), ("time", "freq"), strict=True)
-        ):
-            generator = torch.Generator().manual_seed(
-                hash((self.seed, self.epoch, view, int(clip_keys[0]))) % 2**63
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Read what the model found out since the last line of the log."""
+        logs = logs or {}
+        if logs.get("silent_clips") and not self.silent_clips:
+            say(
+                f"pretrain: step {state.global_step}: {logs['silent_clips']} silent clips; they teach nothing"
             )
-            keep = sample_keep(
-                settings.mask_layout, encoder.config.grid, len(mel), ratio, branch, generator
-            ).to(mel.device)
-            tokens = encoder.forward_mel(encoder.normalise(mel), keep)
-            embeddings.append(encoder.embed_head(encoder.pool(tokens)))
-        return embeddings[0], embeddings[1]
-
-    def forward(self, waveforms: Tensor, lengths: Tensor, clip_keys: Tensor) -> dict[str, Tensor]:
-        """NT-Xent over the batch.
-
-        Args:
-            waveforms: (B, S) float32 in [-1, 1].
-            lengths: (B,) in samples.
-            clip_keys: (B,) long.
-        """
-        first, second = self.embed(waveforms, lengths, clip_keys)
-        return {"loss": nt_xent(first, second, self.settings.temperature)}
+        self.silent_clips += logs.get("silent_clips", 0)
+        warning = collapse_warning(logs)
+        if warning and not self._warned:
+            say(f"pretrain: step {state.global_step}: {warning}")
+        self._warned = warning is not None
 
 
 @torch.no_grad()
@@ -151,6 +89,8 @@ def pretraining_encoder(settings: TrainSettings) -> AudioMosaicEncoder:
         raise ConfigError(
             f"encoder: '{settings.encoder}' is a {type(encoder).__name__}; contrastive pretraining is for AudioMosaic"
         )
+    if settings.run.checkpoint_fraction:
+        encoder.checkpoint_fraction = settings.run.checkpoint_fraction
     return encoder
 
 
@@ -163,31 +103,75 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
 
     set_seed(settings.run.seed)
     encoder = pretraining_encoder(settings)
-    clips = clips_of(read_manifests(settings.data.train))
-    held_out = clips_of(read_manifests(settings.data.validation))
-    if len(clips) < settings.optim.batch_size:
-        raise ConfigError(
-            f"optim.batch_size={settings.optim.batch_size} but data.train has only {len(clips)} clips; lower it"
-        )
-    model = ContrastiveModel(encoder, settings.contrastive, settings.run.seed)
-    dataset = ClipDataset(clips, encoder.config.sample_rate)
-    trainer = fit(settings, model, dataset, collate_clips, folder, "pretrain")
-    prefix = "encoder."
-    weights = {
-        k.removeprefix(prefix): v for k, v in gathered_weights(trainer).items() if k.startswith(prefix)
-    }
-    trained = type(encoder)(encoder.config)
-    load_strict(trained, weights, source="the trained encoder")
-    if is_main():  # saved before anything else can fail; only the marker says that the run is finished
-        trained.save_pretrained(folder / "encoder")
-    facts: dict[str, Any] = {"clips": len(clips)}
-    if held_out:
-        validation = ClipDataset(held_out[:256], encoder.config.sample_rate)
-        facts |= retrieval_accuracy(model, validation, pick_device())
+    dataset = clip_dataset(settings, settings.data.train, encoder)
+    held_out = clip_dataset(settings, settings.data.validation, encoder)
+    check_batch(settings, len(dataset))
+    model = ContrastiveModel(encoder, settings.contrastive, settings.run.seed, settings.run.compile)
+    labelled = settings.contrastive.probe
+    probe = OnlineProbe(labelled, encoder.config.sample_rate) if labelled.labels else None
+    watch = PretrainingWatch(model, probe)
+    trainer = fit(settings, model, dataset, collate_clips, folder, "pretrain", [watch])
+    trained = save_encoder(trainer, encoder, folder / "encoder")
+    facts: dict[str, Any] = {"clips": len(dataset), "silent_clips": watch.silent_clips}
+    if watch.silent_clips:
+        say(f"pretrain: silent clips were heard {watch.silent_clips} times; remove them from data.train")
+    if len(held_out):
+        held_out.clips = held_out.clips[:256]
+        facts |= retrieval_accuracy(model, held_out, pick_device())
         say(
             f"pretrain: a held-out clip's other view is its nearest in {facts['view_retrieval']:.1%} "
             f"(chance {facts['view_retrieval_chance']:.1%})"
         )
+    if probe is not None:
+        facts |= probe.score(trained, torch.device("cpu"))
     check_time_localisation(trained.eval())
     say("pretrain: an impulse at second t changes the tokens of second t most")
     return facts
+
+
+def clip_dataset(
+    settings: TrainSettings, sources: tuple[str, ...], encoder: AudioMosaicEncoder
+) -> ClipDataset:
+    """The clips of some sources, as waveforms or, with ``views.augment: waveform``, as two views of each."""
+    config, views = encoder.config, settings.contrastive.views
+    clips = read_clips(sources)
+    if views.augment == "waveform":
+        fbank = encoder.fbank
+        window_samples = (config.spec_size[0] - 1) * fbank.shift_samples + fbank.window_samples
+        return WaveformViews(
+            clips, config.sample_rate, config.frame_shift, views, window_samples, settings.run.seed
+        )
+    return ClipDataset(clips, config.sample_rate, config.frame_shift)
+
+
+def check_batch(settings: TrainSettings, n_clips: int) -> None:
+    """Whether a whole batch of all processes can be made of the clips, and has something to contrast.
+
+    Raises:
+        ConfigError: Too few clips, or a batch of one.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    batch = settings.optim.batch_size * world
+    what = f"optim.batch_size={settings.optim.batch_size}" + (f" in {world} processes" if world > 1 else "")
+    if batch < 2:
+        raise ConfigError(
+            f"{what}: a contrastive loss needs at least two clips to tell apart; raise it "
+            "(contrastive.grad_cache_chunk makes room for large batches)"
+        )
+    if n_clips < batch:
+        raise ConfigError(f"{what} but data.train has only {n_clips} clips; lower it")
+
+
+def save_encoder(trainer: StageTrainer, encoder: AudioMosaicEncoder, folder: Path) -> AudioMosaicEncoder:
+    """Write the trained encoder, strictly reloaded, and return it; every process must call this."""
+    prefix = "encoder."
+    weights = {
+        key.removeprefix(prefix): value
+        for key, value in gathered_weights(trainer).items()
+        if key.startswith(prefix)
+    }
+    trained = type(encoder)(encoder.config)
+    load_strict(trained, weights, source="the trained encoder")
+    if is_main():  # saved before anything else can fail; only the marker says that the run is finished
+        trained.save_pretrained(folder)
+    return trained

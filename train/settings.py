@@ -7,9 +7,11 @@ from typing import Any
 
 from alm.errors import ConfigError
 from alm.policy import Policy
+from train.masks import LAYOUTS
 from train.views import ViewConfig
 
 STAGES = ("pretrain", "align", "instruct")
+LOSSES = ("nt_xent", "siglip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +19,8 @@ class DataSettings:
     """What a stage trains on.
 
     Attributes:
-        train: Manifests (JSONL); pretraining only uses their audio.
+        train: Manifests (JSONL). Pretraining only uses their audio (records may hold nothing else) and also takes
+            label tables (CSV with ESC-50's columns) and folders, of which it hears every audio file.
         validation: Manifests scored after training, with the right and with another clip's audio.
         workers: Loader processes.
         cache_features: Encode every clip once with the frozen encoder and keep the tokens in memory.
@@ -83,6 +86,8 @@ class RunSettings:
         save_every: Steps between checkpoints that an interrupted run continues from; 0 saves none.
         report_to: Trainer logging backends, for example tensorboard or wandb.
         gradient_checkpointing: Recompute the LLM's activations in the backward pass.
+        checkpoint_fraction: Share of the pretrained encoder's blocks whose activations are recomputed.
+        compile: Compile the pretrained encoder (torch.compile).
     """
 
     seed: int = 0
@@ -92,6 +97,8 @@ class RunSettings:
     save_every: int = 0
     report_to: tuple[str, ...] = ()
     gradient_checkpointing: bool = False
+    checkpoint_fraction: float = 0.0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.log_every < 1 or self.save_every < 0:
@@ -100,6 +107,34 @@ class RunSettings:
             )
         if self.precision not in ("fp32", "bf16"):
             raise ConfigError(f"run.precision: got '{self.precision}', expected fp32 or bf16")
+        if not 0.0 <= self.checkpoint_fraction <= 1.0:
+            raise ConfigError(
+                f"run.checkpoint_fraction: got {self.checkpoint_fraction}, expected a share from 0 to 1"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeSettings:
+    """A small labelled set that pretraining is watched on.
+
+    Attributes:
+        labels: Label table with ESC-50's columns (filename, fold, category); None watches nothing.
+        every: Steps between probes.
+        test_folds: Folds that are asked about, the others are learnt from; None holds out the last one. Clips of
+            one source recording never are on both sides.
+        neighbours: The k of the k-nearest-neighbour probe.
+    """
+
+    labels: str | None = None
+    every: int = 1000
+    test_folds: tuple[str, ...] | None = None
+    neighbours: int = 10
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.neighbours < 1:
+            raise ConfigError(
+                f"contrastive.probe: got every={self.every}, neighbours={self.neighbours}; expected 1 or more"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,16 +145,40 @@ class ContrastiveSettings:
         mask_layout: ``time_frequency`` (the method) or another layout of :mod:`train.masks`.
         time_ratio: Share of time columns hidden from view 0.
         freq_ratio: Share of frequency bands hidden from view 1.
+        loss: ``nt_xent`` (the published one) or ``siglip`` (all pairs by themselves, learnt temperature and bias).
         temperature: NT-Xent temperature.
+        loss_chunk_rows: Rows of the logits computed at a time, for batches whose logits do not fit; 0: all.
+        grad_cache_chunk: Clips encoded at a time, for batches whose activations do not fit (:mod:`train.gradcache`);
+            0: the whole batch. Costs one more forward pass.
         views: Augmentations of :mod:`train.views` (``views.augment: none`` leaves only the masks to tell the two
             views apart); ``views.n_frames`` is set to the encoder's window.
+        probe: A labelled set to watch the encoder on while it trains.
     """
 
     mask_layout: str = "time_frequency"
     time_ratio: float = 0.6
     freq_ratio: float = 0.4
+    loss: str = "nt_xent"
     temperature: float = 0.1
+    loss_chunk_rows: int = 0
+    grad_cache_chunk: int = 0
     views: ViewConfig = ViewConfig()
+    probe: ProbeSettings = ProbeSettings()
+
+    def __post_init__(self) -> None:
+        for key, choices in (("loss", LOSSES), ("mask_layout", LAYOUTS)):
+            if getattr(self, key) not in choices:
+                raise ConfigError(
+                    f"contrastive.{key}: got '{getattr(self, key)}', expected one of {', '.join(choices)}"
+                )
+        for key in ("time_ratio", "freq_ratio"):
+            if not 0.0 <= getattr(self, key) < 1.0:
+                raise ConfigError(f"contrastive.{key}: got {getattr(self, key)}, expected 0 or more, below 1")
+        if self.temperature <= 0 or self.loss_chunk_rows < 0 or self.grad_cache_chunk < 0:
+            raise ConfigError(
+                f"contrastive: got temperature={self.temperature}, loss_chunk_rows={self.loss_chunk_rows}, "
+                f"grad_cache_chunk={self.grad_cache_chunk}; expected > 0, >= 0, >= 0"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +223,15 @@ class TrainSettings:
         if self.stage == "pretrain" and not self.encoder:
             raise ConfigError(
                 "encoder: pretraining needs an encoder name or directory, for example audiomosaic"
+            )
+        if self.stage == "pretrain" and self.run.gradient_checkpointing:
+            raise ConfigError(
+                "run.gradient_checkpointing: is the LLM's; pretraining takes run.checkpoint_fraction"
+            )
+        if self.stage != "pretrain" and (self.run.checkpoint_fraction or self.run.compile):
+            raise ConfigError(
+                "run: checkpoint_fraction and compile are for stage pretrain; an LLM's activations are recomputed "
+                "with run.gradient_checkpointing"
             )
         if self.stage != "pretrain" and not self.model and not (self.encoder and self.llm):
             raise ConfigError(f"model: stage {self.stage} needs either model, or both encoder and llm")

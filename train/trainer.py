@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,13 @@ class StageTrainer(Trainer):
                 f"step {self.state.global_step}: the loss is {loss.item()}; lower optim.lr or check the data"
             )
         return result
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log a line; a model with ``take_metrics`` adds its own figures to those of training."""
+        take_metrics = getattr(self.model, "take_metrics", None)
+        if "loss" in logs and take_metrics is not None:
+            logs = {**logs, **take_metrics()}
+        super().log(logs, *args, **kwargs)
 
 
 class RunLog(TrainerCallback):
@@ -133,7 +141,13 @@ def gathered_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def fit(
-    settings: TrainSettings, model: nn.Module, dataset: Dataset, collator: Any, folder: Path, title: str
+    settings: TrainSettings,
+    model: nn.Module,
+    dataset: Dataset,
+    collator: Any,
+    folder: Path,
+    title: str,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> StageTrainer:
     """Train ``model`` and return the trainer; an interrupted run goes on from its last checkpoint."""
     from transformers.trainer_callback import PrinterCallback
@@ -143,7 +157,7 @@ def fit(
         args=training_arguments(settings, folder),
         train_dataset=dataset,
         data_collator=collator,
-        callbacks=[RunLog(title, folder / "metrics.jsonl")],
+        callbacks=[RunLog(title, folder / "metrics.jsonl"), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     checkpoints = folder / "checkpoints"
