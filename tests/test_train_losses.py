@@ -8,8 +8,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional
 
-from train.losses import nt_xent
+from train.losses import SigmoidLoss, nt_xent
 
 
 def views(batch: int = 12, dim: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -58,6 +59,31 @@ def test_logits_stay_in_float32() -> None:
 def test_bad_shapes(shape0: tuple[int, ...], shape1: tuple[int, ...]) -> None:
     with pytest.raises(ValueError):
         nt_xent(torch.randn(shape0), torch.randn(shape1))
+
+
+def test_sigmoid_by_hand() -> None:
+    """Every pair a yes-no question: -log sigmoid(t z0.z1 + b) for true ones, -log sigmoid(-(t z0.z1 + b)) else."""
+    z0, z1 = views(6)
+    loss = SigmoidLoss()
+    cosines = functional.normalize(z0, dim=1) @ functional.normalize(z1, dim=1).T
+    signs = 2 * torch.eye(6) - 1
+    expected = -functional.logsigmoid(signs * (10 * cosines - 10)).sum() / 6
+    assert torch.allclose(loss(z0, z1), expected, atol=1e-5)
+    assert loss(z0, z1) < loss(z0, z1.roll(1, dims=0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert loss(z0.bfloat16(), z1.bfloat16()).dtype == torch.float32
+    with pytest.raises(ValueError):
+        loss(z0, z1[:5])
+
+
+@pytest.mark.parametrize("rows", [1, 5, 12])
+def test_sigmoid_in_chunks(rows: int) -> None:
+    grads = []
+    for chunk_rows in (0, rows):
+        z0, loss = views()[0].requires_grad_(), SigmoidLoss(chunk_rows)
+        grads.append(torch.autograd.grad(loss(z0, views()[1]), (z0, *loss.parameters())))
+    for plain, chunked in zip(*grads, strict=True):
+        assert torch.allclose(plain, chunked, atol=1e-6)
 
 
 def _one_of_two(rank: int, folder: str) -> None:

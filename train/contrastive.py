@@ -15,7 +15,7 @@ from encoders import AudioMosaicEncoder
 from train.gradcache import in_chunks
 from train.losses import SigmoidLoss, nt_xent
 from train.masks import keep_of
-from train.monitor import spread
+from train.monitor import agreement, spread
 from train.settings import ContrastiveSettings
 from train.sync_norm import synchronise_batch_norm
 from train.views import fit_frames, make_views
@@ -95,7 +95,7 @@ class ContrastiveModel(nn.Module):
         pooled = in_chunks(self.pooled, self.settings.grad_cache_chunk, waveforms, lengths, clip_keys)
         first, second = (self.encoder.embed_head(pooled[:, view]) for view in (0, 1))
         if self.training:
-            self._seen = pooled[:, 0].detach(), first.detach()
+            self._seen = pooled.detach(), first.detach()
             self._silent = self._silent + (waveforms.flatten(1).abs().amax(dim=1) < _SILENT_PEAK).sum()
         return first, second
 
@@ -125,8 +125,10 @@ class ContrastiveModel(nn.Module):
         metrics, self._queued = self._queued, {}
         if self._seen is None:
             return metrics
-        for name, features in zip(("pooled", "embedding"), self._seen, strict=True):
+        pooled, embedding = self._seen  # (B, V, D), (B, E)
+        for name, features in (("pooled", pooled[:, 0]), ("embedding", embedding)):
             metrics |= {f"{name}_{key}": value for key, value in spread(features).items()}
+        metrics["view_agreement"] = agreement(pooled[:, 0], pooled[:, 1])
         if self.sigmoid is not None:
             metrics["logit_scale"] = float(self.sigmoid.log_scale.detach().exp())
             metrics["logit_bias"] = float(self.sigmoid.bias.detach())

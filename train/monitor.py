@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Below these a batch's features are one point, or lie on one line; healthy runs stay an order of magnitude away.
-COLLAPSED_STD = 1e-3
+# Below these a batch's features are one point, or lie on one line; healthy runs stay far away.
+COLLAPSED_STD = 0.01
 COLLAPSED_RANK = 1.5
 _MOST_ROWS = 512  # rows that are looked at; the decomposition of so many takes milliseconds
 
@@ -39,12 +39,41 @@ def spread(features: Tensor) -> dict[str, float]:
     return {"std": float(std), "effective_rank": float(entropy.exp())}
 
 
-def collapse_warning(metrics: Mapping[str, float]) -> str | None:
-    """What to tell the user where the pooled features have collapsed; None where they have not."""
-    std, rank = metrics.get("pooled_std"), metrics.get("pooled_effective_rank")
-    if std is None or rank is None or (std >= COLLAPSED_STD and rank >= COLLAPSED_RANK):
+@torch.no_grad()
+def agreement(first: Tensor, second: Tensor) -> float:
+    """How much of what tells clips apart in one view is there in the other too.
+
+    Masks alone move an encoder's features, so an encoder that has stopped listening still shows some spread; but
+    what its two views of a clip show has nothing in common.
+
+    Args:
+        first: (B, D) features of one view.
+        second: (B, D) of the other, in the same order.
+
+    Returns:
+        Covariance of both over their standard deviations, each centred, in [-1, 1]; about 0, give or take
+        1 / sqrt(B * effective rank), where they know nothing of the clip.
+    """
+    one, other = (features - features.mean(dim=0) for features in (first.float(), second.float()))
+    norm = (one.square().sum() * other.square().sum()).sqrt().clamp(min=1e-12)
+    return float((one * other).sum() / norm)
+
+
+def collapse_warning(metrics: Mapping[str, float], batch: int) -> str | None:
+    """What to tell the user where the pooled features have collapsed; None where they have not.
+
+    Args:
+        metrics: With ``pooled_std``, ``pooled_effective_rank`` and ``view_agreement``; without them nothing is said.
+        batch: Clips they were computed on.
+    """
+    if not {"pooled_std", "pooled_effective_rank", "view_agreement"} <= metrics.keys():
+        return None
+    std, rank, agree = (metrics[key] for key in ("pooled_std", "pooled_effective_rank", "view_agreement"))
+    by_chance = 2 / (batch * max(rank, 1.0)) ** 0.5
+    if std >= COLLAPSED_STD and rank >= COLLAPSED_RANK and agree > by_chance:
         return None
     return (
-        f"the encoder has collapsed: its features' deviation is {std:.2g} (of 1), their effective rank {rank:.1f}; "
-        "lower optim.lr, raise optim.warmup_steps, or check that the clips differ"
+        f"the encoder has collapsed: its features' deviation is {std:.2g} (of 1), their effective rank {rank:.1f}, "
+        f"the agreement of two views {agree:.2f} (by chance below {by_chance:.2f}); lower optim.lr, raise "
+        "optim.warmup_steps, or check that the clips differ"
     )

@@ -51,8 +51,8 @@ class PretrainingWatch(TrainerCallback):
                 f"pretrain: step {state.global_step}: {logs['silent_clips']} silent clips; they teach nothing"
             )
         self.silent_clips += logs.get("silent_clips", 0)
-        warning = collapse_warning(logs)
-        if warning and not self._warned:
+        warning = collapse_warning(logs, args.per_device_train_batch_size)
+        if warning and not self._warned:  # once per collapse, not once per line
             say(f"pretrain: step {state.global_step}: {warning}")
         self._warned = warning is not None
 
