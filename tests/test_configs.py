@@ -29,6 +29,35 @@ def test_stage_configs(path):
         assert (CONFIGS.parent / settings.run.deepspeed).is_file()
 
 
+@pytest.mark.parametrize("path", sorted((CONFIGS / "pretrain").glob("*.yaml")), ids=lambda p: p.stem)
+def test_pretraining_configs_name_an_encoder_that_can_be_built(path):
+    from encoders import encoder_class
+
+    settings = load_settings(TrainSettings, path)
+    encoder = encoder_class(settings.encoder)
+    config = encoder.config_class().replace(**settings.encoder_options)
+    assert config.grid[0] * config.grid[1] > 1 and config.model_class == "AudioMosaicPretrain"
+    assert {p.stem for p in path.parent.glob("*.yaml")} == {
+        f"audiomosaic-{s}" for s in ("tiny", "small", "base")
+    }
+
+
+def test_the_base_config_is_the_published_run():
+    settings = load_settings(TrainSettings, CONFIGS / "pretrain" / "audiomosaic-base.yaml")
+    optim, contrastive = settings.optim, settings.contrastive
+    assert int(12 * settings.run.checkpoint_fraction) == 8
+    assert optim.steps == 400 * 2_000_000 // (12 * optim.batch_size)
+    assert optim.lr * optim.min_lr_ratio == pytest.approx(1e-6, rel=1e-3)
+    assert optim.warmup_steps == round(2_000_000 / 6144)
+    assert (contrastive.time_ratio, contrastive.freq_ratio, contrastive.temperature) == (0.6, 0.4, 0.1)
+    views = contrastive.views
+    chances = (
+        views.polarity_p, views.time_stretch_p, views.noise_p, views.gain_p, views.high_pass_p,
+        views.band_stop_p, views.pitch_p,
+    )  # fmt: skip
+    assert chances == (0.5, 0.7, 0.5, 0.3, 0.3, 0.5, 0.6)
+
+
 @pytest.mark.parametrize("data", [None, "labels.csv"])
 def test_quickstart_configs(data, tmp_path):
     settings = load_quickstart(data, 3, ["instruct.optim.steps=7", "llm=some/model"])

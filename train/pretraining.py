@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
+from alm.data.events import RecordedEvents
 from alm.errors import ConfigError
 from encoders import AudioEncoder, AudioMosaicEncoder, load_encoder
 from encoders.checkpoint import load_strict
@@ -105,7 +106,6 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     encoder = pretraining_encoder(settings)
     dataset = clip_dataset(settings, settings.data.train, encoder)
     held_out = clip_dataset(settings, settings.data.validation, encoder)
-    check_batch(settings, len(dataset))
     model = ContrastiveModel(encoder, settings.contrastive, settings.run.seed, settings.run.compile)
     labelled = settings.contrastive.probe
     probe = OnlineProbe(labelled, encoder.config.sample_rate) if labelled.labels else None
@@ -127,6 +127,19 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     check_time_localisation(trained.eval())
     say("pretrain: an impulse at second t changes the tokens of second t most")
     return facts
+
+
+def check_pretraining(settings: TrainSettings) -> None:
+    """Find what is wrong with a pretraining run's data before anything is replaced by it.
+
+    Raises:
+        UserError: A source or label table that cannot be used, or a batch that cannot be made.
+    """
+    read_clips(settings.data.validation)
+    check_batch(settings, len(read_clips(settings.data.train)))
+    probe = settings.contrastive.probe
+    if probe.labels:
+        RecordedEvents(probe.labels, probe.test_folds, variation=False)
 
 
 def clip_dataset(

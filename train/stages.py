@@ -12,7 +12,7 @@ from typing import Any
 from alm.errors import ConfigError, UserError
 from alm.settings import dump_settings
 from projectors.registry import check_projector
-from train.clips import listing, read_clips
+from train.clips import listing
 from train.conversations import read_manifests
 from train.ranks import barrier, is_main
 from train.rundir import MARKER, begin, environment, fingerprint, finish, is_finished, read_json, write_json
@@ -58,7 +58,7 @@ def check_inputs(settings: TrainSettings, inputs: Sequence[str]) -> None:
     """Find what is wrong with a stage before an older result makes room for it.
 
     Raises:
-        UserError: A manifest that cannot be read, an unknown projector or option, a missing DeepSpeed config, or
+        UserError: Data that cannot be read, an unknown projector or option, a missing DeepSpeed config, or
             an input that lies inside the run directory.
     """
     out = Path(settings.out).resolve()
@@ -67,11 +67,13 @@ def check_inputs(settings: TrainSettings, inputs: Sequence[str]) -> None:
             raise UserError(
                 f"{source}: lies inside out={settings.out}, which this run replaces; choose another out"
             )
-    for sources in (settings.data.train, settings.data.validation):
-        if settings.stage == "pretrain":
-            read_clips(sources)  # names every source that cannot be read
-        else:
-            read_manifests(sources)
+    if settings.stage == "pretrain":
+        from train.pretraining import check_pretraining
+
+        check_pretraining(settings)
+    else:
+        read_manifests(settings.data.train)
+        read_manifests(settings.data.validation)
     if settings.run.deepspeed is not None and not Path(settings.run.deepspeed).is_file():
         raise ConfigError(f"run.deepspeed: no such file '{settings.run.deepspeed}'; see configs/deepspeed")
     check_projector(settings.projector, settings.projector_options)

@@ -121,7 +121,9 @@ def make_views_of_mel(
     """
     if len(keys) != len(mel):
         raise ValueError(f"{len(keys)} keys for {len(mel)} clips")
-    if config.augment != "fast":  # nothing is done here
+    if config.augment == "waveform":
+        raise ValueError("augment is 'waveform': its views are made by the loader (train.augment_waveform)")
+    if config.augment == "none":
         view = fit_frames(mel, config.n_frames)
         return view, view.clone()
     listed = names(keys)  # once: a tensor of keys may lie on a device
