@@ -47,7 +47,7 @@ def test_collapse_is_told_from_health(first: torch.Tensor, second: torch.Tensor,
     said = collapse_warning(metrics_of(first, second), len(first))
     assert (said is not None) == collapsed
     assert said is None or "optim.lr" in said
-    assert collapse_warning({}, 64) is None
+    assert collapse_warning({}, 64) is None and collapse_warning(metrics_of(first, second), 15) is None
 
 
 @pytest.fixture(scope="module")

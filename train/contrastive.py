@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from encoders import AudioMosaicEncoder
 from train.gradcache import in_chunks
@@ -44,6 +45,7 @@ class ContrastiveModel(nn.Module):
         super().__init__()
         synchronise_batch_norm(encoder)
         self.encoder = encoder
+        self.config = PretrainedConfig(hidden_size=encoder.dim)  # DeepSpeed's automatic bucket sizes follow it
         self.settings = settings
         self.views = dataclasses.replace(settings.views, n_frames=encoder.config.spec_size[0])
         self.seed = seed

@@ -14,6 +14,7 @@ from torch.nn import functional
 # Below these a batch's features are one point, or lie on one line; healthy runs stay far away.
 COLLAPSED_STD = 0.01
 COLLAPSED_RANK = 1.5
+_FEWEST_CLIPS = 16  # of fewer, none of the figures says much
 _MOST_ROWS = 512  # rows that are looked at; the decomposition of so many takes milliseconds
 
 
@@ -64,9 +65,10 @@ def collapse_warning(metrics: Mapping[str, float], batch: int) -> str | None:
 
     Args:
         metrics: With ``pooled_std``, ``pooled_effective_rank`` and ``view_agreement``; without them nothing is said.
-        batch: Clips they were computed on.
+        batch: Clips they were computed on; of fewer than 16 nothing is said.
     """
-    if not {"pooled_std", "pooled_effective_rank", "view_agreement"} <= metrics.keys():
+    needed = {"pooled_std", "pooled_effective_rank", "view_agreement"}
+    if batch < _FEWEST_CLIPS or not needed <= metrics.keys():
         return None
     std, rank, agree = (metrics[key] for key in ("pooled_std", "pooled_effective_rank", "view_agreement"))
     by_chance = 2 / (batch * max(rank, 1.0)) ** 0.5

@@ -36,7 +36,7 @@ class PretrainingWatch(TrainerCallback):
         self.model = model
         self.probe = probe
         self.silent_clips = 0
-        self._warned = False
+        self._collapsed_lines = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Probe the encoder, on every process (under ZeRO-3 none holds it alone)."""
@@ -53,9 +53,10 @@ class PretrainingWatch(TrainerCallback):
             )
         self.silent_clips += logs.get("silent_clips", 0)
         warning = collapse_warning(logs, args.per_device_train_batch_size)
-        if warning and not self._warned:  # once per collapse, not once per line
+        if "loss" in logs:
+            self._collapsed_lines = self._collapsed_lines + 1 if warning else 0
+        if warning and self._collapsed_lines == 2:  # one batch can be odd; and once per collapse is enough
             say(f"pretrain: step {state.global_step}: {warning}")
-        self._warned = warning is not None
 
 
 @torch.no_grad()
