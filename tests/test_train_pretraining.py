@@ -212,7 +212,7 @@ def test_clips_too_short_are_named(folder: Path, tmp_path: Path) -> None:
         dataset[0]
     (tmp_path / "blip.wav").rename(folder / "blip.wav")
     try:
-        with pytest.raises(UserError, match=r"blip\.wav: clip of 399 samples"):
+        with pytest.raises(UserError, match=r"^\S+blip\.wav: clip of 399 samples.*longer one$"):
             run_stage(settings(folder, tmp_path / "run", data={"workers": 1}))
     finally:
         (folder / "blip.wav").unlink()

@@ -162,5 +162,9 @@ def fit(
     trainer.remove_callback(PrinterCallback)
     checkpoints = folder / "checkpoints"
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    try:
+        trainer.train(resume_from_checkpoint=last)
+    except UserError as error:  # from a loader's process it comes wrapped in that one's traceback
+        kind = type(error)
+        raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()) from error
     return trainer
