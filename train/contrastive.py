@@ -45,9 +45,8 @@ class ContrastiveModel(nn.Module):
         super().__init__()
         synchronise_batch_norm(encoder)
         self.encoder = encoder
-        self.config = PretrainedConfig(
-            hidden_size=encoder.dim
-        )  # DeepSpeed's automatic bucket sizes follow it
+        # DeepSpeed's automatic bucket sizes follow this.
+        self.config = PretrainedConfig.from_dict({"hidden_size": encoder.dim})
         self.settings = settings
         self.views = dataclasses.replace(settings.views, n_frames=encoder.config.spec_size[0])
         self.seed = seed
