@@ -81,34 +81,89 @@ class AudioMosaicEncoder(AudioEncoder):
         Raises:
             AudioError: A clip is shorter than one 25 ms frame.
         """
-        n_time = self.check_lengths(lengths)
+        windows, exists = self.log_mel_windows(waveform, lengths)
+        parts = self.normalise(windows[exists]).split(self.max_windows_per_pass)
+        return self._stitch(torch.cat([self.forward_mel(part) for part in parts]), exists, lengths)
+
+    def forward_layers(self, waveform: Tensor, lengths: Tensor) -> list[AudioTokens]:
+        """Like `forward`, for what enters the first block and for every block's output (none normalised)."""
+        windows, exists = self.log_mel_windows(waveform, lengths)
+        layers: list[list[Tensor]] = []
+        for part in self.normalise(windows[exists]).split(self.max_windows_per_pass):
+            layers.append([])
+            self.forward_mel(part, layers=layers[-1])
+        return [
+            self._stitch(torch.cat(parts), exists, lengths) for parts in zip(*layers, strict=True)
+        ]
+
+    def log_mel_windows(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The log-mel of a padded batch, cut into the encoder's windows and not normalised yet.
+
+        Args:
+            waveform: (B, S) float32 in [-1, 1].
+            lengths: (B,) samples of each clip.
+
+        Returns:
+            windows (B, W, n_frames, n_mels), zeros after each clip's end; exists (B, W) bool, False for windows
+            that a shorter clip lacks.
+
+        Raises:
+            AudioError: A clip is shorter than one 25 ms frame.
+        """
+        self.check_lengths(lengths)
         mel, n_frames = self.fbank(waveform, lengths)  # (B, frames, n_mels)
         per_window = self.config.spec_size[0]
         n_windows = [-(-n // per_window) for n in n_frames.tolist()]
         most = max(n_windows, default=0)
         mel = nn.functional.pad(mel, (0, 0, 0, most * per_window - mel.shape[1]))
-        windows = self.normalise(mel).unflatten(1, (most, per_window))  # (B, W, n_frames, n_mels)
-        exists = torch.arange(most)[None] < torch.tensor(n_windows)[:, None]
-        exists = exists.to(windows.device)  # (B, W)
-        parts = [self.forward_mel(part) for part in windows[exists].split(self.max_windows_per_pass)]
-        encoded = torch.cat(parts)  # (existing windows, 1 + N, D)
+        windows = mel.unflatten(1, (most, per_window))  # (B, W, n_frames, n_mels)
+        exists = torch.arange(most)[None] < torch.tensor(n_windows)[:, None]  # (B, W)
+        return windows, exists.to(windows.device)
+
+    def pool_windows(self, encoded: Tensor, exists: Tensor) -> Tensor:
+        """One feature per clip: `pool` over each window's tokens, then the mean over a clip's windows.
+
+        Args:
+            encoded: (existing windows, 1 + K, D), as `forward_mel` gives them for `windows[exists]`.
+            exists: (B, W) bool.
+
+        Returns:
+            (B, D'), D' twice D where the config pools by fusion.
+        """
+        pooled = self.pool(encoded)  # (existing windows, D')
+        spread = pooled.new_zeros((*exists.shape, pooled.shape[-1]))
+        spread[exists] = pooled
+        return spread.sum(dim=1) / exists.sum(dim=1, keepdim=True)  # (B, W, D') -> (B, D')
+
+    def _stitch(self, encoded: Tensor, exists: Tensor, lengths: Tensor) -> AudioTokens:
+        """Windows (existing windows, 1 + N, D) as the tokens of their clips, end to end in time."""
+        n_time = self.check_lengths(lengths)
         stitched = encoded.new_zeros((*exists.shape, *encoded.shape[1:]))
         stitched[exists] = encoded
         grid = (max(n_time, default=0), self.config.n_freq)
-        mask = n_time_mask(n_time, grid, windows.device)
-        tokens = stitched[:, :, 1:].flatten(1, 2)[:, : mask.shape[1]]  # windows end to end in time: (B, N, D)
-        return AudioTokens(tokens * mask[..., None], mask, grid, prefix=stitched[:, :, 0])
+        mask = n_time_mask(n_time, grid, encoded.device)
+        tokens = stitched[:, :, 1:].flatten(1, 2)[:, : mask.shape[1]]  # (B, N, D)
+        return AudioTokens(
+            tokens * mask[..., None],
+            mask,
+            grid,
+            prefix=stitched[:, :, 0],
+            pooled=self.pool_windows(encoded, exists),
+        )
 
     def normalise(self, mel: Tensor) -> Tensor:
         """Normalise a zero-padded log-mel with the config's constants (padding first, as in training)."""
         return (mel - self.config.norm.mean) / self.config.norm.divisor
 
-    def forward_mel(self, mel: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward_mel(
+        self, mel: Tensor, keep: Tensor | None = None, layers: list[Tensor] | None = None
+    ) -> Tensor:
         """Encode windows of normalised log-mel.
 
         Args:
             mel: (B, n_frames, n_mels), n_frames and n_mels those of `config.spec_size`.
             keep: (B, K) long, tokens n = t * n_freq + f to keep; the others are dropped after `norm_pre`.
+            layers: Where given, what enters the first block and every block's output are appended.
 
         Returns:
             (B, 1 + N, D), or (B, 1 + K, D) in the order of `keep`; CLS first. Not normalised unless
@@ -125,8 +180,12 @@ class AudioMosaicEncoder(AudioEncoder):
         recomputed = 0
         if self.training and torch.is_grad_enabled():
             recomputed = int(len(self.blocks) * self.checkpoint_fraction)
+        if layers is not None:
+            layers.append(x)
         for index, block in enumerate(self.blocks):
             x = checkpoint(block, x, use_reentrant=False) if index < recomputed else block(x)
+            if layers is not None:
+                layers.append(x)
         return self.norm(x)
 
     def pool(self, tokens: Tensor) -> Tensor:

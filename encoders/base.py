@@ -37,6 +37,15 @@ class AudioTokens:
     """(n_time, n_freq) with n_time * n_freq = N; n_time is the longest clip's."""
     prefix: Tensor | None = None
     """(B, P, D) tokens that belong to no time, such as one CLS per window; zeros for windows a clip lacks."""
+    pooled: Tensor | None = None
+    """(B, D') what the encoder itself makes of a whole clip, for its own classifier; None: nothing of its own."""
+
+    def clip_features(self) -> Tensor:
+        """One feature per clip, (B, D'): the encoder's own, else the mean over the tokens that cover audio."""
+        if self.pooled is not None:
+            return self.pooled
+        valid = self.mask.sum(dim=1, keepdim=True).clamp(min=1)  # (B, 1)
+        return (self.tokens * self.mask[..., None]).sum(dim=1) / valid  # (B, N, D) -> (B, D)
 
 
 @dataclass(frozen=True)
@@ -195,6 +204,25 @@ class AudioEncoder(nn.Module, ABC):
         Raises:
             AudioError: A clip is too short for one time step.
         """
+
+    def forward_layers(self, waveform: Tensor, lengths: Tensor) -> list[AudioTokens]:
+        """Encode a padded batch and keep what every layer gives; for probes of single layers or their sum.
+
+        Args:
+            waveform: As for `forward`.
+            lengths: As for `forward`.
+
+        Returns:
+            What enters the first block, then the output of each; the last is not normalised by what follows it.
+
+        Raises:
+            ConfigError: The encoder does not offer its layers.
+            AudioError: A clip is too short for one time step.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} does not offer the outputs of its layers; "
+            "probe its last one (linear, attentive), or implement forward_layers"
+        )
 
     @classmethod
     @abstractmethod
