@@ -9,7 +9,7 @@ of a proportion are equal (all right or all wrong) resampling sees no variation 
 exact binomial (Clopper-Pearson) bound for as many clips stands in, so 20 clips all right give [0.832, 1].
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,6 +148,51 @@ def ratio_interval(
     return Interval(value, float(low), float(high), len(columns), n_clips)
 
 
+def weighted_interval(
+    clips: Sequence[Hashable],
+    statistic: Statistic,
+    *,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    confidence: float = 0.95,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Bootstrap interval of a score that is no function of sums, such as mAP or the equal error rate.
+
+    Args:
+        clips: The clip of each of n samples.
+        statistic: Maps weights (R, n), how often each sample counts, to scores (R,); NaN where a resample has
+            none, and such resamples are left out.
+        bounds: The least and the greatest score; where every resample gives one of them, see the module's text.
+        confidence: Share of such intervals that hold the true score.
+        n_resamples: How often to resample.
+        seed: Seed of the resampling.
+
+    Returns:
+        The score of all samples and its interval.
+
+    Raises:
+        ValueError: No samples.
+    """
+    if not len(clips):
+        raise ValueError("got no samples; expected at least one")
+    numbers: dict[Hashable, int] = {}
+    owner = np.array([numbers.setdefault(clip, len(numbers)) for clip in clips])
+    n_clips = len(numbers)
+    value = float(statistic(np.ones((1, len(owner))))[0])
+    if n_clips == 1 or np.isnan(value):
+        return Interval(value, None, None, len(owner), n_clips)
+    drawn = np.concatenate(
+        [statistic(counts[:, owner]) for counts in _draw_counts(n_clips, n_resamples, seed)]
+    )
+    drawn = drawn[~np.isnan(drawn)]
+    if (drawn == value).all() and value in bounds:
+        return _without_variation(Interval(value, value, value, len(owner), n_clips), *bounds, confidence)
+    tail = _expanded_tail(confidence, n_clips)
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Interval(value, float(low), float(high), len(owner), n_clips)
+
+
 def _without_variation(interval: Interval, least: float, most: float, confidence: float) -> Interval:
     """The interval of values that are all equal: as far from them as one clip in so many could be by chance."""
     if interval.low is None:
@@ -163,16 +208,18 @@ def _mean(sums: np.ndarray) -> np.ndarray:
 
 def _resample(sums: np.ndarray, statistic: Statistic, seed: int) -> np.ndarray:
     """Scores of resampled sets of clips, (N_RESAMPLES,)."""
+    counts = _draw_counts(len(sums), N_RESAMPLES, seed)
+    return np.concatenate([statistic(block @ sums) for block in counts])
+
+
+def _draw_counts(n_clips: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each clip is drawn, in blocks (at most _BLOCK, n_clips)."""
     generator = np.random.default_rng(seed)
-    n_clips = len(sums)
-    drawn = []
-    for start in range(0, N_RESAMPLES, _BLOCK):
-        size = min(_BLOCK, N_RESAMPLES - start)
+    for start in range(0, n_resamples, _BLOCK):
+        size = min(_BLOCK, n_resamples - start)
         picks = generator.integers(0, n_clips, size=(size, n_clips))
         picks += n_clips * np.arange(size)[:, None]
-        counts = np.bincount(picks.ravel(), minlength=size * n_clips).reshape(size, n_clips)
-        drawn.append(statistic(counts @ sums))
-    return np.concatenate(drawn)
+        yield np.bincount(picks.ravel(), minlength=size * n_clips).reshape(size, n_clips)
 
 
 def _expanded_tail(confidence: float, n_clips: int) -> float:

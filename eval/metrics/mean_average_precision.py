@@ -1,0 +1,35 @@
+"""Mean over classes of the average precision (macro mAP)."""
+
+from typing import Any
+
+import numpy as np
+
+from eval.metrics._scores import ScoreMetric, check_scores
+from eval.ranking import Ranking, average_precision
+
+
+class MeanAveragePrecision(ScoreMetric):
+    """Macro mAP over the classes that occur; the others are left out of the mean and counted."""
+
+    summary = "Mean over the classes with a positive sample of the area under their precision-recall steps."
+    citation = "Gemmeke et al. 2017, AudioSet (the metric); scikit-learn's average_precision_score (the sum)."
+
+    def _compute(
+        self, predictions: list[list[float]], references: list[list[float]], **options: Any
+    ) -> dict[str, Any]:
+        """Return `mean_average_precision`, `per_class` (None where absent), `n_absent` and `backend`."""
+        per_class = class_precisions(*check_scores(predictions, references))
+        present = per_class[~np.isnan(per_class)]
+        return {
+            "mean_average_precision": float(present.mean()) if len(present) else None,
+            "per_class": [None if np.isnan(value) else float(value) for value in per_class],
+            "n_absent": int(np.isnan(per_class).sum()),
+            "backend": "mean_average_precision[macro]",
+        }
+
+
+def class_precisions(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Average precision of every class, (n, C) twice -> (C,); NaN for a class without a positive sample."""
+    once = np.ones((1, len(scores)))
+    columns = zip(scores.T, labels.T, strict=True)
+    return np.array([average_precision(*Ranking(s, y).counts(once))[0] for s, y in columns])
