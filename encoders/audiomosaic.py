@@ -92,9 +92,7 @@ class AudioMosaicEncoder(AudioEncoder):
         for part in self.normalise(windows[exists]).split(self.max_windows_per_pass):
             layers.append([])
             self.forward_mel(part, layers=layers[-1])
-        return [
-            self._stitch(torch.cat(parts), exists, lengths) for parts in zip(*layers, strict=True)
-        ]
+        return [self._stitch(torch.cat(parts), exists, lengths) for parts in zip(*layers, strict=True)]
 
     def log_mel_windows(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The log-mel of a padded batch, cut into the encoder's windows and not normalised yet.

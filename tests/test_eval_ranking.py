@@ -58,7 +58,9 @@ def test_weights_count_samples_as_often_as_they_say():
     repeated = np.repeat(np.arange(60), weights)
     for statistic in (average_precision, equal_error_rate):
         once = statistic(*Ranking(scores[repeated], labels[repeated]).counts(np.ones((1, len(repeated)))))
-        assert statistic(*Ranking(scores, labels).counts(weights[None]))[0] == pytest.approx(once[0], abs=1e-12)
+        assert statistic(*Ranking(scores, labels).counts(weights[None]))[0] == pytest.approx(
+            once[0], abs=1e-12
+        )
 
 
 def test_interval_covers_the_true_rate_and_widens_with_clusters():

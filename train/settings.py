@@ -7,10 +7,11 @@ from typing import Any
 
 from alm.errors import ConfigError
 from alm.policy import Policy
+from train.finetune_settings import FinetuneSettings, FoldSettings
 from train.masks import LAYOUTS
 from train.views import ViewConfig
 
-STAGES = ("pretrain", "align", "instruct")
+STAGES = ("pretrain", "finetune", "align", "instruct")
 LOSSES = ("nt_xent", "siglip")
 
 
@@ -20,8 +21,14 @@ class DataSettings:
 
     Attributes:
         train: Manifests (JSONL). Pretraining only uses their audio (records may hold nothing else) and also takes
-            label tables (CSV with ESC-50's columns) and folders, of which it hears every audio file.
-        validation: Manifests scored after training, with the right and with another clip's audio.
+            label tables (CSV with ESC-50's columns) and folders, of which it hears every audio file. Label tables
+            when fine-tuning.
+        validation: Manifests scored after training, with the right and with another clip's audio. When
+            fine-tuning the tables that choose the epoch; none takes a share of the training clips.
+        test: Label tables that fine-tuning is scored on.
+        dataset: A data set of train/datasets to fine-tune on, in place of tables.
+        dataset_options: Its options, ``root`` among them.
+        folds: Which folds fine-tuning holds out.
         workers: Loader processes.
         cache_features: Encode every clip once with the frozen encoder and keep the tokens in memory.
         feature_folder: Keep the cached tokens there for the next stage with the same encoder and clips.
@@ -31,6 +38,10 @@ class DataSettings:
 
     train: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    dataset: str | None = None
+    dataset_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    folds: FoldSettings = FoldSettings()
     workers: int = 0
     cache_features: bool = False
     feature_folder: str | None = None
@@ -186,9 +197,10 @@ class TrainSettings:
     """One stage.
 
     Attributes:
-        stage: pretrain, align or instruct.
-        out: Run directory; the artifact is written to ``out/model`` (``out/encoder`` when pretraining).
-        encoder: Encoder name, directory or hub id (pretrain, align).
+        stage: pretrain, finetune, align or instruct.
+        out: Run directory; the artifact is written to ``out/model`` (``out/encoder`` when pretraining,
+            ``out/classifier`` when fine-tuning).
+        encoder: Encoder name, directory or hub id (pretrain, finetune, align).
         encoder_options: Overrides of the encoder's config.
         projector: Projector name (align).
         projector_options: The projector's options.
@@ -199,6 +211,7 @@ class TrainSettings:
         optim: Optimiser.
         run: Seed, precision, DeepSpeed, logging.
         contrastive: Objective of pretraining.
+        finetune: Head, recipe and evaluation of fine-tuning.
     """
 
     stage: str
@@ -214,10 +227,14 @@ class TrainSettings:
     optim: OptimSettings = OptimSettings()
     run: RunSettings = RunSettings()
     contrastive: ContrastiveSettings = ContrastiveSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise ConfigError(f"stage: got '{self.stage}', expected one of {', '.join(STAGES)}")
+        if self.stage == "finetune":
+            self._check_finetune()
+            return
         if not self.data.train:
             raise ConfigError("data.train: no manifest given; name at least one JSONL file")
         if self.stage == "pretrain" and not self.encoder:
@@ -235,3 +252,19 @@ class TrainSettings:
             )
         if self.stage != "pretrain" and not self.model and not (self.encoder and self.llm):
             raise ConfigError(f"model: stage {self.stage} needs either model, or both encoder and llm")
+
+    def _check_finetune(self) -> None:
+        """Fine-tuning needs an encoder and one source of labelled clips."""
+        if not self.encoder:
+            raise ConfigError(
+                "encoder: fine-tuning needs an encoder name or directory, for example audiomosaic"
+            )
+        if bool(self.data.dataset) == bool(self.data.train):
+            got = "both" if self.data.train else "neither"
+            raise ConfigError(
+                f"data: got {got} of data.dataset (alm list datasets) and data.train (label CSVs); give one"
+            )
+        if self.data.dataset and (self.data.test or self.data.validation):
+            raise ConfigError(
+                "data: data.dataset brings its own splits; leave data.test and data.validation out"
+            )

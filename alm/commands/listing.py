@@ -10,10 +10,10 @@ def add(commands: Any) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "list",
-        help="list the encoders, projectors, metrics and benchmarks that are there",
+        help="list the encoders, projectors, metrics, benchmarks and data sets that are there",
         description="List what can be named in configs.",
     )
-    parser.add_argument("what", choices=("encoders", "projectors", "metrics", "benchmarks"))
+    parser.add_argument("what", choices=("encoders", "projectors", "metrics", "benchmarks", "datasets"))
     parser.set_defaults(run=_list)
 
 
@@ -24,6 +24,8 @@ def _list(arguments: argparse.Namespace) -> None:
         from projectors import list_projectors as names
     elif arguments.what == "metrics":
         from eval.metrics import list_metrics as names
+    elif arguments.what == "datasets":
+        from train.datasets import list_datasets as names
     else:
         from eval.benchmarks import list_benchmarks as names
     print("\n".join(names()))

@@ -289,8 +289,13 @@ def _parse_row(row: dict[str, str | None], label: str, path: Path, line: int) ->
             f"{where}: {label!r} is {values[label]!r}; expected a name with letters or digits"
         )
     kind = f"sound_{kind}" if kind.isdigit() else kind  # ESC-50's 'target' is a bare number
+    return Clip(file, kind, values["fold"], recording_of(file), where)
+
+
+def recording_of(file: Path) -> str:
+    """The source recording an ESC-50 file name tells (fold-freesoundid-take-target), else the name itself."""
     match = _ESC_NAME.match(file.stem)
-    return Clip(file, kind, values["fold"], match["recording"] if match else file.stem, where)
+    return match["recording"] if match else file.stem
 
 
 def _held_out_folds(clips: list[Clip], asked: Sequence[str | int] | None, path: Path) -> tuple[str, ...]:

@@ -67,7 +67,9 @@ def check_scores(predictions: Any, references: Any) -> tuple[np.ndarray, np.ndar
         scores = np.asarray(predictions, dtype=np.float64)
         labels = np.asarray(references, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise MetricError(f"got values that are no numbers ({error}); give (samples, classes) of them.") from error
+        raise MetricError(
+            f"got values that are no numbers ({error}); give (samples, classes) of them."
+        ) from error
     if scores.ndim != 2 or scores.shape != labels.shape or not scores.size:
         raise MetricError(
             f"got scores of shape {scores.shape} and labels of shape {labels.shape}; "
@@ -75,8 +77,12 @@ def check_scores(predictions: Any, references: Any) -> tuple[np.ndarray, np.ndar
         )
     if not np.isfinite(scores).all():
         row, column = np.argwhere(~np.isfinite(scores))[0]
-        raise MetricError(f"the score of sample {row} for class {column} is {scores[row, column]}; give a number.")
+        raise MetricError(
+            f"the score of sample {row} for class {column} is {scores[row, column]}; give a number."
+        )
     if not np.isin(labels, (0.0, 1.0)).all():
         row, column = np.argwhere(~np.isin(labels, (0.0, 1.0)))[0]
-        raise MetricError(f"the label of sample {row} for class {column} is {labels[row, column]}; give 0 or 1.")
+        raise MetricError(
+            f"the label of sample {row} for class {column} is {labels[row, column]}; give 0 or 1."
+        )
     return scores, labels.astype(bool)
