@@ -210,6 +210,34 @@ class AudioMosaicEncoder(AudioEncoder):
             )
         return self.head(self.head_drop_out(self.fc_norm(pooled)))
 
+    @property
+    def clip_norm(self) -> nn.Module | None:
+        """`fc_norm`, where the config has it."""
+        return None if isinstance(self.fc_norm, nn.Identity) else self.fc_norm
+
+    def as_classifier(self, norm: nn.Module, linear: nn.Linear) -> AudioMosaicEncoder:
+        """This encoder as an AudioMosaicClassifier, the published layout of fine-tuned weights.
+
+        Args:
+            norm: Normalisation of the pooled feature, like `fc_norm`.
+            linear: (D', classes).
+
+        Raises:
+            ConfigError: The encoder normalises tokens, which a classifier of the release does not.
+        """
+        if self.clip_norm is None:
+            raise ConfigError(
+                "encoder config: use_fc_norm is off; a release classifier normalises the pooled feature"
+            )
+        config = self.config.replace(model_class=CLASSIFIER, num_classes=linear.out_features)
+        classifier = type(self)(config)
+        own = {key for key in classifier.state_dict() if not key.startswith(("fc_norm.", "head."))}
+        weights = {key: value for key, value in self.state_dict().items() if key in own}
+        weights |= {f"fc_norm.{key}": value for key, value in norm.state_dict().items()}
+        weights |= {f"head.{key}": value for key, value in linear.state_dict().items()}
+        load_strict(classifier, weights, source="the fine-tuned encoder")
+        return classifier.eval()
+
     @classmethod
     def from_pretrained(
         cls,

@@ -235,6 +235,11 @@ class AudioEncoder(nn.Module, ABC):
         return self.config.dim
 
     @property
+    def clip_norm(self) -> nn.Module | None:
+        """The trained normalisation of the clip feature that a classifier on top goes on from; None: none."""
+        return None
+
+    @property
     def frozen(self) -> bool:
         """Whether `freeze` is in force."""
         return self._frozen

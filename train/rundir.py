@@ -17,6 +17,9 @@ from encoders.checkpoint import sha256_of
 
 MARKER = "finished.json"
 ATTEMPT = "attempt.json"
+# What stages leave in their run directory, besides the marker.
+LEFT_BY_STAGES = ("model", "encoder", "classifier", "control", "checkpoints", "metrics.jsonl")
+LEFT_BY_STAGES += ("predictions.jsonl", "scores.json", "scores.md")
 _ARTIFACT_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt")
 
 
@@ -65,7 +68,7 @@ def begin(folder: Path, print_: str) -> None:
     Raises:
         UserError: The directory cannot be written, or holds what is not ours to replace.
     """
-    old = [folder / name for name in ("model", "encoder", "checkpoints", "metrics.jsonl", MARKER)]
+    old = [folder / name for name in (*LEFT_BY_STAGES, MARKER)]
     if any(path.exists() for path in old) and not (folder / ATTEMPT).exists():
         raise UserError(f"{folder}: holds files that no run of ours left; choose an empty out directory")
     try:

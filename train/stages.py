@@ -21,6 +21,7 @@ from train.settings import TrainSettings
 # stage -> (module, function, artifact folder); the function takes (settings, folder) and returns facts
 _STAGES = {
     "pretrain": ("train.pretraining", "pretrain", "encoder"),
+    "finetune": ("train.finetuning", "finetune", "classifier"),
     "align": ("train.tuning", "tune", "model"),
     "instruct": ("train.tuning", "tune", "model"),
 }
@@ -32,11 +33,19 @@ def artifact_of(settings: TrainSettings) -> Path:
 
 
 def run_stage(settings: TrainSettings) -> Path:
-    """Run one stage, or reuse its finished result; returns the artifact's directory."""
-    inputs = [*settings.data.train, *settings.data.validation]
-    inputs += [source for source in (settings.encoder, settings.llm, settings.model) if source]
+    """Run one stage, or reuse its finished result; returns the artifact's directory.
+
+    Fine-tuning on several folds runs each as a stage of its own and returns the directory of the summary.
+    """
+    if settings.stage == "finetune" and settings.finetune.folds is not None:
+        from train.finetune_folds import run_folds
+
+        return run_folds(settings, run_stage)
+    inputs = [*settings.data.train, *settings.data.validation, *settings.data.test]
+    named = (settings.encoder, settings.llm, settings.model, settings.contrastive.probe.labels)
+    inputs += [source for source in named if source]
     module, name, _ = _STAGES[settings.stage]
-    check_inputs(settings, inputs)
+    decides = dataclasses.asdict(settings) | check_inputs(settings, inputs)
 
     def work(folder: Path) -> dict[str, Any]:
         if is_main():
@@ -46,16 +55,15 @@ def run_stage(settings: TrainSettings) -> Path:
 
     if settings.run.deepspeed:
         inputs.append(settings.run.deepspeed)
-    values = dataclasses.asdict(settings)
-    if settings.stage == "pretrain":
-        values["folders"] = listing([*settings.data.train, *settings.data.validation])
-        inputs += [settings.contrastive.probe.labels] if settings.contrastive.probe.labels else []
-    run_step(Path(settings.out), values, inputs, work, artifact_of(settings))
+    run_step(Path(settings.out), decides, inputs, work, artifact_of(settings))
     return artifact_of(settings)
 
 
-def check_inputs(settings: TrainSettings, inputs: Sequence[str]) -> None:
+def check_inputs(settings: TrainSettings, inputs: Sequence[str]) -> dict[str, Any]:
     """Find what is wrong with a stage before an older result makes room for it.
+
+    Returns:
+        What decides the result besides the settings and the content of the inputs.
 
     Raises:
         UserError: Data that cannot be read, an unknown projector or option, a missing DeepSpeed config, or
@@ -67,16 +75,21 @@ def check_inputs(settings: TrainSettings, inputs: Sequence[str]) -> None:
             raise UserError(
                 f"{source}: lies inside out={settings.out}, which this run replaces; choose another out"
             )
+    if settings.run.deepspeed is not None and not Path(settings.run.deepspeed).is_file():
+        raise ConfigError(f"run.deepspeed: no such file '{settings.run.deepspeed}'; see configs/deepspeed")
     if settings.stage == "pretrain":
         from train.pretraining import check_pretraining
 
         check_pretraining(settings)
-    else:
-        read_manifests(settings.data.train)
-        read_manifests(settings.data.validation)
-    if settings.run.deepspeed is not None and not Path(settings.run.deepspeed).is_file():
-        raise ConfigError(f"run.deepspeed: no such file '{settings.run.deepspeed}'; see configs/deepspeed")
+        return {"folders": listing([*settings.data.train, *settings.data.validation])}
+    if settings.stage == "finetune":
+        from train.finetuning import check_finetune
+
+        return check_finetune(settings)
+    read_manifests(settings.data.train)
+    read_manifests(settings.data.validation)
     check_projector(settings.projector, settings.projector_options)
+    return {}
 
 
 def run_step(

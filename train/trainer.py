@@ -148,11 +148,12 @@ def fit(
     folder: Path,
     title: str,
     callbacks: Sequence[TrainerCallback] = (),
+    trainer_class: type[StageTrainer] = StageTrainer,
 ) -> StageTrainer:
     """Train ``model`` and return the trainer; an interrupted run goes on from its last checkpoint."""
     from transformers.trainer_callback import PrinterCallback
 
-    trainer = StageTrainer(
+    trainer = trainer_class(
         model=model,
         args=training_arguments(settings, folder),
         train_dataset=dataset,
