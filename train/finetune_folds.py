@@ -38,13 +38,18 @@ def run_folds(settings: TrainSettings, run: Callable[[TrainSettings], Path]) -> 
         if fold not in known:
             raise ConfigError(f"finetune.folds: no fold '{fold}'; the folds are {', '.join(known)}")
     folder = Path(settings.out)
+    features = settings.data.feature_folder
+    if features is None and settings.finetune.cached:
+        features = str(folder / "features")  # the folds share what the frozen encoder makes of the clips
     results = {}
     for fold in asked:
         one = dataclasses.replace(
             settings,
             out=str(folder / f"fold-{fold}"),
             data=dataclasses.replace(
-                settings.data, folds=dataclasses.replace(settings.data.folds, test=fold)
+                settings.data,
+                feature_folder=features,
+                folds=dataclasses.replace(settings.data.folds, test=fold),
             ),
             finetune=dataclasses.replace(settings.finetune, folds=None),
         )

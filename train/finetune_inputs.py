@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,12 @@ from alm.errors import AudioError, ConfigError
 from alm.progress import progress
 from encoders import AudioEncoder
 from encoders.audio import load_audio, pad_batch
+from encoders.checkpoint import read_weights, write_weights
 from train.datasets import LabelledClip
 from train.finetune_augment import clip_key
 from train.finetune_model import Features, encode
 from train.finetune_settings import FinetuneSettings
+from train.ranks import is_main
 
 # Decoded audio kept in memory by a process: 3 h at 16 kHz, enough for ESC-50.
 _KEEP_BYTES = 1 << 30
@@ -193,12 +197,30 @@ def compute_features(
     clips: Sequence[LabelledClip],
     device: torch.device,
     limit_gb: float,
+    folder: Path | None = None,
 ) -> dict[str, list[Tensor]]:
-    """What the head reads of every clip, once: clip id to the features of its crops, on the CPU.
+    """What the head reads of every clip, once: clip id to its features (one whole clip), on the CPU.
+
+    Args:
+        encoder: The frozen encoder.
+        settings: The mode.
+        audio: Reads the clips.
+        clips: All clips that will be asked for.
+        device: Where to encode.
+        limit_gb: Refuse to hold more than this.
+        folder: Keep the features there too, for the next run with the same encoder, mode and clips.
 
     Raises:
         ConfigError: They would take more memory than the limit.
     """
+    file = None
+    if folder is not None:
+        file = folder / f"{_features_key(encoder, settings, clips)}.safetensors"
+        if file.is_file():
+            kept = read_weights(file)
+            rows = kept["features"].split(kept["sizes"].tolist())
+            flat = [row if kept["tokens"] else row[0] for row in rows]
+            return {clip.id: [row] for clip, row in zip(clips, flat, strict=True)}
     encoder.eval().to(device)
     features: dict[str, list[Tensor]] = {}
     held = 0
@@ -215,7 +237,30 @@ def compute_features(
                     f"{expected_gb:.1f} GB; raise the limit or set finetune.cache=false"
                 )
             advance(len(batch))
+    if file is not None and is_main():
+        rows = [features[clip.id][0] for clip in clips]
+        tokens = settings.mode == "attentive"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        kept = {
+            "features": torch.cat(rows) if tokens else torch.stack(rows),
+            "sizes": torch.tensor([len(row) if tokens else 1 for row in rows]),
+            "tokens": torch.tensor(tokens),
+        }
+        write_weights(file, kept)
     return features
+
+
+def _features_key(encoder: AudioEncoder, settings: FinetuneSettings, clips: Sequence[LabelledClip]) -> str:
+    """What features depend on: mode, the encoder's config and weights, the clips' files as they are now."""
+    known = hashlib.sha256(f"{settings.mode}{sorted(encoder.config.to_dict().items())}".encode())
+    for name, value in encoder.state_dict().items():
+        known.update(
+            name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        )
+    for clip in clips:
+        stat = clip.path.stat()
+        known.update(f"{clip.id}:{clip.start_s}:{clip.end_s}:{stat.st_size}:{stat.st_mtime_ns}".encode())
+    return known.hexdigest()
 
 
 def _encode_crops(

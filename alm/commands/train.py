@@ -12,7 +12,7 @@ def add(commands: Any) -> None:
         "train",
         help="run one training stage from a config",
         description=(
-            "Run one stage (pretrain, align or instruct). A finished run is reused; a changed config runs again. "
+            "Run one stage (pretrain, finetune, align, instruct). A finished run is reused; a changed one runs again. "
             "On several GPUs: torchrun --nproc-per-node N -m alm train CONFIG, or deepspeed --module alm train CONFIG."
         ),
     )
