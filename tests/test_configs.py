@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alm.settings import load_settings
+from alm.settings import load_settings, parse_settings
 from train.quickstart import load_quickstart, stage_settings
 from train.settings import STAGES, TrainSettings
 
@@ -25,6 +25,10 @@ def test_there_is_a_test_for_every_folder():
 def test_stage_configs(path):
     settings = load_settings(TrainSettings, path)
     assert settings.stage == path.parent.name
+    if settings.data.dataset:
+        from train.datasets import dataset_class
+
+        parse_settings(dataset_class(settings.data.dataset), settings.data.dataset_options)
     if settings.run.deepspeed:
         assert (CONFIGS.parent / settings.run.deepspeed).is_file()
 
@@ -63,8 +67,9 @@ def test_quickstart_configs(data, tmp_path):
     settings = load_quickstart(data, 3, ["instruct.optim.steps=7", "llm=some/model"])
     assert settings.seed == settings.compose.seed == 3 and settings.llm == "some/model"
     assert (settings.compose.labels_csv is None) == (data is None)
-    stages = [stage_settings(settings, tmp_path, stage, "in", "in") for stage in STAGES]
-    assert [stage.stage for stage in stages] == list(STAGES) and stages[2].optim.steps == 7
+    names = ("pretrain", "align", "instruct")
+    stages = [stage_settings(settings, tmp_path, stage, "in", "in") for stage in names]
+    assert [stage.stage for stage in stages] == list(names) and stages[2].optim.steps == 7
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "eval").glob("*.yaml")), ids=lambda p: p.stem)

@@ -174,9 +174,11 @@ def _train(
     targets = split.targets(split.train)
     drawn = (split.train, targets, options, settings.run.seed)
     if options.cached:
-        features = compute_features(
-            encoder, options, audio, split.clips, device, settings.data.cache_limit_gb
-        )
+        kept = Path(settings.data.feature_folder) if settings.data.feature_folder else None
+        # In one order whatever the fold, so that the folds find each other's features.
+        clips = sorted(split.clips, key=lambda clip: clip.id)
+        limit = settings.data.cache_limit_gb
+        features = compute_features(encoder, options, audio, clips, device, limit, kept)
         rows: Any = FeatureRows(features, *drawn)
         collate: Any = collate_features
     else:

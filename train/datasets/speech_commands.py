@@ -1,7 +1,7 @@
 """Speech Commands V1 and V2 (Warden 2018): one folder per word, ``validation_list.txt``, ``testing_list.txt``.
 
-Words are classified among all of them (30 in V1, 35 in V2), or the ten commands against an unknown word (task 11),
-with silence besides (task 12). Names are ``<speaker>_nohash_<n>.wav``; the lists keep speakers apart. Unknown
+Words are classified among all of them (30 in V1, 35 in V2), or the ten commands against an unknown word (11-way),
+with silence besides (12-way). Names are ``<speaker>_nohash_<n>.wav``; the lists keep speakers apart. Unknown
 words are many, so a share of them is kept, chosen by a hash of the name as the official split chooses; silence is
 cut from ``_background_noise_``, whole files going to one split.
 """
@@ -29,7 +29,7 @@ class SpeechCommands(DatasetReader):
 
     Attributes:
         root: The folder of the published archive.
-        task: all, 11 (ten commands and unknown) or 12 (and silence).
+        task: all, 11-way (ten commands and unknown) or 12-way (and silence).
         unknown_share: Unknown words kept in each split, as a share of the command clips in it (10 % officially).
     """
 
@@ -38,8 +38,8 @@ class SpeechCommands(DatasetReader):
     unknown_share: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.task not in ("all", "11", "12"):
-            raise ConfigError(f"task: got '{self.task}', expected all, 11 or 12")
+        if self.task not in ("all", "11-way", "12-way"):
+            raise ConfigError(f"task: got '{self.task}', expected all, 11-way or 12-way")
 
     def read(self) -> LabelledData:
         """See the base class."""
@@ -62,9 +62,9 @@ class SpeechCommands(DatasetReader):
         if absent:
             raise ManifestError(f"{root}: no folder for the command '{absent[0]}'; {layout}")
         there = self._with_unknown(there)
-        if self.task == "12":
+        if self.task == "12-way":
             there += _silences(folder_of(self.root, _NOISE, what=layout))
-        classes = (*COMMANDS, UNKNOWN, *((SILENCE,) if self.task == "12" else ()))
+        classes = (*COMMANDS, UNKNOWN, *((SILENCE,) if self.task == "12-way" else ()))
         return LabelledData(classes, there, notes=notes)
 
     def _with_unknown(self, clips: tuple[LabelledClip, ...]) -> tuple[LabelledClip, ...]:

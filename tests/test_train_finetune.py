@@ -1,0 +1,582 @@
+# ruff: noqa: E501
+"""The transfer stage: splits, heads, augmentation, selection, and whole runs on generated tones."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import nn
+
+from alm.cli import main
+from alm.errors import AudioError, ConfigError
+from alm.settings import parse_settings
+from encoders import AudioMosaicEncoder, encoder_class, load_encoder
+from encoders.audio import load_audio, pad_batch
+from eval.baselines import multi_label_probabilities
+from train.datasets import LabelledClip, LabelledData
+from train.finetune_augment import augmented_clip_features, clip_key
+from train.finetune_data import choose_split, read_data
+from train.finetune_inputs import ClipAudio, DrawnClips, WaveformRows, compute_features, mix
+from train.finetune_model import AttentiveHead, FinetuneModel, LayerSumHead, build_head, encode
+from train.finetune_optim import BestEpoch, FinetuneTrainer, layer_scales
+from train.finetune_scores import fold_markdown, fold_summary, report, score
+from train.finetune_settings import AugmentSettings, FinetuneSettings
+from train.finetuning import load_classifier
+from train.rundir import read_json
+from train.settings import TrainSettings
+from train.stages import run_stage
+
+TONES = {"low": 300.0, "middle": 1000.0, "high": 3000.0}
+TINY = {"spec_size": [64, 32], "patch_size": [8, 16], "embed_dim": 32, "depth": 2, "num_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory):
+    """Three kinds of tones, 48 clips in four folds, two takes of every recording."""
+    folder = tmp_path_factory.mktemp("tones")
+    rng = np.random.default_rng(0)
+    rows = ["filename,category,fold,group"]
+    for number in range(24):
+        kind = list(TONES)[number % 3]
+        for take in "ab":
+            n_samples = int(rng.integers(7000, 9600))
+            wave = 0.3 * np.sin(
+                2 * np.pi * TONES[kind] * rng.uniform(0.9, 1.1) * np.arange(n_samples) / 16000
+            )
+            wave += 0.02 * rng.standard_normal(n_samples)
+            soundfile.write(folder / f"{number}{take}.wav", wave.astype(np.float32), 16000)
+            rows.append(f"{number}{take}.wav,{kind},{number // 3 % 4 + 1},r{number}")
+    (folder / "meta.csv").write_text("\n".join(rows) + "\n")
+    return folder / "meta.csv"
+
+
+def settings_of(table, out="out", **changes):
+    values = {
+        "stage": "finetune",
+        "out": str(out),
+        "encoder": "audiomosaic",
+        "encoder_options": TINY,
+        "data": {"train": [str(table)], "folds": {"test": 4}},
+        "optim": {"batch_size": 8, "lr": 0.01, "warmup_steps": 2},
+        "finetune": {"mode": "linear", "epochs": 8, "baseline": False},
+    }
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            values[section] = values[section] | {name: value}
+        else:
+            values[section] = value
+    return parse_settings(TrainSettings, values)
+
+
+def clip(name, label="a", **fields):
+    return LabelledClip(name, None, (label,), f"t.csv:{name}", fields.pop("group", name), **fields)
+
+
+# ---- splits
+
+
+def test_no_recording_is_on_two_sides_and_the_share_is_stratified(tones):
+    settings = settings_of(tones)
+    split = choose_split(read_data(settings.data), settings)
+    groups = [{c.group for c in part} for part in (split.train, split.validation, split.test)]
+    assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
+    assert len(split.clips) == 48 and {c.fold for c in split.test} == {"4"}
+    assert sorted(c.labels[0] for c in split.validation) == sorted(2 * list(TONES))
+    following = choose_split(
+        read_data(settings.data),
+        settings_of(tones, data={"train": [str(tones)], "folds": {"test": 4, "validation": "next"}}),
+    )
+    assert {c.fold for c in following.validation} == {"1"}
+
+
+def test_takes_of_a_tested_recording_are_left_out_and_said_so(tones):
+    clips = [
+        clip(f"{i}", "ab"[i % 2], fold="12"[i >= 12], group="same" if i in (0, 12) else f"g{i}")
+        for i in range(16)
+    ]
+    split = choose_split(
+        LabelledData(("a", "b"), tuple(clips)),
+        settings_of(tones, data={"train": ["x"], "folds": {"test": 2}}, finetune={"validation_share": 0.4}),
+    )
+    assert "0" not in {c.id for c in split.clips} and "source recording is in the test set" in split.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("folds", "message"),
+    [
+        ({"test": 9}, "data.folds.test: no fold '9'; the folds are 1, 2, 3, 4"),
+        ({"test": 4, "validation": 4}, "fold '4' is the test fold"),
+        ({"test": 4, "validation": 7}, "no fold '7'"),
+        ({}, "no test clips; give data.folds.test"),
+    ],
+)
+def test_wrong_folds_are_one_clear_line(tones, folds, message):
+    settings = settings_of(tones, data={"train": [str(tones)], "folds": folds})
+    with pytest.raises(ConfigError, match=message):
+        choose_split(read_data(settings.data), settings)
+
+
+def test_too_few_clips_and_untaught_classes(tones):
+    settings = settings_of(tones, data={"train": ["x"], "folds": {"test": 2}})
+    few = LabelledData(
+        ("a", "b"), (clip("0", fold="1"), clip("1", "b", fold="1"), clip("2", fold="2"), clip("3", fold="2"))
+    )
+    with pytest.raises(ConfigError, match="0 validation clips are left"):
+        choose_split(few, settings)
+    clips = [clip(f"{i}", "ab"[i % 2], fold="1") for i in range(12)] + [
+        clip("x", "a", fold="2"),
+        clip("y", "c", fold="2"),
+    ]
+    with pytest.raises(ConfigError, match="t.csv:y: class 'c' has no training clips"):
+        choose_split(LabelledData(("a", "b", "c"), tuple(clips)), settings)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mode": "linaer"}, "expected one of full, linear, attentive, weighted_sum or layer:N"),
+        ({"augment": {"mixup": 0.5}}, "set finetune.cache=false"),
+        ({"test_crops": 3}, "crops need finetune.augment.crop_s"),
+        ({"mode": "linear", "layer_decay": 0.5}, "the encoder is frozen"),
+        ({"folds": "some"}, "expected all or a list"),
+        ({"draws": 5}, "set finetune.balanced=true"),
+        ({"loss": "mse"}, "finetune.loss: got 'mse'"),
+        ({"epoch": 5}, "did you mean 'finetune.epochs'"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(tones, values, message):
+    with pytest.raises(ConfigError, match=message):
+        settings_of(tones, finetune=values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"finetune__mode": "layer:7"}, "got layer:7, the encoder has layer:0 to layer:2"),
+        (
+            {"finetune__mode": "attentive", "finetune__heads": 5},
+            "expected a divisor of the encoder's width 32",
+        ),
+        (
+            {"encoder": "logmel", "encoder_options": {}, "finetune__mode": "weighted_sum"},
+            "LogMelEncoder does not offer",
+        ),
+        (
+            {"encoder": "logmel", "encoder_options": {}, "finetune": {"mode": "full", "layer_decay": 0.5}},
+            "not built of blocks",
+        ),
+        ({"finetune__class_weights": {"hihg": 2.0}}, "no class 'hihg'"),
+        ({"finetune__metric": "equal_error_rate"}, "this data set has accuracy, mean_average_precision"),
+        (
+            {
+                "encoder": "logmel",
+                "encoder_options": {},
+                "finetune": {"mode": "full", "augment": {"noise": True}},
+            },
+            "for AudioMosaic",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_said_before_anything_runs(tones, tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        run_stage(settings_of(tones, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+# ---- what encoders give
+
+
+def test_layers_end_with_the_encoders_own_output_and_pooling_is_the_classifiers(clips):
+    encoder = AudioMosaicEncoder.tiny()
+    waveforms, lengths = pad_batch(clips)
+    out, layers = encoder(waveforms, lengths), encoder.forward_layers(waveforms, lengths)
+    assert len(layers) == encoder.config.depth + 1
+    torch.testing.assert_close(layers[-1].tokens, out.tokens)
+    torch.testing.assert_close(layers[-1].clip_features(), out.clip_features())
+    assert not torch.allclose(layers[0].tokens, layers[1].tokens)
+    short = torch.from_numpy(clips[1])[
+        None
+    ]  # one window: the released classifier's own pooling, padding included
+    mel, _ = encoder.log_mel_windows(short, torch.tensor([short.shape[1]]))
+    own = encoder.pool(encoder.forward_mel(encoder.normalise(mel[:, 0])))
+    torch.testing.assert_close(encoder(short, torch.tensor([short.shape[1]])).clip_features(), own)
+    logmel = encoder_class("logmel").tiny()(waveforms, lengths)
+    wanted = torch.stack([t[m].mean(dim=0) for t, m in zip(logmel.tokens, logmel.mask, strict=True)])
+    torch.testing.assert_close(logmel.clip_features(), wanted)
+
+
+def test_attentive_head_hears_no_padding():
+    torch.manual_seed(0)
+    head = AttentiveHead(16, 3, 0.5, 2, 4).eval()
+    tokens, mask = torch.randn(2, 6, 16), torch.ones(2, 6, dtype=torch.bool)
+    mask[1, 4:] = False
+    alone = head(tokens[1:, :4], mask[1:, :4])
+    torch.testing.assert_close(head(tokens, mask)[1:], alone)
+    tokens[1, 4:] = 100.0
+    torch.testing.assert_close(head(tokens, mask)[1:], alone)
+
+
+def test_layer_sum_is_an_average_that_learns():
+    head = LayerSumHead(3, 8, 2, 0.5)
+    features = torch.randn(4, 3, 8)
+    torch.testing.assert_close(head(features), head.linear(head.norm(features.mean(dim=1))))
+    head(features).square().sum().backward()
+    assert head.weights.grad.abs().sum() > 0
+
+
+def test_cached_features_are_what_the_encoder_gives_and_come_back_from_the_folder(
+    tones, tmp_path, monkeypatch
+):
+    encoder, options = AudioMosaicEncoder.tiny(), FinetuneSettings(mode="attentive")
+    clips = read_data(settings_of(tones).data).clips[:5]
+    audio = ClipAudio(encoder)
+    device = torch.device("cpu")
+    features = compute_features(encoder, options, audio, clips, device, 1.0, tmp_path)
+    wave = torch.from_numpy(load_audio(clips[3].path, 16000))[None]
+    out = encoder(wave, torch.tensor([wave.shape[1]]))
+    torch.testing.assert_close(features[clips[3].id][0], out.tokens[0][out.mask[0]])
+    monkeypatch.setattr(AudioMosaicEncoder, "forward", None)
+    again = compute_features(encoder, options, audio, clips, device, 1.0, tmp_path)
+    assert all(torch.equal(again[c.id][0], features[c.id][0]) for c in clips)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="raise the limit or set finetune.cache=false"):
+        compute_features(encoder, options, audio, clips, device, 1e-6)
+
+
+# ---- augmentation
+
+
+def test_augmentation_follows_from_seed_epoch_and_clip_alone(clips):
+    encoder = AudioMosaicEncoder.tiny()
+    augment = AugmentSettings(spec_freq=16, spec_time=32, mask_time=0.3, mask_freq=0.5, noise=True)
+    waveforms, lengths = pad_batch(clips)
+    keys = torch.tensor([clip_key(1, 0, str(i), 0) for i in range(4)])
+    state = torch.random.get_rng_state()
+    together = augmented_clip_features(encoder, waveforms, lengths, keys, augment)
+    assert torch.equal(state, torch.random.get_rng_state())
+    alone = augmented_clip_features(encoder, waveforms[2:3], lengths[2:3], keys[2:3], augment)
+    torch.testing.assert_close(together[2:3], alone)
+    others = torch.tensor([clip_key(1, 1, str(i), 0) for i in range(4)])
+    changed = (
+        (augmented_clip_features(encoder, waveforms, lengths, others, augment) - together).abs().amax(dim=1)
+    )
+    assert (changed > 1e-4).all()
+    plain = augmented_clip_features(encoder, waveforms, lengths, keys, AugmentSettings())
+    torch.testing.assert_close(plain, encoder(waveforms, lengths).clip_features())
+
+
+@pytest.mark.parametrize(
+    "part", [{"spec_freq": 16}, {"spec_time": 32}, {"mask_time": 0.4}, {"mask_freq": 0.5}, {"noise": True}]
+)
+def test_every_augmentation_does_something(clips, part):
+    encoder = AudioMosaicEncoder.tiny()
+    waveforms, lengths = pad_batch(clips)
+    keys = torch.tensor([clip_key(0, 0, str(i), 0) for i in range(4)])
+    changed = augmented_clip_features(encoder, waveforms, lengths, keys, AugmentSettings(**part))
+    assert not torch.allclose(changed, encoder(waveforms, lengths).clip_features(), atol=1e-5)
+
+
+def rows_of(tones, options, seed=0):
+    data = read_data(settings_of(tones).data)
+    targets = torch.eye(3)[[data.classes.index(c.labels[0]) for c in data.clips]]
+    return WaveformRows(ClipAudio(AudioMosaicEncoder.tiny()), data.clips, targets, options, seed)
+
+
+def test_mixup_mixes_labels_as_it_mixes_sound(tones):
+    options = FinetuneSettings(mode="full", augment=AugmentSettings(mixup=1.0, crop_s=0.2))
+    rows = rows_of(tones, options)
+    first = [rows[i] for i in range(12)]
+    assert all(len(row["waveform"]) == 3200 for row in first)
+    shares = torch.stack([row["labels"] for row in first])
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(12))
+    assert (shares.max(dim=1).values < 1).any()
+    again = rows_of(tones, options)
+    assert all(np.array_equal(again[i]["waveform"], first[i]["waveform"]) for i in (11, 3))
+    again.set_epoch(1)
+    assert not np.array_equal(again[3]["waveform"], first[3]["waveform"])
+    a, b = np.array([1.0, -1.0, 1.0, -1.0], np.float32), np.array([2.0, -2.0], np.float32)
+    np.testing.assert_allclose(mix(a, b, 0.75), [1.25, -1.25, 0.75, -0.75])
+
+
+def test_balanced_draws_make_classes_equally_frequent():
+    targets = torch.eye(2)[[0] * 90 + [1] * 10]
+    clips = [clip(str(i)) for i in range(100)]
+    rows = DrawnClips(clips, targets, FinetuneSettings(mode="full", balanced=True, draws=4000), 0)
+    share = float(targets[rows.order, 1].mean())
+    assert 0.45 < share < 0.55 and len(rows) == 4000
+    first = rows.order
+    rows.set_epoch(1)
+    assert rows.order != first
+    rows.set_epoch(0)
+    assert rows.order == first and max(rows.occurrences) > 50  # draws of one clip differ by their number
+
+
+# ---- optimiser, loss, selection
+
+
+def test_learning_rates_fall_with_depth():
+    encoder = AudioMosaicEncoder.tiny()
+    scales = layer_scales(encoder, 0.5)
+    assert scales["cls_token"] == scales["patch_embed.proj.weight"] == scales["norm_pre.weight"] == 0.125
+    assert scales["blocks.0.attn.qkv.weight"] == 0.25 and scales["blocks.1.mlp.fc2.bias"] == 0.5
+    assert scales["fc_norm.weight"] == 1.0
+    from transformers import TrainingArguments
+
+    options = FinetuneSettings(mode="full", layer_decay=0.5)
+    head = build_head(encoder, options, torch.zeros(1, 32), 3)
+    arguments = TrainingArguments(
+        output_dir="unused", learning_rate=0.1, weight_decay=0.3, use_cpu=True, report_to="none"
+    )
+    trainer = FinetuneTrainer(model=FinetuneModel(head, encoder, options, False), args=arguments)
+    groups = {
+        id(p): (g["lr"], g["weight_decay"])
+        for g in trainer.create_optimizer().param_groups
+        for p in g["params"]
+    }
+    assert groups[id(head.linear.weight)] == (0.1, 0.3) and groups[id(head.linear.bias)] == (0.1, 0.0)
+    assert groups[id(encoder.blocks[0].attn.qkv.weight)] == (0.025, 0.3)
+    assert groups[id(encoder.pos_embed)] == (0.0125, 0.0)
+
+
+def test_losses_are_the_libraries_own():
+    logits, labels = torch.randn(5, 4), torch.eye(4)[[0, 1, 2, 3, 0]]
+    head = nn.Identity()
+    index = labels.argmax(dim=1)
+
+    def loss(weights=None, **options):
+        model = FinetuneModel(head, None, FinetuneSettings(**options), False, weights)
+        return model._loss(logits, labels)
+
+    entropy = nn.functional.cross_entropy
+    torch.testing.assert_close(loss(), entropy(logits, index))
+    torch.testing.assert_close(loss(label_smoothing=0.1), entropy(logits, index, label_smoothing=0.1))
+    weights = torch.tensor([0.1, 0.9, 0.5, 0.2])
+    torch.testing.assert_close(loss(weights), entropy(logits, index, weight=weights))
+    wanted = nn.functional.binary_cross_entropy_with_logits(logits, labels)
+    torch.testing.assert_close(loss(loss="bce"), wanted)
+
+
+def test_the_best_epoch_is_kept_and_a_tie_goes_to_the_lower_loss(tmp_path):
+    model = nn.Linear(1, 1)
+    scores = iter([(0.5, 1.0), (0.8, 1.0), (0.8, 0.9), (0.6, 0.1)])
+    best = BestEpoch(model, lambda: next(scores), tmp_path / "c", tmp_path / "m.jsonl")
+    state = dataclasses.make_dataclass("State", ["epoch", "global_step"])
+    args = dataclasses.make_dataclass("Args", ["save_strategy"])("steps")
+    for epoch in range(1, 5):
+        nn.init.constant_(model.weight, epoch)
+        best.on_epoch_end(args, state(epoch, epoch), None)
+    best.restore()
+    assert model.weight.item() == 3 and best.best["epoch"] == 3
+    resumed = BestEpoch(model, lambda: (0.0, 0.0), tmp_path / "c", tmp_path / "m.jsonl")
+    nn.init.constant_(model.weight, 9)
+    resumed.on_train_begin(args, state(1, 1), None)
+    resumed.restore()
+    assert model.weight.item() == 3
+
+
+# ---- scores
+
+
+def test_detection_scores_every_test_set_by_itself():
+    data = LabelledData(("real", "fake"), (), metric="equal_error_rate", positive="fake")
+    clips = [clip(f"{i}", subset="test01" if i < 10 else "test02") for i in range(20)]
+    targets = np.eye(2)[np.arange(20) % 2]
+    said = targets.copy()
+    said[10:, :] = 0.5
+    result = report(data, clips, said, targets)
+    assert result["subsets"]["test01"]["value"] == 0.0 and result["subsets"]["test02"]["value"] == 0.5
+    assert result["subset_mean"] == 0.25
+    assert score(data, "equal_error_rate", targets, targets) == 0.0
+
+
+def test_multi_label_baseline_solves_scikit_learns_problem():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(0)
+    x, asked = rng.normal(size=(80, 6)), rng.normal(size=(10, 6))
+    y = (x[:, :3] + 0.5 * rng.normal(size=(80, 3)) > 0.3).astype(float)
+    said, strength = multi_label_probabilities(x, y, asked, [str(i // 2) for i in range(80)])
+    scaler = StandardScaler().fit(x)
+    for column in range(3):
+        model = LogisticRegression(C=strength, tol=1e-8, max_iter=1000).fit(scaler.transform(x), y[:, column])
+        wanted = model.predict_proba(scaler.transform(asked))[:, 1]
+        np.testing.assert_allclose(said[:, column], wanted, atol=2e-3)
+
+
+def test_fold_summary_has_mean_and_deviation():
+    folds = {
+        f: {"metric": "accuracy", "systems": {"x": {"accuracy": {"value": v}}}}
+        for f, v in (("1", 0.5), ("2", 0.7))
+    }
+    summary = fold_summary("esc", folds)
+    assert summary["systems"]["x"]["mean"] == pytest.approx(0.6) and summary["systems"]["x"][
+        "sd"
+    ] == pytest.approx(0.1414, abs=1e-4)
+    assert "| x | 50.0 | 70.0 | 60.0 ± 14.1 |" in fold_markdown(summary)
+
+
+# ---- whole runs
+
+
+def test_folds_of_a_probe_with_controls_and_reuse(tones, tmp_path, capsys):
+    out = tmp_path / "run"
+    settings = settings_of(
+        tones, out, finetune={"mode": "linear", "epochs": 8, "controls": True, "folds": [1, 4]}
+    )
+    assert run_stage(settings) == out
+    summary = read_json(out / "scores.json")
+    assert summary["folds"] == ["1", "4"] and len(summary["systems"]) == 3
+    assert summary["systems"]["audiomosaic, linear"]["mean"] > 0.8
+    assert summary["systems"]["log-mel logistic regression"]["mean"] > 0.8
+    one = read_json(out / "fold-4" / "scores.json")
+    assert one["split"]["test"] == 12 and one["split"]["train"] + one["split"]["validation"] == 36
+    assert (
+        len(list((out / "features").iterdir())) == 2
+    )  # the encoder and the untrained one, shared by the folds
+    capsys.readouterr()
+    run_stage(settings)
+    assert capsys.readouterr().out.count("already done, reused") == 2
+    model, classes = load_classifier(out / "fold-4" / "classifier")
+    said = [json.loads(line) for line in (out / "fold-4" / "predictions.jsonl").read_text().splitlines()]
+    wave = torch.from_numpy(load_audio(tones.parent / said[0]["id"], 16000))[None]
+    with torch.no_grad():
+        logits = model(waveforms=wave, lengths=torch.tensor([wave.shape[1]]))["logits"]
+    assert model.probabilities(logits)[0].tolist() == pytest.approx(said[0]["probabilities"], abs=1e-4)
+    assert classes == ("high", "low", "middle")
+
+
+def test_full_finetuning_with_everything_leaves_a_release_classifier(tones, tmp_path):
+    finetune = {
+        "mode": "full", "epochs": 3, "base_lr": 0.1, "warmup_epochs": 1, "layer_decay": 0.7, "loss": "bce", "balanced": True,
+        "test_crops": 2, "baseline": False, "head_std": 0.02,
+        "augment": {"mixup": 0.5, "crop_s": 0.4, "spec_freq": 4, "spec_time": 8, "mask_time": 0.2, "mask_freq": 0.2, "noise": True},
+    }  # fmt: skip
+    settings = settings_of(tones, tmp_path / "run", finetune=finetune)
+    place = run_stage(settings)
+    classifier = load_encoder(place.parent / "encoder")
+    assert classifier.config.model_class == "AudioMosaicClassifier" and classifier.config.num_classes == 3
+    model, _ = load_classifier(place)
+    before = load_encoder("audiomosaic", **TINY)
+    assert not torch.allclose(classifier.blocks[0].attn.qkv.weight, before.blocks[0].attn.qkv.weight)
+    wave = torch.randn(1, 8000)
+    with torch.no_grad():
+        mel, _ = classifier.log_mel_windows(wave, torch.tensor([8000]))
+        official = classifier.classify(
+            classifier.pool(classifier.forward_mel(classifier.normalise(mel[:, 0])))
+        )
+        ours = model(waveforms=wave, lengths=torch.tensor([8000]))["logits"]
+    torch.testing.assert_close(official, ours)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if "validation" in line] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("mode", ["attentive", "weighted_sum", "layer:1"])
+def test_other_probes_run_and_come_back(tones, tmp_path, mode):
+    place = run_stage(settings_of(tones, tmp_path / "run", finetune__mode=mode, finetune__epochs=4))
+    scores = read_json(tmp_path / "run" / "scores.json")
+    assert scores["systems"][f"audiomosaic, {mode}"]["accuracy"]["n"] == 12
+    model, _ = load_classifier(place)
+    assert model.encoder is not None and not model.training
+
+
+def test_any_encoder_without_cache_stays_frozen(tones, tmp_path):
+    settings = settings_of(
+        tones, tmp_path / "run", encoder="logmel", encoder_options={"n_mels": 32},
+        finetune={"mode": "linear", "epochs": 4, "cache": False, "baseline": False, "augment": {"crop_s": 0.3, "mixup": 0.5}},
+    )  # fmt: skip
+    run_stage(settings)
+    scores = read_json(tmp_path / "run" / "scores.json")
+    assert scores["systems"]["logmel, linear"]["trained"] == 2 * 32 + 32 * 3 + 3
+
+
+def test_a_frozen_encoder_stays_in_evaluation_mode_in_training():
+    encoder = AudioMosaicEncoder.tiny().freeze()
+    options = FinetuneSettings(mode="linear", cache=False)
+    model = FinetuneModel(
+        build_head(encoder, options, torch.zeros(1, 32), 3), encoder, options, False
+    ).train()
+    wave, lengths = torch.randn(2, 9000), torch.tensor([9000, 9000])
+    state = {key: value.clone() for key, value in encoder.state_dict().items()}
+    losses = [model(waveforms=wave, lengths=lengths, labels=torch.eye(3)[:2])["loss"] for _ in range(2)]
+    assert model.training and not encoder.training and losses[0] == losses[1]
+    losses[0].backward()
+    assert all(p.grad is None for p in encoder.parameters()) and model.head.norm.weight.grad is not None
+    assert all(torch.equal(value, encoder.state_dict()[key]) for key, value in state.items())
+    assert encode(encoder, options, wave, lengths)["features"].shape == (2, 32)
+
+
+def test_broken_audio_is_named_with_its_line(tones, tmp_path):
+    soundfile.write(tmp_path / "short.wav", np.zeros(100, np.float32), 16000)
+    rows = ["filename,category,fold"] + [
+        f"{tones.parent}/{i}a.wav,{list(TONES)[i % 3]},{i % 2 + 1}" for i in range(18)
+    ]
+    (tmp_path / "meta.csv").write_text("\n".join([*rows, "short.wav,low,1"]) + "\n")
+    settings = settings_of(
+        tmp_path / "meta.csv",
+        tmp_path / "run",
+        data={"train": [str(tmp_path / "meta.csv")], "folds": {"test": 2}},
+    )
+    with pytest.raises(AudioError, match="meta.csv:20: short.wav: clip of 100 samples"):
+        run_stage(settings)
+
+
+# ---- commands
+
+
+def test_embed_writes_clips_and_frames_with_times(tones, tmp_path, capsys):
+    AudioMosaicEncoder.tiny().save_pretrained(tmp_path / "encoder")
+    soundfile.write(tmp_path / "b.wav", np.random.default_rng(0).normal(size=(22050, 2)) * 0.1, 44100)
+    files = [str(tones.parent / "0a.wav"), str(tmp_path / "b.wav"), str(tones.parent / "1b.wav")]
+    arguments = [
+        "embed",
+        str(tmp_path / "encoder"),
+        *files,
+        "--out",
+        str(tmp_path / "x.npz"),
+        "--batch-size",
+        "2",
+    ]
+    assert main(arguments) == 0 and "3 clips of 32 numbers" in capsys.readouterr().out
+    written = np.load(tmp_path / "x.npz")
+    wave = torch.from_numpy(load_audio(files[1], 16000))[None]
+    with torch.no_grad():
+        out = AudioMosaicEncoder.from_pretrained(tmp_path / "encoder")(wave, torch.tensor([wave.shape[1]]))
+    np.testing.assert_allclose(written["clip"][1], out.clip_features()[0], atol=1e-5)
+    first, last = written["offsets"][1:3]
+    frames = out.tokens.unflatten(1, out.grid).mean(dim=2)[0]
+    np.testing.assert_allclose(written["frames"][first:last], frames, atol=1e-5)
+    np.testing.assert_allclose(written["frame_times_s"][first : first + 2], [0.04, 0.12])
+    assert main([*arguments[:5], "--out", str(tmp_path / "x.txt")]) == 2
+    assert (
+        main(
+            ["embed", str(tmp_path / "encoder"), str(tmp_path / "gone.wav"), "--out", str(tmp_path / "y.npz")]
+        )
+        == 2
+    )
+    assert "gone.wav: no such file" in capsys.readouterr().err and not (tmp_path / "y.npz").exists()
+
+
+def test_encoder_info(tmp_path, capsys):
+    AudioMosaicEncoder.tiny().save_pretrained(tmp_path)
+    assert main(["encoders", "info", str(tmp_path)]) == 0
+    said = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert said["encoder"] == "AudioMosaicEncoder" and "0 missing" in said["weights"]
+    assert said["normalisation"].startswith("audioset_train") and said["tokens per second"].startswith("25 ")
+    assert main(["encoders", "info", "logmel"]) == 0 and "untrained" in capsys.readouterr().out
+    assert main(["encoders", "info", str(tmp_path / "gone")]) == 2
+    assert "no such directory" in capsys.readouterr().err
+
+
+def test_train_command_names_the_fault_in_one_line(tones, tmp_path, capsys):
+    config = tmp_path / "x.yaml"
+    config.write_text(
+        f"stage: finetune\nout: {tmp_path / 'run'}\nencoder: audiomosaic\ndata: {{train: [{tones}], folds: {{test: 8}}}}\n"
+    )
+    assert main(["train", str(config)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: data.folds.test: no fold '8'") and error.count("\n") == 1
