@@ -475,6 +475,32 @@ def test_full_finetuning_with_everything_leaves_a_release_classifier(tones, tmp_
     assert [line["epoch"] for line in lines if "validation" in line] == [1, 2, 3]
 
 
+def test_an_interrupted_run_goes_on_to_the_same_result(tones, tmp_path, monkeypatch):
+    finetune = {"mode": "full", "epochs": 3, "baseline": False, "head_std": 0.02, "augment": {"mixup": 0.5}}
+    run = {"save_every": 5}  # five steps an epoch
+    whole = settings_of(tones, tmp_path / "whole", finetune=finetune, run=run)
+    broken = settings_of(tones, tmp_path / "broken", finetune=finetune, run=run)
+    run_stage(whole)
+    original, calls = BestEpoch.on_epoch_end, []
+
+    def stop_in_the_third(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(BestEpoch, "on_epoch_end", stop_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(broken)
+    monkeypatch.undo()
+    run_stage(broken)
+    lines = [json.loads(line) for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if "validation" in line][:2] == [1, 2]
+    assert (tmp_path / "broken" / "predictions.jsonl").read_text() == (
+        tmp_path / "whole" / "predictions.jsonl"
+    ).read_text()
+
+
 @pytest.mark.parametrize("mode", ["attentive", "weighted_sum", "layer:1"])
 def test_other_probes_run_and_come_back(tones, tmp_path, mode):
     place = run_stage(settings_of(tones, tmp_path / "run", finetune__mode=mode, finetune__epochs=4))

@@ -19,7 +19,7 @@ from encoders.audio import load_audio, pad_batch
 from encoders.checkpoint import read_weights, write_weights
 from train.datasets import LabelledClip
 from train.finetune_augment import clip_key
-from train.finetune_model import Features, encode
+from train.finetune_model import Features, FinetuneModel, encode
 from train.finetune_settings import FinetuneSettings
 from train.ranks import is_main
 
@@ -283,7 +283,7 @@ def _encode_crops(
 
 @torch.no_grad()
 def predict(
-    model: torch.nn.Module,
+    model: FinetuneModel,
     clips: Sequence[LabelledClip],
     crops_of: Callable[[LabelledClip], Sequence[Any]],
     batch_size: int,
@@ -292,7 +292,7 @@ def predict(
     """Probabilities (clips, C), averaged over each clip's crops.
 
     Args:
-        model: A :class:`FinetuneModel`; left in the mode it was in.
+        model: The model; left in the mode it was in.
         clips: The clips.
         crops_of: Waveforms (S,) or features of a clip's crops.
         batch_size: Crops per pass.

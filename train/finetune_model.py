@@ -146,6 +146,7 @@ class FinetuneModel(nn.Module):
         self.encoder = encoder
         self.settings = settings
         self.bce = settings.loss == "bce" or (settings.loss == "auto" and multi_label)
+        self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(

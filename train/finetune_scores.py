@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.metrics import load_metric
 from eval.ranking import Ranking, average_precision, equal_error_rate
-from eval.stats import Interval, mean_interval, weighted_interval
+from eval.stats import N_RESAMPLES, Interval, mean_interval, weighted_interval
 from train.datasets import LabelledClip, LabelledData
 
 # Resampling sorts nothing anew but adds up (clips x classes) numbers each time: fewer where these are many.
@@ -94,8 +94,8 @@ def _interval(
             total, present.sum(axis=0), out=np.full_like(total, np.nan), where=present.any(axis=0)
         )
 
-    few = {"n_resamples": _FEW_RESAMPLES} if probabilities.size > _MANY_NUMBERS else {}
-    return weighted_interval(groups, statistic, **few)
+    n_resamples = _FEW_RESAMPLES if probabilities.size > _MANY_NUMBERS else N_RESAMPLES
+    return weighted_interval(groups, statistic, n_resamples=n_resamples)
 
 
 def _right(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -253,7 +253,8 @@ def _n_trained(model: FinetuneModel) -> int:
 
 
 def _title(settings: TrainSettings) -> str:
-    name = Path(str(settings.encoder)).name
+    source = Path(str(settings.encoder))
+    name = source.parent.name if source.name == "encoder" and source.parent.name else source.name
     return f"{name}, {'fine-tuned' if settings.finetune.mode == 'full' else settings.finetune.mode}"
 
 

@@ -18,8 +18,10 @@ from encoders.checkpoint import sha256_of
 MARKER = "finished.json"
 ATTEMPT = "attempt.json"
 # What stages leave in their run directory, besides the marker.
-LEFT_BY_STAGES = ("model", "encoder", "classifier", "control", "checkpoints", "metrics.jsonl")
-LEFT_BY_STAGES += ("predictions.jsonl", "scores.json", "scores.md")
+LEFT_BY_STAGES = (
+    *("model", "encoder", "classifier", "control", "checkpoints"),
+    *("metrics.jsonl", "predictions.jsonl", "scores.json", "scores.md"),
+)
 _ARTIFACT_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt")
 
 

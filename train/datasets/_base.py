@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -193,8 +192,3 @@ def index_audio(folder: Path) -> dict[str, Path]:
             if suffix.lower() in AUDIO_SUFFIXES:
                 found[stem] = Path(place) / name
     return found
-
-
-def only(clips: Iterable[LabelledClip], **changes: str) -> tuple[LabelledClip, ...]:
-    """Copies of clips with some fields set."""
-    return tuple(dataclasses.replace(clip, **changes) for clip in clips)

@@ -25,8 +25,11 @@ from train.datasets._base import (
     read_rows,
 )
 
-_TRAINING = {"balanced": ("balanced_train",), "unbalanced": ("unbalanced_train",)}
-_TRAINING["full"] = ("balanced_train", "unbalanced_train")
+_TRAINING: dict[str, tuple[str, ...]] = {
+    "balanced": ("balanced_train",),
+    "unbalanced": ("unbalanced_train",),
+    "full": ("balanced_train", "unbalanced_train"),
+}
 _SEGMENT = ("YTID", "start_seconds", "end_seconds", "positive_labels")
 
 
