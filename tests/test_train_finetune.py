@@ -477,7 +477,7 @@ def test_full_finetuning_with_everything_leaves_a_release_classifier(tones, tmp_
 
 def test_an_interrupted_run_goes_on_to_the_same_result(tones, tmp_path, monkeypatch):
     finetune = {"mode": "full", "epochs": 3, "baseline": False, "head_std": 0.02, "augment": {"mixup": 0.5}}
-    run = {"save_every": 5}  # five steps an epoch
+    run = {"save_every": 3}  # four steps an epoch
     whole = settings_of(tones, tmp_path / "whole", finetune=finetune, run=run)
     broken = settings_of(tones, tmp_path / "broken", finetune=finetune, run=run)
     run_stage(whole)

@@ -96,16 +96,23 @@ class BestEpoch(TrainerCallback):
         self.weights: dict[str, Tensor] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take up what an interrupted run remembered."""
+        """Take up what an interrupted run remembered; score an epoch whose weights were saved, but not scored."""
         file = self.folder / "best.json"
         if state.global_step and file.is_file():
             self.best = json.loads(file.read_text(encoding="utf-8"))
             self.weights = read_weights(self.folder / "best.safetensors")
+        epoch = float(round(state.epoch or 0, 3))
+        if (
+            state.global_step
+            and epoch.is_integer()
+            and (self.best is None or self.best["last_epoch"] < epoch)
+        ):
+            self.on_epoch_end(args, state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Score, and keep the weights where they are the best so far."""
         score, loss = self.score()
-        epoch = round(state.epoch or 0, 3)
+        epoch = float(round(state.epoch or 0, 3))
         if is_main():
             with self.log.open("a", encoding="utf-8") as handle:
                 line = {
@@ -115,13 +122,16 @@ class BestEpoch(TrainerCallback):
                     "validation_loss": loss,
                 }
                 handle.write(json.dumps(line) + "\n")
+        saved = is_main() and args.save_strategy != "no"
         if self.best is None or (score, -loss) > (self.best["score"], -self.best["loss"]):
             self.best = {"score": score, "loss": loss, "epoch": epoch}
             self.weights = trained_weights(self.model)
-            if is_main() and args.save_strategy != "no":
+            if saved:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_weights(self.folder / "best.safetensors", self.weights)
-                write_text(self.folder / "best.json", json.dumps(self.best))
+        self.best["last_epoch"] = epoch
+        if saved:
+            write_text(self.folder / "best.json", json.dumps(self.best))
 
     def restore(self) -> None:
         """Put the best weights back into the model."""
