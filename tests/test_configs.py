@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from alm.settings import load_settings, parse_settings
-from train.quickstart import load_quickstart, stage_settings
+from train.quickstart import QUICKSTART_STAGES, load_quickstart, stage_settings
 from train.settings import STAGES, TrainSettings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -67,9 +67,8 @@ def test_quickstart_configs(data, tmp_path):
     settings = load_quickstart(data, 3, ["instruct.optim.steps=7", "llm=some/model"])
     assert settings.seed == settings.compose.seed == 3 and settings.llm == "some/model"
     assert (settings.compose.labels_csv is None) == (data is None)
-    names = ("pretrain", "align", "instruct")
-    stages = [stage_settings(settings, tmp_path, stage, "in", "in") for stage in names]
-    assert [stage.stage for stage in stages] == list(names) and stages[2].optim.steps == 7
+    stages = [stage_settings(settings, tmp_path, stage, "in", "in") for stage in QUICKSTART_STAGES]
+    assert [stage.stage for stage in stages] == list(QUICKSTART_STAGES) and stages[2].optim.steps == 7
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "eval").glob("*.yaml")), ids=lambda p: p.stem)

@@ -23,10 +23,11 @@ from projectors.registry import check_projector
 from train.parallel import Step, run_side_by_side
 from train.quickstart_report import UNTRAINED, summarise
 from train.rundir import ATTEMPT, MARKER, read_json
-from train.settings import STAGES, TrainSettings
+from train.settings import TrainSettings
 from train.stages import run_stage, run_step
 from train.text_llm import TextLLMConfig, train_text_llm
 
+QUICKSTART_STAGES = ("pretrain", "align", "instruct")
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"  # beside the packages, installed or not
 # Arm of the report -> prefix of its directories; the model itself has none.
 CONTROL_ARMS = {UNTRAINED: "untrained-"}
@@ -157,7 +158,7 @@ def run_quickstart(out: str | Path, data: str | None, seed: int, overrides: Sequ
     """
     started = time.perf_counter()
     settings, out = load_quickstart(data, seed, overrides), Path(out)
-    for name in STAGES:  # a wrong key is found before the first step
+    for name in QUICKSTART_STAGES:  # a wrong key is found before the first step
         stage = stage_settings(settings, out, name, settings.untrained, "llm")
         check_projector(stage.projector, stage.projector_options)
     title("1/4", "compose scenes")
