@@ -182,6 +182,12 @@ class AudioEncoder(nn.Module, ABC):
     config_class: ClassVar[type[EncoderConfig]]
     lora_targets: ClassVar[tuple[str, ...]] = ()
     """Suffixes of the names of Linear modules that LoRA adapts (peft's `target_modules`)."""
+    licence: ClassVar[str] = "?"
+    """Licence of the published weights (SPDX); the class itself is this project's or `transformers`'."""
+    n_parameters: ClassVar[int | None] = None
+    """Parameters at the default config, so that listing builds nothing; None where nobody counted."""
+    hears: ClassVar[bool] = True
+    """False for a control that looks its tokens up instead of hearing them."""
     load_report: LoadReport | None = None
     """What `from_pretrained` matched; None for an untrained encoder."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ from .errors import UserError
 _TOLERANCE = 1e-3
 _QUIET = 0.01  # amplitude of the background noise
 _LOUD = 0.5  # amplitude of the burst that must be found again
+
+Probe = Callable[[int, int, int], tuple[Tensor, Tensor]]
+"""From samples of a clip, start and width of a place: two clips (S,) that differ there alone."""
 
 
 class ConformanceError(Exception):
@@ -61,6 +65,8 @@ def run_checks(encoder: AudioEncoder) -> list[CheckResult]:
             status, message = "failed", error.diagnosis
         except NotApplicable as reason:
             status, message = "skipped", str(reason)
+        except Exception as error:  # whatever a stranger's encoder raises is a finding, not a crash of the suite
+            status, message = "failed", f"raises {_describe(error)}"
         results.append(CheckResult(name, status, message, time.perf_counter() - start))
     return results
 
@@ -167,42 +173,50 @@ def check_valid_length(encoder: AudioEncoder) -> None:
 
 
 def check_time_localisation(encoder: AudioEncoder) -> None:
-    """A short burst at second t changes the tokens that cover t most, anywhere in the clip."""
+    """Sound at second t changes the tokens that cover t most, anywhere in the clip.
+
+    A loud burst in a quiet clip is tried first. Encoders that normalise over the whole clip change everywhere
+    then; they get a second chance with noise that gives way to other noise of the same level.
+    """
+    if not encoder.hears:
+        raise NotApplicable("the encoder looks its tokens up; it does not hear")
     rate = encoder.config.frame_rate_hz
     within = max(encoder.config.clip_s, 8 / rate)  # one window first, where a transposed grid is easy to name
     for clip_s in (within, 2.5 * within):
-        n = round(clip_s * encoder.config.sample_rate)
-        steps = encoder.config.n_time_for(n)
-        # Not the last step: a clip may end inside it, with too little of the burst left.
-        wanted = sorted({round((steps - 2) * i / 6) for i in range(7)})
-        response = torch.stack([_response(encoder, n, step) for step in wanted])  # (bursts, n_time, n_freq)
-        by_step = response.sum(dim=2)
-        heard = by_step.amax(dim=1)
-        deaf = [step for step, loudest in zip(wanted, heard, strict=True) if loudest < 1e-3 * heard.max()]
-        if deaf:
-            raise ConformanceError(
-                "time_localisation",
-                f"sound at second {', '.join(f'{(s + 0.5) / rate:.2f}' for s in deaf)} of a {clip_s:.2f} s clip "
-                "changes no token: part of the clip is not heard",
-            )
-        found = by_step.argmax(dim=1).tolist()
-        wrong = [(w, f) for w, f in zip(wanted, found, strict=True) if abs(w - f) > 1]
-        if wrong:
-            transposed = (
-                response.flatten(1).unflatten(1, response.shape[:0:-1]).sum(dim=1)
-            )  # read frequency-major
-            agrees = sum(abs(w - int(f)) <= 1 for w, f in zip(wanted, transposed.argmax(dim=1), strict=True))
-            examples = "; ".join(
-                f"{(w + 0.5) / rate:.2f} s shows at {(f + 0.5) / rate:.2f} s" for w, f in wrong
-            )
-            hint = (
-                "tokens are frequency-major: the grid is transposed"
-                if agrees == len(wanted)
-                else "tokens are not in time order"
-            )
-            raise ConformanceError(
-                "time_localisation", f"sound at {examples} of a {clip_s:.2f} s clip; {hint}"
-            )
+        diagnosis = _mislocated(encoder, clip_s, _burst)
+        if diagnosis and _mislocated(encoder, clip_s, _other_noise):
+            raise ConformanceError("time_localisation", diagnosis)
+
+
+def _mislocated(encoder: AudioEncoder, clip_s: float, probe: Probe) -> str:
+    """What is wrong with where a probe's sound shows up; empty where nothing is."""
+    rate = encoder.config.frame_rate_hz
+    n = round(clip_s * encoder.config.sample_rate)
+    steps = encoder.config.n_time_for(n)
+    # Not the last step: a clip may end inside it, with too little of the sound left.
+    wanted = sorted({round((steps - 2) * i / 6) for i in range(7)})
+    response = torch.stack([_response(encoder, n, step, probe) for step in wanted])  # (sounds, n_time, n_freq)
+    by_step = response.sum(dim=2)
+    heard = by_step.amax(dim=1)
+    deaf = [step for step, loudest in zip(wanted, heard, strict=True) if loudest <= 1e-3 * heard.max()]
+    if deaf:
+        return (
+            f"sound at second {', '.join(f'{(s + 0.5) / rate:.2f}' for s in deaf)} of a {clip_s:.2f} s clip "
+            "changes no token: part of the clip is not heard"
+        )
+    found = by_step.argmax(dim=1).tolist()
+    wrong = [(w, f) for w, f in zip(wanted, found, strict=True) if abs(w - f) > 1]
+    if not wrong:
+        return ""
+    turned = response.flatten(1).unflatten(1, response.shape[:0:-1]).sum(dim=1)  # read frequency-major
+    agrees = sum(abs(w - int(f)) <= 1 for w, f in zip(wanted, turned.argmax(dim=1), strict=True))
+    examples = "; ".join(f"{(w + 0.5) / rate:.2f} s shows at {(f + 0.5) / rate:.2f} s" for w, f in wrong)
+    hint = (
+        "tokens are frequency-major: the grid is transposed"
+        if agrees == len(wanted)
+        else "tokens are not in time order"
+    )
+    return f"sound at {examples} of a {clip_s:.2f} s clip; {hint}"
 
 
 def check_determinism(encoder: AudioEncoder) -> None:
@@ -304,6 +318,12 @@ CHECKS: dict[str, Callable[[AudioEncoder], None]] = {
 }
 
 
+def _describe(error: Exception) -> str:
+    """Type, message and the innermost line of an unexpected error."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} ({' '.join(str(error).split())[:300]}) at {frame.filename}:{frame.lineno}"
+
+
 def _samples(encoder: AudioEncoder, windows: float) -> int:
     """Samples of a clip of so many windows, and at least eight time steps for each."""
     config = encoder.config
@@ -330,16 +350,27 @@ def _by_step(out: AudioTokens) -> Tensor:
     return out.tokens[0].unflatten(0, out.grid)
 
 
-def _response(encoder: AudioEncoder, n_samples: int, step: int) -> Tensor:
-    """How much each token of a quiet clip changes by a burst inside one time step: (n_time, n_freq)."""
-    config = encoder.config
+def _burst(n_samples: int, start: int, width: int) -> tuple[Tensor, Tensor]:
+    """A quiet clip, and the same with a loud burst."""
     quiet = _noise(n_samples, seed=3, amplitude=_QUIET)
-    width = round(config.sample_rate / config.frame_rate_hz)
-    burst = _noise(width, seed=4, amplitude=_LOUD) * torch.hann_window(width)
     loud = quiet.clone()
-    at = step * width
-    loud[at : at + width] += burst[: n_samples - at]
-    out = _encode(encoder, torch.stack([quiet, loud.clamp_(-1, 1)]), [n_samples] * 2)
+    burst = _noise(width, seed=4, amplitude=_LOUD) * torch.hann_window(width)
+    loud[start : start + width] += burst[: n_samples - start]
+    return quiet, loud.clamp_(-1, 1)
+
+
+def _other_noise(n_samples: int, start: int, width: int) -> tuple[Tensor, Tensor]:
+    """A clip of noise, and the same with other noise of the same level in one place."""
+    noise = _noise(n_samples, seed=3)
+    other = noise.clone()
+    other[start : start + width] = _noise(width, seed=4)[: n_samples - start]
+    return noise, other
+
+
+def _response(encoder: AudioEncoder, n_samples: int, step: int, probe: Probe) -> Tensor:
+    """How much each token of a clip changes by sound inside one time step: (n_time, n_freq)."""
+    width = round(encoder.config.sample_rate / encoder.config.frame_rate_hz)
+    out = _encode(encoder, torch.stack(probe(n_samples, step * width, width)), [n_samples] * 2)
     change = (out.tokens[1] - out.tokens[0]).norm(dim=1)  # (N,)
     return change.unflatten(0, out.grid)
 

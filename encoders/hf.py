@@ -1,0 +1,244 @@
+"""Encoders that are `transformers` models: one place for configs, building, and strict loading.
+
+`transformers` itself is imported when an encoder is built or its sizes are asked for, not before.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from .base import AudioEncoder, EncoderConfig, located, read_config
+from .checkpoint import LoadReport, matches_any, resolve_source
+from .errors import CheckpointError, ConfigError
+from .windows import WindowedConfig, WindowedEncoder
+
+_FILES = ("config.json", "preprocessor_config.json", "processor_config.json", "*.safetensors",
+          "*.safetensors.index.json", "pytorch_model.bin")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TransformersConfig(WindowedConfig):
+    """A `transformers` config beside the front end's settings."""
+
+    transformers: dict = field(default_factory=dict)
+    """Values of the `transformers` config that differ from its defaults."""
+
+    model_types: ClassVar[tuple[str, ...]] = ()
+    """`model_type` of published config.json files that this config reads."""
+    config_name: ClassVar[str] = ""
+    """Name of the config class in `transformers`."""
+    section: ClassVar[str | None] = None
+    """Entry of the published config.json that holds the audio model's values, where it is not the whole."""
+    fixed: ClassVar[dict[str, Any]] = {}
+    """Values that are always these, whatever the checkpoint says."""
+    front_end: ClassVar[dict[str, str]] = {}
+    """Our field for each setting of the published feature extractor that is followed."""
+
+    def __post_init__(self) -> None:
+        known = self._known()
+        for key in self.transformers:
+            if key not in known:
+                near = get_close_matches(str(key), known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"it is no value of {self.config_name}"
+                raise ConfigError(f"transformers: unknown key {key!r}; {hint}")
+        self.check()
+
+    def check(self) -> None:
+        """Refuse values that do not fit together.
+
+        Raises:
+            ConfigError: Naming the value.
+        """
+
+    @cached_property
+    def hf(self) -> Any:
+        """The `transformers` config."""
+        import transformers
+
+        try:
+            return getattr(transformers, self.config_name)(**{**self.transformers, **self.fixed})
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"transformers: {' '.join(str(error).split())[:300]}") from error
+
+    @classmethod
+    def _known(cls) -> list[str]:
+        import transformers
+
+        blank = getattr(transformers, cls.config_name)()
+        return [*blank.to_dict(), *blank.attribute_map]
+
+    @property
+    def dim(self) -> int:
+        """Width D of a token."""
+        return self.hf.hidden_size
+
+    @property
+    def n_freq(self) -> int:
+        """Frequency steps per time step."""
+        return 1
+
+    def replace(self, where: str = "encoder config", **overrides: Any) -> Self:
+        """A copy with some values changed; `transformers` adds to the values there are."""
+        given = overrides.get("transformers")
+        if isinstance(given, dict):
+            overrides["transformers"] = {**self.transformers, **given}
+        return super().replace(where, **overrides)
+
+    @classmethod
+    def from_published(cls, values: dict[str, Any], extractor: dict[str, Any], where: str) -> Self:
+        """Read a checkpoint's own config.json and feature extractor.
+
+        Args:
+            values: The config.json.
+            extractor: The feature extractor's settings.
+            where: The directory, for messages.
+
+        Raises:
+            ConfigError: Another model's files, or settings that this encoder does not follow.
+        """
+        if values.get("model_type") not in cls.model_types:
+            raise ConfigError(
+                f"{where}: config.json has model_type {values.get('model_type')!r}; expected "
+                f"{' or '.join(cls.model_types)}"
+            )
+        inner = values if cls.section is None else values.get(cls.section) or {}
+        known = [key for key in cls._known() if key not in _IGNORED]
+        given = {key: value for key, value in inner.items() if key in known}
+        ours = {name: extractor[key] for key, name in cls.front_end.items() if key in extractor}
+        names = [item.name for item in fields(cls)]
+        return cls.from_dict(
+            {key: value for key, value in ours.items() if key in names} | {"transformers": given}, where
+        )
+
+
+# What config.json says about the file or about running it, not about the model.
+_IGNORED = ("_name_or_path", "architectures", "chunk_size_feed_forward", "dtype", "id2label", "is_encoder_decoder",
+            "label2id", "model_type", "output_attentions", "output_hidden_states", "problem_type", "return_dict",
+            "transformers_version")  # fmt: skip
+
+
+class TransformersEncoder(WindowedEncoder):
+    """An encoder around a `transformers` model, `self.model`."""
+
+    config: TransformersConfig
+    config_class: ClassVar[type[TransformersConfig]]
+    model_name: ClassVar[str] = ""
+    """Name of the model class in `transformers`."""
+    heads: ClassVar[tuple[str, ...]] = ()
+    """Patterns of the weights that published checkpoints hold beside the encoder's; they are left out."""
+    renamed: ClassVar[dict[str, str]] = {}
+    """Regular expression to replacement for keys of published checkpoints that `transformers` would not find."""
+
+    def __init__(self, config: TransformersConfig | None = None, model: Any = None) -> None:
+        config = config or self.config_class()
+        super().__init__(config)
+        self.model = self._model_class()(config.hf) if model is None else model
+
+    @classmethod
+    def _model_class(cls) -> Any:
+        import transformers
+
+        return getattr(transformers, cls.model_name)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return next(self.model.parameters()).dtype
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike[str], *, revision: str | None = None, **config_overrides: Any
+    ) -> Self:
+        """Load a published `transformers` checkpoint, or what `save_pretrained` wrote, strictly.
+
+        Args:
+            source: Directory or `organisation/name`.
+            revision: Hub branch, tag or commit.
+            **config_overrides: Config values that replace those of the files.
+
+        Raises:
+            CheckpointError: Not there, unreadable, or weights that do not fit, naming every such key.
+            ConfigError: A config file or the overrides are not valid.
+        """
+        path = resolve_source(source, revision, _FILES)
+        values = read_config(path)
+        if "model_class" in values:
+            return super().from_pretrained(path, **config_overrides)
+        from transformers import AutoFeatureExtractor
+
+        try:
+            extractor = AutoFeatureExtractor.from_pretrained(path).to_dict()
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"{path}: the feature extractor's preprocessor_config.json is missing or unreadable; download it "
+                "beside config.json"
+            ) from error
+        with located(str(path)):
+            config = cls.config_class.from_published(values, extractor, str(path)).replace(**config_overrides)
+        model, report = cls._load(path, config)
+        encoder = cls(config, model)
+        encoder.load_report = report
+        return encoder.eval()
+
+    @classmethod
+    def _load(cls, path: Any, config: TransformersConfig) -> tuple[Any, LoadReport]:
+        from transformers.utils import logging
+
+        before = logging.get_verbosity()
+        logging.set_verbosity_error()  # the report below says it all, and strictly
+        try:
+            model, info = cls._model_class().from_pretrained(
+                path,
+                config=config.hf,
+                dtype=torch.float32,
+                key_mapping=cls.renamed or None,
+                ignore_mismatched_sizes=True,  # collected and refused below, with every other complaint
+                output_loading_info=True,
+            )
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())[:300]})") from error
+        finally:
+            logging.set_verbosity(before)
+        misshaped = [f"{key}: {tuple(got)} for {tuple(own)}" for key, got, own in info["mismatched_keys"]]
+        absent = set(info["missing_keys"]) | {key for key, _, _ in info["mismatched_keys"]}
+        report = LoadReport(
+            tuple(key for key in model.state_dict() if key not in absent),
+            tuple(sorted(info["missing_keys"])),
+            tuple(sorted(info["unexpected_keys"])),
+            tuple(misshaped),
+        )
+        refused = [key for key in report.unexpected if not matches_any(key, cls.heads)]
+        complaints = [
+            f"{name} {', '.join(keys)}"
+            for name, keys in (("missing", report.missing), ("unexpected", refused), ("mis-shaped", misshaped))
+            if keys
+        ]
+        if complaints:
+            raise CheckpointError(
+                f"{path}: weights do not fit {cls.model_name}: {'; '.join(complaints)}; give the config these "
+                "weights were saved with"
+            )
+        return model, report
+
+    @classmethod
+    def _tiny(cls, config: EncoderConfig, seed: int) -> Self:
+        """A seeded instance in evaluation mode; the global generator is left alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(config).eval()  # type: ignore[arg-type]
+
+
+def sample_mask(lengths: list[int], waveform: Tensor) -> Tensor:
+    """(B, S) bool, True at the samples of each window."""
+    places = torch.arange(waveform.shape[1], device=waveform.device)
+    return places[None] < torch.tensor(lengths, device=waveform.device)[:, None]
+
+
+__all__ = ["AudioEncoder", "TransformersConfig", "TransformersEncoder", "sample_mask"]

@@ -1,0 +1,127 @@
+"""Encoders that see a window of fixed length at a time: cutting clips into windows and stitching tokens.
+
+Axis letters: B batch, S samples, W windows of a clip, T time steps of a window, F frequency steps, P prefix
+tokens, D width.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .base import AudioEncoder, AudioTokens, EncoderConfig, n_time_mask
+from .errors import AudioError
+
+
+@dataclass(frozen=True)
+class WindowedConfig(EncoderConfig):
+    """A window hears `window_samples`, the next one starts `hop_samples` later and continues its time steps.
+
+    The two differ where a time step hears more than the distance to the next: overlapping by that much keeps
+    the steps of a long clip evenly spaced across windows.
+    """
+
+    @property
+    @abstractmethod
+    def window_samples(self) -> int:
+        """Samples a window can hold."""
+
+    @property
+    @abstractmethod
+    def hop_samples(self) -> int:
+        """Samples from the start of one window to the start of the next."""
+
+    @property
+    @abstractmethod
+    def steps_per_window(self) -> int:
+        """Time steps of a full window."""
+
+    @abstractmethod
+    def steps_in(self, n_samples: int) -> int:
+        """Valid time steps of a piece that fits into one window; 0 where it is too short for one."""
+
+    @property
+    def frame_rate_hz(self) -> float:
+        """Time steps per second."""
+        return self.steps_per_window * self.sample_rate / self.hop_samples
+
+    @property
+    def clip_s(self) -> float:
+        """Seconds from one window to the next."""
+        return self.hop_samples / self.sample_rate
+
+    def n_time_for(self, n_samples: int) -> int:
+        """Valid time steps of a whole clip."""
+        further = max(0, -(-(n_samples - self.window_samples) // self.hop_samples))  # windows after the first
+        steps = further * self.steps_per_window + self.steps_in(n_samples - further * self.hop_samples)
+        if steps < 1:
+            raise AudioError(
+                f"clip of {n_samples} samples ({1000 * n_samples / self.sample_rate:.1f} ms) is too short for one "
+                "time step of the encoder; leave it out or give a longer one"
+            )
+        return steps
+
+
+class WindowedEncoder(AudioEncoder):
+    """An encoder that only has to say what it makes of windows."""
+
+    config: WindowedConfig
+
+    max_windows_per_pass = 32
+    """Windows encoded at once; bounds memory for long clips and big batches."""
+
+    @abstractmethod
+    def encode_windows(self, waveform: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor | None]:
+        """Encode windows, each on its own.
+
+        Args:
+            waveform: (B, S) float32, S the longest window here, zeros past each one's end.
+            lengths: B lengths in samples.
+
+        Returns:
+            tokens (B, T, F, D), T at most `steps_per_window`, and prefix tokens (B, P, D) or None.
+        """
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
+        """Encode a padded batch; see `AudioEncoder.forward`. Prefix (B, W * P, D): each window's in turn."""
+        config, n_time = self.config, self.check_lengths(lengths)
+        per_window = config.steps_per_window
+        pieces = []  # (clip, window, samples)
+        for row, (steps, n_samples) in enumerate(zip(n_time, lengths.tolist(), strict=True)):
+            for index in range(-(-steps // per_window)):
+                size = min(n_samples - index * config.hop_samples, config.window_samples)
+                pieces.append((row, index, size))
+        tokens, prefix = [], []
+        for start in range(0, len(pieces), self.max_windows_per_pass):
+            made, extra = self._encode(waveform, pieces[start : start + self.max_windows_per_pass])
+            tokens.append(torch.nn.functional.pad(made, (0, 0, 0, 0, 0, per_window - made.shape[1])))
+            prefix.append(extra)
+        if not pieces:
+            empty = waveform.new_zeros(len(n_time), 0, config.dim)
+            return AudioTokens(empty, empty[..., 0].bool(), (0, config.n_freq))
+        rows = torch.tensor([row for row, _, _ in pieces], device=waveform.device)
+        places = torch.tensor([index for _, index, _ in pieces], device=waveform.device)
+        n_windows = 1 + max(index for _, index, _ in pieces)
+        encoded = torch.cat(tokens)  # (pieces, T, F, D)
+        stitched = encoded.new_zeros(len(n_time), n_windows, *encoded.shape[1:])
+        stitched[rows, places] = encoded
+        grid = (max(n_time), config.n_freq)
+        mask = n_time_mask(n_time, grid, waveform.device)
+        flat = stitched.flatten(1, 3)[:, : mask.shape[1]] * mask[..., None]  # (B, n_time * n_freq, D)
+        if prefix[0] is None:
+            return AudioTokens(flat, mask, grid)
+        extra = torch.cat([part for part in prefix if part is not None])  # (pieces, P, D)
+        kept = extra.new_zeros(len(n_time), n_windows, *extra.shape[1:])
+        kept[rows, places] = extra
+        return AudioTokens(flat, mask, grid, prefix=kept.flatten(1, 2))
+
+    def _encode(self, waveform: Tensor, pieces: list[tuple[int, int, int]]) -> tuple[Tensor, Tensor | None]:
+        longest = max(size for _, _, size in pieces)
+        windows = waveform.new_zeros(len(pieces), longest, dtype=torch.float32)
+        for window, (row, index, size) in zip(windows, pieces, strict=True):
+            start = index * self.config.hop_samples
+            window[:size] = waveform[row, start : start + size]
+        return self.encode_windows(windows, [size for _, _, size in pieces])
