@@ -191,8 +191,9 @@ class TransformersEncoder(WindowedEncoder):
     def _load(cls, path: Any, config: TransformersConfig) -> tuple[Any, LoadReport]:
         from transformers.utils import logging
 
-        before = logging.get_verbosity()
+        before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()  # the report below says it all, and strictly
+        logging.disable_progress_bar()
         try:
             model, info = cls._model_class().from_pretrained(
                 path,
@@ -206,6 +207,8 @@ class TransformersEncoder(WindowedEncoder):
             raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())[:300]})") from error
         finally:
             logging.set_verbosity(before)
+            if bars:
+                logging.enable_progress_bar()
         misshaped = [f"{key}: {tuple(got)} for {tuple(own)}" for key, got, own in info["mismatched_keys"]]
         absent = set(info["missing_keys"]) | {key for key, _, _ in info["mismatched_keys"]}
         report = LoadReport(
