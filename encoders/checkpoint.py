@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import re
@@ -22,6 +23,7 @@ from .errors import CheckpointError
 _WRAPPER_PREFIXES = ("_orig_mod.", "module.")
 # Where training scripts put the state dict inside what they save.
 _STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict")
+_FAIRSEQ_AVERAGE = "_ema"  # fairseq keeps the teacher's weights inside the state dict
 _HUB_FILES = ("config.json", "*.safetensors", "pytorch_model.bin")
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -111,6 +113,15 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: Nothing there, unreadable, or no state dict.
     """
+    return read_training_file(path)[0]
+
+
+def read_training_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a state dict as `read_weights` does, and what a training script kept beside it (`cfg`, `config`, ...).
+
+    Raises:
+        CheckpointError: Nothing there, unreadable, or no state dict.
+    """
     file = Path(path)
     if file.is_dir():
         candidates = [file / name for name in _WEIGHT_FILES if (file / name).is_file()]
@@ -123,19 +134,25 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             loaded = load_file(file)
         else:
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
+            # A Namespace is what argparse scripts keep their options in: values, no code.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{file}: cannot be read ({_one_line(error)}); get it again") from error
     except Exception as error:  # torch.load lets pickle's own error types through; none is worth a traceback
         raise CheckpointError(
             f"{file}: is no plain state dict ({_one_line(error)}); save model.state_dict() alone"
         ) from error
+    beside: dict[str, Any] = {}
     if isinstance(loaded, dict):
-        nested: list[Any] = [loaded[key] for key in _STATE_DICT_KEYS if isinstance(loaded.get(key), dict)]
-        loaded = nested[0] if nested else loaded
+        inner = next((key for key in _STATE_DICT_KEYS if isinstance(loaded.get(key), dict)), None)
+        if inner is not None:
+            beside = {key: value for key, value in loaded.items() if key != inner}
+            loaded = loaded[inner]
+        loaded = {key: value for key, value in loaded.items() if key != _FAIRSEQ_AVERAGE}
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise CheckpointError(f"{file}: holds no state dict (a name-to-tensor mapping is expected)")
-    return {_strip_wrappers(key): value for key, value in loaded.items()}
+    return {_strip_wrappers(key): value for key, value in loaded.items()}, beside
 
 
 def write_weights(path: str | os.PathLike[str], state_dict: Mapping[str, Tensor]) -> None:

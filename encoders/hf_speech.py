@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from .errors import ConfigError
 from .hf import TransformersConfig, TransformersEncoder, sample_mask
+from .windows import equal_groups
 
 # A 7-layer convolution stack as published, narrow; one group so that tiny widths divide.
 TINY: dict[str, Any] = {
@@ -119,8 +119,7 @@ class SpeechEncoder(TransformersEncoder):
             return made[:, :, None], None
         most = config.steps_in(max(lengths))
         tokens = waveform.new_zeros(len(lengths), most, config.dim)
-        for size in sorted(set(lengths)):
-            rows = torch.tensor([row for row, n in enumerate(lengths) if n == size], device=waveform.device)
+        for size, rows in equal_groups(lengths, waveform.device):
             made = self.model(waveform[rows, :size]).last_hidden_state
             tokens[rows, : made.shape[1]] = made.to(tokens.dtype)
         return tokens[:, :, None], None

@@ -53,8 +53,16 @@ class KaldiFbank(nn.Module):
     constants are no buffers, so casting or meta-device loading cannot touch them.
     """
 
-    def __init__(self, sample_rate: int = 16000, n_mels: int = 128, frame_shift_ms: float = 10.0) -> None:
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        n_mels: int = 128,
+        frame_shift_ms: float = 10.0,
+        window_exponent: float = 1.0,
+    ) -> None:
+        """`window_exponent` 0.85 makes the window kaldi's own `povey`."""
         super().__init__()
+        self.window_exponent = window_exponent
         self.sample_rate = sample_rate
         self.n_mels = n_mels
         self.frame_shift_ms = frame_shift_ms
@@ -121,7 +129,7 @@ class KaldiFbank(nn.Module):
 
     def _constants_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._constants:
-            window = torch.hann_window(self.window_samples, periodic=False)
+            window = torch.hann_window(self.window_samples, periodic=False).pow(self.window_exponent)
             self._constants[device] = (window.to(device), self._mel_banks().to(device))
         return self._constants[device]
 

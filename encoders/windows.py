@@ -125,3 +125,11 @@ class WindowedEncoder(AudioEncoder):
             start = index * self.config.hop_samples
             window[:size] = waveform[row, start : start + size]
         return self.encode_windows(windows, [size for _, _, size in pieces])
+
+
+def equal_groups(values: list[int], device: torch.device) -> list[tuple[int, Tensor]]:
+    """Rows that share a value, for models that must not see padding: (value, rows) in order of value."""
+    return [
+        (value, torch.tensor([row for row, other in enumerate(values) if other == value], device=device))
+        for value in sorted(set(values))
+    ]
