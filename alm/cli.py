@@ -13,8 +13,9 @@ EXIT_USER_ERROR = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code (0 done, 2 the user's to fix, 130 interrupted)."""
+    """Run the command; returns the exit code (0 done, 1 a check failed, 2 the user's to fix, 130 interrupted)."""
     parser = build_parser()
+    argv = _add_plugins(sys.argv[1:] if argv is None else argv)
     arguments, rest = parser.parse_known_args(argv)
     # argparse gives KEY=VALUE words only the first place they stand in; options may come between them.
     wrong = [word for word in rest if word.startswith("-") or "=" not in word]
@@ -40,12 +41,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USER_ERROR
 
 
+def _add_plugins(argv: Sequence[str]) -> list[str]:
+    """Take ``--plugins DIR`` out, wherever it stands, and put DIR into ALM_PLUGINS, which workers inherit."""
+    parser = argparse.ArgumentParser(prog="alm", add_help=False, allow_abbrev=False)
+    parser.add_argument("--plugins", action="append", default=[])
+    found, rest = parser.parse_known_args(argv)
+    if found.plugins:
+        there = filter(None, os.environ.get("ALM_PLUGINS", "").split(os.pathsep))
+        os.environ["ALM_PLUGINS"] = os.pathsep.join(
+            dict.fromkeys([*map(os.path.abspath, found.plugins), *there])
+        )
+    return rest
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
         prog="alm",
         description="Build, train and evaluate audio-language models.",
         epilog="Each subcommand has its own --help.",
+    )
+    parser.add_argument(
+        "--plugins", metavar="DIR", help="also find encoders in the files of DIR (or set ALM_PLUGINS)"
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (quickstart, data, train, evaluate, ask, embed, encoders, listing):

@@ -82,7 +82,7 @@ class ASTEncoder(TransformersEncoder):
     lora_targets = ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2")
     heads = ("classifier.*",)
     licence = "BSD-3-Clause"
-    n_parameters = 0
+    n_parameters = 86_187_264
 
     def __init__(self, config: ASTEncoderConfig | None = None, model: Any = None) -> None:
         super().__init__(config, model)

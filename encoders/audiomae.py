@@ -39,7 +39,7 @@ class AudioMaeEncoder(PublishedEncoder):
     lora_targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
     others = ("decoder_*", "mask_token", "fc_norm.*", "head.*")
     licence = "CC-BY-NC-4.0"
-    n_parameters = 0
+    n_parameters = 85_648_128
 
     def __init__(self, config: AudioMaeConfig | None = None) -> None:
         super().__init__(config or AudioMaeConfig())

@@ -45,6 +45,7 @@ class AudioMosaicEncoder(AudioEncoder):
     config: AudioMosaicConfig
     config_class = AudioMosaicConfig
     lora_targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    n_parameters = 86_111_232
 
     max_windows_per_pass = 32
     """Windows encoded at once by `forward`; bounds memory for long clips and big batches."""

@@ -183,7 +183,7 @@ class AudioEncoder(nn.Module, ABC):
     lora_targets: ClassVar[tuple[str, ...]] = ()
     """Suffixes of the names of Linear modules that LoRA adapts (peft's `target_modules`)."""
     licence: ClassVar[str] = "?"
-    """Licence of the published weights (SPDX); the class itself is this project's or `transformers`'."""
+    """Licence of the published weights (SPDX), as their publisher states it; `?` not stated, `-` no weights."""
     n_parameters: ClassVar[int | None] = None
     """Parameters at the default config, so that listing builds nothing; None where nobody counted."""
     hears: ClassVar[bool] = True

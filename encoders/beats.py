@@ -136,7 +136,7 @@ class BeatsEncoder(PublishedEncoder):
     lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
     others = ("predictor.*", f"encoder.layers.*.{_SHARED_BIAS}")  # every layer's entry is the first one's
     licence = "MIT"
-    n_parameters = 0
+    n_parameters = 90_311_792
 
     def __init__(self, config: BeatsConfig | None = None) -> None:
         super().__init__(config or BeatsConfig())

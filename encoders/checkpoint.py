@@ -83,10 +83,10 @@ def load_strict(
     unexpected = [key for key in state_dict if key not in own]
     report = LoadReport(tuple(matched), tuple(missing), tuple(unexpected), tuple(misshaped))
     complaints = []
-    if refused := [f"{key} {tuple(own[key].shape)}" for key in missing if not matches_any(key, allow_missing)]:
+    if refused := [f"{key} {tuple(own[key].shape)}" for key in missing if not _allowed(key, allow_missing)]:
         complaints.append(f"missing {', '.join(refused)}")
     if refused := [
-        f"{key} {tuple(state_dict[key].shape)}" for key in unexpected if not matches_any(key, allow_unexpected)
+        f"{key} {tuple(state_dict[key].shape)}" for key in unexpected if not _allowed(key, allow_unexpected)
     ]:
         complaints.append(f"unexpected {', '.join(refused)}")
     if misshaped:
@@ -228,8 +228,7 @@ def resolve_source(
         ) from error
 
 
-def matches_any(key: str, patterns: Sequence[str]) -> bool:
-    """Whether a key matches one of the patterns (`head.*`)."""
+def _allowed(key: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 

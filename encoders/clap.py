@@ -109,7 +109,7 @@ class ClapEncoder(TransformersEncoder):
     heads = ("text_model.*", "text_projection.*", "audio_projection.*", "logit_scale_*")
     renamed = {r"^audio_model\.": ""}
     licence = "Apache-2.0"
-    n_parameters = 0
+    n_parameters = 27_534_488
 
     def __init__(self, config: ClapEncoderConfig | None = None, model: Any = None) -> None:
         super().__init__(config, model)

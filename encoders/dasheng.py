@@ -89,7 +89,7 @@ class DashengEncoder(PublishedEncoder):
     lora_targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
     others = ("front_end.*", "outputlayer.*")
     licence = "Apache-2.0"
-    n_parameters = 0
+    n_parameters = 85_447_808
 
     def __init__(self, config: DashengConfig | None = None) -> None:
         super().__init__(config or DashengConfig())

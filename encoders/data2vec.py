@@ -27,7 +27,7 @@ class Data2VecAudioEncoder(SpeechEncoder):
     # Past the first of its position convolutions the padding is no longer zero and leaks into the clip.
     pads = False
     licence = "Apache-2.0"
-    n_parameters = 0
+    n_parameters = 93_163_520
 
     @classmethod
     def tiny(cls, seed: int = 0) -> Self:

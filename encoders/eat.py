@@ -60,7 +60,7 @@ class EatEncoder(PublishedEncoder):
     lora_targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
     others = ("fc_norm.*", "head.*", "decoder.*", "recon_proj.*", "shared_decoder.*", "cls_proj.*", "center")
     licence = "MIT"
-    n_parameters = 0
+    n_parameters = 89_972_736
 
     def __init__(self, config: EatConfig | None = None) -> None:
         super().__init__(config or EatConfig())

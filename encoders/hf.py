@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .base import AudioEncoder, EncoderConfig, located, read_config
-from .checkpoint import LoadReport, matches_any, resolve_source
+from .checkpoint import LoadReport, resolve_source
 from .errors import CheckpointError, ConfigError
 from .windows import WindowedConfig, WindowedEncoder
 
@@ -217,7 +218,7 @@ class TransformersEncoder(WindowedEncoder):
             tuple(sorted(info["unexpected_keys"])),
             tuple(misshaped),
         )
-        refused = [key for key in report.unexpected if not matches_any(key, cls.heads)]
+        refused = [key for key in report.unexpected if not any(fnmatchcase(key, head) for head in cls.heads)]
         complaints = [
             f"{name} {', '.join(keys)}"
             for name, keys in (("missing", report.missing), ("unexpected", refused), ("mis-shaped", misshaped))

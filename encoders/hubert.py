@@ -25,7 +25,7 @@ class HubertEncoder(SpeechEncoder):
     config_class = HubertEncoderConfig
     model_name = "HubertModel"
     licence = "Apache-2.0"
-    n_parameters = 0
+    n_parameters = 94_370_944
 
     @classmethod
     def tiny(cls, seed: int = 0) -> Self:

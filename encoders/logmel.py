@@ -78,6 +78,8 @@ class LogMelEncoder(AudioEncoder):
 
     config: LogMelConfig
     config_class = LogMelConfig
+    licence = "-"
+    n_parameters = 0
 
     def __init__(self, config: LogMelConfig | None = None) -> None:
         super().__init__(config or LogMelConfig())

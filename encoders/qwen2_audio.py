@@ -55,7 +55,7 @@ class Qwen2AudioEncoder(TransformersEncoder):
     renamed = {r"^(model\.)?audio_tower\.": ""}
     max_windows_per_pass = 8
     licence = "Apache-2.0"
-    n_parameters = 0
+    n_parameters = 636_968_960
 
     def __init__(self, config: Qwen2AudioEncoderConfig | None = None, model: Any = None) -> None:
         super().__init__(config, model)

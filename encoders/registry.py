@@ -15,7 +15,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +33,11 @@ _DECLARATION = re.compile(r"^ENCODER\b", re.MULTILINE)
 @cache
 def _own() -> tuple[str, ...]:
     return tuple(path.stem for path in _declaring(Path(__file__).parent))
+
+
+@cache
+def _entry_points() -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=_GROUP))
 
 
 def _declaring(folder: Path) -> list[Path]:
@@ -55,7 +60,7 @@ def _sources() -> dict[str, tuple[str, Callable[[], Any]]]:
 
     for name in _own():
         add(name, __package__ or "", lambda name=name: import_module(f"{__package__}.{name}").ENCODER)
-    for point in entry_points(group=_GROUP):
+    for point in _entry_points():
         add(point.name, f"entry point {point.value}", point.load)
     for file in plugin_files():
         add(file.stem, str(file), lambda file=file: load_plugin(file))

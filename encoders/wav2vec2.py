@@ -25,7 +25,7 @@ class Wav2Vec2Encoder(SpeechEncoder):
     config_class = Wav2Vec2EncoderConfig
     model_name = "Wav2Vec2Model"
     licence = "Apache-2.0"
-    n_parameters = 0
+    n_parameters = 94_370_944
 
     @classmethod
     def tiny(cls, seed: int = 0) -> Self:

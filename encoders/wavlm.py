@@ -28,7 +28,7 @@ class WavLMEncoder(SpeechEncoder):
     # Its attention reads the weights of its projections and never calls them, so adapters there would do nothing.
     lora_targets = ("intermediate_dense", "output_dense")
     licence = "CC-BY-SA-3.0"
-    n_parameters = 0
+    n_parameters = 94_381_168
 
     @classmethod
     def tiny(cls, seed: int = 0) -> Self:

@@ -17,7 +17,6 @@ from .stft import StftMel
 
 # WhisperFeatureExtractor; the two convolutions halve the frame rate once.
 HOP_SAMPLES, _N_FFT, _FRAMES_PER_STEP = 160, 400, 2
-_SMALL = {"d_model": 768, "encoder_layers": 12, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072}
 
 
 def log_mel(mel: StftMel, waveform: Tensor, n_samples: int) -> Tensor:
@@ -67,7 +66,7 @@ class MelWindowConfig(TransformersConfig):
 
 @dataclass(frozen=True)
 class WhisperEncoderConfig(MelWindowConfig):
-    """Defaults are the small size."""
+    """Defaults are the tiny size."""
 
     model_class: str = "WhisperEncoder"
 
@@ -101,10 +100,10 @@ class WhisperEncoder(TransformersEncoder):
     renamed = {r"^(model\.)?encoder\.": ""}
     max_windows_per_pass = 8
     licence = "Apache-2.0"
-    n_parameters = 0
+    n_parameters = 8_208_384
 
     def __init__(self, config: WhisperEncoderConfig | None = None, model: Any = None) -> None:
-        super().__init__(config or WhisperEncoderConfig(transformers=_SMALL), model)
+        super().__init__(config, model)
         self.mel = slaney_mel(self.config.hf.num_mel_bins, self.config.sample_rate)
 
     @classmethod

@@ -20,7 +20,8 @@ def test_encoder_keeps_the_contract(name: str, check: str) -> None:
 
 
 def test_the_suite_covers_the_known_encoders() -> None:
-    assert {"audiomosaic", "logmel"} <= set(encoders.list_encoders())
+    known = "ast audiomae audiomosaic beats clap dasheng data2vec eat hubert labels logmel qwen2_audio random"
+    assert {*known.split(), "wav2vec2", "wavlm", "whisper"} <= set(encoders.list_encoders())
     results = run_checks(encoders.encoder_class("logmel").tiny())
     assert [result.name for result in results] == list(CHECKS)
     assert {result.status for result in results} == {"passed", "skipped"}
@@ -127,9 +128,42 @@ class ReversedWindows(AudioMosaicEncoder):
         return super().forward_mel(mel.flip(0), keep)
 
 
+def zoo(name: str, **members) -> type[AudioEncoder]:
+    """An encoder of the zoo with some members replaced."""
+    return type(f"Broken{name.title()}", (encoders.encoder_class(name),), members)
+
+
+def frequency_major(self, waveform: Tensor, lengths: list[int]):
+    """AST's patches in the order its model has them."""
+    tokens, prefix = type(self).__mro__[1].encode_windows(self, waveform, lengths)
+    return tokens.transpose(1, 2).flatten(1, 2).unflatten(1, tokens.shape[1:3]), prefix
+
+
+def counts_the_padding(self, lengths: Tensor) -> list[int]:
+    """Every clip is as long as a window: Whisper's 1500 tokens whatever was said."""
+    return [self.config.steps_per_window * -(-n // self.config.window_samples) for n in lengths.tolist()]
+
+
+def first_window_only(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
+    """Longer clips than a window are cut off, as the feature extractors do, and called whole."""
+    places = torch.arange(waveform.shape[1])
+    return type(self).__mro__[1].forward(self, waveform * (places < self.config.window_samples), lengths)
+
+
+def raises(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
+    raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
 @pytest.mark.parametrize(
     ("broken", "check", "diagnosis"),
     [
+        (zoo("ast", encode_windows=frequency_major), "time_localisation", "the grid is transposed"),
+        (zoo("whisper", check_lengths=counts_the_padding), "valid_length", "longest clip's n_time_for"),
+        (zoo("whisper", forward=first_window_only), "time_localisation", "part of the clip is not heard"),
+        (zoo("clap", forward=first_window_only), "time_localisation", "part of the clip is not heard"),
+        (zoo("wav2vec2", pads=True), "padding_invariance", "sees the padding"),
+        (zoo("data2vec", pads=True), "padding_invariance", "sees the padding"),
+        (zoo("wavlm", lora_targets=("q_proj", "output_dense")), "lora_reach", "no gradient reaches 4 of 8"),
         (TransposedGrid, "time_localisation", "the grid is transposed"),
         (AlwaysTraining, "eval_purity", "dropout, drop path or batch statistics are active"),
         (MovingStatistics, "eval_purity", "changes extra.running_mean"),
@@ -147,6 +181,14 @@ def test_a_broken_encoder_is_caught(broken: type[AudioEncoder], check: str, diag
     with pytest.raises(ConformanceError, match=diagnosis) as caught:
         CHECKS[check](broken.tiny())
     assert caught.value.check == check
+
+
+def test_whatever_an_encoder_raises_is_a_finding_with_its_place() -> None:
+    results = run_checks(zoo("logmel", forward=raises).tiny())
+    failed = [result for result in results if result.status == "failed"]
+    assert len(failed) >= 7
+    assert all("raises RuntimeError (mat1 and mat2" in result.message for result in failed)
+    assert all("test_encoders_contract.py:" in result.message for result in failed)
 
 
 def test_random_evaluation_is_caught() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from alm.errors import UserError
 from alm.manifest import write_text_atomic
 from encoders.checkpoint import sha256_of
+from encoders.registry import plugin_files
 
 MARKER = "finished.json"
 ATTEMPT = "attempt.json"
@@ -47,12 +48,14 @@ def fingerprint(settings: dict[str, Any], inputs: Sequence[str | Path]) -> str:
 
 
 def _code_hash() -> str:
-    """Hash over the source of the packages that decide what a stage computes."""
+    """Hash over the source that decides what a stage computes: the packages, and encoders in plugin directories."""
     root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
     for package in ("encoders", "projectors", "alm", "train"):
         for file in sorted((root / package).rglob("*.py")):
             digest.update(file.read_bytes())
+    for file in plugin_files():
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

@@ -1,20 +1,43 @@
-"""``alm encoders``: look at an encoder."""
+"""``alm encoders``: what encoders there are, and whether one keeps the contract."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 
 def add(commands: Any) -> None:
-    """Add the subcommand and its own subcommands."""
+    """Add the subcommand."""
     parser = commands.add_parser(
         "encoders",
-        help="look at an encoder",
-        description="Look at an encoder: its config, size, grid, load report.",
+        help="list encoders, check one of yours",
+        description=(
+            "List the encoders, check that one keeps the contract, or write the table of the labels control. "
+            "An encoder of your own is found in the files of --plugins DIR, or of the directories in ALM_PLUGINS."
+        ),
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    info = actions.add_parser(
+    _add_list(actions)
+    _add_info(actions)
+    _add_check(actions)
+    _add_labels(actions)
+
+
+def _add_list(actions: Any) -> None:
+    parser = actions.add_parser(
+        "list",
+        help="every encoder's width, tokens per second, sample rate, parameters, licence",
+        description=(
+            "One line per encoder, at its default size: width of a token, tokens per second, sample rate, "
+            "parameters, and the licence of the published weights."
+        ),
+    )
+    parser.set_defaults(run=_list)
+
+
+def _add_info(actions: Any) -> None:
+    parser = actions.add_parser(
         "info",
         help="what an encoder is and what it gives",
         description=(
@@ -22,8 +45,109 @@ def add(commands: Any) -> None:
             "directory, which keys were matched."
         ),
     )
-    info.add_argument("encoder", metavar="DIR", help="encoder directory, hub id or name, or model directory")
-    info.set_defaults(run=_info)
+    parser.add_argument("encoder", metavar="DIR", help="encoder directory, hub id or name, or model directory")
+    parser.set_defaults(run=_info)
+
+
+def _add_check(actions: Any) -> None:
+    parser = actions.add_parser(
+        "check",
+        help="run the conformance suite on an encoder",
+        description=(
+            "Check padding, batching, evaluation mode, masks, time, determinism, saving, gradients and windows. A "
+            "name or a file is checked at its tiny size, within a minute; a directory or hub id with its weights. "
+            "Prints what failed and why; the exit code is then 1."
+        ),
+    )
+    parser.add_argument(
+        "encoder", metavar="NAME_OR_FILE.py_OR_DIR", help="encoder name, file, directory or hub id"
+    )
+    parser.set_defaults(run=_check)
+
+
+def _add_labels(actions: Any) -> None:
+    parser = actions.add_parser(
+        "labels",
+        help="write the table of the labels control (the oracle)",
+        description=(
+            "Write which labels each clip of a data set has, under a hash of its samples, for the encoder "
+            "`labels`: train it with encoder=labels encoder_options.table=FILE."
+        ),
+    )
+    parser.add_argument(
+        "source", metavar="SCENES.jsonl_OR_LABELS.csv", help="alm data compose's scenes.jsonl, or filename,category,fold"
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
+    parser.add_argument("--sample-rate", type=int, default=16000, metavar="HZ", help="the model's rate (16000)")
+    parser.set_defaults(run=_labels)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from encoders.errors import UserError
+    from encoders.registry import encoder_class, list_encoders
+
+    rows = [("name", "dim", "tokens/s", "Hz", "parameters", "licence")]
+    broken = []
+    for name in list_encoders():
+        try:
+            rows.append((name, *_facts(encoder_class(name))))
+        except UserError as error:
+            broken.append(f"{name}: {error}")
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:5], widths[1:5], strict=True)), row[5]]
+        print("  ".join(cells))
+    for line in broken:
+        print(line)
+    return 1 if broken else 0
+
+
+def _facts(found: Any) -> tuple[str, ...]:
+    """Width, tokens per second, rate, parameters and licence of an encoder class."""
+    config = found.config_class()
+    parameters = found.n_parameters
+    if parameters is None:
+        import torch
+
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in found(config).parameters())
+    rate = config.frame_rate_hz * config.n_freq
+    return (
+        str(config.dim),
+        f"{rate:.4g}",
+        str(config.sample_rate),
+        f"{parameters / 1e6:.1f} M",
+        found.licence,
+    )
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from encoders.conformance import run_checks
+    from encoders.registry import encoder_class, list_encoders, load_encoder, load_plugin
+
+    given = arguments.encoder
+    if given in list_encoders():
+        encoder, what = encoder_class(given).tiny(), f"{given}, tiny and untrained"
+    elif given.endswith(".py"):
+        encoder, what = load_plugin(given).tiny(), f"{Path(given).name}, tiny and untrained"
+    else:
+        encoder = load_encoder(given)
+        what = f"{given}, {encoder.config.model_class}"
+    print(what)
+    results = run_checks(encoder.eval())
+    for result in results:
+        status = "FAILED" if result.status == "failed" else result.status
+        print(f"  {status:<8}{result.name:<20}{result.seconds:6.1f} s  {result.message}".rstrip())
+    failed = sum(result.status == "failed" for result in results)
+    print(f"{failed} of {len(results)} checks failed" if failed else "the encoder keeps the contract")
+    return 1 if failed else 0
+
+
+def _labels(arguments: argparse.Namespace) -> None:
+    from alm.data.labels import write_label_table
+
+    n_clips = write_label_table(Path(arguments.source), Path(arguments.out), arguments.sample_rate)
+    print(f"wrote {arguments.out}: {n_clips} clips")
 
 
 def _info(arguments: argparse.Namespace) -> None:
