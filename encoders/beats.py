@@ -125,7 +125,8 @@ class BeatsTransformer(nn.Module):
         far = (distance.clamp(min=1).float() / exact).log() / math.log(self.config.max_distance / exact)
         far = (exact + (far * (half - exact)).long()).clamp(max=half - 1)
         buckets = (relative > 0) * half + torch.where(distance < exact, distance, far)
-        return self.layers[0].self_attn.relative_attention_bias(buckets).permute(2, 0, 1)[None]
+        first: Any = self.layers[0]
+        return first.self_attn.relative_attention_bias(buckets).permute(2, 0, 1)[None]
 
 
 class BeatsEncoder(PublishedEncoder):
@@ -155,7 +156,9 @@ class BeatsEncoder(PublishedEncoder):
         own = self.config
         steps = [own.steps_in(n) for n in lengths]
         mel, _ = self.fbank(waveform * _FULL_SCALE, torch.tensor(lengths))
-        mel = ((mel - _MEAN) / _DIVISOR)[:, : max(steps) * own.patch_size].to(self.patch_embedding.weight.dtype)
+        mel = ((mel - _MEAN) / _DIVISOR)[:, : max(steps) * own.patch_size].to(
+            self.patch_embedding.weight.dtype
+        )
         x = self.patch_embedding(mel[:, None]).flatten(2).transpose(1, 2)  # (B, T * F, E)
         valid = torch.tensor(steps, device=x.device) * own.n_freq
         real = torch.arange(x.shape[1], device=x.device)[None] < valid[:, None]

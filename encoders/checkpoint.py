@@ -130,6 +130,7 @@ def read_training_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
         file = candidates[0]
     if not file.is_file():
         raise CheckpointError(f"{file}: no such weights file; check the path")
+    loaded: Any
     try:
         if file.suffix == ".safetensors":
             loaded = load_file(file)

@@ -51,7 +51,10 @@ class ClapEncoderConfig(TransformersConfig):
 
     def check(self) -> None:
         """Refuse unknown ways to fill a window."""
-        for key, choices in (("truncation", ("fusion", "rand_trunc")), ("padding", ("repeatpad", "repeat", "pad"))):
+        for key, choices in (
+            ("truncation", ("fusion", "rand_trunc")),
+            ("padding", ("repeatpad", "repeat", "pad")),
+        ):
             if getattr(self, key) not in choices:
                 raise ConfigError(f"{key} is {getattr(self, key)!r}; expected {' or '.join(choices)}")
 
@@ -152,7 +155,12 @@ class ClapEncoder(TransformersEncoder):
                   "num_attention_heads": [2, 2], "window_size": 4, "drop_path_rate": 0.1,
                   "num_hidden_layers": 2, "hidden_size": 32}  # fmt: skip
         config = ClapEncoderConfig(
-            transformers=values, sample_rate=16000, n_fft=512, frame_shift_samples=160, window_s=2, max_hz=8000.0
+            transformers=values,
+            sample_rate=16000,
+            n_fft=512,
+            frame_shift_samples=160,
+            window_s=2,
+            max_hz=8000.0,
         )
         return cls._tiny(config, seed)
 

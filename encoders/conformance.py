@@ -65,7 +65,9 @@ def run_checks(encoder: AudioEncoder) -> list[CheckResult]:
             status, message = "failed", error.diagnosis
         except NotApplicable as reason:
             status, message = "skipped", str(reason)
-        except Exception as error:  # whatever a stranger's encoder raises is a finding, not a crash of the suite
+        except (
+            Exception
+        ) as error:  # whatever a stranger's encoder raises is a finding, not a crash of the suite
             status, message = "failed", f"raises {_describe(error)}"
         results.append(CheckResult(name, status, message, time.perf_counter() - start))
     return results
@@ -195,7 +197,9 @@ def _mislocated(encoder: AudioEncoder, clip_s: float, probe: Probe) -> str:
     steps = encoder.config.n_time_for(n)
     # Not the last step: a clip may end inside it, with too little of the sound left.
     wanted = sorted({round((steps - 2) * i / 6) for i in range(7)})
-    response = torch.stack([_response(encoder, n, step, probe) for step in wanted])  # (sounds, n_time, n_freq)
+    response = torch.stack(
+        [_response(encoder, n, step, probe) for step in wanted]
+    )  # (sounds, n_time, n_freq)
     by_step = response.sum(dim=2)
     heard = by_step.amax(dim=1)
     deaf = [step for step, loudest in zip(wanted, heard, strict=True) if loudest <= 1e-3 * heard.max()]

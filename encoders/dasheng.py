@@ -48,7 +48,9 @@ class DashengConfig(WindowedConfig):
         if self.sample_rate != 16000:
             raise ConfigError(f"sample_rate is {self.sample_rate}; expected 16000")
         if self.embed_dim % self.num_heads:
-            raise ConfigError(f"num_heads is {self.num_heads}; expected a divisor of embed_dim ({self.embed_dim})")
+            raise ConfigError(
+                f"num_heads is {self.num_heads}; expected a divisor of embed_dim ({self.embed_dim})"
+            )
 
     @property
     def dim(self) -> int:

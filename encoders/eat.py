@@ -71,7 +71,9 @@ class EatEncoder(PublishedEncoder):
         positions = sincos_positions(dim, (own.max_steps, own.n_freq))[:, 1:]
         self.positions = nn.Parameter(positions, requires_grad=False)
         self.pre_norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.blocks = nn.ModuleList(PostNormBlock(dim, own.num_heads, own.mlp_ratio) for _ in range(own.depth))
+        self.blocks = nn.ModuleList(
+            PostNormBlock(dim, own.num_heads, own.mlp_ratio) for _ in range(own.depth)
+        )
 
     def encode_windows(self, waveform: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
         """Tokens (B, T, F, D) and prefix (B, 1, D) of windows (B, S)."""

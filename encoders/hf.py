@@ -221,7 +221,11 @@ class TransformersEncoder(WindowedEncoder):
         refused = [key for key in report.unexpected if not any(fnmatchcase(key, head) for head in cls.heads)]
         complaints = [
             f"{name} {', '.join(keys)}"
-            for name, keys in (("missing", report.missing), ("unexpected", refused), ("mis-shaped", misshaped))
+            for name, keys in (
+                ("missing", report.missing),
+                ("unexpected", refused),
+                ("mis-shaped", misshaped),
+            )
             if keys
         ]
         if complaints:

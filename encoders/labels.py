@@ -97,7 +97,9 @@ class LabelsEncoder(AudioEncoder):
         if not self.config.table:
             if self.config.unknown == "nothing":
                 return {}
-            raise ConfigError("encoder labels: no table given; make one with alm encoders labels and name it as table")
+            raise ConfigError(
+                "encoder labels: no table given; make one with alm encoders labels and name it as table"
+            )
         return read_label_table(self.config.table, self.config.sample_rate)
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:

@@ -41,10 +41,14 @@ class FbankPatchConfig(WindowedConfig):
         if self.sample_rate != 16000:
             raise ConfigError(f"sample_rate is {self.sample_rate}; expected 16000")
         if self.embed_dim % self.num_heads:
-            raise ConfigError(f"num_heads is {self.num_heads}; expected a divisor of embed_dim ({self.embed_dim})")
+            raise ConfigError(
+                f"num_heads is {self.num_heads}; expected a divisor of embed_dim ({self.embed_dim})"
+            )
         for key in ("n_frames", "n_mels"):
             if getattr(self, key) % self.patch_size:
-                raise ConfigError(f"{key} is {getattr(self, key)}; expected whole patches of {self.patch_size}")
+                raise ConfigError(
+                    f"{key} is {getattr(self, key)}; expected whole patches of {self.patch_size}"
+                )
 
     @property
     def dim(self) -> int:
@@ -143,12 +147,14 @@ def vit_sizes(weights: dict[str, Tensor]) -> dict[str, int]:
 
 
 def vit_attention(dim: int, heads: int) -> Attention:
-    """timm's attention with all biases."""
-    return Attention(dim, heads, qkv_bias=True, proj_bias=True, qk_norm=False, norm_kind="layernorm", drop=0.0)
+    """Attention as in timm, with all biases."""
+    return Attention(
+        dim, heads, qkv_bias=True, proj_bias=True, qk_norm=False, norm_kind="layernorm", drop=0.0
+    )
 
 
 def vit_block(dim: int, heads: int, mlp_ratio: float) -> Block:
-    """timm's pre-norm block with all biases and GELU."""
+    """A pre-norm block as in timm, with all biases and GELU."""
     norms: list[nn.Module] = [nn.LayerNorm(dim, eps=NORM_EPS) for _ in range(2)]
     return Block(vit_attention(dim, heads), Mlp(dim, int(dim * mlp_ratio), True, "gelu"), norms, 0.0)
 

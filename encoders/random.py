@@ -6,7 +6,7 @@ What an encoder's weights are worth is how far it is ahead of this one at equal 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -40,7 +40,10 @@ class RandomEncoder(AudioMosaicEncoder):
             torch.manual_seed(config.seed)
             super().__init__(config)
 
-    from_pretrained = classmethod(AudioEncoder.from_pretrained.__func__)  # type: ignore[attr-defined]
+    @classmethod
+    def from_pretrained(cls, source: Any, **options: Any) -> Self:
+        """Load what `save_pretrained` wrote; see `AudioEncoder.from_pretrained`."""
+        return AudioEncoder.from_pretrained.__func__(cls, source, **options)  # type: ignore[attr-defined]
 
     @classmethod
     def tiny(cls, seed: int = 0) -> Self:

@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -33,6 +33,10 @@ _DECLARATION = re.compile(r"^ENCODER\b", re.MULTILINE)
 @cache
 def _own() -> tuple[str, ...]:
     return tuple(path.stem for path in _declaring(Path(__file__).parent))
+
+
+def _import_own(name: str) -> type[AudioEncoder]:
+    return import_module(f"{__package__}.{name}").ENCODER
 
 
 @cache
@@ -59,11 +63,11 @@ def _sources() -> dict[str, tuple[str, Callable[[], Any]]]:
         found[name] = (where, load)
 
     for name in _own():
-        add(name, __package__ or "", lambda name=name: import_module(f"{__package__}.{name}").ENCODER)
+        add(name, __package__ or "", partial(_import_own, name))
     for point in _entry_points():
         add(point.name, f"entry point {point.value}", point.load)
     for file in plugin_files():
-        add(file.stem, str(file), lambda file=file: load_plugin(file))
+        add(file.stem, str(file), partial(load_plugin, file))
     return found
 
 

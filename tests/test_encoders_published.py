@@ -147,7 +147,9 @@ def test_a_file_of_another_kind_is_refused(published) -> None:
     with pytest.raises(ConfigError, match="model_class=beats"):
         load_encoder(file)
     content = torch.load(file, weights_only=False)
-    stray = next(key for key in content["model"] if key.endswith("norm1.weight") or key.endswith("fc1.weight"))
+    stray = next(
+        key for key in content["model"] if key.endswith("norm1.weight") or key.endswith("fc1.weight")
+    )
     content["model"][stray.replace("weight", "wait")] = content["model"].pop(stray)
     torch.save(content, file)
     with pytest.raises(CheckpointError, match="wait|norm1.weight"):
@@ -182,7 +184,14 @@ def test_dasheng_front_end_is_torchaudios() -> None:
 
     encoder = encoder_class("dasheng").tiny()
     mel = transforms.MelSpectrogram(
-        sample_rate=16000, n_fft=512, win_length=512, hop_length=160, f_min=0, f_max=8000, n_mels=16, center=True
+        sample_rate=16000,
+        n_fft=512,
+        win_length=512,
+        hop_length=160,
+        f_min=0,
+        f_max=8000,
+        n_mels=16,
+        center=True,
     )
     wave = 0.1 * torch.randn(1, 10000, generator=torch.Generator().manual_seed(0))
     wave[:, 5000:] = 0

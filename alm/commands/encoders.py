@@ -75,10 +75,14 @@ def _add_labels(actions: Any) -> None:
         ),
     )
     parser.add_argument(
-        "source", metavar="SCENES.jsonl_OR_LABELS.csv", help="alm data compose's scenes.jsonl, or filename,category,fold"
+        "source",
+        metavar="SCENES.jsonl_OR_LABELS.csv",
+        help="alm data compose's scenes.jsonl, or filename,category,fold",
     )
     parser.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
-    parser.add_argument("--sample-rate", type=int, default=16000, metavar="HZ", help="the model's rate (16000)")
+    parser.add_argument(
+        "--sample-rate", type=int, default=16000, metavar="HZ", help="the model's rate (16000)"
+    )
     parser.set_defaults(run=_labels)
 
 
@@ -95,7 +99,11 @@ def _list(arguments: argparse.Namespace) -> int:
             broken.append(f"{name}: {error}")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:5], widths[1:5], strict=True)), row[5]]
+        cells = [
+            row[0].ljust(widths[0]),
+            *(c.rjust(w) for c, w in zip(row[1:5], widths[1:5], strict=True)),
+            row[5],
+        ]
         print("  ".join(cells))
     for line in broken:
         print(line)
@@ -126,10 +134,10 @@ def _check(arguments: argparse.Namespace) -> int:
     from encoders.registry import encoder_class, list_encoders, load_encoder, load_plugin
 
     given = arguments.encoder
-    if given in list_encoders():
-        encoder, what = encoder_class(given).tiny(), f"{given}, tiny and untrained"
-    elif given.endswith(".py"):
+    if given.endswith(".py"):
         encoder, what = load_plugin(given).tiny(), f"{Path(given).name}, tiny and untrained"
+    elif given in list_encoders():
+        encoder, what = encoder_class(given).tiny(), f"{given}, tiny and untrained"
     else:
         encoder = load_encoder(given)
         what = f"{given}, {encoder.config.model_class}"

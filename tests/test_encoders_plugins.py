@@ -1,0 +1,210 @@
+"""An encoder in a user's own file is listed, checked and trained by name, with no edit here."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import encoders
+from alm.cli import main
+from alm.manifest import write_manifest
+from encoders import registry
+from encoders.audio import save_wav
+from encoders.errors import ConfigError
+
+# Written from the README's section alone.
+PLUGIN = '''
+"""Learned bands of the waveform, 25 tokens a second."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from encoders.windows import WindowedConfig, WindowedEncoder
+
+STEP = 640  # samples, 40 ms
+
+
+@dataclass(frozen=True)
+class BandsConfig(WindowedConfig):
+    model_class: str = "BandsEncoder"
+    width: int = 16
+    model_classes: ClassVar[tuple[str, ...]] = ("BandsEncoder",)
+
+    dim = property(lambda self: self.width)
+    n_freq = property(lambda self: 1)
+    window_samples = property(lambda self: 16000)
+    hop_samples = property(lambda self: 16000)
+    steps_per_window = property(lambda self: 16000 // STEP)
+
+    def steps_in(self, n_samples):
+        return n_samples // STEP
+
+
+class BandsEncoder(WindowedEncoder):
+    config_class = BandsConfig
+    lora_targets = ("project",)
+    licence = "Apache-2.0"
+
+    def __init__(self, config=None):
+        super().__init__(config or BandsConfig())
+        width = self.config.width
+        self.bands = nn.Conv1d(1, width, STEP, stride=STEP)
+        self.project = nn.Linear(width, width)
+
+    def encode_windows(self, waveform, lengths):
+        bands = torch.relu(self.bands(waveform[:, None])).transpose(1, 2)
+        return self.project(bands)[:, :, None], None
+
+    @classmethod
+    def tiny(cls, seed=0):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls().eval()
+
+
+ENCODER = BandsEncoder
+'''
+
+YAML = """
+stage: align
+out: {out}
+encoder: bands
+encoder_options: {{width: 24}}
+llm: {llm}
+data: {{train: [{data}]}}
+optim: {{steps: 2, batch_size: 2, warmup_steps: 0}}
+"""
+
+
+@pytest.fixture
+def plugins(tmp_path, monkeypatch):
+    monkeypatch.setenv(registry.PLUGINS, "")  # so that what --plugins sets is taken back
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "bands.py").write_text(PLUGIN)
+    (folder / "notes.py").write_text("raise RuntimeError('this is no encoder and is not imported')\n")
+    yield folder
+    for name in [name for name in sys.modules if name.startswith("alm_plugins.")]:
+        del sys.modules[name]
+
+
+def test_it_is_listed_and_checked(plugins, capsys, monkeypatch):
+    assert len(PLUGIN.splitlines()) < 80
+    assert "bands" not in encoders.list_encoders()
+    assert main(["--plugins", str(plugins), "encoders", "list"]) == 0
+    row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("bands"))
+    assert row == ["bands", "16", "25", "16000", "0.0", "M", "Apache-2.0"]
+    assert main(["encoders", "check", "bands", "--plugins", str(plugins)]) == 0
+    out = capsys.readouterr().out
+    assert "bands, tiny and untrained" in out and out.count("passed") == 9
+    assert "keeps the contract" in out
+    monkeypatch.setenv(registry.PLUGINS, "")
+    assert main(["encoders", "check", str(plugins / "bands.py")]) == 0  # a file needs no plugin directory
+
+
+def test_it_trains_from_one_yaml_and_answers(plugins, llm_dir, tmp_path, capsys, monkeypatch):
+    wave = 0.1 * np.random.default_rng(0).standard_normal(12000)
+    save_wav(tmp_path / "a.wav", wave, 16000)
+    rows = [{"id": str(i), "audio": "a.wav", "question": "what is it", "answer": "a bell"} for i in range(2)]
+    write_manifest(tmp_path / "train.jsonl", rows)
+    config = tmp_path / "bands.yaml"
+    config.write_text(YAML.format(out=tmp_path / "run", llm=llm_dir, data=tmp_path / "train.jsonl"))
+    train = ["train", str(config), "--plugins", str(plugins)]
+    assert main(train) == 0
+    values = json.loads((tmp_path / "run/model/config.json").read_text())
+    assert values["encoder"]["model_class"] == "BandsEncoder" and values["encoder"]["width"] == 24
+    ask = ["ask", str(tmp_path / "run/model"), str(tmp_path / "a.wav"), "what is it", "--max-new-tokens", "2"]
+    assert main(ask) == 0  # ALM_PLUGINS is still set
+    capsys.readouterr()
+    assert main(train) == 0 and "already done" in capsys.readouterr().out
+    (plugins / "bands.py").write_text(PLUGIN + "\n# changed\n")
+    assert main(train) == 0 and "already done" not in capsys.readouterr().out
+    monkeypatch.setenv(registry.PLUGINS, "")
+    assert main(ask) == 2
+    assert "unknown encoder 'BandsEncoder'" in (err := capsys.readouterr().err) and "--plugins" in err
+
+
+def test_a_broken_one_fails_its_check_with_the_reason(plugins, capsys):
+    loud = PLUGIN.replace("waveform[:, None]", "(waveform / waveform.abs().max())[:, None]")
+    (plugins / "loud.py").write_text(loud.replace("BandsEncoder", "LoudEncoder"))
+    assert main(["encoders", "check", str(plugins / "loud.py")]) == 1
+    out = capsys.readouterr().out
+    assert "FAILED  padding_invariance" in out and "sees the padding" in out
+    assert "FAILED  batch_invariance" in out and "spans the batch" in out
+    assert "2 of 9 checks failed" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            ("import torch\n", "import torch, nosuchthing\n"),
+            "bands.py:7: does not import (ModuleNotFoundError",
+        ),
+        (("STEP = 640", "STEP = = 640"), "bands.py:12: does not import (SyntaxError"),
+        (("ENCODER = BandsEncoder", "ENCODER = BandsConfig"), "declares no encoder"),
+    ],
+)
+def test_a_file_that_is_no_encoder_is_one_line(plugins, capsys, change, said):
+    assert change[0] in PLUGIN
+    (plugins / "bands.py").write_text(PLUGIN.replace(*change))
+    assert main(["encoders", "check", str(plugins / "bands.py")]) == 2
+    assert said in capsys.readouterr().err
+    assert main(["--plugins", str(plugins), "encoders", "list"]) == 1  # the others are listed all the same
+    out = capsys.readouterr().out
+    assert "bands: " in out and said in out and "audiomosaic" in out
+
+
+def test_names_and_places_are_checked(plugins, monkeypatch, capsys):
+    (plugins / "whisper.py").write_text(PLUGIN)
+    monkeypatch.setenv(registry.PLUGINS, str(plugins))
+    with pytest.raises(ConfigError, match="'whisper' is in .*whisper.py and in encoders; rename one"):
+        encoders.list_encoders()
+    monkeypatch.setenv(registry.PLUGINS, str(plugins / "nowhere"))
+    with pytest.raises(ConfigError, match="nowhere is no directory"):
+        encoders.list_encoders()
+    assert main(["encoders", "check", str(plugins / "none.py")]) == 2
+    assert "none.py: no such file" in capsys.readouterr().err
+
+
+def test_an_installed_package_announces_its_encoder(plugins, tmp_path, monkeypatch):
+    site = tmp_path / "site"
+    info = site / "bands_package-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "bands_package.py").write_text(PLUGIN)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bands-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[alm.encoders]\nbands-installed = bands_package:ENCODER\n")
+    monkeypatch.syspath_prepend(site)
+    registry._entry_points.cache_clear()
+    try:
+        assert "bands-installed" in encoders.list_encoders()
+        assert encoders.encoder_class("bands-installed").tiny().dim == 16
+        assert encoders.encoder_class("BandsEncoder").__module__ == "bands_package"
+    finally:
+        registry._entry_points.cache_clear()
+
+
+def test_listing_builds_and_imports_no_model():
+    code = (
+        "import sys, encoders; names = encoders.list_encoders(); assert 'whisper' in names\n"
+        "assert 'transformers' not in sys.modules and 'encoders.whisper' not in sys.modules\n"
+        "from alm.cli import main; assert main(['encoders', 'list']) == 0\n"
+        "models = [m for m in sys.modules if m.startswith('transformers.models.') and '.modeling_' in m]\n"
+        "assert all(m.startswith('transformers.models.auto.') for m in models), models\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("name", encoders.list_encoders())
+def test_the_parameters_listed_are_those_there_are(name):
+    found = encoders.encoder_class(name)
+    with torch.device("meta"):
+        encoder = found(found.config_class())
+    assert found.n_parameters == sum(p.numel() for p in encoder.parameters())
+    assert found.licence
