@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from alm.commands import ask, data, embed, encoders, evaluate, listing, quickstart, train
 
@@ -15,7 +16,7 @@ EXIT_USER_ERROR = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code (0 done, 1 a check failed, 2 the user's to fix, 130 interrupted)."""
     parser = build_parser()
-    argv = _add_plugins(sys.argv[1:] if argv is None else argv)
+    plugins, argv = _split_plugins(sys.argv[1:] if argv is None else argv)
     arguments, rest = parser.parse_known_args(argv)
     # argparse gives KEY=VALUE words only the first place they stand in; options may come between them.
     wrong = [word for word in rest if word.startswith("-") or "=" not in word]
@@ -25,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.overrides = [*arguments.overrides, *rest]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        return arguments.run(arguments) or 0
+        with _in_environment(plugins):
+            return arguments.run(arguments) or 0
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
@@ -41,17 +43,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USER_ERROR
 
 
-def _add_plugins(argv: Sequence[str]) -> list[str]:
-    """Take ``--plugins DIR`` out, wherever it stands, and put DIR into ALM_PLUGINS, which workers inherit."""
+def _split_plugins(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The directories of every ``--plugins DIR``, wherever it stands, and the other words."""
     parser = argparse.ArgumentParser(prog="alm", add_help=False, allow_abbrev=False)
     parser.add_argument("--plugins", action="append", default=[])
     found, rest = parser.parse_known_args(argv)
-    if found.plugins:
-        there = filter(None, os.environ.get("ALM_PLUGINS", "").split(os.pathsep))
-        os.environ["ALM_PLUGINS"] = os.pathsep.join(
-            dict.fromkeys([*map(os.path.abspath, found.plugins), *there])
-        )
-    return rest
+    return found.plugins, rest
+
+
+@contextmanager
+def _in_environment(plugins: Sequence[str]) -> Iterator[None]:
+    """Put directories into ALM_PLUGINS, which worker processes inherit, for the time of a command."""
+    before = os.environ.get("ALM_PLUGINS")
+    there = before.split(os.pathsep) if before else []
+    if plugins:
+        os.environ["ALM_PLUGINS"] = os.pathsep.join([*map(os.path.abspath, plugins), *there])
+    try:
+        yield
+    finally:
+        if plugins and before is None:
+            del os.environ["ALM_PLUGINS"]
+        elif plugins and before is not None:
+            os.environ["ALM_PLUGINS"] = before
 
 
 def build_parser() -> argparse.ArgumentParser:

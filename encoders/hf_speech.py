@@ -97,7 +97,14 @@ class SpeechEncoder(TransformersEncoder):
     """
 
     config: SpeechConfig
-    lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense")
+    lora_targets: ClassVar[tuple[str, ...]] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "out_proj",
+        "intermediate_dense",
+        "output_dense",
+    )
     heads = ("*masked_spec_embed", "lm_head.*", "quantizer.*", "project_hid.*", "project_q.*", "projector.*",
              "classifier.*", "layer_weights")  # fmt: skip
 

@@ -84,7 +84,7 @@ optim: {{steps: 2, batch_size: 2, warmup_steps: 0}}
 
 @pytest.fixture
 def plugins(tmp_path, monkeypatch):
-    monkeypatch.setenv(registry.PLUGINS, "")  # so that what --plugins sets is taken back
+    monkeypatch.delenv(registry.PLUGINS, raising=False)
     folder = tmp_path / "plugins"
     folder.mkdir()
     (folder / "bands.py").write_text(PLUGIN)
@@ -94,7 +94,7 @@ def plugins(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_it_is_listed_and_checked(plugins, capsys, monkeypatch):
+def test_it_is_listed_and_checked(plugins, capsys):
     assert len(PLUGIN.splitlines()) < 80
     assert "bands" not in encoders.list_encoders()
     assert main(["--plugins", str(plugins), "encoders", "list"]) == 0
@@ -104,11 +104,10 @@ def test_it_is_listed_and_checked(plugins, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "bands, tiny and untrained" in out and out.count("passed") == 9
     assert "keeps the contract" in out
-    monkeypatch.setenv(registry.PLUGINS, "")
     assert main(["encoders", "check", str(plugins / "bands.py")]) == 0  # a file needs no plugin directory
 
 
-def test_it_trains_from_one_yaml_and_answers(plugins, llm_dir, tmp_path, capsys, monkeypatch):
+def test_it_trains_from_one_yaml_and_answers(plugins, llm_dir, tmp_path, capsys):
     wave = 0.1 * np.random.default_rng(0).standard_normal(12000)
     save_wav(tmp_path / "a.wav", wave, 16000)
     rows = [{"id": str(i), "audio": "a.wav", "question": "what is it", "answer": "a bell"} for i in range(2)]
@@ -120,12 +119,11 @@ def test_it_trains_from_one_yaml_and_answers(plugins, llm_dir, tmp_path, capsys,
     values = json.loads((tmp_path / "run/model/config.json").read_text())
     assert values["encoder"]["model_class"] == "BandsEncoder" and values["encoder"]["width"] == 24
     ask = ["ask", str(tmp_path / "run/model"), str(tmp_path / "a.wav"), "what is it", "--max-new-tokens", "2"]
-    assert main(ask) == 0  # ALM_PLUGINS is still set
+    assert main([*ask, "--plugins", str(plugins)]) == 0
     capsys.readouterr()
     assert main(train) == 0 and "already done" in capsys.readouterr().out
     (plugins / "bands.py").write_text(PLUGIN + "\n# changed\n")
     assert main(train) == 0 and "already done" not in capsys.readouterr().out
-    monkeypatch.setenv(registry.PLUGINS, "")
     assert main(ask) == 2
     assert "unknown encoder 'BandsEncoder'" in (err := capsys.readouterr().err) and "--plugins" in err
 

@@ -12,6 +12,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("alm ")]
 
 
+def subparsers(parser):
+    """Every parser below one, actions of subcommands included."""
+    for action in parser._subparsers._group_actions if parser._subparsers else ():
+        for sub in action.choices.values():
+            yield sub
+            yield from subparsers(sub)
+
+
 def test_nothing_is_left_to_fill_in():
     assert "PLACEHOLDER" not in README and len(COMMANDS) >= 5
 
@@ -21,9 +29,8 @@ def test_command_parses(command, monkeypatch):
     ran = []
     parser = build_parser()
     monkeypatch.setattr("alm.cli.build_parser", lambda: parser)
-    for action in parser._subparsers._group_actions:
-        for sub in action.choices.values():
-            sub.set_defaults(run=ran.append)
+    for sub in subparsers(parser):
+        sub.set_defaults(run=ran.append)
     assert main(shlex.split(command)[1:]) == 0
     (arguments,) = ran
     for path in (getattr(arguments, "config", None), getattr(arguments, "benchmark", None)):

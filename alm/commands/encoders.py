@@ -90,7 +90,7 @@ def _list(arguments: argparse.Namespace) -> int:
     from encoders.errors import UserError
     from encoders.registry import encoder_class, list_encoders
 
-    rows = [("name", "dim", "tokens/s", "Hz", "parameters", "licence")]
+    rows: list[tuple[str, ...]] = [("name", "dim", "tokens/s", "Hz", "parameters", "licence")]
     broken = []
     for name in list_encoders():
         try:
