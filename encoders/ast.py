@@ -39,6 +39,8 @@ class ASTEncoderConfig(TransformersConfig):
         "std": "norm_std",
     }
 
+    agreeing: ClassVar[dict[str, str]] = {"num_mel_bins": "num_mel_bins", "max_length": "max_length"}
+
     def check(self) -> None:
         """Refuse another rate: the sizes of frames are for one."""
         if self.sample_rate != 16000:

@@ -49,6 +49,8 @@ class ClapEncoderConfig(TransformersConfig):
         "padding": "padding",
     }
 
+    agreeing: ClassVar[dict[str, str]] = {"feature_size": "num_mel_bins"}
+
     def check(self) -> None:
         """Refuse unknown ways to fill a window."""
         for key, choices in (

@@ -41,6 +41,8 @@ class TransformersConfig(WindowedConfig):
     """Values that are always these, whatever the checkpoint says."""
     front_end: ClassVar[dict[str, str]] = {}
     """Our field for each setting of the published feature extractor that is followed."""
+    agreeing: ClassVar[dict[str, str]] = {}
+    """The `transformers` config value that a feature extractor's setting must equal."""
 
     def __post_init__(self) -> None:
         known = self._known()
@@ -114,9 +116,16 @@ class TransformersConfig(WindowedConfig):
         given = {key: value for key, value in inner.items() if key in known}
         ours = {name: extractor[key] for key, name in cls.front_end.items() if key in extractor}
         names = [item.name for item in fields(cls)]
-        return cls.from_dict(
+        config = cls.from_dict(
             {key: value for key, value in ours.items() if key in names} | {"transformers": given}, where
         )
+        for key, name in cls.agreeing.items():
+            if extractor.get(key) != getattr(config.hf, name):
+                raise ConfigError(
+                    f"{where}: the feature extractor's {key} is {extractor.get(key)}, config.json's {name} is "
+                    f"{getattr(config.hf, name)}; take both files from one checkpoint"
+                )
+        return config
 
 
 # What config.json says about the file or about running it, not about the model.

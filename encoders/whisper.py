@@ -48,6 +48,8 @@ class MelWindowConfig(TransformersConfig):
 
     front_end: ClassVar[dict[str, str]] = {"sampling_rate": "sample_rate"}
 
+    agreeing: ClassVar[dict[str, str]] = {"feature_size": "num_mel_bins"}
+
     def check(self) -> None:
         """Refuse another rate: the mel filters are made for one."""
         if self.sample_rate != 16000:

@@ -247,3 +247,60 @@ def test_unknown_values_are_refused(published, tmp_path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ConfigError, match="no encoder reads model_type 'bert'"):
         load_encoder(tmp_path)
+
+
+@torch.no_grad()
+def test_older_and_larger_checkpoints_load_alike(tmp_path) -> None:
+    """Pickled weights with the old names of weight_norm, and weights in several files."""
+    from safetensors.torch import load_file
+
+    PUBLISHED["wav2vec2-base"][1](tmp_path)
+    expected = load_encoder(tmp_path)
+    weights = {}
+    for key, value in load_file(tmp_path / "model.safetensors").items():
+        key = key.replace("parametrizations.weight.original0", "weight_g")
+        weights[key.replace("parametrizations.weight.original1", "weight_v")] = value
+    assert "wav2vec2.encoder.pos_conv_embed.conv.weight_g" in weights
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    given = pad_batch(clips(expected))
+    assert torch.equal(load_encoder(tmp_path)(*given).tokens, expected(*given).tokens)
+    whole = hf.Wav2Vec2ForCTC.from_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").unlink()
+    whole.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    assert torch.equal(load_encoder(tmp_path)(*given).tokens, expected(*given).tokens)
+
+
+def test_files_of_two_checkpoints_are_refused(tmp_path) -> None:
+    PUBLISHED["whisper"][1](tmp_path)
+    hf.WhisperFeatureExtractor(feature_size=80, chunk_length=1).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="feature_size is 80, config.json's num_mel_bins is 16"):
+        load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["whisper", "wav2vec2-base", "clap"])
+def test_inside_an_audio_language_model_it_saves_and_loads(name, llm_dir, tmp_path) -> None:
+    import alm
+    from alm.checkpoint import load_llm
+    from alm.model import AudioLanguageModel
+    from alm.policy import Policy
+    from alm.processor import build_processor
+
+    (tmp_path / "encoder").mkdir()
+    PUBLISHED[name][1](tmp_path / "encoder")
+    encoder = load_encoder(tmp_path / "encoder", **PUBLISHED[name][2])
+    model = AudioLanguageModel.assemble(encoder, load_llm(str(llm_dir)), "mlp", llm_source=str(llm_dir))
+    model.set_policy(Policy(encoder="lora"))
+    processor = build_processor(hf.AutoTokenizer.from_pretrained(llm_dir), model)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    loaded, again = alm.load(tmp_path / "model", device="cpu")
+    assert again.sample_rate == encoder.config.sample_rate
+    for key, value in model.encoder.state_dict().items():
+        assert torch.equal(loaded.encoder.state_dict()[key], value), key
+    given = pad_batch(clips(encoder))
+    with torch.no_grad():
+        assert torch.equal(loaded.eval().encode(*given).tokens, model.eval().encode(*given).tokens)
+    n_tokens = again.n_audio_tokens(len(clips(encoder)[1]))
+    assert n_tokens == again.projector_config.n_tokens_for(int(encoder.check_lengths(given[1])[1]))
