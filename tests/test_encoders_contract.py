@@ -41,6 +41,24 @@ def test_tiny_leaves_the_global_generator_alone_and_repeats(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", encoders.list_encoders())
+def test_every_weight_learns_and_half_precision_works(name: str) -> None:
+    encoder = encoders.encoder_class(name).tiny().train()
+    n = int(1.7 * encoder.config.sample_rate)
+    wave = 0.1 * torch.randn(2, n, generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([n, n // 2])
+    tokens = encoder(wave, lengths).tokens
+    if tokens.requires_grad:
+        tokens.square().sum().backward()
+        heads = ("fc_norm.", "projector.")  # AudioMosaic's own, behind the tokens
+        dry = [k for k, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
+        assert all(key.startswith(heads) and name in ("audiomosaic", "random") for key in dry), dry
+    half = encoder.eval().to(torch.bfloat16)
+    with torch.no_grad():
+        out = half(wave, lengths).tokens
+    assert torch.isfinite(out).all() and out.abs().sum() > 0 or not encoder.hears
+
+
 class TransposedGrid(AudioMosaicEncoder):
     """Hands each window's tokens out frequency-major."""
 

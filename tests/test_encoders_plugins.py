@@ -138,6 +138,24 @@ def test_a_broken_one_fails_its_check_with_the_reason(plugins, capsys):
     assert "2 of 9 checks failed" in out
 
 
+def test_one_that_cannot_be_built_says_where(plugins, capsys):
+    file = plugins / "bands.py"
+    file.write_text(PLUGIN.replace("self.config.width", "self.config.wdth"))
+    assert main(["encoders", "check", str(file)]) == 1
+    assert "FAILED  tiny()  raises AttributeError ('BandsConfig' object has no attribute" in (
+        out := capsys.readouterr().out
+    )
+    assert f"{file}:38" in out
+    assert main(["--plugins", str(plugins), "encoders", "list"]) == 1
+    assert "bands: raises AttributeError" in capsys.readouterr().out
+
+
+def test_a_directory_is_checked_with_its_weights(tmp_path, capsys):
+    encoders.encoder_class("dasheng").tiny().save_pretrained(tmp_path)
+    assert main(["encoders", "check", str(tmp_path)]) == 0
+    assert f"{tmp_path}, DashengEncoder" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

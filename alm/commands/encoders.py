@@ -87,6 +87,7 @@ def _add_labels(actions: Any) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    from encoders.conformance import describe
     from encoders.errors import UserError
     from encoders.registry import encoder_class, list_encoders
 
@@ -97,14 +98,12 @@ def _list(arguments: argparse.Namespace) -> int:
             rows.append((name, *_facts(encoder_class(name))))
         except UserError as error:
             broken.append(f"{name}: {error}")
+        except Exception as error:  # a stranger's file: the others are listed all the same
+            broken.append(f"{name}: raises {describe(error)}")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            row[0].ljust(widths[0]),
-            *(c.rjust(w) for c, w in zip(row[1:5], widths[1:5], strict=True)),
-            row[5],
-        ]
-        print("  ".join(cells))
+    for name, *numbers, licence in rows:
+        cells = [cell.rjust(width) for cell, width in zip(numbers, widths[1:5], strict=True)]
+        print("  ".join([name.ljust(widths[0]), *cells, licence]))
     for line in broken:
         print(line)
     return 1 if broken else 0
@@ -130,17 +129,16 @@ def _facts(found: Any) -> tuple[str, ...]:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from encoders.conformance import run_checks
-    from encoders.registry import encoder_class, list_encoders, load_encoder, load_plugin
+    from encoders.conformance import describe, run_checks
+    from encoders.errors import UserError
 
-    given = arguments.encoder
-    if given.endswith(".py"):
-        encoder, what = load_plugin(given).tiny(), f"{Path(given).name}, tiny and untrained"
-    elif given in list_encoders():
-        encoder, what = encoder_class(given).tiny(), f"{given}, tiny and untrained"
-    else:
-        encoder = load_encoder(given)
-        what = f"{given}, {encoder.config.model_class}"
+    try:
+        encoder, what = _encoder_to_check(arguments.encoder)
+    except UserError:
+        raise
+    except Exception as error:  # a stranger's constructor: what it raises is what is wrong with it
+        print(f"{arguments.encoder}\n  FAILED  tiny()  raises {describe(error)}")
+        return 1
     print(what)
     results = run_checks(encoder.eval())
     for result in results:
@@ -149,6 +147,18 @@ def _check(arguments: argparse.Namespace) -> int:
     failed = sum(result.status == "failed" for result in results)
     print(f"{failed} of {len(results)} checks failed" if failed else "the encoder keeps the contract")
     return 1 if failed else 0
+
+
+def _encoder_to_check(given: str) -> tuple[Any, str]:
+    """The encoder that a name, a file or a directory stands for, and how to call it."""
+    from encoders.registry import encoder_class, list_encoders, load_encoder, load_plugin
+
+    if given.endswith(".py"):
+        return load_plugin(given).tiny(), f"{Path(given).name}, tiny and untrained"
+    if given in list_encoders():
+        return encoder_class(given).tiny(), f"{given}, tiny and untrained"
+    encoder = load_encoder(given)
+    return encoder, f"{given}, {encoder.config.model_class}"
 
 
 def _labels(arguments: argparse.Namespace) -> None:
