@@ -172,6 +172,14 @@ def check_valid_length(encoder: AudioEncoder) -> None:
         fail("tokens hold NaN or infinite values")
     if out.tokens[~out.mask].abs().sum() != 0:
         fail("tokens outside the mask are not zero")
+    empty = out.mask & (out.tokens == 0).all(dim=2)
+    if encoder.hears and empty.any():
+        row, token = empty.nonzero()[0].tolist()
+        at = token // out.grid[1] / config.frame_rate_hz
+        fail(
+            f"{int(empty.sum())} tokens inside the mask are zero, the first at {at:.2f} s of a "
+            f"{_seconds(encoder, lengths[row])} clip of noise: time steps are counted that nothing is computed for"
+        )
 
 
 def check_time_localisation(encoder: AudioEncoder) -> None:

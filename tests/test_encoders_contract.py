@@ -168,6 +168,12 @@ def first_window_only(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
     return type(self).__mro__[1].forward(self, waveform * (places < self.config.window_samples), lengths)
 
 
+def one_step_short(self, waveform: Tensor, lengths: list[int]):
+    """Unpadded convolutions leave 49 steps of a second, counted as 50."""
+    tokens, prefix = type(self).__mro__[1].encode_windows(self, waveform, lengths)
+    return tokens[:, : self.config.steps_per_window - 1], prefix
+
+
 def raises(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
     raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
@@ -179,6 +185,7 @@ def raises(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
         (zoo("whisper", check_lengths=counts_the_padding), "valid_length", "longest clip's n_time_for"),
         (zoo("whisper", forward=first_window_only), "time_localisation", "part of the clip is not heard"),
         (zoo("clap", forward=first_window_only), "time_localisation", "part of the clip is not heard"),
+        (zoo("hubert", encode_windows=one_step_short), "valid_length", "nothing is computed for"),
         (zoo("wav2vec2", pads=True), "padding_invariance", "sees the padding"),
         (zoo("data2vec", pads=True), "padding_invariance", "sees the padding"),
         (zoo("wavlm", lora_targets=("q_proj", "output_dense")), "lora_reach", "no gradient reaches 4 of 8"),
