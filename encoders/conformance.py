@@ -68,7 +68,7 @@ def run_checks(encoder: AudioEncoder) -> list[CheckResult]:
         except (
             Exception
         ) as error:  # whatever a stranger's encoder raises is a finding, not a crash of the suite
-            status, message = "failed", f"raises {describe(error)}"
+            status, message = "failed", f"raises {describe_error(error)}"
         results.append(CheckResult(name, status, message, time.perf_counter() - start))
     return results
 
@@ -330,7 +330,7 @@ CHECKS: dict[str, Callable[[AudioEncoder], None]] = {
 }
 
 
-def describe(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Type, message and the innermost line of an unexpected error."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} ({' '.join(str(error).split())[:300]}) at {frame.filename}:{frame.lineno}"

@@ -11,9 +11,9 @@ def add(commands: Any) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "encoders",
-        help="list encoders, check one of yours",
+        help="list encoders, look at one, check one of yours",
         description=(
-            "List the encoders, check that one keeps the contract, or write the table of the labels control. "
+            "List the encoders, describe one, check that one keeps the contract, or write the labels control's table. "
             "An encoder of your own is found in the files of --plugins DIR, or of the directories in ALM_PLUGINS."
         ),
     )
@@ -45,7 +45,9 @@ def _add_info(actions: Any) -> None:
             "directory, which keys were matched."
         ),
     )
-    parser.add_argument("encoder", metavar="DIR", help="encoder directory, hub id or name, or model directory")
+    parser.add_argument(
+        "encoder", metavar="DIR", help="encoder directory, hub id or name, or model directory"
+    )
     parser.set_defaults(run=_info)
 
 
@@ -87,7 +89,7 @@ def _add_labels(actions: Any) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from encoders.conformance import describe
+    from encoders.conformance import describe_error
     from encoders.errors import UserError
     from encoders.registry import encoder_class, list_encoders
 
@@ -99,7 +101,7 @@ def _list(arguments: argparse.Namespace) -> int:
         except UserError as error:
             broken.append(f"{name}: {error}")
         except Exception as error:  # a stranger's file: the others are listed all the same
-            broken.append(f"{name}: raises {describe(error)}")
+            broken.append(f"{name}: raises {describe_error(error)}")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *numbers, licence in rows:
         cells = [cell.rjust(width) for cell, width in zip(numbers, widths[1:5], strict=True)]
@@ -129,7 +131,7 @@ def _facts(found: Any) -> tuple[str, ...]:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from encoders.conformance import describe, run_checks
+    from encoders.conformance import describe_error, run_checks
     from encoders.errors import UserError
 
     try:
@@ -137,7 +139,7 @@ def _check(arguments: argparse.Namespace) -> int:
     except UserError:
         raise
     except Exception as error:  # a stranger's constructor: what it raises is what is wrong with it
-        print(f"{arguments.encoder}\n  FAILED  tiny()  raises {describe(error)}")
+        print(f"{arguments.encoder}\n  FAILED  tiny()  raises {describe_error(error)}")
         return 1
     print(what)
     results = run_checks(encoder.eval())
