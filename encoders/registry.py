@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .base import AudioEncoder, EncoderConfig, read_config
-from .checkpoint import looks_like_hub_id, resolve_source
+from .base import AudioEncoder, EncoderConfig, read_config, resolve_encoder
+from .checkpoint import looks_like_hub_id
 from .errors import ConfigError
 
 _DECLARATION = re.compile(r"^ENCODER\b", re.MULTILINE)
@@ -61,8 +61,8 @@ def load_encoder(source: str | os.PathLike[str], **overrides: Any) -> AudioEncod
     """An encoder by name (untrained), or from a directory or hub id (its weights, strictly).
 
     Args:
-        source: A registry name, a directory in the release layout, or `organisation/name`. A name wins over a
-            directory of that name; write `./name` for the directory.
+        source: A registry name, a directory in the release layout, a run directory whose `encoder` it is, or
+            `organisation/name`. A name wins over a directory of that name; write `./name` for the directory.
         **overrides: Config values, and for weights also `from_pretrained`'s arguments (`revision`).
 
     Raises:
@@ -75,7 +75,7 @@ def load_encoder(source: str | os.PathLike[str], **overrides: Any) -> AudioEncod
     is_path = Path(source).expanduser().exists() or os.sep in str(source)
     if not is_path and not looks_like_hub_id(str(source)):
         encoder_class(str(source))  # raises, naming the nearest
-    path = resolve_source(source, overrides.pop("revision", None))
+    path = resolve_encoder(source, overrides.pop("revision", None))
     given = overrides.get("config", path if path.is_dir() else path.parent)
     if isinstance(given, EncoderConfig):
         return encoder_class(given.model_class).from_pretrained(path, **overrides)

@@ -256,18 +256,6 @@ def test_hub_id_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None
         load_encoder("some-organisation/some-encoder")
 
 
-def test_hub_id_uses_what_the_hub_gives(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def snapshot(repo: str, **options: object) -> str:
-        asked.append((repo, options["revision"]))
-        return str(saved)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    assert load_encoder("organisation/encoder", revision="v1").config == load_encoder(saved).config
-    assert asked == [("organisation/encoder", "v1")]
-
-
 def test_save_into_an_impossible_place(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="cannot be made"):
