@@ -170,7 +170,7 @@ class AudioMosaicEncoder(AudioEncoder):
 
         Args:
             mel: (B, n_frames, n_mels), n_frames and n_mels those of `config.spec_size`.
-            keep: (B, K) long, tokens n = t * n_freq + f to keep; the others are dropped after `norm_pre`.
+            keep: (B, K) long, tokens n = t * n_freq + f to keep; the others are never computed.
             layers: Where given, what enters the first block and every block's output are appended.
 
         Returns:
@@ -210,13 +210,12 @@ class AudioMosaicEncoder(AudioEncoder):
         """What the first block gets: CLS and the kept patches, with positions, normalised."""
         if mel.shape[1:] != self.config.spec_size:
             raise ValueError(f"log-mel of shape {tuple(mel.shape)}; expected (B, *{self.config.spec_size})")
-        x = self.patch_embed(mel.to(self.patch_embed.proj.weight.dtype))  # (B, N, D)
-        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        x = self.norm_pre(x + self.pos_embed)  # (B, 1 + N, D)
+        patches = self.patch_embed(mel.to(self.patch_embed.proj.weight.dtype), keep)  # (B, N or K, D)
+        cls, places = self.pos_embed[:, :1], self.pos_embed[:, 1:]
         if keep is not None:
-            kept = x[:, 1:].gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
-            x = torch.cat([x[:, :1], kept], dim=1)  # (B, 1 + K, D)
-        return x
+            places = nn.functional.embedding(keep, places[0])  # (B, K, D)
+        first = (self.cls_token + cls).expand(len(mel), -1, -1)
+        return self.norm_pre(torch.cat([first, patches + places], dim=1))  # (B, 1 + N or K, D)
 
     def _run_blocks(self, x: Tensor, layers: list[Tensor] | None = None) -> Tensor:
         """All blocks and the final norm; every block's output is also appended to `layers` where given."""
