@@ -7,10 +7,12 @@ device's bf16 matrix-product peak measured in the same run.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,13 +32,13 @@ from train.views import make_views
 BATCHES = (128, 256, 512, 1024)
 
 
-def timed(work: object, repeats: int) -> list[float]:
+def timed(work: Callable[[], object], repeats: int) -> list[float]:
     """Seconds of each call on the device."""
     times = []
     for _ in range(repeats):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        work()  # type: ignore[operator]
+        work()
         end.record()
         torch.cuda.synchronize()
         times.append(start.elapsed_time(end) / 1e3)
@@ -60,40 +62,42 @@ def decode_ms(n_clips: int = 32) -> float:
 class Step:
     """One optimisation step on a batch of waveforms that lie on the device."""
 
-    def __init__(self, batch: int, *, compiled: bool, checkpointed: bool, config: AudioMosaicConfig) -> None:
-        encoder = AudioMosaicEncoder(config.replace(use_checkpoint=checkpointed))
-        self.model = ContrastiveModel(encoder, ContrastiveSettings()).cuda().train()
+    def __init__(
+        self, batch: int, config: AudioMosaicConfig, *, compiled: bool, device: str = "cuda"
+    ) -> None:
+        encoder = AudioMosaicEncoder(config)
+        self.device = device
+        self.model = ContrastiveModel(encoder, ContrastiveSettings()).to(device).train()
         if compiled:
             for block in encoder.blocks:
                 block.compile()
         clips = torch.stack([torch.from_numpy(synthetic_clip(seed)) for seed in range(8)])
         self.batch = {
-            "waveforms": clips.repeat(-(-batch // 8), 1)[:batch].cuda(),
+            "waveforms": clips.repeat(-(-batch // 8), 1)[:batch].to(device),
             "lengths": torch.full((batch,), clips.shape[1]),
             "clip_keys": torch.arange(batch),
         }
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
 
     def __call__(self) -> Tensor:
+        """The loss of one whole step."""
         self.optimiser.zero_grad(set_to_none=True)
-        with torch.autocast("cuda", dtype=torch.bfloat16):
+        with torch.autocast(self.device, dtype=torch.bfloat16):
             loss = self.model(**self.batch)["loss"]
         loss.backward()
         self.optimiser.step()
         return loss.detach()
 
-    def views(self) -> object:
+    def views(self) -> tuple[Tensor, Tensor]:
         """Front end and augmentation alone."""
-        encoder = self.model.encoder
-        batch = self.batch
-        return make_views(
-            batch["waveforms"], batch["lengths"], batch["clip_keys"], encoder.fbank, self.model.settings.views
-        )
+        encoder, batch = self.model.encoder, self.batch
+        config = dataclasses.replace(self.model.settings.views, n_frames=encoder.config.spec_size[0])
+        return make_views(batch["waveforms"], batch["lengths"], batch["clip_keys"], encoder.fbank, config)
 
 
 def one(batch: int, compiled: bool, checkpointed: bool, peak: float, decode: float, quick: bool) -> Row:
     """The row of one setting; says so where it does not fit."""
-    config = AudioMosaicConfig(drop_path_rate=0.1, checkpointing_fraction=0.7)
+    config = AudioMosaicConfig(drop_path_rate=0.1, use_checkpoint=checkpointed, checkpointing_fraction=0.7)
     what = (
         f"batch {batch}, bf16"
         + (", compiled" if compiled else "")
@@ -101,23 +105,22 @@ def one(batch: int, compiled: bool, checkpointed: bool, peak: float, decode: flo
     )
     torch.cuda.reset_peak_memory_stats()
     try:
-        step = Step(batch, compiled=compiled, checkpointed=checkpointed, config=config)
+        step = Step(batch, config, compiled=compiled)
         timed(step, 3 if quick else 5)
         step_s = statistics.median(timed(step, 3 if quick else 10))
         views_s = statistics.median(timed(step.views, 5))
     except torch.cuda.OutOfMemoryError:
         return Row("pretraining", what, "does not fit in memory")
-    memory = torch.cuda.max_memory_allocated() / 2**30
     rate = batch / step_s
     kept = (n_kept(config.grid[0], 0.6) * config.n_freq, n_kept(config.n_freq, 0.4) * config.grid[0])
     mfu = rate * step_flops(config, kept) / 1e12 / peak
-    return Row(
-        "pretraining",
-        what,
-        f"{rate:.0f} clips/s",
-        note=f"{memory:.1f} GiB; MFU {100 * mfu:.0f} % of {peak:.0f} TFLOP/s measured; views {100 * views_s / step_s:.1f} % "
-        f"of the step; decoding takes {rate * decode / 1e3:.1f} of {os.cpu_count()} CPU cores",
+    facts = (
+        f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB",
+        f"MFU {100 * mfu:.0f} % of {peak:.0f} TFLOP/s measured",
+        f"views {100 * views_s / step_s:.1f} % of the step",
+        f"decoding takes {rate * decode / 1e3:.1f} of {os.cpu_count()} CPU cores",
     )
+    return Row("pretraining", what, f"{rate:.0f} clips/s", note="; ".join(facts))
 
 
 def run(quick: bool = False) -> list[Row]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
+from benchmarks.cuda import Step
 from benchmarks.flops import forward_flops, step_flops
 from benchmarks.measure import Pair
 from benchmarks.train_step import PlainViT, make_views, ours_step, plain_step
@@ -37,6 +38,17 @@ def test_plain_model_is_the_same_function() -> None:
     assert torch.allclose(
         encoder.blocks[0].attn.qkv.weight.grad, plain.blocks[0].attn.in_proj_weight.grad, atol=1e-5
     )
+
+
+def test_the_step_measured_on_cuda_learns() -> None:
+    """Here on the CPU and tiny: the step is the whole one, so its loss on one batch falls."""
+    torch.manual_seed(0)
+    step = Step(4, AudioMosaicEncoder.tiny().config.replace(drop_path_rate=0.0), compiled=False, device="cpu")
+    for group in step.optimiser.param_groups:
+        group["lr"] = 3e-3
+    losses = [float(step()) for _ in range(6)]
+    assert losses[-1] < losses[0] - 0.05
+    assert [view.shape for view in step.views()] == [(4, 64, 32)] * 2
 
 
 def test_flops_of_the_published_encoder() -> None:

@@ -127,10 +127,12 @@ def make_views_of_mel(
         view = fit_frames(mel, config.n_frames)
         return view, view.clone()
     listed = names(keys)  # once: a tensor of keys may lie on a device
-    first, second = (
-        _augment(mel, n_frames.cpu(), Lots(uniform(f"{seed}/{epoch}/{view}", listed, N_DRAWS)), fbank, config)
-        for view in (0, 1)
-    )
+    # The warps are matrix products: under autocast bf16 would blur them.
+    with torch.autocast(mel.device.type, enabled=False):
+        first, second = (
+            _augment(mel, n_frames.cpu(), Lots(uniform(f"{seed}/{epoch}/{view}", listed, N_DRAWS)), fbank, config)
+            for view in (0, 1)
+        )
     return first, second
 
 
@@ -219,7 +221,9 @@ def _roll_and_stretch(mel: Tensor, n_frames: Tensor, shift: Tensor, speed: Tenso
     def frames(rows: Tensor, at: Tensor) -> Tensor:
         index = (at.long().minimum(last[rows]) + shift[rows, None].long()) % n_frames[rows, None]
         index += rows[:, None] * mel.shape[1]
-        return every.index_select(0, index.flatten().to(mel.device)).unflatten(0, index.shape)  # (rows, n_out, M)
+        return every.index_select(0, index.flatten().to(mel.device)).unflatten(
+            0, index.shape
+        )  # (rows, n_out, M)
 
     below = place.floor()
     out = frames(torch.arange(len(mel)), below)
@@ -235,9 +239,8 @@ def _add_noise(view: Tensor, real: Tensor, snr_db: Tensor, start: Tensor, fbank:
     The view's power is read off its mels: each over white noise's there, which cancels pre-emphasis and the
     triangles' areas, weighted by the band it stands for.
     """
-    bank = _noise_bank(fbank.sample_rate, fbank.n_mels, fbank.frame_shift_ms, view.device)  # (bank frames, M)
+    bank, white = _noise_bank(fbank.sample_rate, fbank.n_mels, fbank.frame_shift_ms, view.device)
     power = view.exp()
-    white = bank.mean(dim=0)  # (M,)
     edges = fbank.edges_hz().to(view.device)
     band = (edges[2:] - edges[:-2]) * (
         white > 10 * math.exp(LOG_FLOOR)
@@ -251,12 +254,15 @@ def _add_noise(view: Tensor, real: Tensor, snr_db: Tensor, start: Tensor, fbank:
 
 
 @lru_cache(maxsize=4)
-def _noise_bank(sample_rate: int, n_mels: int, frame_shift_ms: float, device: torch.device) -> Tensor:
-    """Mel powers (frames, M) of white noise of unit power."""
+def _noise_bank(
+    sample_rate: int, n_mels: int, frame_shift_ms: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Mel powers (frames, M) of white noise of unit power, and their mean (M,)."""
     generator = torch.Generator().manual_seed(_NOISE_SEED)
     noise = torch.randn(1, _NOISE_BANK_S * sample_rate, generator=generator)
     mel, _ = KaldiFbank(sample_rate, n_mels, frame_shift_ms)(noise, torch.tensor([noise.shape[1]]))
-    return mel[0].exp().to(device)
+    bank = mel[0].exp().to(device)
+    return bank, bank.mean(dim=0)
 
 
 def _filter_gains(lots: Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
