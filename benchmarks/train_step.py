@@ -174,7 +174,7 @@ def run(quick: bool = False) -> list[Row]:
             "train step",
             "operations and tokens",
             f"{flops / 1e9:.3g} GFLOP a step",
-            note=f"flop_counter: {counter.get_total_flops() / 1e9:.3g} GFLOP (it leaves the CPU's fused attention out); "
+            note=f"flop_counter: {counter.get_total_flops() / 1e9:.3g} GFLOP (without the fused attention on the CPU); "
             f"{kept[0]} + {kept[1]} patches and 2 CLS a clip",
         ),
         Row(

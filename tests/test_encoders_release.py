@@ -169,7 +169,8 @@ def test_bad_probe_config(values: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module.", "encoder."]
+    "prefix",
+    ["_orig_mod.", "module.", "module._orig_mod.", "module.module.", "_orig_mod.module.", "encoder."],
 )
 @pytest.mark.parametrize("nesting", [(), ("model",), ("state_dict",), ("module",), ("model", "state_dict")])
 def test_training_scripts_weights(saved: Path, tmp_path: Path, prefix: str, nesting: tuple) -> None:
