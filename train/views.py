@@ -130,7 +130,9 @@ def make_views_of_mel(
     # The warps are matrix products: under autocast bf16 would blur them.
     with torch.autocast(mel.device.type, enabled=False):
         first, second = (
-            _augment(mel, n_frames.cpu(), Lots(uniform(f"{seed}/{epoch}/{view}", listed, N_DRAWS)), fbank, config)
+            _augment(
+                mel, n_frames.cpu(), Lots(uniform(f"{seed}/{epoch}/{view}", listed, N_DRAWS)), fbank, config
+            )
             for view in (0, 1)
         )
     return first, second
