@@ -100,7 +100,7 @@ class AudioMosaicEncoder(AudioEncoder):
         layers: list[list[Tensor]] = []
         for part in self.normalise(windows[exists]).split(self.max_windows_per_pass):
             layers.append([])
-            self.forward_mel(part, layers=layers[-1])
+            self._run_blocks(self._embed(part, None), layers[-1])
         return [self._stitch(torch.cat(parts), exists, lengths) for parts in zip(*layers, strict=True)]
 
     def log_mel_windows(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,15 +163,12 @@ class AudioMosaicEncoder(AudioEncoder):
         """Normalise a zero-padded log-mel with the config's constants (padding first, as in training)."""
         return (mel - self.config.norm.mean) / self.config.norm.divisor
 
-    def forward_mel(
-        self, mel: Tensor, keep: Tensor | None = None, layers: list[Tensor] | None = None
-    ) -> Tensor:
+    def forward_mel(self, mel: Tensor, keep: Tensor | None = None) -> Tensor:
         """Encode windows of normalised log-mel.
 
         Args:
             mel: (B, n_frames, n_mels), n_frames and n_mels those of `config.spec_size`.
             keep: (B, K) long, tokens n = t * n_freq + f to keep; the others are never computed.
-            layers: Where given, what enters the first block and every block's output are appended.
 
         Returns:
             (B, 1 + N, D), or (B, 1 + K, D) in the order of `keep`; CLS first. Not normalised unless
@@ -187,7 +184,7 @@ class AudioMosaicEncoder(AudioEncoder):
         """
         layers: list[Tensor] = []
         last = self._run_blocks(self._embed(mel, keep), layers)
-        return [*layers, last]
+        return [*layers[1:], last]
 
     def logits(self, mel: Tensor, keep: Tensor | None = None) -> Tensor:
         """Class logits of windows of normalised log-mel, by the classifier or the probe.
@@ -218,7 +215,7 @@ class AudioMosaicEncoder(AudioEncoder):
         return self.norm_pre(torch.cat([first, patches + places], dim=1))  # (B, 1 + N or K, D)
 
     def _run_blocks(self, x: Tensor, layers: list[Tensor] | None = None) -> Tensor:
-        """All blocks and the final norm; every block's output is also appended to `layers` where given."""
+        """All blocks and the final norm; where given, `layers` gets what enters the first block and each output."""
         recomputed = 0
         if self.training and torch.is_grad_enabled():
             recomputed = int(len(self.blocks) * self.checkpoint_fraction)
