@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -16,11 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .audiomosaic_config import BACKBONE, CLASSIFIER, NORMALISATIONS, PRETRAIN, AudioMosaicConfig
-from .base import AudioEncoder, AudioTokens, n_time_mask, read_config
-from .checkpoint import load_strict, read_weights, resolve_source
+from .audiomosaic_config import CLASSIFIER, NORMALISATIONS, PRETRAIN, PROBES, AudioMosaicConfig
+from .audiomosaic_heads import HEAD_KEYS, add_head, initialise_head, probe_feature
+from .base import AudioEncoder, AudioTokens, n_time_mask, read_config, resolve_encoder
+from .checkpoint import load_strict, read_weights
 from .errors import ConfigError
 from .vit import (
+    NORM_EPS,
     Attention,
     Block,
     Mlp,
@@ -32,17 +35,18 @@ from .vit import (
 
 __all__ = ["NORMALISATIONS", "AudioMosaicConfig", "AudioMosaicEncoder"]
 
-# Keys of the heads a config may leave out of a checkpoint that has them.
-_HEADS = {PRETRAIN: ("projector.*", "logit_*"), CLASSIFIER: ("head.*",), BACKBONE: ()}
-_HEAD_HIDDEN = 512  # width between the two layers of the contrastive head (official code)
 _INIT_STD = 0.02
-_CLASSIFIER_INIT_STD = 2.5e-5  # official fine-tuning recipe
+# Trainer checkpoints of our pretraining stage name the encoder's weights as a part of their model.
+_PART = "encoder."
 
 
 class AudioMosaicEncoder(AudioEncoder):
     """AudioMosaic's encoder with the head its `model_class` names."""
 
     config: AudioMosaicConfig
+    projector: nn.Sequential  # the heads are there as far as the model class has them
+    head: nn.Linear
+    head_drop_out: nn.Dropout
     config_class = AudioMosaicConfig
     lora_targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
     n_parameters = 86_111_232
@@ -62,11 +66,16 @@ class AudioMosaicEncoder(AudioEncoder):
         self.pos_embed = nn.Parameter(sincos_positions(dim, config.grid), requires_grad=config.pos_trainable)
         self.norm_pre = norm_layer(kind, dim) if config.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(_block(config, index) for index in range(config.depth))
-        pooled_norm = config.use_fc_norm or config.model_class == CLASSIFIER
         pooled_dim = 2 * dim if config.pooling == "fusion" else dim
-        self.norm = nn.Identity() if pooled_norm else norm_layer(kind, dim)
-        self.fc_norm = norm_layer(kind, pooled_dim) if pooled_norm else nn.Identity()
-        self._add_head(pooled_dim)
+        self.norm: nn.Module = nn.Identity()
+        self.fc_norm: nn.Module = nn.Identity()
+        if config.model_class in (CLASSIFIER, *PROBES):
+            self.fc_norm = nn.LayerNorm(pooled_dim, eps=NORM_EPS)  # whatever norm_layer_type says
+        elif config.use_fc_norm:
+            self.fc_norm = norm_layer(kind, pooled_dim)
+        else:
+            self.norm = norm_layer(kind, dim)
+        add_head(self, config, pooled_dim)
         self._initialise()
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
@@ -80,7 +89,7 @@ class AudioMosaicEncoder(AudioEncoder):
             Tokens without CLS, time-major; prefix (B, W, D) holds each window's CLS.
 
         Raises:
-            AudioError: A clip is shorter than one 25 ms frame.
+            AudioError: A clip is shorter than one 25 ms frame, or holds NaN or infinite samples.
         """
         windows, exists = self.log_mel_windows(waveform, lengths)
         parts = self.normalise(windows[exists]).split(self.max_windows_per_pass)
@@ -92,7 +101,7 @@ class AudioMosaicEncoder(AudioEncoder):
         layers: list[list[Tensor]] = []
         for part in self.normalise(windows[exists]).split(self.max_windows_per_pass):
             layers.append([])
-            self.forward_mel(part, layers=layers[-1])
+            self._run_blocks(self._embed(part, None), layers[-1])
         return [self._stitch(torch.cat(parts), exists, lengths) for parts in zip(*layers, strict=True)]
 
     def log_mel_windows(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,6 +120,7 @@ class AudioMosaicEncoder(AudioEncoder):
         """
         self.check_lengths(lengths)
         mel, n_frames = self.fbank(waveform, lengths)  # (B, frames, n_mels)
+        self.check_finite(mel)
         per_window = self.config.spec_size[0]
         n_windows = [-(-n // per_window) for n in n_frames.tolist()]
         most = max(n_windows, default=0)
@@ -154,28 +164,59 @@ class AudioMosaicEncoder(AudioEncoder):
         """Normalise a zero-padded log-mel with the config's constants (padding first, as in training)."""
         return (mel - self.config.norm.mean) / self.config.norm.divisor
 
-    def forward_mel(
-        self, mel: Tensor, keep: Tensor | None = None, layers: list[Tensor] | None = None
-    ) -> Tensor:
+    def forward_mel(self, mel: Tensor, keep: Tensor | None = None) -> Tensor:
         """Encode windows of normalised log-mel.
 
         Args:
             mel: (B, n_frames, n_mels), n_frames and n_mels those of `config.spec_size`.
-            keep: (B, K) long, tokens n = t * n_freq + f to keep; the others are dropped after `norm_pre`.
-            layers: Where given, what enters the first block and every block's output are appended.
+            keep: (B, K) long, tokens n = t * n_freq + f to keep; the others are never computed.
 
         Returns:
             (B, 1 + N, D), or (B, 1 + K, D) in the order of `keep`; CLS first. Not normalised unless
             `use_fc_norm` is off.
         """
+        return self._run_blocks(self._embed(mel, keep))
+
+    def layer_tokens(self, mel: Tensor, keep: Tensor | None = None) -> list[Tensor]:
+        """Like `forward_mel`, but the tokens after every block, and last those after the final norm.
+
+        Returns:
+            depth + 1 tensors (B, 1 + N, D).
+        """
+        layers: list[Tensor] = []
+        last = self._run_blocks(self._embed(mel, keep), layers)
+        return [*layers[1:], last]
+
+    def logits(self, mel: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Class logits of windows of normalised log-mel, by the classifier or the probe.
+
+        Args:
+            mel: (B, n_frames, n_mels).
+            keep: (B, K) long, tokens to keep, as in `forward_mel`.
+
+        Returns:
+            (B, num_classes).
+
+        Raises:
+            ConfigError: The model class has no classes.
+        """
+        if self.config.model_class in PROBES:
+            return self.classify(probe_feature(self, self.config, self.layer_tokens(mel, keep)))
+        return self.classify(self.pool(self.forward_mel(mel, keep)))
+
+    def _embed(self, mel: Tensor, keep: Tensor | None) -> Tensor:
+        """What the first block gets: CLS and the kept patches, with positions, normalised."""
         if mel.shape[1:] != self.config.spec_size:
             raise ValueError(f"log-mel of shape {tuple(mel.shape)}; expected (B, *{self.config.spec_size})")
-        x = self.patch_embed(mel.to(self.patch_embed.proj.weight.dtype))  # (B, N, D)
-        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        x = self.norm_pre(x + self.pos_embed)  # (B, 1 + N, D)
+        patches = self.patch_embed(mel.to(self.patch_embed.proj.weight.dtype), keep)  # (B, N or K, D)
+        cls, places = self.pos_embed[:, :1], self.pos_embed[:, 1:]
         if keep is not None:
-            kept = x[:, 1:].gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
-            x = torch.cat([x[:, :1], kept], dim=1)  # (B, 1 + K, D)
+            places = nn.functional.embedding(keep, places[0])  # (B, K, D)
+        first = (self.cls_token + cls).expand(len(mel), -1, -1)
+        return self.norm_pre(torch.cat([first, patches + places], dim=1))  # (B, 1 + N or K, D)
+
+    def _run_blocks(self, x: Tensor, layers: list[Tensor] | None = None) -> Tensor:
+        """All blocks and the final norm; where given, `layers` gets what enters the first block and each output."""
         recomputed = 0
         if self.training and torch.is_grad_enabled():
             recomputed = int(len(self.blocks) * self.checkpoint_fraction)
@@ -204,8 +245,8 @@ class AudioMosaicEncoder(AudioEncoder):
         return self.projector(self.fc_norm(pooled))
 
     def classify(self, pooled: Tensor) -> Tensor:
-        """Class logits of a pooled feature: (B, D) -> (B, num_classes)."""
-        if self.config.model_class != CLASSIFIER:
+        """Class logits of a pooled feature (a probe's own feature): (B, D) -> (B, num_classes)."""
+        if not self.config.has_classes:
             raise ConfigError(
                 f"encoder config: {self.config.model_class} has no classifier; use {CLASSIFIER}"
             )
@@ -248,10 +289,11 @@ class AudioMosaicEncoder(AudioEncoder):
         config: AudioMosaicConfig | Mapping[str, Any] | str | os.PathLike[str] | None = None,
         **config_overrides: Any,
     ) -> Self:
-        """Load a release directory, a hub id or a training script's weights file, strictly.
+        """Load a release directory, a run directory, a hub id or a training script's weights file, strictly.
 
         A changed `spec_size` interpolates the positions from the grid they were trained on. A changed
-        `model_class` leaves the old head out and starts the new one fresh.
+        `model_class` or `num_classes` leaves the old head out and starts a fresh one. A normalisation other than the
+        weights were trained with is warned about.
 
         Args:
             source: Directory, `organisation/name`, or a `.pt`/`.bin`/`.safetensors` file.
@@ -263,20 +305,29 @@ class AudioMosaicEncoder(AudioEncoder):
             CheckpointError: Not there, unreadable, or weights that do not fit, naming every such key.
             ConfigError: The config or the overrides are not valid.
         """
-        path = resolve_source(source, revision)
+        path = resolve_encoder(source, revision)
         trained = _config_of(path, config)
         encoder = cls(trained.replace(**config_overrides))
         wanted = encoder.config
+        if wanted.norm != trained.norm:
+            warnings.warn(
+                f"{path}: trained with normalisation {_describe(trained)}, used with {_describe(wanted)}; "
+                "its tokens change, so keep the first unless the encoder is trained further",
+                stacklevel=2,
+            )
         weights = read_weights(path)
+        if weights and all(key.startswith(_PART) for key in weights):
+            weights = {key.removeprefix(_PART): value for key, value in weights.items()}
         if "pos_embed" in weights and weights["pos_embed"].shape[1] == math.prod(trained.grid) + 1:
             weights["pos_embed"] = interpolate_positions(weights["pos_embed"], trained.grid, wanted.grid)
-        changed = wanted.model_class != trained.model_class
+        heads = [(c.model_class, c.num_classes if c.has_classes else 0) for c in (trained, wanted)]
+        changed = heads[0] != heads[1]
         encoder.load_report = load_strict(
             encoder,
             weights,
             source=path,
-            allow_missing=_HEADS[wanted.model_class] if changed else (),
-            allow_unexpected=_HEADS[trained.model_class] if changed else (),
+            allow_missing=HEAD_KEYS[wanted.model_class] if changed else (),
+            leave_out=HEAD_KEYS[trained.model_class] if changed else (),
         )
         return encoder.eval()
 
@@ -297,25 +348,6 @@ class AudioMosaicEncoder(AudioEncoder):
             torch.manual_seed(seed)
             return cls(config).eval()
 
-    def _add_head(self, pooled_dim: int) -> None:
-        config = self.config
-        if config.model_class == PRETRAIN:
-            self.projector = nn.Sequential(
-                nn.Linear(pooled_dim, _HEAD_HIDDEN, bias=False),
-                nn.BatchNorm1d(_HEAD_HIDDEN),
-                nn.ReLU(),
-                nn.Linear(_HEAD_HIDDEN, config.project_embedding_dim, bias=False),
-                nn.BatchNorm1d(config.project_embedding_dim),
-            )
-            self.projector[4].bias.requires_grad_(False)
-            if config.learnable_tau:
-                self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.logit_scale_init)))
-            if config.learnable_bias:
-                self.logit_bias = nn.Parameter(torch.tensor(0.0))
-        elif config.model_class == CLASSIFIER:
-            self.head_drop_out = nn.Dropout(config.classifier_drop_out)
-            self.head = nn.Linear(pooled_dim, config.num_classes)
-
     def _initialise(self) -> None:
         """Official initialisation: truncated normal weights, zero biases, a CLS close to zero."""
         for module in self.modules():
@@ -324,10 +356,13 @@ class AudioMosaicEncoder(AudioEncoder):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.cls_token, std=1e-6)
-        if self.config.model_class == CLASSIFIER:
-            nn.init.normal_(self.head.weight, std=_CLASSIFIER_INIT_STD)
+        initialise_head(self, self.config)
         if self.config.freeze_patch_embed:
             self.patch_embed.requires_grad_(False)
+
+
+def _describe(config: AudioMosaicConfig) -> str:
+    return f"{config.normalisation} ((x - {config.norm.mean:g}) / {config.norm.divisor:g})"
 
 
 def _block(config: AudioMosaicConfig, index: int) -> Block:

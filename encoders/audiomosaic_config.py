@@ -12,6 +12,10 @@ from .mel import KaldiFbank, frames_or_error
 
 PRETRAIN = "AudioMosaicPretrain"
 CLASSIFIER = "AudioMosaicClassifier"
+LAYER = "AudioMosaicLayerProbe"
+WEIGHTED_SUM = "AudioMosaicWeightedSumProbe"
+ATTENTIVE = "AudioMosaicAttentiveProbe"
+PROBES = (LAYER, WEIGHTED_SUM, ATTENTIVE)
 BACKBONE = "AudioMosaicEncoder"
 
 
@@ -43,6 +47,11 @@ _OFFICIAL_DEFAULTS: dict[str, Any] = {
     "mask_ratio_time": 0.8,
     "mask_ratio_freq": 0.8,
 }
+# Where a model class's own constructor takes something else again.
+_OFFICIAL_CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
+    CLASSIFIER: {"num_classes": 2},
+    **{probe: {"pooling": "avg"} for probe in PROBES},
+}
 _TRAINING = ("audioset_train", "esc50", "speech_commands")
 
 
@@ -63,7 +72,8 @@ class AudioMosaicConfig(EncoderConfig):
     """Constructor arguments of the official models; defaults are the published ViT-B/16."""
 
     model_class: str = PRETRAIN
-    """AudioMosaicPretrain (contrastive head), AudioMosaicClassifier (linear) or AudioMosaicEncoder (none)."""
+    """AudioMosaicPretrain (contrastive head), AudioMosaicClassifier (linear), AudioMosaicLayerProbe,
+    AudioMosaicWeightedSumProbe, AudioMosaicAttentiveProbe, or AudioMosaicEncoder (no head)."""
     spec_size: tuple[int, int] = (1024, 128)
     """Window seen at once: (frames, mels)."""
     patch_size: tuple[int, int] = (16, 16)
@@ -93,6 +103,11 @@ class AudioMosaicConfig(EncoderConfig):
     drop_path_rate: float = 0.0
     classifier_drop_out: float = 0.0
     fusion_drop_rate: float = 0.0
+    """Kept for release files; only 0 is taken."""
+    probe_layer: int = 11
+    """Block, from 0, that AudioMosaicLayerProbe reads."""
+    num_attn_heads: int = 1
+    """Heads of AudioMosaicAttentiveProbe."""
     mask_ratio: float | None = None
     mask_ratio_time: float = 0.6
     mask_ratio_freq: float = 0.4
@@ -114,7 +129,7 @@ class AudioMosaicConfig(EncoderConfig):
     frame_shift: float = 10.0
     """Milliseconds from one frame to the next."""
 
-    model_classes: ClassVar[tuple[str, ...]] = (PRETRAIN, CLASSIFIER, BACKBONE)
+    model_classes: ClassVar[tuple[str, ...]] = (PRETRAIN, CLASSIFIER, *PROBES, BACKBONE)
 
     def __post_init__(self) -> None:
         for key, choices in (
@@ -134,9 +149,14 @@ class AudioMosaicConfig(EncoderConfig):
                  f"a divisor of embed_dim ({self.embed_dim})")  # fmt: skip
         _require(self.in_chans == 1, "in_chans", self.in_chans, "1 (a log-mel has one channel)")
         _require(self.drop_rate == 0, "drop_rate", self.drop_rate, "0 (use classifier_drop_out)")
+        _require(self.fusion_drop_rate == 0, "fusion_drop_rate", self.fusion_drop_rate, "0")
         _require(not self.online_classifier, "online_classifier", True, "false (no part of the encoder)")
         _require(self.pooling != "fusion" or self.model_class == CLASSIFIER, "pooling", "fusion",
                  "avg or cls (fusion needs AudioMosaicClassifier)")  # fmt: skip
+        _require(self.model_class != LAYER or 0 <= self.probe_layer < self.depth, "probe_layer",
+                 self.probe_layer, f"a block from 0 to {self.depth - 1}")  # fmt: skip
+        _require(self.num_attn_heads > 0 and self.embed_dim % self.num_attn_heads == 0, "num_attn_heads",
+                 self.num_attn_heads, f"a divisor of embed_dim ({self.embed_dim})")  # fmt: skip
         given = {self.normalisation == "custom", self.norm_mean is not None, bool(self.norm_std)}
         _require(len(given) == 1, "normalisation", self.normalisation,
                  "'custom' exactly where norm_mean and norm_std are given")  # fmt: skip
@@ -165,6 +185,11 @@ class AudioMosaicConfig(EncoderConfig):
     def clip_s(self) -> float:
         """Length in seconds of one window (10.24 for 1024 frames)."""
         return self.spec_size[0] * self.frame_shift / 1000
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the model class ends in class logits."""
+        return self.model_class not in (PRETRAIN, BACKBONE)
 
     @property
     def norm(self) -> Normalisation:
@@ -227,7 +252,8 @@ class AudioMosaicConfig(EncoderConfig):
         Raises:
             ConfigError: Unknown key (names the nearest), wrong type, or contradicting values.
         """
-        return cls.from_dict(_OFFICIAL_DEFAULTS | values, where)
+        own = _OFFICIAL_CLASS_DEFAULTS.get(str(values.get("model_class")), {})
+        return cls.from_dict(_OFFICIAL_DEFAULTS | own | values, where)
 
     def replace(self, where: str = "encoder config", **overrides: Any) -> Self:
         """A copy with some values changed; norm_mean and norm_std imply `custom`, a name drops them."""

@@ -11,7 +11,7 @@ import os
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -274,7 +274,7 @@ class AudioEncoder(nn.Module, ABC):
         """Load a directory in the release layout (config.json + weights) or a hub id, strictly.
 
         Args:
-            source: Directory or `organisation/name`.
+            source: Directory in that layout, a run directory whose `encoder` it is, or `organisation/name`.
             revision: Hub branch, tag or commit.
             **config_overrides: Config values that replace those of config.json.
 
@@ -282,7 +282,7 @@ class AudioEncoder(nn.Module, ABC):
             CheckpointError: Not there, unreadable, or weights that do not fit, naming every such key.
             ConfigError: config.json or the overrides are not valid.
         """
-        path = resolve_source(source, revision)
+        path = resolve_encoder(source, revision)
         config = cls.config_class.from_dict(read_config(path), where=str(path / "config.json"))
         encoder = cls(config.replace(**config_overrides))
         encoder.load_report = load_strict(encoder, read_weights(path), source=path)
@@ -311,6 +311,34 @@ class AudioEncoder(nn.Module, ABC):
             except AudioError as error:
                 raise AudioError(f"clip {row} of the batch: {error}") from error
         return steps
+
+    def check_finite(self, features: Tensor) -> None:
+        """Refuse clips whose features (B, ...) are not all finite: their samples were NaN or infinite.
+
+        Raises:
+            AudioError: Saying which clips.
+        """
+        if not torch.isfinite(features).all():
+            rows = (~features.flatten(1).isfinite().all(dim=1)).nonzero()[:, 0].tolist()
+            raise AudioError(
+                f"clip {', '.join(map(str, rows))} of the batch: holds NaN or infinite samples; "
+                "repair the recording or leave it out"
+            )
+
+
+def resolve_encoder(
+    source: str | os.PathLike[str], revision: str | None = None, patterns: Sequence[str] | None = None
+) -> Path:
+    """The local directory or file of an encoder: `resolve_source`, and a run directory's `encoder` folder.
+
+    Raises:
+        CheckpointError: Not there, or not obtainable from the hub.
+    """
+    path = (
+        resolve_source(source, revision) if patterns is None else resolve_source(source, revision, patterns)
+    )
+    in_run = path / "encoder"
+    return in_run if (in_run / "config.json").is_file() and not (path / "config.json").is_file() else path
 
 
 def make_folder(directory: str | os.PathLike[str]) -> Path:

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError
 
-# What wrappers put before every name: torch.compile, DistributedDataParallel.
-_WRAPPER_PREFIXES = ("_orig_mod.", "module.")
-# Where training scripts put the state dict inside what they save.
-_STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict")
+# What wrappers put into names: torch.compile, activation checkpointing and FSDP wherever they wrapped a part...
+_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
+# ...and DistributedDataParallel before the whole name. Elsewhere `module` may be a part's own name.
+_OUTER_WRAPPER = "module."
+# Where training scripts and DeepSpeed put the state dict inside what they save, perhaps one in the other.
+_STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict", "module")
 _FAIRSEQ_AVERAGE = "_ema"  # fairseq keeps the teacher's weights inside the state dict
 _HUB_FILES = ("config.json", "*.safetensors", "pytorch_model.bin")
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -54,6 +56,7 @@ def load_strict(
     source: str | os.PathLike[str],
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
+    leave_out: Sequence[str] = (),
 ) -> LoadReport:
     """Copy weights into a module; every key must fit unless it is explicitly allowed not to.
 
@@ -62,7 +65,9 @@ def load_strict(
         state_dict: The weights.
         source: Where they come from, for messages.
         allow_missing: Patterns (`projector.*`) of the module's keys that may keep their values.
-        allow_unexpected: Patterns of keys in the weights that may be left out.
+        allow_unexpected: Patterns of keys in the weights that the module may lack.
+        leave_out: Patterns of keys in the weights that are not loaded even where they would fit; they are
+            reported as unexpected.
 
     Returns:
         The report of matched, missing and unexpected keys.
@@ -71,22 +76,25 @@ def load_strict(
         CheckpointError: Listing every key that is missing, unexpected or mis-shaped, with shapes.
     """
     own = module.state_dict()
+    wanted = {key for key in state_dict if not _allowed(key, leave_out)}
     matched, misshaped = [], []
     for key, value in own.items():
-        if key not in state_dict:
+        if key not in wanted:
             continue
         if state_dict[key].shape == value.shape:
             matched.append(key)
         else:
             misshaped.append(f"{key}: {tuple(state_dict[key].shape)} for {tuple(value.shape)}")
-    missing = [key for key in own if key not in state_dict]
-    unexpected = [key for key in state_dict if key not in own]
+    missing = [key for key in own if key not in wanted]
+    unexpected = [key for key in state_dict if key not in own or key not in wanted]
     report = LoadReport(tuple(matched), tuple(missing), tuple(unexpected), tuple(misshaped))
     complaints = []
     if refused := [f"{key} {tuple(own[key].shape)}" for key in missing if not _allowed(key, allow_missing)]:
         complaints.append(f"missing {', '.join(refused)}")
     if refused := [
-        f"{key} {tuple(state_dict[key].shape)}" for key in unexpected if not _allowed(key, allow_unexpected)
+        f"{key} {tuple(state_dict[key].shape)}"
+        for key in unexpected
+        if key in wanted and not _allowed(key, allow_unexpected)
     ]:
         complaints.append(f"unexpected {', '.join(refused)}")
     if misshaped:
@@ -108,7 +116,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             `model.safetensors` or `pytorch_model.bin`.
 
     Returns:
-        Name to tensor on the CPU, without the prefixes torch.compile and DistributedDataParallel add.
+        Name to tensor on the CPU, without what torch.compile, DistributedDataParallel, FSDP and activation
+        checkpointing add to the names.
 
     Raises:
         CheckpointError: Nothing there, unreadable, or no state dict.
@@ -135,7 +144,7 @@ def read_training_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
         if file.suffix == ".safetensors":
             loaded = load_file(file)
         else:
-            # A Namespace is what argparse scripts keep their options in: values, no code.
+            # Training scripts leave their parsed arguments beside the weights: plain values in a Namespace.
             with torch.serialization.safe_globals([argparse.Namespace]):
                 loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -145,15 +154,21 @@ def read_training_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
             f"{file}: is no plain state dict ({_one_line(error)}); save model.state_dict() alone"
         ) from error
     beside: dict[str, Any] = {}
-    if isinstance(loaded, dict):
+    while isinstance(loaded, dict):
         inner = next((key for key in _STATE_DICT_KEYS if isinstance(loaded.get(key), dict)), None)
-        if inner is not None:
-            beside = {key: value for key, value in loaded.items() if key != inner}
-            loaded = loaded[inner]
-        loaded = {key: value for key, value in loaded.items() if key != _FAIRSEQ_AVERAGE}
+        if inner is None:
+            loaded = {key: value for key, value in loaded.items() if key != _FAIRSEQ_AVERAGE}
+            break
+        beside |= {key: value for key, value in loaded.items() if key != inner}
+        loaded = loaded[inner]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise CheckpointError(f"{file}: holds no state dict (a name-to-tensor mapping is expected)")
-    return {_strip_wrappers(key): value for key, value in loaded.items()}, beside
+    weights = {_strip_wrappers(key): value for key, value in loaded.items()}
+    if len(weights) < len(loaded):
+        raise CheckpointError(
+            f"{file}: some weights are there twice, with and without a wrapper's prefix; save the plain module"
+        )
+    return weights, beside
 
 
 def write_weights(path: str | os.PathLike[str], state_dict: Mapping[str, Tensor]) -> None:
@@ -234,8 +249,10 @@ def _allowed(key: str, patterns: Sequence[str]) -> bool:
 
 
 def _strip_wrappers(key: str) -> str:
-    while prefix := next((p for p in _WRAPPER_PREFIXES if key.startswith(p)), None):
-        key = key[len(prefix) :]
+    for wrapper in _WRAPPERS:
+        key = key.replace(wrapper, "")
+    while key.startswith(_OUTER_WRAPPER):
+        key = key.removeprefix(_OUTER_WRAPPER)
     return key
 
 

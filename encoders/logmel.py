@@ -89,6 +89,7 @@ class LogMelEncoder(AudioEncoder):
         """Encode a padded batch; see `AudioEncoder.forward`."""
         n_time = self.check_lengths(lengths)
         mel, n_frames = self.fbank(waveform, lengths)  # (B, frames, M)
+        self.check_finite(mel)
         per_step, per_band = self.config.patch_size
         grid = (max(n_time, default=0), self.config.n_freq)
         real = torch.arange(mel.shape[1], device=mel.device)[None] < n_frames.to(mel.device)[:, None]

@@ -20,13 +20,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .base import AudioEncoder, EncoderConfig, read_config
-from .checkpoint import looks_like_hub_id, resolve_source
+from .base import AudioEncoder, EncoderConfig, read_config, resolve_encoder
+from .checkpoint import looks_like_hub_id
 from .errors import ConfigError, UserError
 
 PLUGINS = "ALM_PLUGINS"
 """Environment variable: directories with encoder files, separated as in PATH."""
 _GROUP = "alm.encoders"
+_HUB_FILES = ("*.json", "*.safetensors", "*.bin", "*.pt")
 _DECLARATION = re.compile(r"^ENCODER\b", re.MULTILINE)
 
 
@@ -186,8 +187,9 @@ def load_encoder(source: str | os.PathLike[str], **overrides: Any) -> AudioEncod
     """An encoder by name (untrained), or from a directory, a hub id or a weights file (its weights, strictly).
 
     Args:
-        source: A registry name, a directory in the release layout, `organisation/name`, or a weights file. A name
-            wins over a directory of that name; write `./name` for the directory.
+        source: A registry name, a directory in the release layout, a run directory whose `encoder` it is,
+            `organisation/name`, or a weights file. A name wins over a directory of that name; write `./name` for
+            the directory.
         **overrides: Config values, and for weights also `from_pretrained`'s arguments (`revision`). Where no
             config.json is beside the weights, `model_class` says whose they are (`beats`).
 
@@ -202,7 +204,7 @@ def load_encoder(source: str | os.PathLike[str], **overrides: Any) -> AudioEncod
     is_path = Path(source).expanduser().exists() or os.sep in str(source)
     if not is_path and not looks_like_hub_id(str(source)):
         encoder_class(str(source))  # raises, naming the nearest
-    path = resolve_source(source, overrides.get("revision"), ("*.json", "*.safetensors", "*.bin", "*.pt"))
+    path = resolve_encoder(source, overrides.pop("revision", None), _HUB_FILES)
     folder = path if path.is_dir() else path.parent
     bare = "config" not in overrides and not (folder / "config.json").is_file()
     if bare and isinstance(overrides.get("model_class"), str):

@@ -23,13 +23,24 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, patch_size: tuple[int, int], dim: int, norm: nn.Module) -> None:
         super().__init__()
+        self.patch_size = patch_size
         self.proj = nn.Conv2d(1, dim, kernel_size=patch_size, stride=patch_size)
         self.norm = norm
 
-    def forward(self, mel: Tensor) -> Tensor:
-        """Embed a log-mel: (B, n_frames, n_mels) -> (B, N, D)."""
+    def forward(self, mel: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Embed a log-mel: (B, n_frames, n_mels) -> (B, N, D), or (B, K, D) for the kept tokens (B, K) alone."""
+        if keep is not None:  # hidden patches are left out first: they would cost time and memory for nothing
+            mel = self._only(mel, keep)
         patches = self.proj(mel[:, None])  # (B, D, n_time, n_freq)
         return self.norm(patches.flatten(2).transpose(1, 2))
+
+    def _only(self, mel: Tensor, keep: Tensor) -> Tensor:
+        """A log-mel of the kept patches, one below the other: (B, K * frames of a patch, mels of a patch)."""
+        n_frames, n_mels = self.patch_size
+        grid = mel.unflatten(2, (-1, n_mels)).unflatten(1, (-1, n_frames)).transpose(2, 3)
+        patches = grid.flatten(3).flatten(1, 2)  # (B, N, n_frames * n_mels)
+        kept = patches.gather(1, keep[..., None].expand(-1, -1, patches.shape[2]))
+        return kept.unflatten(2, (n_frames, n_mels)).flatten(1, 2)
 
 
 class Attention(nn.Module):

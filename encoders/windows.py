@@ -108,6 +108,7 @@ class WindowedEncoder(AudioEncoder):
         encoded = torch.cat(tokens)  # (pieces, T, F, D)
         stitched = encoded.new_zeros(len(n_time), n_windows, *encoded.shape[1:])
         stitched[rows, places] = encoded
+        self.check_finite(stitched)
         grid = (max(n_time), config.n_freq)
         mask = n_time_mask(n_time, grid, waveform.device)
         flat = stitched.flatten(1, 3)[:, : mask.shape[1]] * mask[..., None]  # (B, n_time * n_freq, D)

@@ -47,6 +47,16 @@ def batch() -> tuple[Tensor, Tensor, list[str]]:
     return waves, torch.tensor([32000, 16000, 31999, 400, 20000]), ["a", "b", "c", "d", "e"]
 
 
+def test_autocast_changes_nothing() -> None:
+    waves, lengths, keys = batch()
+    config = ViewConfig(n_frames=150, pitch_p=1.0, noise_p=1.0)
+    expected = make_views(waves, lengths, keys, FBANK, config)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        views = make_views(waves, lengths, keys, FBANK, config)
+    for view, wanted in zip(views, expected, strict=True):
+        assert view.dtype == torch.float32 and torch.equal(view, wanted)
+
+
 def test_randomness_belongs_to_the_clip() -> None:
     waves, lengths, keys = batch()
     config = ViewConfig(n_frames=150)

@@ -127,10 +127,14 @@ def make_views_of_mel(
         view = fit_frames(mel, config.n_frames)
         return view, view.clone()
     listed = names(keys)  # once: a tensor of keys may lie on a device
-    first, second = (
-        _augment(mel, n_frames.cpu(), Lots(uniform(f"{seed}/{epoch}/{view}", listed, N_DRAWS)), fbank, config)
-        for view in (0, 1)
-    )
+    # The warps are matrix products: under autocast bf16 would blur them.
+    with torch.autocast(mel.device.type, enabled=False):
+        first, second = (
+            _augment(
+                mel, n_frames.cpu(), Lots(uniform(f"{seed}/{epoch}/{view}", listed, N_DRAWS)), fbank, config
+            )
+            for view in (0, 1)
+        )
     return first, second
 
 
@@ -160,8 +164,7 @@ def _augment(mel: Tensor, n_frames: Tensor, lots: Lots, fbank: KaldiFbank, confi
     pitched, semitones = lots.happens(config.pitch_p), lots.between(*config.pitch_semitones)
     if len(rows := pitched.nonzero()[:, 0]):
         view[rows] = _shift_pitch(view[rows], semitones[rows], fbank)
-    past = ~_real_frames(n_frames, config.n_frames).to(device)
-    return view.masked_fill_(past[..., None], 0.0)
+    return _fill_frames(view, ~_real_frames(n_frames, config.n_frames), 0.0)
 
 
 # Uniform numbers a view can take; asking for more raises.
@@ -204,21 +207,32 @@ def _real_frames(n_frames: Tensor, n_out: int) -> Tensor:
     return torch.arange(n_out)[None] < n_frames[:, None]
 
 
+def _fill_frames(view: Tensor, where: Tensor, value: float) -> Tensor:
+    """Set the frames (B, T) bool, on the CPU, of a view (B, T, M) to a value; few as a rule, so by their places."""
+    clip, frame = where.nonzero(as_tuple=True)
+    view[clip.to(view.device), frame.to(view.device)] = value
+    return view
+
+
 def _roll_and_stretch(mel: Tensor, n_frames: Tensor, shift: Tensor, speed: Tensor, n_out: int) -> Tensor:
     """Read each clip's frames from `shift` on, wrapping round, at `speed`; silence once all have been read."""
     place = torch.arange(n_out)[None] * speed[:, None]  # (B, n_out) in the rolled clip
     last = (n_frames - 1)[:, None]
+    every = mel.flatten(0, 1)  # (B * T, M): whole rows are copied fastest
 
     def frames(rows: Tensor, at: Tensor) -> Tensor:
         index = (at.long().minimum(last[rows]) + shift[rows, None].long()) % n_frames[rows, None]
-        return mel[rows.to(mel.device)[:, None], index.to(mel.device)]  # (rows, n_out, M)
+        index += rows[:, None] * mel.shape[1]
+        return every.index_select(0, index.flatten().to(mel.device)).unflatten(
+            0, index.shape
+        )  # (rows, n_out, M)
 
     below = place.floor()
     out = frames(torch.arange(len(mel)), below)
     if len(rows := (speed != 1).nonzero()[:, 0]):
         weight = (place - below)[rows, :, None].to(mel.device)
         out[rows] = torch.lerp(out[rows], frames(rows, below[rows] + 1), weight)
-    return out.masked_fill_((place > last).to(mel.device)[..., None], LOG_FLOOR)
+    return _fill_frames(out, place > last, LOG_FLOOR)
 
 
 def _add_noise(view: Tensor, real: Tensor, snr_db: Tensor, start: Tensor, fbank: KaldiFbank) -> Tensor:
@@ -227,9 +241,8 @@ def _add_noise(view: Tensor, real: Tensor, snr_db: Tensor, start: Tensor, fbank:
     The view's power is read off its mels: each over white noise's there, which cancels pre-emphasis and the
     triangles' areas, weighted by the band it stands for.
     """
-    bank = _noise_bank(fbank.sample_rate, fbank.n_mels, fbank.frame_shift_ms, view.device)  # (bank frames, M)
+    bank, white = _noise_bank(fbank.sample_rate, fbank.n_mels, fbank.frame_shift_ms, view.device)
     power = view.exp()
-    white = bank.mean(dim=0)  # (M,)
     edges = fbank.edges_hz().to(view.device)
     band = (edges[2:] - edges[:-2]) * (
         white > 10 * math.exp(LOG_FLOOR)
@@ -237,17 +250,21 @@ def _add_noise(view: Tensor, real: Tensor, snr_db: Tensor, start: Tensor, fbank:
     mean = ((power @ (band / band.sum() / white)) * real).sum(dim=1) / real.sum(dim=1)  # (B,)
     level = mean * 10 ** (-snr_db.to(view.device) / 10)
     first = (start * (len(bank) - view.shape[1])).long()
-    excerpt = (first[:, None] + torch.arange(view.shape[1])).to(view.device)  # (B, T)
-    return power.add_(bank[excerpt] * level[:, None, None]).log_()
+    excerpt = (first[:, None] + torch.arange(view.shape[1])).flatten().to(view.device)  # (B * T,)
+    noise = bank.index_select(0, excerpt).view_as(power)
+    return power.addcmul_(noise, level[:, None, None]).log_()
 
 
 @lru_cache(maxsize=4)
-def _noise_bank(sample_rate: int, n_mels: int, frame_shift_ms: float, device: torch.device) -> Tensor:
-    """Mel powers (frames, M) of white noise of unit power."""
+def _noise_bank(
+    sample_rate: int, n_mels: int, frame_shift_ms: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Mel powers (frames, M) of white noise of unit power, and their mean (M,)."""
     generator = torch.Generator().manual_seed(_NOISE_SEED)
     noise = torch.randn(1, _NOISE_BANK_S * sample_rate, generator=generator)
     mel, _ = KaldiFbank(sample_rate, n_mels, frame_shift_ms)(noise, torch.tensor([noise.shape[1]]))
-    return mel[0].exp().to(device)
+    bank = mel[0].exp().to(device)
+    return bank, bank.mean(dim=0)
 
 
 def _filter_gains(lots: Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
@@ -287,4 +304,6 @@ def _shift_pitch(view: Tensor, semitones: Tensor, fbank: KaldiFbank) -> Tensor:
     above = place > fbank.n_mels - 1  # nothing lies above Nyquist
     place = place.clamp(0, fbank.n_mels - 1)
     weights = (1 - (place[:, None] - torch.arange(fbank.n_mels)[:, None]).abs()).clamp(min=0)  # (B, from, to)
-    return (view @ weights.to(view.device)).masked_fill_(above.to(view.device)[:, None], LOG_FLOOR)
+    weights.masked_fill_(above[:, None], 0.0)
+    floor = torch.where(above, LOG_FLOOR, 0.0)[:, None]  # (B, 1, M)
+    return torch.baddbmm(floor.to(view.device), view, weights.to(view.device))

@@ -1,0 +1,1 @@
+"""Performance benches: `python -m benchmarks` runs all, `python -m benchmarks.loader` one."""

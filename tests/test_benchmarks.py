@@ -1,0 +1,65 @@
+"""The benches run, and both sides of each compute the same thing."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.__main__ import main
+from benchmarks.cuda import Step
+from benchmarks.flops import forward_flops, step_flops
+from benchmarks.measure import Pair
+from benchmarks.train_step import PlainViT, make_views, ours_step, plain_step
+from encoders import AudioMosaicEncoder
+from encoders.audiomosaic_config import AudioMosaicConfig
+
+
+def test_all_benches_in_quick_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # this process has other tests to run
+    main(["--quick", "--out", str(tmp_path / "results.md")])
+    text = (tmp_path / "results.md").read_text()
+    for part in ("CPU: ", "load average", "Quick mode", "ms/sample", "flop_counter", "difference max"):
+        assert part in text
+    benches = {line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")}
+    assert benches == {"bench", "loader", "frontend", "train step", "pretraining"}
+    without = find_spec("audiomentations") is None
+    assert ("reference not installed: pip install" in text) == without
+
+
+def test_plain_model_is_the_same_function() -> None:
+    encoder = AudioMosaicEncoder.tiny()
+    encoder = AudioMosaicEncoder(encoder.config.replace(drop_path_rate=0.0, attn_drop_rate=0.0)).train()
+    plain = PlainViT(encoder).train()
+    views = make_views(encoder.config, 4)
+    assert torch.allclose(ours_step(encoder, views), plain_step(plain, views), atol=1e-5)
+    assert torch.allclose(encoder.pos_embed.grad, plain.pos_embed.grad, atol=1e-5)
+    assert torch.allclose(encoder.patch_embed.proj.weight.grad, plain.proj.weight.grad, atol=1e-5)
+    assert torch.allclose(
+        encoder.blocks[0].attn.qkv.weight.grad, plain.blocks[0].attn.in_proj_weight.grad, atol=1e-5
+    )
+
+
+def test_the_step_measured_on_cuda_learns() -> None:
+    """Here on the CPU and tiny: the step is the whole one, so its loss on one batch falls."""
+    torch.manual_seed(0)
+    step = Step(4, AudioMosaicEncoder.tiny().config.replace(drop_path_rate=0.0), compiled=False, device="cpu")
+    for group in step.optimiser.param_groups:
+        group["lr"] = 3e-3
+    losses = [float(step()) for _ in range(6)]
+    assert losses[-1] < losses[0] - 0.05
+    assert [view.shape for view in step.views()] == [(4, 64, 32)] * 2
+
+
+def test_flops_of_the_published_encoder() -> None:
+    """ViT-B/16 costs about 2 x 85 million operations a token, and the attention on top."""
+    config = AudioMosaicConfig()
+    plain = 2 * 12 * 12 * 768**2 * 201
+    assert forward_flops(config, 200) == pytest.approx(plain, rel=0.06)
+    one = step_flops(config, (200, 256))
+    assert 2.9 * forward_flops(config, 228) * 2 < one < 3.05 * forward_flops(config, 228) * 2
+
+
+def test_ratio_is_of_medians() -> None:
+    pair = Pair((1.0, 2.0, 9.0), (4.0, 4.0, 4.0))
+    assert pair.ratio == 2.0 and str(pair) == "2.00x [0.44, 4.00]"
