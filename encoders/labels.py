@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .base import AudioEncoder, AudioTokens, EncoderConfig, n_time_mask
 from .errors import AudioError, ConfigError
+from .mel import frames_or_error
 
 Events = list[tuple[float, float | None, str]]
 """(start_s, end_s, label); None is the end of the clip."""
@@ -69,8 +70,7 @@ class LabelsConfig(EncoderConfig):
 
     def n_time_for(self, n_samples: int) -> int:
         """Time steps that cover the clip, the last perhaps partly."""
-        if n_samples < 1:
-            raise AudioError("clip without samples; leave it out")
+        frames_or_error(n_samples, self.sample_rate)  # as short a clip is an error for every encoder
         return -(-n_samples // round(self.step_s * self.sample_rate))
 
 

@@ -79,7 +79,7 @@ def test_silent_clips_are_finite(amplitude: float) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", ["audiomosaic", "logmel"])
+@pytest.mark.parametrize("name", ["audiomosaic", "beats", "logmel", "wav2vec2", "whisper"])
 def test_nan_samples(name: str, bad: float) -> None:
     encoder = encoder_class(name).tiny()
     clips = 0.1 * torch.randn(3, 16000)
