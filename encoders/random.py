@@ -32,7 +32,7 @@ class RandomEncoder(AudioMosaicEncoder):
     config: RandomConfig
     config_class = RandomConfig
     licence = "-"
-    n_parameters = 85_651_200
+    n_parameters = 86_056_463
 
     def __init__(self, config: RandomConfig | None = None) -> None:
         config = config or RandomConfig()
