@@ -24,6 +24,7 @@ class AudioLanguageConfig(PreTrainedConfig):
         llm_lora: peft ``LoraConfig`` values of the LLM's adapters, or None.
         audio_token: Placeholder in prompts; its embedding is always replaced by audio.
         audio_token_id: The placeholder's id in the tokenizer; may lie outside the LLM's vocabulary.
+        loss_chunk: Supervised positions whose logits are computed at once in training; 0 for all.
     """
 
     model_type = "audio_language"
@@ -41,6 +42,7 @@ class AudioLanguageConfig(PreTrainedConfig):
         llm_lora: dict[str, Any] | None = None,
         audio_token: str = AUDIO_TOKEN,
         audio_token_id: int | None = None,
+        loss_chunk: int = 1024,
         **kwargs: Any,
     ) -> None:
         if isinstance(text_config, dict):
@@ -55,6 +57,7 @@ class AudioLanguageConfig(PreTrainedConfig):
         self.llm_lora = llm_lora
         self.audio_token = audio_token
         self.audio_token_id = audio_token_id
+        self.loss_chunk = loss_chunk
         kwargs.setdefault("tie_word_embeddings", False)  # the LLM ties its own
         super().__init__(**kwargs)
 
