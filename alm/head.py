@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_outputs import CausalLMOutputWithPast, MoeModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutputWithPast
 
 IGNORE = -100  # transformers' label for positions without loss
 CHUNK = 1024  # positions whose logits are held at once: 0.6 GB in float32 at 150,000 words
@@ -50,10 +50,14 @@ def causal_lm_loss(
     supervised = targets != IGNORE
     rows, words = hidden[:, :-1][supervised], targets[supervised]  # (R, D), (R,)
     total = rows.sum(dtype=torch.float32) * 0.0  # keeps the graph where nothing is supervised
-    for part, word in zip(rows.split(chunk or max(len(rows), 1)), words.split(chunk or max(len(words), 1)), strict=True):
+    for part, word in zip(
+        rows.split(chunk or max(len(rows), 1)), words.split(chunk or max(len(words), 1)), strict=True
+    ):
         again = torch.is_grad_enabled() and len(part) < len(rows)
         arguments = (llm, part, word)
-        total = total + (checkpoint(_summed, *arguments, use_reentrant=False) if again else _summed(*arguments))
+        total = total + (
+            checkpoint(_summed, *arguments, use_reentrant=False) if again else _summed(*arguments)
+        )
     count = num_items_in_batch if num_items_in_batch is not None else max(len(words), 1)
     return CausalLMOutputWithPast(loss=total / (count.to(total.device) if torch.is_tensor(count) else count))
 
@@ -88,14 +92,22 @@ def head_runs_alone(llm: Any) -> bool:
     return answer
 
 
+class _BodyOutput(BaseModelOutput):
+    """Hidden states alone; whatever else a family's body may give (caches, attentions, router logits) is None."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
 def _with_body(llm: Any, rows: Tensor) -> tuple[Tensor, bool]:
     """Run the LLM with its body replaced by ``rows``; also whether the body was asked at all."""
     body = llm.base_model
     used = []
 
-    def hand_through(*_: Any, **__: Any) -> MoeModelOutputWithPast:
+    def hand_through(*_: Any, **__: Any) -> _BodyOutput:
         used.append(True)
-        return MoeModelOutputWithPast(last_hidden_state=rows[None])
+        return _BodyOutput(last_hidden_state=rows[None])
 
     before: Callable[..., Any] | None = body.__dict__.get("forward")  # accelerate's hooks put one there
     body.forward = hand_through
