@@ -40,7 +40,12 @@ def generate_answers(
     """
     order = sorted(range(len(conversations)), key=lambda i: _size(conversations[i], audios[i]))
     tokenizer = processor.tokenizer
-    options = {"do_sample": False, "num_beams": 1, **options}
+    stops = model.generation_config.eos_token_id
+    stops = {
+        *processor.stop_token_ids,
+        *(stops if isinstance(stops, list) else [stops] if stops is not None else []),
+    }
+    options = {"do_sample": False, "num_beams": 1, "eos_token_id": sorted(stops), **options}
     model.eval()
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
