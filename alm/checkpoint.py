@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from alm.configuration import AudioLanguageConfig
 from alm.errors import CheckpointError
+from alm.ltu import is_ltu, load_ltu, load_ltu_processor
 from alm.policy import adapter_keys
 from encoders.base import make_folder
 from encoders.checkpoint import (
@@ -104,6 +105,8 @@ def load_model(source: str | Path, *, dtype: torch.dtype | str | None = None) ->
     from alm.model import AudioLanguageModel
 
     folder = resolve(source)
+    if is_ltu(folder):
+        return _cast(load_ltu(folder), dtype)
     config = _read_config(folder)
     llm = None
     if config.llm is not None:
@@ -120,6 +123,10 @@ def load_model(source: str | Path, *, dtype: torch.dtype | str | None = None) ->
     load_strict(model, read_weights(weights), source=str(weights), allow_missing=tuple(absent))
     if config.llm is None:
         model.llm.tie_weights()
+    return _cast(model, dtype)
+
+
+def _cast(model: AudioLanguageModel, dtype: torch.dtype | str | None) -> AudioLanguageModel:
     if dtype is not None and dtype != "auto":
         torch.nn.Module.to(model, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
     return model.eval()
@@ -127,7 +134,9 @@ def load_model(source: str | Path, *, dtype: torch.dtype | str | None = None) ->
 
 def resolve(source: str | Path) -> Path:
     """The local directory of a model given as directory or hub id (whose files are downloaded)."""
-    folder = resolve_source(source, patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
+    folder = resolve_source(
+        source, patterns=["*.json", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt"]
+    )
     if not folder.is_dir():
         raise CheckpointError(f"{source}: is a file; give the directory of a trained model")
     return folder
@@ -167,13 +176,30 @@ def _load_llm(config: AudioLanguageConfig, folder: Path) -> PreTrainedModel:
     return load_llm(config.llm, revision=config.llm_revision, wanted_by=str(folder))
 
 
-def load_llm(source: str, *, revision: str | None = None, wanted_by: str = "llm") -> PreTrainedModel:
-    """A causal LLM from a directory or hub id; CheckpointError names what is missing."""
+def load_llm(
+    source: str,
+    *,
+    revision: str | None = None,
+    wanted_by: str = "llm",
+    loader: Any = AutoModelForCausalLM,
+    **options: Any,
+) -> PreTrainedModel:
+    """A causal LLM from a directory or hub id, loaded completely.
+
+    Args:
+        source: Directory or hub id.
+        revision: Hub branch, tag or commit.
+        wanted_by: Who asks, for messages.
+        loader: The class whose ``from_pretrained`` is called.
+        **options: Passed to it.
+
+    Raises:
+        CheckpointError: It is not there, or a tensor is missing or mis-shaped.
+    """
     if Path(source).is_absolute() and not Path(source).is_dir():
         raise CheckpointError(f"{wanted_by}: its LLM directory {source} does not exist")
     try:
-        auto: Any = AutoModelForCausalLM
-        llm, info = auto.from_pretrained(source, revision=revision, output_loading_info=True)
+        llm, info = loader.from_pretrained(source, revision=revision, output_loading_info=True, **options)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{wanted_by}: cannot load the LLM '{source}': {str(error).splitlines()[0]}"
@@ -190,6 +216,8 @@ def load_processor(source: str | Path) -> AudioLanguageProcessor:
     from alm.processor import AudioLanguageProcessor
 
     folder = resolve(source)
+    if is_ltu(folder):
+        return load_ltu_processor(folder)
     try:
         return AudioLanguageProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
