@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
 from alm.configuration import AudioLanguageConfig
@@ -83,8 +83,11 @@ def save_model(
     write_weights(folder / WEIGHTS, {key: value for key, value in state.items() if key not in skip})
     values = model.config.to_dict()
     values["architectures"] = [type(model).__name__]
+    for nested in (values, values["text_config"]):
+        nested.pop("_name_or_path", None)  # a path of this machine, and `llm` says it already
     if values.get("llm") and Path(values["llm"]).is_dir():
         values["llm"] = os.path.relpath(Path(values["llm"]).resolve(), folder.resolve())
+    model.generation_config.save_pretrained(folder)
     write_text(folder / "config.json", json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
@@ -107,7 +110,7 @@ def load_model(source: str | Path, *, dtype: torch.dtype | str | None = None) ->
     folder = resolve(source)
     if is_ltu(folder):
         return _cast(load_ltu(folder), dtype)
-    config = _read_config(folder)
+    config = read_model_config(folder)
     llm = None
     if config.llm is not None:
         llm = _load_llm(config, folder)
@@ -123,6 +126,8 @@ def load_model(source: str | Path, *, dtype: torch.dtype | str | None = None) ->
     load_strict(model, read_weights(weights), source=str(weights), allow_missing=tuple(absent))
     if config.llm is None:
         model.llm.tie_weights()
+        if (folder / "generation_config.json").is_file():  # a referenced LLM brings its own
+            model.generation_config = model.llm.generation_config = GenerationConfig.from_pretrained(folder)
     return _cast(model, dtype)
 
 
@@ -142,7 +147,12 @@ def resolve(source: str | Path) -> Path:
     return folder
 
 
-def _read_config(folder: Path) -> AudioLanguageConfig:
+def read_model_config(folder: Path) -> AudioLanguageConfig:
+    """The config of a model directory; a relative path to its LLM is resolved.
+
+    Raises:
+        CheckpointError: Not there, broken, or of another kind of model.
+    """
     path = folder / "config.json"
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -7,7 +7,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from alm.commands import ask, data, embed, encoders, evaluate, listing, quickstart, train
+from alm.commands import (
+    ask,
+    data,
+    embed,
+    encoders,
+    evaluate,
+    export,
+    inspect,
+    listing,
+    quickstart,
+    train,
+)
 
 EXIT_USER_ERROR = 2
 
@@ -48,6 +59,6 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Each subcommand has its own --help.",
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (quickstart, data, train, evaluate, ask, embed, encoders, listing):
+    for command in (quickstart, data, train, evaluate, ask, export, inspect, embed, encoders, listing):
         command.add(subparsers)
     return parser

@@ -154,6 +154,6 @@ def _base(folder: Path) -> Any:
 
 
 def _lora_key(key: str) -> str:
-    """peft's key as it is inside the LLM: no wrapper in front, the adapter's name behind."""
+    """Peft's key as it is inside the LLM: no wrapper in front, the adapter's name behind."""
     name = re.sub(r"^(base_model\.)?(model\.)*(?=layers\.)", "model.", key)
     return re.sub(r"\.(lora_[AB])(\.default)?\.weight$", r".\1.default.weight", name)

@@ -279,6 +279,19 @@ class AudioLanguageModel(PreTrainedModel):
 
         save_model(self, Path(save_directory), state_dict=kwargs.get("state_dict"))
 
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Upload to the hub, as in transformers; refused where the LLM is a directory of this machine.
+
+        Raises:
+            UserError: Nobody else could load the model.
+        """
+        if self.config.llm is not None and Path(self.config.llm).is_dir():
+            raise UserError(
+                f"the model refers to its LLM in a directory of this machine ({self.config.llm}); write a "
+                "self-contained copy with 'alm export' and push that"
+            )
+        return super().push_to_hub(repo_id, **kwargs)
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any

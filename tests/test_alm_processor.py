@@ -34,7 +34,10 @@ LLAMA2 = (
     "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token }}[INST] {{ m.content }} [/INST]"
     "{% else %} {{ m.content }} {{ eos_token }}{% endif %}{% endfor %}"
 )
-NO_END = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+NO_END = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
 TEMPLATES = {
     "chatml": CHATML, "qwen3": QWEN3, "gemma": GEMMA, "llama2": LLAMA2, "plain": "plain",
     "alpaca-short": "alpaca-short",
