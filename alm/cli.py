@@ -24,7 +24,7 @@ EXIT_USER_ERROR = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code (0 done, 2 the user's to fix, 130 interrupted)."""
+    """Run the command; returns the exit code (0 done, 1 some files failed, 2 the user's to fix, 130 interrupted)."""
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     # argparse gives KEY=VALUE words only the first place they stand in; options may come between them.
