@@ -7,6 +7,7 @@ hub id and revision, or by directory and content hash; its base weights are then
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
 from alm.configuration import AudioLanguageConfig
-from alm.errors import CheckpointError
+from alm.errors import CheckpointError, UserError
 from alm.ltu import is_ltu, load_ltu, load_ltu_processor
 from alm.policy import adapter_keys
 from encoders.base import make_folder
@@ -183,7 +184,7 @@ def _load_llm(config: AudioLanguageConfig, folder: Path) -> PreTrainedModel:
                 f"{folder}: its LLM at {config.llm} has changed since training (weights sha256 {found[:12]}…, "
                 f"expected {config.llm_sha256[:12]}…); restore that LLM or train again"
             )
-    return load_llm(config.llm, revision=config.llm_revision, wanted_by=str(folder))
+    return load_llm(config.llm, revision=config.llm_revision, wanted_by=str(folder), bits=config.llm_bits)
 
 
 def load_llm(
@@ -191,6 +192,7 @@ def load_llm(
     *,
     revision: str | None = None,
     wanted_by: str = "llm",
+    bits: int | None = None,
     loader: Any = AutoModelForCausalLM,
     **options: Any,
 ) -> PreTrainedModel:
@@ -200,12 +202,16 @@ def load_llm(
         source: Directory or hub id.
         revision: Hub branch, tag or commit.
         wanted_by: Who asks, for messages.
+        bits: 4 or 8 quantises the weights while loading, through bitsandbytes; None keeps them.
         loader: The class whose ``from_pretrained`` is called.
         **options: Passed to it.
 
     Raises:
         CheckpointError: It is not there, or a tensor is missing or mis-shaped.
+        UserError: ``bits`` without bitsandbytes, or another number.
     """
+    if bits is not None:
+        options["quantization_config"] = _quantisation(bits)
     if Path(source).is_absolute() and not Path(source).is_dir():
         raise CheckpointError(f"{wanted_by}: its LLM directory {source} does not exist")
     try:
@@ -219,6 +225,24 @@ def load_llm(
         raise CheckpointError(f"{wanted_by}: the LLM '{source}' does not load completely: {bad}")
     logging.get_logger(__name__).info("loaded %s", source)
     return llm
+
+
+def _quantisation(bits: int) -> Any:
+    if bits not in (4, 8):
+        raise UserError(f"llm bits: got {bits}, expected 4 or 8")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"an LLM in {bits} bits needs bitsandbytes, which is not installed; pip install 'alm-toolkit[quant]', or "
+            "load it unquantised"
+        )
+    from transformers import BitsAndBytesConfig
+
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    # NF4 with a 16 bit computation type: QLoRA's choice (Dettmers et al. 2023, section 3)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
 
 
 def load_processor(source: str | Path) -> AudioLanguageProcessor:

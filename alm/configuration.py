@@ -20,6 +20,7 @@ class AudioLanguageConfig(PreTrainedConfig):
             directory). None when they are stored in this model's own safetensors file.
         llm_revision: Hub revision of ``llm``.
         llm_sha256: Content hash of a local ``llm`` directory's weights, checked on load.
+        llm_bits: 4 or 8 where a referenced LLM is quantised while loading (bitsandbytes); None: it is not.
         encoder_lora: peft ``LoraConfig`` values of the encoder's adapters, or None.
         llm_lora: peft ``LoraConfig`` values of the LLM's adapters, or None.
         audio_token: Placeholder in prompts; its embedding is always replaced by audio.
@@ -38,6 +39,7 @@ class AudioLanguageConfig(PreTrainedConfig):
         llm: str | None = None,
         llm_revision: str | None = None,
         llm_sha256: str | None = None,
+        llm_bits: int | None = None,
         encoder_lora: dict[str, Any] | None = None,
         llm_lora: dict[str, Any] | None = None,
         audio_token: str = AUDIO_TOKEN,
@@ -53,6 +55,7 @@ class AudioLanguageConfig(PreTrainedConfig):
         self.llm = llm
         self.llm_revision = llm_revision
         self.llm_sha256 = llm_sha256
+        self.llm_bits = llm_bits
         self.encoder_lora = encoder_lora
         self.llm_lora = llm_lora
         self.audio_token = audio_token

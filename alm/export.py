@@ -60,6 +60,10 @@ def export_model(source: str | Path, out: str | Path, *, merge: bool = True) -> 
         raise UserError(f"{folder}: is not an empty directory; choose another --out")
     source = resolve(source)
     model, processor = load_model(source), load_processor(source)
+    if model.config.llm_bits is not None:
+        raise UserError(
+            f"{source}: its LLM is in {model.config.llm_bits} bits; set llm_bits to null in config.json"
+        )
     inputs = _probe(processor)
     before = _logits(model, inputs)
     if merge:

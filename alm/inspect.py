@@ -20,7 +20,7 @@ def describe(source: str | Path) -> str:
     folder = resolve(source)
     config, processor = read_model_config(folder), load_processor(folder)
     encoder, projector = processor.encoder_config, processor.projector_config
-    text, llm = config.text_config, config.llm
+    text, llm = config.get_text_config(), config.llm
     rate = projector.tokens_per_second
     where = "stored here" if llm is None else f"referenced: {llm}" + _pin(config)
     rows = [
@@ -29,7 +29,7 @@ def describe(source: str | Path) -> str:
         ("window", f"{encoder.clip_s:g} s; longer clips are cut into windows"),
         ("projector", f"{projector.name}, "
                       + (f"{rate:g} LLM tokens/s" if rate else f"{projector.n_tokens_for(1)} LLM tokens per clip")),
-        ("llm", f"{text.model_type}, width {projector.llm_dim}, {text.get_text_config().vocab_size} words, {where}"),
+        ("llm", f"{text.model_type}, width {projector.llm_dim}, {text.vocab_size} words, {where}"),
     ]  # fmt: skip
     if getattr(encoder, "normalisation", None):
         rows.insert(1, ("normalisation", str(getattr(encoder, "normalisation"))))  # noqa: B009

@@ -65,7 +65,7 @@ def load_ltu(
     model.config.audio_token_id = load_ltu_processor(
         folder, variant=variant, **encoder_options
     ).audio_token_id
-    load_strict(model.projector.proj, parts["audio_proj"], source=f"{source}: audio_proj")
+    load_strict(model.projector.get_submodule("proj"), parts["audio_proj"], source=f"{source}: audio_proj")
     lora = {_lora_key(key): value for key, value in parts["lora"].items()}
     if lora:
         rank = next(value.shape[0] for key, value in lora.items() if ".lora_A." in key)

@@ -68,6 +68,7 @@ class AudioLanguageModel(PreTrainedModel):
         options: dict[str, Any] | None = None,
         *,
         llm_source: str | None = None,
+        llm_bits: int | None = None,
     ) -> AudioLanguageModel:
         """A new model from a loaded encoder and a loaded LLM, with a fresh projector between them.
 
@@ -78,6 +79,7 @@ class AudioLanguageModel(PreTrainedModel):
             options: The projector's options.
             llm_source: Hub id or directory the LLM came from; saved models then refer to it instead of
                 holding a copy of its weights.
+            llm_bits: 4 or 8 where ``llm`` was loaded quantised from ``llm_source``; it is again when reloaded.
         """
         from alm.checkpoint import llm_fingerprint
 
@@ -89,6 +91,7 @@ class AudioLanguageModel(PreTrainedModel):
             # A copy: the outer model's constructor rewrites the attention settings of its sub-configs.
             text_config=copy.deepcopy(llm.config),
             llm=llm_source,
+            llm_bits=llm_bits,
             **llm_fingerprint(llm_source, llm),
         )
         return cls(config, encoder, fresh, llm)
@@ -126,6 +129,10 @@ class AudioLanguageModel(PreTrainedModel):
             self.config.llm_lora["target_modules"] = _lora_targets(self.llm, self.config.llm_lora)
             inject_lora(self.llm, self.config.llm_lora)
         if policy.llm == "full":
+            if self.config.llm_bits is not None:
+                raise UserError(
+                    f"policy.llm: full, but the LLM is in {self.config.llm_bits} bits; use lora, or load it whole"
+                )
             self.config.llm = self.config.llm_revision = self.config.llm_sha256 = None
         self.choices = {"encoder": policy.encoder, "projector": policy.projector, "llm": policy.llm}
         self.apply_choices()
@@ -290,7 +297,7 @@ class AudioLanguageModel(PreTrainedModel):
                 f"the model refers to its LLM in a directory of this machine ({self.config.llm}); write a "
                 "self-contained copy with 'alm export' and push that"
             )
-        return super().push_to_hub(repo_id, **kwargs)
+        return super().push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]  # a decorator hides self
 
     @classmethod
     def from_pretrained(
