@@ -143,6 +143,7 @@ def test_a_frozen_encoder_is_the_same_after_20_training_steps(make, clips):
     assert not torch.equal(before["norm_pre.norm.running_mean"], model.encoder.norm_pre.norm.running_mean)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("projector", "options"), [("mlp", {}), ("qformer", {"n_queries": 8, "heads": 2})])
 def test_sixteen_clips_are_learnt_by_heart(make, projector, options):
     model, processor = make(projector, **options)
