@@ -286,7 +286,7 @@ class AudioLanguageModel(PreTrainedModel):
 
         save_model(self, Path(save_directory), state_dict=kwargs.get("state_dict"))
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:  # type: ignore[override]
         """Upload to the hub, as in transformers; refused where the LLM is a directory of this machine.
 
         Raises:

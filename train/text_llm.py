@@ -239,7 +239,9 @@ class _ReadingTrainer(Trainer):
     """Trainer over a dataset that yields whole batches; logits are computed where there are labels only."""
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = causal_lm_loss(self.accelerator.unwrap_model(model), inputs.pop("labels"), **inputs, chunk=0).loss
+        loss = causal_lm_loss(
+            self.accelerator.unwrap_model(model), inputs.pop("labels"), **inputs, chunk=0
+        ).loss
         assert loss is not None
         return loss
 
