@@ -7,17 +7,19 @@ hub id and revision, or by directory and content hash; its base weights are then
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
 from alm.configuration import AudioLanguageConfig
-from alm.errors import CheckpointError
+from alm.errors import CheckpointError, UserError
+from alm.ltu import is_ltu, load_ltu, load_ltu_processor
 from alm.policy import adapter_keys
 from encoders.base import make_folder
 from encoders.checkpoint import (
@@ -82,8 +84,11 @@ def save_model(
     write_weights(folder / WEIGHTS, {key: value for key, value in state.items() if key not in skip})
     values = model.config.to_dict()
     values["architectures"] = [type(model).__name__]
+    for nested in (values, values["text_config"]):
+        nested.pop("_name_or_path", None)  # a path of this machine, and `llm` says it already
     if values.get("llm") and Path(values["llm"]).is_dir():
         values["llm"] = os.path.relpath(Path(values["llm"]).resolve(), folder.resolve())
+    model.generation_config.save_pretrained(folder)
     write_text(folder / "config.json", json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
@@ -104,7 +109,9 @@ def load_model(source: str | Path, *, dtype: torch.dtype | str | None = None) ->
     from alm.model import AudioLanguageModel
 
     folder = resolve(source)
-    config = _read_config(folder)
+    if is_ltu(folder):
+        return _cast(load_ltu(folder), dtype)
+    config = read_model_config(folder)
     llm = None
     if config.llm is not None:
         llm = _load_llm(config, folder)
@@ -120,6 +127,12 @@ def load_model(source: str | Path, *, dtype: torch.dtype | str | None = None) ->
     load_strict(model, read_weights(weights), source=str(weights), allow_missing=tuple(absent))
     if config.llm is None:
         model.llm.tie_weights()
+        if (folder / "generation_config.json").is_file():  # a referenced LLM brings its own
+            model.generation_config = model.llm.generation_config = GenerationConfig.from_pretrained(folder)
+    return _cast(model, dtype)
+
+
+def _cast(model: AudioLanguageModel, dtype: torch.dtype | str | None) -> AudioLanguageModel:
     if dtype is not None and dtype != "auto":
         torch.nn.Module.to(model, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
     return model.eval()
@@ -127,13 +140,20 @@ def load_model(source: str | Path, *, dtype: torch.dtype | str | None = None) ->
 
 def resolve(source: str | Path) -> Path:
     """The local directory of a model given as directory or hub id (whose files are downloaded)."""
-    folder = resolve_source(source, patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
+    folder = resolve_source(
+        source, patterns=["*.json", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt"]
+    )
     if not folder.is_dir():
         raise CheckpointError(f"{source}: is a file; give the directory of a trained model")
     return folder
 
 
-def _read_config(folder: Path) -> AudioLanguageConfig:
+def read_model_config(folder: Path) -> AudioLanguageConfig:
+    """The config of a model directory; a relative path to its LLM is resolved.
+
+    Raises:
+        CheckpointError: Not there, broken, or of another kind of model.
+    """
     path = folder / "config.json"
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -164,16 +184,38 @@ def _load_llm(config: AudioLanguageConfig, folder: Path) -> PreTrainedModel:
                 f"{folder}: its LLM at {config.llm} has changed since training (weights sha256 {found[:12]}…, "
                 f"expected {config.llm_sha256[:12]}…); restore that LLM or train again"
             )
-    return load_llm(config.llm, revision=config.llm_revision, wanted_by=str(folder))
+    return load_llm(config.llm, revision=config.llm_revision, wanted_by=str(folder), bits=config.llm_bits)
 
 
-def load_llm(source: str, *, revision: str | None = None, wanted_by: str = "llm") -> PreTrainedModel:
-    """A causal LLM from a directory or hub id; CheckpointError names what is missing."""
+def load_llm(
+    source: str,
+    *,
+    revision: str | None = None,
+    wanted_by: str = "llm",
+    bits: int | None = None,
+    loader: Any = AutoModelForCausalLM,
+    **options: Any,
+) -> PreTrainedModel:
+    """A causal LLM from a directory or hub id, loaded completely.
+
+    Args:
+        source: Directory or hub id.
+        revision: Hub branch, tag or commit.
+        wanted_by: Who asks, for messages.
+        bits: 4 or 8 quantises the weights while loading, through bitsandbytes; None keeps them.
+        loader: The class whose ``from_pretrained`` is called.
+        **options: Passed to it.
+
+    Raises:
+        CheckpointError: It is not there, or a tensor is missing or mis-shaped.
+        UserError: ``bits`` without bitsandbytes, or another number.
+    """
+    if bits is not None:
+        options["quantization_config"] = _quantisation(bits)
     if Path(source).is_absolute() and not Path(source).is_dir():
         raise CheckpointError(f"{wanted_by}: its LLM directory {source} does not exist")
     try:
-        auto: Any = AutoModelForCausalLM
-        llm, info = auto.from_pretrained(source, revision=revision, output_loading_info=True)
+        llm, info = loader.from_pretrained(source, revision=revision, output_loading_info=True, **options)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{wanted_by}: cannot load the LLM '{source}': {str(error).splitlines()[0]}"
@@ -185,11 +227,31 @@ def load_llm(source: str, *, revision: str | None = None, wanted_by: str = "llm"
     return llm
 
 
+def _quantisation(bits: int) -> Any:
+    if bits not in (4, 8):
+        raise UserError(f"llm bits: got {bits}, expected 4 or 8")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"an LLM in {bits} bits needs bitsandbytes, which is not installed; pip install 'alm-toolkit[quant]', or "
+            "load it unquantised"
+        )
+    from transformers import BitsAndBytesConfig
+
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    # NF4 with a 16 bit computation type: QLoRA's choice (Dettmers et al. 2023, section 3)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+
+
 def load_processor(source: str | Path) -> AudioLanguageProcessor:
     """The processor of a saved model; CheckpointError if its files are missing or broken."""
     from alm.processor import AudioLanguageProcessor
 
     folder = resolve(source)
+    if is_ltu(folder):
+        return load_ltu_processor(folder)
     try:
         return AudioLanguageProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -8,13 +8,27 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from alm.commands import ask, data, embed, encoders, evaluate, listing, quickstart, train
+from alm.commands import (
+    ask,
+    data,
+    embed,
+    encoders,
+    evaluate,
+    export,
+    inspect,
+    listing,
+    quickstart,
+    train,
+)
 
 EXIT_USER_ERROR = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code (0 done, 1 a check failed, 2 the user's to fix, 130 interrupted)."""
+    """Run the command; returns the exit code.
+
+    0 done, 1 a check or some files failed, 2 the user's to fix, 130 interrupted.
+    """
     parser = build_parser()
     plugins, argv = _split_plugins(sys.argv[1:] if argv is None else argv)
     arguments, rest = parser.parse_known_args(argv)
@@ -78,6 +92,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--plugins", metavar="DIR", help="also find encoders in the files of DIR (or set ALM_PLUGINS)"
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (quickstart, data, train, evaluate, ask, embed, encoders, listing):
+    for command in (quickstart, data, train, evaluate, ask, export, inspect, embed, encoders, listing):
         command.add(subparsers)
     return parser

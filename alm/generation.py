@@ -1,14 +1,20 @@
-"""Batched greedy answers to many conversations."""
+"""Answers to many conversations in batches, or to one as it is written."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-Message = dict[str, str]
+from encoders.audio import pad_batch
+
+Message = dict[str, Any]
 
 
 def generate_answers(
@@ -23,7 +29,7 @@ def generate_answers(
 ) -> Iterator[tuple[int, str]]:
     """Answer conversations that end with a user turn, batch by batch.
 
-    Samples of similar length share a batch, and an array given to several samples of a batch is encoded once.
+    Samples of similar length share a batch, and an array given to several samples is encoded once.
 
     Args:
         model: An :class:`alm.model.AudioLanguageModel`.
@@ -33,28 +39,124 @@ def generate_answers(
         max_new_tokens: Longest answer in tokens.
         batch_size: Samples per batch.
         progress: Called with the number of samples finished since the last call.
-        **options: Further ``generate`` options; the default is greedy decoding.
+        **options: Further ``generate`` options, such as ``do_sample`` or ``num_beams``; the default is greedy decoding.
 
     Yields:
-        (index of the sample, answer text without special tokens).
+        (index of the sample, answer text without special tokens); several per sample with ``num_return_sequences``.
     """
     order = sorted(range(len(conversations)), key=lambda i: _size(conversations[i], audios[i]))
     tokenizer = processor.tokenizer
-    options = {"do_sample": False, "num_beams": 1, **options}
+    options = {**_generate_options(model, processor), "max_new_tokens": max_new_tokens, **options}
+    encoded = _EncodedOnce(model, Counter(id(clip) for clips in audios for clip in clips))
     model.eval()
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        batch = processor(
-            [conversations[i] for i in rows], [audios[i] for i in rows], add_generation_prompt=True
-        ).to(model.device)
-        out = model.generate(
-            **batch, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **options
-        )
+        lengths = [[len(clip) for clip in audios[i]] for i in rows]
+        batch = processor.tokenize([conversations[i] for i in rows], lengths, add_generation_prompt=True)
+        batch |= encoded.inputs([clip for i in rows for clip in audios[i]])
+        out = model.generate(**{key: value.to(model.device) for key, value in batch.items()}, **options)
         texts = tokenizer.batch_decode(out, skip_special_tokens=True)
-        for row, text in zip(rows, texts, strict=True):
-            yield row, text.strip()
+        n_each = len(texts) // len(rows)  # num_return_sequences
+        for place, row in enumerate(rows):
+            for text in texts[place * n_each : (place + 1) * n_each]:
+                yield row, text.strip()
         if progress is not None:
             progress(len(rows))
+
+
+def stream_answer(
+    model: Any,
+    processor: Any,
+    conversation: Sequence[Message],
+    clips: Sequence[np.ndarray],
+    max_new_tokens: int = 64,
+    **options: Any,
+) -> Iterator[str]:
+    """Answer one conversation piece by piece, as the model writes.
+
+    Args:
+        model: An :class:`alm.model.AudioLanguageModel`.
+        processor: Its processor.
+        conversation: Messages that end with a user turn.
+        clips: Its clips, mono float32 at the processor's sample rate.
+        max_new_tokens: Longest answer in tokens.
+        **options: Further ``generate`` options; beams cannot be streamed.
+
+    Yields:
+        Text to be put behind what came before.
+    """
+    from transformers import TextIteratorStreamer
+
+    model.eval()
+    inputs = processor([conversation], [clips], add_generation_prompt=True).to(model.device)
+    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    failure: list[BaseException] = []
+    options = {**_generate_options(model, processor), "max_new_tokens": max_new_tokens, **options}
+
+    def write() -> None:
+        try:
+            model.generate(**inputs, streamer=streamer, **options)
+        except BaseException as error:  # raised again in the caller's thread
+            failure.append(error)
+            streamer.end()
+
+    thread = Thread(target=write, daemon=True)
+    thread.start()
+    yield from (piece for piece in streamer if piece)
+    thread.join()
+    if failure:
+        raise failure[0]
+
+
+class _EncodedOnce:
+    """Encodes clips when they are first asked for, and keeps their tokens while they are still needed.
+
+    Args:
+        model: The model whose encoder runs.
+        uses: How often each clip (by identity) will be asked for.
+    """
+
+    def __init__(self, model: Any, uses: Counter[int]) -> None:
+        self.model = model
+        self.uses = uses
+        self.kept: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def inputs(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """The model's audio inputs for a batch's clips in reading order."""
+        if not clips:
+            return {}
+        unique = {id(clip): clip for clip in clips}
+        new = {key: clip for key, clip in unique.items() if key not in self.kept}
+        if new:
+            waveforms, lengths = pad_batch(list(new.values()))
+            out = self.model.encode(waveforms.to(self.model.device), lengths)
+            for key, tokens, mask in zip(new, out.tokens, out.mask, strict=True):
+                self.kept[key] = tokens[mask]  # (n_valid, D), time-major
+        rows = [self.kept[key] for key in unique]
+        sizes = torch.tensor([len(row) for row in rows], device=rows[0].device)
+        place = {key: i for i, key in enumerate(unique)}
+        self.uses.subtract(id(clip) for clip in clips)
+        for key in unique:
+            if self.uses[key] <= 0:
+                del self.kept[key]
+        return {
+            "features": pad_sequence(rows, batch_first=True),  # (C, N, D)
+            "features_mask": torch.arange(int(sizes.max()), device=sizes.device)[None] < sizes[:, None],
+            "audio_index": torch.tensor([place[id(clip)] for clip in clips]),
+        }
+
+
+def _generate_options(model: Any, processor: Any) -> dict[str, Any]:
+    """Greedy decoding that stops where the LLM's own settings or the chat template say."""
+    stops = model.generation_config.eos_token_id
+    stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
+    return {
+        "do_sample": False,
+        "num_beams": 1,
+        "eos_token_id": sorted({*processor.stop_token_ids, *stops}),
+        "pad_token_id": processor.tokenizer.pad_token_id,
+    }
 
 
 def _size(conversation: Sequence[Message], clips: Sequence[np.ndarray]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ Axis letters: C clips, S samples, B batch, L prompt tokens, M LLM tokens of a cl
 from __future__ import annotations
 
 import copy
+import inspect
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from alm.configuration import AudioLanguageConfig
 from alm.errors import UserError
+from alm.head import causal_lm_loss
 from alm.policy import Policy, inject_lora, lora_values, set_trainable, trainable_table
 from encoders import AudioEncoder, AudioTokens, config_from_dict
 from encoders.registry import encoder_class
@@ -53,6 +55,7 @@ class AudioLanguageModel(PreTrainedModel):
             if values is not None:
                 inject_lora(component, values)
         self.generation_config = self.llm.generation_config
+        self._takes_positions = "position_ids" in inspect.signature(self.llm.forward).parameters
         self.choices = {"encoder": "frozen", "projector": "train", "llm": "frozen"}
         self.apply_choices()
 
@@ -65,6 +68,7 @@ class AudioLanguageModel(PreTrainedModel):
         options: dict[str, Any] | None = None,
         *,
         llm_source: str | None = None,
+        llm_bits: int | None = None,
     ) -> AudioLanguageModel:
         """A new model from a loaded encoder and a loaded LLM, with a fresh projector between them.
 
@@ -75,6 +79,7 @@ class AudioLanguageModel(PreTrainedModel):
             options: The projector's options.
             llm_source: Hub id or directory the LLM came from; saved models then refer to it instead of
                 holding a copy of its weights.
+            llm_bits: 4 or 8 where ``llm`` was loaded quantised from ``llm_source``; it is again when reloaded.
         """
         from alm.checkpoint import llm_fingerprint
 
@@ -86,6 +91,7 @@ class AudioLanguageModel(PreTrainedModel):
             # A copy: the outer model's constructor rewrites the attention settings of its sub-configs.
             text_config=copy.deepcopy(llm.config),
             llm=llm_source,
+            llm_bits=llm_bits,
             **llm_fingerprint(llm_source, llm),
         )
         return cls(config, encoder, fresh, llm)
@@ -123,6 +129,10 @@ class AudioLanguageModel(PreTrainedModel):
             self.config.llm_lora["target_modules"] = _lora_targets(self.llm, self.config.llm_lora)
             inject_lora(self.llm, self.config.llm_lora)
         if policy.llm == "full":
+            if self.config.llm_bits is not None:
+                raise UserError(
+                    f"policy.llm: full, but the LLM is in {self.config.llm_bits} bits; use lora, or load it whole"
+                )
             self.config.llm = self.config.llm_revision = self.config.llm_sha256 = None
         self.choices = {"encoder": policy.encoder, "projector": policy.projector, "llm": policy.llm}
         self.apply_choices()
@@ -232,13 +242,19 @@ class AudioLanguageModel(PreTrainedModel):
             audio_index: (P,) long, the clip behind each placeholder span in reading order.
             features: (C, N, D) encoder tokens of the clips, in place of ``waveforms``.
             features_mask: (C, N) bool, their mask.
-            **kwargs: Passed to the LLM.
+            **kwargs: Passed to the LLM; ``num_items_in_batch`` divides the summed loss (the Trainer's convention).
 
         Returns:
-            The LLM's output (loss, logits (B, L, V)).
+            The LLM's output: logits (B, L, V) without labels, the loss alone with them (the head runs at supervised
+            positions only).
         """
         embeds = self.embed(input_ids, waveforms, waveform_lengths, audio_index, features, features_mask)
-        return self.llm(inputs_embeds=embeds, attention_mask=attention_mask, labels=labels, **kwargs)
+        inputs = {"inputs_embeds": embeds, "attention_mask": attention_mask, **kwargs}
+        if attention_mask is not None and self._takes_positions:
+            inputs.setdefault("position_ids", positions(attention_mask)[:, -input_ids.shape[1] :])
+        if labels is None:
+            return self.llm(**inputs)
+        return causal_lm_loss(self.llm, labels, chunk=self.config.loss_chunk, **inputs)
 
     @torch.no_grad()
     def generate(
@@ -252,10 +268,16 @@ class AudioLanguageModel(PreTrainedModel):
         features_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Continue left-padded prompts; returns the new token ids only (B, n_new). ``kwargs`` as in transformers."""
+        """Continue prompts, padded on either side; returns the new token ids only (B, n_new).
+
+        ``kwargs`` are those of ``transformers``' ``generate``: sampling, beams, a streamer.
+        """
         embeds = self.embed(input_ids, waveforms, waveform_lengths, audio_index, features, features_mask)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        order = attention_mask.argsort(dim=1, stable=True)  # padding to the left, the rest in its order
+        embeds = embeds.take_along_dim(order[..., None], dim=1)
+        attention_mask = attention_mask.take_along_dim(order, dim=1)
         return self.llm.generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
@@ -263,6 +285,19 @@ class AudioLanguageModel(PreTrainedModel):
         from alm.checkpoint import save_model
 
         save_model(self, Path(save_directory), state_dict=kwargs.get("state_dict"))
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:  # type: ignore[override]
+        """Upload to the hub, as in transformers; refused where the LLM is a directory of this machine.
+
+        Raises:
+            UserError: Nobody else could load the model.
+        """
+        if self.config.llm is not None and Path(self.config.llm).is_dir():
+            raise UserError(
+                f"the model refers to its LLM in a directory of this machine ({self.config.llm}); write a "
+                "self-contained copy with 'alm export' and push that"
+            )
+        return super().push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]  # a decorator hides self
 
     @classmethod
     def from_pretrained(
@@ -280,6 +315,11 @@ class AudioLanguageModel(PreTrainedModel):
                 f"AudioLanguageModel.from_pretrained does not take {', '.join(unknown) or 'revision'}"
             )
         return load_model(pretrained_model_name_or_path, dtype=dtype)
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """Positions (B, L) that count the real tokens of a row, wherever its padding is."""
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 def _lora_targets(llm: PreTrainedModel, values: dict[str, Any]) -> list[str]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,19 +15,37 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from alm.configuration import AUDIO_TOKEN, AudioLanguageConfig
 from alm.errors import UserError
+from alm.templates import TEMPLATES
 from encoders import config_from_dict
 from encoders.audio import pad_batch
 from projectors import projector_config
 
-Message = dict[str, str]
+Message = dict[str, Any]
 
-# For LLMs whose tokenizer has no chat template.
-PLAIN_TEMPLATE = (
-    "{{ bos_token or '' }}{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}Assistant: {{ message['content'] }}{{ eos_token }}\n"
-    "{% else %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:{% endif %}"
-)
+SUPERVISED = ("assistant", "all")
+# Characters of private use: they stand where answers will stand while a template is taken apart.
+_MARK, _MARKS = "\ue000{}\ue001", re.compile("\ue000\\d+\ue001")
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """One conversation as tokens."""
+
+    ids: list[int]
+    """Token ids, a placeholder per audio token."""
+    labels: list[int]
+    """The ids again, -100 where nothing is supervised."""
+    spans: list[tuple[int, int]]
+    """Start and end of every clip's placeholders."""
+
+    def cut(self, limit: int) -> Encoded:
+        """The first ``limit`` tokens, fewer where that would cut a clip in two; such a clip is left out whole."""
+        for start, end in self.spans:
+            if start < limit < end:
+                limit = start
+        return Encoded(
+            self.ids[:limit], self.labels[:limit], [span for span in self.spans if span[1] <= limit]
+        )
 
 
 class AudioLanguageProcessor(ProcessorMixin):
@@ -34,7 +56,8 @@ class AudioLanguageProcessor(ProcessorMixin):
         encoder: The encoder's config dictionary (sample rate, normalisation, time grid).
         projector: The projector's config dictionary (LLM tokens per clip).
         audio_token: The placeholder.
-        chat_template: A Jinja template; None takes the tokenizer's, or a plain one where it has none.
+        chat_template: A Jinja template, or ``plain`` or ``alpaca-short``; None takes the tokenizer's, or the plain
+            one where it has none.
     """
 
     def __init__(
@@ -49,7 +72,8 @@ class AudioLanguageProcessor(ProcessorMixin):
             tokenizer.add_tokens([audio_token], special_tokens=True)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        chat_template = chat_template or tokenizer.chat_template or PLAIN_TEMPLATE
+        chat_template = chat_template or tokenizer.chat_template or "plain"
+        chat_template = TEMPLATES.get(chat_template, chat_template)
         super().__init__(tokenizer=tokenizer, chat_template=chat_template)
         self.encoder = encoder
         self.projector = projector
@@ -67,29 +91,68 @@ class AudioLanguageProcessor(ProcessorMixin):
         """LLM tokens that a clip of ``n_samples`` takes in the prompt."""
         return self.projector_config.n_tokens_for(self.encoder_config.n_time_for(n_samples))
 
+    @cached_property
+    def end_of_turn(self) -> str:
+        """What the template puts behind an answer, such as ``<|im_end|>``; the end-of-text token if nothing."""
+        turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK.format(0)}]
+        return _MARKS.split(self._render(turns, False))[-1].rstrip() or self.tokenizer.eos_token or ""
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """Tokens that end an answer: the end-of-text token and the template's end of turn."""
+        ends = self._ids(self.end_of_turn, continued=True)[-1:]
+        return sorted({i for i in (self.tokenizer.eos_token_id, *ends) if i is not None})
+
     def segments(
         self, conversation: Sequence[Message], add_generation_prompt: bool = False
     ) -> list[tuple[str, bool]]:
-        """Render a conversation and split it into (text, supervised) parts; assistant turns are supervised.
+        """Render a conversation and split it into (text, is an answer) parts.
 
-        A supervised part ends with the end-of-turn token, so the model learns to stop.
+        An answer ends with the end-of-turn token, so that the model learns to stop, and begins where a prompt that
+        asks for it ends.
+
+        Raises:
+            UserError: The template does not show the answers, one after the other.
         """
-        messages = [dict(message) for message in conversation]
+        messages = [{**message, "content": self._text(message["content"])} for message in conversation]
         full = self._render(messages, add_generation_prompt)
+        turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
+        marked = [dict(message) for message in messages]
+        for turn in turns:
+            marked[turn]["content"] = _MARK.format(turn)
+        around = _MARKS.split(self._render(marked, add_generation_prompt))
         parts: list[tuple[str, bool]] = []
-        done = 0
-        for turn, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
+        done = place = 0
+        for turn, before, after in zip(turns, around, around[1:], strict=False):
+            content = messages[turn]["content"]
+            start = place + len(before)
+            shown = [text for text in (content, content.strip()) if full.startswith(text + after, start)]
+            if len(around) != len(turns) + 1 or not shown or not full.startswith(before, place):
+                raise UserError(
+                    f"the chat template does not show turn {turn} as it is; give another chat_template, for example "
+                    "'plain'"
+                )
+            place = start + len(shown[0])
+            end = self.end_of_turn if after.startswith(self.end_of_turn) else ""
             prompt = self._render(messages[:turn], True)
-            through = self._render(messages[: turn + 1], False)
-            start = len(prompt)
-            end = start + len(through[start:].rstrip())
-            if not through.startswith(prompt) or full[:end] != through[:end] or start < done:
-                raise UserError("the chat template does not render turn by turn; give another chat_template")
-            parts += [(full[done:start], False), (full[start:end], True)]
-            done = end
-        return [(text, supervised) for text, supervised in [*parts, (full[done:], False)] if text]
+            if done <= len(prompt) <= start and full.startswith(prompt):
+                start = len(prompt)  # the blank in "Assistant: yes" is for the model to write
+            parts += [
+                (full[done:start], False),
+                (full[start:place] + (end or self._missing_end(after)), True),
+            ]
+            done = place + len(end)
+        return [(text, answer) for text, answer in [*parts, (full[done:], False)] if text]
+
+    def _missing_end(self, after: str) -> str:
+        """The end-of-text token behind a last answer that the template leaves open."""
+        return "" if after.strip() else self.end_of_turn
+
+    def _text(self, content: Any) -> str:
+        """Content as one string; a list of audio and text items, as in transformers, is joined."""
+        if isinstance(content, str):
+            return content
+        return "".join(self.audio_token if item["type"] == "audio" else item["text"] for item in content)
 
     def _render(self, messages: list[Message], add_generation_prompt: bool) -> str:
         if not messages:
@@ -99,27 +162,37 @@ class AudioLanguageProcessor(ProcessorMixin):
             chat_template=self.chat_template,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
+            enable_thinking=False,  # Qwen3, SmolLM3: answers are not preceded by hidden reasoning
         )
+
+    def _ids(self, text: str, continued: bool) -> list[int]:
+        """Token ids of a piece; one that continues a text gets no SentencePiece blank in front."""
+        if continued:
+            ids = self.tokenizer(self.audio_token + text, add_special_tokens=False)["input_ids"]
+            if ids[:1] == [self.audio_token_id]:
+                return ids[1:]
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def encode_conversation(
         self,
         conversation: Sequence[Message],
         n_samples: Sequence[int] = (),
         add_generation_prompt: bool = False,
-    ) -> tuple[list[int], list[int]]:
+        supervise: str = "assistant",
+    ) -> Encoded:
         """Token ids and labels of one conversation.
 
         Args:
             conversation: Messages with one ``<|audio|>`` per clip.
             n_samples: Length of each clip in samples, in order.
             add_generation_prompt: End with the header of an assistant turn.
-
-        Returns:
-            ids and labels (-100 outside assistant turns), equally long.
+            supervise: ``assistant``, or ``all`` for every token that is not audio.
 
         Raises:
             UserError: The markers are not as many as the clips.
         """
+        if supervise not in SUPERVISED:
+            raise UserError(f"supervise: got '{supervise}', expected one of {', '.join(SUPERVISED)}")
         parts = self.segments(conversation, add_generation_prompt)
         markers = sum(text.count(self.audio_token) for text, _ in parts)
         if markers != len(n_samples):
@@ -128,18 +201,54 @@ class AudioLanguageProcessor(ProcessorMixin):
                 "write one marker per clip"
             )
         counts = iter(n_samples)
-        ids: list[int] = []
-        labels: list[int] = []
-        for text, supervised in parts:
-            new: list[int] = []
-            for token in self.tokenizer(text, add_special_tokens=False)["input_ids"]:
-                if token == self.audio_token_id:
-                    new += [token] * self.n_audio_tokens(next(counts))
-                else:
-                    new.append(token)
-            ids += new
-            labels += new if supervised else [-100] * len(new)
-        return ids, labels
+        out = Encoded([], [], [])
+        for text, answer in parts:
+            for token in self._ids(text, continued=bool(out.ids)):
+                is_audio = token == self.audio_token_id
+                n = self.n_audio_tokens(next(counts)) if is_audio else 1
+                if is_audio:
+                    out.spans.append((len(out.ids), len(out.ids) + n))
+                labelled = not is_audio and (answer or supervise == "all")
+                out.ids.extend([token] * n)
+                out.labels.extend([token if labelled else -100] * n)
+        return out
+
+    def _encode_all(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        n_samples: Sequence[Sequence[int]],
+        max_length: int | None,
+        truncation: bool,
+        add_generation_prompt: bool,
+        supervise: str,
+    ) -> list[Encoded]:
+        """The samples, none longer than ``max_length``; what had to be cut is reported."""
+        rows = [
+            self.encode_conversation(c, lengths, add_generation_prompt, supervise)
+            for c, lengths in zip(conversations, n_samples, strict=True)
+        ]
+        longest = max(len(row.ids) for row in rows)
+        if max_length is None or longest <= max_length:
+            return rows
+        if not truncation or add_generation_prompt:
+            raise UserError(
+                f"a sample has {longest} tokens, more than max_length={max_length}; shorten it or raise the limit"
+                + (" (a prompt is not cut: its end is the question)" if truncation else "")
+            )
+        cut = [row.cut(max_length) if len(row.ids) > max_length else row for row in rows]
+        clips = sum(len(a.spans) - len(b.spans) for a, b in zip(rows, cut, strict=True))
+        n_cut = sum(len(row.ids) > max_length for row in rows)
+        warnings.warn(
+            f"{n_cut} of {len(rows)} samples were cut to {max_length} tokens or less, {clips} clips left out; "
+            f"the longest had {longest}",
+            stacklevel=3,
+        )
+        empty = [i for i, row in enumerate(cut) if all(label == -100 for label in row.labels)]
+        if empty:
+            raise UserError(
+                f"sample {empty[0]} of the batch has no answer left in max_length={max_length} tokens; raise the limit"
+            )
+        return cut
 
     def tokenize(
         self,
@@ -148,69 +257,86 @@ class AudioLanguageProcessor(ProcessorMixin):
         *,
         add_generation_prompt: bool = False,
         with_labels: bool = False,
+        supervise: str = "assistant",
         padding_side: str | None = None,
         max_length: int | None = None,
     ) -> dict[str, torch.Tensor]:
-        """The text side of a batch, from the clips' lengths alone; arguments as in ``__call__``.
+        """The text side of a batch, from the clips' lengths alone.
 
         Args:
             conversations: One list of messages per sample.
             n_samples: Per sample the lengths of its clips, in samples.
             add_generation_prompt: Prompts end where the assistant's answer begins.
             with_labels: Also return ``labels``.
+            supervise: What is labelled: ``assistant`` turns with their end-of-turn token, or ``all`` text.
             padding_side: Default: left with ``add_generation_prompt``, else right.
             max_length: Longest allowed sample in tokens.
 
         Raises:
             UserError: Markers and clips disagree, or a sample is longer than ``max_length``.
         """
-        rows = [
-            self.encode_conversation(c, lengths, add_generation_prompt)
-            for c, lengths in zip(conversations, n_samples, strict=True)
-        ]
-        longest = max(len(ids) for ids, _ in rows)
-        if max_length is not None and longest > max_length:
-            raise UserError(
-                f"a sample has {longest} tokens, more than max_length={max_length}; shorten it or raise the limit"
-            )
-        side = padding_side or ("left" if add_generation_prompt else "right")
+        rows = self._encode_all(conversations, n_samples, max_length, False, add_generation_prompt, supervise)
+        return self._tensors(
+            rows, padding_side or ("left" if add_generation_prompt else "right"), with_labels
+        )
+
+    def _tensors(self, rows: list[Encoded], side: str, with_labels: bool) -> dict[str, torch.Tensor]:
+        longest = max(len(row.ids) for row in rows)
         batch = {
-            "input_ids": _pad([ids for ids, _ in rows], self.tokenizer.pad_token_id, side, longest),
-            "attention_mask": _pad([[1] * len(ids) for ids, _ in rows], 0, side, longest),
+            "input_ids": _pad([row.ids for row in rows], self.tokenizer.pad_token_id, side, longest),
+            "attention_mask": _pad([[1] * len(row.ids) for row in rows], 0, side, longest),
         }
         if with_labels:
-            batch["labels"] = _pad([labels for _, labels in rows], -100, side, longest)
+            batch["labels"] = _pad([row.labels for row in rows], -100, side, longest)
         return batch
 
     def __call__(
         self,
         conversations: Sequence[Sequence[Message]],
         audios: Sequence[Sequence[np.ndarray]] | None = None,
-        **options: Any,
+        *,
+        add_generation_prompt: bool = False,
+        with_labels: bool = False,
+        supervise: str = "assistant",
+        padding_side: str | None = None,
+        max_length: int | None = None,
+        truncation: bool = False,
     ) -> BatchFeature:
         """Build a batch.
 
         Args:
-            conversations: One list of messages per sample.
+            conversations: One list of messages per sample; several turns, several clips in a turn, or none.
             audios: Per sample its clips, mono float32 at ``sample_rate``; an array given several times (the same
                 object) is encoded once.
-            **options: See :meth:`tokenize`.
+            add_generation_prompt: See :meth:`tokenize`, as for the next four.
+            with_labels: See there.
+            supervise: See there.
+            padding_side: See there.
+            max_length: See there.
+            truncation: Cut longer samples at their end, with a warning; a clip is kept whole or left out.
 
         Returns:
             ``input_ids``, ``attention_mask`` (B, L) and, where there is audio, ``waveforms`` (C, S),
             ``waveform_lengths`` (C,), ``audio_index`` (P,).
 
         Raises:
-            UserError: Markers and clips disagree, or a sample is longer than ``max_length``.
+            UserError: Markers and clips disagree, a sample is longer than ``max_length``, or has no answer left.
         """
         audios = audios if audios is not None else [[]] * len(conversations)
         if len(audios) != len(conversations):
             raise UserError(f"got {len(conversations)} conversations and {len(audios)} lists of clips")
-        batch = self.tokenize(conversations, [[len(w) for w in clips] for clips in audios], **options)
+        n_samples = [[len(clip) for clip in clips] for clips in audios]
+        rows = self._encode_all(
+            conversations, n_samples, max_length, truncation, add_generation_prompt, supervise
+        )
+        side = padding_side or ("left" if add_generation_prompt else "right")
+        batch = self._tensors(rows, side, with_labels)
         row_of: dict[int, int] = {}
         unique: list[np.ndarray] = []
         index = []
-        for clip in (clip for clips in audios for clip in clips):
+        for clip in (
+            clip for clips, row in zip(audios, rows, strict=True) for clip in clips[: len(row.spans)]
+        ):
             if id(clip) not in row_of:
                 row_of[id(clip)] = len(unique)
                 unique.append(clip)
@@ -230,9 +356,11 @@ def _pad(rows: list[list[int]], value: int, side: str, width: int) -> torch.Tens
     return torch.tensor(filled, dtype=torch.long)
 
 
-def build_processor(tokenizer: Any, model: Any) -> AudioLanguageProcessor:
+def build_processor(tokenizer: Any, model: Any, chat_template: str | None = None) -> AudioLanguageProcessor:
     """The processor of a freshly assembled model; also tells the model the placeholder's id."""
-    processor = AudioLanguageProcessor(tokenizer, model.config.encoder, model.config.projector)
+    processor = AudioLanguageProcessor(
+        tokenizer, model.config.encoder, model.config.projector, chat_template=chat_template
+    )
     model.config.audio_token_id = processor.audio_token_id
     return processor
 

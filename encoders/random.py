@@ -25,6 +25,11 @@ class RandomConfig(AudioMosaicConfig):
 
     model_classes: ClassVar[tuple[str, ...]] = ("RandomEncoder",)
 
+    @property
+    def has_classes(self) -> bool:
+        """There is no head."""
+        return False
+
 
 class RandomEncoder(AudioMosaicEncoder):
     """AudioMosaic's encoder without a head, as it is before training."""
@@ -32,7 +37,7 @@ class RandomEncoder(AudioMosaicEncoder):
     config: RandomConfig
     config_class = RandomConfig
     licence = "-"
-    n_parameters = 86_056_463
+    n_parameters = 85_651_200
 
     def __init__(self, config: RandomConfig | None = None) -> None:
         config = config or RandomConfig()

@@ -125,6 +125,26 @@ def stack_time(tokens: Tensor, mask: Tensor, grid: tuple[int, int], stack: int) 
     return steps.reshape(batch, n_out, stack * n_freq * width), valid.view(batch, n_out, stack).any(-1)
 
 
+def mean_time(tokens: Tensor, mask: Tensor, grid: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
+    """Average the frequency rows of ``stride`` neighbouring time steps, over what is valid.
+
+    Args:
+        tokens: (B, N, D), time-major.
+        mask: (B, N) bool.
+        grid: (n_time, n_freq).
+        stride: Time steps per output token.
+
+    Returns:
+        (B, M, D) with M = ceil(n_time / stride), and the mask (B, M): True where at least one step is valid.
+    """
+    n_time, n_freq = grid
+    short = -n_time % stride * n_freq
+    weights = nn.functional.pad(mask, (0, short)).unflatten(1, (-1, stride * n_freq))  # (B, M, stride * F)
+    tokens = nn.functional.pad(tokens.masked_fill(~mask[..., None], 0.0), (0, 0, 0, short))
+    total = tokens.unflatten(1, (-1, stride * n_freq)).sum(2)  # (B, M, D)
+    return total / weights.sum(2, keepdim=True).clamp(min=1), weights.any(2)
+
+
 def time_positions(n_time: int, width: int, device: torch.device | str) -> Tensor:
     """Sinusoidal positions (n_time, width) over encoder time steps (Vaswani et al. 2017, section 3.5)."""
     rates = torch.exp(torch.arange(0, width, 2, device=device) * (-torch.log(torch.tensor(10000.0)) / width))

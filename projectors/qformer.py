@@ -32,11 +32,11 @@ class QFormerConfig(ProjectorConfig):
     def __post_init__(self) -> None:
         if self.n_queries < 1 or self.depth < 1:
             raise ProjectorError(
-                f"projector 'qformer': n_queries={self.n_queries}, depth={self.depth}; expected both >= 1"
+                f"projector '{self.name}': n_queries={self.n_queries}, depth={self.depth}; expected both >= 1"
             )
         if self.width % self.heads:
             raise ProjectorError(
-                f"projector 'qformer': width {self.width} is not a multiple of heads={self.heads}; "
+                f"projector '{self.name}': width {self.width} is not a multiple of heads={self.heads}; "
                 "set hidden or heads"
             )
 
@@ -50,7 +50,7 @@ class QFormerConfig(ProjectorConfig):
         return self.n_queries if n_time else 0
 
     @property
-    def tokens_per_second(self) -> None:
+    def tokens_per_second(self) -> float | None:
         """None: the number of tokens per clip is fixed."""
         return None
 
@@ -87,6 +87,11 @@ class QFormerProjector(Projector):
     def forward(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """See :class:`projectors.base.Projector`."""
         self.check(tokens, mask, grid)
+        valid = mask.any(-1, keepdim=True).expand(-1, self.config.n_queries)
+        return self.read(tokens, mask, grid), valid
+
+    def read(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What the queries find in tokens (B, N, D): (B, n_queries, llm_dim)."""
         n_time, n_freq = grid
         places = time_positions(n_time, tokens.shape[-1], tokens.device).to(tokens.dtype)
         tokens = self.norm(tokens) + places.repeat_interleave(n_freq, dim=0)
@@ -95,8 +100,7 @@ class QFormerProjector(Projector):
             encoder_hidden_states=tokens,
             encoder_attention_mask=mask.long(),
         ).last_hidden_state  # (B, Q, width)
-        valid = mask.any(-1, keepdim=True).expand(-1, self.config.n_queries)
-        return self.proj(out), valid
+        return self.proj(out)
 
 
 PROJECTOR = QFormerProjector

@@ -1,5 +1,7 @@
 """The command line: help, answers about any audio file, and one clear line for every bad input."""
 
+import io
+import json
 import os
 import re
 import subprocess
@@ -116,10 +118,56 @@ BAD_FILES = [
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_audio_is_one_line_naming_the_file(model_dir, sounds, tmp_path, capsys, name):
+def test_bad_audio_is_one_line_naming_the_file_and_the_rest_is_answered(
+    model_dir, sounds, tmp_path, capsys, name
+):
     path = bad(name, tmp_path)
-    assert main(["caption", str(model_dir), str(sounds / "b.wav"), str(path)]) == 2
-    assert_one_line(capsys, name)
+    assert main(["caption", str(model_dir), str(path), str(sounds / "b.wav"), "--max-new-tokens", "2"]) == 1
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and name in lines[0] and "Traceback" not in captured.err
+    assert "1 of 2 files could not be answered" in captured.err
+    assert [line.split(":")[0] for line in captured.out.splitlines()] == ["b.wav"]
+
+
+def test_folders_patterns_lists_and_jsonl(model_dir, sounds, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("a.ogg", "b.wav"):
+        (folder / name).write_bytes((sounds / name).read_bytes())
+    (folder / "deep/c.WAV").write_bytes((sounds / "b.wav").read_bytes())
+    (folder / "notes.txt").write_text("no audio")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{folder}/b.wav\n{tmp_path}/gone.wav\n"))
+    words = [
+        "caption",
+        str(model_dir),
+        "-",
+        str(folder),
+        str(folder / "*.ogg"),
+        "--jsonl",
+        "--batch-size",
+        "2",
+    ]
+    assert main([*words, "--max-new-tokens", "2"]) == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    wanted = [folder / "b.wav", tmp_path / "gone.wav", folder / "a.ogg", folder / "deep/c.WAV"]
+    assert [row["audio"] for row in rows] == [str(path) for path in wanted]
+    assert ["answer" in row for row in rows] == [True, False, True, True] and "gone.wav" in rows[1]["error"]
+    (tmp_path / "empty").mkdir()
+    assert main(["caption", str(model_dir), str(tmp_path / "empty")]) == 2
+    assert_one_line(capsys, "empty", "no audio files")
+
+
+def test_sampling_is_seeded_and_beams_run(model_dir, sounds, capsys):
+    answers = []
+    for extra in (["--seed", "1"], ["--seed", "1"], ["--seed", "2"]):
+        ask = ["ask", str(model_dir), str(sounds / "b.wav"), "what is this", "--temperature", "3"]
+        assert main([*ask, "--max-new-tokens", "8", *extra]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] != answers[2]
+    assert (
+        main(["caption", str(model_dir), str(sounds / "b.wav"), "--beams", "3", "--max-new-tokens", "3"]) == 0
+    )
 
 
 def assert_one_line(capsys, *words):

@@ -16,6 +16,7 @@ from alm.model import AudioLanguageModel
 from alm.policy import LoraOptions, Policy
 from alm.processor import build_processor
 from encoders import encoder_class
+from projectors import list_projectors
 
 QUESTIONS = ["what is this sound", "is there a bell", "describe the audio please", "how many"]
 
@@ -39,7 +40,7 @@ def make(llm_dir):
     return build
 
 
-@pytest.mark.parametrize("projector", ["linear", "mlp", "qformer"])
+@pytest.mark.parametrize("projector", list_projectors())
 def test_a_sample_gives_the_same_logits_alone_and_in_a_padded_batch(make, clips, projector):
     model, processor = make(projector)
     conversations = [talk(q) for q in QUESTIONS]

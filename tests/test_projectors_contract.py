@@ -12,7 +12,7 @@ from projectors import (
     projector_config,
     projector_from_config,
 )
-from projectors.base import stack_time
+from projectors.base import mean_time, stack_time
 
 N_TIME, N_FREQ, DIM, LLM_DIM = 7, 4, 8, 12
 ENCODER = SimpleNamespace(config=SimpleNamespace(dim=DIM, n_freq=N_FREQ, frame_rate_hz=6.25))
@@ -31,8 +31,21 @@ def batch(valid_steps, n_time=N_TIME):
     return tokens, mask
 
 
-def test_the_three_projectors_are_found():
-    assert {"linear", "mlp", "qformer"} <= set(list_projectors())
+def test_every_file_is_found():
+    assert {"linear", "mlp", "qformer", "window_qformer", "pool", "ltu"} <= set(list_projectors())
+
+
+@pytest.mark.parametrize("name", list_projectors())
+@pytest.mark.parametrize("frame_rate_hz", [6.25, 12.5, 50.0])
+def test_the_declared_rate_is_what_a_minute_gives(name, frame_rate_hz):
+    encoder = SimpleNamespace(config=SimpleNamespace(dim=DIM, n_freq=N_FREQ, frame_rate_hz=frame_rate_hz))
+    config = build_projector(name, encoder, LLM_DIM).config
+    n_time = round(60 * frame_rate_hz)
+    if config.tokens_per_second is None:
+        assert config.n_tokens_for(n_time) == config.n_tokens_for(1)
+    else:
+        assert config.n_tokens_for(n_time) == pytest.approx(60 * config.tokens_per_second, abs=2)
+    assert config.n_tokens_for(0) == 0
 
 
 @pytest.mark.parametrize("name", list_projectors())
@@ -71,9 +84,15 @@ def test_order_in_time_reaches_the_output(name):
     assert (a - b).abs().max() > 1e-2 * a.abs().max()
 
 
-@pytest.mark.parametrize("name", ["linear", "mlp"])
+LOCAL = {
+    "linear": {"stack": 2}, "mlp": {"stack": 2}, "pool": {"stride": 2}, "ltu": {"stride": 2},
+    "window_qformer": {"window_s": 0.32},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOCAL)
 def test_a_change_at_one_time_changes_only_its_token(name):
-    projector = make(name, stack=2)
+    projector = make(name, **LOCAL[name])
     tokens, mask = batch([N_TIME])
     out, _ = projector(tokens, mask, (N_TIME, N_FREQ))
     for step in range(N_TIME):
@@ -86,7 +105,8 @@ def test_a_change_at_one_time_changes_only_its_token(name):
 
 @pytest.mark.parametrize("name", list_projectors())
 def test_config_survives_a_round_trip_and_training_reaches_all_parameters(name):
-    projector = make(name)
+    # a single query has nothing to choose among in self-attention, so nothing to learn there
+    projector = make(name, **({"n_queries": 2} if name == "window_qformer" else {}))
     again = projector_from_config(projector_config(projector.config.to_dict()))
     assert again.config == projector.config
     again.load_state_dict(projector.state_dict())
@@ -111,3 +131,48 @@ def test_mistakes_are_named():
     tokens, mask = batch([N_TIME])
     with pytest.raises(ProjectorError, match="grid"):
         make("mlp")(tokens, mask, (N_FREQ, N_TIME))
+
+
+def test_window_qformer_gives_its_queries_per_window():
+    projector = make("window_qformer", window_s=0.5, n_queries=3)  # 3 steps of 0.16 s
+    tokens, mask = batch([7, 3])
+    out, valid = projector(tokens, mask, (N_TIME, N_FREQ))
+    assert valid.sum(1).tolist() == [9, 3] and projector.config.tokens_per_second == pytest.approx(6.25)
+    assert build_projector("window_qformer", ENCODER, LLM_DIM).config.window == 2  # SALMONN's 0.33 s
+    with pytest.raises(ProjectorError, match="window_s=0"):
+        make("window_qformer", window_s=0.0)
+
+
+def test_pooling_is_a_mean_over_what_is_valid():
+    tokens, mask = batch([5])
+    pooled, valid = mean_time(tokens, mask, (N_TIME, N_FREQ), 2)
+    steps = tokens.view(N_TIME, N_FREQ, DIM)
+    torch.testing.assert_close(pooled[0, 0], steps[0:2].mean((0, 1)))
+    torch.testing.assert_close(pooled[0, 2], steps[4].mean(0))
+    assert valid.tolist() == [[True, True, True, False]] and not pooled[0, 3].any()
+
+
+def test_ltu_variants_read_the_same_tokens_differently():
+    tokens, mask = batch([N_TIME])
+    corrected, official = (make("ltu", variant=v, token_norm=False) for v in ("corrected", "official"))
+    right = tokens.view(1, N_TIME, N_FREQ, DIM).mean(2)
+    folded = tokens.view(1, N_FREQ, N_TIME, DIM).mean(1)  # what the official code does
+    for projector, steps in ((corrected, right), (official, folded)):
+        wanted = torch.stack([steps[0, i : i + 2].mean(0) for i in range(0, N_TIME, 2)])
+        wanted = torch.nn.functional.layer_norm(wanted / 50, (DIM,))
+        torch.testing.assert_close(projector.pool(tokens, mask, (N_TIME, N_FREQ))[0][0], wanted)
+    with pytest.raises(ProjectorError, match="expected one of corrected, official"):
+        make("ltu", variant="fixed")
+
+
+def test_ltu_official_is_what_the_official_code_computes(shared_dir):
+    from safetensors.torch import load_file
+
+    from encoders import AudioMosaicEncoder
+
+    golden = load_file(shared_dir / "golden/audiomosaic_tiny_expected.safetensors")
+    encoder = AudioMosaicEncoder.from_pretrained(shared_dir / "golden/audiomosaic_tiny_release")
+    tokens = encoder.fc_norm(golden["eval.tokens"])[:, 1:]  # LTU applies it to every token
+    projector = build_projector("ltu", encoder, LLM_DIM, variant="official", token_norm=False)
+    pooled, valid = projector.pool(tokens, torch.ones(2, 512, dtype=torch.bool), (64, 8))
+    assert valid.all() and (pooled - golden["ltu.official_eval_pooled"]).abs().max() <= 1e-5

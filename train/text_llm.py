@@ -28,8 +28,9 @@ from transformers.trainer_callback import PrinterCallback
 
 from alm.data.language import Language
 from alm.errors import ConfigError, UserError
+from alm.head import causal_lm_loss
 from train.muon import MuonAdamW
-from train.reading import IGNORE, ReadingStream, RowPacker, draw_reading_scene, score_reading
+from train.reading import ReadingStream, RowPacker, draw_reading_scene, score_reading
 from train.text_tokenizer import train_tokenizer
 from train.trainer import RunLog
 
@@ -238,11 +239,11 @@ class _ReadingTrainer(Trainer):
     """Trainer over a dataset that yields whole batches; logits are computed where there are labels only."""
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        inner = self.accelerator.unwrap_model(model)
-        labels = inputs.pop("labels")[:, 1:]
-        hidden = inner.model(**inputs, use_cache=False).last_hidden_state[:, :-1]  # (B, N - 1, D)
-        supervised = labels != IGNORE  # a sixth of the positions
-        return torch.nn.functional.cross_entropy(inner.lm_head(hidden[supervised]), labels[supervised])
+        loss = causal_lm_loss(
+            self.accelerator.unwrap_model(model), inputs.pop("labels"), **inputs, chunk=0
+        ).loss
+        assert loss is not None
+        return loss
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         assert isinstance(self.train_dataset, ReadingStream)

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import glob
+import json
+import os
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64")
+EXIT_SOME_FAILED = 1
+_AUDIO_HELP = "audio files, folders (searched through), patterns such as 'a/*.wav', or - for a list on stdin"
+_BATCHES_AT_ONCE = 8  # files read ahead, so that those of like length share a batch
 
 
 def add(commands: Any) -> None:
@@ -20,7 +30,7 @@ def _add_ask(commands: Any) -> None:
         description="Ask one question about each file; wav, flac, ogg, mp3 of any rate and channel count.",
     )
     parser.add_argument("model", metavar="MODEL", help="audio-language model directory or hub id")
-    parser.add_argument("audio", nargs="+", metavar="AUDIO", help="audio files")
+    parser.add_argument("audio", nargs="+", metavar="AUDIO", help=_AUDIO_HELP)
     parser.add_argument("question", metavar="QUESTION", help="what to ask")
     _add_answer_options(parser)
     parser.set_defaults(run=_ask)
@@ -33,7 +43,7 @@ def _add_caption(commands: Any) -> None:
         description="Write a caption for each file; wav, flac, ogg, mp3 of any rate and channel count.",
     )
     parser.add_argument("model", metavar="MODEL", help="audio-language model directory or hub id")
-    parser.add_argument("audio", nargs="+", metavar="AUDIO", help="audio files")
+    parser.add_argument("audio", nargs="+", metavar="AUDIO", help=_AUDIO_HELP)
     _add_answer_options(parser)
     parser.set_defaults(run=_caption)
 
@@ -48,42 +58,129 @@ def _positive(text: str) -> int:
 def _add_answer_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=_positive, default=16, help="files per batch (16)")
     parser.add_argument("--max-new-tokens", type=_positive, default=64, help="longest answer in tokens (64)")
+    parser.add_argument("--beams", type=_positive, default=1, help="beams of beam search (1)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="above 0: sample (0, greedy)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of sampling (0)")
+    parser.add_argument(
+        "--jsonl", action="store_true", help="one JSON object per file instead of a line of text"
+    )
 
 
-def _ask(arguments: argparse.Namespace) -> None:
-    _answer(arguments, arguments.question)
+def _ask(arguments: argparse.Namespace) -> int:
+    return _answer(arguments, arguments.question)
 
 
-def _caption(arguments: argparse.Namespace) -> None:
+def _caption(arguments: argparse.Namespace) -> int:
     from alm.manifest import CAPTION_PROMPTS
 
-    _answer(arguments, CAPTION_PROMPTS[0])
+    return _answer(arguments, CAPTION_PROMPTS[0])
 
 
-def _answer(arguments: argparse.Namespace, question: str) -> None:
-    """Print one answer per file, in order; every file is read before the model is loaded."""
+def _answer(arguments: argparse.Namespace, question: str) -> int:
+    """Print one answer per file, in order; a file that cannot be read is reported and the rest goes on."""
     import alm
     from alm.checkpoint import load_processor, resolve
-    from alm.generation import generate_answers
+    from alm.progress import progress
 
     model_dir = resolve(arguments.model)
-    processor = load_processor(model_dir)
-    clips = [_read_clip(path, processor) for path in arguments.audio]
+    load_processor(model_dir)  # a broken directory is known before the files are looked for
+    paths = find_audio(arguments.audio)
     model, processor = alm.load(model_dir)
-    conversations = [[{"role": "user", "content": f"{processor.audio_token}{question}"}] for _ in clips]
-    answers = dict(
-        generate_answers(
-            model,
-            processor,
-            conversations,
-            [[clip] for clip in clips],
-            max_new_tokens=arguments.max_new_tokens,
-            batch_size=arguments.batch_size,
-        )
-    )
-    for row, path in enumerate(arguments.audio):
-        answer = " ".join(answers[row].split())  # one line per file, whatever the model says
-        print(f"{Path(path).name}: {answer}" if len(clips) > 1 else answer)
+    options = _decoding(arguments)
+    alone = len(paths) == 1
+    names = [Path(path).name for path in paths]
+    names = names if len(set(names)) == len(names) else paths
+    failed = []
+    step = arguments.batch_size * _BATCHES_AT_ONCE
+    with progress("answer", len(paths), "file") if not alone else nullcontext(_silent) as advance:
+        for start in range(0, len(paths), step):
+            rows = range(start, min(start + step, len(paths)))
+            results = _answer_some(model, processor, [paths[i] for i in rows], question, options, advance)
+            for row, (answer, error) in zip(rows, results, strict=True):
+                if error is not None:
+                    failed.append(error)
+                if arguments.jsonl:
+                    outcome = {"answer": answer} if error is None else {"error": error}
+                    print(
+                        json.dumps({"audio": paths[row], "question": question, **outcome}, ensure_ascii=False)
+                    )
+                elif answer is not None:
+                    print(answer if alone else f"{names[row]}: {answer}")
+    for error in failed:  # below the bar, not through it
+        print(f"error: {error}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of {len(paths)} files could not be answered", file=sys.stderr)
+    return EXIT_SOME_FAILED if failed else 0
+
+
+def _silent(n: int = 1, **shown: object) -> None:
+    """No bar for a single file."""
+
+
+def _decoding(arguments: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    options = {
+        "max_new_tokens": arguments.max_new_tokens,
+        "batch_size": arguments.batch_size,
+        "num_beams": arguments.beams,
+    }
+    if arguments.temperature > 0:
+        torch.manual_seed(arguments.seed)
+        options |= {"do_sample": True, "temperature": arguments.temperature}
+    return options
+
+
+def _answer_some(
+    model: Any, processor: Any, paths: list[str], question: str, options: dict[str, Any], advance: Any
+) -> list[tuple[str | None, str | None]]:
+    """Per file its answer on one line, or what is wrong with it."""
+    from alm.errors import AudioError
+    from alm.generation import generate_answers
+
+    results: list[tuple[str | None, str | None]] = [(None, None)] * len(paths)
+    good, clips = [], []
+    for row, path in enumerate(paths):
+        try:
+            clips.append([_read_clip(path, processor)])
+            good.append(row)
+        except AudioError as error:
+            results[row] = (None, " ".join(str(error).split()))
+            advance(1)
+    turns = [{"role": "user", "content": f"{processor.audio_token}{question}"}]
+    for place, answer in generate_answers(
+        model, processor, [turns] * len(clips), clips, progress=advance, **options
+    ):
+        results[good[place]] = (" ".join(answer.split()), None)
+    return results
+
+
+def find_audio(words: list[str]) -> list[str]:
+    """The files that the words of a command line stand for, in order, each once.
+
+    Raises:
+        UserError: A folder, pattern or list that gives no file.
+    """
+    from alm.errors import UserError
+
+    found: list[str] = []
+    for word in words:
+        if word == "-":
+            new = [line.strip() for line in sys.stdin if line.strip()]
+        elif os.path.isdir(word) and Path(word).suffix.lower() not in SUFFIXES:
+            new = sorted(
+                str(p) for p in Path(word).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
+            )
+        elif glob.has_magic(word) and not os.path.exists(word):
+            new = sorted(glob.glob(word, recursive=True))
+        else:
+            new = [word]
+        if not new:
+            raise UserError(
+                f"{word}: no audio files there; give files, folders or patterns ({' '.join(SUFFIXES)})"
+            )
+        found += new
+    return list(dict.fromkeys(found))
 
 
 def _read_clip(path: str, processor: Any) -> Any:

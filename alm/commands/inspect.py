@@ -1,0 +1,23 @@
+"""``alm inspect``: what a model directory holds."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "inspect",
+        help="show what a model directory holds",
+        description="Show a model's parts, constants, adapters and stored tensors, without loading its weights.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="audio-language model directory or hub id")
+    parser.set_defaults(run=_inspect)
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from alm.inspect import describe
+
+    print(describe(arguments.model))

@@ -1,0 +1,120 @@
+"""The loss where there are labels: the LLM's body runs everywhere, its head at supervised positions only.
+
+At 150,000 words of vocabulary the logits of a batch are larger than all its activations, and answers are a small
+part of a prompt full of audio.
+
+Axis letters: B batch, L tokens, R supervised positions, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutputWithPast
+
+IGNORE = -100  # transformers' label for positions without loss
+CHUNK = 1024  # positions whose logits are held at once: 0.6 GB in float32 at 150,000 words
+
+
+def causal_lm_loss(
+    llm: Any,
+    labels: Tensor,
+    *,
+    chunk: int = CHUNK,
+    num_items_in_batch: Tensor | int | None = None,
+    **inputs: Any,
+) -> CausalLMOutputWithPast:
+    """The LLM's own loss, without the logits that no label asks for.
+
+    Args:
+        llm: Any causal LLM of ``transformers``.
+        labels: (B, L) long, -100 where nothing is supervised; position n is predicted from what is before it.
+        chunk: Supervised positions whose logits are computed at once; further chunks are computed anew in the
+            backward pass. 0 keeps all at once.
+        num_items_in_batch: Divides the summed loss in place of the number of labels here; the Trainer gives it so
+            that every token weighs the same over accumulated batches and processes.
+        **inputs: Of the LLM: ``inputs_embeds`` or ``input_ids``, ``attention_mask``, ...
+
+    Returns:
+        The loss; logits None. An LLM whose head cannot be run by itself gives its own output, logits and all.
+    """
+    if not head_runs_alone(llm):
+        return llm(**inputs, labels=labels, num_items_in_batch=num_items_in_batch, use_cache=False)
+    hidden = llm.base_model(**inputs, use_cache=False).last_hidden_state  # (B, L, D)
+    targets = labels[:, 1:]
+    supervised = targets != IGNORE
+    rows, words = hidden[:, :-1][supervised], targets[supervised]  # (R, D), (R,)
+    total = rows.sum(dtype=torch.float32) * 0.0  # keeps the graph where nothing is supervised
+    for part, word in zip(
+        rows.split(chunk or max(len(rows), 1)), words.split(chunk or max(len(words), 1)), strict=True
+    ):
+        again = torch.is_grad_enabled() and len(part) < len(rows)
+        arguments = (llm, part, word)
+        total = total + (
+            checkpoint(_summed, *arguments, use_reentrant=False) if again else _summed(*arguments)
+        )
+    count = num_items_in_batch if num_items_in_batch is not None else max(len(words), 1)
+    return CausalLMOutputWithPast(loss=total / (count.to(total.device) if torch.is_tensor(count) else count))
+
+
+def _summed(llm: Any, rows: Tensor, words: Tensor) -> Tensor:
+    return cross_entropy(apply_head(llm, rows).float(), words, reduction="sum")
+
+
+def apply_head(llm: Any, rows: Tensor) -> Tensor:
+    """Logits (R, V) of hidden states (R, D) of the LLM's body.
+
+    The LLM's own ``forward`` is run over a body that hands ``rows`` through, so whatever the family does behind
+    its head (Gemma's soft-capping, Granite's and Cohere's scaling) is done here too.
+    """
+    logits, used = _with_body(llm, rows)
+    assert used, "ask head_runs_alone first"
+    return logits
+
+
+def head_runs_alone(llm: Any) -> bool:
+    """Whether :func:`apply_head` works: tried once, on one position, and remembered."""
+    answer = llm.__dict__.get("_alm_head_runs_alone")
+    if answer is None:
+        if llm.base_model is llm or getattr(llm.config, "output_router_logits", False):
+            answer = False  # no body of its own, or a loss that is more than cross-entropy
+        else:
+            embeddings = llm.get_input_embeddings()
+            with torch.no_grad():
+                probe = embeddings(torch.zeros(1, dtype=torch.long, device=llm.device))
+                answer = _with_body(llm, probe)[1]
+        llm.__dict__["_alm_head_runs_alone"] = answer
+    return answer
+
+
+class _BodyOutput(BaseModelOutput):
+    """Hidden states alone; whatever else a family's body may give (caches, attentions, router logits) is None."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+def _with_body(llm: Any, rows: Tensor) -> tuple[Tensor, bool]:
+    """Run the LLM with its body replaced by ``rows``; also whether the body was asked at all."""
+    body = llm.base_model
+    used = []
+
+    def hand_through(*_: Any, **__: Any) -> _BodyOutput:
+        used.append(True)
+        return _BodyOutput(last_hidden_state=rows[None])
+
+    before: Callable[..., Any] | None = body.__dict__.get("forward")  # accelerate's hooks put one there
+    body.forward = hand_through
+    try:
+        return llm(inputs_embeds=rows[None], use_cache=False).logits[0], bool(used)
+    finally:
+        if before is None:
+            del body.forward
+        else:
+            body.forward = before

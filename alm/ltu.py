@@ -1,0 +1,159 @@
+"""The published AudioMosaic-LTU layout, loaded strictly into an :class:`alm.model.AudioLanguageModel`.
+
+A directory with ``config.json`` (``AudioMosaicLlamaForCausalLM``), a Llama base, ``tokenizer.model``, and
+``extra_weights.bin`` with ``audio_encoder.*``, ``audio_proj.*`` and the LLM's ``lora_*``.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from alm.errors import CheckpointError
+from encoders.audiomosaic import AudioMosaicEncoder
+from encoders.audiomosaic_config import BACKBONE, AudioMosaicConfig
+from encoders.base import read_config
+from encoders.checkpoint import load_strict, read_weights
+from projectors.ltu import LTUConfig
+
+if TYPE_CHECKING:
+    from alm.model import AudioLanguageModel
+    from alm.processor import AudioLanguageProcessor
+
+ARCHITECTURE = "AudioMosaicLlamaForCausalLM"
+EXTRA_WEIGHTS = "extra_weights.bin"
+_HEAD_DIM = 64  # of ViT-B/16; the layout does not say
+_LORA_ALPHA = 16  # LTU's recipe; the layout does not say
+
+
+def is_ltu(folder: Path) -> bool:
+    """Whether a directory is in this layout."""
+    return (folder / EXTRA_WEIGHTS).is_file() and ARCHITECTURE in (
+        read_config(folder).get("architectures") or []
+    )
+
+
+def load_ltu(
+    folder: Path, *, variant: str = "official", lora_alpha: int = _LORA_ALPHA, **encoder_options: Any
+) -> AudioLanguageModel:
+    """Load the released model; every tensor of ``extra_weights.bin`` finds its place, and no place stays empty.
+
+    Args:
+        folder: The directory.
+        variant: Reading of the token order, see :mod:`projectors.ltu`; the release was trained with ``official``.
+        lora_alpha: Scale of the LLM's adapters.
+        **encoder_options: Encoder config values that differ from ViT-B/16 on 10.24 s.
+
+    Returns:
+        The model in eval mode; saved again it is in our own layout, LLM included.
+
+    Raises:
+        CheckpointError: A tensor is missing, unexpected or mis-shaped.
+    """
+    from alm.model import AudioLanguageModel
+    from alm.policy import adapter_keys, inject_lora
+
+    source = folder / EXTRA_WEIGHTS
+    parts = _split(read_weights(source), source)
+    encoder = AudioMosaicEncoder(_encoder_config(parts["audio_encoder"], source, encoder_options))
+    load_strict(encoder, parts["audio_encoder"], source=f"{source}: audio_encoder")
+    options = {"variant": variant, "token_norm": encoder.config.use_fc_norm}
+    model = AudioLanguageModel.assemble(encoder.eval(), _base(folder), "ltu", options)
+    model.config.audio_token_id = load_ltu_processor(
+        folder, variant=variant, **encoder_options
+    ).audio_token_id
+    load_strict(model.projector.get_submodule("proj"), parts["audio_proj"], source=f"{source}: audio_proj")
+    lora = {_lora_key(key): value for key, value in parts["lora"].items()}
+    if lora:
+        rank = next(value.shape[0] for key, value in lora.items() if ".lora_A." in key)
+        targets = sorted({key.partition(".lora_")[0] for key in lora})
+        model.config.llm_lora = {
+            "r": rank, "lora_alpha": lora_alpha, "lora_dropout": 0.0, "target_modules": targets,
+        }  # fmt: skip
+        inject_lora(model.llm, model.config.llm_lora)
+        base = set(model.llm.state_dict()) - adapter_keys(model.llm)
+        load_strict(model.llm, lora, source=f"{source}: lora", allow_missing=tuple(base))
+    return model.eval()
+
+
+def load_ltu_processor(
+    folder: Path, *, variant: str = "official", **encoder_options: Any
+) -> AudioLanguageProcessor:
+    """The processor: LTU's prompt, its tokenizer padded with the unknown token as in its recipe."""
+    from transformers import LlamaTokenizer
+
+    from alm.processor import AudioLanguageProcessor
+
+    source = folder / EXTRA_WEIGHTS
+    parts = _split(read_weights(source), source)
+    config = _encoder_config(parts["audio_encoder"], source, encoder_options)
+    projector = LTUConfig(
+        encoder_dim=config.dim,
+        n_freq=config.n_freq,
+        frame_rate_hz=config.frame_rate_hz,
+        llm_dim=read_config(folder)["hidden_size"],
+        variant=variant,
+        token_norm=config.use_fc_norm,
+    )
+    tokenizer = LlamaTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = tokenizer.unk_token
+    return AudioLanguageProcessor(
+        tokenizer, config.to_dict(), projector.to_dict(), chat_template="alpaca-short"
+    )
+
+
+def _split(weights: dict[str, Tensor], source: Path) -> dict[str, dict[str, Tensor]]:
+    parts: dict[str, dict[str, Tensor]] = {"audio_encoder": {}, "audio_proj": {}, "lora": {}}
+    unknown = []
+    for key, value in weights.items():
+        name = re.sub(r"^(base_model\.model\.)?(model\.)?(?=audio_)", "", key)
+        if name.startswith("audio_encoder."):
+            parts["audio_encoder"][name.removeprefix("audio_encoder.")] = value
+        elif name.startswith("audio_proj."):
+            parts["audio_proj"][name.rsplit(".", 1)[-1]] = value  # the LayerNorm before it has no weights
+        elif ".lora_" in key:
+            parts["lora"][key] = value
+        else:
+            unknown.append(key)
+    if unknown:
+        raise CheckpointError(
+            f"{source}: unexpected keys {', '.join(sorted(unknown)[:5])}; expected audio_encoder.*, audio_proj.* and "
+            "*.lora_*"
+        )
+    return parts
+
+
+def _encoder_config(weights: dict[str, Tensor], source: Path, options: dict[str, Any]) -> AudioMosaicConfig:
+    if "cls_token" not in weights:
+        raise CheckpointError(f"{source}: audio_encoder.cls_token is missing")
+    width = weights["cls_token"].shape[-1]
+    values = {
+        "model_class": BACKBONE,
+        "embed_dim": width,
+        "depth": len({key.split(".")[1] for key in weights if key.startswith("blocks.")}),
+        "num_heads": max(width // _HEAD_DIM, 1),
+        "use_fc_norm": "norm.weight" not in weights,
+        "normalisation": "ltu",
+        **options,
+    }
+    return AudioMosaicConfig.from_dict(values, where=str(source))
+
+
+def _base(folder: Path) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from alm.checkpoint import load_llm
+
+    values = {
+        key: value for key, value in read_config(folder).items() if key not in ("architectures", "model_type")
+    }
+    return load_llm(str(folder), loader=LlamaForCausalLM, config=LlamaConfig(**values))
+
+
+def _lora_key(key: str) -> str:
+    """Peft's key as it is inside the LLM: no wrapper in front, the adapter's name behind."""
+    name = re.sub(r"^(base_model\.)?(model\.)*(?=layers\.)", "model.", key)
+    return re.sub(r"\.(lora_[AB])(\.default)?\.weight$", r".\1.default.weight", name)

@@ -1,0 +1,182 @@
+"""Decoding: streaming, sampling, beams, clips encoded once; long audio; what is frozen stays; answers memorised."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import AutoTokenizer
+
+from alm.checkpoint import load_llm
+from alm.errors import UserError
+from alm.generation import generate_answers, stream_answer
+from alm.model import AudioLanguageModel
+from alm.policy import LoraOptions, Policy
+from alm.processor import build_processor
+from encoders import encoder_class
+
+
+@pytest.fixture
+def make(llm_dir):
+    def build(projector="mlp", **options):
+        torch.manual_seed(0)
+        model = AudioLanguageModel.assemble(
+            encoder_class("audiomosaic").tiny(),
+            load_llm(str(llm_dir)),
+            projector,
+            options,
+            llm_source=str(llm_dir),
+        )
+        return model.eval(), build_processor(AutoTokenizer.from_pretrained(llm_dir), model)
+
+    return build
+
+
+def ask(question, answer=None):
+    turns = [{"role": "user", "content": f"<|audio|>{question}"}]
+    return turns + ([{"role": "assistant", "content": answer}] if answer else [])
+
+
+def test_a_clip_asked_many_questions_is_encoded_once(make, clips, monkeypatch):
+    model, processor = make()
+    questions = [ask(f"question {i} of many") for i in range(7)]
+    audios = [[clips[i % 2]] for i in range(7)]
+    expected = {}
+    for i in range(7):  # the waveform path, one by one
+        batch = processor([questions[i]], [audios[i]], add_generation_prompt=True)
+        ids = model.generate(**batch, max_new_tokens=8, do_sample=False, pad_token_id=0)
+        expected[i] = processor.tokenizer.decode(ids[0], skip_special_tokens=True).strip()
+    encoded = []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda w, n: encoded.extend(n.tolist()) or encode(w, n))
+    answers = dict(generate_answers(model, processor, questions, audios, 8, batch_size=2))
+    assert answers == expected and sorted(encoded) == sorted([len(clips[0]), len(clips[1])])
+
+
+def test_several_answers_beams_and_samples(make, clips):
+    model, processor = make()
+    plain = dict(generate_answers(model, processor, [ask("what")], [[clips[0]]], 6))
+    several = list(
+        generate_answers(
+            model, processor, [ask("what"), ask("why")], [[clips[0]], [clips[2]]], 6,
+            num_beams=3, num_return_sequences=2,
+        )
+    )  # fmt: skip
+    assert [row for row, _ in several] == [0, 0, 1, 1]
+    torch.manual_seed(0)
+    options = {"do_sample": True, "temperature": 5.0}
+    samples = {
+        dict(generate_answers(model, processor, [ask("what")], [[clips[0]]], 6, **options))[0]
+        for _ in range(3)
+    }
+    assert (
+        len(samples) > 1 and dict(generate_answers(model, processor, [ask("what")], [[clips[0]]], 6)) == plain
+    )
+
+
+def test_streaming_gives_the_same_words_and_passes_errors_on(make, clips):
+    model, processor = make()
+    whole = dict(generate_answers(model, processor, [ask("what")], [[clips[0]]], 12))[0]
+    pieces = list(stream_answer(model, processor, ask("what"), [clips[0]], 12))
+    assert "".join(pieces).strip() == whole
+    with pytest.raises(ValueError, match="beam"):
+        list(stream_answer(model, processor, ask("what"), [clips[0]], 12, num_beams=2))
+
+
+@pytest.mark.parametrize("projector", ["mlp", "qformer", "window_qformer"])
+def test_ten_minutes_are_windows_of_the_same_audio(make, projector):
+    """Tokens of a long clip are those of its windows, in order; nothing is clamped."""
+    model, processor = make(projector)
+    window = round(model.encoder.config.clip_s * 16000)
+    rng = np.random.default_rng(0)
+    long = (0.1 * rng.standard_normal(600 * 16000)).astype(np.float32)
+    n = processor.n_audio_tokens(len(long))
+    rate = processor.projector_config.tokens_per_second
+    assert n == (pytest.approx(600 * rate, abs=2) if rate else processor.projector_config.n_queries)
+    with torch.no_grad():
+        tokens = model.encode(torch.from_numpy(long)[None], torch.tensor([len(long)]))
+        middle = 300 * 16000 // window
+        alone = model.encode(
+            torch.from_numpy(long[middle * window : (middle + 1) * window + 240])[None],
+            torch.tensor([window + 240]),
+        )
+        projected, valid = model.projector(tokens.tokens, tokens.mask, tokens.grid)
+    n_window = model.encoder.config.grid[0] * model.encoder.config.n_freq
+    stitched = tokens.tokens[0, middle * n_window : (middle + 1) * n_window]
+    torch.testing.assert_close(stitched, alone.tokens[0, :n_window], atol=1e-2, rtol=0)
+    assert int(valid.sum()) == n and torch.isfinite(projected).all()
+
+
+class _Moody(nn.Module):
+    """BatchNorm and dropout: what a frozen part must keep still."""
+
+    def __init__(self, inner, width):
+        super().__init__()
+        self.inner, self.norm, self.drop = inner, nn.BatchNorm1d(width), nn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.drop(self.norm(self.inner(x).transpose(1, 2)).transpose(1, 2))
+
+
+def test_a_frozen_encoder_is_the_same_after_20_training_steps(make, clips):
+    model, processor = make()
+    model.encoder.norm_pre = _Moody(model.encoder.norm_pre, model.encoder.dim)
+    model.set_policy(Policy(llm="lora"))
+    batch = processor([ask("what", "a bell")] * 4, [[c] for c in clips], with_labels=True)
+    audio = (batch["waveforms"], batch["waveform_lengths"])
+    before = {key: value.clone() for key, value in model.encoder.state_dict().items()}
+    tokens = model.encode(*audio).tokens
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(20):
+        model.train()
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    assert not any(module.training for module in model.encoder.modules())
+    after = model.encoder.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    assert torch.equal(model.encode(*audio).tokens, tokens)
+    model.set_policy(Policy(encoder="full"))  # the same steps do move one that is not frozen
+    model.train()
+    model(**batch)
+    assert not torch.equal(before["norm_pre.norm.running_mean"], model.encoder.norm_pre.norm.running_mean)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("projector", "options"), [("mlp", {}), ("qformer", {"n_queries": 8, "heads": 2})])
+def test_sixteen_clips_are_learnt_by_heart(make, projector, options):
+    model, processor = make(projector, **options)
+    model.set_policy(Policy(llm="lora", llm_lora=LoraOptions(r=16, alpha=32)))
+    rng = np.random.default_rng(0)
+    clips = []
+    for i in range(16):  # a tone of its own, on and off in a rhythm of its own
+        t = np.arange(10000) / 16000
+        tone = np.sin(2 * np.pi * (200 + 350 * i) * t) * (np.sin(2 * np.pi * (2 + i % 4) * t) > 0)
+        clips.append((0.4 * tone + 0.005 * rng.standard_normal(len(t))).astype(np.float32))
+    words = ["bell", "dog", "rain", "horn"]
+    answers = [f"{words[i % 4]} {words[i // 4]}" for i in range(16)]
+    batch = processor([ask("what", a) for a in answers], [[c] for c in clips], with_labels=True)
+    with torch.no_grad():
+        tokens = model.encode(batch.pop("waveforms"), batch.pop("waveform_lengths"))
+    batch |= {"features": tokens.tokens, "features_mask": tokens.mask}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    for step in range(600):
+        model.train()
+        optimizer.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 20 == 19 and loss.item() < 0.02:
+            break
+    found = dict(generate_answers(model, processor, [ask("what")] * 16, [[c] for c in clips], 24))
+    assert [found[i] for i in range(16)] == answers
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_quantisation_without_its_library_says_so(llm_dir):
+    with pytest.raises(UserError, match=r"alm-toolkit\[quant\]"):
+        load_llm(str(llm_dir), bits=4)
+    with pytest.raises(UserError, match="expected 4 or 8"):
+        load_llm(str(llm_dir), bits=3)
