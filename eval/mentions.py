@@ -13,7 +13,7 @@ _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": 
 # "one" that is a pronoun, not a number.
 _PRONOUN = re.compile(
     r"\b((?:this|that|which|right|correct|best|only|no|any|every|each|first|second|third|last|wrong|other|another)\s+)"
-    r"one\b|\bone(?=\s+(?:of|might|could|may|can|should|must|would)\b)",
+    r"one\b|\bone(?=\s+(?:of|that|which|saying|labell?ed|might|could|may|can|should|must|would)\b)",
     re.IGNORECASE,
 )
 # Choices that are everyday words of any sentence: they count after a cue, not wherever they turn up.
@@ -26,7 +26,7 @@ _NEGATION = re.compile(
     r"(?:\bnot\b(?! only)|n't\b|\bnever\b|\bneither\b|\bnor\b|\brather than\b|\binstead of\b|\bunlike\b|\bexcept\b"
     r"|\bexclud\w+|\brul(?:e|es|ed|ing) out\b|\beliminat\w+|\bother than\b|\bas opposed to\b|\bdismiss\w*"
     r"|\breject\w*|\bdiscard\w*|\bno\b(?! doubt)|\bcannot\b|\bwithout\b|\babsence of\b|\black of\b|\bbetween\b"
-    r"|\bwhether\b)"
+    r"|\bwhether\b|\bout of\b|\bamong(?:st)?\b|\b(?:i|we)(?: (?:also|first|initially|briefly|had|have|originally))* considered\b)"
     r"\W*(?:[\w'\x00]+[ \t\"'(\[*-]+){0,5}$|\bthan\W+(?:[\w']+\W+){0,2}$",
     re.IGNORECASE,
 )
@@ -41,7 +41,7 @@ _REJECTION = re.compile(
 _CLAUSE_BREAK = re.compile(
     r"[.;:!?\n,](?=\s|$)|\b(?:but|however|although|though|while|whereas|so)\b", re.IGNORECASE
 )
-_CONTRAST = re.compile(r"unlike|instead|rather|as opposed|other than|except|between|whether|than")
+_CONTRAST = re.compile(r"unlike|instead|rather|as opposed|other than|except|between|whether|than|out of|among|consider")
 _LIST_GLUE = re.compile(
     r"^(?:[\s,/&\"'()*\[\].:-]|\b(?:and|or|nor|the|an?|options?|choices?|[A-Z](?=[).:]))\b)*$", re.I
 )

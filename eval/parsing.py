@@ -38,7 +38,9 @@ _CUE = re.compile(
     r"\b(?:answer|choice|option|response|selection|pick)(?:\s+(?:here|to\s+(?:the|this)\s+question|for\s+\w+|is\s+therefore"
     r"|among\s+\w+|from\s+the\s+(?:list|options)|would\s+have\s+to))*(?:\s+(?:is|was|would\s+be|should\s+be|must\s+be"
     r"|will\s+be|seems\s+to\s+be|appears\s+to\s+be|has\s+to\s+be|being)\b|\s*'s\b|\s*[:=]|\s*[-\u2013\u2014]+>?\s|\s*\n)+"
-    r"|\bans(?:wer)?\s*[:.=]|\b(?:i|we)(?:'d|'ll|'m|\s+would|\s+will|\s+am|\s+have\s+to|\s+should)?(?:\s+therefore)?\s+"
+    r"|\bans(?:wer)?[\"']?\s*[:.=]|\banswer\s+to\s+be\b"
+    r"|\b(?:final|conclusion|verdict|result|solution|decision|guess|prediction|output)[\"']?\s*(?:[:=]+>?|->|\u2192|\bis\b)"
+    r"|\b(?:i|we)(?:'d|'ll|'m|\s+would|\s+will|\s+am|\s+have\s+to|\s+should)?(?:\s+therefore)?\s+"
     r"(?:choose|chose|pick(?:ed)?|select(?:ed)?|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settle\s+(?:on|for)"
     r"|say|answer|vote\s+for|conclude(?:\s+that\s+it\s+is)?)\b"
     r"|\b(?:best|correct|right|most\s+\w+)\s+(?:one|someone|match|fit|description|guess)\s+(?:is|would\s+be)\b"
@@ -46,16 +48,18 @@ _CUE = re.compile(
     re.IGNORECASE,
 )
 _CORRECT = re.compile(
-    r"^[\s\"')\]*]*(?:\s*\([^()]*\))?\s*(?:is|are|seems|would\s+be|appears|must\s+be|as)\s+"
+    r"^[\s\"')\]*.]*(?:\s*\([^()]*\))?\s*(?:(?:is|are|seems|would\s+be|appears|must\s+be|as)\s+"
     r"(?:(?:clearly|definitely|probably|therefore|thus|likely|indeed|most\s+likely|to\s+be)\s+)*(?:the\s+|my\s+)?"
     r"(?:(?:correct|right|best|most\s+(?:likely|appropriate|plausible|suitable|fitting|accurate|probable))\b"
-    r"|(?:final\s+)?answer\b)",
+    r"|(?:final\s+)?answer\b|an?\s+(?:better|closer|stronger)\s+\w+)"
+    r"|(?:fits|fit|matches|match|suits|describes|explains|agrees|aligns|corresponds|works)\b[^.,;:\n]{0,40}?"
+    r"\b(?:better|best|most\s+closely|more\s+closely)\b)",
     re.IGNORECASE,
 )
 _WEAK_CUE = re.compile(
     r"(?:\b(?:it|this|that|there|audio|clip|recording|sound|sounds|music|speaker|voice|instrument|source|scene|genre"
     r"|emotion|chord|which)(?:'s|\s+is|\s+are|\s+must\s+be|\s+should\s+be|\s+seems\s+to\s+be|\s+appears\s+to\s+be"
-    r"|\s+sounds\s+like|\s+resembles|\s+was)|\bsounds\s+like|\bmost\s+likely|\bmust\s+be|\bi\s+(?:think|believe|guess|hear)"
+    r"|\s+sounds\s+like|\s+resembles|\s+was)|\bsounds\s+like|\bmost\s+likely|\bmust\s+be|\bha(?:s|ve)\s+to\s+be|\bcan\s+only\s+be|\bturns?\s+out\s+to\s+be|\bi\s+(?:think|believe|guess|hear)"
     r"(?:\s+that)?|\bhearing|\bi'd\s+guess|\bguess\s+is|\b(?:best|most\s+closely)\s+(?:matches|fits|describes)"
     r"|\b(?:therefore|thus|hence|in\s+conclusion|overall|so)\b)\s*[,:]?\s*",
     re.IGNORECASE,
@@ -83,7 +87,7 @@ _REFUSAL = re.compile(
 )
 _LETTER = re.compile(r"""(?P<open>["'(\[]*)(?P<letter>[A-Za-z])(?![\w#])(?P<close>["')\]]*)""")
 _AFTER_LETTER = re.compile(
-    r"\s*(?:$|[.,:;!)\]\n]|[-\u2013\u2014/|]\s|\((?!\w\))|\s(?:because|since|as|is|with|for|due|based|which|given|here)\b)"
+    r"\s*(?:$|[.,:;!)\]}\n]|[-\u2013\u2014/|]\s|\((?!\w\))|\s(?:because|since|as|is|with|for|due|based|which|given|here)\b)"
 )
 
 

@@ -256,7 +256,66 @@ THIRD_REFUSALS = [
 ]
 
 
-ALL_PHRASINGS = {**PHRASINGS, **LATER_PHRASINGS, **THIRD_PHRASINGS}
+# Written fourth, after the failures of the third were mended; what it gave when first run stands in the test.
+FOURTH_PHRASINGS = {
+    "ok_its": "Ok so it's clearly @T@",
+    "hash_answer": "#### @L@",
+    "bracket_tag": "[ANSWER] @L@ [/ANSWER]",
+    "xml_final": "<final>@L@</final>",
+    "hmm_wait": "@OL@... hmm, wait. Listening again, it is @L@.",
+    "given_the": "Given the tempo and the level, @T@ seems right.",
+    "more_likely_than": "@T@ is more likely than @OT@.",
+    "confident": "@T@, I'm fairly confident.",
+    "number_of_option": 'The correct one is option @L@: "@T@".',
+    "would_go_text": "If I had to choose, I'd go for @T@.",
+    "both_lines": "Choice: @L@\nText: @T@",
+    "table_like": "| Answer | @L@ |",
+    "yaml": "reasoning: @OT@ lacks support\nanswer: @T@",
+    "json_nested": '{"result": {"answer": "@L@", "why": "@OT@ is absent"}}',
+    "json_array_objects": '[{"id": 1, "answer": "@L@"}]',
+    "polite": "Thank you for the question! After listening, my answer would be **@T@**. Hope that helps!",
+    "capital_words": "THE CORRECT ANSWER IS @L@",
+    "not_x_y_correct": "@OL@ is not correct, @L@ is.",
+    "leaning": "I'm leaning towards @T@.",
+    "suggests": "The recording strongly suggests @T@.",
+    "consistent": "What is heard is consistent with @T@ but not with @OT@.",
+    "indicating": "There is a clear pattern in the clip, indicating @T@.",
+    "rule_out_letters": "(@OL@) can be excluded, which leaves (@L@).",
+    "answer_last_para": "The clip is short.\n\nIt has one event.\n\n@T@",
+    "latex_text": "The answer is $\\text{@L@}$.",
+    "latex_final": "Final Answer: The final answer is $\\boxed{@L@}$. I hope it is correct.",
+    "correct_colon": "Correct: @L@",
+    "pipe": "@L@ | @T@",
+    "underscore": "_@T@_",
+    "letter_semicolon": "@L@; the others do not apply.",
+    "turn_prefix": "<|assistant|> @L@. @T@",
+    "end_token": "@L@. @T@<|im_end|>",
+    "question_echo": "Question: which one is it? Answer: @L@. @T@",
+    "i_hear_so": "I hear something that matches @T@, so @L@.",
+    "rather": "Rather than @OT@, I would say @T@.",
+    "could_be_but": "It could be @OT@, but @T@ is the better answer.",
+    "though": "Though @OT@ is tempting, the answer has to be @T@.",
+    "step_conclusion": "Step 1: listen.\nStep 2: compare with @OT@.\nStep 3: compare with @T@.\nConclusion: @T@",
+    "letter_equals": "Answer = @L@",
+    "emoji": "\U0001f3b5 The answer is @T@ \U0001f3b5",
+}
+
+FOURTH_REFUSALS = [
+    "I do not have the ability to process audio.",
+    "Please upload the recording.",
+    "It might be A, but it might also be B.",
+    "Neither.",
+    "no answer",
+    "The question cannot be answered.",
+    "{0} or {1}, hard to say.",
+    "A/B",
+    "Options A and C both fit.",
+    "The answer is not A, and it is not B.",
+    "I am torn between {0} and {1}.",
+    "As a text model I cannot play sounds, so I can't say if it is {1}.",
+]
+
+ALL_PHRASINGS = {**PHRASINGS, **LATER_PHRASINGS, **THIRD_PHRASINGS, **FOURTH_PHRASINGS}
 
 
 def listing(choices: list[str]) -> str:
