@@ -25,21 +25,25 @@ from eval.normalise import answers_match, digits_for_number_words, normalise_ans
 
 __all__ = ["answers_match", "digits_for_number_words", "normalise_answer", "parse_choice", "parse_yes_no"]
 
-PARSER_VERSION = "1"
+PARSER_VERSION = "2"
 
 _THINK = re.compile(r"<(think|thinking|reasoning|thought)>.*?</\1>", re.DOTALL | re.IGNORECASE)
 _THINK_TAIL = re.compile(r"^.*</(?:think|thinking|reasoning|thought)>", re.DOTALL | re.IGNORECASE)
 _THINK_OPEN = re.compile(r"<(?:think|thinking|reasoning|thought)>.*$", re.DOTALL | re.IGNORECASE)
-_TAG = re.compile(r"<(answer|final_answer|choice|option)>(.*?)(?:</\1>|$)", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(
+    r"[<\[](\w*(?:answer|final|choice|option|result|solution|verdict)\w*)[>\]](.*?)(?:[<\[]/\1[>\]]|$)",
+    re.DOTALL | re.IGNORECASE,
+)
+_LATEX = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathsf)\s*\{([^{}]*)\}")
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _JSON_KEYS = ("answer", "final_answer", "finalanswer", "choice", "option", "letter", "prediction", "selected")
 
 _CUE = re.compile(
     r"\b(?:answer|choice|option|response|selection|pick)(?:\s+(?:here|to\s+(?:the|this)\s+question|for\s+\w+|is\s+therefore"
     r"|among\s+\w+|from\s+the\s+(?:list|options)|would\s+have\s+to))*(?:\s+(?:is|was|would\s+be|should\s+be|must\s+be"
-    r"|will\s+be|seems\s+to\s+be|appears\s+to\s+be|has\s+to\s+be|being)\b|\s*'s\b|\s*[:=]|\s*[-\u2013\u2014]+>?\s|\s*\n)+"
+    r"|will\s+be|seems\s+to\s+be|appears\s+to\s+be|has\s+to\s+be|being)\b|\s*'s\b|\s*[:=|]|\s*[-\u2013\u2014]+>?\s|\s*\n)+"
     r"|\bans(?:wer)?[\"']?\s*[:.=]|\banswer\s+to\s+be\b"
-    r"|\b(?:final|conclusion|verdict|result|solution|decision|guess|prediction|output)[\"']?\s*(?:[:=]+>?|->|\u2192|\bis\b)"
+    r"|\b(?:final|conclusion|verdict|result|solution|decision|guess|prediction|output|correct|selected|chosen)[\"']?\s*(?:[:=]+>?|->|\u2192|\bis\b)"
     r"|\b(?:i|we)(?:'d|'ll|'m|\s+would|\s+will|\s+am|\s+have\s+to|\s+should)?(?:\s+therefore)?\s+"
     r"(?:choose|chose|pick(?:ed)?|select(?:ed)?|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settle\s+(?:on|for)"
     r"|say|answer|vote\s+for|conclude(?:\s+that\s+it\s+is)?)\b"
@@ -49,9 +53,10 @@ _CUE = re.compile(
 )
 _CORRECT = re.compile(
     r"^[\s\"')\]*.]*(?:\s*\([^()]*\))?\s*(?:(?:is|are|seems|would\s+be|appears|must\s+be|as)\s+"
-    r"(?:(?:clearly|definitely|probably|therefore|thus|likely|indeed|most\s+likely|to\s+be)\s+)*(?:the\s+|my\s+)?"
-    r"(?:(?:correct|right|best|most\s+(?:likely|appropriate|plausible|suitable|fitting|accurate|probable))\b"
-    r"|(?:final\s+)?answer\b|an?\s+(?:better|closer|stronger)\s+\w+)"
+    r"(?:(?:clearly|definitely|probably|therefore|thus|likely|indeed|most\s+likely|to\s+be)\s+)*(?:the\s+|my\s+|an?\s+)?"
+    r"(?:(?:correct|right|best|better|closer|stronger|most\s+(?:likely|appropriate|plausible|suitable|fitting|accurate|probable))\b"
+    r"|(?:final\s+)?answer\b)"
+    r"|(?:is|does)\s*[.!]*\s*$"
     r"|(?:fits|fit|matches|match|suits|describes|explains|agrees|aligns|corresponds|works)\b[^.,;:\n]{0,40}?"
     r"\b(?:better|best|most\s+closely|more\s+closely)\b)",
     re.IGNORECASE,
@@ -70,11 +75,12 @@ _LEAD = re.compile(
     re.I,
 )
 _ALTERNATIVE = re.compile(
-    r"""^["')\]*.]*\s*(?:,?\s*\b(?:or|and)\b|[,/&])\s*(?:perhaps|maybe|possibly|also)?\s*""", re.I
+    r"""^["')\]*.]*\s*(?:,?\s*\b(?:or|and)\b|[,/&;])\s*(?:perhaps|maybe|possibly|also)?\s*""", re.I
 )
 _LONE_LETTER = re.compile(r"(?<![\w'#.])([A-Z])(?![\w'#])")
 _ROLE = re.compile(r"^\s*(?:assistant|model|bot|ai)\s*:\s*", re.IGNORECASE)
 _NOT_NEXT = re.compile(r"^\W*(?:not\b|n't|neither\b|never\b|cannot\b)", re.IGNORECASE)
+_WHETHER = re.compile(r"\b(?:whether|if)\s+(?:(?:the|my|your)\s+)?(?:\w+\s+)?$", re.IGNORECASE)
 _REFUSAL = re.compile(
     r"\bnone\s+of\s+(?:the|these|those|them)\b|\b(?:neither|nor)\b|\bno\s+(?:correct|right|suitable)\s+(?:answer|option|choice)"
     r"|\b(?:can(?:not|'t|\s+not)|could(?:\s+not|n't)|unable\s+to|not\s+able\s+to|impossible\s+to|not\s+possible\s+to"
@@ -146,6 +152,8 @@ def _strip_thinking(text: str) -> str:
 def _strip_markdown(text: str) -> str:
     text = re.sub(r"```\w*[ \t]*\n?|`", "", text)
     text = re.sub(r"\*\*|__", "", text)
+    text = re.sub(r"(?m)^[ \t]*\|[ \t]*|[ \t]*\|[ \t]*$", "", text)
+    text = re.sub(r"\$([^$\n]{1,80})\$", r"\1", _LATEX.sub(r"\1", text))
     text = re.sub(r"(?<![\w(,*])\*(?=\S)([^*\n]+?)(?<=\S)\*(?![\w)*])", r"\1", text)
     return re.sub(r"(?m)^[ \t]*(?:#{1,6}[ \t]+|>[ \t]*)", "", text)
 
@@ -154,8 +162,7 @@ def _tagged(text: str) -> list[str]:
     """What the answer marks as its answer: the last non-empty tag, box or JSON field, as a list of at most one."""
     found = [(match.start(), match[2]) for match in _TAG.finditer(text)]
     for match in _BOXED.finditer(text):
-        inner = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", match[1])
-        found.append((match.start(), inner.replace("\\ ", " ").strip("$ ")))
+        found.append((match.start(), _LATEX.sub(r"\1", match[1]).replace("\\ ", " ").strip("$ ")))
     found += _json_fields(text)
     marked = [content for _, content in sorted(found) if content.strip()]
     return marked[-1:]
@@ -286,12 +293,12 @@ def _last_cue(text: str, mentions: list[Mention], options: Options) -> int | Non
         rest = text[cue.end() :]
         if any(one.start < cue.end() <= one.end for one in mentions):
             continue
-        start = _start(rest, options)
+        start = None if _WHETHER.search(text[: cue.start()]) else _start(rest, options)
         if start:
             if not re.match(r"^[\"')\]*]*\s*\?", rest[start[1] :]):
                 events.append((cue.end(), start[0]))
             continue
-        if _NOT_NEXT.match(rest):
+        if _NOT_NEXT.match(rest) or _WHETHER.search(text[: cue.start()]):
             continue
         inside = _in_sentence(text, cue.end(), mentions)
         if len({one.index for one in inside}) == 1:
@@ -336,13 +343,15 @@ def _own_line(text: str, mentions: list[Mention], options: Options) -> int | Non
         options.letter_index(match[1]) for match in re.finditer(r"(?m)^[\s*-]*\(?([A-Z])[).:](?=\s)", rest)
     }
     label = re.match(
-        r"^\s*\(?([A-Z])(?:[).:](?=\s)|\)|\s+[-\u2013\u2014]|,?\s+(?:because|since|as)\b)", first
+        r"^\s*\(?([A-Z])(?:[).:;,](?=\s)|\)|\s+[-\u2013\u2014]|,?\s+(?:because|since|as)\b)", first
     )
     index = options.letter_index(label[1]) if label else None
     if index is None or others - {index, None}:
         return None
     start = _start(text, options)
-    return start[0] if start else None
+    if start is None or any(one.rejected and one.start < start[1] for one in mentions):
+        return None
+    return start[0]
 
 
 def _parenthesised(text: str, mentions: list[Mention], options: Options) -> int | None:

@@ -300,6 +300,36 @@ FOURTH_PHRASINGS = {
     "emoji": "\U0001f3b5 The answer is @T@ \U0001f3b5",
 }
 
+# Written fifth, the last look: not one pattern was changed after it was first run.
+FIFTH_PHRASINGS = {
+    "clearly_colon": "Clearly: @T@",
+    "answer_below": "Answer below:\n(@L@)",
+    "as_such": "As such, I will answer with @L@.",
+    "no_doubt": "There is no doubt that it's @T@.",
+    "would_fit_best": "Of the four, @T@ would fit best.",
+    "strike": "Not @OT@. @T@.",
+    "rest_wrong": "@T@ is right, the rest is wrong.",
+    "per_option_verdict": "@OL@) @OT@: no\n@L@) @T@: yes",
+    "hedged_percent": "80% @T@, 20% @OT@. Answer: @T@",
+    "switch": "I first thought @OT@ but switched to @T@.",
+    "explanation_first": "Explanation: the sound has a fast decay. Answer: (@L@).",
+    "parenthesised_reason": "@T@ (the recording has no sign of @OT@)",
+    "listen_carefully": "If you listen carefully you can tell that this is @T@.",
+    "quoted_letter": '"@L@"',
+    "json_option_text": '{"option": "@L@", "text": "@T@"}',
+    "starred": "* @L@. @T@",
+    "dotted_lower": "@l@. @t@",
+    "final_choice_bold": "My final choice is **@L@**.",
+    "not_only": "While @OT@ can be heard in many clips like this, here it is @T@.",
+    "question_restated": "You ask which one it is. It is @T@.",
+    "double_negative": "It is not that @OT@ is impossible, but the answer is @T@.",
+    "ellipsis": "...@T@...",
+    "correct_tick": "@L@ \u2714",
+    "two_sentences": "@T@. That is my answer.",
+    "name_letter": "Letter @L@.",
+    "think_tag_only_end": "first @OT@, then again @T@ ... decide: @L@\n</think>\n@L@",
+}
+
 FOURTH_REFUSALS = [
     "I do not have the ability to process audio.",
     "Please upload the recording.",
@@ -315,7 +345,7 @@ FOURTH_REFUSALS = [
     "As a text model I cannot play sounds, so I can't say if it is {1}.",
 ]
 
-ALL_PHRASINGS = {**PHRASINGS, **LATER_PHRASINGS, **THIRD_PHRASINGS, **FOURTH_PHRASINGS}
+ALL_PHRASINGS = {**PHRASINGS, **LATER_PHRASINGS, **THIRD_PHRASINGS, **FOURTH_PHRASINGS, **FIFTH_PHRASINGS}
 
 
 def listing(choices: list[str]) -> str:
