@@ -55,6 +55,8 @@ def canonical(text: str) -> str:
     """Even out width, quotes, number words and control characters, keeping case and punctuation."""
     text = unicodedata.normalize("NFKC", text).translate(_QUOTES).replace("\x00", " ")
     text = re.sub(r"[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", "\n", text)
+    # Ticks, arrows of lists and emoji around an answer say nothing about which it is.
+    text = re.sub(r"[\u2600-\u27bf\u2b00-\u2bff\ufe0f\U0001f000-\U0001faff]", " ", text)
     # Emphasis goes before number words are looked for: an underscore is a letter to them.
     text = re.sub(r"(?<!\w)_(?=\S)([^_\n]+?)(?<=\S)_(?!\w)", r"\1", text)
     text = _PRONOUN.sub(lambda match: f"{match[1] or ''}someone", text)

@@ -8,7 +8,7 @@ The tiers, in order (the first that yields decides):
 4. The last answer cue: "the answer is …", "I choose …", "… is correct".
 5. One option alone has a line to itself; the text starts with a labelled letter.
 6. One single letter in parentheses.
-7. The last "it is …" or "sounds like …".
+7. The last "it is …" or "sounds like …"; one option alone is a sentence; "Yes, …" where yes is an option.
 8. One option alone is named and not rejected; options named inside longer ones do not count.
 9. One option alone is named in the last sentence.
 
@@ -46,7 +46,8 @@ _CUE = re.compile(
     r"|\b(?:final|conclusion|verdict|result|solution|decision|guess|prediction|output|correct|selected|chosen)[\"']?\s*(?:[:=]+>?|->|\u2192|\bis\b)"
     r"|\b(?:i|we)(?:'d|'ll|'m|\s+would|\s+will|\s+am|\s+have\s+to|\s+should)?(?:\s+therefore)?\s+"
     r"(?:choose|chose|pick(?:ed)?|select(?:ed)?|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settle\s+(?:on|for)"
-    r"|say|answer|vote\s+for|conclude(?:\s+that\s+it\s+is)?)\b"
+    r"|say|answer(?:\s+with)?|vote\s+for|conclude(?:\s+that\s+it\s+is)?)\b"
+    r"|\b(?:switch(?:ed|ing)?|chang(?:ed?|ing)|settl(?:ed?|ing)|end(?:ed)?\s+up)\s+(?:my\s+(?:mind|answer)\s+)?(?:to|on|with|at)\b"
     r"|\b(?:best|correct|right|most\s+\w+)\s+(?:one|someone|match|fit|description|guess)\s+(?:is|would\s+be)\b"
     r"|\b(?:corresponds?|points?|leads?)\s+to\s+(?=\(?(?:option|choice)\b)|\bmatch(?:es)?\s+(?=\(?(?:option|choice)\b)",
     re.IGNORECASE,
@@ -131,7 +132,7 @@ def _read(text: str, options: Options) -> int | None:
         return found if found >= 0 else None
     if _refuses(text, mentions):
         return None
-    for tier in (_own_line, _parenthesised, _weak_cue, _only_mention, _last_sentence):
+    for tier in (_own_line, _parenthesised, _weak_cue, _own_sentence, _only_mention, _last_sentence):
         found = tier(text, mentions, options)
         if found is not None:
             return found if found >= 0 else None
@@ -250,7 +251,7 @@ def _start_at(text: str, offset: int, options: Options) -> tuple[int, int] | Non
     letter = _letter_at(body, options)
     if letter:
         index, end, marked = letter
-        gap = re.match(r"[\s.,:;)\]\"'\u2013\u2014-]*(?:which\s+says\s+|that\s+is,?\s+)?", body[end:])
+        gap = re.match(r"[\s.,:;()\]|\"'\u2013\u2014-]*(?:which\s+says\s+|that\s+is,?\s+)?", body[end:])
         after = end + (gap.end() if gap else 0)
         named = options.text_at(body, after) if after > end or marked else None
         if named and named.index == index:
@@ -334,7 +335,7 @@ def _refuses(text: str, mentions: list[Mention]) -> bool:
 
 
 def _own_line(text: str, mentions: list[Mention], options: Options) -> int | None:
-    """Tier 5: one choice alone has a line to itself, or the first line starts with a label and no other does."""
+    """Tier 5: one choice alone has a line to itself, or the first line alone has a label."""
     lines = {_whole(line, options) for line in text.split("\n")} - {None}
     if lines:
         return lines.pop() if len(lines) == 1 else None
@@ -381,6 +382,20 @@ def _weak_cue(text: str, mentions: list[Mention], options: Options) -> int | Non
         if not asked and not any(one.rejected for one in overlapping):
             found = start[0]
     return found
+
+
+def _own_sentence(text: str, mentions: list[Mention], options: Options) -> int | None:
+    """Tier 7: one choice alone is a sentence, or the text starts with a "yes" or "no" that is a choice."""
+    said = [text[begin:end] for begin, end in sentences(text, mentions)]
+    alone = {_whole(one, options) for one in said if not _NOT_NEXT.match(one) and "?" not in one[-3:]} - {
+        None
+    }
+    if alone:
+        return alone.pop() if len(alone) == 1 else None
+    first = [one for one in options.common_mentions(text) if not re.search(r"\w", text[: one.start])]
+    if first and re.match(r"\s*(?:[,.:;!(|]|[-\u2013\u2014]\s)", text[first[0].end :]):
+        return first[0].index
+    return None
 
 
 def _only_mention(text: str, mentions: list[Mention], options: Options) -> int | None:

@@ -6,6 +6,7 @@ as the right one. Each set says when it was written.
 
 import json
 import string
+import sys
 
 from eval.parsing import parse_choice
 
@@ -117,7 +118,8 @@ LATER_PHRASINGS = {
     "A_hash": "Ans: @L@",
 }
 
-# Written third, before a line of the parser was changed for them.
+# Written third, before a line of the parser was changed for them. When first run: 93.0 % of right answers and 0.08 %
+# of wrong ones credited.
 THIRD_PHRASINGS = {
     "not_letter_but_letter": "it's not @OL@, it's @L@",
     "not_text_but_text": "It's not @OT@, it's @T@.",
@@ -256,7 +258,7 @@ THIRD_REFUSALS = [
 ]
 
 
-# Written fourth, after the failures of the third were mended; what it gave when first run stands in the test.
+# Written fourth, after the failures of the third were mended. When first run: 77.0 % and 2.6 %.
 FOURTH_PHRASINGS = {
     "ok_its": "Ok so it's clearly @T@",
     "hash_answer": "#### @L@",
@@ -300,7 +302,8 @@ FOURTH_PHRASINGS = {
     "emoji": "\U0001f3b5 The answer is @T@ \U0001f3b5",
 }
 
-# Written fifth, the last look: not one pattern was changed after it was first run.
+# Written fifth, after the failures of the fourth were mended. When first run: 88.7 % of right answers and 0.05 % of
+# wrong ones credited (23 of 26 phrasings read, the others not at all); the three were mended afterwards.
 FIFTH_PHRASINGS = {
     "clearly_colon": "Clearly: @T@",
     "answer_below": "Answer below:\n(@L@)",
@@ -400,3 +403,24 @@ def measure(questions: list[tuple[list[str], str]], every: int = 1) -> dict[str,
                     failures.append((said, choices, got))
         results[name] = (credited / len(seen), wrongly / len(seen), failures)
     return results
+
+
+def means(results: dict[str, tuple[float, float, list]]) -> tuple[float, float]:
+    """Shares of right and of wrong answers credited, over all phrasings."""
+    right = sum(credited for credited, _, _ in results.values()) / len(results)
+    return right, sum(wrongly for _, wrongly, _ in results.values()) / len(results)
+
+
+def table(results: dict[str, tuple[float, float, list]]) -> str:
+    """The shares per phrasing, in percent."""
+    rows = [f"{'phrasing':28s} right credited  wrong credited"]
+    rows += [
+        f"{name:28s} {100 * right:14.2f} {100 * wrong:15.2f}" for name, (right, wrong, _) in results.items()
+    ]
+    right, wrong = means(results)
+    return "\n".join([*rows, f"{'all ' + str(len(results)):28s} {100 * right:14.2f} {100 * wrong:15.2f}"])
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1], encoding="utf-8") as file:
+        print(table(measure([(item["choices"], item["answer"]) for item in json.load(file)])))

@@ -6,9 +6,18 @@
 import json
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from phrasings import LATER_PHRASINGS, PHRASINGS, REFUSALS, measure
+from phrasings import (
+    ALL_PHRASINGS,
+    FOURTH_REFUSALS,
+    PHRASINGS,
+    REFUSALS,
+    THIRD_REFUSALS,
+    means,
+    measure,
+    table,
+)
 
 from eval.normalise import answers_match, digits_for_number_words, normalise_answer, parse_yes_no
 from eval.parsing import parse_choice
@@ -39,7 +48,7 @@ OWN_QUESTIONS = [
 def test_own_questions():
     results = measure(OWN_QUESTIONS)
     assert {name: results[name][2] for name in PHRASINGS if results[name][2]} == {}
-    assert sum(results[name][0] for name in LATER_PHRASINGS) / len(LATER_PHRASINGS) >= 0.98
+    assert sum(credited for credited, _, _ in results.values()) / len(ALL_PHRASINGS) >= 0.98
     assert not any(wrongly for _, wrongly, _ in results.values())
 
 
@@ -49,16 +58,16 @@ def test_mmau_questions(shared_dir):
         for item in json.loads((shared_dir / "data" / "mmau" / "mmau-test-mini.json").read_text())
     ]
     assert len(questions) == 1000
-    # A share of all pairs, to be quick; over all of them the figures are 99.92 % and 0.03 %.
-    results = measure(questions[::3], every=4)
-    right = sum(credited for credited, _, _ in results.values()) / len(results)
-    wrong = sum(wrongly for _, wrongly, _ in results.values()) / len(results)
+    # A share of all pairs, to be quick; `python tests/phrasings.py QUESTIONS.json` goes through all of them.
+    results = measure(questions[::3], every=16)
+    right, wrong = means(results)
+    print(table(results))
     assert right >= 0.995
     assert wrong <= 0.002
-    assert min(credited for credited, _, _ in results.values()) >= 0.97
+    assert min(credited for credited, _, _ in results.values()) >= 0.95
 
 
-@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("refusal", [*REFUSALS, *THIRD_REFUSALS, *FOURTH_REFUSALS])
 def test_refusals_give_nothing(refusal):
     for choices, _ in OWN_QUESTIONS:
         if any(text.lower().startswith(("no", "yes")) for text in choices):
@@ -100,6 +109,7 @@ def test_single_cases(text, choices, expected):
     assert parse_choice(text, choices) == expected
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=80), st.lists(st.text(max_size=12), max_size=6))
 @example("(A)", ["", ""])
 @example("\\boxed{", ["a"])
@@ -132,6 +142,7 @@ WORDS = [
 ]
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(WORDS), max_size=14))
 def test_sentences_of_cue_words_give_a_choice_or_nothing(words):
     got = parse_choice(" ".join(words), ["rain", "wind", "a dog", "two"])
@@ -183,6 +194,29 @@ def test_number_words():
     assert digits_for_number_words("one thousand, nine hundred and nineteen") == "1919"
     assert digits_for_number_words("two three, twenty-three and a hundred") == "2 3, 23 and a 100"
     assert normalise_answer("Zero") == "0"
+
+
+@given(
+    choice=st.lists(
+        st.sampled_from(["rain", "wind", "thunder", "dog", "cat", "bell"]),
+        min_size=3,
+        max_size=6,
+        unique=True,
+    ),
+    pick=st.integers(0, 2),
+    frame=st.sampled_from(
+        ["{}", "The answer is {}.", "({})", "**{}**", "<think>{o}</think>{}", "not {o}, but {}"]
+    ),
+    lower=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_is_said_is_what_is_read(choice, pick, frame, lower):
+    other = choice[(pick + 1) % len(choice)]
+    said = frame.format(choice[pick], o=other)
+    assert parse_choice(said.lower() if lower else said, choice) == pick
+    # Where the choices stand does not matter, nor do choices that are not named.
+    turned = choice[::-1]
+    assert parse_choice(said, turned) == turned.index(choice[pick])
 
 
 @given(st.text(max_size=60))
