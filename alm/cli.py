@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from alm.commands import (
     ask,
+    compare,
     data,
     embed,
     encoders,
@@ -17,6 +18,7 @@ from alm.commands import (
     inspect,
     listing,
     quickstart,
+    score,
     train,
 )
 
@@ -59,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Each subcommand has its own --help.",
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (quickstart, data, train, evaluate, ask, export, inspect, embed, encoders, listing):
+    commands = (quickstart, data, train, evaluate, score, compare, ask, export, inspect, embed, encoders, listing)
+    for command in commands:
         command.add(subparsers)
     return parser
