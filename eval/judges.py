@@ -178,7 +178,7 @@ def _local(source: str) -> Ask:
     model = auto.from_pretrained(source).to(pick_device()).eval()
 
     def ask(prompt: str) -> str:
-        text = prompt
+        text: Any = prompt
         if tokenizer.chat_template:
             text = tokenizer.apply_chat_template(
                 [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True

@@ -170,6 +170,7 @@ def _selected(cache: Any, owner: torch.Tensor) -> Any:
             "allow; answer by generation"
         )
     copy = DynamicCache()
-    for number, layer in enumerate(cache.layers):
+    layers: Sequence[Any] = cache.layers
+    for number, layer in enumerate(layers):
         copy.update(layer.keys[owner], layer.values[owner], number)
     return copy

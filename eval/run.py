@@ -5,6 +5,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -145,6 +146,9 @@ def evaluate_manifest(
             return rank_choices(model, processor, messages, audios, given, batch_size=size, normalise=rank_by)
         return generate(model, processor, messages, audios, max_new_tokens=max_new_tokens, batch_size=size)
 
+    def answer_some(questions: list[_Question], at: Sequence[int], size: int) -> Iterator[Answer]:
+        return answer([questions[i] for i in at], size)
+
     with shards.open() as file:
         done = shards.known()
         shards.wait()  # all have looked at what there is before anything is added
@@ -154,9 +158,7 @@ def evaluate_manifest(
         size = batch_size
         for questions in _hands(missing, batch_size * _BATCHES_PER_HAND):
             waiting: list[Prediction] = []
-            found = with_smaller_batches(
-                lambda at, size, of=questions: answer([of[i] for i in at], size), len(questions), size
-            )
+            found = with_smaller_batches(partial(answer_some, questions), len(questions), size)
             for count, ((index, *said), size) in enumerate(found, start=1):
                 question = questions[index]
                 heard_s = sum(len(waveforms.load(ref)) for ref in question.audio) / processor.sample_rate

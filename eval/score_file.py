@@ -89,7 +89,7 @@ def records_of(lines: Iterable[Prediction]) -> list[Record]:
             answer=references[0],
             choices=tuple(line.get("choices", ())),
             captions=tuple(references) if caption else (),
-            clip=line.get("clip", line["id"]),
+            clip=str(line.get("clip", line["id"])),
             meta={**line.get("groups", {}), **answers},
             source=line["id"],
         )
@@ -98,7 +98,11 @@ def records_of(lines: Iterable[Prediction]) -> list[Record]:
 
 def _read(path: Path) -> list[Prediction]:
     try:
-        return read_predictions(path)
+        lines = read_predictions(path)
+        # A file without a line break is not one that was cut off in its first line, but another kind of file.
+        if lines or not path.stat().st_size:
+            return lines
+        raise EvaluationError("no line ends in it")
     except EvaluationError:
         if not path.is_file():
             raise
