@@ -129,7 +129,8 @@ def judged_accuracy(judge: Judge, records: Sequence[Record], said: Mapping[str, 
     text = "no verdict"
     if clear:
         values, clips = [float(verdict) for _, verdict in clear], [record.clip for record, _ in clear]
-        result |= asdict(mean_interval(values, clips, proportion=True))
+        interval = asdict(mean_interval(values, clips, proportion=True))
+        result |= {key: interval[key] for key in ("value", "low", "high", "n_clips")}
         text = f"{100 * result['value']:.1f} % right"
     result["note"] = (
         f"Judge {judge.name} (prompt {PROMPT_VERSION}): {text} of {len(clear)} judged, {result['n_failed']} without a "

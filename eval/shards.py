@@ -46,9 +46,21 @@ class Shards:
     def wait(self) -> None:
         """Wait for the other processes."""
         if self.world > 1:
-            from accelerate import PartialState
+            from torch import distributed
 
-            PartialState().wait_for_everyone()
+            if not distributed.is_initialized():
+                # Nothing but waiting is done together, for which the CPU's backend will do on any machine.
+                distributed.init_process_group("gloo")
+            distributed.barrier()
+
+    @property
+    def device(self) -> str | None:
+        """Where this process' model goes; None leaves the choice to the loader."""
+        import torch
+
+        if self.world == 1 or not torch.cuda.is_available():
+            return None
+        return f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}"
 
     def merge(self) -> list[Prediction]:
         """Put all answers into `predictions.jsonl` and remove the other files; only the first process may."""

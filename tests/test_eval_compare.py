@@ -62,7 +62,7 @@ def test_unscorable_files_are_one_line(tmp_path, capsys):
     for arguments, message in (
         ([str(tmp_path / "p.jsonl")], "holds no references"),
         ([str(tmp_path / "absent.jsonl")], "cannot read predictions"),
-        ([str(tmp_path / "p.jsonl"), "--benchmark", "mmua"], "did you mean 'mmau'"),
+        ([str(tmp_path / "p.jsonl"), "--benchmark", "mmauu"], "did you mean 'mmau'"),
     ):
         assert main(["score", *arguments]) == 2
         assert message in capsys.readouterr().err
@@ -85,7 +85,7 @@ def test_two_models_on_two_benchmarks_make_one_page(tmp_path, capsys):
     same = rows["second", "caption/cider_d"]
     assert same["difference"]["value"] == 0.0 and same["p_permutation"] == same["p_holm"] == 1.0
     html = (out / "comparison.html").read_text()
-    assert html.count("<section>") == 2 and "<svg" in html and "http" not in html
+    assert html.count("<section>") == 2 and "<svg" in html and "http:" not in html
     assert "| first | qa/overall |" in (out / "comparison.md").read_text()
     assert compare_runs(tmp_path / "good", tmp_path / "bad")["rows"] == comparison["rows"]
 

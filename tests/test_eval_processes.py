@@ -1,13 +1,16 @@
 """Runs that are killed, run out of memory, or have several processes: every question is answered exactly once."""
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,26 +22,19 @@ from eval.batching import with_smaller_batches
 from eval.predictions import read_predictions
 from eval.run import evaluate_manifest
 
-ROOT = Path(__file__).resolve().parents[1]
 
-# An evaluation in a process of its own; its answers depend on what is asked and heard alone.
-SCRIPT = """
-import sys, time
-from types import SimpleNamespace
-from alm.manifest import read_manifest
-from eval.run import evaluate_manifest
-
-def generate(model, processor, conversations, audios, max_new_tokens=64, batch_size=16):
-    for index, (turns, clips) in enumerate(zip(conversations, audios)):
-        time.sleep(float(sys.argv[3]))
+def generate(model, processor, conversations, audios, max_new_tokens=64, batch_size=16, pause=0.0):
+    """Answers that depend on what is asked and heard alone."""
+    for index, (turns, clips) in enumerate(zip(conversations, audios, strict=True)):
+        time.sleep(pause)
         yield index, f"{turns[-1]['content']} {sum(float(clip.sum()) for clip in clips):.3f}"
 
-scores = evaluate_manifest(
-    None, SimpleNamespace(sample_rate=16000), read_manifest(sys.argv[1]), sys.argv[2], model_id="m", batch_size=3,
-    generate=generate,
-)
-print(bool(scores))
-"""
+
+def evaluate(manifest, out, pause=0.0):
+    return evaluate_manifest(
+        None, SimpleNamespace(sample_rate=16000), read_manifest(manifest), out, model_id="m", batch_size=3,
+        generate=partial(generate, pause=pause),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +53,6 @@ def manifest(tmp_path_factory):
     return folder / "m.jsonl"
 
 
-def start(manifest, out, pause=0.0, **variables):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(manifest), str(out), str(pause)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def finish(process):
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err[-2000:]
-    return out
-
-
 def sorted_lines(out):
     return sorted((out / "predictions.jsonl").read_bytes().splitlines())
 
@@ -78,30 +60,33 @@ def sorted_lines(out):
 @pytest.fixture(scope="module")
 def whole(manifest, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
-    finish(start(manifest, out))
+    evaluate(manifest, out)
     assert len(sorted_lines(out)) == 60
     return out
 
 
 def test_kill_9_loses_nothing_and_doubles_nothing(manifest, whole, tmp_path):
     counts = []
+    path = tmp_path / "predictions.jsonl"
     for enough in (1, 20):
-        process = start(manifest, tmp_path, pause=0.02)
-        path = tmp_path / "predictions.jsonl"
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            if path.exists() and path.read_bytes().count(b"\n") >= enough:
-                break
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process = multiprocessing.get_context("fork").Process(
+            target=evaluate, args=(manifest, tmp_path, 0.02)
+        )
+        process.start()
+        while process.is_alive() and not (path.exists() and path.read_bytes().count(b"\n") >= enough):
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
         counts.append(path.read_bytes().count(b"\n"))
+        with open(path, "ab") as file:
+            file.write(b'{"id": "torn')  # as a kill in the middle of a write leaves it
     assert 0 < counts[0] < counts[1] < 60
-    finish(start(manifest, tmp_path))
+    evaluate(manifest, tmp_path)
     assert sorted_lines(tmp_path) == sorted_lines(whole)
     assert (tmp_path / "scores.json").read_bytes() == (whole / "scores.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(manifest, whole, tmp_path):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -109,18 +94,29 @@ def test_two_processes_are_one(manifest, whole, tmp_path):
     # What one killed process of another run left behind is used, too.
     kept = sorted_lines(whole)[:7]
     (tmp_path / "predictions.rank5.jsonl").write_bytes(b"\n".join(kept) + b"\n")
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "1"}
-    processes = [start(manifest, tmp_path, RANK=str(r), LOCAL_RANK=str(r), **common) for r in range(2)]
-    said = [finish(process).split()[-1] for process in processes]
-    assert said == ["True", "False"]  # the first one scores
+    folder = Path(__file__).parent
+    code = "import sys; from test_eval_processes import evaluate; print(bool(evaluate(*sys.argv[1:])))"
+    environment = {
+        **os.environ, "PYTHONPATH": f"{folder.parent}{os.pathsep}{folder}", "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+    }  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(manifest), str(tmp_path)],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    told = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told[0][1][-1500:] + told[1][1][-1500:]
+    assert [out.split()[-1] for out, _ in told] == ["True", "False"]  # the first one scores
     assert sorted_lines(tmp_path) == sorted_lines(whole)
     assert not list(tmp_path.glob("predictions.rank*"))
     assert (tmp_path / "scores.json").read_bytes() == (whole / "scores.json").read_bytes()
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(manifest, tmp_path):
-    from types import SimpleNamespace
-
     sizes = []
 
     def hungry(model, processor, conversations, audios, max_new_tokens=64, batch_size=16):
@@ -157,8 +153,6 @@ def test_what_cannot_be_halved_is_an_error():
 
 
 def test_longest_clips_come_first(manifest, tmp_path):
-    from types import SimpleNamespace
-
     lengths = []
 
     def listen(model, processor, conversations, audios, max_new_tokens=64, batch_size=16):

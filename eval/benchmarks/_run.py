@@ -15,6 +15,7 @@ from encoders.checkpoint import sha256_of
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.benchmarks._data import read_records
 from eval.benchmarks._settings import EvalSettings
+from eval.contamination import contaminated, contamination_note
 from eval.errors import EvaluationError
 from eval.predictions import HEADLINE, read_predictions
 from eval.run import evaluate_manifest
@@ -28,12 +29,16 @@ def run(config: str | Path, model: str | Path, out: str | Path | None, overrides
     settings = load_settings(EvalSettings, find_config(config), overrides)
     benchmark = load_benchmark(settings.benchmark)
     records, notes = read_records(benchmark, settings.data, settings.split, settings.missing_audio)
+    if settings.training:
+        contamination = contaminated(records, [Path(path) for path in settings.training])
+        notes = [*notes, contamination_note(contamination)]
     folder = resolve(model)
     split = settings.split or benchmark.splits[0]
     name = benchmark.name if split == benchmark.splits[0] else f"{benchmark.name}-{split}"
     out_dir = Path(out) if out is not None else folder / "eval" / name
-    loaded, processor = alm.load(folder)
-    main = Shards(out_dir).is_main
+    shards = Shards(out_dir)
+    main = shards.is_main
+    loaded, processor = alm.load(folder, shards.device)
     with ExitStack() as stack:
         advance = [lambda n: None]
 
@@ -79,6 +84,8 @@ def run(config: str | Path, model: str | Path, out: str | Path | None, overrides
         **({"rank_by": settings.rank_by} if settings.answer_by == "rank" else {}),
         "max_new_tokens": settings.max_new_tokens,
     }
+    if settings.training:
+        scores["contamination"] = contamination
     write_scores(out_dir / "scores.json", scores)
     write_run_report(out_dir, name, scores, records, read_predictions(out_dir / PREDICTIONS))
     print(format_scores(scores))

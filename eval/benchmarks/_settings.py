@@ -26,6 +26,7 @@ class EvalSettings:
         answer_by: `generate`, or `rank` for the likeliest of the choices.
         rank_by: How likelihoods are normalised: `length`, `corrected` or `sum`.
         missing_audio: `error`, or `leave_out` for data sets of which recordings vanish; the scores say how many.
+        training: Manifests the model was trained on; the scores say which of the benchmark's clips are in them.
         require: Metrics that must be computed, such as `meteor`; others that need what is not here are left out.
     """
 
@@ -41,6 +42,7 @@ class EvalSettings:
     rank_by: str = "length"
     missing_audio: str = "error"
     require: tuple[str, ...] = ()
+    training: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the values."""
