@@ -61,7 +61,20 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Each subcommand has its own --help.",
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    commands = (quickstart, data, train, evaluate, score, compare, ask, export, inspect, embed, encoders, listing)
+    commands = (
+        quickstart,
+        data,
+        train,
+        evaluate,
+        score,
+        compare,
+        ask,
+        export,
+        inspect,
+        embed,
+        encoders,
+        listing,
+    )
     for command in commands:
         command.add(subparsers)
     return parser
