@@ -91,8 +91,10 @@ class _ChoiceTokens:
     def __call__(self, text: str) -> list[int]:
         if text not in self._kept:
             turns = [{"role": "user", "content": NEUTRAL_PROMPT}, {"role": "assistant", "content": text}]
-            ids, labels = self._processor.encode_conversation(turns)
-            self._kept[text] = [one for one, label in zip(ids, labels, strict=True) if label != -100]
+            said = self._processor.encode_conversation(turns)
+            self._kept[text] = [
+                one for one, label in zip(said.ids, said.labels, strict=True) if label != -100
+            ]
         return self._kept[text]
 
 
