@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from alm.commands import (
     ask,
+    compare,
     data,
     embed,
     encoders,
@@ -18,6 +19,7 @@ from alm.commands import (
     inspect,
     listing,
     quickstart,
+    score,
     train,
 )
 
@@ -92,6 +94,20 @@ def build_parser() -> argparse.ArgumentParser:
         "--plugins", metavar="DIR", help="also find encoders in the files of DIR (or set ALM_PLUGINS)"
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (quickstart, data, train, evaluate, ask, export, inspect, embed, encoders, listing):
+    commands = (
+        quickstart,
+        data,
+        train,
+        evaluate,
+        score,
+        compare,
+        ask,
+        export,
+        inspect,
+        embed,
+        encoders,
+        listing,
+    )
+    for command in commands:
         command.add(subparsers)
     return parser

@@ -9,3 +9,7 @@ class EvaluationError(UserError):
 
 class MetricError(UserError):
     """Predictions and references that a metric cannot score, or an unknown metric name."""
+
+
+class MetricUnavailable(MetricError):
+    """A metric that needs a program or a model that is not here; the message says what and how to give it."""

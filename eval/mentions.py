@@ -13,7 +13,7 @@ _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": 
 # "one" that is a pronoun, not a number.
 _PRONOUN = re.compile(
     r"\b((?:this|that|which|right|correct|best|only|no|any|every|each|first|second|third|last|wrong|other|another)\s+)"
-    r"one\b|\bone(?=\s+(?:of|might|could|may|can|should|must|would)\b)",
+    r"one\b|\bone(?=\s+(?:of|that|which|saying|labell?ed|might|could|may|can|should|must|would)\b)",
     re.IGNORECASE,
 )
 # Choices that are everyday words of any sentence: they count after a cue, not wherever they turn up.
@@ -26,7 +26,8 @@ _NEGATION = re.compile(
     r"(?:\bnot\b(?! only)|n't\b|\bnever\b|\bneither\b|\bnor\b|\brather than\b|\binstead of\b|\bunlike\b|\bexcept\b"
     r"|\bexclud\w+|\brul(?:e|es|ed|ing) out\b|\beliminat\w+|\bother than\b|\bas opposed to\b|\bdismiss\w*"
     r"|\breject\w*|\bdiscard\w*|\bno\b(?! doubt)|\bcannot\b|\bwithout\b|\babsence of\b|\black of\b|\bbetween\b"
-    r"|\bwhether\b)"
+    r"|\bwhether\b|\bout of\b|\bamong(?:st)?\b|\b(?:i|we)"
+    r"(?: (?:also|first|initially|briefly|had|have|originally))* considered\b)"
     r"\W*(?:[\w'\x00]+[ \t\"'(\[*-]+){0,5}$|\bthan\W+(?:[\w']+\W+){0,2}$",
     re.IGNORECASE,
 )
@@ -41,7 +42,9 @@ _REJECTION = re.compile(
 _CLAUSE_BREAK = re.compile(
     r"[.;:!?\n,](?=\s|$)|\b(?:but|however|although|though|while|whereas|so)\b", re.IGNORECASE
 )
-_CONTRAST = re.compile(r"unlike|instead|rather|as opposed|other than|except|between|whether|than")
+_CONTRAST = re.compile(
+    r"unlike|instead|rather|as opposed|other than|except|between|whether|than|out of|among|consider"
+)
 _LIST_GLUE = re.compile(
     r"^(?:[\s,/&\"'()*\[\].:-]|\b(?:and|or|nor|the|an?|options?|choices?|[A-Z](?=[).:]))\b)*$", re.I
 )
@@ -52,6 +55,10 @@ def canonical(text: str) -> str:
     """Even out width, quotes, number words and control characters, keeping case and punctuation."""
     text = unicodedata.normalize("NFKC", text).translate(_QUOTES).replace("\x00", " ")
     text = re.sub(r"[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", "\n", text)
+    # Ticks, arrows of lists and emoji around an answer say nothing about which it is.
+    text = re.sub(r"[\u2600-\u27bf\u2b00-\u2bff\ufe0f\U0001f000-\U0001faff]", " ", text)
+    # Emphasis goes before number words are looked for: an underscore is a letter to them.
+    text = re.sub(r"(?<!\w)_(?=\S)([^_\n]+?)(?<=\S)_(?!\w)", r"\1", text)
     text = _PRONOUN.sub(lambda match: f"{match[1] or ''}someone", text)
     return digits_for_number_words(text)
 
@@ -164,6 +171,18 @@ class Options:
             index = self.letter_index(match[1] or match[2] or match[3])
             if index is not None:
                 found.append(Mention(match.start(), match.end(), index))
+            if match[2]:
+                found += self._listed_labels(text, match.end())
+        return found
+
+    def _listed_labels(self, text: str, start: int) -> list[Mention]:
+        """Bare letters that go on with a list begun by "options A": `, B and C`."""
+        found = []
+        while match := re.compile(r"\s*(?:,\s*(?:and|or)?|and|or|/|&)\s*([A-Z])\b(?!')").match(text, start):
+            index = self.letter_index(match[1])
+            if index is not None:
+                found.append(Mention(match.start(1), match.end(), index))
+            start = match.end()
         return found
 
     def mentions(self, text: str) -> list[Mention]:

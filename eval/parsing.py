@@ -8,7 +8,7 @@ The tiers, in order (the first that yields decides):
 4. The last answer cue: "the answer is …", "I choose …", "… is correct".
 5. One option alone has a line to itself; the text starts with a labelled letter.
 6. One single letter in parentheses.
-7. The last "it is …" or "sounds like …".
+7. The last "it is …" or "sounds like …"; one option alone is a sentence; "Yes, …" where yes is an option.
 8. One option alone is named and not rejected; options named inside longer ones do not count.
 9. One option alone is named in the last sentence.
 
@@ -25,37 +25,47 @@ from eval.normalise import answers_match, digits_for_number_words, normalise_ans
 
 __all__ = ["answers_match", "digits_for_number_words", "normalise_answer", "parse_choice", "parse_yes_no"]
 
-PARSER_VERSION = "1"
+PARSER_VERSION = "2"
 
 _THINK = re.compile(r"<(think|thinking|reasoning|thought)>.*?</\1>", re.DOTALL | re.IGNORECASE)
 _THINK_TAIL = re.compile(r"^.*</(?:think|thinking|reasoning|thought)>", re.DOTALL | re.IGNORECASE)
 _THINK_OPEN = re.compile(r"<(?:think|thinking|reasoning|thought)>.*$", re.DOTALL | re.IGNORECASE)
-_TAG = re.compile(r"<(answer|final_answer|choice|option)>(.*?)(?:</\1>|$)", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(
+    r"[<\[](\w*(?:answer|final|choice|option|result|solution|verdict)\w*)[>\]](.*?)(?:[<\[]/\1[>\]]|$)",
+    re.DOTALL | re.IGNORECASE,
+)
+_LATEX = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathsf)\s*\{([^{}]*)\}")
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _JSON_KEYS = ("answer", "final_answer", "finalanswer", "choice", "option", "letter", "prediction", "selected")
 
 _CUE = re.compile(
     r"\b(?:answer|choice|option|response|selection|pick)(?:\s+(?:here|to\s+(?:the|this)\s+question|for\s+\w+|is\s+therefore"
     r"|among\s+\w+|from\s+the\s+(?:list|options)|would\s+have\s+to))*(?:\s+(?:is|was|would\s+be|should\s+be|must\s+be"
-    r"|will\s+be|seems\s+to\s+be|appears\s+to\s+be|has\s+to\s+be|being)\b|\s*'s\b|\s*[:=]|\s*[-\u2013\u2014]+>?\s|\s*\n)+"
-    r"|\bans(?:wer)?\s*[:.=]|\b(?:i|we)(?:'d|'ll|'m|\s+would|\s+will|\s+am|\s+have\s+to|\s+should)?(?:\s+therefore)?\s+"
+    r"|will\s+be|seems\s+to\s+be|appears\s+to\s+be|has\s+to\s+be|being)\b|\s*'s\b|\s*[:=|]|\s*[-\u2013\u2014]+>?\s|\s*\n)+"
+    r"|\bans(?:wer)?[\"']?\s*[:.=]|\banswer\s+to\s+be\b"
+    r"|\b(?:final|conclusion|verdict|result|solution|decision|guess|prediction|output|correct|selected|chosen)[\"']?\s*(?:[:=]+>?|->|\u2192|\bis\b)"
+    r"|\b(?:i|we)(?:'d|'ll|'m|\s+would|\s+will|\s+am|\s+have\s+to|\s+should)?(?:\s+therefore)?\s+"
     r"(?:choose|chose|pick(?:ed)?|select(?:ed)?|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settle\s+(?:on|for)"
-    r"|say|answer|vote\s+for|conclude(?:\s+that\s+it\s+is)?)\b"
+    r"|say|answer(?:\s+with)?|vote\s+for|conclude(?:\s+that\s+it\s+is)?)\b"
+    r"|\b(?:switch(?:ed|ing)?|chang(?:ed?|ing)|settl(?:ed?|ing)|end(?:ed)?\s+up)\s+(?:my\s+(?:mind|answer)\s+)?(?:to|on|with|at)\b"
     r"|\b(?:best|correct|right|most\s+\w+)\s+(?:one|someone|match|fit|description|guess)\s+(?:is|would\s+be)\b"
     r"|\b(?:corresponds?|points?|leads?)\s+to\s+(?=\(?(?:option|choice)\b)|\bmatch(?:es)?\s+(?=\(?(?:option|choice)\b)",
     re.IGNORECASE,
 )
 _CORRECT = re.compile(
-    r"^[\s\"')\]*]*(?:\s*\([^()]*\))?\s*(?:is|are|seems|would\s+be|appears|must\s+be|as)\s+"
-    r"(?:(?:clearly|definitely|probably|therefore|thus|likely|indeed|most\s+likely|to\s+be)\s+)*(?:the\s+|my\s+)?"
-    r"(?:(?:correct|right|best|most\s+(?:likely|appropriate|plausible|suitable|fitting|accurate|probable))\b"
-    r"|(?:final\s+)?answer\b)",
+    r"^[\s\"')\]*.]*(?:\s*\([^()]*\))?\s*(?:(?:is|are|seems|would\s+be|appears|must\s+be|as)\s+"
+    r"(?:(?:clearly|definitely|probably|therefore|thus|likely|indeed|most\s+likely|to\s+be)\s+)*(?:the\s+|my\s+|an?\s+)?"
+    r"(?:(?:correct|right|best|better|closer|stronger|most\s+(?:likely|appropriate|plausible|suitable|fitting|accurate|probable))\b"
+    r"|(?:final\s+)?answer\b)"
+    r"|(?:is|does)\s*[.!]*\s*$"
+    r"|(?:fits|fit|matches|match|suits|describes|explains|agrees|aligns|corresponds|works)\b[^.,;:\n]{0,40}?"
+    r"\b(?:better|best|most\s+closely|more\s+closely)\b)",
     re.IGNORECASE,
 )
 _WEAK_CUE = re.compile(
     r"(?:\b(?:it|this|that|there|audio|clip|recording|sound|sounds|music|speaker|voice|instrument|source|scene|genre"
     r"|emotion|chord|which)(?:'s|\s+is|\s+are|\s+must\s+be|\s+should\s+be|\s+seems\s+to\s+be|\s+appears\s+to\s+be"
-    r"|\s+sounds\s+like|\s+resembles|\s+was)|\bsounds\s+like|\bmost\s+likely|\bmust\s+be|\bi\s+(?:think|believe|guess|hear)"
+    r"|\s+sounds\s+like|\s+resembles|\s+was)|\bsounds\s+like|\bmost\s+likely|\bmust\s+be|\bha(?:s|ve)\s+to\s+be|\bcan\s+only\s+be|\bturns?\s+out\s+to\s+be|\bi\s+(?:think|believe|guess|hear)"
     r"(?:\s+that)?|\bhearing|\bi'd\s+guess|\bguess\s+is|\b(?:best|most\s+closely)\s+(?:matches|fits|describes)"
     r"|\b(?:therefore|thus|hence|in\s+conclusion|overall|so)\b)\s*[,:]?\s*",
     re.IGNORECASE,
@@ -66,11 +76,12 @@ _LEAD = re.compile(
     re.I,
 )
 _ALTERNATIVE = re.compile(
-    r"""^["')\]*.]*\s*(?:,?\s*\b(?:or|and)\b|[,/&])\s*(?:perhaps|maybe|possibly|also)?\s*""", re.I
+    r"""^["')\]*.]*\s*(?:,?\s*\b(?:or|and)\b|[,/&;])\s*(?:perhaps|maybe|possibly|also)?\s*""", re.I
 )
 _LONE_LETTER = re.compile(r"(?<![\w'#.])([A-Z])(?![\w'#])")
 _ROLE = re.compile(r"^\s*(?:assistant|model|bot|ai)\s*:\s*", re.IGNORECASE)
 _NOT_NEXT = re.compile(r"^\W*(?:not\b|n't|neither\b|never\b|cannot\b)", re.IGNORECASE)
+_WHETHER = re.compile(r"\b(?:whether|if)\s+(?:(?:the|my|your)\s+)?(?:\w+\s+)?$", re.IGNORECASE)
 _REFUSAL = re.compile(
     r"\bnone\s+of\s+(?:the|these|those|them)\b|\b(?:neither|nor)\b|\bno\s+(?:correct|right|suitable)\s+(?:answer|option|choice)"
     r"|\b(?:can(?:not|'t|\s+not)|could(?:\s+not|n't)|unable\s+to|not\s+able\s+to|impossible\s+to|not\s+possible\s+to"
@@ -83,7 +94,7 @@ _REFUSAL = re.compile(
 )
 _LETTER = re.compile(r"""(?P<open>["'(\[]*)(?P<letter>[A-Za-z])(?![\w#])(?P<close>["')\]]*)""")
 _AFTER_LETTER = re.compile(
-    r"\s*(?:$|[.,:;!)\]\n]|[-\u2013\u2014/|]\s|\((?!\w\))|\s(?:because|since|as|is|with|for|due|based|which|given|here)\b)"
+    r"\s*(?:$|[.,:;!)\]}\n]|[-\u2013\u2014/|]\s|\((?!\w\))|\s(?:because|since|as|is|with|for|due|based|which|given|here)\b)"
 )
 
 
@@ -121,7 +132,7 @@ def _read(text: str, options: Options) -> int | None:
         return found if found >= 0 else None
     if _refuses(text, mentions):
         return None
-    for tier in (_own_line, _parenthesised, _weak_cue, _only_mention, _last_sentence):
+    for tier in (_own_line, _parenthesised, _weak_cue, _own_sentence, _only_mention, _last_sentence):
         found = tier(text, mentions, options)
         if found is not None:
             return found if found >= 0 else None
@@ -142,6 +153,8 @@ def _strip_thinking(text: str) -> str:
 def _strip_markdown(text: str) -> str:
     text = re.sub(r"```\w*[ \t]*\n?|`", "", text)
     text = re.sub(r"\*\*|__", "", text)
+    text = re.sub(r"(?m)^[ \t]*\|[ \t]*|[ \t]*\|[ \t]*$", "", text)
+    text = re.sub(r"\$([^$\n]{1,80})\$", r"\1", _LATEX.sub(r"\1", text))
     text = re.sub(r"(?<![\w(,*])\*(?=\S)([^*\n]+?)(?<=\S)\*(?![\w)*])", r"\1", text)
     return re.sub(r"(?m)^[ \t]*(?:#{1,6}[ \t]+|>[ \t]*)", "", text)
 
@@ -150,8 +163,7 @@ def _tagged(text: str) -> list[str]:
     """What the answer marks as its answer: the last non-empty tag, box or JSON field, as a list of at most one."""
     found = [(match.start(), match[2]) for match in _TAG.finditer(text)]
     for match in _BOXED.finditer(text):
-        inner = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", match[1])
-        found.append((match.start(), inner.replace("\\ ", " ").strip("$ ")))
+        found.append((match.start(), _LATEX.sub(r"\1", match[1]).replace("\\ ", " ").strip("$ ")))
     found += _json_fields(text)
     marked = [content for _, content in sorted(found) if content.strip()]
     return marked[-1:]
@@ -239,7 +251,7 @@ def _start_at(text: str, offset: int, options: Options) -> tuple[int, int] | Non
     letter = _letter_at(body, options)
     if letter:
         index, end, marked = letter
-        gap = re.match(r"[\s.,:;)\]\"'\u2013\u2014-]*(?:which\s+says\s+|that\s+is,?\s+)?", body[end:])
+        gap = re.match(r"[\s.,:;()\]|\"'\u2013\u2014-]*(?:which\s+says\s+|that\s+is,?\s+)?", body[end:])
         after = end + (gap.end() if gap else 0)
         named = options.text_at(body, after) if after > end or marked else None
         if named and named.index == index:
@@ -282,12 +294,12 @@ def _last_cue(text: str, mentions: list[Mention], options: Options) -> int | Non
         rest = text[cue.end() :]
         if any(one.start < cue.end() <= one.end for one in mentions):
             continue
-        start = _start(rest, options)
+        start = None if _WHETHER.search(text[: cue.start()]) else _start(rest, options)
         if start:
             if not re.match(r"^[\"')\]*]*\s*\?", rest[start[1] :]):
                 events.append((cue.end(), start[0]))
             continue
-        if _NOT_NEXT.match(rest):
+        if _NOT_NEXT.match(rest) or _WHETHER.search(text[: cue.start()]):
             continue
         inside = _in_sentence(text, cue.end(), mentions)
         if len({one.index for one in inside}) == 1:
@@ -323,7 +335,7 @@ def _refuses(text: str, mentions: list[Mention]) -> bool:
 
 
 def _own_line(text: str, mentions: list[Mention], options: Options) -> int | None:
-    """Tier 5: one choice alone has a line to itself, or the first line starts with a label and no other does."""
+    """Tier 5: one choice alone has a line to itself, or the first line alone has a label."""
     lines = {_whole(line, options) for line in text.split("\n")} - {None}
     if lines:
         return lines.pop() if len(lines) == 1 else None
@@ -332,13 +344,15 @@ def _own_line(text: str, mentions: list[Mention], options: Options) -> int | Non
         options.letter_index(match[1]) for match in re.finditer(r"(?m)^[\s*-]*\(?([A-Z])[).:](?=\s)", rest)
     }
     label = re.match(
-        r"^\s*\(?([A-Z])(?:[).:](?=\s)|\)|\s+[-\u2013\u2014]|,?\s+(?:because|since|as)\b)", first
+        r"^\s*\(?([A-Z])(?:[).:;,](?=\s)|\)|\s+[-\u2013\u2014]|,?\s+(?:because|since|as)\b)", first
     )
     index = options.letter_index(label[1]) if label else None
     if index is None or others - {index, None}:
         return None
     start = _start(text, options)
-    return start[0] if start else None
+    if start is None or any(one.rejected and one.start < start[1] for one in mentions):
+        return None
+    return start[0]
 
 
 def _parenthesised(text: str, mentions: list[Mention], options: Options) -> int | None:
@@ -368,6 +382,20 @@ def _weak_cue(text: str, mentions: list[Mention], options: Options) -> int | Non
         if not asked and not any(one.rejected for one in overlapping):
             found = start[0]
     return found
+
+
+def _own_sentence(text: str, mentions: list[Mention], options: Options) -> int | None:
+    """Tier 7: one choice alone is a sentence, or the text starts with a "yes" or "no" that is a choice."""
+    said = [text[begin:end] for begin, end in sentences(text, mentions)]
+    alone = {_whole(one, options) for one in said if not _NOT_NEXT.match(one) and "?" not in one[-3:]} - {
+        None
+    }
+    if alone:
+        return alone.pop() if len(alone) == 1 else None
+    first = [one for one in options.common_mentions(text) if not re.search(r"\w", text[: one.start])]
+    if first and re.match(r"\s*(?:[,.:;!(|]|[-\u2013\u2014]\s)", text[first[0].end :]):
+        return first[0].index
+    return None
 
 
 def _only_mention(text: str, mentions: list[Mention], options: Options) -> int | None:

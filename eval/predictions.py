@@ -12,6 +12,9 @@ from eval.errors import EvaluationError
 CONTROLS = ("none", "no_audio", "other_clip")
 """How the audio was given: as it is, not at all, or another clip's in its place."""
 
+HEADLINE = "none"
+"""The control that is the model as it is."""
+
 _FIELDS = {"id": str, "key": str, "control": str, "prediction": str}
 
 Prediction = dict[str, Any]
@@ -52,6 +55,43 @@ def read_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
             f"{path}: cannot read predictions ({error.strerror}); give a predictions.jsonl"
         ) from error
     return _parse(raw[: _whole_length(raw)], path)
+
+
+_FOREIGN = ("model_prediction", "model_output", "answer_prediction", "prediction", "response", "output")
+
+
+def read_foreign_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
+    """Read predictions in a benchmark's own form: a JSON list or JSON lines of objects with an id and an answer.
+
+    Args:
+        path: The file; the answer is the first field of `model_prediction`, `model_output`, `answer_prediction`,
+            `prediction`, `response` and `output` that an object has. An object without one has no answer.
+
+    Returns:
+        Lines as in a predictions file, of the control `none`.
+
+    Raises:
+        EvaluationError: The file cannot be read, or an object has no id.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        is_list = text.lstrip().startswith("[")
+        items = (
+            json.loads(text) if is_list else [json.loads(line) for line in text.split("\n") if line.strip()]
+        )
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path}: cannot be read as JSON predictions ({error})") from error
+    lines = []
+    for number, item in enumerate(items, start=1):
+        identifier = item.get("id", item.get("uniq_id")) if isinstance(item, dict) else None
+        if identifier is None:
+            raise EvaluationError(f"{path}:{number}: no 'id'; expected an object with an id and an answer")
+        said = next((item[name] for name in _FOREIGN if item.get(name) is not None), None)
+        if said is not None:
+            key = prediction_key(id=identifier, file=path.name)
+            lines.append({"id": str(identifier), "key": key, "control": HEADLINE, "prediction": str(said)})
+    return lines
 
 
 class PredictionsFile:

@@ -1,9 +1,11 @@
 """Asking a model every question of a manifest, with and without the right audio, and scoring what it said."""
 
+import itertools
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,9 +14,13 @@ import numpy as np
 from alm.generation import generate_answers
 from alm.manifest import AUDIO_MARKER, AudioRef, Record
 from encoders.audio import load_audio
+from eval.arm_scores import answers_of
+from eval.batching import Answer, with_smaller_batches
 from eval.errors import EvaluationError
-from eval.predictions import CONTROLS, Prediction, PredictionsFile, prediction_key
+from eval.likelihood import rank_choices
+from eval.predictions import CONTROLS, Prediction, prediction_key
 from eval.scoring import Scores, format_scores, score_predictions, write_scores
+from eval.shards import Shards
 
 __all__ = [
     "CONTROLS",
@@ -27,8 +33,9 @@ __all__ = [
 
 # Waveforms kept at once; the clips of a small test set are each read once, a large one streams through.
 _CACHE_BYTES = 1 << 30
-# Batches handed to the generator at a time; it sorts the samples of one hand by length.
+# Batches whose audio is read at a time; the next ones wait on disk.
 _BATCHES_PER_HAND = 16
+ANSWER_MODES = ("generate", "rank")
 
 Message = dict[str, str]
 
@@ -57,6 +64,7 @@ class _Question:
     messages: list[Message]
     audio: tuple[AudioRef, ...]
     key: str
+    ranked: bool = False
 
 
 def evaluate_manifest(
@@ -74,10 +82,17 @@ def evaluate_manifest(
     on_start: Callable[[int], None] | None = None,
     seed: int = 0,
     generate: Generate = generate_answers,
+    prompt_version: str = "1",
+    answer_by: str = "generate",
+    rank_by: str = "length",
+    groups: Sequence[str] = (),
+    **scoring: Any,
 ) -> Scores:
     """Answer every record under every control, appending to `predictions.jsonl`, then write `scores.json`.
 
-    A run that was killed goes on where it stopped: answers whose key is in the file are not made again.
+    A run that was killed goes on where it stopped: answers whose key is in the file are not made again. The longest
+    clips come first, so that memory runs out early if it does; the batch is then halved. Started by `torchrun`, the
+    processes share the work and the first one scores.
 
     Args:
         model: The audio-language model.
@@ -93,9 +108,15 @@ def evaluate_manifest(
         on_start: Called once with the number of answers still to be made.
         seed: Seed of the choice of other clips.
         generate: What makes the answers (greedy decoding).
+        prompt_version: Version of the benchmark's prompt and reader; part of the answers' keys.
+        answer_by: `generate`, or `rank` for the likeliest of the choices (questions without choices are generated).
+        rank_by: How likelihoods are normalised, see `eval.likelihood`.
+        groups: Keys of the records' `meta` that are written beside the answers and that scores are broken down by.
+        **scoring: Further options of `eval.scoring.score_predictions`.
 
     Returns:
-        The scores, as in `scores.json`; see `eval.scoring.score_predictions`.
+        The scores, as in `scores.json`; see `eval.scoring.score_predictions`. Empty in processes but the first, and
+        where no record has a reference.
 
     Raises:
         EvaluationError: Unknown control, no records, a bad limit, a broken predictions file, or `other_clip` with
@@ -103,7 +124,11 @@ def evaluate_manifest(
         AudioError: A recording cannot be read.
     """
     chosen = _chosen(records, limit)
-    decoding = {"max_new_tokens": max_new_tokens, "do_sample": False}
+    if answer_by not in ANSWER_MODES:
+        raise EvaluationError(f"answer_by is {answer_by!r}; expected one of {', '.join(ANSWER_MODES)}")
+    decoding = {"max_new_tokens": max_new_tokens, "do_sample": False, "prompt_version": prompt_version}
+    if answer_by == "rank":
+        decoding |= {"answer_by": answer_by, "rank_by": rank_by}
     plan = [
         question
         for control in _known(controls)
@@ -111,34 +136,77 @@ def evaluate_manifest(
     ]
     out_dir = Path(out_dir)
     waveforms = _Waveforms(processor.sample_rate)
-    with PredictionsFile(out_dir / "predictions.jsonl") as file:
-        done = {line["key"] for line in file.lines}
-        missing = [question for question in plan if question.key not in done]
+    shards = Shards(out_dir)
+
+    def answer(questions: Sequence[_Question], size: int) -> Iterator[Answer]:
+        messages = [question.messages for question in questions]
+        audios = [[waveforms.load(ref) for ref in question.audio] for question in questions]
+        if questions[0].ranked:
+            given = [question.record.choices for question in questions]
+            return rank_choices(model, processor, messages, audios, given, batch_size=size, normalise=rank_by)
+        return generate(model, processor, messages, audios, max_new_tokens=max_new_tokens, batch_size=size)
+
+    def answer_some(questions: list[_Question], at: Sequence[int], size: int) -> Iterator[Answer]:
+        return answer([questions[i] for i in at], size)
+
+    with shards.open() as file:
+        done = shards.known()
+        shards.wait()  # all have looked at what there is before anything is added
+        missing = shards.share(_longest_first([question for question in plan if question.key not in done]))
         if on_start is not None:
             on_start(len(missing))
-        hand = batch_size * _BATCHES_PER_HAND
-        for start in range(0, len(missing), hand):
-            questions = missing[start : start + hand]
+        size = batch_size
+        for questions in _hands(missing, batch_size * _BATCHES_PER_HAND):
             waiting: list[Prediction] = []
-            answers = generate(
-                model,
-                processor,
-                [question.messages for question in questions],
-                [[waveforms.load(ref) for ref in question.audio] for question in questions],
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-            )
-            for count, (index, answer) in enumerate(answers, start=1):
-                waiting.append(_line(questions[index], answer, model_id))
-                if len(waiting) == batch_size or count == len(questions):
+            found = with_smaller_batches(partial(answer_some, questions), len(questions), size)
+            for count, ((index, *said), size) in enumerate(found, start=1):
+                question = questions[index]
+                heard_s = sum(len(waveforms.load(ref)) for ref in question.audio) / processor.sample_rate
+                waiting.append(_line(question, said, model_id, heard_s, groups))
+                if len(waiting) >= size or count == len(questions):
                     file.append(waiting)
                     if progress is not None:
                         progress(len(waiting))
                     waiting = []
-        predictions = file.select(question.key for question in plan)
-    scores = score_predictions(chosen, predictions, limited=len(chosen) < len(records))
-    write_scores(out_dir / "scores.json", scores)
+    shards.wait()
+    scores: Scores = {}
+    if shards.is_main:
+        keys = {question.key for question in plan}
+        predictions = [line for line in shards.merge() if line["key"] in keys]
+        if any(record.references for record in chosen):
+            scores = score_predictions(
+                chosen, predictions, limited=len(chosen) < len(records), groups=groups, **scoring
+            )
+            write_scores(out_dir / "scores.json", scores)
+    shards.wait()
     return scores
+
+
+def _longest_first(questions: list[_Question]) -> list[_Question]:
+    """Questions by control, then ranked and generated ones apart, then from the longest audio and text down."""
+    order = {control: number for number, control in enumerate(CONTROLS)}
+    sizes = {ref: _size(ref) or 0 for question in questions for ref in question.audio}
+
+    def key(question: _Question) -> tuple[int, bool, float, int]:
+        spans = [
+            sizes[ref] if ref.end_s is None else ref.end_s - (ref.start_s or 0.0) for ref in question.audio
+        ]
+        return (
+            order[question.control],
+            question.ranked,
+            -sum(spans),
+            -sum(len(turn["content"]) for turn in question.messages),
+        )
+
+    return sorted(questions, key=key)
+
+
+def _hands(questions: list[_Question], size: int) -> Iterator[list[_Question]]:
+    """Runs of at most so many questions that are answered in one way under one control."""
+    for _, same in itertools.groupby(questions, key=lambda question: (question.control, question.ranked)):
+        run = list(same)
+        for start in range(0, len(run), size):
+            yield run[start : start + size]
 
 
 def other_clips(records: Sequence[Record], seed: int = 0) -> list[tuple[AudioRef, ...]]:
@@ -219,7 +287,8 @@ def _plan(
             control=control,
             audio=[[ref.path.name, _size(ref), ref.start_s, ref.end_s] for ref in audio],
         )
-        yield _Question(record, control, messages, audio, key)
+        ranked = decoding.get("answer_by") == "rank" and bool(record.choices)
+        yield _Question(record, control, messages, audio, key, ranked)
 
 
 def _size(ref: AudioRef) -> int | None:
@@ -227,9 +296,12 @@ def _size(ref: AudioRef) -> int | None:
     return ref.path.stat().st_size if ref.path.is_file() else None
 
 
-def _line(question: _Question, answer: str, model_id: str) -> Prediction:
+def _line(
+    question: _Question, said: Sequence[Any], model_id: str, heard_s: float, groups: Sequence[str]
+) -> Prediction:
+    """A line of the predictions file; `said` is the answer and, where choices were ranked, their scores."""
     record = question.record
-    return {
+    line: Prediction = {
         "id": record.id,
         "key": question.key,
         "model": model_id,
@@ -237,10 +309,17 @@ def _line(question: _Question, answer: str, model_id: str) -> Prediction:
         "kind": record.kind,
         "control": question.control,
         "question": record.question,
-        "prediction": answer,
-        "references": list(record.references),
+        "prediction": said[0],
+        "references": list(answers_of(record)),
         "choices": list(record.choices),
+        "duration_s": round(heard_s, 3),
     }
+    if record.captions:
+        line["caption"] = True
+    if len(said) > 1:
+        line["ranking"] = [round(score, 6) for score in said[1]]
+    values = {group: str(record.meta[group]) for group in groups if record.meta.get(group)}
+    return {**line, "groups": values} if values else line
 
 
 class _Waveforms:

@@ -1,51 +1,47 @@
 """Scores as a pure function of records and predictions: captions, questions per kind, controls, gaps, intervals."""
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from io import StringIO
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from alm.manifest import Record, write_text_atomic
+from eval.arm_scores import DEFAULT_CAPTION_METRICS, ArmScore, is_correct, score_arm
 from eval.errors import EvaluationError
-from eval.mentions import options_for
-from eval.metrics import load_metric
-from eval.metrics.bleu import bleu_of
-from eval.normalise import answers_match
-from eval.parsing import PARSER_VERSION, parse_choice
-from eval.predictions import CONTROLS, Prediction
-from eval.stats import Interval, difference_interval, mean_interval, ratio_interval
+from eval.official import official_score
+from eval.parsing import parse_choice
+from eval.predictions import CONTROLS, HEADLINE, Prediction
+from eval.score_table import format_interval, format_scores
+from eval.stats import mean_interval
+
+__all__ = [
+    "HEADLINE",
+    "Scores",
+    "format_interval",
+    "format_scores",
+    "is_correct",
+    "score_predictions",
+    "write_scores",
+]
 
 Scores = dict[str, Any]
 """What `scores.json` holds.
 
 `arms`: per arm (`none`, `no_audio`, `other_clip`, extra arms) `scores` (name to value, low, high, n, n_clips),
-`n_missing` and `choice_parse_failures`; `gaps`: per other arm the paired difference `none` minus it under the same
-names; `backends`: how each number was made; `notes`: what a reader has to know beside the numbers. Names are
-`caption/bleu_4`, `caption/rouge_l`, `caption/cider_d`, `qa/overall` and `qa/<kind>`.
+`n_missing` and `choice_parse_failures`, where asked for `official` (the published rule) and `groups` (scores per
+value of what they are broken down by); `gaps`: per other arm the paired difference `none` minus it under the same
+names; `backends`: how each number was made; `absent`: metrics that need what is not here, and what; `notes`: what a
+reader has to know beside the numbers; `ids_sha256`: hash of the records' ids, the same for the same set. Names are
+`caption/<metric>`, `qa/overall`, `qa/<kind>` and `ranking/map`.
 """
 
-HEADLINE = "none"
-CAPTION_SCORES = ("bleu_4", "rouge_l", "cider_d")
-
-
-@dataclass(frozen=True)
-class _Score:
-    """Per-sample numbers behind one score of one arm: sums of `columns` through `statistic` give the score."""
-
-    columns: np.ndarray
-    statistic: Callable[[np.ndarray], np.ndarray]
-    clips: list[str]
-    proportion: bool = False
-
-    def interval(self, seed: int) -> Interval:
-        if self.proportion:
-            return mean_interval(self.columns[:, 0], self.clips, proportion=True, seed=seed)
-        return ratio_interval(self.columns, self.clips, self.statistic, seed=seed)
+# Upper ends, in seconds, of the lengths that scores are broken down by.
+_LENGTHS = (5.0, 10.0, 30.0)
 
 
 def score_predictions(
@@ -55,6 +51,11 @@ def score_predictions(
     extra: Mapping[str, Sequence[Prediction]] | None = None,
     limited: bool = False,
     seed: int = 0,
+    caption_metrics: Sequence[str] = DEFAULT_CAPTION_METRICS,
+    require: Sequence[str] = (),
+    groups: Sequence[str] = (),
+    official: str = "",
+    notes: Sequence[str] = (),
 ) -> Scores:
     """Score a set of predictions.
 
@@ -67,6 +68,11 @@ def score_predictions(
             their lines those of control `none` count.
         limited: Whether the records are only a part of the benchmark, as with `--limit`.
         seed: Seed of the resampling.
+        caption_metrics: Metrics of captions; those that need what is not here are left out and named.
+        require: Metrics that must not be left out.
+        groups: Keys of the records' `meta` to break scores down by, beside the length of what was heard.
+        official: A published rule of `eval.official` to show beside ours.
+        notes: Further things a reader has to know.
 
     Returns:
         The scores; see `Scores`.
@@ -74,6 +80,7 @@ def score_predictions(
     Raises:
         EvaluationError: A prediction for an id that no record has, two predictions of one arm for one id, or a
             record without a reference.
+        MetricUnavailable: A required metric needs what is not here.
     """
     if not records:
         raise EvaluationError("there are no records to score against; give a manifest with at least one line")
@@ -88,28 +95,45 @@ def score_predictions(
         if name in arms:
             raise EvaluationError(f"the extra arm {name!r} is there already; give it another name")
         arms[name] = [line for line in further if line["control"] == HEADLINE]
-    answers = {name: _answers(records, found, name) for name, found in arms.items()}
+    found_lines = {name: _lines_of(records, found, name) for name, found in arms.items()}
+    answers = {
+        name: [None if line is None else line["prediction"] for line in found]
+        for name, found in found_lines.items()
+    }
     backends: dict[str, str] = {}
-    parts = {name: _score_arm(records, found, backends) for name, found in answers.items()}
+    absent: dict[str, str] = {}
+    parts = {}
+    for name, said in answers.items():
+        rankings = [None if line is None else line.get("ranking") for line in found_lines[name]]
+        parts[name] = score_arm(records, said, backends, caption_metrics, require, absent, rankings)
     result: Scores = {
-        "version": 1,
+        "version": 2,
         "n_records": len(records),
         "n_clips": len({record.clip for record in records}),
+        "ids_sha256": ids_hash(records),
         "limited": limited,
-        "notes": _notes(parts[HEADLINE], limited, len(records)),
+        "notes": [*notes, *_notes(parts[HEADLINE], limited, len(records))],
+        "absent": dict(sorted(absent.items())),
         "backends": dict(sorted(backends.items())),
         "arms": {},
         "gaps": {},
     }
+    values = _group_values(records, found_lines[HEADLINE], [*groups, "length"])
     for name, scores in parts.items():
-        result["arms"][name] = {
+        arm = result["arms"][name] = {
             "scores": {key: asdict(score.interval(seed)) for key, score in scores.items()},
             "n_missing": sum(answer is None for answer in answers[name]),
             "choice_parse_failures": _parse_failures(records, answers[name]),
         }
+        if official:
+            arm["official"] = official_score(official, records, answers[name])
+        if values:
+            arm["groups"] = _broken_down(records, scores, values, seed)
         if name != HEADLINE:
             result["gaps"][name] = {
-                key: asdict(_gap(parts[HEADLINE][key], score, seed)) for key, score in scores.items()
+                key: asdict(parts[HEADLINE][key].gap(score, seed))
+                for key, score in scores.items()
+                if key in parts[HEADLINE]
             }
     return result
 
@@ -119,64 +143,15 @@ def write_scores(path: str | os.PathLike[str], scores: Scores) -> None:
     write_text_atomic(Path(path), json.dumps(scores, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def format_scores(scores: Scores) -> str:
-    """A plain-text table of scores: one row per score, one column per arm, with 95 % intervals and gaps.
-
-    Args:
-        scores: What `score_predictions` returned.
-
-    Returns:
-        Text of several lines; accuracies in percent, caption scores as they are.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{scores['n_records']} records, {scores['n_clips']} clips, 95 % intervals")
-    table.add_column("score")
-    table.add_column("n", justify="right")
-    others = [name for name in scores["arms"] if name != HEADLINE]
-    for name in [HEADLINE, *others]:
-        table.add_column("model" if name == HEADLINE else name.replace("_", " "), justify="right")
-    if "other_clip" in scores["gaps"]:
-        table.add_column("gap to other clip", justify="right")
-    for key, own in scores["arms"][HEADLINE]["scores"].items():
-        cells = [format_interval(scores["arms"][name]["scores"][key], key) for name in [HEADLINE, *others]]
-        gap = scores["gaps"].get("other_clip", {}).get(key)
-        table.add_row(key, str(own["n"]), *cells, *([format_interval(gap, key, signed=True)] if gap else []))
-    text = StringIO()
-    console = Console(
-        file=text, width=max(80, 34 + 24 * (len(table.columns) - 2)), markup=False, color_system=None
-    )
-    console.print(table)
-    lines = [line.rstrip() for line in text.getvalue().splitlines()]
-    return "\n".join([*lines, *(f"Note: {note}" for note in scores["notes"]), *_arm_remarks(scores)])
+def ids_hash(records: Sequence[Record]) -> str:
+    """Hash of the ids of a set of records, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(record.id for record in records)).encode("utf-8")).hexdigest()
 
 
-def format_interval(interval: Mapping[str, Any], name: str, *, signed: bool = False) -> str:
-    """One score with its interval as text: `85.3 [82.1, 88.0]`, accuracies in percent."""
-    scale, digits = (100, 1) if name.startswith("qa/") else (1, 3)
-    sign = "+" if signed else ""
-    value = f"{interval['value'] * scale:{sign}.{digits}f}"
-    if interval["low"] is None:
-        return value
-    return (
-        f"{value} [{interval['low'] * scale:{sign}.{digits}f}, {interval['high'] * scale:{sign}.{digits}f}]"
-    )
-
-
-def is_correct(record: Record, prediction: str) -> bool:
-    """Whether an answer to a question is right: the right choice, or equal to a reference after normalisation."""
-    if not record.choices:
-        return any(answers_match(prediction, reference) for reference in record.references)
-    options = options_for(record.choices)
-    right = options.same_as[record.choices.index(record.references[0])]
-    return parse_choice(prediction, record.choices) == right
-
-
-def _answers(records: Sequence[Record], lines: Sequence[Prediction], arm: str) -> list[str | None]:
-    """One answer per record, None where it is missing."""
+def _lines_of(records: Sequence[Record], lines: Sequence[Prediction], arm: str) -> list[Prediction | None]:
+    """One line per record, None where it is missing."""
     known = {record.id for record in records}
-    found: dict[str, str] = {}
+    found: dict[str, Prediction] = {}
     for line in lines:
         if line["id"] not in known:
             raise EvaluationError(
@@ -188,95 +163,72 @@ def _answers(records: Sequence[Record], lines: Sequence[Prediction], arm: str) -
                 f"two predictions for id {line['id']!r} ({arm}), from models {line.get('model')!r} or others; "
                 "score each model's predictions by themselves"
             )
-        found[line["id"]] = line["prediction"]
+        found[line["id"]] = line
     return [found.get(record.id) for record in records]
 
 
-def _score_arm(
-    records: Sequence[Record], answers: list[str | None], backends: dict[str, str]
-) -> dict[str, _Score]:
-    for record in records:
-        if not record.references:
-            raise EvaluationError(
-                f"{record.source}: the record has no reference answer; add 'answer' or 'captions'"
-            )
-    pairs = list(zip(records, answers, strict=True))
-    captions = [(record, answer) for record, answer in pairs if record.captions]
-    questions = [(record, answer) for record, answer in pairs if not record.captions]
-    return {**_caption_scores(captions, backends), **_question_scores(questions, backends)}
+def _group_values(
+    records: Sequence[Record], lines: Sequence[Prediction | None], groups: Sequence[str]
+) -> dict[str, list[str]]:
+    """Per thing to break down by, the value of each record; things that no record has are left out."""
+    values = {}
+    for group in groups:
+        found = [str(record.meta.get(group) or "") for record in records]
+        if group == "length":
+            found = ["" if line is None else _length_name(line.get("duration_s")) for line in lines]
+        if any(found):
+            values[group] = [value or "not given" for value in found]
+    return values
 
 
-def _caption_scores(pairs: list[tuple[Record, str | None]], backends: dict[str, str]) -> dict[str, _Score]:
-    if not pairs:
-        return {}
-    predictions = [answer or "" for _, answer in pairs]
-    references = [list(record.captions) for record, _ in pairs]
-    clips = [record.clip for record, _ in pairs]
-    scores = {}
-    for name in CAPTION_SCORES:
-        result = load_metric(name.removesuffix("_4")).compute(predictions=predictions, references=references)
-        assert result is not None  # None only in multi-process evaluate runs
-        backends[f"caption/{name}"] = result["backend"]
-        if name == "bleu_4":
-            columns = np.asarray(result["counts"], dtype=np.float64)
-            scores[f"caption/{name}"] = _Score(columns, _bleu_4, clips)
-        else:
-            scores[f"caption/{name}"] = _mean_score(result["per_sample"], clips)
-    return scores
+def _length_name(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    low = 0.0
+    for high in _LENGTHS:
+        if seconds <= high:
+            return f"{low:g} to {high:g} s"
+        low = high
+    return f"over {low:g} s"
 
 
-def _question_scores(pairs: list[tuple[Record, str | None]], backends: dict[str, str]) -> dict[str, _Score]:
-    if not pairs:
-        return {}
-    right = [float(answer is not None and is_correct(record, answer)) for record, answer in pairs]
-    kinds = [record.kind for record, _ in pairs]
-    clips = [record.clip for record, _ in pairs]
-    scores = {"qa/overall": _mean_score(right, clips, proportion=True)}
-    for kind in sorted(set(kinds)):
-        at = [index for index, other in enumerate(kinds) if other == kind]
-        scores[f"qa/{kind}"] = _mean_score([right[i] for i in at], [clips[i] for i in at], proportion=True)
-    for key in scores:
-        backends[key] = f"accuracy[normalise=1,parse_choice={PARSER_VERSION}]"
-    return scores
+def _broken_down(
+    records: Sequence[Record], scores: Mapping[str, ArmScore], values: Mapping[str, list[str]], seed: int
+) -> dict[str, dict[str, Any]]:
+    """Accuracy and CIDEr-D (with the whole set's word weights) per value of each group."""
+    rows = {
+        "qa/overall": [index for index, record in enumerate(records) if not record.captions],
+        "caption/cider_d": [index for index, record in enumerate(records) if record.captions],
+    }
+    result: dict[str, dict[str, Any]] = {}
+    for group, of_record in values.items():
+        by_value: dict[str, Any] = {}
+        for value in sorted(set(of_record)):
+            found = {}
+            for key, at in rows.items():
+                if key not in scores:
+                    continue
+                chosen = np.array([of_record[index] == value for index in at])
+                if chosen.any():
+                    clips = [scores[key].clips[i] for i in np.flatnonzero(chosen)]
+                    samples = scores[key].columns[chosen, 0]
+                    found[key] = asdict(
+                        mean_interval(samples, clips, proportion=scores[key].proportion, seed=seed)
+                    )
+            if found:
+                by_value[value] = found
+        result[group] = by_value
+    return result
 
 
-def _mean_score(values: Sequence[float], clips: list[str], proportion: bool = False) -> _Score:
-    columns = np.stack([np.asarray(values, dtype=np.float64), np.ones(len(values))], axis=1)
-    return _Score(columns, _ratio, clips, proportion)
-
-
-def _ratio(sums: np.ndarray) -> np.ndarray:
-    return np.asarray(sums[:, 0] / sums[:, 1])
-
-
-def _bleu_4(sums: np.ndarray) -> np.ndarray:
-    return np.asarray(bleu_of(sums)[:, 3])
-
-
-def _gap(first: _Score, second: _Score, seed: int) -> Interval:
-    """Paired difference of two arms: both are computed on the same resampled clips."""
-    if first.proportion:
-        return difference_interval(
-            first.columns[:, 0], second.columns[:, 0], first.clips, proportion=True, seed=seed
-        )
-    width = first.columns.shape[1]
-    columns = np.hstack([first.columns, second.columns])
-    return ratio_interval(
-        columns,
-        first.clips,
-        lambda sums: first.statistic(sums[:, :width]) - second.statistic(sums[:, width:]),
-        seed=seed,
-    )
-
-
-def _parse_failures(records: Sequence[Record], answers: list[str | None]) -> dict[str, Any]:
+def _parse_failures(records: Sequence[Record], answers: Sequence[str | None]) -> dict[str, Any]:
     """How many answers to multiple-choice questions name no choice, or no single one."""
     asked = [(record, answer) for record, answer in zip(records, answers, strict=True) if record.choices]
     failed = sum(answer is None or parse_choice(answer, record.choices) is None for record, answer in asked)
     return {"n": failed, "of": len(asked), "rate": failed / len(asked) if asked else None}
 
 
-def _notes(scores: Mapping[str, _Score], limited: bool, n_records: int) -> list[str]:
+def _notes(scores: Mapping[str, ArmScore], limited: bool, n_records: int) -> list[str]:
     notes = []
     if limited:
         notes.append(f"Only the first {n_records} records were scored (--limit).")
@@ -286,17 +238,3 @@ def _notes(scores: Mapping[str, _Score], limited: bool, n_records: int) -> list[
                 "compare with the score of the whole set."
             )
     return notes
-
-
-def _arm_remarks(scores: Scores) -> list[str]:
-    remarks = []
-    for name, arm in scores["arms"].items():
-        label = "model" if name == HEADLINE else name.replace("_", " ")
-        if arm["n_missing"]:
-            remarks.append(f"{label}: {arm['n_missing']} predictions missing, counted as wrong")
-        failures = arm["choice_parse_failures"]
-        if failures["n"]:
-            remarks.append(
-                f"{label}: {failures['n']} of {failures['of']} multiple-choice answers name no single choice"
-            )
-    return remarks

@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from alm.errors import ConfigError, ManifestError
+from alm.errors import ConfigError
 from alm.manifest import write_manifest
 from alm.settings import load_settings
 from encoders.audio import save_wav
 from eval.benchmarks import list_benchmarks, load_benchmark, run_benchmark
-from eval.benchmarks._base import EvalSettings
 from eval.benchmarks._run import find_config, model_id_of
+from eval.benchmarks._settings import EvalSettings
 from eval.errors import EvaluationError
 
 
@@ -20,7 +20,9 @@ from eval.errors import EvaluationError
 def test_every_benchmark_is_a_whole_record_with_a_config(name):
     benchmark = load_benchmark(name)
     assert benchmark.name == name
-    assert all(getattr(benchmark, field.name) for field in dataclasses.fields(benchmark))
+    optional = ("groups", "official")
+    fields = [field.name for field in dataclasses.fields(benchmark) if field.name not in optional]
+    assert all(getattr(benchmark, name) for name in fields)
     assert load_settings(EvalSettings, find_config(name)).benchmark == name
 
 
@@ -48,7 +50,7 @@ def test_bad_settings_are_one_line(override, message, tmp_path):
 
 
 def test_missing_data_is_found_before_the_model_is_loaded(tmp_path):
-    with pytest.raises(ManifestError, match=r"absent\.jsonl"):
+    with pytest.raises(EvaluationError, match=r"absent\.jsonl"):
         run_benchmark("manifest", "no/model", None, [f"data={tmp_path / 'absent.jsonl'}"])
 
 
@@ -104,6 +106,10 @@ def test_manifest_benchmark_end_to_end(model_dir, clips, tmp_path, capsys):
     }  # fmt: skip
     table = capsys.readouterr().out
     assert "qa/overall" in table and "other clip" in table and str(out) in table
+    assert scores["run"]["prompt_version"] == "1" and scores["run"]["benchmark"] == "manifest"
+    page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
+    assert page.count("<audio") == 3 and "By length" in page and "http:" not in page
+    assert "| qa/overall | 6 |" in text and "ids_sha256" in text
     before = (out / "predictions.jsonl").read_bytes()
     assert len(before.splitlines()) == 3 * len(lines)
     # Nothing is left to answer, and other batch sizes give the same answers.
@@ -114,3 +120,61 @@ def test_manifest_benchmark_end_to_end(model_dir, clips, tmp_path, capsys):
     )
     assert again == scores
     assert np.isfinite(scores["gaps"]["other_clip"]["qa/overall"]["value"])
+
+
+def test_ranking_from_the_command_line(model_dir, clips, tmp_path, capsys):
+    from alm.cli import main
+
+    lines = []
+    for number, clip in enumerate(clips[:3]):
+        save_wav(tmp_path / f"1-1736{number}-A-x.wav", clip, 16000)
+        lines.append(
+            {"id": f"m{number}", "audio": f"1-1736{number}-A-x.wav", "question": "which", "answer": "dog",
+             "choices": ["bell", "dog"]}
+        )  # fmt: skip
+    write_manifest(tmp_path / "test.jsonl", lines)
+    write_manifest(tmp_path / "train.jsonl", [{**lines[0], "audio": "17361.wav"}])
+    out = tmp_path / "out"
+    command = [
+        "eval",
+        "manifest",
+        "--model",
+        str(model_dir),
+        "--data",
+        str(tmp_path / "test.jsonl"),
+        "--out",
+        str(out),
+    ]
+    options = ["--batch-size", "2", "--limit", "2", "answer_by=rank", "controls=[none]"]
+    assert main([*command, *options, f"training=[{tmp_path / 'train.jsonl'}]"]) == 0
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["n_records"] == 2 and scores["limited"] and scores["run"]["answer_by"] == "rank"
+    assert scores["contamination"]["shared"] == ["1-17361-A-x.wav"]
+    assert scores["arms"]["none"]["choice_parse_failures"]["n"] == 0
+    assert 0 <= scores["arms"]["none"]["scores"]["ranking/map"]["value"] <= 1
+    predictions = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    for line in predictions:
+        assert line["prediction"] == line["choices"][int(np.argmax(line["ranking"]))]
+    assert main([*command, *options, "rank_by=likelihood"]) == 2
+    assert "rank_by is 'likelihood'" in capsys.readouterr().err
+    assert main(["eval", "list"]) == 0
+    assert all(name in capsys.readouterr().out for name in ("mmau",))
+    assert main(["eval", "manifest"]) == 2
+
+
+def test_perfect_answers_give_exactly_one_with_absent_classes():
+    from pathlib import Path
+
+    from eval.arm_scores import score_arm
+    from eval.benchmarks._readers import question_record
+
+    labels = [f"label {word}" for word in "one two three four".split()]
+    records = [
+        question_record(
+            str(i), Path(f"{i}.wav"), "{question}", "what", labels[i % 2], "s", choices=labels, shown=False
+        )
+        for i in range(7)
+    ]
+    rankings = [[float(label == record.answer) for label in labels] for record in records]
+    scores = score_arm(records, [record.answer for record in records], {}, rankings=rankings)
+    assert scores["ranking/map"].interval(0).value == 1.0 and scores["qa/overall"].interval(0).value == 1.0

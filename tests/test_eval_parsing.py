@@ -1,203 +1,26 @@
-"""The answer parser over many ways of giving an answer, all written before the parser was tuned.
+"""The answer parser over many ways of giving an answer (`phrasings.py`); refusals must give nothing.
 
-A phrasing is used with the right choice, which must be credited, and with a wrong one, which must not be credited
-as the right one. Refusals must give nothing.
+`pytest -s -k mmau` prints the table per phrasing over the questions of MMAU.
 """
 
 import json
-import string
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from phrasings import (
+    ALL_PHRASINGS,
+    FOURTH_REFUSALS,
+    PHRASINGS,
+    REFUSALS,
+    THIRD_REFUSALS,
+    means,
+    measure,
+    table,
+)
 
 from eval.normalise import answers_match, digits_for_number_words, normalise_answer, parse_yes_no
 from eval.parsing import parse_choice
-
-# @L@ and @T@: letter and text of the choice given; @OL@ and @OT@: of another one named along the way; @ALL@: all.
-PHRASINGS = {
-    "letter": "@L@",
-    "letter_dot": "@L@.",
-    "letter_parenthesis": "(@L@)",
-    "letter_lower_parenthesis": "@l@)",
-    "text": "@T@",
-    "text_upper_stop": "@TU@.",
-    "letter_and_text": "@L@. @T@",
-    "parenthesis_and_text": "(@L@) @T@",
-    "answer_is_letter": "The answer is @L@.",
-    "answer_is_both": "The correct answer is (@L@) @T@.",
-    "answer_colon_text": "Answer: @T@",
-    "bold": "**@L@. @T@**",
-    "bold_cue": "The best option is **@L@**, which says **@T@**.",
-    "think": "<think>Could be @OT@. The answer is @OL@? No.</think>\n@L@",
-    "tag": "I considered @OT@.\n<answer>@T@</answer>",
-    "boxed": "We rule out @OT@. So \\boxed{@L@}",
-    "boxed_text": "$\\boxed{\\text{@T@}}$",
-    "json": '{"reason": "not @OT@", "answer": "@L@"}',
-    "json_fence": '```json\n{\n "answer": "@T@"\n}\n```',
-    "rather_than": "I think it is @T@ rather than @OT@.",
-    "option_is_correct": "Option @L@ is correct.",
-    "not_but": "It is not @OT@. It is @T@.",
-    "sentence": "Based on the audio, I would say: @T@.",
-    "because": "@L@, because that is what the recording suggests.",
-    "explained_below": "@L@) @T@\n\nExplanation: this fits what can be heard.",
-    "listing_first": "Choices:\n@ALL@\nThe answer is @L@.",
-    "listing_then_text": "@ALL@\n\nFinal answer: @T@",
-    "reasoning_names_other": (
-        "One might first think of @OT@, since it is common. However, listening closely, the sound "
-        "points to another option. Therefore, the correct choice is @L@. @T@."
-    ),
-    "other_is_wrong": "@OT@ is incorrect. The right answer would be @T@.",
-    "choose": "Between (@OL@) and (@L@), I would choose (@L@).",
-    "last_line": "Let me think step by step about the audio.\n\n@L@. @T@",
-}
-
-# Written after the parser was tuned on those above; blind once (93.8 % right, 0 % wrong on a fifth of the questions),
-# then their failures were mended, so from then on they guard against regressions rather than measure.
-LATER_PHRASINGS = {
-    "correct_option_is": "The correct option is @L@: @T@.",
-    "final": "Final Answer: **(@L@)**",
-    "answer_nl": "### Answer\n\n@T@",
-    "cot": (
-        "Let's analyze each option:\n- **@OL@. @OT@**: This does not match the audio.\n- **@L@. @T@**: "
-        "This matches the audio.\n\nTherefore, the answer is **@L@. @T@**."
-    ),
-    "cot2": (
-        "First, I listened for @OT@. There were no clear cues for it. What I hear instead is closer to "
-        "@T@. My final choice: @L@"
-    ),
-    "most_likely": "The most likely answer is @T@.",
-    "so_answer": "... so the answer should be @L@, not @OL@.",
-    "instead": "Instead of @OT@, the audio features @T@.",
-    "unlike": "Unlike @OT@, @T@ fits what I hear.",
-    "ruled": "@OT@ can be ruled out. @T@ is the best match.",
-    "letter_colon": "@L@: @T@",
-    "letter_dash": "@L@ - @T@",
-    "bracket": "[@L@] @T@",
-    "quote": '"@T@"',
-    "answer_quote": 'The answer is "@T@".',
-    "answer_quote2": "My answer is '@L@'.",
-    "go": "I'd go with @L@.",
-    "go2": "I'll go with option @L@ (@T@).",
-    "would_be": "That would be @L@) @T@.",
-    "correct": "@L@ is the correct answer.",
-    "correct2": "@T@ is the correct answer because it is clearly audible, whereas @OT@ is not.",
-    "corr3": "(@L@) is correct. (@OL@) is wrong.",
-    "sure": "Sure! The answer to the question is: @L@. @T@",
-    "json2": '{"Answer": "@L@. @T@", "confidence": 0.8}',
-    "json3": 'Here you go: {"choice": "(@L@)"} Hope this helps.',
-    "boxed2": "The final answer is $\\boxed{\\text{(@L@) @T@}}$.",
-    "later_think": "Okay, so maybe @OT@... the answer is @OL@. Hmm wait.</think>\n\n**Answer:** @L@",
-    "tag2": "<think>@OL@ or @L@</think><answer>@L@. @T@</answer>",
-    "tag3": "<answer>(@L@)</answer>",
-    "lower": "the answer is @l@",
-    "lower2": "answer: (@l@) @t@",
-    "trail": "@T@ (@L@)",
-    "hear": "I hear @T@.",
-    "noteither": "I don't think it's @OT@; I believe it's @T@.",
-    "hedge": "It is difficult to say for sure, but I would choose @L@. @T@",
-    "hedge2": "I'm not entirely sure, but the answer is probably @T@.",
-    "hence": "Hence, @L@.",
-    "opt_nl": "Option @L@",
-    "choice_nl": "Choice: @L@",
-    "select": "Based on the audio I select option (@L@).",
-    "reason_after": "@T@\n\nThe audio contains characteristic features. It does not sound like @OT@.",
-    "reason_after2": "@L@\n\nReason: @OT@ would sound different.",
-    "q": "Is it @OT@? No, it is @T@.",
-    "list_inline": "Given the options @INLINE@, the answer is @L@.",
-    "para": (
-        "The audio clip features several elements. While @OT@ might seem plausible, the evidence "
-        "supports @T@. Thus, @L@ is the answer."
-    ),
-    "elim": "We can eliminate @OT@. That leaves @T@.",
-    "emph": "The answer is: *@T@*",
-    "tick": "✅ @L@. @T@",
-    "answer_is_nl": "The answer is:\n\n@L@. @T@\n\nLet me know if you need more.",
-    "corresponds": "This corresponds to option @L@.",
-    "best_desc": "The option that best describes the audio is @L@.",
-    "among": "Among the given options, @T@ is the most appropriate.",
-    "neg_other_after": "The answer is @T@. @OT@ is incorrect.",
-    "notanswer": "The answer is not @OT@. The answer is @T@.",
-    "assistant": "Assistant: @L@",
-    "A_hash": "Ans: @L@",
-}
-
-REFUSALS = [
-    "I cannot determine the answer from the audio.",
-    "None of the above.",
-    "The answer is none of the above.",
-    "I'm sorry, but I can't listen to audio.",
-    "It is unclear whether it is {0} or {1}.",
-    "It could be {0} or {1}.",
-    "I don't know.",
-    "Not enough information to tell {0} from {1}.",
-    "",
-    "...",
-    "Sorry, as an AI model I am unable to tell if this is {0}.",
-    "Neither {0} nor {1}.",
-    "<think>It must be {0}",
-    "<answer>unsure</answer>",
-    "None of these options are right.",
-    "It is not {0}.",
-    "The answer is not {0}.",
-    "{0}, {1}",
-    "Either {1} or {0}",
-]
-
-
-def listing(choices: list[str]) -> str:
-    return "\n".join(
-        f"{letter}. {text}" for letter, text in zip(string.ascii_uppercase, choices, strict=False)
-    )
-
-
-def fill(name: str, template: str, pick: int, other: int, choices: list[str]) -> str:
-    values = {
-        "L": string.ascii_uppercase[pick],
-        "l": string.ascii_lowercase[pick],
-        "T": choices[pick],
-        "t": choices[pick].lower(),
-        "TU": choices[pick].upper(),
-        "OL": string.ascii_uppercase[other],
-        "OT": choices[other],
-        "ALL": listing(choices),
-        "INLINE": listing(choices).replace("\n", ", "),
-    }
-    if "json" in name:
-        values = {key: json.dumps(value)[1:-1] for key, value in values.items()}
-    for key, value in values.items():
-        template = template.replace(f"@{key}@", value)
-    return template
-
-
-def measure(questions: list[tuple[list[str], str]], every: int = 1) -> dict[str, tuple[float, float, list]]:
-    """Per phrasing: share of right answers credited, share of wrong ones credited, and the failures.
-
-    Each phrasing sees one question in `every`, another one than its neighbours.
-    """
-    results = {}
-    for number, (name, template) in enumerate({**PHRASINGS, **LATER_PHRASINGS}.items()):
-        seen = questions[number % every :: every]
-        credited = wrongly = 0
-        failures = []
-        for choices, answer in seen:
-            right = choices.index(answer)
-            # Of choices listed twice either one is right.
-            wrong = next(i for i in range(1, len(choices)) if choices[(right + i) % len(choices)] != answer)
-            wrong = (right + wrong) % len(choices)
-            for pick, other in ((right, wrong), (wrong, right)):
-                said = fill(name, template, pick, other, choices)
-                got = parse_choice(said, choices)
-                hit = got is not None and choices[got] == answer
-                if pick == right:
-                    credited += hit
-                else:
-                    wrongly += hit
-                if hit != (pick == right):
-                    failures.append((said, choices, got))
-        results[name] = (credited / len(seen), wrongly / len(seen), failures)
-    return results
-
 
 OWN_QUESTIONS = [
     (["a dog", "a cat", "a bird", "rain"], "a dog"),
@@ -225,7 +48,7 @@ OWN_QUESTIONS = [
 def test_own_questions():
     results = measure(OWN_QUESTIONS)
     assert {name: results[name][2] for name in PHRASINGS if results[name][2]} == {}
-    assert sum(results[name][0] for name in LATER_PHRASINGS) / len(LATER_PHRASINGS) >= 0.98
+    assert sum(credited for credited, _, _ in results.values()) / len(ALL_PHRASINGS) >= 0.98
     assert not any(wrongly for _, wrongly, _ in results.values())
 
 
@@ -235,16 +58,16 @@ def test_mmau_questions(shared_dir):
         for item in json.loads((shared_dir / "data" / "mmau" / "mmau-test-mini.json").read_text())
     ]
     assert len(questions) == 1000
-    # A share of all pairs, to be quick; over all of them the figures are 99.92 % and 0.03 %.
-    results = measure(questions[::3], every=4)
-    right = sum(credited for credited, _, _ in results.values()) / len(results)
-    wrong = sum(wrongly for _, wrongly, _ in results.values()) / len(results)
+    # A share of all pairs, to be quick; `python tests/phrasings.py QUESTIONS.json` goes through all of them.
+    results = measure(questions[::3], every=16)
+    right, wrong = means(results)
+    print(table(results))
     assert right >= 0.995
     assert wrong <= 0.002
-    assert min(credited for credited, _, _ in results.values()) >= 0.97
+    assert min(credited for credited, _, _ in results.values()) >= 0.95
 
 
-@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("refusal", [*REFUSALS, *THIRD_REFUSALS, *FOURTH_REFUSALS])
 def test_refusals_give_nothing(refusal):
     for choices, _ in OWN_QUESTIONS:
         if any(text.lower().startswith(("no", "yes")) for text in choices):
@@ -286,6 +109,7 @@ def test_single_cases(text, choices, expected):
     assert parse_choice(text, choices) == expected
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=80), st.lists(st.text(max_size=12), max_size=6))
 @example("(A)", ["", ""])
 @example("\\boxed{", ["a"])
@@ -318,6 +142,7 @@ WORDS = [
 ]
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(WORDS), max_size=14))
 def test_sentences_of_cue_words_give_a_choice_or_nothing(words):
     got = parse_choice(" ".join(words), ["rain", "wind", "a dog", "two"])
@@ -369,6 +194,29 @@ def test_number_words():
     assert digits_for_number_words("one thousand, nine hundred and nineteen") == "1919"
     assert digits_for_number_words("two three, twenty-three and a hundred") == "2 3, 23 and a 100"
     assert normalise_answer("Zero") == "0"
+
+
+@given(
+    choice=st.lists(
+        st.sampled_from(["rain", "wind", "thunder", "dog", "cat", "bell"]),
+        min_size=3,
+        max_size=6,
+        unique=True,
+    ),
+    pick=st.integers(0, 2),
+    frame=st.sampled_from(
+        ["{}", "The answer is {}.", "({})", "**{}**", "<think>{o}</think>{}", "not {o}, but {}"]
+    ),
+    lower=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_is_said_is_what_is_read(choice, pick, frame, lower):
+    other = choice[(pick + 1) % len(choice)]
+    said = frame.format(choice[pick], o=other)
+    assert parse_choice(said.lower() if lower else said, choice) == pick
+    # Where the choices stand does not matter, nor do choices that are not named.
+    turned = choice[::-1]
+    assert parse_choice(said, turned) == turned.index(choice[pick])
 
 
 @given(st.text(max_size=60))

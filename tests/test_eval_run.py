@@ -108,6 +108,7 @@ def test_scores_beside_their_controls(records, tmp_path):
     lines = read_predictions(tmp_path / "predictions.jsonl")
     assert set(lines[0]) == {
         "id", "key", "model", "clip", "kind", "control", "question", "prediction", "references", "choices",
+        "duration_s",
     }  # fmt: skip
 
 
@@ -133,7 +134,7 @@ def test_a_killed_run_goes_on(records, tmp_path, torn):
         run(records, tmp_path / "killed", Listener(die_after=31))
     path = tmp_path / "killed" / "predictions.jsonl"
     kept = len(path.read_bytes().splitlines())
-    assert kept == 31 - 27 % 4 - (31 - 27) % 4  # whole batches of the first control, and one of the second
+    assert kept == 27 + (31 - 27) // 4 * 4  # the first control, and a whole batch of the second
     with open(path, "ab") as file:
         file.write(torn)
     again = Listener()

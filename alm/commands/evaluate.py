@@ -13,23 +13,38 @@ def add(commands: Any) -> None:
         help="score a model on a benchmark, beside its controls",
         description=(
             "Answer every question of a benchmark, and score the answers with 95 %% intervals beside the same "
-            "model's scores without audio and with another clip's audio. Interrupted runs go on where they were."
+            "model's scores without audio and with another clip's audio. Interrupted runs go on where they were. "
+            "'alm eval list' names the benchmarks. On several GPUs: torchrun --nproc-per-node N -m alm eval …"
         ),
     )
     parser.add_argument(
-        "benchmark", metavar="CONFIG_OR_BENCHMARK", help="a config in configs/eval, or a name"
+        "benchmark", metavar="CONFIG_OR_BENCHMARK", help="a config in configs/eval, a name, or 'list'"
     )
+    parser.add_argument("--model", metavar="DIR", help="audio-language model directory or hub id")
+    parser.add_argument("--data", metavar="ROOT", help="where the benchmark's data is")
+    parser.add_argument("--batch-size", metavar="N", help="questions per batch (16)")
+    parser.add_argument("--limit", metavar="N", help="only the first N records; the scores say so")
     parser.add_argument(
-        "--model", required=True, metavar="DIR", help="audio-language model directory or hub id"
+        "--require", metavar="METRIC", action="append", help="fail where this metric cannot be computed"
     )
     parser.add_argument("--out", metavar="DIR", help="where predictions and scores go (MODEL/eval/BENCHMARK)")
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="for example data=test.jsonl limit=100"
+        "overrides", nargs="*", metavar="KEY=VALUE", help="for example answer_by=rank controls=[none]"
     )
     parser.set_defaults(run=_eval)
 
 
 def _eval(arguments: argparse.Namespace) -> None:
-    from eval.benchmarks import run_benchmark
+    from alm.errors import ConfigError
+    from eval.benchmarks import describe_benchmarks, run_benchmark
 
-    run_benchmark(arguments.benchmark, arguments.model, arguments.out, arguments.overrides)
+    if arguments.benchmark == "list":
+        print(describe_benchmarks())
+        return
+    if arguments.model is None:
+        raise ConfigError("--model is missing; give the directory of a trained model")
+    given = {"data": arguments.data, "batch_size": arguments.batch_size, "limit": arguments.limit}
+    overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
+    if arguments.require:
+        overrides.append(f"require=[{', '.join(arguments.require)}]")
+    run_benchmark(arguments.benchmark, arguments.model, arguments.out, [*arguments.overrides, *overrides])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from eval.benchmarks._base import Benchmark
     from eval.scoring import Scores
 
-__all__ = ["list_benchmarks", "load_benchmark", "run_benchmark"]
+__all__ = ["describe_benchmarks", "list_benchmarks", "load_benchmark", "run_benchmark"]
 
 
 def list_benchmarks() -> list[str]:
@@ -34,6 +34,15 @@ def load_benchmark(name: str) -> "Benchmark":
         raise EvaluationError(f"unknown benchmark {name!r}{hint} Known benchmarks: {', '.join(known)}.")
     benchmark: Benchmark = importlib.import_module(f"eval.benchmarks.{name}").BENCHMARK
     return benchmark
+
+
+def describe_benchmarks() -> str:
+    """Every benchmark with its splits and where it is described, as a table."""
+    lines = []
+    for name in list_benchmarks():
+        benchmark = load_benchmark(name)
+        lines.append(f"{name:20s} {', '.join(benchmark.splits)}\n{'':20s} {benchmark.citation}")
+    return "\n".join(lines)
 
 
 def run_benchmark(

@@ -1,12 +1,19 @@
-"""What a benchmark is, and the settings of a run of one."""
+"""What a benchmark is."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from alm.errors import ConfigError
 from alm.manifest import Record
-from eval.predictions import CONTROLS
+
+Reader = Callable[[Path, str], list[Record]]
+"""Reads a split of the data at a path; paths of recordings are checked later, all at once."""
+
+CAPTION_METRICS = (
+    "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d", "meteor", "spice", "spider", "spider_fl",
+    "sbert_sim", "fense",
+)  # fmt: skip
+"""What captioning papers report; those that need Java or a model are absent without."""
 
 
 @dataclass(frozen=True)
@@ -21,48 +28,18 @@ class Benchmark:
         metrics: The scores reported, as named in `eval.scoring`; `qa` stands for accuracy per kind and overall.
         parser: How answers are read: `choice` (tiered parser), `normalised` (short answers), or both.
         citation: Where the benchmark is described.
+        splits: Names of its splits, the default first.
+        groups: Keys of the records' `meta` that scores are broken down by.
+        official: Name of the published scoring rule in `eval.official` that is shown beside ours; empty for none.
     """
 
     name: str
-    reader: Callable[[Path], list[Record]]
+    reader: Reader
     prompt: str
     prompt_version: str
     metrics: tuple[str, ...]
     parser: str
     citation: str
-
-
-@dataclass(frozen=True)
-class EvalSettings:
-    """One evaluation; `configs/eval/<name>.yaml` holds the values for a benchmark.
-
-    Attributes:
-        benchmark: Which one.
-        data: Path of its data; for `manifest` a JSONL file.
-        batch_size: Questions per batch.
-        max_new_tokens: Longest answer, in tokens.
-        limit: Only the first so many records; None is all.
-        controls: Which of `none`, `no_audio`, `other_clip` to run.
-        seed: Seed of the choice of other clips.
-    """
-
-    benchmark: str = "manifest"
-    data: str = ""
-    batch_size: int = 16
-    max_new_tokens: int = 64
-    limit: int | None = None
-    controls: tuple[str, ...] = CONTROLS
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        for name in ("batch_size", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"limit is {self.limit}; expected at least 1, or null for all records")
-        for control in self.controls:
-            if control not in CONTROLS:
-                raise ConfigError(f"controls holds {control!r}; expected some of {', '.join(CONTROLS)}")
-        if "none" not in self.controls:
-            raise ConfigError(f"controls is {list(self.controls)}; it must hold 'none', the model as it is")
+    splits: tuple[str, ...] = ("test",)
+    groups: tuple[str, ...] = ()
+    official: str = ""

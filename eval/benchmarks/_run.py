@@ -1,38 +1,50 @@
 """A benchmark from config to printed scores."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import alm
 from alm.checkpoint import resolve
-from alm.errors import ConfigError
+from alm.manifest import Record, write_text_atomic
 from alm.progress import progress
 from alm.settings import load_settings
 from encoders.checkpoint import sha256_of
 from eval.benchmarks import list_benchmarks, load_benchmark
-from eval.benchmarks._base import EvalSettings
+from eval.benchmarks._data import read_records
+from eval.benchmarks._settings import EvalSettings
+from eval.contamination import contaminated, contamination_note
 from eval.errors import EvaluationError
+from eval.predictions import HEADLINE, read_predictions
 from eval.run import evaluate_manifest
-from eval.scoring import Scores, format_scores
+from eval.run_report import write_run_report
+from eval.scoring import Scores, format_scores, write_scores
+from eval.shards import PREDICTIONS, Shards
 
 
 def run(config: str | Path, model: str | Path, out: str | Path | None, overrides: Sequence[str]) -> Scores:
     """See `eval.benchmarks.run_benchmark`. All data is checked before the model is loaded."""
     settings = load_settings(EvalSettings, find_config(config), overrides)
     benchmark = load_benchmark(settings.benchmark)
-    if not settings.data:
-        raise ConfigError("data is empty; say where the benchmark's data is, for example data=test.jsonl")
-    records = benchmark.reader(Path(settings.data))
+    records, notes = read_records(benchmark, settings.data, settings.split, settings.missing_audio)
+    if settings.training:
+        contamination = contaminated(records, [Path(path) for path in settings.training])
+        notes = [*notes, contamination_note(contamination)]
     folder = resolve(model)
-    out_dir = Path(out) if out is not None else folder / "eval" / benchmark.name
-    loaded, processor = alm.load(folder)
+    split = settings.split or benchmark.splits[0]
+    name = benchmark.name if split == benchmark.splits[0] else f"{benchmark.name}-{split}"
+    out_dir = Path(out) if out is not None else folder / "eval" / name
+    shards = Shards(out_dir)
+    main = shards.is_main
+    loaded, processor = alm.load(folder, shards.device)
     with ExitStack() as stack:
         advance = [lambda n: None]
 
         def start(missing: int) -> None:
-            advance[0] = stack.enter_context(progress(benchmark.name, missing, "answer"))
+            if main:
+                advance[0] = stack.enter_context(progress(benchmark.name, missing, "answer"))
 
         scores = evaluate_manifest(
             loaded,
@@ -47,10 +59,43 @@ def run(config: str | Path, model: str | Path, out: str | Path | None, overrides
             seed=settings.seed,
             on_start=start,
             progress=lambda n: advance[0](n),
+            prompt_version=benchmark.prompt_version,
+            answer_by=settings.answer_by,
+            rank_by=settings.rank_by,
+            groups=benchmark.groups,
+            caption_metrics=caption_metrics(benchmark.metrics),
+            require=settings.require,
+            official=benchmark.official,
+            notes=notes,
         )
+    if not main:
+        return scores
+    if not scores:
+        print(f"no answers are published for {name}: {_write_submission(records, out_dir)}")
+        return scores
+    scores["run"] = {
+        "benchmark": benchmark.name,
+        "split": split,
+        "prompt_version": benchmark.prompt_version,
+        "citation": benchmark.citation,
+        "model_id": model_id_of(folder),
+        "data_sha256": _data_hash(records),
+        "answer_by": settings.answer_by,
+        **({"rank_by": settings.rank_by} if settings.answer_by == "rank" else {}),
+        "max_new_tokens": settings.max_new_tokens,
+    }
+    if settings.training:
+        scores["contamination"] = contamination
+    write_scores(out_dir / "scores.json", scores)
+    write_run_report(out_dir, name, scores, records, read_predictions(out_dir / PREDICTIONS))
     print(format_scores(scores))
-    print(f"predictions and scores: {out_dir}")
+    print(f"predictions, scores and report: {out_dir}")
     return scores
+
+
+def caption_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
+    """Those of a benchmark's metrics that score captions."""
+    return tuple(name for name in metrics if name not in ("qa", "map"))
 
 
 def find_config(config: str | Path) -> Path:
@@ -80,3 +125,30 @@ def model_id_of(folder: Path) -> str:
         ):
             digest.update(f"{file.relative_to(folder)} {sha256_of(file)}\n".encode())
     return digest.hexdigest()[:32]
+
+
+def _data_hash(records: Sequence[Record]) -> str:
+    """Hash of everything asked and of the right answers, so that a revised benchmark is told apart."""
+    rows = [
+        [
+            record.id,
+            record.question,
+            list(record.choices),
+            list(record.references),
+            sorted(record.meta.get("answers", ())),
+        ]
+        for record in records
+    ]
+    return hashlib.sha256(json.dumps(rows, ensure_ascii=True).encode("ascii")).hexdigest()
+
+
+def _write_submission(records: Sequence[Record], out_dir: Path) -> Path:
+    """The answers in the form in which benchmarks with hidden answers take them."""
+    lines = read_predictions(out_dir / PREDICTIONS)
+    said = {line["id"]: line["prediction"] for line in lines if line["control"] == HEADLINE}
+    items = [
+        {**record.meta, "id": record.id, "model_prediction": said.get(record.id, "")} for record in records
+    ]
+    path = out_dir / "submission.json"
+    write_text_atomic(path, json.dumps(items, ensure_ascii=False, indent=1) + "\n")
+    return path

@@ -6,7 +6,7 @@ from alm.manifest import Record, read_manifest
 from eval.benchmarks._base import Benchmark
 
 
-def _read(path: Path) -> list[Record]:
+def _read(path: Path, split: str) -> list[Record]:
     return read_manifest(path, check_files=True)
 
 
@@ -15,7 +15,8 @@ BENCHMARK = Benchmark(
     reader=_read,
     prompt="{question}",
     prompt_version="1",
-    metrics=("caption/bleu_4", "caption/rouge_l", "caption/cider_d", "qa"),
+    metrics=("bleu_4", "rouge_l", "cider_d", "qa"),
     parser="choice for records with choices, normalised for the others",
     citation="This toolkit's manifest format, alm/manifest.py.",
+    splits=("all",),
 )

@@ -1,7 +1,8 @@
-"""Metrics: one file per metric, the file name is the registry key.
+"""Metrics: one folder per metric with one file of the same name, `<name>/<name>.py`; the name is the registry key.
 
-Every metric is an offline `evaluate.Metric`, so the same file also loads with
-`evaluate.load("<path of the file>")` and joins `evaluate.combine`. Files starting with `_` are shared code.
+Every metric is an offline `evaluate.Metric`: the folder loads with `evaluate.load("<path of the folder>")`, too, and
+joins `evaluate.combine`. Files starting with `_` are shared code. Metrics that need Java or a model of their own say
+so with `MetricUnavailable` where that is missing; they are left out then, never approximated.
 """
 
 import importlib
@@ -20,8 +21,8 @@ __all__ = ["list_metrics", "load_metric"]
 
 def list_metrics() -> list[str]:
     """Name every metric that `load_metric` knows, sorted."""
-    files = Path(__file__).parent.glob("*.py")
-    return sorted(file.stem for file in files if not file.stem.startswith("_"))
+    folders = (path for path in Path(__file__).parent.iterdir() if not path.name.startswith("_"))
+    return sorted(path.name for path in folders if (path / f"{path.name}.py").is_file())
 
 
 def load_metric(name: str) -> "evaluate.Metric":
@@ -44,7 +45,7 @@ def load_metric(name: str) -> "evaluate.Metric":
         raise MetricError(f"unknown metric {name!r}{hint} Known metrics: {', '.join(known)}.")
     import evaluate  # takes seconds to import, so only when a metric is wanted
 
-    module = importlib.import_module(f"eval.metrics.{name}")
+    module = importlib.import_module(f"eval.metrics.{name}.{name}")
     for value in vars(module).values():
         is_metric = inspect.isclass(value) and issubclass(value, evaluate.Metric)
         if is_metric and not inspect.isabstract(value):

@@ -1,0 +1,52 @@
+"""``alm score``: score answers that are there already."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "score",
+        help="score a file of answers",
+        description=(
+            "Score predictions.jsonl by what its lines say, or any file of ids and answers against the questions of "
+            "a benchmark. Answers that are missing count as wrong; the published rule's number stands beside."
+        ),
+    )
+    parser.add_argument("predictions", metavar="PREDICTIONS", help="predictions.jsonl, or a JSON list")
+    parser.add_argument("--benchmark", metavar="NAME", help="score against this benchmark's questions")
+    parser.add_argument("--data", metavar="ROOT", help="where its data is; no recordings are needed")
+    parser.add_argument("--split", metavar="NAME", default="", help="which split of it")
+    parser.add_argument("--official", metavar="RULE", default="", help="show this published rule, too (mmau)")
+    parser.add_argument(
+        "--require", metavar="METRIC", action="append", default=[], help="fail where it cannot be computed"
+    )
+    parser.add_argument(
+        "--judge",
+        metavar="URL_OR_DIR",
+        help="also have short answers judged: an OpenAI-compatible URL, or a model",
+    )
+    parser.add_argument("--out", metavar="FILE", help="write the scores as JSON")
+    parser.set_defaults(run=_score)
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    from eval.score_file import score_file
+    from eval.scoring import format_scores, write_scores
+
+    scores = score_file(
+        arguments.predictions,
+        benchmark=arguments.benchmark,
+        data=arguments.data,
+        split=arguments.split,
+        official=arguments.official,
+        require=arguments.require,
+        judge=arguments.judge,
+    )
+    print(format_scores(scores))
+    if arguments.out:
+        write_scores(arguments.out, scores)
+        print(f"scores: {arguments.out}")

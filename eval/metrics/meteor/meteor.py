@@ -1,0 +1,61 @@
+"""METEOR 1.5 through its own jar."""
+
+from typing import Any
+
+import numpy as np
+
+from eval.errors import MetricUnavailable
+from eval.metrics._base import TextMetric, tokenize_pairs
+from eval.metrics._java import JavaDialogue, jar_folder, java
+
+JAR = "meteor-1.5.jar"
+
+
+class Meteor(TextMetric):
+    """METEOR as the COCO caption evaluation calls it; absent without Java and the jar, never approximated."""
+
+    summary = "METEOR 1.5 (exact, stem, synonym and paraphrase matches), by the official Java program."
+    citation = "Denkowski and Lavie 2014, Meteor Universal."
+
+    def _compute(
+        self, predictions: list[str], references: list[list[str]], jar_dir: str | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Return `meteor`, `per_sample` and `backend`.
+
+        Args:
+            predictions: Captions.
+            references: Their references.
+            jar_dir: Folder of the jar and its data; None looks at ALM_METEOR_DIR, then for pycocoevalcap.
+            **options: None are known.
+
+        Raises:
+            MetricUnavailable: No Java, or no jar.
+            MetricError: The program failed.
+        """
+        java()
+        folder = jar_folder("meteor", jar_dir, "ALM_METEOR_DIR").absolute()
+        if not (folder / JAR).is_file():
+            raise MetricUnavailable(
+                f"{folder}: {JAR} is missing; set ALM_METEOR_DIR to the folder that holds it"
+            )
+        command = ["-Xmx2G", "-XX:+UseSerialGC", "-jar", JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
+        hypotheses, targets = tokenize_pairs(predictions, references, "ptb")
+        # Tokens hold no line breaks; a bar would end a field.
+        lines = [
+            " ||| ".join(["SCORE", *(_field(tokens) for tokens in options_), _field(words)])
+            for words, options_ in zip(hypotheses, targets, strict=True)
+        ]
+        with JavaDialogue(command, folder) as scorer:
+            stats = [scorer.ask(line)[0] for line in lines]
+            # A score per caption, then that of the corpus.
+            told = scorer.ask(" ||| ".join(["EVAL", *stats]), len(lines) + 1)
+        scores = np.array([float(value) for value in told])
+        return {
+            "meteor": float(scores[-1]),
+            "per_sample": scores[:-1].tolist(),
+            "backend": "meteor[java-1.5,ptb=py]",
+        }
+
+
+def _field(tokens: list[str]) -> str:
+    return " ".join(tokens).replace("|||", "")

@@ -1,0 +1,67 @@
+"""SPICE 1.0 through its own jar."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.errors import MetricError, MetricUnavailable
+from eval.metrics._base import TextMetric, tokenize_pairs
+from eval.metrics._captions import as_result
+from eval.metrics._java import jar_folder, java, run_java
+
+JAR = "spice-1.0.jar"
+
+
+class Spice(TextMetric):
+    """SPICE as the COCO caption evaluation calls it; absent without Java, the jar and CoreNLP, never approximated."""
+
+    summary = "F-measure of scene-graph tuples, by the official Java program."
+    citation = "Anderson et al. 2016, SPICE: Semantic Propositional Image Caption Evaluation."
+
+    def _compute(
+        self, predictions: list[str], references: list[list[str]], jar_dir: str | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Return `spice`, `per_sample` and `backend`.
+
+        Args:
+            predictions: Captions.
+            references: Their references.
+            jar_dir: Folder of the jar, with CoreNLP 3.6.0 and its models in `lib`; None looks at ALM_SPICE_DIR, then
+                for pycocoevalcap.
+            **options: None are known.
+
+        Raises:
+            MetricUnavailable: No Java, no jar, or no CoreNLP models beside it.
+            MetricError: The program failed.
+        """
+        java()
+        folder = jar_folder("spice", jar_dir, "ALM_SPICE_DIR").absolute()
+        if not (folder / JAR).is_file():
+            raise MetricUnavailable(
+                f"{folder}: {JAR} is missing; set ALM_SPICE_DIR to the folder that holds it"
+            )
+        if not list((folder / "lib").glob("stanford-corenlp-3.6.0*models*.jar")):
+            raise MetricUnavailable(
+                f"{folder / 'lib'}: stanford-corenlp-3.6.0.jar and its models jar are missing; put both there "
+                "(https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip)"
+            )
+        hypotheses, targets = tokenize_pairs(predictions, references, "ptb")
+        asked = [
+            {"image_id": index, "test": " ".join(words), "refs": [" ".join(tokens) for tokens in options_]}
+            for index, (words, options_) in enumerate(zip(hypotheses, targets, strict=True))
+        ]
+        with tempfile.TemporaryDirectory() as scratch:
+            given, made = Path(scratch) / "in.json", Path(scratch) / "out.json"
+            given.write_text(json.dumps(asked), encoding="utf-8")
+            run_java(["-Xmx8G", "-jar", JAR, str(given), "-out", str(made), "-subset", "-silent"], folder)
+            told = {
+                row["image_id"]: row["scores"]["All"]["f"]
+                for row in json.loads(made.read_text(encoding="utf-8"))
+            }
+        if set(told) != set(range(len(asked))):
+            raise MetricError(f"SPICE scored {len(told)} of {len(asked)} captions")
+        samples = np.array([float(told[index]) for index in range(len(asked))])
+        return as_result("spice", samples, "spice[java-1.0,corenlp-3.6.0,ptb=py]")

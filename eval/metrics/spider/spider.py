@@ -1,0 +1,18 @@
+"""SPIDEr: the mean of CIDEr-D and SPICE."""
+
+from typing import Any
+
+from eval.metrics._base import TextMetric
+from eval.metrics._captions import as_result, parts_of
+
+
+class Spider(TextMetric):
+    """(CIDEr-D + SPICE) / 2; absent where SPICE is."""
+
+    summary = "Mean of CIDEr-D and SPICE."
+    citation = "Liu et al. 2017, Improved Image Captioning via Policy Gradient Optimization of SPIDEr."
+
+    def _compute(self, predictions: list[str], references: list[list[str]], **options: Any) -> dict[str, Any]:
+        """Return `spider`, `per_sample` and `backend`."""
+        (cider, spice), backend = parts_of(("cider_d", "spice"), predictions, references, **options)
+        return as_result("spider", (cider + spice) / 2, f"spider[{backend}]")

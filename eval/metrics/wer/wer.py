@@ -1,0 +1,14 @@
+"""Word error rate of transcripts."""
+
+from eval.metrics._edits import ErrorRate
+
+
+class WordErrorRate(ErrorRate):
+    """Substituted, deleted and inserted words per word that was said, over the whole corpus."""
+
+    summary = "Word edits per word of the references, summed over the corpus; lower is better."
+    citation = "Levenshtein 1966; computed by jiwer."
+    name_ = "wer"
+
+    def _units(self, text: str) -> list[str]:
+        return text.split()

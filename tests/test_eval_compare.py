@@ -1,0 +1,175 @@
+"""Scoring and comparing files of answers, from the command line as well, and judges."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from alm.cli import main
+from eval.compare import compare_runs
+from eval.errors import EvaluationError
+from eval.judges import open_judge, read_verdict
+from eval.predictions import prediction_key
+from eval.score_file import score_file
+
+
+def write(folder, right, n=40, **more):
+    """Predictions of a run: the first `right` questions and captions are answered well."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for i in range(n):
+        base = {"model": folder.name, "control": "none", "clip": f"c{i}", "duration_s": 3.0 + i, **more}
+        good = i < right
+        for line in (
+            {"id": f"m{i}", "kind": "sound", "prediction": "(B)" if good else "A", "references": ["cat"],
+             "choices": ["dog", "cat"], "groups": {"difficulty": "hard" if i % 2 else "easy"}},
+            {"id": f"s{i}", "kind": "word", "prediction": "a puppy" if good else "rain", "references": ["dog", "puppy"],
+             "question": f"what {i}"},
+            {"id": f"t{i}", "kind": "caption", "caption": True, "prediction": f"a dog barks {i}" if good else "rain",
+             "references": [f"a dog barks {i}", "a dog is barking"]},
+        ):  # fmt: skip
+            lines.append({**base, **line, "key": prediction_key(id=line["id"], run=folder.name)})
+    path = folder / "predictions.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_predictions_file_scores_itself(tmp_path, capsys):
+    path = write(tmp_path / "a", 30)
+    assert main(["score", str(path), "--official", "mmau", "--out", str(tmp_path / "scores.json")]) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    arm = scores["arms"]["none"]
+    assert arm["scores"]["qa/word"]["value"] == arm["scores"]["qa/sound"]["value"] == 0.75
+    assert {"caption/bleu_1", "caption/bleu_4", "caption/cider_d"} <= set(arm["scores"])
+    assert "caption/spice" not in arm["scores"] and "ALM_SPICE_DIR" in str(scores["absent"])
+    assert set(arm["groups"]) == {"difficulty", "length"} and arm["official"]["n_right"] == 0
+    assert "over 30 s" in arm["groups"]["length"]
+    assert "caption/cider_d" in capsys.readouterr().out
+    assert score_file(path, official="mmau") == scores  # stable to compare
+
+
+def test_a_required_metric_that_is_absent_fails(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    path = write(tmp_path / "a", 30)
+    assert main(["score", str(path), "--require", "meteor"]) == 2
+    error = capsys.readouterr().err
+    assert "--require meteor: needs Java" in error and error.count("\n") == 1
+
+
+def test_unscorable_files_are_one_line(tmp_path, capsys):
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "key": "k", "control": "none", "prediction": "x"}\n')
+    for arguments, message in (
+        ([str(tmp_path / "p.jsonl")], "holds no references"),
+        ([str(tmp_path / "absent.jsonl")], "cannot read predictions"),
+        ([str(tmp_path / "p.jsonl"), "--benchmark", "mmauu"], "did you mean 'mmau'"),
+    ):
+        assert main(["score", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_two_models_on_two_benchmarks_make_one_page(tmp_path, capsys):
+    for model, right in (("good", 34), ("bad", 20)):
+        write(tmp_path / model / "eval" / "first", right)
+        write(tmp_path / model / "eval" / "second", 25)
+    out = tmp_path / "page"
+    assert main(["compare", str(tmp_path / "good"), str(tmp_path / "bad"), "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "34" not in text.splitlines()[0] and "qa/overall" in text and "Holm" in text
+    comparison = json.loads((out / "comparison.json").read_text())
+    rows = {(row["set"], row["score"]): row for row in comparison["rows"]}
+    row = rows["first", "qa/overall"]
+    assert row["difference"]["value"] == pytest.approx(14 / 40) and row["difference"]["low"] > 0
+    assert row["only"] == [28, 0] and row["p_permutation"] < 0.001 and row["p_mcnemar"] < 0.001
+    assert row["p_permutation"] <= row["p_holm"] < 0.05
+    same = rows["second", "caption/cider_d"]
+    assert same["difference"]["value"] == 0.0 and same["p_permutation"] == same["p_holm"] == 1.0
+    html = (out / "comparison.html").read_text()
+    assert html.count("<section>") == 2 and "<svg" in html and "http:" not in html
+    assert "| first | qa/overall |" in (out / "comparison.md").read_text()
+    assert compare_runs(tmp_path / "good", tmp_path / "bad")["rows"] == comparison["rows"]
+
+
+def test_what_cannot_be_compared_is_a_typed_error(tmp_path):
+    a, b = write(tmp_path / "a", 30), write(tmp_path / "b", 30, n=39)
+    with pytest.raises(EvaluationError, match="no answer to 'm39'"):
+        compare_runs(a, b)
+    with pytest.raises(EvaluationError, match="no predictions.jsonl there"):
+        compare_runs(tmp_path / "nowhere", b)
+    write(tmp_path / "c" / "one", 3), write(tmp_path / "c" / "two", 3), write(tmp_path / "d" / "three", 3)
+    with pytest.raises(EvaluationError, match="no benchmark in common"):
+        compare_runs(tmp_path / "c", tmp_path / "d")
+    lines = a.read_text() + a.read_text().replace('"key": "', '"key": "x')
+    a.write_text(lines)
+    with pytest.raises(EvaluationError, match="two answers to"):
+        compare_runs(a, b)
+
+
+@pytest.fixture
+def server():
+    """A chat endpoint that says yes to puppies, fails on `what 3`, and mumbles on `what 4`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        asked = []
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            prompt = body["messages"][0]["content"]
+            self.asked.append((self.path, body["model"], prompt))
+            if "what 3\n" in prompt:
+                self.send_error(500)
+                return
+            said = (
+                "Well, yes and no."
+                if "what 4\n" in prompt
+                else "Yes."
+                if "judged: a puppy" in prompt
+                else "no"
+            )
+            reply = json.dumps({"choices": [{"message": {"content": said}}]}).encode()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(reply)
+
+        def log_message(self, *args):
+            pass
+
+    found = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=found.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{found.server_port}/v1", Handler
+    found.shutdown()
+    found.server_close()
+
+
+def test_a_judge_is_cached_and_its_failures_are_not_scored(tmp_path, server):
+    address, handler = server
+    handler.asked.clear()
+    path = write(tmp_path / "a", 5, n=8)
+    scores = score_file(path, judge=f"{address}#stub")
+    judged = scores["judge"]
+    # Right: 0, 1, 2; failed: 3; mumbled: 4; wrong: 5, 6, 7.
+    assert (judged["n"], judged["n_failed"], judged["value"]) == (8, 2, 0.5)
+    assert judged["name"].startswith("stub@") and judged["prompt_version"]
+    assert "2 without a clear verdict" in scores["notes"][-1]
+    assert {(path, model) for path, model, _ in handler.asked} == {("/v1/chat/completions", "stub")}
+    assert len(handler.asked) == 7 + 3  # the failed one three times
+    before = len(handler.asked)
+    assert score_file(path, judge=f"{address}#stub")["judge"] == judged
+    assert len(handler.asked) == before + 3  # only what failed is asked again
+    with pytest.raises(EvaluationError, match="neither a URL nor the directory"):
+        open_judge("gpt", tmp_path / "cache.jsonl")
+
+
+def test_a_local_model_judges(tmp_path, llm_dir):
+    judge = open_judge(str(llm_dir), tmp_path / "cache.jsonl")
+    asked = {"question": "what", "references": ["a dog"], "answer": "a bell"}
+    assert judge.verdicts([asked]) == judge.verdicts([asked])
+    assert len((tmp_path / "cache.jsonl").read_text().splitlines()) == 1
+    assert [read_verdict(text) for text in ("Yes", "no.", "yes or no", "", "noise")] == [
+        True,
+        False,
+        None,
+        None,
+        None,
+    ]
