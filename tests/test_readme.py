@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from alm.cli import build_parser, main
+from eval.benchmarks import list_benchmarks
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,8 +34,9 @@ def test_command_parses(command, monkeypatch):
         sub.set_defaults(run=ran.append)
     assert main(shlex.split(command)[1:]) == 0
     (arguments,) = ran
-    for path in (getattr(arguments, "config", None), getattr(arguments, "benchmark", None)):
-        assert path is None or (ROOT / path).is_file()
+    config, benchmark = getattr(arguments, "config", None), getattr(arguments, "benchmark", None)
+    assert config is None or (ROOT / config).is_file()
+    assert benchmark in (None, "list", *list_benchmarks()) or (ROOT / benchmark).is_file()
 
 
 def test_overrides_may_stand_on_both_sides_of_an_option():

@@ -12,7 +12,7 @@ def add(commands: Any) -> None:
         "compare",
         help="compare two models on the same questions",
         description=(
-            "Compare the predictions of two models: paired differences with 95 %% intervals, permutation and McNemar "
+            "Compare the predictions of two models: paired differences with 95 % intervals, permutation and McNemar "
             "tests, p-values corrected for the number of scores (Holm)."
         ),
     )

@@ -12,7 +12,7 @@ def add(commands: Any) -> None:
         "eval",
         help="score a model on a benchmark, beside its controls",
         description=(
-            "Answer every question of a benchmark, and score the answers with 95 %% intervals beside the same "
+            "Answer every question of a benchmark, and score the answers with 95 % intervals beside the same "
             "model's scores without audio and with another clip's audio. Interrupted runs go on where they were. "
             "'alm eval list' names the benchmarks. On several GPUs: torchrun --nproc-per-node N -m alm eval …"
         ),
