@@ -170,13 +170,13 @@ def _lines_of(records: Sequence[Record], lines: Sequence[Prediction], arm: str) 
 def _group_values(
     records: Sequence[Record], lines: Sequence[Prediction | None], groups: Sequence[str]
 ) -> dict[str, list[str]]:
-    """Per thing to break down by, the value of each record; things that no record has are left out."""
+    """Per thing to break down by, the value of each record; what does not tell records apart is left out."""
     values = {}
     for group in groups:
         found = [str(record.meta.get(group) or "") for record in records]
         if group == "length":
             found = ["" if line is None else _length_name(line.get("duration_s")) for line in lines]
-        if any(found):
+        if len(set(found)) > 1:
             values[group] = [value or "not given" for value in found]
     return values
 
