@@ -235,3 +235,9 @@ def test_a_crash_of_ours_is_not_dressed_up_as_the_users(monkeypatch):
 def test_list(capsys, what):
     assert main(["list", what]) == 0
     assert capsys.readouterr().out.split()
+
+
+def test_a_forgotten_question_is_noticed(tmp_path, capsys):
+    (tmp_path / "b.wav").touch()
+    assert main(["ask", "model", "a.wav", str(tmp_path / "b.wav")]) == 2
+    assert_one_line(capsys, "question", "b.wav")

@@ -21,6 +21,7 @@ from encoders import AudioEncoder
 from encoders.audio import load_audio, pad_batch
 from encoders.checkpoint import read_weights, write_weights
 from train.ranks import is_main
+from train.rundir import code_hash
 
 
 def read_manifests(paths: Sequence[str], audio_only: bool = False) -> list[Record]:
@@ -152,8 +153,9 @@ class ClipFeatures(ClipAudio):
 
 
 def _features_key(encoder: AudioEncoder, refs: Sequence[AudioRef]) -> str:
-    """What the tokens depend on: the encoder's config and weights, and the clips' files as they are now."""
-    digest = hashlib.sha256(json.dumps(encoder.config.to_dict(), sort_keys=True, default=str).encode())
+    """What the tokens depend on: the code, the encoder's config and weights, the clips' files as they are now."""
+    config = json.dumps(encoder.config.to_dict(), sort_keys=True, default=str)
+    digest = hashlib.sha256(f"{code_hash()}{config}".encode())
     for name, value in encoder.state_dict().items():
         digest.update(
             name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

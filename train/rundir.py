@@ -43,15 +43,15 @@ def fingerprint(settings: dict[str, Any], inputs: Sequence[str | Path]) -> str:
                 digest.update(f"{file.name}:{sha256_of(file)}".encode())
         else:
             digest.update(str(source).encode())
-    digest.update(_code_hash().encode())
+    digest.update(code_hash().encode())
     return digest.hexdigest()
 
 
-def _code_hash() -> str:
-    """Hash over the source that decides what a stage computes: the packages, and encoders in plugin directories."""
+def code_hash() -> str:
+    """Hash over the source that decides what a stage computes and scores: packages, plugin encoders."""
     root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
-    for package in ("encoders", "projectors", "alm", "train"):
+    for package in ("encoders", "projectors", "alm", "eval", "train"):
         for file in sorted((root / package).rglob("*.py")):
             digest.update(file.read_bytes())
     for file in plugin_files():

@@ -67,6 +67,12 @@ def _add_answer_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _ask(arguments: argparse.Namespace) -> int:
+    from alm.errors import UserError
+
+    if Path(arguments.question).exists():
+        raise UserError(
+            f"question: '{arguments.question}' is a file; the question comes last, after the audio"
+        )
     return _answer(arguments, arguments.question)
 
 
