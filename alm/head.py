@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutputWithPast
 
 IGNORE = -100  # transformers' label for positions without loss
@@ -49,6 +50,9 @@ def causal_lm_loss(
     targets = labels[:, 1:]
     supervised = targets != IGNORE
     rows, words = hidden[:, :-1][supervised], targets[supervised]  # (R, D), (R,)
+    if is_deepspeed_zero3_enabled():
+        # Each run gathers the head from all processes; with other numbers of runs they would wait for ever.
+        chunk = 0
     total = rows.sum(dtype=torch.float32) * 0.0  # keeps the graph where nothing is supervised
     for part, word in zip(
         rows.split(chunk or max(len(rows), 1)), words.split(chunk or max(len(words), 1)), strict=True

@@ -136,6 +136,9 @@ class AudioLanguageModel(PreTrainedModel):
             self.config.llm = self.config.llm_revision = self.config.llm_sha256 = None
         self.choices = {"encoder": policy.encoder, "projector": policy.projector, "llm": policy.llm}
         self.apply_choices()
+        for parameter in self.parameters():
+            if parameter.requires_grad:  # in bfloat16 most updates of a small step size would round to nothing
+                parameter.data = parameter.data.float()
         return trainable_table(self.components, self.choices)
 
     def apply_choices(self) -> None:

@@ -270,3 +270,27 @@ def test_a_model_that_cannot_be_loaded_says_why(saved, tmp_path, llm_dir):
 def test_importing_alm_loads_neither_torch_nor_transformers():
     code = "import alm, encoders, sys; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("choice", ["full", "lora"])
+def test_what_trains_of_a_bfloat16_llm_is_float32(make, clips, choice):
+    model, processor = make()
+    model.llm.to(torch.bfloat16)
+    model.set_policy(Policy(llm=choice, llm_lora=LoraOptions(r=2)))
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    batch = processor([talk("what", "a bell")], [[clips[0]]], with_labels=True)
+    model.train()(**batch).loss.backward()
+
+
+def test_under_zero_3_every_process_runs_the_head_once(make, clips, monkeypatch):
+    model, processor = make()
+    batch = processor([talk(q, "a bell") for q in QUESTIONS], [[c] for c in clips], with_labels=True)
+    model.config.loss_chunk = 2
+    calls = []
+    monkeypatch.setattr("alm.head._summed", lambda llm, rows, words: calls.append(len(rows)) or rows.sum())
+    model(**batch)
+    assert len(calls) > 1
+    calls.clear()
+    monkeypatch.setattr("alm.head.is_deepspeed_zero3_enabled", lambda: True)
+    model(**batch)
+    assert calls == [int((batch["labels"] != -100).sum())]
