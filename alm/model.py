@@ -137,7 +137,7 @@ class AudioLanguageModel(PreTrainedModel):
         self.choices = {"encoder": policy.encoder, "projector": policy.projector, "llm": policy.llm}
         self.apply_choices()
         for parameter in self.parameters():
-            if parameter.requires_grad:  # in bfloat16 most updates of a small step size would round to nothing
+            if parameter.requires_grad:  # bfloat16 would round most small updates to nothing
                 parameter.data = parameter.data.float()
         return trainable_table(self.components, self.choices)
 

@@ -108,14 +108,15 @@ def _log_likelihoods(
     tokens: Callable[[str], list[int]],
 ) -> list[list[float]]:
     """Sum of the log-probabilities of each choice's tokens, per conversation."""
+    from alm.model import positions  # not on top: listing benchmarks must not import transformers' models
+
     model.eval()
     batch = processor(conversations, audios, add_generation_prompt=True).to(model.device)
     mask = batch.pop("attention_mask")  # (B, L), padded on the left
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
     read = model.llm(
         inputs_embeds=model.embed(**batch),
         attention_mask=mask,
-        position_ids=positions,
+        position_ids=positions(mask),
         use_cache=True,
         logits_to_keep=1,
     )

@@ -242,7 +242,7 @@ def test_cached_features_are_what_the_encoder_gives_and_come_back_from_the_folde
     monkeypatch.setattr(AudioMosaicEncoder, "forward", None)
     again = compute_features(encoder, options, audio, clips, device, 1.0, tmp_path)
     assert all(torch.equal(again[c.id][0], features[c.id][0]) for c in clips)
-    monkeypatch.setattr("train.finetune_inputs.code_hash", lambda: "the encoder's file was edited")
+    monkeypatch.setattr("train.rundir.code_hash", lambda: "the encoder's file was edited")
     with pytest.raises(TypeError):  # they are computed again, by the forward that is not there
         compute_features(encoder, options, audio, clips, device, 1.0, tmp_path)
     monkeypatch.undo()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from encoders import AudioEncoder
 from encoders.audio import load_audio, pad_batch
 from encoders.checkpoint import read_weights, write_weights
 from train.ranks import is_main
-from train.rundir import code_hash
+from train.rundir import encoder_digest
 
 
 def read_manifests(paths: Sequence[str], audio_only: bool = False) -> list[Record]:
@@ -154,12 +153,7 @@ class ClipFeatures(ClipAudio):
 
 def _features_key(encoder: AudioEncoder, refs: Sequence[AudioRef]) -> str:
     """What the tokens depend on: the code, the encoder's config and weights, the clips' files as they are now."""
-    config = json.dumps(encoder.config.to_dict(), sort_keys=True, default=str)
-    digest = hashlib.sha256(f"{code_hash()}{config}".encode())
-    for name, value in encoder.state_dict().items():
-        digest.update(
-            name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        )
+    digest = encoder_digest(encoder)
     for ref in refs:
         stat = ref.path.stat()
         digest.update(

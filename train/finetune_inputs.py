@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from train.finetune_augment import clip_key
 from train.finetune_model import Features, FinetuneModel, encode
 from train.finetune_settings import FinetuneSettings
 from train.ranks import is_main
-from train.rundir import code_hash
+from train.rundir import encoder_digest
 
 # Decoded audio kept in memory by a process: 3 h at 16 kHz, enough for ESC-50.
 _KEEP_BYTES = 1 << 30
@@ -253,11 +252,8 @@ def compute_features(
 
 def _features_key(encoder: AudioEncoder, settings: FinetuneSettings, clips: Sequence[LabelledClip]) -> str:
     """What features depend on: mode, the code, the encoder's config and weights, the clips' files as they are now."""
-    known = hashlib.sha256(f"{code_hash()}{settings.mode}{sorted(encoder.config.to_dict().items())}".encode())
-    for name, value in encoder.state_dict().items():
-        known.update(
-            name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        )
+    known = encoder_digest(encoder)
+    known.update(settings.mode.encode())
     for clip in clips:
         stat = clip.path.stat()
         known.update(f"{clip.id}:{clip.start_s}:{clip.end_s}:{stat.st_size}:{stat.st_mtime_ns}".encode())

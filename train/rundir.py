@@ -13,6 +13,7 @@ from typing import Any
 
 from alm.errors import UserError
 from alm.manifest import write_text_atomic
+from encoders import AudioEncoder
 from encoders.checkpoint import sha256_of
 from encoders.registry import plugin_files
 
@@ -57,6 +58,18 @@ def code_hash() -> str:
     for file in plugin_files():
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def encoder_digest(encoder: AudioEncoder) -> Any:
+    """A hash over what an encoder's features depend on, to be updated with the clips: code, config, weights."""
+    import torch
+
+    config = json.dumps(encoder.config.to_dict(), sort_keys=True, default=str)
+    digest = hashlib.sha256(f"{code_hash()}{config}".encode())
+    for name, value in encoder.state_dict().items():
+        flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(name.encode() + flat.numpy().tobytes())
+    return digest
 
 
 def is_finished(folder: Path, print_: str) -> bool:
