@@ -94,7 +94,11 @@ class RunSettings:
         precision: fp32 or bf16.
         deepspeed: A DeepSpeed JSON config; None trains without DeepSpeed.
         log_every: Steps between log lines.
-        save_every: Steps between checkpoints that an interrupted run continues from; 0 saves none.
+        save_every: Steps between checkpoints that an interrupted run continues from; 0 saves none, except when the
+            run is asked to leave (SIGTERM, SIGUSR1).
+        keep_checkpoints: How many checkpoints are kept.
+        on_nan: What a loss that is not a number does: ``stop`` the run, or ``skip`` the step (ten in a row stop it).
+            The batch's ids are written to ``nonfinite.jsonl`` either way.
         report_to: Trainer logging backends, for example tensorboard or wandb.
         gradient_checkpointing: Recompute the LLM's activations in the backward pass.
         checkpoint_fraction: Share of the pretrained encoder's blocks whose activations are recomputed.
@@ -106,6 +110,8 @@ class RunSettings:
     deepspeed: str | None = None
     log_every: int = 10
     save_every: int = 0
+    keep_checkpoints: int = 2
+    on_nan: str = "stop"
     report_to: tuple[str, ...] = ()
     gradient_checkpointing: bool = False
     checkpoint_fraction: float = 0.0
@@ -116,6 +122,10 @@ class RunSettings:
             raise ConfigError(
                 f"run: got log_every={self.log_every}, save_every={self.save_every}; expected >= 1, >= 0"
             )
+        if self.keep_checkpoints < 1:
+            raise ConfigError(f"run.keep_checkpoints: got {self.keep_checkpoints}, expected 1 or more")
+        if self.on_nan not in ("stop", "skip"):
+            raise ConfigError(f"run.on_nan: got '{self.on_nan}', expected stop or skip")
         if self.precision not in ("fp32", "bf16"):
             raise ConfigError(f"run.precision: got '{self.precision}', expected fp32 or bf16")
         if not 0.0 <= self.checkpoint_fraction <= 1.0:
