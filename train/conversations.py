@@ -193,6 +193,10 @@ class ConversationDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
+    def name(self, index: int) -> str:
+        """A sample's id."""
+        return self.records[index].id
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         pick = int.from_bytes(hashlib.sha256(f"{self.seed}/{record.id}".encode()).digest()[:4]) + self.epoch

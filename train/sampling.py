@@ -21,8 +21,8 @@ class EpochBatches(Sampler[list[int]]):
 
     An epoch's order is cut into forward passes of ``batch_size * world`` samples, and those into one batch per
     process. So the samples of a forward pass of all processes do not depend on how many they are, as long as the
-    product stays the same. The last pass may be smaller; where its samples cannot be dealt out evenly, up to
-    ``world - 1`` from the beginning of the epoch come again.
+    product stays the same. The last pass may be smaller, by one sample more on some processes than on others; where
+    not every process would get one, samples from the beginning of the epoch come again.
 
     Args:
         dataset: The samples. One with a method ``order(seed, epoch)`` (an array of indices, as long as the dataset)
@@ -69,8 +69,6 @@ class EpochBatches(Sampler[list[int]]):
     def _of_rank(self, order: np.ndarray, number: int) -> list[int]:
         together = self.batch_size * self.world
         picked = order[number * together : (number + 1) * together]
-        lacking = -len(picked) % self.world
-        if lacking:
-            picked = np.concatenate([picked, np.resize(order, lacking)])
-        share = len(picked) // self.world
-        return picked[self.rank * share : (self.rank + 1) * share].tolist()
+        if len(picked) < self.world:
+            picked = np.concatenate([picked, np.resize(order, self.world - len(picked))])
+        return np.array_split(picked, self.world)[self.rank].tolist()

@@ -242,6 +242,11 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise ConfigError(f"stage: got '{self.stage}', expected one of {', '.join(STAGES)}")
+        if self.run.on_nan == "skip" and self.run.deepspeed and self.optim.accumulation > 1:
+            raise ConfigError(
+                "run.on_nan: DeepSpeed cannot take back the micro-batches before the one to skip; use stop, or "
+                "optim.accumulation=1"
+            )
         if self.stage == "finetune":
             self._check_finetune()
             return

@@ -64,6 +64,7 @@ class StageTrainer(Trainer):
     _loss_before: Tensor | None = None
     _restored: dict[str, Any] | None = None
     _saved_step = -1
+    _total_before = 0.0
 
     # ---- what trains, and on what ----
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -198,6 +199,9 @@ class StageTrainer(Trainer):
         take_metrics = getattr(self.model, "take_metrics", None)
         if "loss" in logs and take_metrics is not None:
             logs = {**logs, **take_metrics()}
+        if "train_loss" in logs:  # of the whole run, not of what came after an interruption alone
+            total = self._total_before + self._total_loss_scalar
+            logs = {**logs, "train_loss": total / max(self.state.global_step, 1)}
         super().log(logs, *args, **kwargs)
 
     def _mean_loss(self) -> Tensor:
@@ -243,7 +247,11 @@ class StageTrainer(Trainer):
                 "world": self.args.world_size,
                 "deepspeed": self.is_deepspeed_enabled,
                 "keys": checkpoints.trained_keys(self.model),
-                "log": {"loss": loss, "since": self._globalstep_last_logged},
+                "log": {
+                    "loss": loss,
+                    "since": self._globalstep_last_logged,
+                    "total": self._total_before + self._total_loss_scalar,
+                },
             }
             try:
                 checkpoints.seal(unfinished, step, facts)
@@ -317,7 +325,7 @@ class StageTrainer(Trainer):
         """One pass over the data, or none where the checkpoint was the last step's."""
         if self._restored is not None:  # the line of the log that the interruption cut in two
             self._tr_loss += self._restored["loss"]
-            self._total_loss_scalar -= self._restored["loss"]  # the summary is of this session
+            self._total_before = self._restored["total"]
             self._globalstep_last_logged = self._restored["since"]
             self._restored = None
         if self.state.global_step >= self.state.max_steps:
