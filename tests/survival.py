@@ -76,7 +76,7 @@ def settings(stage: str, folder: Path, out: Path, **values) -> TrainSettings:
     return parse_settings(TrainSettings, {**base, **merged})
 
 
-def of_stage(stage: str, data: Path, out: Path, parts: dict, **values) -> TrainSettings:
+def of_stage(stage: str, folder: Path, out: Path, parts: dict, **values) -> TrainSettings:
     """Each stage with everything random in it: augmentations and dropped paths, or dropout of both LoRAs."""
     if stage == "pretrain":
         own = {"encoder": "audiomosaic", "encoder_options": TINY}
@@ -87,7 +87,7 @@ def of_stage(stage: str, data: Path, out: Path, parts: dict, **values) -> TrainS
         lora = {"dropout": 0.3}
         own = {"model": str(parts["aligned"])}
         own["policy"] = {"llm": "lora", "encoder": "lora", "llm_lora": lora, "encoder_lora": lora}
-    return settings(stage, data, out, **{**own, **values})
+    return settings(stage, folder, out, **{**own, **values})
 
 
 def die_at(event: str, count: int) -> None:

@@ -34,6 +34,10 @@ class DataSettings:
         feature_folder: Keep the cached tokens there for the next stage with the same encoder and clips.
         cache_limit_gb: Largest feature cache; a larger one is an error before anything is computed.
         max_length: Longest sample in tokens; a longer one is an error naming it.
+        on_bad: What an unreadable, truncated or (unless ``stop``) wholly silent recording does: ``stop`` the run, or
+            ``quarantine``: it is written to ``quarantine.jsonl`` and the next sample takes its place (pretrain,
+            align, instruct). Validation clips are never replaced.
+        max_bad_share: Share of bad samples above which the run ends all the same.
     """
 
     train: tuple[str, ...] = ()
@@ -47,6 +51,14 @@ class DataSettings:
     feature_folder: str | None = None
     cache_limit_gb: float = 4.0
     max_length: int = 2048
+    on_bad: str = "stop"
+    max_bad_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.on_bad not in ("stop", "quarantine"):
+            raise ConfigError(f"data.on_bad: got '{self.on_bad}', expected stop or quarantine")
+        if not 0.0 <= self.max_bad_share <= 1.0:
+            raise ConfigError(f"data.max_bad_share: got {self.max_bad_share}, expected a share from 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True)

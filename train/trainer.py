@@ -130,10 +130,14 @@ class StageTrainer(Trainer):
         result = super().compute_loss(model, inputs, *args, **kwargs)
         if self.is_in_train and model.training:
             loss = (result[0] if isinstance(result, tuple) else result).detach()
-            wrong, asked = any_process(
-                [not bool(torch.isfinite(loss)), self.signals.received is not None], loss.device
+            finite = bool(torch.isfinite(loss))
+            complaint = getattr(self.train_dataset, "complaint", lambda: None)()
+            wrong, asked, bad = any_process(
+                [not finite, self.signals.received is not None, complaint is not None], loss.device
             )
             self.preempted = self.preempted or asked
+            if bad:
+                raise UserError(complaint or "data.train: another process found too many bad samples")
             if wrong:
                 self._not_a_number(float(loss), "loss")
         return result
@@ -199,6 +203,9 @@ class StageTrainer(Trainer):
         take_metrics = getattr(self.model, "take_metrics", None)
         if "loss" in logs and take_metrics is not None:
             logs = {**logs, **take_metrics()}
+        put_aside = getattr(self.train_dataset, "names", None)
+        if put_aside is not None:
+            logs = {**logs, "quarantined": len(put_aside())}
         if "train_loss" in logs:  # of the whole run, not of what came after an interruption alone
             total = self._total_before + self._total_loss_scalar
             logs = {**logs, "train_loss": total / max(self.state.global_step, 1)}

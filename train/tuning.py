@@ -20,6 +20,7 @@ from train.conversations import (
     clips_of,
     read_manifests,
 )
+from train.quarantine import guarded
 from train.ranks import is_main, say
 from train.settings import TrainSettings
 from train.trainer import fit, gathered_weights
@@ -63,11 +64,17 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         model.encoder.to(device)
         kept = Path(settings.data.feature_folder) if settings.data.feature_folder else None
         refs = clips_of([*records, *held_out])
-        clips = ClipFeatures(model.encoder, refs, settings.data.cache_limit_gb, device, kept)
+        keep_going = settings.data.on_bad == "quarantine"
+        clips = ClipFeatures(
+            model.encoder, refs, settings.data.cache_limit_gb, device, kept, keep_going=keep_going
+        )
+        for ref in clips_of(held_out):  # what is scored is never replaced
+            clips.check(ref)
     collator = ConversationCollator(processor, clips, settings.data.max_length)
     dataset = ConversationDataset(records, settings.run.seed)
+    trained_on = guarded(dataset, clips.check_sample, settings.data, folder)
     ConversationDataset(held_out)  # says now, not after training, which record has no answer
-    trainer = fit(settings, model, dataset, collator, folder, settings.stage)
+    trainer = fit(settings, model, trained_on, collator, folder, settings.stage)
     # Saved before anything else can fail; only the marker says that the run is finished.
     weights = gathered_weights(trainer)
     if is_main():
