@@ -102,3 +102,23 @@ def test_a_full_disk_leaves_the_last_checkpoint(data, parts, tmp_path):
     assert (folder / "checkpoint-2" / "complete.json").read_bytes() == before
     assert run_child(run) == 0
     assert_bit_equal(run, reference)
+
+
+def test_the_best_weights_are_the_artifact_also_after_a_kill(data, parts, tmp_path):
+    """A learning rate that soon does harm: the run ends early, with the weights of the best look."""
+    values = {
+        "data": {"cache_features": True, "validation": [str(data / "train.jsonl")]},
+        "optim": {"steps": 40, "accumulation": 1, "lr": 0.5, "warmup_steps": 8},
+        "run": {"save_every": 2, "eval_every": 1, "patience": 3},
+    }
+    reference = of_stage("align", data, tmp_path / "whole", parts, **values)
+    run_stage(reference)
+    facts = json.loads((tmp_path / "whole" / "finished.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    looks = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
+    assert facts["best_step"] == min(looks, key=looks.get) == max(looks) - 3 and max(looks) < 40
+    assert facts["loss"] == pytest.approx(looks[facts["best_step"]], abs=1e-5)
+    run = of_stage("align", data, tmp_path / "killed", parts, **values)
+    assert run_child(run, "forward", max(looks)) == -signal.SIGKILL
+    assert run_child(run) == 0
+    assert_bit_equal(run, reference)

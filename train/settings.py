@@ -109,6 +109,9 @@ class RunSettings:
         save_every: Steps between checkpoints that an interrupted run continues from; 0 saves none, except when the
             run is asked to leave (SIGTERM, SIGUSR1).
         keep_checkpoints: How many checkpoints are kept.
+        eval_every: Steps between looks at the validation loss (align, instruct); the weights that did best become the
+            artifact. 0 looks once, at the end.
+        patience: Looks in a row without a better loss that end the run; 0 never does.
         on_nan: What a loss that is not a number does: ``stop`` the run, or ``skip`` the step (ten in a row stop it).
             The batch's ids are written to ``nonfinite.jsonl`` either way.
         report_to: Trainer logging backends, for example tensorboard or wandb.
@@ -123,6 +126,8 @@ class RunSettings:
     log_every: int = 10
     save_every: int = 0
     keep_checkpoints: int = 2
+    eval_every: int = 0
+    patience: int = 0
     on_nan: str = "stop"
     report_to: tuple[str, ...] = ()
     gradient_checkpointing: bool = False
@@ -133,6 +138,11 @@ class RunSettings:
         if self.log_every < 1 or self.save_every < 0:
             raise ConfigError(
                 f"run: got log_every={self.log_every}, save_every={self.save_every}; expected >= 1, >= 0"
+            )
+        if self.eval_every < 0 or self.patience < 0 or (self.patience and not self.eval_every):
+            raise ConfigError(
+                f"run: got eval_every={self.eval_every}, patience={self.patience}; expected 0 or more, and "
+                "eval_every for patience"
             )
         if self.keep_checkpoints < 1:
             raise ConfigError(f"run.keep_checkpoints: got {self.keep_checkpoints}, expected 1 or more")
@@ -254,6 +264,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise ConfigError(f"stage: got '{self.stage}', expected one of {', '.join(STAGES)}")
+        if self.run.eval_every and (self.stage not in ("align", "instruct") or not self.data.validation):
+            raise ConfigError("run.eval_every: needs data.validation, in stage align or instruct")
         if self.run.on_nan == "skip" and self.run.deepspeed and self.optim.accumulation > 1:
             raise ConfigError(
                 "run.on_nan: DeepSpeed cannot take back the micro-batches before the one to skip; use stop, or "

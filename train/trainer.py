@@ -11,7 +11,7 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,10 @@ class StageTrainer(Trainer):
         signals: Requests to leave.
         on_nan: ``stop`` or ``skip``.
         keep_checkpoints: How many are kept.
+        validate: Gives the validation loss; None looks at none.
+        eval_every: Steps between looks.
+        patience: Looks in a row without a better loss that end the run; 0 never does.
+        best: Step and loss of the best look, and how many looks it has been ``since``; None before the first.
         preempted: Whether all processes have agreed to leave.
         skipped: Steps skipped in a row.
     """
@@ -57,6 +61,10 @@ class StageTrainer(Trainer):
     signals = Signals()
     on_nan = "stop"
     keep_checkpoints = 2
+    validate: Callable[[], float] | None = None
+    eval_every = 0
+    patience = 0
+    best: dict[str, Any] | None = None
     preempted = False
     skipped = 0
     _skipping = False
@@ -65,6 +73,7 @@ class StageTrainer(Trainer):
     _restored: dict[str, Any] | None = None
     _saved_step = -1
     _total_before = 0.0
+    _looked_step = -1
 
     # ---- what trains, and on what ----
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -223,8 +232,47 @@ class StageTrainer(Trainer):
         self._tr_loss = self._mean_loss()
         return super()._finalize_training(*args, **kwargs)
 
+    # ---- validation ----
+    @property
+    def best_weights(self) -> Path:
+        """Where the weights of the best look are."""
+        return Path(self.args.output_dir) / "best.safetensors"
+
+    def _look(self) -> None:
+        """Compute the validation loss, keep the weights where it is the best, end the run where it stays worse."""
+        assert self.validate is not None
+        step, loss = self.state.global_step, self.validate()
+        self.log({"eval_loss": loss})
+        if self.best is None or loss < self.best["loss"]:
+            self.best = {"step": step, "loss": loss, "since": 0}
+            weights = gathered_weights(self)
+            if is_main():
+                kept = checkpoints.trained_keys(self.model)
+                self.best_weights.parent.mkdir(parents=True, exist_ok=True)
+                write_weights(self.best_weights, {key: weights[key] for key in kept})
+        else:
+            self.best = {**self.best, "since": self.best["since"] + 1}
+        if self._patience_is_over():
+            say(
+                f"step {step}: no better validation loss than {self.best['loss']:.4f} of step {self.best['step']}"
+            )
+            self.control.should_training_stop = True
+
+    def _patience_is_over(self) -> bool:
+        return bool(self.patience and self.best and self.best["since"] >= self.patience)
+
+    def take_best(self) -> None:
+        """Put the weights of the best look back into the model, on every process."""
+        barrier()
+        if self.best is not None:
+            checkpoints.load_trained(self.model, self.best_weights)
+
     # ---- checkpoints ----
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        step = self.state.global_step
+        if self.validate is not None and step % self.eval_every == 0 and step != self._looked_step:
+            self._looked_step = step
+            self._look()
         if self.preempted:
             self.control.should_training_stop = True
             self.control.should_save = self._saved_step != self.state.global_step
@@ -254,6 +302,7 @@ class StageTrainer(Trainer):
                 "world": self.args.world_size,
                 "deepspeed": self.is_deepspeed_enabled,
                 "keys": checkpoints.trained_keys(self.model),
+                "best": self.best,
                 "log": {
                     "loss": loss,
                     "since": self._globalstep_last_logged,
@@ -326,7 +375,8 @@ class StageTrainer(Trainer):
             state = checkpoints.load_state(checkpoint / checkpoints.OPTIMIZER)
             self.optimizer.load_state_dict(state)  # type: ignore[union-attr]
         self.lr_scheduler.load_state_dict(checkpoints.load_state(checkpoint / checkpoints.SCHEDULER))  # type: ignore[union-attr]
-        self._restored = facts["log"]
+        self._restored, self.best = facts["log"], facts["best"]
+        self._looked_step = self.state.global_step
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """One pass over the data, or none where the checkpoint was the last step's."""
@@ -335,7 +385,7 @@ class StageTrainer(Trainer):
             self._total_before = self._restored["total"]
             self._globalstep_last_logged = self._restored["since"]
             self._restored = None
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps or self._patience_is_over():
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
@@ -443,8 +493,25 @@ def fit(
     title: str,
     callbacks: Sequence[TrainerCallback] = (),
     trainer_class: type[StageTrainer] = StageTrainer,
+    validate: Callable[[], float] | None = None,
 ) -> StageTrainer:
-    """Train ``model`` and return the trainer; an interrupted run goes on from its last checkpoint."""
+    """Train ``model`` and return the trainer; an interrupted run goes on from its last checkpoint.
+
+    Args:
+        settings: The stage.
+        model: Trained in place.
+        dataset: The samples; see :class:`train.sampling.EpochBatches` about their order.
+        collator: Makes batches of them.
+        folder: The run directory.
+        title: Of the stage, for messages.
+        callbacks: More callbacks.
+        trainer_class: The trainer to use.
+        validate: Gives the validation loss, for ``run.eval_every``; the model then ends with the best weights.
+
+    Raises:
+        Preempted: The run was asked to leave, and saved a checkpoint.
+        UserError: What the user can fix.
+    """
     from transformers.trainer_callback import PrinterCallback
 
     trainer = trainer_class(
@@ -456,6 +523,9 @@ def fit(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.on_nan, trainer.keep_checkpoints = settings.run.on_nan, settings.run.keep_checkpoints
+    if settings.run.eval_every:
+        trainer.validate, trainer.eval_every = validate, settings.run.eval_every
+        trainer.patience = settings.run.patience
     checkpoint = last_checkpoint(folder, title)
     try:
         with Signals() as trainer.signals:
@@ -468,6 +538,7 @@ def fit(
             f"{title}: asked to leave ({trainer.signals.received or 'another process'}); saved step "
             f"{trainer.state.global_step} of {trainer.state.max_steps}; run the same command again to go on"
         )
+    trainer.take_best()
     return trainer
 
 
