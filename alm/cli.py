@@ -19,6 +19,7 @@ from alm.commands import (
     inspect,
     listing,
     quickstart,
+    runs,
     score,
     train,
 )
@@ -110,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
         embed,
         encoders,
         listing,
+        runs,
     )
     for command in commands:
         command.add(subparsers)
