@@ -19,6 +19,7 @@ from alm.commands import (
     inspect,
     listing,
     quickstart,
+    runs,
     score,
     train,
 )
@@ -29,7 +30,7 @@ EXIT_USER_ERROR = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code.
 
-    0 done, 1 a check or some files failed, 2 the user's to fix, 130 interrupted.
+    0 done, 1 a check or some files failed, 2 the user's to fix, 75 preempted, 130 interrupted.
     """
     parser = build_parser()
     plugins, argv = _split_plugins(sys.argv[1:] if argv is None else argv)
@@ -51,8 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        from alm.errors import is_users
+        from alm.errors import Preempted, is_users
 
+        if isinstance(error, Preempted):
+            print(error, file=sys.stderr)
+            return error.exit_code
         if not is_users(error):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -107,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
         embed,
         encoders,
         listing,
+        runs,
     )
     for command in commands:
         command.add(subparsers)

@@ -4,11 +4,25 @@ import sys
 
 from encoders.errors import AudioError, CheckpointError, ConfigError, UserError
 
-__all__ = ["AudioError", "CheckpointError", "ConfigError", "ManifestError", "UserError", "is_users"]
+__all__ = [
+    "AudioError",
+    "CheckpointError",
+    "ConfigError",
+    "ManifestError",
+    "Preempted",
+    "UserError",
+    "is_users",
+]
 
 
 class ManifestError(UserError):
     """A manifest, or a label table, that cannot be read; the message names file and line."""
+
+
+class Preempted(Exception):
+    """A run was asked to leave (SIGTERM, SIGUSR1) and saved a checkpoint; the same command goes on from it."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
 def is_users(error: BaseException) -> bool:

@@ -194,7 +194,7 @@ def test_compiled_and_recomputed_runs_equal_plain_ones(
         run = settings(folder / "audio", tmp_path / name, optim={"steps": 1}, run={**values, "save_every": 1})
         weights.append(load_encoder(run_stage(run)).state_dict())
     assert len(compiled) == 1
-    saved = load_file(tmp_path / "compiled" / "checkpoints" / "checkpoint-1" / "model.safetensors")
+    saved = load_file(tmp_path / "compiled" / "checkpoints" / "checkpoint-1" / "weights.safetensors")
     assert not any("_orig_mod" in key for key in saved) and "encoder.cls_token" in saved
     for key, value in weights[0].items():
         torch.testing.assert_close(weights[1][key], value, atol=2e-4, rtol=1e-3)

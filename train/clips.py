@@ -102,6 +102,10 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
+    def name(self, index: int) -> str:
+        """A clip's name."""
+        return self.clips[index].name
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The clip's waveform (S,) float32 and its key.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,25 @@ def rank_and_world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def any_process(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """For each flag, whether it is set on any process; every process must call this with as many flags."""
+    if rank_and_world()[1] == 1:
+        return list(flags)
+    together = torch.tensor(list(flags), dtype=torch.int32, device=device)
+    dist.all_reduce(together, dist.ReduceOp.MAX)
+    return [bool(flag) for flag in together.tolist()]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """A picklable value of every process, in the order of ranks; every process must call this."""
+    rank, world = rank_and_world()
+    if world == 1:
+        return [value]
+    values: list[Any] = [None] * world
+    dist.all_gather_object(values, value)
+    return values
 
 
 def gather_with_gradient(tensor: Tensor) -> Tensor:

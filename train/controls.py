@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from alm.manifest import Record
+from train.collectives import rank_and_world
 from train.conversations import ConversationCollator, ConversationDataset
 
 
@@ -33,7 +35,6 @@ def with_other_audio(samples: Sequence[dict[str, Any]], clip_names: Sequence[str
     return swapped
 
 
-@torch.no_grad()
 def listening_losses(
     model: Any, collator: ConversationCollator, records: Sequence[Record], batch_size: int
 ) -> dict[str, float]:
@@ -42,20 +43,40 @@ def listening_losses(
     Returns:
         ``loss`` and ``loss_other_audio``; a model that does not listen has them equal.
     """
+    samples = samples_of(records)
+    others = with_other_audio(samples, [record.clip for record in records])
+    return {
+        "loss": mean_loss(model, collator, samples, batch_size),
+        "loss_other_audio": mean_loss(model, collator, others, batch_size),
+    }
+
+
+def samples_of(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Records as samples, always with the same caption."""
     dataset = ConversationDataset(records)
-    samples = [dataset[i] for i in range(len(dataset))]
-    versions = {"loss": samples, "loss_other_audio": with_other_audio(samples, [r.clip for r in records])}
+    return [dataset[i] for i in range(len(dataset))]
+
+
+@torch.no_grad()
+def mean_loss(
+    model: Any, collator: ConversationCollator, samples: Sequence[dict[str, Any]], batch_size: int
+) -> float:
+    """Mean loss per supervised token; the batches are dealt out to the processes, which all must call this."""
+    rank, world = rank_and_world()
     was_training = model.training
     model.eval()
-    result = {}
-    for name, version in versions.items():
-        total, count = 0.0, 0
-        for start in range(0, len(version), batch_size):
-            batch = collator(version[start : start + batch_size])
-            batch = {key: value.to(model.device) for key, value in batch.items()}
-            n = int((batch["labels"][:, 1:] != -100).sum())
-            total += float(model(**batch).loss) * n
-            count += n
-        result[name] = total / max(count, 1)
+    sums = torch.zeros(2, dtype=torch.float64)  # loss, supervised tokens
+    n_batches = -(-len(samples) // batch_size)
+    for first in range(0, n_batches, world):  # as many passes everywhere: under ZeRO-3 each is a collective
+        number = min(first + rank, n_batches - 1)
+        batch = collator(samples[number * batch_size : (number + 1) * batch_size])
+        batch = {key: value.to(model.device) for key, value in batch.items()}
+        n = int((batch["labels"][:, 1:] != -100).sum())
+        loss = float(model(**batch).loss)
+        if first + rank < n_batches:
+            sums += torch.tensor([loss * n, n], dtype=torch.float64)
     model.train(was_training)
-    return result
+    if world > 1:
+        sums = sums.to(model.device)
+        dist.all_reduce(sums)
+    return float(sums[0] / sums[1].clamp(min=1))

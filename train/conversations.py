@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from alm.errors import ConfigError, UserError
+from alm.errors import AudioError, ConfigError, UserError
 from alm.manifest import AudioRef, Record, read_manifest
 from alm.processor import AudioLanguageProcessor
 from alm.progress import progress
 from encoders import AudioEncoder
 from encoders.audio import load_audio, pad_batch
 from encoders.checkpoint import read_weights, write_weights
+from train.quarantine import check_audible
 from train.ranks import is_main
 from train.rundir import encoder_digest
 
@@ -55,10 +56,27 @@ class ClipAudio:
 
     def __init__(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate
+        self._held: dict[AudioRef, np.ndarray] = {}
 
     def waveform(self, ref: AudioRef) -> np.ndarray:
         """(S,) float32 mono."""
-        return load_audio(ref.path, self.sample_rate, ref.start_s, ref.end_s)
+        held = self._held.pop(ref, None)
+        return load_audio(ref.path, self.sample_rate, ref.start_s, ref.end_s) if held is None else held
+
+    def check(self, ref: AudioRef) -> None:
+        """Read a clip and hold it for the batch it is about to be part of.
+
+        Raises:
+            AudioError: It cannot be read, or is silent throughout.
+        """
+        waveform = self.waveform(ref)
+        check_audible(waveform, ref.path)
+        self._held[ref] = waveform
+
+    def check_sample(self, sample: dict[str, Any]) -> None:
+        """Check all clips of a dataset's item; see :meth:`check`."""
+        for ref in sample["audio"]:
+            self.check(ref)
 
     def collate(self, refs: Sequence[AudioRef]) -> tuple[list[int], dict[str, Tensor]]:
         """Lengths in samples, and the model's audio inputs, of some different clips."""
@@ -77,6 +95,7 @@ class ClipFeatures(ClipAudio):
         device: Where to encode.
         folder: Keep the tokens there too, for the next stage with the same encoder and clips; None keeps nothing.
         batch_size: Clips per forward pass.
+        keep_going: Remember clips that cannot be used instead of raising; :meth:`check` then says which they are.
     """
 
     def __init__(
@@ -87,8 +106,11 @@ class ClipFeatures(ClipAudio):
         device: torch.device,
         folder: Path | None = None,
         batch_size: int = 32,
+        keep_going: bool = False,
     ) -> None:
         super().__init__(encoder.config.sample_rate)
+        self.keep_going = keep_going
+        self.bad: dict[AudioRef, AudioError] = {}
         self.limit_gb = limit_gb
         self.tokens: dict[AudioRef, Tensor] = {}
         self.lengths: dict[AudioRef, int] = {}
@@ -106,11 +128,33 @@ class ClipFeatures(ClipAudio):
             self._write(file, refs)
 
     def _encode(self, encoder: AudioEncoder, refs: Sequence[AudioRef], device: torch.device) -> None:
+        if self.keep_going:
+            refs = self._usable(refs)
+        if not refs:
+            return
         waveforms, lengths = pad_batch([self.waveform(ref) for ref in refs])
         out = encoder(waveforms.to(device), lengths)
         for ref, tokens, mask, n in zip(refs, out.tokens, out.mask, lengths.tolist(), strict=True):
             self.tokens[ref] = tokens[mask].cpu()  # (n_valid, D), time-major
             self.lengths[ref] = n
+
+    def _usable(self, refs: Sequence[AudioRef]) -> list[AudioRef]:
+        """The clips that can be read and hold sound; the others are remembered."""
+        for ref in refs:
+            try:
+                super().check(ref)
+            except AudioError as error:
+                self.bad[ref] = error
+        return [ref for ref in refs if ref not in self.bad]
+
+    def check(self, ref: AudioRef) -> None:
+        """Whether a clip's tokens are there.
+
+        Raises:
+            AudioError: It could not be encoded.
+        """
+        if ref in self.bad:
+            raise self.bad[ref]
 
     def _check_size(self, done: int, total: int) -> None:
         """Stop as soon as the clips so far show that the whole will not fit."""
@@ -127,9 +171,9 @@ class ClipFeatures(ClipAudio):
         write_weights(
             file,
             {
-                "tokens": torch.cat([self.tokens[ref] for ref in refs]),
-                "n_tokens": torch.tensor([len(self.tokens[ref]) for ref in refs]),
-                "n_samples": torch.tensor([self.lengths[ref] for ref in refs]),
+                "tokens": torch.cat([self.tokens[ref] for ref in refs if ref not in self.bad]),
+                "n_tokens": torch.tensor([len(self.tokens.get(ref, ())) for ref in refs]),
+                "n_samples": torch.tensor([self.lengths.get(ref, 0) for ref in refs]),
             },
         )
 
@@ -138,9 +182,14 @@ class ClipFeatures(ClipAudio):
         rows = kept["tokens"].split(kept["n_tokens"].tolist())
         self.tokens = dict(zip(refs, rows, strict=True))
         self.lengths = dict(zip(refs, kept["n_samples"].tolist(), strict=True))
+        empty = [ref for ref, n_tokens in zip(refs, kept["n_tokens"].tolist(), strict=True) if not n_tokens]
+        for ref in empty:  # left out when the file was written: read again, for the reason
+            super().check(ref) if not self.keep_going else self._usable([ref])
 
     def collate(self, refs: Sequence[AudioRef]) -> tuple[list[int], dict[str, Tensor]]:
         """Lengths in samples, and padded cached tokens in place of waveforms."""
+        for ref in refs:
+            self.check(ref)
         rows = [self.tokens[ref] for ref in refs]
         longest = max(len(row) for row in rows)
         features = rows[0].new_zeros(len(rows), longest, rows[0].shape[-1])
@@ -186,6 +235,10 @@ class ConversationDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def name(self, index: int) -> str:
+        """A sample's id."""
+        return self.records[index].id
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]

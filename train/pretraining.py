@@ -19,6 +19,7 @@ from train.clips import ClipDataset, collate_clips, read_clips
 from train.contrastive import ContrastiveModel
 from train.monitor import collapse_warning
 from train.online_probe import OnlineProbe
+from train.quarantine import check_audible, guarded
 from train.ranks import is_main, say
 from train.settings import TrainSettings
 from train.trainer import StageTrainer, fit, gathered_weights
@@ -111,7 +112,8 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     labelled = settings.contrastive.probe
     probe = OnlineProbe(labelled, encoder.config.sample_rate) if labelled.labels else None
     watch = PretrainingWatch(model, probe)
-    trainer = fit(settings, model, dataset, collate_clips, folder, "pretrain", [watch])
+    trained_on = guarded(dataset, _check_sample, settings.data, folder)
+    trainer = fit(settings, model, trained_on, collate_clips, folder, "pretrain", [watch])
     trained = save_encoder(trainer, encoder, folder / "encoder")
     facts: dict[str, Any] = {"clips": len(dataset), "silent_clips": watch.silent_clips}
     if watch.silent_clips:
@@ -128,6 +130,11 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     check_time_localisation(trained.eval())
     say("pretrain: an impulse at second t changes the tokens of second t most")
     return facts
+
+
+def _check_sample(sample: dict[str, Any]) -> None:
+    """Whether a clip holds any sound; AudioError if not."""
+    check_audible(sample["waveform"], "the clip")
 
 
 def check_pretraining(settings: TrainSettings) -> None:

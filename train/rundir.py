@@ -22,7 +22,14 @@ ATTEMPT = "attempt.json"
 # What stages leave in their run directory, besides the marker.
 LEFT_BY_STAGES = (
     *("model", "encoder", "classifier", "control", "checkpoints"),
-    *("metrics.jsonl", "predictions.jsonl", "scores.json", "scores.md"),
+    *(
+        "metrics.jsonl",
+        "nonfinite.jsonl",
+        "quarantine.jsonl",
+        "predictions.jsonl",
+        "scores.json",
+        "scores.md",
+    ),
 )
 _ARTIFACT_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt")
 

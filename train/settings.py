@@ -34,6 +34,10 @@ class DataSettings:
         feature_folder: Keep the cached tokens there for the next stage with the same encoder and clips.
         cache_limit_gb: Largest feature cache; a larger one is an error before anything is computed.
         max_length: Longest sample in tokens; a longer one is an error naming it.
+        on_bad: What an unreadable, truncated or (unless ``stop``) wholly silent recording does: ``stop`` the run, or
+            ``quarantine``: it is written to ``quarantine.jsonl`` and the next sample takes its place (pretrain,
+            align, instruct). Validation clips are never replaced.
+        max_bad_share: Share of bad samples above which the run ends all the same.
     """
 
     train: tuple[str, ...] = ()
@@ -47,6 +51,14 @@ class DataSettings:
     feature_folder: str | None = None
     cache_limit_gb: float = 4.0
     max_length: int = 2048
+    on_bad: str = "stop"
+    max_bad_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.on_bad not in ("stop", "quarantine"):
+            raise ConfigError(f"data.on_bad: got '{self.on_bad}', expected stop or quarantine")
+        if not 0.0 <= self.max_bad_share <= 1.0:
+            raise ConfigError(f"data.max_bad_share: got {self.max_bad_share}, expected a share from 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +106,14 @@ class RunSettings:
         precision: fp32 or bf16.
         deepspeed: A DeepSpeed JSON config; None trains without DeepSpeed.
         log_every: Steps between log lines.
-        save_every: Steps between checkpoints that an interrupted run continues from; 0 saves none.
+        save_every: Steps between checkpoints that an interrupted run continues from; 0 saves none, except when the
+            run is asked to leave (SIGTERM, SIGUSR1).
+        keep_checkpoints: How many checkpoints are kept.
+        eval_every: Steps between looks at the validation loss (align, instruct); the weights that did best become the
+            artifact. 0 looks once, at the end.
+        patience: Looks in a row without a better loss that end the run; 0 never does.
+        on_nan: What a loss that is not a number does: ``stop`` the run, or ``skip`` the step (ten in a row stop it).
+            The batch's ids are written to ``nonfinite.jsonl`` either way.
         report_to: Trainer logging backends, for example tensorboard or wandb.
         gradient_checkpointing: Recompute the LLM's activations in the backward pass.
         checkpoint_fraction: Share of the pretrained encoder's blocks whose activations are recomputed.
@@ -106,6 +125,10 @@ class RunSettings:
     deepspeed: str | None = None
     log_every: int = 10
     save_every: int = 0
+    keep_checkpoints: int = 2
+    eval_every: int = 0
+    patience: int = 0
+    on_nan: str = "stop"
     report_to: tuple[str, ...] = ()
     gradient_checkpointing: bool = False
     checkpoint_fraction: float = 0.0
@@ -116,6 +139,15 @@ class RunSettings:
             raise ConfigError(
                 f"run: got log_every={self.log_every}, save_every={self.save_every}; expected >= 1, >= 0"
             )
+        if self.eval_every < 0 or self.patience < 0 or (self.patience and not self.eval_every):
+            raise ConfigError(
+                f"run: got eval_every={self.eval_every}, patience={self.patience}; expected 0 or more, and "
+                "eval_every for patience"
+            )
+        if self.keep_checkpoints < 1:
+            raise ConfigError(f"run.keep_checkpoints: got {self.keep_checkpoints}, expected 1 or more")
+        if self.on_nan not in ("stop", "skip"):
+            raise ConfigError(f"run.on_nan: got '{self.on_nan}', expected stop or skip")
         if self.precision not in ("fp32", "bf16"):
             raise ConfigError(f"run.precision: got '{self.precision}', expected fp32 or bf16")
         if not 0.0 <= self.checkpoint_fraction <= 1.0:
@@ -232,6 +264,13 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise ConfigError(f"stage: got '{self.stage}', expected one of {', '.join(STAGES)}")
+        if self.run.eval_every and (self.stage not in ("align", "instruct") or not self.data.validation):
+            raise ConfigError("run.eval_every: needs data.validation, in stage align or instruct")
+        if self.run.on_nan == "skip" and self.run.deepspeed and self.optim.accumulation > 1:
+            raise ConfigError(
+                "run.on_nan: DeepSpeed cannot take back the micro-batches before the one to skip; use stop, or "
+                "optim.accumulation=1"
+            )
         if self.stage == "finetune":
             self._check_finetune()
             return

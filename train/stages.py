@@ -77,6 +77,11 @@ def check_inputs(settings: TrainSettings, inputs: Sequence[str]) -> dict[str, An
             )
     if settings.run.deepspeed is not None and not Path(settings.run.deepspeed).is_file():
         raise ConfigError(f"run.deepspeed: no such file '{settings.run.deepspeed}'; see configs/deepspeed")
+    if settings.run.deepspeed and settings.run.eval_every:
+        if read_json(Path(settings.run.deepspeed)).get("zero_optimization", {}).get("stage") == 3:
+            raise ConfigError(
+                "run.eval_every: ZeRO-3 splits the weights that would be put back; use configs/deepspeed/zero2.json"
+            )
     if settings.stage == "pretrain":
         from train.pretraining import check_pretraining
 

@@ -1,30 +1,81 @@
-"""The one training loop: ``transformers.Trainer`` with the stage's settings, logs and progress."""
+"""The one training loop: ``transformers.Trainer`` with the stage's settings, logs and progress.
+
+What is added to it makes a run survive: its order of samples and its randomness are functions of (seed, step), its
+checkpoints are exact and whole (:mod:`train.checkpoints`), and all processes decide together what to do about a loss
+that is not a number, or a request to leave.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
-from torch.utils.data import Dataset
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
-from alm.errors import UserError
+from alm.errors import CheckpointError, Preempted, UserError
+from alm.manifest import write_text_atomic
 from alm.progress import progress
+from encoders.checkpoint import write_weights
+from train import checkpoints
+from train.collectives import any_process, gather_objects, rank_and_world
+from train.ranks import barrier, is_main, say
+from train.sampling import EpochBatches
 from train.settings import TrainSettings
+from train.signals import Signals
 
 # Exempt from weight decay besides 1-D tensors (AudioMosaic's recipe).
 NO_DECAY = ("pos_embed", "cls_token", "queries")
+NONFINITE = "nonfinite.jsonl"
+_MOST_SKIPPED = 10  # steps in a row
+
+
+class _SkipStep(Exception):
+    """The step's loss is not a number, and the policy is to go on."""
 
 
 class StageTrainer(Trainer):
-    """Trainer whose weight decay spares biases, norms, positions and query tokens, and that stops on NaN."""
+    """Trainer whose weight decay spares biases, norms, positions and query tokens, and that can be interrupted.
 
+    Attributes:
+        signals: Requests to leave.
+        on_nan: ``stop`` or ``skip``.
+        keep_checkpoints: How many are kept.
+        validate: Gives the validation loss; None looks at none.
+        eval_every: Steps between looks.
+        patience: Looks in a row without a better loss that end the run; 0 never does.
+        best: Step and loss of the best look, and how many looks it has been ``since``; None before the first.
+        preempted: Whether all processes have agreed to leave.
+        skipped: Steps skipped in a row.
+    """
+
+    signals = Signals()
+    on_nan = "stop"
+    keep_checkpoints = 2
+    validate: Callable[[], float] | None = None
+    eval_every = 0
+    patience = 0
+    best: dict[str, Any] | None = None
+    preempted = False
+    skipped = 0
+    _skipping = False
+    _micro = 0
+    _loss_before: Tensor | None = None
+    _restored: dict[str, Any] | None = None
+    _saved_step = -1
+    _total_before = 0.0
+    _looked_step = -1
+
+    # ---- what trains, and on what ----
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Names of the parameters that decay: matrices that are no embeddings of positions or queries."""
         return [
@@ -33,22 +84,311 @@ class StageTrainer(Trainer):
             if parameter.ndim > 1 and name.rsplit(".", 1)[-1] not in NO_DECAY
         ]
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches whose order is a function of (seed, epoch), dealt out to the processes."""
+        args = self.args
+        batches = EpochBatches(
+            self.train_dataset,
+            self._train_batch_size,
+            args.seed,
+            args.process_index,
+            args.world_size,
+            args.dataloader_drop_last,
+        )
+        return DataLoader(
+            self.train_dataset,  # type: ignore[arg-type]
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
+        )
+
+    # ---- one step ----
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The micro-batches of one optimiser step."""
+        self._seed("data")
+        self._micro, self._skipping = 0, False
+        self._loss_before = self._tr_loss.clone()
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def _seed(self, what: str) -> None:
+        """Start every generator anew; what they draw next is a function of (seed, step, process)."""
+        scope = f"{what}/{self.args.seed}/{self.state.global_step}/{self._micro}/{self.args.process_index}"
+        number = int.from_bytes(hashlib.sha256(scope.encode()).digest()[:8])
+        torch.manual_seed(number >> 1)  # of all devices
+        random.seed(number)
+        np.random.seed(number & 0xFFFFFFFF)
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward; dropout draws from (seed, step, micro-batch, process), whatever came before."""
+        self._seed("step")
+        self._micro += 1
+        if self._skipping:
+            return torch.zeros((), device=self.args.device)
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        except _SkipStep:
+            self._skipping = True
+            model.zero_grad()
+            assert self._loss_before is not None
+            self._tr_loss.copy_(self._loss_before)
+            return torch.full((), torch.nan, device=self.args.device)  # logged as the mean of those before
+
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The model's own loss; a loss that is not a number ends the run with its step."""
+        """The model's own loss; all processes decide together about one that is not a number."""
         result = super().compute_loss(model, inputs, *args, **kwargs)
-        loss = result[0] if isinstance(result, tuple) else result
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"step {self.state.global_step}: the loss is {loss.item()}; lower optim.lr or check the data"
+        if self.is_in_train and model.training:
+            loss = (result[0] if isinstance(result, tuple) else result).detach()
+            finite = bool(torch.isfinite(loss))
+            complaint = getattr(self.train_dataset, "complaint", lambda: None)()
+            wrong, asked, bad = any_process(
+                [not finite, self.signals.received is not None, complaint is not None], loss.device
             )
+            self.preempted = self.preempted or asked
+            if bad:
+                raise UserError(complaint or "data.train: another process found too many bad samples")
+            if wrong:
+                self._not_a_number(float(loss), "loss")
         return result
 
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Clip; gradients that are not finite (the same on all processes, once reduced) are treated as the loss is."""
+        if self._skipping:
+            return None
+        norm = super()._clip_grad_norm(model)
+        if norm is not None and not self.is_deepspeed_enabled and not np.isfinite(float(norm)):
+            try:
+                self._not_a_number(float(norm), "gradients' norm")
+            except _SkipStep:
+                self._skipping = True
+                model.zero_grad()
+        elif norm is not None:
+            self.skipped = 0
+        return norm
+
+    def _not_a_number(self, value: float, what: str) -> None:
+        """Write down the batch's samples on every process, then stop or skip the step; all processes must call this.
+
+        Raises:
+            UserError: The policy is to stop, or too many steps in a row were skipped.
+        """
+        step = self.state.global_step
+        line = {
+            "step": step,
+            "process": self.args.process_index,
+            what.replace("gradients' norm", "grad_norm"): str(value),
+            "ids": self._batch_ids(),
+        }
+        lines = gather_objects(line)
+        file = Path(self.args.output_dir).parent / NONFINITE
+        if is_main():
+            with file.open("a", encoding="utf-8") as handle:
+                handle.writelines(json.dumps(entry) + "\n" for entry in lines)
+        self.skipped += 1
+        if self.on_nan == "skip" and self.skipped <= _MOST_SKIPPED:
+            say(f"step {step}: the {what} is not a number; step skipped, its samples are in {file}")
+            raise _SkipStep
+        more = f" ({self.skipped} steps in a row)" if self.on_nan == "skip" else " or set run.on_nan=skip"
+        raise UserError(
+            f"step {step}: the {what} is not a number ({value} on process {self.args.process_index}); the batch's "
+            f"samples are in {file}; lower optim.lr, check the data{more}"
+        )
+
+    def _batch_ids(self) -> list[str]:
+        """What the dataset calls the samples of the current micro-batch."""
+        loader: Any = self.callback_handler.train_dataloader
+        batches = getattr(loader, "batch_sampler", None)
+        if not isinstance(batches, EpochBatches):
+            return []
+        accumulation = self.args.gradient_accumulation_steps
+        steps_per_epoch = max(1, -(-len(batches) // accumulation))
+        number = self.state.global_step % steps_per_epoch * accumulation + self._micro - 1
+        name = getattr(self.train_dataset, "name", str)
+        return [name(index) for index in batches.batch(number)]
+
+    # ---- logs ----
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log a line; a model with ``take_metrics`` adds its own figures to those of training."""
         take_metrics = getattr(self.model, "take_metrics", None)
         if "loss" in logs and take_metrics is not None:
             logs = {**logs, **take_metrics()}
+        put_aside = getattr(self.train_dataset, "names", None)
+        if put_aside is not None:
+            logs = {**logs, "quarantined": len(put_aside())}
+        if "train_loss" in logs:  # of the whole run, not of what came after an interruption alone
+            total = self._total_before + self._total_loss_scalar
+            logs = {**logs, "train_loss": total / max(self.state.global_step, 1)}
         super().log(logs, *args, **kwargs)
+
+    def _mean_loss(self) -> Tensor:
+        """The loss summed since the last line of the log, as the mean over processes."""
+        total = self._tr_loss.clone()
+        if rank_and_world()[1] > 1:
+            dist.all_reduce(total)
+        return total / rank_and_world()[1]
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """The summary; what came after the last line of the log counts on every process, not on the first alone."""
+        self._tr_loss = self._mean_loss()
+        return super()._finalize_training(*args, **kwargs)
+
+    # ---- validation ----
+    @property
+    def best_weights(self) -> Path:
+        """Where the weights of the best look are."""
+        return Path(self.args.output_dir) / "best.safetensors"
+
+    def _look(self) -> None:
+        """Compute the validation loss, keep the weights where it is the best, end the run where it stays worse."""
+        assert self.validate is not None
+        step, loss = self.state.global_step, self.validate()
+        self.log({"eval_loss": loss})
+        if self.best is None or loss < self.best["loss"]:
+            self.best = {"step": step, "loss": loss, "since": 0}
+            weights = gathered_weights(self)
+            if is_main():
+                kept = checkpoints.trained_keys(self.model)
+                self.best_weights.parent.mkdir(parents=True, exist_ok=True)
+                write_weights(self.best_weights, {key: weights[key] for key in kept})
+        else:
+            self.best = {**self.best, "since": self.best["since"] + 1}
+        if self._patience_is_over():
+            say(
+                f"step {step}: no better validation loss than {self.best['loss']:.4f} of step {self.best['step']}"
+            )
+            self.control.should_training_stop = True
+
+    def _patience_is_over(self) -> bool:
+        return bool(self.patience and self.best and self.best["since"] >= self.patience)
+
+    def take_best(self) -> None:
+        """Put the weights of the best look back into the model, on every process."""
+        barrier()
+        if self.best is not None:
+            checkpoints.load_trained(self.model, self.best_weights)
+
+    # ---- checkpoints ----
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        step = self.state.global_step
+        if self.validate is not None and step % self.eval_every == 0 and step != self._looked_step:
+            self._looked_step = step
+            self._look()
+        if self.preempted:
+            self.control.should_training_stop = True
+            self.control.should_save = self._saved_step != self.state.global_step
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint that is whole or not there; every process must call this.
+
+        Raises:
+            UserError: It cannot be written; older checkpoints are as they were.
+        """
+        folder, step = Path(self.args.output_dir), self.state.global_step
+        unfinished = checkpoints.hidden(folder, step)
+        loss = float(self._mean_loss())
+        reason: str | None = None
+        try:
+            if is_main():
+                checkpoints.clear_unfinished(folder)
+                unfinished.mkdir(parents=True)
+            barrier()
+            self._write_state(unfinished)
+        except (OSError, CheckpointError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+        failed = any_process([reason is not None], self.args.device)[0]
+        if not failed and is_main():
+            facts = {
+                "world": self.args.world_size,
+                "deepspeed": self.is_deepspeed_enabled,
+                "keys": checkpoints.trained_keys(self.model),
+                "best": self.best,
+                "log": {
+                    "loss": loss,
+                    "since": self._globalstep_last_logged,
+                    "total": self._total_before + self._total_loss_scalar,
+                },
+            }
+            try:
+                checkpoints.seal(unfinished, step, facts)
+                checkpoints.rotate(folder, self.keep_checkpoints)
+            except OSError as error:
+                reason = str(error)
+        if any_process([reason is not None], self.args.device)[0]:
+            if is_main():
+                checkpoints.clear_unfinished(folder)
+            last = checkpoints.found(folder)
+            kept = f"{last[-1][1]} is whole" if last else "there is no older one"
+            raise UserError(
+                f"{folder}: the checkpoint of step {step} cannot be written ({reason or 'on another process'}); "
+                f"{kept}; make room and run the same command again"
+            )
+        self._saved_step = step
+
+    def _write_state(self, folder: Path) -> None:
+        """Weights that train, optimiser, schedule and counters."""
+        if self.is_deepspeed_enabled:
+            self.model_wrapped.save_checkpoint(str(folder), exclude_frozen_parameters=True)
+        elif is_main():
+            write_weights(folder / checkpoints.WEIGHTS, checkpoints.trained_weights(self.model))
+            torch.save(self.optimizer.state_dict(), folder / checkpoints.OPTIMIZER)  # type: ignore[union-attr]
+        if is_main():
+            torch.save(self.lr_scheduler.state_dict(), folder / checkpoints.SCHEDULER)  # type: ignore[union-attr]
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Nothing yet: :meth:`_prepare_for_training` restores weights, optimiser and schedule at once."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing: generators start anew at every step."""
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
+    ) -> Any:
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if resume_from_checkpoint is not None:
+            self._restore(Path(resume_from_checkpoint))
+        return prepared
+
+    def _restore(self, checkpoint: Path) -> None:
+        """Put back what :meth:`_write_state` wrote, strictly.
+
+        Raises:
+            CheckpointError: The checkpoint is another model's, or its DeepSpeed shards are of another world size.
+        """
+        facts = checkpoints.facts_of(checkpoint)
+        checkpoints.check_keys(checkpoint, facts["keys"], checkpoints.trained_keys(self.model))
+        if facts["deepspeed"] != self.is_deepspeed_enabled:
+            wrote = "with" if facts["deepspeed"] else "without"
+            raise CheckpointError(f"{checkpoint}: was written {wrote} DeepSpeed; go on {wrote} it")
+        if self.is_deepspeed_enabled:
+            if facts["world"] != self.args.world_size:
+                raise CheckpointError(
+                    f"{checkpoint}: DeepSpeed wrote it from {facts['world']} processes, now there are "
+                    f"{self.args.world_size}; go on with {facts['world']}"
+                )
+            loaded, _ = self.model_wrapped.load_checkpoint(str(checkpoint), load_module_strict=False)
+            if loaded is None:
+                raise CheckpointError(f"{checkpoint}: DeepSpeed cannot load it")
+        else:
+            checkpoints.load_trained(self.model, checkpoint / checkpoints.WEIGHTS)
+            state = checkpoints.load_state(checkpoint / checkpoints.OPTIMIZER)
+            self.optimizer.load_state_dict(state)  # type: ignore[union-attr]
+        self.lr_scheduler.load_state_dict(checkpoints.load_state(checkpoint / checkpoints.SCHEDULER))  # type: ignore[union-attr]
+        self._restored, self.best = facts["log"], facts["best"]
+        self._looked_step = self.state.global_step
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """One pass over the data, or none where the checkpoint was the last step's."""
+        if self._restored is not None:  # the line of the log that the interruption cut in two
+            self._tr_loss += self._restored["loss"]
+            self._total_before = self._restored["total"]
+            self._globalstep_last_logged = self._restored["since"]
+            self._restored = None
+        if self.state.global_step >= self.state.max_steps or self._patience_is_over():
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
 
 class RunLog(TrainerCallback):
@@ -74,7 +414,12 @@ class RunLog(TrainerCallback):
         """Pass the epoch on; draws that depend on it are functions of it, not of a running generator."""
         epoch = int(state.epoch or 0)
         loader = kwargs.get("train_dataloader")
-        for target in (kwargs.get("model"), getattr(loader, "dataset", None)):
+        targets = (
+            kwargs.get("model"),
+            getattr(loader, "dataset", None),
+            getattr(loader, "batch_sampler", None),
+        )
+        for target in targets:
             set_epoch = getattr(target, "set_epoch", None)
             if set_epoch is not None:
                 set_epoch(epoch)
@@ -122,7 +467,6 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
         logging_steps=run.log_every,
         save_strategy="steps" if run.save_every else "no",
         save_steps=run.save_every or 500,
-        save_total_limit=2,
         report_to=list(run.report_to) or "none",
         **recompute,
         dataloader_num_workers=settings.data.workers,
@@ -149,8 +493,25 @@ def fit(
     title: str,
     callbacks: Sequence[TrainerCallback] = (),
     trainer_class: type[StageTrainer] = StageTrainer,
+    validate: Callable[[], float] | None = None,
 ) -> StageTrainer:
-    """Train ``model`` and return the trainer; an interrupted run goes on from its last checkpoint."""
+    """Train ``model`` and return the trainer; an interrupted run goes on from its last checkpoint.
+
+    Args:
+        settings: The stage.
+        model: Trained in place.
+        dataset: The samples; see :class:`train.sampling.EpochBatches` about their order.
+        collator: Makes batches of them.
+        folder: The run directory.
+        title: Of the stage, for messages.
+        callbacks: More callbacks.
+        trainer_class: The trainer to use.
+        validate: Gives the validation loss, for ``run.eval_every``; the model then ends with the best weights.
+
+    Raises:
+        Preempted: The run was asked to leave, and saved a checkpoint.
+        UserError: What the user can fix.
+    """
     from transformers.trainer_callback import PrinterCallback
 
     trainer = trainer_class(
@@ -161,11 +522,52 @@ def fit(
         callbacks=[RunLog(title, folder / "metrics.jsonl"), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
-    checkpoints = folder / "checkpoints"
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    trainer.on_nan, trainer.keep_checkpoints = settings.run.on_nan, settings.run.keep_checkpoints
+    if settings.run.eval_every:
+        trainer.validate, trainer.eval_every = validate, settings.run.eval_every
+        trainer.patience = settings.run.patience
+    checkpoint = last_checkpoint(folder, title)
     try:
-        trainer.train(resume_from_checkpoint=last)
+        with Signals() as trainer.signals:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except UserError as error:  # from a loader's process it comes wrapped in that one's traceback
         kind = type(error)
         raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()) from error
+    if trainer.preempted:
+        raise Preempted(
+            f"{title}: asked to leave ({trainer.signals.received or 'another process'}); saved step "
+            f"{trainer.state.global_step} of {trainer.state.max_steps}; run the same command again to go on"
+        )
+    trainer.take_best()
     return trainer
+
+
+def last_checkpoint(folder: Path, title: str) -> Path | None:
+    """The newest whole checkpoint of a run, the same for every process; the log is cut back to its step.
+
+    Damaged ones are passed over, and said to be.
+    """
+    checkpoint: Path | None = None
+    if is_main():
+        checkpoints.clear_unfinished(folder / "checkpoints")
+        checkpoint, said = checkpoints.newest_whole(folder / "checkpoints")
+        instead = f"going on from {checkpoint.name}" if checkpoint else "starting anew"
+        for line in said:
+            say(f"{title}: {line}; {instead}")
+        _cut_log(folder / "metrics.jsonl", checkpoints.found_step(checkpoint) if checkpoint else -1)
+    return gather_objects(checkpoint)[0]
+
+
+def _cut_log(file: Path, step: int) -> None:
+    """Remove lines that the run is going to write again, and one that a kill cut short."""
+    if not file.is_file():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if entry["step"] <= step and "train_loss" not in entry:
+            kept.append(line + "\n")
+    write_text_atomic(file, "".join(kept))

@@ -11,7 +11,7 @@ from alm.generation import pick_device
 from alm.model import AudioLanguageModel
 from alm.processor import AudioLanguageProcessor, build_processor
 from encoders import load_encoder
-from train.controls import listening_losses
+from train.controls import listening_losses, mean_loss, samples_of
 from train.conversations import (
     ClipAudio,
     ClipFeatures,
@@ -20,6 +20,7 @@ from train.conversations import (
     clips_of,
     read_manifests,
 )
+from train.quarantine import guarded
 from train.ranks import is_main, say
 from train.settings import TrainSettings
 from train.trainer import fit, gathered_weights
@@ -63,17 +64,29 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         model.encoder.to(device)
         kept = Path(settings.data.feature_folder) if settings.data.feature_folder else None
         refs = clips_of([*records, *held_out])
-        clips = ClipFeatures(model.encoder, refs, settings.data.cache_limit_gb, device, kept)
+        keep_going = settings.data.on_bad == "quarantine"
+        clips = ClipFeatures(
+            model.encoder, refs, settings.data.cache_limit_gb, device, kept, keep_going=keep_going
+        )
+        for ref in clips_of(held_out):  # what is scored is never replaced
+            clips.check(ref)
     collator = ConversationCollator(processor, clips, settings.data.max_length)
     dataset = ConversationDataset(records, settings.run.seed)
-    ConversationDataset(held_out)  # says now, not after training, which record has no answer
-    trainer = fit(settings, model, dataset, collator, folder, settings.stage)
+    trained_on = guarded(dataset, clips.check_sample, settings.data, folder)
+    samples = samples_of(held_out)  # says now, not after training, which record has no answer
+
+    def validate() -> float:
+        return mean_loss(model, collator, samples, settings.optim.batch_size)
+
+    trainer = fit(settings, model, trained_on, collator, folder, settings.stage, validate=validate)
     # Saved before anything else can fail; only the marker says that the run is finished.
     weights = gathered_weights(trainer)
     if is_main():
         model.save_pretrained(folder / "model", state_dict=weights)
         processor.save_pretrained(folder / "model")
     facts: dict[str, Any] = {"trainable": table.splitlines(), "samples": len(records)}
+    if trainer.best is not None:
+        facts["best_step"] = trainer.best["step"]
     if held_out:
         facts |= listening_losses(model, collator, held_out, settings.optim.batch_size)
         say(

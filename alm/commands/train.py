@@ -20,6 +20,11 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="for example optim.lr=1e-4 out=runs/a"
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only say what it would cost: parameters, steps, tokens, memory, FLOPs, time from a few real steps",
+    )
     parser.set_defaults(run=_train)
 
 
@@ -28,4 +33,10 @@ def _train(arguments: argparse.Namespace) -> None:
     from train.settings import TrainSettings
     from train.stages import run_stage
 
-    print(run_stage(load_settings(TrainSettings, arguments.config, arguments.overrides)))
+    settings = load_settings(TrainSettings, arguments.config, arguments.overrides)
+    if arguments.dry_run:
+        from train.plan import plan
+
+        print(plan(settings))
+    else:
+        print(run_stage(settings))

@@ -1,0 +1,61 @@
+"""Dry runs and the list of runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from survival import make_data, make_parts, of_stage
+
+from alm.cli import main
+from alm.errors import UserError
+from train.plan import plan
+from train.runs import compare_runs, find_runs, read_run, runs_table
+from train.stages import run_stage
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def parts(data, llm_dir, tmp_path_factory) -> dict[str, Path]:
+    return make_parts(tmp_path_factory.mktemp("parts"), data, llm_dir)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "align", "instruct"])
+def test_a_dry_run_counts_and_writes_nothing(stage, data, parts, tmp_path):
+    run = of_stage(stage, data, tmp_path / "run", parts)
+    found = plan(run)
+    assert not (tmp_path / "run").exists()
+    assert found.samples == 7 and found.global_batch == 4 and found.steps == 7
+    assert 0 < found.trainable < found.parameters or stage == "pretrain"
+    assert found.state_bytes == 4 * found.parameters + 12 * found.trainable
+    # a multiply-add is two operations; forward and backward of what trains are at least three passes over a token
+    assert found.flops > 14 * 6 * found.trainable and 0 < found.seconds < 600
+    assert (found.tokens is None) == (stage == "pretrain")
+    assert "trainable parameters" in str(found) and "(4.00 epochs)" in str(found)
+
+
+def test_runs_are_listed_and_compared(data, parts, tmp_path, capsys):
+    for name, lr in (("a", 1e-3), ("b", 2e-3)):
+        run_stage(
+            of_stage(
+                "align", data, tmp_path / name, parts, optim={"steps": 2, "lr": lr}, run={"log_every": 1}
+            )
+        )
+    (tmp_path / "b" / "finished.json").unlink()
+    with (tmp_path / "b" / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 3, "lo')
+    first, second = find_runs([tmp_path])
+    assert (first.state, second.state) == ("finished", "unfinished, saved at 2")
+    lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert first.metrics["loss"] == [line["loss"] for line in lines if "loss" in line][-1]
+    assert "align" in runs_table([first, second]) and "2/2" in runs_table([first, second])
+    compared = compare_runs([first, second])
+    assert "optim.lr" in compared and "0.002" in compared and "optim.steps" not in compared
+    assert main(["runs", str(tmp_path)]) == 0
+    assert main(["runs", "--compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert "optim.lr" in capsys.readouterr().out
+    with pytest.raises(UserError, match="holds no run"):
+        read_run(tmp_path)

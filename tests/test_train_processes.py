@@ -1,0 +1,124 @@
+"""Two processes under DeepSpeed or DDP give what one gives with the same global batch, and fail together."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from survival import N_CLIPS, make_data, make_parts, of_stage, run_child, run_processes, weights_of
+
+import alm
+from train.sampling import EpochBatches, epoch_order
+from train.settings import TrainSettings
+
+DEEPSPEED = Path(__file__).resolve().parents[1] / "configs" / "deepspeed"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def parts(data, llm_dir, tmp_path_factory) -> dict[str, Path]:
+    return make_parts(tmp_path_factory.mktemp("parts"), data, llm_dir)
+
+
+def runs(stage: str, data: Path, folder: Path, parts: dict, zero: int | None) -> tuple[TrainSettings, ...]:
+    """One process with batches of 4; two with batches of 2. No dropout: that differs between processes."""
+    policy = {
+        "llm": "lora",
+        "encoder": "lora",
+        "llm_lora": {"dropout": 0.0},
+        "encoder_lora": {"dropout": 0.0},
+    }
+    values = {"policy": policy} if stage == "instruct" else {"policy": {}}
+    if stage == "pretrain":
+        from survival import TINY
+
+        values = {"encoder_options": {**TINY, "drop_path_rate": 0.0}}
+    deepspeed = str(DEEPSPEED / f"zero{zero}.json") if zero else None
+    both = []
+    for name, size in (("one", 4), ("two", 2)):
+        optim = {"steps": 5, "batch_size": size, "accumulation": 1, "lr": 1e-3}
+        run = {"log_every": 2, "deepspeed": deepspeed if name == "two" else None}
+        both.append(of_stage(stage, data, folder / name, parts, optim=optim, run=run, **values))
+    return tuple(both)
+
+
+def metrics_of(run: TrainSettings) -> list[dict]:
+    return [json.loads(line) for line in (Path(run.out) / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_curve(run: TrainSettings, reference: TrainSettings, tolerance: float = 1e-4) -> None:
+    for key in ("loss", "train_loss"):
+        got, wanted = ([(m["step"], m[key]) for m in metrics_of(r) if key in m] for r in (run, reference))
+        assert len(got) == len(wanted) > 0 and [s for s, _ in got] == [s for s, _ in wanted]
+        assert [v for _, v in got] == pytest.approx([v for _, v in wanted], abs=tolerance), key
+
+
+def assert_loads(run: TrainSettings, reference: TrainSettings) -> None:
+    """The artifact loads strictly in one process and holds the same weights."""
+    if run.stage != "pretrain":
+        alm.load(Path(run.out) / "model", device="cpu")
+    got, wanted = weights_of(run), weights_of(reference)
+    assert got.keys() == wanted.keys()
+    for key, value in wanted.items():  # Adam turns rounding errors of vanishing gradients into whole steps
+        off = (got[key] - value).float().abs()
+        assert off.mean() < 2e-5 and off.max() <= 5 * 1e-3, key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "zero"), [("pretrain", 2), ("align", 1), ("instruct", 3), ("instruct", None)]
+)
+def test_two_processes_equal_one_and_resume(stage, zero, data, parts, tmp_path):
+    reference, run = runs(stage, data, tmp_path, parts, zero)
+    assert run_child(reference) == 0
+    assert run_processes(run, (("signal", 3), ("", 0))) == [75, 75]  # one is asked, both leave
+    assert run_processes(run) == [0, 0]
+    assert_same_curve(run, reference)
+    assert_loads(run, reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [None, 1])
+def test_a_loss_that_is_no_number_on_one_process(zero, data, parts, tmp_path):
+    """All processes stop, or all skip the step; each writes down its samples."""
+    _, run = runs("align", data, tmp_path, parts, zero)
+    assert run_processes(run, (("", 0), ("nan", 4))) == [2, 2]
+    lines = [json.loads(line) for line in (Path(run.out) / "nonfinite.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["process"]) for line in lines] == [(3, 0), (3, 1)]
+    assert lines[1]["loss"] == "nan" != lines[0]["loss"]
+    batches = EpochBatches(
+        range(N_CLIPS), 2, run.run.seed, 1, 2
+    )  # what a process that knows only numbers draws
+    batches.set_epoch(1)
+    assert lines[1]["ids"] == [f"r{index}" for index in batches.batch(1)]
+    for rank in ("", "1"):
+        assert "step 3: the loss is not a number" in (Path(run.out) / f"error{rank}.txt").read_text()
+    out = str(tmp_path / "skips")
+    skips = dataclasses.replace(run, out=out, run=dataclasses.replace(run.run, on_nan="skip"))
+    assert run_processes(skips, (("", 0), ("nan", 4))) == [0, 0]
+    assert all(value.isfinite().all() for value in weights_of(skips).values())
+    assert metrics_of(skips)[-1]["step"] == 5
+
+
+def test_every_world_draws_the_same_samples_in_the_same_order():
+    for n, drop_last in ((7, False), (8, False), (9, True), (3, False)):
+        for epoch in (0, 1):
+            passes = {}
+            for world, size in ((1, 4), (2, 2), (4, 1)):
+                dealt = [EpochBatches(range(n), size, 5, rank, world, drop_last) for rank in range(world)]
+                for batches in dealt:
+                    batches.set_epoch(epoch)
+                assert len({len(list(batches)) for batches in dealt}) == 1
+                passes[world] = [sum(parts, []) for parts in zip(*dealt, strict=True)]
+            assert passes[1][: n // 4] == passes[2][: n // 4] == passes[4][: n // 4]
+            seen = sum(passes[1], [])
+            assert len(seen) == len(set(seen)) == (n // 4 * 4 if drop_last else n)
+            assert drop_last or set(sum(passes[4], [])) == set(range(n))
+            if n == 7:  # three samples on two processes: two and one
+                assert passes[1] == passes[2]
+    orders = {tuple(epoch_order(50, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}
+    assert len(orders) == 4

@@ -1,0 +1,108 @@
+"""Bad recordings: put aside and replaced alike by everybody, counted, and too many of them end the run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from survival import make_data, make_parts, of_stage, run_processes, weights_of
+
+from alm.errors import AudioError, UserError
+from encoders.audio import save_wav
+from train.quarantine import GuardedDataset
+from train.stages import run_stage
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return make_data(tmp_path / "data") if (tmp_path / "data").mkdir() is None else tmp_path
+
+
+@pytest.fixture(scope="module")
+def parts(llm_dir, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("parts")
+    (folder / "data").mkdir()
+    return make_parts(folder, make_data(folder / "data"), llm_dir)
+
+
+def spoil(data: Path) -> None:
+    """One recording truncated, one of no sound."""
+    file = data / "audio" / "2.wav"
+    file.write_bytes(file.read_bytes()[:4000])
+    save_wav(data / "audio" / "5.wav", np.zeros(9000, np.float32), 16000)
+
+
+def put_aside(out: Path) -> dict[str, str]:
+    lines = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert len(lines) == len({line["id"] for line in lines})
+    return {line["id"]: line["reason"] for line in lines}
+
+
+@pytest.mark.parametrize(("stage", "cached"), [("pretrain", False), ("align", True), ("instruct", False)])
+def test_bad_recordings_are_replaced_by_the_next(stage, cached, data, parts, tmp_path):
+    """The run ends as one whose manifest names the next recordings in their place."""
+    optim = {"steps": 8, "accumulation": 1}
+    values = {
+        "optim": optim,
+        "data": {"cache_features": cached, "on_bad": "quarantine", "max_bad_share": 0.3},
+    }
+    spoil(data)
+    run = of_stage(stage, data, tmp_path / "run", parts, **values)
+    with pytest.raises(AudioError, match="2.wav.*truncated"):  # at once, by default
+        run_stage(
+            of_stage(stage, data, tmp_path / "stop", parts, optim=optim, data={"cache_features": cached})
+        )
+    run_stage(run)
+    reasons = put_aside(tmp_path / "run")
+    assert sorted(reasons) == ["r2", "r5"]
+    assert "truncated" in reasons["r2"] and "silent throughout" in reasons["r5"]
+    counts = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert counts[-1]["quarantined"] == 2
+    again = of_stage(
+        stage, data, tmp_path / "again", parts, **{**values, "data": values["data"] | {"workers": 2}}
+    )
+    run_stage(again)
+    for key, value in weights_of(run).items():
+        assert np.array_equal(weights_of(again)[key].numpy(), value.numpy()), key
+
+
+def test_too_many_end_the_run(data, parts, tmp_path):
+    spoil(data)
+    run = of_stage(
+        "pretrain", data, tmp_path / "run", parts, data={"on_bad": "quarantine", "max_bad_share": 0.2}
+    )
+    with pytest.raises(UserError, match=r"2 of 7 samples are bad, more than data.max_bad_share=0.2"):
+        run_stage(run)
+
+
+@pytest.mark.slow
+def test_too_many_end_all_processes(data, parts, tmp_path):
+    spoil(data)
+    values = {
+        "data": {"on_bad": "quarantine", "max_bad_share": 0.2},
+        "optim": {"steps": 5, "accumulation": 1},
+    }
+    run = of_stage("instruct", data, tmp_path / "run", parts, **values)
+    assert run_processes(run) == [2, 2]
+    assert "2 of 7 samples are bad" in (tmp_path / "run" / "error.txt").read_text()
+
+
+def test_what_stands_in_depends_on_the_data_alone(tmp_path):
+    class Letters:
+        def __len__(self):
+            return 5
+
+        def name(self, index):
+            return "abcde"[index]
+
+        def __getitem__(self, index):
+            if index in (1, 4):
+                raise AudioError(f"{index} is bad")
+            return {"letter": "abcde"[index]}
+
+    guarded = GuardedDataset(Letters(), lambda sample: None, tmp_path / "q.jsonl", 0.4)
+    assert [guarded[i]["letter"] for i in range(5)] == ["a", "c", "c", "d", "a"]
+    assert guarded.names() == {"b", "e"} and guarded.complaint() is None
+    with (tmp_path / "q.jsonl").open("a") as file:
+        file.write('{"id": "c", "reason": "another process"}\n{"id": "cut')
+    assert "3 of 5" in str(guarded.complaint())
