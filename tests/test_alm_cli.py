@@ -138,6 +138,15 @@ def test_missing_audio_is_noticed_before_the_model_is_loaded(model_dir, capsys, 
     assert "no such file" in json.loads(captured.out)["error"]
 
 
+def test_long_files_are_refused_beyond_a_budget_and_cut_only_when_asked(model_dir, sounds, capsys):
+    command = ["ask", str(model_dir), str(sounds / "b.wav"), "What?", "--max-new-tokens", "2"]
+    assert main([*command, "--max-audio-tokens", "1"]) == 1
+    assert re.search(r"b\.wav: a clip of .* takes \d+ audio tokens, more than", capsys.readouterr().err)
+    assert main([*command, "--max-audio-tokens", "1", "--first-s", "0.05"]) == 0
+    assert main([*command, "--first-s", "-1"]) == 1
+    assert "end_s is -1.0" in capsys.readouterr().err
+
+
 def test_loading_draws_no_bar(model_dir, sounds, capsys):
     assert main(["ask", str(model_dir), str(sounds / "b.wav"), "What?", "--max-new-tokens", "2"]) == 0
     assert capsys.readouterr().err == ""

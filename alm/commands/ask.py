@@ -7,9 +7,9 @@ import glob
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,15 @@ def _positive(text: str) -> int:
 def _add_answer_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=_positive, default=16, help="files per batch (16)")
     parser.add_argument("--max-new-tokens", type=_positive, default=64, help="longest answer in tokens (64)")
+    parser.add_argument(
+        "--first-s", type=float, metavar="SECONDS", help="hear only the first seconds of longer files (all)"
+    )
+    parser.add_argument(
+        "--max-audio-tokens",
+        type=_positive,
+        metavar="N",
+        help="refuse files that take more LLM tokens (no limit)",
+    )
     parser.add_argument("--beams", type=_positive, default=1, help="beams of beam search (1)")
     parser.add_argument("--temperature", type=float, default=0.0, help="above 0: sample (0, greedy)")
     parser.add_argument("--seed", type=int, default=0, help="seed of sampling (0)")
@@ -92,6 +101,7 @@ def _answer(arguments: argparse.Namespace, question: str) -> int:
 
     model_dir = resolve(arguments.model)
     processor = load_processor(model_dir)  # a broken directory is known before the files are looked for
+    processor.max_audio_tokens = arguments.max_audio_tokens or processor.max_audio_tokens
     paths = find_audio(arguments.audio)
     load = cache(lambda: alm.load(model_dir)[0])  # once there is a file to answer
     options = _decoding(arguments)
@@ -103,7 +113,8 @@ def _answer(arguments: argparse.Namespace, question: str) -> int:
     with progress("answer", len(paths), "file") if not alone else nullcontext(_silent) as advance:
         for start in range(0, len(paths), step):
             rows = range(start, min(start + step, len(paths)))
-            results = _answer_some(load, processor, [paths[i] for i in rows], question, options, advance)
+            clips = [partial(_read_clip, paths[i], processor, arguments.first_s) for i in rows]
+            results = _answer_some(load, processor, clips, question, options, advance)
             for row, (answer, error) in zip(rows, results, strict=True):
                 if error is not None:
                     failed.append(error)
@@ -142,7 +153,7 @@ def _decoding(arguments: argparse.Namespace) -> dict[str, Any]:
 def _answer_some(
     load: Callable[[], Any],
     processor: Any,
-    paths: list[str],
+    readers: Sequence[Callable[[], Any]],
     question: str,
     options: dict[str, Any],
     advance: Any,
@@ -151,11 +162,11 @@ def _answer_some(
     from alm.errors import AudioError
     from alm.generation import generate_answers
 
-    results: list[tuple[str | None, str | None]] = [(None, None)] * len(paths)
+    results: list[tuple[str | None, str | None]] = [(None, None)] * len(readers)
     good, clips = [], []
-    for row, path in enumerate(paths):
+    for row, read in enumerate(readers):
         try:
-            clips.append([_read_clip(path, processor)])
+            clips.append([read()])
             good.append(row)
         except AudioError as error:
             results[row] = (None, " ".join(str(error).split()))
@@ -198,12 +209,12 @@ def find_audio(words: list[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _read_clip(path: str, processor: Any) -> Any:
-    """A file's waveform, long enough for the encoder."""
+def _read_clip(path: str, processor: Any, first_s: float | None) -> Any:
+    """The waveform of a file or of its first seconds, neither too short nor too long for the model."""
     from encoders.audio import load_audio
     from encoders.errors import AudioError
 
-    clip = load_audio(path, processor.sample_rate)
+    clip = load_audio(path, processor.sample_rate, None, first_s)
     try:
         processor.n_audio_tokens(len(clip))
     except AudioError as error:
