@@ -26,6 +26,16 @@ def add(commands: Any) -> None:
         "overrides", nargs="*", metavar="KEY=VALUE", help="composer settings, e.g. n_train=500"
     )
     compose.set_defaults(run=_compose)
+    share = actions.add_parser(
+        "share",
+        help="write a share of a manifest's clips",
+        description="Write the records of a share of a manifest's clips; smaller shares are part of larger ones.",
+    )
+    share.add_argument("manifest", metavar="MANIFEST.jsonl", help="the whole")
+    share.add_argument("--share", type=float, required=True, metavar="X", help="above 0, at most 1")
+    share.add_argument("--out", required=True, metavar="FILE.jsonl", help="where to write")
+    share.add_argument("--seed", type=int, default=0, help="decides which clips come first (0)")
+    share.set_defaults(run=_share)
 
 
 def _compose(arguments: argparse.Namespace) -> None:
@@ -40,3 +50,14 @@ def _compose(arguments: argparse.Namespace) -> None:
     with progress("compose", config.n_train + config.n_validation + config.n_test, "scene") as advance:
         compose(config, arguments.out, counter(advance))
     print(f"wrote {arguments.out}/train.jsonl, validation.jsonl, test.jsonl")
+
+
+def _share(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from alm.data.subset import write_share
+
+    clips, records = write_share(
+        Path(arguments.manifest), Path(arguments.out), arguments.share, arguments.seed
+    )
+    print(f"wrote {arguments.out}: {clips} clips, {records} records")
