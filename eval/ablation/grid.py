@@ -46,8 +46,9 @@ class Arm:
     @property
     def encoder(self) -> tuple[str, dict[str, Any]]:
         """Name or weights of the encoder it begins with, before any pretraining, and its options."""
-        values = self.stages.get("pretrain", self.stages[self.tuned[0]])
-        return str(values["encoder"]), values.get("encoder_options", {})
+        heard = self.stages[self.tuned[0]]
+        made = self.stages.get("pretrain", heard)
+        return str(made["encoder"]), {**made.get("encoder_options", {}), **heard.get("encoder_options", {})}
 
 
 def make_arms(settings: AblationSettings, labels: str = "") -> list[Arm]:

@@ -197,7 +197,7 @@ def stage_values(stage: str, given: dict[str, Any], inputs: Inputs, before: str)
             values |= {"encoder": before, "llm": given.get("llm", inputs.llm)}
         else:
             values.setdefault("llm", inputs.llm)
-    return merged({"data": data}, values)
+    return merged(values, {"data": data})
 
 
 def plan_steps(settings: AblationSettings, arm: Arm, inputs: Inputs) -> dict[str, Step]:
@@ -223,7 +223,10 @@ def probe_step(settings: AblationSettings, arm: Arm, inputs: Inputs, run: Recipe
     if not settings.proxies.probe or not inputs.labels:
         return None
     pretrained = [step for step in run.train if step.name == "pretrain"]
-    source, options = (f"{pretrained[0].ref}/{RUN}/encoder", {}) if pretrained else arm.encoder
+    source, options = arm.encoder
+    if pretrained:
+        source = f"{pretrained[0].ref}/{RUN}/encoder"
+        options = arm.stages[arm.tuned[0]].get("encoder_options", {})
     values = {
         "encoder": source,
         "encoder_options": options,

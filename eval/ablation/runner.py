@@ -64,6 +64,7 @@ def run_steps(root: Path, last: Sequence[Step], jobs: int, say: Say = print) -> 
     waiting = [step for step in all_steps(last) if not is_done(root, step)]
     total, ended, failed = len(waiting), 0, set[str]()
     running: list[_Running] = []
+    before = signal.signal(signal.SIGTERM, _leave)  # asked to leave: the processes are, too
     try:
         while waiting or running:
             for step in list(waiting):
@@ -95,6 +96,11 @@ def run_steps(root: Path, last: Sequence[Step], jobs: int, say: Say = print) -> 
             time.sleep(_POLL_S)
     finally:
         _stop(running)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _lock(folder: Path) -> int | None:
@@ -126,7 +132,7 @@ def _start(root: Path, step: Step, lock: int, jobs: int) -> _Running:
             stderr=subprocess.STDOUT,
             env=environment,
             pass_fds=(lock,),  # the lock is held until the process and all it started have ended
-            start_new_session=True,
+            process_group=0,  # of its own, to be ended with all it started
         )
     return _Running(step, process, lock, time.perf_counter())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alm.errors import ConfigError
-from alm.settings import parse_settings
+from alm.settings import apply_overrides, parse_settings, read_yaml, set_dotted
 from eval.predictions import CONTROLS, HEADLINE
 
 STAGES = ("pretrain", "align", "instruct")
@@ -241,16 +241,15 @@ def load_ablation(path: str | Path, overrides: list[str], data: str | None) -> A
     """Read an ablation's config.
 
     Args:
-        path: The YAML file; `config:` in a stage is relative to it.
+        path: The YAML file; `extends:` names another (beside it) that it goes on from, and `config:` in a stage a
+            config of `alm train`.
         overrides: `key.sub=value`.
         data: A label table of recordings to make the scenes from, in place of generated sounds.
 
     Raises:
         ConfigError: What is wrong with it.
     """
-    from alm.settings import apply_overrides, read_yaml, set_dotted
-
-    values = read_yaml(path)
+    values = _extended(Path(path))
     if data is not None:
         set_dotted(values, "inputs.recordings", str(Path(data).resolve()))
     apply_overrides(values, overrides)
@@ -260,6 +259,18 @@ def load_ablation(path: str | Path, overrides: list[str], data: str | None) -> A
             ground = read_yaml(Path(path).parent / given.pop("config"))
             stages[stage] = merged(ground, given)
     return parse_settings(AblationSettings, values, str(path))
+
+
+def _extended(path: Path) -> dict[str, Any]:
+    """A config over the one that it extends; axes and references are its own."""
+    values = read_yaml(path)
+    if "extends" not in values:
+        return values
+    ground = _extended(path.parent / str(values.pop("extends")))
+    for key in ("axes", "references"):
+        if key in values:
+            ground.pop(key, None)
+    return merged(ground, values)
 
 
 def merged(ground: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
