@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alm.errors import ConfigError
+from alm.errors import ConfigError, UserError
 from alm.settings import parse_settings
 from encoders.registry import encoder_class
 from eval.ablation.claims import Comparison, compare, rank_stability, score_arms, spearman, statements
+from eval.ablation.costs import Plan, budgeted
 from eval.ablation.figures import Spot, heat_map, pareto_front, pareto_plot
 from eval.ablation.grid import make_arms
 from eval.ablation.proxies import EARLY, PROBE, early_loss, proxies
@@ -176,6 +177,24 @@ def test_costs_are_found_on_small_inputs_from_scratch():
     made = plan_steps(settings, arm, sketch)
     assert list(made) == ["pretrain", "align", "instruct"]
     assert made["instruct"].config["encoder"] == "audiomosaic" and "model" not in made["instruct"].config
+
+
+@pytest.mark.parametrize(("unit", "steps"), [("steps", 500), ("tokens", 50), ("flops", 5)])
+def test_a_budget_becomes_steps(unit, steps, tmp_path):
+    settings = settings_of(budget={"unit": unit, "amount": {"align": 500}}, scoring={"control_seeds": 3})
+    arm = make_arms(settings)[0]
+    plan = Plan(arm, plan_steps(settings, arm, shared_inputs(settings)))
+    if unit != "steps":
+        with pytest.raises(UserError, match="plan: was not run"):
+            budgeted(settings, tmp_path, plan)
+    folder = tmp_path / "steps" / plan.costs["align"].folder
+    folder.mkdir(parents=True)
+    (folder / "log.txt").write_text('loading\n{"steps": 10, "tokens": 100, "flops": 1000.0}\n')
+    (folder / "finished.json").write_text("{}")
+    assert budgeted(settings, tmp_path, plan) == {"align": steps}
+    made = recipe(settings, arm, shared_inputs(settings), 0, 1.0, {"align": steps})
+    assert made.train[0].config["optim"]["steps"] == steps
+    assert "controls=[none,no_audio,other_clip]" in made.score.words
 
 
 # ---- what may be said ----

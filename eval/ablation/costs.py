@@ -61,13 +61,13 @@ def costed(settings: AblationSettings, root: Path, inputs: Inputs) -> list[Plan]
     run_steps(root, [step for plan in plans for step in plan.costs.values()], n_jobs(settings))
     for plan in plans:
         try:
-            plan.steps = _budgeted(settings, root, plan)
+            plan.steps = budgeted(settings, root, plan)
         except UserError as error:
             plan.error = str(error)
     return plans
 
 
-def _budgeted(settings: AblationSettings, root: Path, plan: Plan) -> dict[str, int]:
+def budgeted(settings: AblationSettings, root: Path, plan: Plan) -> dict[str, int]:
     """Stage -> optimiser steps that the budget allows."""
     budget, steps = settings.budget, {}
     for stage, amount in budget.amount.items():
