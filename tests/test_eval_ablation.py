@@ -20,6 +20,7 @@ from eval.ablation.settings import AblationSettings, load_ablation
 from eval.ablation.steps import Step, placed
 from eval.ablation.tokens import match_tokens
 from eval.stats import Interval
+from train.settings import TrainSettings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "ablation"
 ALL = sorted(CONFIGS.glob("*.yaml"))
@@ -52,6 +53,13 @@ def test_tiny_configs_make_their_arms(path):
     arms = make_arms(settings, "table.json")
     assert {settings.baseline, "random", "oracle"} <= {arm.name.split(" @")[0] for arm in arms}
     assert settings.inputs.recordings == str(Path("labels.csv").resolve())
+    inputs = shared_inputs(settings)
+    for arm in arms:
+        run = recipe(settings, arm, inputs, 1)
+        for step in run.train:
+            values = parse_settings(TrainSettings, placed(step.config, Path("/root"), step))
+            assert values.stage == step.name and values.data.validation
+            assert step.name == "pretrain" or values.run.seed == 1
     if path.stem == "projectors-tiny":
         assert {arm.tokens_per_s for arm in arms} == {3.125} and len(arms) == 7
 
