@@ -72,7 +72,7 @@ def _sections(
                 f"Rank stability: the orders of {n} arms in two seeds correlate by {rho:.2f} (Spearman, mean)."
             )
         if len(settings["seeds"]) < 3:
-            notes.append(f"{len(settings['seeds'])} seeds: too few to speak of stability over seeds.")
+            notes.append("Fewer than three seeds: too few to speak of stability over seeds.")
         name = "Arms at their native token rate" if track == NATIVE else "Arms at matched tokens per second"
         found.append((name, _HEAD, rows, notes))
         mine = [one for one in scored if one.arm.track == track]

@@ -27,7 +27,8 @@ from eval.ablation.steps import CONFIG, DONE, FAILED, LOG, Step, all_steps, plac
 
 _LOCK = "lock"
 _POLL_S = 0.1
-_ERROR = re.compile(r"^(error: |[\w.]*(Error|Exception|Interrupt)\b)")
+# At the start of a line, or glued to a progress bar that stood in its place.
+_ERROR = re.compile(r"(?:^|[\])])\s*((?:error: |[\w.]*(?:Error|Exception|Interrupt)\b).*)")
 _GRACE_S = 20.0
 
 Say = Callable[[str], None]
@@ -159,7 +160,7 @@ def last_error(log: Path) -> str:
     """The last line of a log that names an error, or else its last line."""
     text = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    named = [line for line in lines if _ERROR.match(line)]
+    named = [found[1] for line in lines if (found := _ERROR.search(line))]
     return (named or lines or ["said nothing"])[-1][:500]
 
 
