@@ -248,6 +248,8 @@ def test_orders_are_stated_only_where_the_test_supports_them():
 def test_a_difference_that_one_seed_contradicts_is_not_stated():
     clear = Comparison("a", "b", Interval(0.1, 0.05, 0.15, 10, 5), 0.001, 0.003, {0: 0.2, 1: 0.2, 2: 0.1})
     assert clear.supported and clear.statement(True).startswith("a > b")
+    below = replace(clear, difference=Interval(-0.1, -0.15, -0.05, 10, 5), by_seed={0: -0.1})
+    assert below.statement(True) == "b > a (+10 [+5, +15] points, p = 0.003 (Holm), in one seed)"
     torn = replace(clear, by_seed={0: 0.3, 1: 0.2, 2: -0.1})
     assert not torn.supported and "not every seed agrees" in torn.statement(True)
     weak = replace(clear, p_holm=0.06)

@@ -76,16 +76,19 @@ class Comparison:
     def statement(self, percent: bool) -> str:
         """The comparison in words: an order only where the test supports it."""
         scale, unit = (100, " points") if percent else (1, "")
-        low, high = self.difference.low, self.difference.high
-        span = "" if low is None or high is None else f" [{low * scale:+.3g}, {high * scale:+.3g}]"
-        told = f"{self.difference.value * scale:+.3g}{span}{unit}, p = {p_text(self.p_holm)} (Holm)"
+        ends = (self.difference.value, self.difference.low, self.difference.high)
+        names = (self.arm, self.baseline)
+        if self.supported and self.difference.value < 0:  # told from the better one's side
+            names, ends = names[::-1], (ends[0], ends[2], ends[1])
+            scale = -scale
+        value, low, high = (None if end is None else end * scale for end in ends)
+        span = "" if low is None or high is None else f" [{low:+.3g}, {high:+.3g}]"
+        told = f"{value:+.3g}{span}{unit}, p = {p_text(self.p_holm)} (Holm)"
         if self.supported:
-            first, second = (
-                (self.arm, self.baseline) if self.difference.value > 0 else (self.baseline, self.arm)
-            )
-            return f"{first} > {second} ({told}, in each of {len(self.by_seed)} seeds)"
+            seeds = f"in each of {len(self.by_seed)} seeds" if len(self.by_seed) > 1 else "in one seed"
+            return f"{names[0]} > {names[1]} ({told}, {seeds})"
         why = "" if self.p_holm >= ALPHA else "; not every seed agrees"
-        return f"{self.arm} and {self.baseline} are not told apart ({told}{why})"
+        return f"{names[0]} and {names[1]} are not told apart ({told}{why})"
 
 
 def p_text(p: float) -> str:

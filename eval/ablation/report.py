@@ -12,7 +12,7 @@ from eval.ablation.drawn import pictures
 from eval.ablation.grid import NATIVE
 from eval.ablation.pages import Section, csv_text, html, markdown
 from eval.ablation.proxies import Proxy, proxies
-from eval.ablation.results import ArmResult, Results, read_results
+from eval.ablation.results import NOT_RUN, ArmResult, Results, read_results
 from eval.page import page
 from eval.score_table import format_interval
 from eval.stats import Interval
@@ -83,7 +83,7 @@ def _sections(
         )
     failed = [(arm.name, error) for arm in results.arms for error in arm.errors]
     if failed:
-        found.append(("Failed", ("arm", "why"), failed, ("They count for nothing above.",)))
+        found.append(("Failed or not run", ("arm", "why"), failed, ("They count for nothing above.",)))
     found.append(("How to read this", (), (), _method(results, scored, key, backends)))
     return found
 
@@ -104,9 +104,10 @@ def _arm_row(
               (("trainable", ",.0f"), ("parameters", ",.0f"), ("tokens", ",.0f"), ("flops", ".3g"))]  # fmt: skip
     head = [name, f"{arm.tokens_per_s:.3g}"]
     if one is None:
+        told = "not run" if all(error.endswith(NOT_RUN) for error in arm.errors) else "failed"
         return [
             *head,
-            "failed",
+            told,
             f"0 of {len(settings['seeds'])}",
             *["–"] * 4,
             *priced,

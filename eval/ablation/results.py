@@ -104,6 +104,9 @@ def read_results(root: Path) -> Results:
     return Results(index["settings"], [_arm(root, entry) for entry in index["arms"]])
 
 
+NOT_RUN = "was not run"
+
+
 def failure(root: Path, folders: Sequence[str]) -> str:
     """Why a chain of steps has no result; "" where all are done."""
     for name in folders:
@@ -113,7 +116,7 @@ def failure(root: Path, folders: Sequence[str]) -> str:
         try:
             told = json.loads((folder / FAILED).read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return f"{name.rsplit('-', 1)[0]}: was not run"
+            return f"{name.rsplit('-', 1)[0]}: {NOT_RUN}"
         return f"{name.rsplit('-', 1)[0]}: {told['error']}"
     return ""
 
