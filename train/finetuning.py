@@ -74,10 +74,12 @@ def check_finetune(settings: TrainSettings) -> dict[str, Any]:
             f"finetune.augment: {type(encoder).__name__} keeps its log-mel to itself; "
             "noise, spec_* and mask_* are for AudioMosaic"
         )
-    if settings.finetune.augment.on_log_mel and settings.finetune.mode not in ("full", "linear"):
+    if settings.finetune.augment.on_log_mel and (
+        settings.finetune.mode not in ("full", "linear") or settings.finetune.reads_tokens
+    ):
         raise ConfigError(
-            f"finetune.augment: noise, spec_* and mask_* need the clip feature (mode full or linear), "
-            f"not {settings.finetune.mode}"
+            f"finetune.augment: noise, spec_* and mask_* need the clip feature (mode full or linear, head auto), "
+            f"not mode {settings.finetune.mode} with head {settings.finetune.head}"
         )
     build_head(encoder, settings.finetune, _example(encoder, settings.finetune), len(data.classes))
     if settings.finetune.layer_decay < 1:
@@ -255,7 +257,8 @@ def _n_trained(model: FinetuneModel) -> int:
 def _title(settings: TrainSettings) -> str:
     source = Path(str(settings.encoder))
     name = source.parent.name if source.name == "encoder" and source.parent.name else source.name
-    return f"{name}, {'fine-tuned' if settings.finetune.mode == 'full' else settings.finetune.mode}"
+    head = "" if settings.finetune.head == "auto" else f", {settings.finetune.head} head"
+    return f"{name}, {'fine-tuned' if settings.finetune.mode == 'full' else settings.finetune.mode}{head}"
 
 
 def _save(settings: TrainSettings, split: Split, encoder: AudioEncoder, head: ClipHead, folder: Path) -> None:
@@ -265,7 +268,10 @@ def _save(settings: TrainSettings, split: Split, encoder: AudioEncoder, head: Cl
     if not settings.finetune.frozen or settings.encoder in list_encoders():
         where = "../encoder"
         whole = (
-            settings.finetune.mode == "full" and isinstance(encoder, AudioMosaicEncoder) and encoder.clip_norm
+            settings.finetune.mode == "full"
+            and type(head) is ClipHead
+            and isinstance(encoder, AudioMosaicEncoder)
+            and encoder.clip_norm
         )
         saved = encoder.as_classifier(head.norm, head.linear) if whole else encoder  # type: ignore[operator]
         saved.save_pretrained(folder / "encoder")
