@@ -64,6 +64,20 @@ def load_audio(
     return np.clip(resample(mono, native_hz, sample_rate), -1.0, 1.0)
 
 
+def seconds_of(path: str | os.PathLike[str]) -> float:
+    """Length of a file in seconds, from its header alone.
+
+    Raises:
+        AudioError: The file is missing, empty or not audio.
+    """
+    file = Path(path)
+    _check_readable(file)
+    try:
+        return soundfile.info(file).duration
+    except (soundfile.SoundFileError, OSError) as error:
+        raise _undecodable(file, error) from error
+
+
 def resample(waveform: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     """Resample a waveform (soxr, high quality).
 
@@ -190,7 +204,9 @@ def _decode(file: Path, start_s: float | None, end_s: float | None) -> tuple[np.
                 )
             return samples, sound.samplerate
     except (soundfile.SoundFileError, OSError) as error:
-        reason = str(error).split(": ", 1)[-1].rstrip(".")
-        raise AudioError(
-            f"{file}: cannot be decoded as audio ({reason}); wav, flac, ogg and mp3 are read"
-        ) from error
+        raise _undecodable(file, error) from error
+
+
+def _undecodable(file: Path, error: Exception) -> AudioError:
+    reason = str(error).split(": ", 1)[-1].rstrip(".")
+    return AudioError(f"{file}: cannot be decoded as audio ({reason}); wav, flac, ogg and mp3 are read")
