@@ -13,7 +13,6 @@ import numpy as np
 
 from alm.generation import generate_answers
 from alm.manifest import AUDIO_MARKER, AudioRef, Record
-from encoders.audio import load_audio
 from eval.arm_scores import answers_of
 from eval.batching import Answer, with_smaller_batches
 from eval.errors import EvaluationError
@@ -335,7 +334,7 @@ class _Waveforms:
         if ref in self._kept:
             self._kept.move_to_end(ref)
             return self._kept[ref]
-        waveform = load_audio(ref.path, self._sample_rate, ref.start_s, ref.end_s)
+        waveform = ref.load(self._sample_rate)
         self._kept[ref] = waveform
         self._bytes += waveform.nbytes
         while self._bytes > _CACHE_BYTES and len(self._kept) > 1:

@@ -13,32 +13,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from alm.data.sources import first_unanswered
 from alm.errors import ConfigError, UserError
-from alm.manifest import AudioRef, Record, read_manifest
+from alm.manifest import AudioRef, Record
 from alm.processor import AudioLanguageProcessor
 from alm.progress import progress
 from encoders import AudioEncoder
-from encoders.audio import load_audio, pad_batch
+from encoders.audio import pad_batch
 from encoders.checkpoint import read_weights, write_weights
 from train.ranks import is_main
-
-
-def read_manifests(paths: Sequence[str], audio_only: bool = False) -> list[Record]:
-    """The records of several manifests, with ids unique across them.
-
-    Args:
-        paths: JSONL files.
-        audio_only: Take records that say nothing about their audio.
-    """
-    records: list[Record] = []
-    seen: dict[str, str] = {}
-    for path in paths:
-        for record in read_manifest(path, audio_only=audio_only):
-            if record.id in seen:
-                raise ConfigError(f"{record.source}: id '{record.id}' was already used at {seen[record.id]}")
-            seen[record.id] = record.source
-            records.append(record)
-    return records
 
 
 def clips_of(records: Sequence[Record]) -> list[AudioRef]:
@@ -58,7 +41,7 @@ class ClipAudio:
 
     def waveform(self, ref: AudioRef) -> np.ndarray:
         """(S,) float32 mono."""
-        return load_audio(ref.path, self.sample_rate, ref.start_s, ref.end_s)
+        return ref.load(self.sample_rate)
 
     def collate(self, refs: Sequence[AudioRef]) -> tuple[list[int], dict[str, Tensor]]:
         """Lengths in samples, and the model's audio inputs, of some different clips."""
@@ -170,17 +153,15 @@ class ConversationDataset(Dataset):
     """Records as (conversation, clips); a captioning record shows another of its captions each epoch.
 
     Args:
-        records: The records; each must end with an assistant's answer.
+        records: The records; each must end with an assistant's answer. Those of shards are read when asked for.
         seed: Seed of the choice of captions.
     """
 
     def __init__(self, records: Sequence[Record], seed: int = 0) -> None:
-        for record in records:
-            if record.messages[-1]["role"] != "assistant":
-                raise UserError(
-                    f"{record.source}: the record has no answer to learn; add one or leave it out"
-                )
-        self.records = list(records)
+        source = first_unanswered(records)
+        if source is not None:
+            raise UserError(f"{source}: the record has no answer to learn; add one or leave it out")
+        self.records = records
         self.seed = seed
         self.epoch = 0
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from alm.data.sources import open_records
 from alm.errors import ConfigError, UserError
 from alm.settings import dump_settings
 from projectors.registry import check_projector
 from train.clips import listing
-from train.conversations import read_manifests
 from train.ranks import barrier, is_main
 from train.rundir import MARKER, begin, environment, fingerprint, finish, is_finished, read_json, write_json
 from train.settings import TrainSettings
@@ -86,8 +86,8 @@ def check_inputs(settings: TrainSettings, inputs: Sequence[str]) -> dict[str, An
         from train.finetuning import check_finetune
 
         return check_finetune(settings)
-    read_manifests(settings.data.train)
-    read_manifests(settings.data.validation)
+    open_records(settings.data.train)
+    open_records(settings.data.validation)
     check_projector(settings.projector, settings.projector_options)
     return {}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alm.checkpoint import load_llm, load_model, load_processor
+from alm.data.sources import open_records
 from alm.errors import CheckpointError
 from alm.generation import pick_device
 from alm.model import AudioLanguageModel
@@ -18,7 +19,6 @@ from train.conversations import (
     ConversationCollator,
     ConversationDataset,
     clips_of,
-    read_manifests,
 )
 from train.ranks import is_main, say
 from train.settings import TrainSettings
@@ -51,8 +51,8 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     """
     from transformers import set_seed
 
-    records = read_manifests(settings.data.train)
-    held_out = read_manifests(settings.data.validation)
+    records = open_records(settings.data.train)
+    held_out = open_records(settings.data.validation)
     set_seed(settings.run.seed)
     model, processor = starting_model(settings)
     table = model.set_policy(settings.policy)

@@ -1,0 +1,148 @@
+"""The order of samples: a pure function of seed and epoch, whatever the number of workers and processes.
+
+All processes compute the same order and each takes its share of every global batch (accelerate's batch shards), so a
+run on more processes sees the same global batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+MEGABATCHES = 50  # batches sorted together when grouping by length, as in transformers
+
+
+def epoch_order(n_samples: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of the samples, (n,) int64."""
+    return np.random.default_rng((seed, epoch)).permutation(n_samples)
+
+
+def mixture_order(
+    sizes: Sequence[int], weights: Sequence[float], seed: int, epoch: int, n_samples: int | None = None
+) -> np.ndarray:
+    """Samples of several sources in the shares of a mixture.
+
+    Each source is gone through in an order of its own, over and over, and goes on in the next epoch where it stopped
+    in the last, so a source with a small weight is heard whole before any of it is repeated.
+
+    Args:
+        sizes: Records of each source; they are numbered one source after the other.
+        weights: Share of each source, not necessarily adding up to 1.
+        seed: The seed.
+        epoch: The epoch.
+        n_samples: Samples of an epoch; None: as many as there are records.
+
+    Returns:
+        (n_samples,) int64 record numbers.
+    """
+    n_samples = sum(sizes) if n_samples is None else n_samples
+    counts = apportion(weights, n_samples)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    parts = [
+        start + _turns(size, int(count), seed, source, epoch)
+        for source, (start, size, count) in enumerate(zip(starts, sizes, counts, strict=True))
+    ]
+    order = np.concatenate(parts)
+    return order[np.random.default_rng((seed, epoch)).permutation(len(order))]
+
+
+def _turns(size: int, count: int, seed: int, source: int, epoch: int) -> np.ndarray:
+    """Numbers ``epoch * count`` to ``(epoch + 1) * count`` of an endless sequence of permutations of a source."""
+    first, last = epoch * count, (epoch + 1) * count
+    rounds = range(first // size, (last - 1) // size + 1) if count else range(0)
+    passes = [np.random.default_rng((seed, 1 + source, number)).permutation(size) for number in rounds]
+    whole = np.concatenate([np.zeros(0, np.int64), *passes])
+    skipped = first - (first // size) * size
+    return whole[skipped : skipped + count]
+
+
+def apportion(weights: Sequence[float], n_samples: int) -> np.ndarray:
+    """Whole numbers in the proportions of the weights that add up to ``n_samples`` (largest remainders)."""
+    exact = np.asarray(weights, float) / np.sum(weights) * n_samples
+    counts = np.floor(exact).astype(np.int64)
+    left = n_samples - int(counts.sum())
+    counts[np.argsort(counts - exact, kind="stable")[:left]] += 1
+    return counts
+
+
+def temperature_weights(sizes: Sequence[int], temperature: float) -> list[float]:
+    """Shares proportional to ``size ** (1 / temperature)``: 1 follows the sizes, more evens them out."""
+    logs = np.log(np.asarray(sizes, float)) / temperature
+    shares = np.exp(logs - logs.max())
+    return [float(share) for share in shares / shares.sum()]
+
+
+def group_by_length(order: np.ndarray, lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """Put samples of like length into the same batch; batches stay in random order.
+
+    Args:
+        order: (n,) the samples in random order.
+        lengths: Length of every sample, by number.
+        batch_size: Samples of a batch of all processes together.
+        seed: The seed.
+        epoch: The epoch.
+
+    Returns:
+        (n,) the same samples. The batch with the longest one comes first, so that what does not fit into memory fails
+        at once.
+    """
+    window = batch_size * MEGABATCHES
+    parts = []
+    for start in range(0, len(order), window):
+        part = order[start : start + window]
+        parts.append(part[np.argsort(-lengths[part], kind="stable")])
+    ordered = np.concatenate(parts) if parts else order
+    n_whole = len(ordered) // batch_size
+    batches = ordered[: n_whole * batch_size].reshape(n_whole, batch_size)
+    shuffled = np.random.default_rng((seed, epoch, 1)).permutation(n_whole)
+    if n_whole:
+        longest = int(np.argmax(lengths[batches].max(axis=1)))
+        shuffled = np.concatenate([[longest], shuffled[shuffled != longest]])
+    return np.concatenate([batches[shuffled].ravel(), ordered[n_whole * batch_size :]])
+
+
+class EpochSampler(Sampler[int]):
+    """Sample numbers in the order of an epoch.
+
+    Args:
+        n_samples: Records.
+        seed: The seed.
+        epoch: The first epoch; :meth:`set_epoch` tells of others.
+        sizes: Records of each source of a mixture; None: no mixture.
+        weights: Their shares.
+        lengths: Length of every record, to group by; None does not.
+        batch_size: Samples of a batch of all processes together, for grouping.
+    """
+
+    def __init__(
+        self,
+        n_samples: int,
+        seed: int = 0,
+        epoch: int = 0,
+        sizes: Sequence[int] | None = None,
+        weights: Sequence[float] | None = None,
+        lengths: np.ndarray | None = None,
+        batch_size: int = 1,
+    ) -> None:
+        self.n_samples, self.seed, self.epoch = n_samples, seed, epoch
+        self.sizes, self.weights = sizes, weights
+        self.lengths, self.batch_size = lengths, batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw this epoch from now on."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n_samples
+
+    def __iter__(self) -> Iterator[int]:
+        if self.sizes is None:
+            order = epoch_order(self.n_samples, self.seed, self.epoch)
+        else:
+            assert self.weights is not None
+            order = mixture_order(self.sizes, self.weights, self.seed, self.epoch, self.n_samples)
+        if self.lengths is not None:
+            order = group_by_length(order, self.lengths, self.batch_size, self.seed, self.epoch)
+        return iter(order.tolist())
