@@ -74,7 +74,9 @@ def temperature_weights(sizes: Sequence[int], temperature: float) -> list[float]
     return [float(share) for share in shares / shares.sum()]
 
 
-def group_by_length(order: np.ndarray, lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+def group_by_length(
+    order: np.ndarray, lengths: np.ndarray, batch_size: int, seed: int, epoch: int
+) -> np.ndarray:
     """Put samples of like length into the same batch; batches stay in random order.
 
     Args:
