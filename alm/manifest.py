@@ -90,6 +90,15 @@ class AudioRef:
         """Whether the file is there."""
         return self.path.is_file()
 
+    def size_bytes(self) -> int | None:
+        """Bytes of the file; None where it is gone."""
+        return self.path.stat().st_size if self.path.is_file() else None
+
+    @property
+    def file_name(self) -> str:
+        """The file's name, without its folder."""
+        return self.path.name
+
 
 @dataclass(frozen=True)
 class Record:

@@ -35,7 +35,7 @@ import train.conversations  # what a training process has imported anyway
 started = time.perf_counter()
 from alm.data.sources import open_records
 from train.conversations import ConversationDataset
-from train.order import EpochSampler
+from train.order import EpochSampler, SampleOrder
 
 def private_mb():
     lines = open("/proc/self/smaps_rollup").read().splitlines()
@@ -50,7 +50,8 @@ class Clips(Dataset):
 
 folder, workers = sys.argv[1], int(sys.argv[2])
 data = Clips(open_records([folder]))
-sampler = EpochSampler(len(data), seed=0)
+order = SampleOrder([len(data)])
+sampler = EpochSampler(order, seed=0)
 loader = DataLoader(data, batch_size=64, sampler=sampler, num_workers=workers)
 batches = iter(loader)
 next(batches)
@@ -61,8 +62,7 @@ del batches
 seeks = []
 for position in np.linspace(0, len(data) - 1, 50).astype(int):
     at = time.perf_counter()
-    order = EpochSampler(len(data), seed=0, epoch=3)  # as a resumed run finds its place in an epoch
-    data[list(order)[int(position)]]
+    data[int(order(0, 3)[int(position)])]  # as a resumed run finds its place in an epoch
     seeks.append(time.perf_counter() - at)
 out["seek_s"], out["seek_median_s"] = max(seeks), float(np.median(seeks))
 at = time.perf_counter()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from alm.data.sources import first_unanswered
+from alm.data.sources import first_unanswered, parts_of
 from alm.errors import ConfigError, UserError
 from alm.manifest import AudioRef, Record
 from alm.processor import AudioLanguageProcessor
@@ -21,6 +21,8 @@ from alm.progress import progress
 from encoders import AudioEncoder
 from encoders.audio import pad_batch
 from encoders.checkpoint import read_weights, write_weights
+from train.order import SampleOrder
+from train.packing import pack
 from train.ranks import is_main
 
 
@@ -164,6 +166,7 @@ class ConversationDataset(Dataset):
         self.records = records
         self.seed = seed
         self.epoch = 0
+        self.order = SampleOrder([len(part) for part in parts_of(records)])
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the dataset which epoch is being drawn."""
@@ -185,12 +188,20 @@ class ConversationCollator:
         processor: The model's processor.
         clips: Where clips come from.
         max_length: Longest sample in tokens.
+        packed: Put several samples into one row (:mod:`train.packing`).
     """
 
-    def __init__(self, processor: AudioLanguageProcessor, clips: ClipAudio, max_length: int = 2048) -> None:
+    def __init__(
+        self,
+        processor: AudioLanguageProcessor,
+        clips: ClipAudio,
+        max_length: int = 2048,
+        packed: bool = False,
+    ) -> None:
         self.processor = processor
         self.clips = clips
         self.max_length = max_length
+        self.packed = packed
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Collate dataset items; see :meth:`AudioLanguageProcessor.tokenize` for the text side."""
@@ -206,6 +217,9 @@ class ConversationCollator:
             )
         except UserError as error:
             raise UserError(f"{', '.join(sample['source'] for sample in samples)}: {error}") from error
+        if self.packed:
+            batch, order = pack(batch, self.processor.tokenizer.pad_token_id)
+            samples = [samples[i] for i in order]
         if refs:
             index = torch.tensor([row[ref] for sample in samples for ref in sample["audio"]])
             batch |= audio | {"audio_index": index}

@@ -19,9 +19,7 @@ def epoch_order(n_samples: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(n_samples)
 
 
-def mixture_order(
-    sizes: Sequence[int], weights: Sequence[float], seed: int, epoch: int, n_samples: int | None = None
-) -> np.ndarray:
+def mixture_order(sizes: Sequence[int], weights: Sequence[float], seed: int, epoch: int) -> np.ndarray:
     """Samples of several sources in the shares of a mixture.
 
     Each source is gone through in an order of its own, over and over, and goes on in the next epoch where it stopped
@@ -32,13 +30,11 @@ def mixture_order(
         weights: Share of each source, not necessarily adding up to 1.
         seed: The seed.
         epoch: The epoch.
-        n_samples: Samples of an epoch; None: as many as there are records.
 
     Returns:
-        (n_samples,) int64 record numbers.
+        (n,) int64 record numbers, as many as there are records.
     """
-    n_samples = sum(sizes) if n_samples is None else n_samples
-    counts = apportion(weights, n_samples)
+    counts = apportion(weights, sum(sizes))
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     parts = [
         start + _turns(size, int(count), seed, source, epoch)
@@ -67,9 +63,9 @@ def apportion(weights: Sequence[float], n_samples: int) -> np.ndarray:
     return counts
 
 
-def temperature_weights(sizes: Sequence[int], temperature: float) -> list[float]:
-    """Shares proportional to ``size ** (1 / temperature)``: 1 follows the sizes, more evens them out."""
-    logs = np.log(np.asarray(sizes, float)) / temperature
+def tempered(weights: Sequence[float], temperature: float) -> list[float]:
+    """Shares proportional to ``weight ** (1 / temperature)``: 1 follows the weights, more evens them out."""
+    logs = np.log(np.asarray(weights, float)) / temperature
     shares = np.exp(logs - logs.max())
     return [float(share) for share in shares / shares.sum()]
 
@@ -105,46 +101,54 @@ def group_by_length(
     return np.concatenate([batches[shuffled].ravel(), ordered[n_whole * batch_size :]])
 
 
-class EpochSampler(Sampler[int]):
-    """Sample numbers in the order of an epoch.
+class SampleOrder:
+    """The order of a data set's samples in any epoch.
 
     Args:
-        n_samples: Records.
-        seed: The seed.
-        epoch: The first epoch; :meth:`set_epoch` tells of others.
-        sizes: Records of each source of a mixture; None: no mixture.
-        weights: Their shares.
+        sizes: Records of each source.
+        weights: Shares of the sources; None: every record once an epoch.
         lengths: Length of every record, to group by; None does not.
-        batch_size: Samples of a batch of all processes together, for grouping.
+        batch_size: Samples of a forward pass of all processes together, for grouping.
     """
 
     def __init__(
         self,
-        n_samples: int,
-        seed: int = 0,
-        epoch: int = 0,
-        sizes: Sequence[int] | None = None,
+        sizes: Sequence[int],
         weights: Sequence[float] | None = None,
         lengths: np.ndarray | None = None,
         batch_size: int = 1,
     ) -> None:
-        self.n_samples, self.seed, self.epoch = n_samples, seed, epoch
-        self.sizes, self.weights = sizes, weights
+        self.sizes, self.weights = list(sizes), weights
         self.lengths, self.batch_size = lengths, batch_size
+
+    def __call__(self, seed: int, epoch: int) -> np.ndarray:
+        """Record numbers of an epoch, as many as there are records."""
+        if self.weights is None:
+            order = epoch_order(sum(self.sizes), seed, epoch)
+        else:
+            order = mixture_order(self.sizes, self.weights, seed, epoch)
+        if self.lengths is None:
+            return order
+        return group_by_length(order, self.lengths, self.batch_size, seed, epoch)
+
+
+class EpochSampler(Sampler[int]):
+    """Sample numbers of an epoch, for a loader.
+
+    Args:
+        order: The order.
+        seed: The seed.
+    """
+
+    def __init__(self, order: SampleOrder, seed: int) -> None:
+        self.order, self.seed, self.epoch = order, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Draw this epoch from now on."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.n_samples
+        return sum(self.order.sizes)
 
     def __iter__(self) -> Iterator[int]:
-        if self.sizes is None:
-            order = epoch_order(self.n_samples, self.seed, self.epoch)
-        else:
-            assert self.weights is not None
-            order = mixture_order(self.sizes, self.weights, self.seed, self.epoch, self.n_samples)
-        if self.lengths is not None:
-            order = group_by_length(order, self.lengths, self.batch_size, self.seed, self.epoch)
-        return iter(order.tolist())
+        return iter(self.order(self.seed, self.epoch).tolist())

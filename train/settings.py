@@ -16,13 +16,35 @@ LOSSES = ("nt_xent", "siglip")
 
 
 @dataclasses.dataclass(frozen=True)
+class MixtureSettings:
+    """Shares of the sources of ``data.train`` in what is heard.
+
+    A source's share is its weight to the power of one over the temperature. An epoch has as many samples as there are
+    records; a source is gone through whole before any of it is repeated, also across epochs.
+
+    Attributes:
+        weights: One per source; none: the number of its records.
+        temperature: 1 follows the weights, more evens them out.
+    """
+
+    weights: tuple[float, ...] = ()
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if any(weight <= 0 for weight in self.weights) or self.temperature <= 0:
+            raise ConfigError(
+                f"data.mixture: got weights={list(self.weights)}, temperature={self.temperature}; expected more than 0"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class DataSettings:
     """What a stage trains on.
 
     Attributes:
-        train: Manifests (JSONL). Pretraining only uses their audio (records may hold nothing else) and also takes
-            label tables (CSV with ESC-50's columns) and folders, of which it hears every audio file. Label tables
-            when fine-tuning.
+        train: Manifests (JSONL) and shard directories. Pretraining only uses their audio (records may hold nothing
+            else) and also takes label tables (CSV with ESC-50's columns) and folders, of which it hears every audio
+            file. Label tables when fine-tuning.
         validation: Manifests scored after training, with the right and with another clip's audio. When
             fine-tuning the tables that choose the epoch; none takes a share of the training clips.
         test: Label tables that fine-tuning is scored on.
@@ -34,6 +56,9 @@ class DataSettings:
         feature_folder: Keep the cached tokens there for the next stage with the same encoder and clips.
         cache_limit_gb: Largest feature cache; a larger one is an error before anything is computed.
         max_length: Longest sample in tokens; a longer one is an error naming it.
+        mixture: Shares of the sources of ``train``; None: every record is heard once an epoch.
+        group_by_length: Put samples of like length, audio and text together, into the same batch.
+        pack: Put several samples of a batch into one row, where none sees another, instead of padding each.
     """
 
     train: tuple[str, ...] = ()
@@ -47,6 +72,17 @@ class DataSettings:
     feature_folder: str | None = None
     cache_limit_gb: float = 4.0
     max_length: int = 2048
+    mixture: MixtureSettings | None = None
+    group_by_length: bool = False
+    pack: bool = False
+
+    def __post_init__(self) -> None:
+        given = self.mixture.weights if self.mixture is not None else ()
+        if given and len(given) != len(self.train):
+            raise ConfigError(
+                f"data.mixture.weights: got {len(given)} weights for {len(self.train)} sources in "
+                "data.train; give one each"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

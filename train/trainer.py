@@ -16,6 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from alm.errors import UserError
 from alm.progress import progress
+from train.order import EpochSampler
 from train.settings import TrainSettings
 
 # Exempt from weight decay besides 1-D tensors (AudioMosaic's recipe).
@@ -32,6 +33,13 @@ class StageTrainer(Trainer):
             for name, parameter in model.named_parameters()
             if parameter.ndim > 1 and name.rsplit(".", 1)[-1] not in NO_DECAY
         ]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """The data set's own order, where it has one."""
+        order = getattr(self.train_dataset, "order", None)
+        if order is None:
+            return super()._get_train_sampler(train_dataset)
+        return EpochSampler(order, self.args.data_seed or self.args.seed)
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The model's own loss; a loss that is not a number ends the run with its step."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from alm.checkpoint import load_llm, load_model, load_processor
-from alm.data.sources import open_records
+from alm.data.sources import open_records, parts_of
 from alm.errors import CheckpointError
 from alm.generation import pick_device
+from alm.manifest import Record
 from alm.model import AudioLanguageModel
 from alm.processor import AudioLanguageProcessor, build_processor
 from encoders import load_encoder
@@ -20,6 +23,9 @@ from train.conversations import (
     ConversationDataset,
     clips_of,
 )
+from train.lengths import sample_lengths
+from train.order import SampleOrder, tempered
+from train.packing import check_packing
 from train.ranks import is_main, say
 from train.settings import TrainSettings
 from train.trainer import fit, gathered_weights
@@ -44,6 +50,22 @@ def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLa
     return model, build_processor(tokenizer, model)
 
 
+def sample_order(
+    settings: TrainSettings, records: Sequence[Record], processor: AudioLanguageProcessor
+) -> SampleOrder:
+    """The order that the config asks for: a mixture of the sources of ``data.train``, grouped by length or not."""
+    data = settings.data
+    sizes = [len(part) for part in parts_of(records)]
+    weights = None
+    if data.mixture is not None:
+        weights = tempered(data.mixture.weights or sizes, data.mixture.temperature)
+        shares = ", ".join(f"{path} {share:.1%}" for path, share in zip(data.train, weights, strict=True))
+        say(f"{settings.stage}: mixture of {shares}")
+    lengths = sample_lengths(records, processor) if data.group_by_length else None
+    together = settings.optim.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
+    return SampleOrder(sizes, weights, lengths, together)
+
+
 def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     """Run an align or instruct stage; writes ``folder/model`` and returns what is worth telling.
 
@@ -64,8 +86,11 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         kept = Path(settings.data.feature_folder) if settings.data.feature_folder else None
         refs = clips_of([*records, *held_out])
         clips = ClipFeatures(model.encoder, refs, settings.data.cache_limit_gb, device, kept)
-    collator = ConversationCollator(processor, clips, settings.data.max_length)
+    if settings.data.pack:
+        check_packing(model.llm)
+    collator = ConversationCollator(processor, clips, settings.data.max_length, settings.data.pack)
     dataset = ConversationDataset(records, settings.run.seed)
+    dataset.order = sample_order(settings, records, processor)
     ConversationDataset(held_out)  # says now, not after training, which record has no answer
     trainer = fit(settings, model, dataset, collator, folder, settings.stage)
     # Saved before anything else can fail; only the marker says that the run is finished.

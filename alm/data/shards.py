@@ -137,6 +137,15 @@ class ShardRef(AudioRef):
         """The whole audio file, as it was before it was put into the shard."""
         return read_range(self.path, self.at, self.size, f"clip {self.name}")
 
+    def size_bytes(self) -> int | None:
+        """Bytes of the clip; None where the shard is gone."""
+        return self.size if self.path.is_file() else None
+
+    @property
+    def file_name(self) -> str:
+        """The shard's and the member's name."""
+        return f"{self.path.name}:{self.name}"
+
 
 def is_shard_folder(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a directory with a shard index."""

@@ -58,7 +58,7 @@ def open_records(paths: Sequence[str], audio_only: bool = False) -> Sequence[Rec
         audio_only: Take records that say nothing about their audio.
 
     Returns:
-        A list where all are JSONL files; where there are shards, a sequence that reads them when asked.
+        A sequence; records of shards are read when they are asked for, those of JSONL files are held.
 
     Raises:
         ManifestError: A source that cannot be read.
@@ -66,9 +66,9 @@ def open_records(paths: Sequence[str], audio_only: bool = False) -> Sequence[Rec
     """
     parts = [open_source(path, audio_only) for path in paths]
     _check_ids(parts)
-    if all(isinstance(part, list) for part in parts):
-        return [record for part in parts for record in part]
-    return Chain(parts)
+    if not parts:
+        return []
+    return parts[0] if len(parts) == 1 else Chain(parts)
 
 
 def open_source(path: str, audio_only: bool = False) -> Sequence[Record]:
