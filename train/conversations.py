@@ -189,6 +189,7 @@ class ConversationCollator:
         clips: Where clips come from.
         max_length: Longest sample in tokens.
         packed: Put several samples into one row (:mod:`train.packing`).
+        supervise: What is labelled: ``assistant`` turns or ``all`` text.
     """
 
     def __init__(
@@ -197,11 +198,12 @@ class ConversationCollator:
         clips: ClipAudio,
         max_length: int = 2048,
         packed: bool = False,
+        supervise: str = "assistant",
     ) -> None:
         self.processor = processor
         self.clips = clips
         self.max_length = max_length
-        self.packed = packed
+        self.packed, self.supervise = packed, supervise
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Collate dataset items; see :meth:`AudioLanguageProcessor.tokenize` for the text side."""
@@ -213,6 +215,7 @@ class ConversationCollator:
                 [sample["messages"] for sample in samples],
                 [[lengths[row[ref]] for ref in sample["audio"]] for sample in samples],
                 with_labels=True,
+                supervise=self.supervise,
                 max_length=self.max_length,
             )
         except UserError as error:

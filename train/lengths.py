@@ -53,19 +53,17 @@ def _of_list(
             if ref not in seconds:
                 seconds[ref] = _seconds(ref)
         text = sum(len(message["content"]) for message in record.messages) * per_character
-        lengths.append(text + sum(_tokens(processor, seconds[ref]) for ref in record.audio))
+        lengths.append(text + _tokens(processor, sum(seconds[ref] for ref in record.audio)))
     return np.array(lengths)
 
 
 def _of_shards(
     records: ShardedRecords, processor: AudioLanguageProcessor, per_character: float
 ) -> np.ndarray:
-    """From the index alone; a record counts the first clip of its sample, which nearly always is its only one."""
-    rows, clips = records.rows, records.clips
-    seconds = clips["frames"][rows["first_clip"]] / np.maximum(clips["rate"][rows["first_clip"]], 1)
-    kinds, place = np.unique(np.round(seconds, 1), return_inverse=True)  # few different lengths
-    tokens = np.array([_tokens(processor, float(length)) for length in kinds])
-    return tokens[place] + rows["text_chars"] * per_character
+    """From the index alone."""
+    seconds, place = np.unique(records.rows["seconds"], return_inverse=True)  # often few different ones
+    tokens = np.array([_tokens(processor, float(length)) for length in seconds])
+    return tokens[place] + records.rows["text_chars"] * per_character
 
 
 def _tokens(processor: AudioLanguageProcessor, seconds: float) -> int:

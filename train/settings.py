@@ -12,6 +12,7 @@ from train.masks import LAYOUTS
 from train.views import ViewConfig
 
 STAGES = ("pretrain", "finetune", "align", "instruct")
+SUPERVISED = ("assistant", "all")
 LOSSES = ("nt_xent", "siglip")
 
 
@@ -58,6 +59,7 @@ class DataSettings:
         max_length: Longest sample in tokens; a longer one is an error naming it.
         mixture: Shares of the sources of ``train``; None: every record is heard once an epoch.
         group_by_length: Put samples of like length, audio and text together, into the same batch.
+        supervise: What is learnt of a conversation: ``assistant`` turns, or ``all`` text, as LTU does.
         pack: Put several samples of a batch into one row, where none sees another, instead of padding each.
     """
 
@@ -74,9 +76,14 @@ class DataSettings:
     max_length: int = 2048
     mixture: MixtureSettings | None = None
     group_by_length: bool = False
+    supervise: str = "assistant"
     pack: bool = False
 
     def __post_init__(self) -> None:
+        if self.supervise not in SUPERVISED:
+            raise ConfigError(
+                f"data.supervise: got '{self.supervise}', expected one of {', '.join(SUPERVISED)}"
+            )
         given = self.mixture.weights if self.mixture is not None else ()
         if given and len(given) != len(self.train):
             raise ConfigError(
@@ -241,6 +248,7 @@ class TrainSettings:
         projector: Projector name (align).
         projector_options: The projector's options.
         llm: Causal LLM, directory or hub id (align).
+        chat_template: A Jinja template, or ``plain`` or ``alpaca-short``; None takes the LLM's own (align).
         model: Audio-language model to go on from (instruct; also align).
         policy: What trains.
         data: Manifests.
@@ -257,6 +265,7 @@ class TrainSettings:
     projector: str = "mlp"
     projector_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     llm: str | None = None
+    chat_template: str | None = None
     model: str | None = None
     policy: Policy = Policy()
     data: DataSettings = DataSettings()

@@ -47,7 +47,7 @@ def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLa
     model = AudioLanguageModel.assemble(
         encoder, llm, settings.projector, settings.projector_options, llm_source=settings.llm
     )
-    return model, build_processor(tokenizer, model)
+    return model, build_processor(tokenizer, model, settings.chat_template)
 
 
 def sample_order(
@@ -88,7 +88,9 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         clips = ClipFeatures(model.encoder, refs, settings.data.cache_limit_gb, device, kept)
     if settings.data.pack:
         check_packing(model.llm)
-    collator = ConversationCollator(processor, clips, settings.data.max_length, settings.data.pack)
+    collator = ConversationCollator(
+        processor, clips, settings.data.max_length, settings.data.pack, settings.data.supervise
+    )
     dataset = ConversationDataset(records, settings.run.seed)
     dataset.order = sample_order(settings, records, processor)
     ConversationDataset(held_out)  # says now, not after training, which record has no answer

@@ -126,7 +126,8 @@ class _Writer:
             text = sum(len(message["content"]) for message in record.messages)
             answered = bool(record.messages) and record.messages[-1]["role"] == "assistant"
             row = (len(self.shards), at, len(data), place, first_clip)
-            self.rows.append((*row, identity, text, answered, bool(record.messages)))
+            seconds = sum(_heard_s(ref, *files[_key(ref)][0][3:]) for ref in record.audio)
+            self.rows.append((*row, identity, text, seconds, answered, bool(record.messages)))
 
     def close(self) -> dict[str, Any]:
         """Finish the last shard and write the index."""
@@ -166,6 +167,11 @@ class _Writer:
         at = self.tar.offset + _BLOCK
         self.tar.addfile(info, io.BytesIO(data))
         return at
+
+
+def _heard_s(ref: AudioRef, frames: int, rate: int) -> float:
+    """Seconds of a clip, a part of a file or all of it."""
+    return (ref.end_s if ref.end_s is not None else frames / rate) - (ref.start_s or 0.0)
 
 
 def _read(ref: AudioRef, record: Record) -> tuple[bytes, int, int]:

@@ -41,6 +41,7 @@ RECORD_ROW = np.dtype(
         ("first_clip", "<u8"),
         ("id_hash", "<u8"),
         ("text_chars", "<u4"),
+        ("seconds", "<f8"),  # of its audio, in sum
         ("answered", "u1"),
         ("has_text", "u1"),
     ]
