@@ -88,9 +88,8 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         clips = ClipFeatures(model.encoder, refs, settings.data.cache_limit_gb, device, kept)
     if settings.data.pack:
         check_packing(model.llm)
-    collator = ConversationCollator(
-        processor, clips, settings.data.max_length, settings.data.pack, settings.data.supervise
-    )
+    data = settings.data
+    collator = ConversationCollator(processor, clips, data.max_length, data.pack, data.supervise)
     dataset = ConversationDataset(records, settings.run.seed)
     dataset.order = sample_order(settings, records, processor)
     ConversationDataset(held_out)  # says now, not after training, which record has no answer
