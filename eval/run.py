@@ -13,7 +13,6 @@ import numpy as np
 
 from alm.generation import generate_answers
 from alm.manifest import AUDIO_MARKER, AudioRef, Record
-from encoders.audio import load_audio
 from eval.arm_scores import answers_of
 from eval.batching import Answer, with_smaller_batches
 from eval.errors import EvaluationError
@@ -185,7 +184,7 @@ def evaluate_manifest(
 def _longest_first(questions: list[_Question]) -> list[_Question]:
     """Questions by control, then ranked and generated ones apart, then from the longest audio and text down."""
     order = {control: number for number, control in enumerate(CONTROLS)}
-    sizes = {ref: _size(ref) or 0 for question in questions for ref in question.audio}
+    sizes = {ref: ref.size_bytes() or 0 for question in questions for ref in question.audio}
 
     def key(question: _Question) -> tuple[int, bool, float, int]:
         spans = [
@@ -285,15 +284,10 @@ def _plan(
             decoding=decoding,
             sample=record.id,
             control=control,
-            audio=[[ref.path.name, _size(ref), ref.start_s, ref.end_s] for ref in audio],
+            audio=[[ref.file_name, ref.size_bytes(), ref.start_s, ref.end_s] for ref in audio],
         )
         ranked = decoding.get("answer_by") == "rank" and bool(record.choices)
         yield _Question(record, control, messages, audio, key, ranked)
-
-
-def _size(ref: AudioRef) -> int | None:
-    """Bytes of a recording, so that a replaced one is asked about again; None where it is gone."""
-    return ref.path.stat().st_size if ref.path.is_file() else None
 
 
 def _line(
@@ -335,7 +329,7 @@ class _Waveforms:
         if ref in self._kept:
             self._kept.move_to_end(ref)
             return self._kept[ref]
-        waveform = load_audio(ref.path, self._sample_rate, ref.start_s, ref.end_s)
+        waveform = ref.load(self._sample_rate)
         self._kept[ref] = waveform
         self._bytes += waveform.nbytes
         while self._bytes > _CACHE_BYTES and len(self._kept) > 1:

@@ -12,7 +12,31 @@ from train.masks import LAYOUTS
 from train.views import ViewConfig
 
 STAGES = ("pretrain", "finetune", "align", "instruct")
+SUPERVISED = ("assistant", "all")
+ON_BAD = ("stop", "quarantine")
 LOSSES = ("nt_xent", "siglip")
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureSettings:
+    """Shares of the sources of ``data.train`` in what is heard.
+
+    A source's share is its weight to the power of one over the temperature. An epoch has as many samples as there are
+    records; a source is gone through whole before any of it is repeated, also across epochs.
+
+    Attributes:
+        weights: One per source; none: the number of its records.
+        temperature: 1 follows the weights, more evens them out.
+    """
+
+    weights: tuple[float, ...] = ()
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if any(weight <= 0 for weight in self.weights) or self.temperature <= 0:
+            raise ConfigError(
+                f"data.mixture: got weights={list(self.weights)}, temperature={self.temperature}; expected more than 0"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +44,9 @@ class DataSettings:
     """What a stage trains on.
 
     Attributes:
-        train: Manifests (JSONL). Pretraining only uses their audio (records may hold nothing else) and also takes
-            label tables (CSV with ESC-50's columns) and folders, of which it hears every audio file. Label tables
-            when fine-tuning.
+        train: Manifests (JSONL) and shard directories. Pretraining only uses their audio (records may hold nothing
+            else) and also takes label tables (CSV with ESC-50's columns) and folders, of which it hears every audio
+            file. Label tables when fine-tuning.
         validation: Manifests scored after training, with the right and with another clip's audio. When
             fine-tuning the tables that choose the epoch; none takes a share of the training clips.
         test: Label tables that fine-tuning is scored on.
@@ -30,14 +54,20 @@ class DataSettings:
         dataset_options: Its options, ``root`` among them.
         folds: Which folds fine-tuning holds out.
         workers: Loader processes.
-        cache_features: Encode every clip once with the frozen encoder and keep the tokens in memory.
-        feature_folder: Keep the cached tokens there for the next stage with the same encoder and clips.
-        cache_limit_gb: Largest feature cache; a larger one is an error before anything is computed.
+        cache_features: Encode every clip once with the frozen encoder and keep the tokens.
+        feature_folder: Keep them there for all runs with the same encoder, not in memory alone. Runs may share it at
+            the same time.
+        cache_limit_gb: Most that a run's features may take, and that is kept in the folder: a run that needs more is
+            an error, of a fuller folder those unused for longest are removed.
         max_length: Longest sample in tokens; a longer one is an error naming it.
         on_bad: What an unreadable, truncated or (unless ``stop``) wholly silent recording does: ``stop`` the run, or
             ``quarantine``: it is written to ``quarantine.jsonl`` and the next sample takes its place (pretrain,
             align, instruct). Validation clips are never replaced.
         max_bad_share: Share of bad samples above which the run ends all the same.
+        mixture: Shares of the sources of ``train``; None: every record is heard once an epoch.
+        group_by_length: Put samples of like length, audio and text together, into the same batch.
+        supervise: What is learnt of a conversation: ``assistant`` turns, or ``all`` text, as LTU does.
+        pack: Put several samples of a batch into one row, where none sees another, instead of padding each.
     """
 
     train: tuple[str, ...] = ()
@@ -53,12 +83,25 @@ class DataSettings:
     max_length: int = 2048
     on_bad: str = "stop"
     max_bad_share: float = 0.01
+    mixture: MixtureSettings | None = None
+    group_by_length: bool = False
+    supervise: str = "assistant"
+    pack: bool = False
 
     def __post_init__(self) -> None:
-        if self.on_bad not in ("stop", "quarantine"):
-            raise ConfigError(f"data.on_bad: got '{self.on_bad}', expected stop or quarantine")
+        for key, choices in (("on_bad", ON_BAD), ("supervise", SUPERVISED)):
+            if getattr(self, key) not in choices:
+                raise ConfigError(
+                    f"data.{key}: got '{getattr(self, key)}', expected one of {', '.join(choices)}"
+                )
         if not 0.0 <= self.max_bad_share <= 1.0:
             raise ConfigError(f"data.max_bad_share: got {self.max_bad_share}, expected a share from 0 to 1")
+        given = self.mixture.weights if self.mixture is not None else ()
+        if given and len(given) != len(self.train):
+            raise ConfigError(
+                f"data.mixture.weights: got {len(given)} weights for {len(self.train)} sources in "
+                "data.train; give one each"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +280,7 @@ class TrainSettings:
         projector: Projector name (align).
         projector_options: The projector's options.
         llm: Causal LLM, directory or hub id (align).
+        chat_template: A Jinja template, or ``plain`` or ``alpaca-short``; None takes the LLM's own (align).
         model: Audio-language model to go on from (instruct; also align).
         policy: What trains.
         data: Manifests.
@@ -253,6 +297,7 @@ class TrainSettings:
     projector: str = "mlp"
     projector_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     llm: str | None = None
+    chat_template: str | None = None
     model: str | None = None
     policy: Policy = Policy()
     data: DataSettings = DataSettings()
@@ -271,6 +316,8 @@ class TrainSettings:
                 "run.on_nan: DeepSpeed cannot take back the micro-batches before the one to skip; use stop, or "
                 "optim.accumulation=1"
             )
+        if self.stage in ("pretrain", "finetune"):
+            self._check_without_text()
         if self.stage == "finetune":
             self._check_finetune()
             return
@@ -291,6 +338,13 @@ class TrainSettings:
             )
         if self.stage != "pretrain" and not self.model and not (self.encoder and self.llm):
             raise ConfigError(f"model: stage {self.stage} needs either model, or both encoder and llm")
+
+    def _check_without_text(self) -> None:
+        """What is about conversations decides nothing where there are none."""
+        plain = DataSettings()
+        for key in ("mixture", "group_by_length", "supervise", "pack"):
+            if getattr(self.data, key) != getattr(plain, key):
+                raise ConfigError(f"data.{key}: is for stages align and instruct, not {self.stage}")
 
     def _check_finetune(self) -> None:
         """Fine-tuning needs an encoder and one source of labelled clips."""
