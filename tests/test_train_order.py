@@ -19,11 +19,12 @@ from alm.settings import parse_settings
 from encoders import encoder_class
 from encoders.audio import save_wav
 from train.conversations import ClipAudio, ConversationCollator, ConversationDataset
+from train.data_settings import DataSettings
 from train.lengths import sample_lengths
 from train.order import SampleOrder, apportion, group_by_length, tempered
 from train.packing import check_packing, fill_rows
 from train.sampling import epoch_order
-from train.settings import DataSettings, TrainSettings
+from train.settings import TrainSettings
 from train.stages import run_stage
 
 

@@ -1,14 +1,21 @@
 """Recipes: everything shipped loads; a chain runs, skips what is finished, and repeats what changed."""
 
+import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.torch import load_file
+from survival import FORK, die_at
 
 from alm.cli import main
 from alm.errors import ConfigError
-from train.recipe import load_recipe
+from train.recipe import load_recipe, run_recipe
+from train.recipe_plan import plan_recipe
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "configs" / "recipes").glob("*.yaml"))
 ENCODER = {"spec_size": [64, 32], "embed_dim": 24, "depth": 1, "num_heads": 2, "project_embedding_dim": 16}
@@ -49,9 +56,8 @@ def recipe(folder, **changes):
     for stage in stages:
         stage.update(changes.get(stage["name"], {}))
     path = folder / "recipe.yaml"
-    path.write_text(
-        yaml.safe_dump({"out": str(folder / "out"), "defaults": {"optim": optim}, "stages": stages})
-    )
+    defaults = {"optim": optim, "run": {"save_every": 1}}
+    path.write_text(yaml.safe_dump({"out": str(folder / "out"), "defaults": defaults, "stages": stages}))
     return path
 
 
@@ -94,3 +100,75 @@ def test_what_is_wrong_with_any_stage_is_said_before_the_first_runs(tmp_path):
         assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match="unknown key 'sceond'"):
         load_recipe(recipe(tmp_path), ["sceond.optim.lr=1"])
+
+
+def child(path, event="", count=0):
+    """Run a recipe; die where it is said."""
+    import torch
+
+    torch.set_num_threads(1)
+    if event:
+        die_at(event, count)
+    run_recipe(load_recipe(path))
+    os._exit(0)
+
+
+def exit_code(path, *arguments):
+    process = FORK.Process(target=child, args=(path, *arguments))
+    process.start()
+    process.join(240)
+    return process.exitcode
+
+
+@pytest.mark.slow
+def test_kills_in_the_middle_of_a_chain_change_no_bit(tmp_path):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole, killed = recipe(tmp_path / "whole"), recipe(tmp_path / "killed")
+    assert exit_code(whole) == 0
+    out = tmp_path / "killed" / "out"
+    assert (
+        exit_code(killed, "forward", 2) == -signal.SIGKILL
+    )  # in the first stage that trains, after its first step
+    assert (out / "first" / "checkpoints" / "checkpoint-1").is_dir()
+    stamps = [(out / name / "finished.json").stat().st_mtime_ns for name in ("scenes", "llm", "some")]
+    assert "goes on from step 1" in plan_recipe(load_recipe(killed))
+    assert (
+        exit_code(killed, "forward", 3) == -signal.SIGKILL
+    )  # one step of the first, then in the second's second
+    assert (out / "first" / "finished.json").is_file() and not (out / "second" / "finished.json").exists()
+    assert exit_code(killed) == 0
+    assert [(out / name / "finished.json").stat().st_mtime_ns for name in ("scenes", "llm", "some")] == stamps
+    for name in ("first", "second"):
+        wanted, got = (
+            load_file(x / "out" / name / "model" / "model.safetensors")
+            for x in (tmp_path / "whole", tmp_path / "killed")
+        )
+        assert wanted.keys() == got.keys()
+        assert all(np.array_equal(got[key].numpy(), value.numpy()) for key, value in wanted.items())
+    reports = [
+        json.loads((tmp_path / x / "out" / "report.json").read_text())["stages"] for x in ("whole", "killed")
+    ]
+    assert [stage["name"] for stage in reports[0]] == [stage["name"] for stage in reports[1]]
+    assert reports[0][-1]["facts"]["loss"] == reports[1][-1]["facts"]["loss"]
+
+
+def test_a_dry_run_plans_every_stage_and_writes_nothing(tmp_path, capsys):
+    path = str(recipe(tmp_path))
+    assert main(["train", path, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    heads = [line.split()[1:3] for line in said.splitlines() if line.startswith("==")]
+    assert heads == [
+        [f"{i}/5", name] for i, name in enumerate(("scenes", "llm", "some", "first", "second"), 1)
+    ]
+    assert "first (align): runs after llm, some" in said and "inputs of llm, some are not there yet" in said
+    whole = load_recipe(path)
+    run_recipe(dataclasses.replace(whole, stages=whole.stages[:3]))
+    said = plan_recipe(load_recipe(path))
+    assert said.count(": finished") == 3
+    first, second = said.split("== 4/5 ")[1].split("== 5/5 ")
+    assert first.startswith("first (align): runs\n") and "FLOPs" in first
+    # its model is not there yet: planned on the parts it will be made of, with LoRA on top
+    assert second.startswith("second (instruct): runs after first") and "trainable parameters" in second
+    assert not (tmp_path / "out" / "first").exists()

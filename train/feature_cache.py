@@ -74,14 +74,16 @@ class FeatureFolder:
         for file in sorted(self.folder.glob("*.safetensors")):
             try:
                 here = _read_shard(file, wanted - found.keys())
-                if here:
-                    file.touch()
             except FileNotFoundError:  # another run has just removed it
                 continue
-            except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+            except (SafetensorError, ValueError, KeyError, TypeError) as error:
                 say(f"{file}: is damaged ({error}); its clips are encoded again")
-                file.unlink(missing_ok=True)
+                with suppress(OSError):
+                    file.unlink()
                 continue
+            if here:
+                with suppress(OSError):  # removed by now, or a folder that is only read
+                    file.touch()
             found |= here
         return found
 

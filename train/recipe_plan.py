@@ -11,7 +11,7 @@ from train import checkpoints
 from train.plan import plan
 from train.preparation import PREPARATIONS, prepared_by
 from train.recipe import REFERENCE, Recipe, Stage, references
-from train.rundir import is_finished
+from train.rundir import is_attempt, is_finished
 from train.stages import decided_by, step_print
 
 # What a model that is not there yet will be made of.
@@ -45,10 +45,11 @@ def _state(recipe: Recipe, stage: Stage, changing: set[str]) -> str:
             decides, inputs = decided_by(recipe.settings(stage))
     except UserError as error:
         return f"cannot run: {error}"
-    if is_finished(folder, step_print(decides, inputs)) and recipe.artifact(stage.name).exists():
+    print_ = step_print(decides, inputs)
+    if is_finished(folder, print_) and recipe.artifact(stage.name).exists():
         return "finished"
-    saved = checkpoints.found(folder / "checkpoints")
-    return f"goes on from step {saved[-1][0]}, unless it changed" if saved else "runs"
+    saved = checkpoints.found(folder / "checkpoints") if is_attempt(folder, print_) else []
+    return f"goes on from step {saved[-1][0]}" if saved else "runs"
 
 
 def _cost(recipe: Recipe, stage: Stage) -> str:
