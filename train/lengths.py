@@ -74,7 +74,11 @@ def _of_shards(
 
 
 def _tokens(processor: AudioLanguageProcessor, seconds: float) -> int:
-    return processor.n_audio_tokens(max(1, round(seconds * processor.sample_rate)))
+    """LLM tokens of some audio; none of what is too short for a frame, which the run itself will name."""
+    try:
+        return processor.n_audio_tokens(round(seconds * processor.sample_rate))
+    except AudioError:
+        return 0
 
 
 def _seconds(ref: AudioRef, keep_going: bool) -> float:
