@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from train.finetune_model import ClipHead, FinetuneModel, build_head, encode
 from train.finetune_optim import BestEpoch, FinetuneTrainer, layer_scales
 from train.finetune_scores import LOWER_IS_BETTER, markdown, metrics_of, report, score
 from train.finetune_settings import FinetuneSettings
-from train.ranks import is_main, say
+from train.ranks import is_main, say, world_size
 from train.rundir import read_json, write_json
 from train.settings import TrainSettings
 from train.trainer import fit
@@ -223,7 +222,7 @@ def _train(
 def _scheduled(settings: TrainSettings, n_rows: int) -> TrainSettings:
     """The settings with steps and learning rate worked out from epochs and the rate per 256 clips."""
     options, optim = settings.finetune, settings.optim
-    batch = optim.batch_size * optim.accumulation * int(os.environ.get("WORLD_SIZE", "1"))
+    batch = optim.batch_size * optim.accumulation * world_size()
     per_epoch = max(1, math.ceil(n_rows / batch))
     changes: dict[str, Any] = {}
     if options.epochs is not None:
