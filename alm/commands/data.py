@@ -29,6 +29,7 @@ def add(commands: Any) -> None:
     _add_shard(actions)
     _add_checks(actions)
     _add_sources(actions)
+    _add_share(actions)
 
 
 def _add_shard(actions: Any) -> None:
@@ -108,6 +109,19 @@ def _add_sources(actions: Any) -> None:
             help="share of files that may be missing (0)",
         )
         parser.set_defaults(run=run)
+
+
+def _add_share(actions: Any) -> None:
+    share = actions.add_parser(
+        "share",
+        help="write a share of a manifest's clips",
+        description="Write the records of a share of a manifest's clips; smaller shares are part of larger ones.",
+    )
+    share.add_argument("manifest", metavar="MANIFEST.jsonl", help="the whole")
+    share.add_argument("--share", type=float, required=True, metavar="X", help="above 0, at most 1")
+    share.add_argument("--out", required=True, metavar="FILE.jsonl", help="where to write")
+    share.add_argument("--seed", type=int, default=0, help="decides which clips come first (0)")
+    share.set_defaults(run=_share)
 
 
 def _compose(arguments: argparse.Namespace) -> None:
@@ -200,3 +214,14 @@ def _tell(done: Any, out: str) -> None:
         print(f"wrote {out}/{split}.jsonl: {count} records")
     if done.missing:
         print(f"{len(done.missing)} of {done.clips} audio files are missing; see {out}/missing.txt")
+
+
+def _share(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from alm.data.subset import write_share
+
+    clips, records = write_share(
+        Path(arguments.manifest), Path(arguments.out), arguments.share, arguments.seed
+    )
+    print(f"wrote {arguments.out}: {clips} clips, {records} records")

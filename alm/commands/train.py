@@ -26,6 +26,7 @@ def add(commands: Any) -> None:
         action="store_true",
         help="only say what it would cost: parameters, steps, tokens, memory, FLOPs, time from a few real steps",
     )
+    parser.add_argument("--json", action="store_true", help="print --dry-run's figures as one line of JSON")
     parser.set_defaults(run=_train)
 
 
@@ -43,8 +44,12 @@ def _train(arguments: argparse.Namespace) -> None:
         return
     settings = load_settings(TrainSettings, arguments.config, arguments.overrides)
     if arguments.dry_run:
+        import dataclasses
+        import json
+
         from train.plan import plan
 
-        print(plan(settings))
+        found = plan(settings)
+        print(json.dumps(dataclasses.asdict(found)) if arguments.json else found)
     else:
         print(run_stage(settings))
