@@ -34,7 +34,7 @@ def run(quick: bool) -> list[Row]:
     torch.manual_seed(0)
     kind = encoder_class("audiomosaic")
     encoder = kind.tiny() if quick else kind(kind.config_class().replace(**BASE))
-    n_clips, batch, rounds = (4, 2, 1) if quick else (8, 4, 5)
+    n_clips, batch, rounds = (4, 2, 1) if quick else (4, 2, 3)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clips = _clips(folder, n_clips, 1.0 if quick else 10.0)
@@ -94,8 +94,8 @@ def _steps(encoder: AudioEncoder, clips: list[AudioRef], batch: int, rounds: int
 def _batch(model: Any, source: ClipAudio, clips: list[AudioRef]) -> dict[str, torch.Tensor]:
     """Prompt, audio and answer of every clip; what a collator makes of them, without a tokenizer's noise."""
     lengths, audio = source.collate(clips)
-    sizes = model.config
-    n_audio = [sizes.projector.n_tokens_for(sizes.encoder.n_time_for(length)) for length in lengths]
+    encoder, projector = model.encoder.config, model.projector.config
+    n_audio = [projector.n_tokens_for(encoder.n_time_for(length)) for length in lengths]
     rng = np.random.default_rng(0)
     rows = [
         [*rng.integers(5, _VOCABULARY, _PROMPT), *[_AUDIO_ID] * n, *rng.integers(5, _VOCABULARY, _ANSWER)]
