@@ -30,6 +30,7 @@ from encoders.checkpoint import (
     write_text,
     write_weights,
 )
+from encoders.hf import without_bars
 
 if TYPE_CHECKING:
     from alm.model import AudioLanguageModel
@@ -219,7 +220,8 @@ def load_llm(
     if Path(source).is_absolute() and not Path(source).is_dir():
         raise CheckpointError(f"{wanted_by}: its LLM directory {source} does not exist")
     try:
-        llm, info = loader.from_pretrained(source, revision=revision, output_loading_info=True, **options)
+        with without_bars():
+            llm, info = loader.from_pretrained(source, revision=revision, output_loading_info=True, **options)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{wanted_by}: cannot load the LLM '{source}': {str(error).splitlines()[0]}"

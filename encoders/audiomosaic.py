@@ -104,6 +104,11 @@ class AudioMosaicEncoder(AudioEncoder):
             self._run_blocks(self._embed(part, None), layers[-1])
         return [self._stitch(torch.cat(parts), frames, lengths) for parts in zip(*layers, strict=True)]
 
+    @property
+    def n_layers(self) -> int:
+        """The blocks and what enters the first."""
+        return len(self.blocks) + 1
+
     def log_mel_windows(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The log-mel of a padded batch, cut into the encoder's windows and not normalised yet.
 

@@ -93,7 +93,11 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     table = model.set_policy(settings.policy)
     say(table)
     clips = ClipAudio(processor.sample_rate)
-    if settings.data.cache_features and settings.policy.encoder == "frozen":
+    cached = settings.data.cache_features and settings.policy.encoder == "frozen"
+    if cached and model.encoder.readout and settings.policy.projector == "train":
+        say("tokens are not kept: the weights of the encoder's layers are learned")
+        cached = False
+    if cached:
         device = pick_device()
         model.encoder.to(device)
         kept = Path(settings.data.feature_folder) if settings.data.feature_folder else None
