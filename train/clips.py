@@ -17,10 +17,11 @@ from torch.utils.data import Dataset
 from alm.data.events import read_labels
 from alm.errors import AudioError, ConfigError
 from alm.manifest import AudioRef
-from encoders.audio import load_audio, pad_batch
+from encoders.audio import pad_batch
 from encoders.mel import frames_or_error
 from train.conversations import read_manifests
 from train.draws import clip_key
+from train.kept import KeptAudio
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
 
@@ -98,6 +99,7 @@ class ClipDataset(Dataset):
         self.clips = list(clips)
         self.sample_rate = sample_rate
         self.frame_shift_ms = frame_shift_ms
+        self._audio = KeptAudio(sample_rate)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -113,7 +115,7 @@ class ClipDataset(Dataset):
             AudioError: The file cannot be read, or is shorter than one frame.
         """
         clip, ref = self.clips[index], self.clips[index].ref
-        waveform = load_audio(ref.path, self.sample_rate, ref.start_s, ref.end_s)
+        waveform = self._audio.read(ref)
         try:
             frames_or_error(len(waveform), self.sample_rate, self.frame_shift_ms)
         except AudioError as error:
