@@ -309,13 +309,13 @@ def test_balanced_draws_make_classes_equally_frequent():
     targets = torch.eye(2)[[0] * 90 + [1] * 10]
     clips = [clip(str(i)) for i in range(100)]
     rows = DrawnClips(clips, targets, FinetuneSettings(mode="full", balanced=True, draws=4000), 0)
-    share = float(targets[rows.order, 1].mean())
+    share = float(targets[rows.drawn, 1].mean())
     assert 0.45 < share < 0.55 and len(rows) == 4000
-    first = rows.order
+    first = rows.drawn
     rows.set_epoch(1)
-    assert rows.order != first
+    assert rows.drawn != first
     rows.set_epoch(0)
-    assert rows.order == first and max(rows.occurrences) > 50  # draws of one clip differ by their number
+    assert rows.drawn == first and max(rows.occurrences) > 50  # draws of one clip differ by their number
 
 
 # ---- optimiser, loss, selection

@@ -99,20 +99,24 @@ class DrawnClips(Dataset):
         """Draw the epoch's clips."""
         self.epoch = epoch
         n_draws = self.settings.draws or len(self.clips)
-        self.order = list(range(len(self.clips)))
+        self.drawn = list(range(len(self.clips)))
         if self.settings.balanced:
             # numpy, because torch.multinomial takes 2^24 categories at most and shares are in float64 here
             rng = np.random.default_rng((self.seed, epoch, 1))
             shares = self.weights.double().numpy()
-            self.order = rng.choice(len(self.clips), size=n_draws, p=shares / shares.sum()).tolist()
+            self.drawn = rng.choice(len(self.clips), size=n_draws, p=shares / shares.sum()).tolist()
         seen: dict[int, int] = {}
-        self.occurrences = [seen.setdefault(i, 0) for i in self.order]
-        for position, index in enumerate(self.order):
+        self.occurrences = [seen.setdefault(i, 0) for i in self.drawn]
+        for position, index in enumerate(self.drawn):
             self.occurrences[position] = seen[index]
             seen[index] += 1
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.drawn)
+
+    def name(self, position: int) -> str:
+        """The id of the clip at a position of the epoch."""
+        return self.clips[self.drawn[position]].id
 
 
 class WaveformRows(DrawnClips):
@@ -123,7 +127,7 @@ class WaveformRows(DrawnClips):
         self.audio = audio
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        index, settings = self.order[position], self.settings
+        index, settings = self.drawn[position], self.settings
         clip, target = self.clips[index], self.targets[index]
         key = clip_key(self.seed, self.epoch, clip.id, self.occurrences[position])
         rng = np.random.default_rng(key)
@@ -162,7 +166,7 @@ class FeatureRows(DrawnClips):
         self.features = features
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
-        index = self.order[position]
+        index = self.drawn[position]
         return {"features": self.features[self.clips[index].id][0], "labels": self.targets[index]}
 
 
