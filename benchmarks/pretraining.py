@@ -76,27 +76,29 @@ class Arm:
         name: Its folder, and its line on the page.
         steps: Optimiser steps of pretraining; 0 leaves the encoder as it was drawn.
         overrides: What it changes in the pretraining config.
-        as_long_as: The arm whose pretraining time it may take, in place of ``steps``.
+        as_long_as: An arm whose pretraining time it may take, and one of as many ``steps`` that says how long such
+            steps are; both come before it.
         modes: Probes of it.
     """
 
     name: str
     steps: int
     overrides: tuple[str, ...] = ()
-    as_long_as: str | None = None
+    as_long_as: tuple[str, str] | None = None
     modes: tuple[str, ...] = ("linear",)
 
 
 def arms(steps: int, short: int) -> list[Arm]:
     """The main comparison, then masks and augmentations at fewer steps."""
+    waveform = ("contrastive.views.augment=waveform",)
     return [
         Arm("pretrained", steps, modes=MODES),
         Arm("untrained", 0, modes=MODES),
         Arm("time_frequency, fast", short),
         Arm("official", short, ("contrastive.mask_layout=official",)),
         Arm("unstructured", short, ("contrastive.mask_layout=unstructured",)),
-        Arm("waveform, equal steps", short, ("contrastive.views.augment=waveform",)),
-        Arm("waveform, equal time", short, ("contrastive.views.augment=waveform",), "time_frequency, fast"),
+        Arm("waveform, equal steps", short, waveform),
+        Arm("waveform, equal time", short, waveform, ("time_frequency, fast", "waveform, equal steps")),
     ]
 
 
@@ -134,18 +136,23 @@ class Bench:
             return ["encoder=audiomosaic", f"encoder_options={json.dumps(options)}"]
         folder = self._folder(arm, seed) / "pretrain"
         steps = arm.steps
-        if (
-            arm.as_long_as is not None
-        ):  # the arms of the same seed that took the same steps came before this one
-            ours, theirs = (self._cost(name, seed) for name in (arm.as_long_as, "waveform, equal steps"))
-            steps = max(1, round(arm.steps * ours / theirs))
-        sources = f"data={json.dumps({'train': list(self.heard), 'repeats': list(self.heard.values())})}"
-        changes = [f"out={folder}", f"run.seed={seed}", f"optim.steps={steps}", sources, *arm.overrides]
+        if arm.as_long_as is not None:
+            allowed, needed = (self._cost(name, seed) for name in arm.as_long_as)
+            steps = max(1, round(arm.steps * allowed / needed))
+        changes = [
+            f"out={folder}",
+            f"run.seed={seed}",
+            f"optim.steps={steps}",
+            f"data.train={json.dumps(list(self.heard))}",
+            f"data.repeats={list(self.heard.values())}",
+            "data.validation=[]",
+            *arm.overrides,
+        ]
         settings = load_settings(TrainSettings, _PRETRAIN, [*changes, *self.changes.get("pretrain", ())])
-        was_there, now = (folder / MARKER).is_file(), clock()
-        started = now()
+        marker, now = folder / MARKER, clock()
+        before, started = marker.stat().st_mtime_ns if marker.is_file() else None, now()
         found = run_stage(settings)
-        if not was_there:
+        if marker.stat().st_mtime_ns != before:  # not reused
             cost = {"seconds": round(now() - started, 1), "steps": steps}
             write_json(folder.parent / COST, cost)
         return [f"encoder={found}"]
