@@ -14,11 +14,11 @@ from alm.settings import parse_settings
 from encoders import load_encoder
 from encoders.audio import save_wav
 from train.augment_waveform import WaveformViews
-from train.clips import ClipDataset, collate_clips, read_clips, read_visits
+from train.clips import ClipDataset, collate_clips, read_clips
 from train.contrastive import ContrastiveModel
 from train.draws import clip_key
 from train.pretraining import clip_dataset, pretraining_encoder
-from train.settings import ContrastiveSettings, TrainSettings
+from train.settings import TrainSettings
 from train.stages import run_stage
 from train.trainer import fit
 
@@ -159,7 +159,7 @@ def test_waveform_views_come_from_the_workers_epoch_by_epoch(folder: Path, tmp_p
         contrastive={"views": {"augment": "waveform"}},
     )
     encoder = pretraining_encoder(run)
-    dataset = clip_dataset(run, read_clips(run.data.train), encoder)
+    dataset = clip_dataset(run, run.data.train, encoder)
     assert isinstance(dataset, WaveformViews)
     heard: list[torch.Tensor] = []
 
@@ -176,34 +176,6 @@ def test_waveform_views_come_from_the_workers_epoch_by_epoch(folder: Path, tmp_p
         expected = {s["clip_key"]: s["waveform"][0] for s in map(dataset.__getitem__, range(len(dataset)))}
         for key, view in part:
             assert np.array_equal(view.numpy()[: len(expected[key])], expected[key])
-
-
-def test_clips_visited_more_than_once_an_epoch(folder: Path, tmp_path: Path) -> None:
-    sources = [str(folder / "meta.csv"), str(folder / "audio")]
-    visits = read_visits(sources, (3, 1))
-    assert [clip.ref for clip in read_visits(sources, ())] == [clip.ref for clip in read_clips(sources)]
-    # the table's twelve are in the folder too, and have the visits of the table
-    assert len(visits) == 12 * 3 + 1 and len({clip.ref for clip in visits}) == 13
-    samples = collate_clips([ClipDataset(visits, 16000)[i] for i in (0, 1, 2)])
-    assert torch.equal(samples["waveforms"][0], samples["waveforms"][2])
-    assert len(set(samples["clip_keys"].tolist())) == 3 and samples["clip_keys"][0] == clip_key(
-        visits[0].name
-    )
-    model = ContrastiveModel(
-        pretraining_encoder(settings(sources[0], tmp_path)), ContrastiveSettings()
-    ).eval()
-    with torch.no_grad():
-        pooled = model.pooled(**samples)
-    assert (pooled[0] - pooled[1]).abs().max() > 1e-3  # each visit has views of its own
-    run = settings(sources[0], tmp_path / "out", data={"repeats": [2]}, optim={"steps": 1})
-    run_stage(run)
-    assert json.loads((tmp_path / "out" / "finished.json").read_text())["clips"] == 12
-
-
-@pytest.mark.parametrize("repeats", [[2, 1], [0], [200]])
-def test_wrong_repeats(folder: Path, tmp_path: Path, repeats: list[int]) -> None:
-    with pytest.raises(ConfigError, match=r"data\.repeats: got .* expected a number from 1 to 128 for each"):
-        settings(folder / "meta.csv", tmp_path, data={"repeats": repeats})
 
 
 def test_compiled_and_recomputed_runs_equal_plain_ones(

@@ -33,12 +33,10 @@ class NamedClip:
     Attributes:
         name: The record's id, or the path within the folder: the same on every machine.
         ref: Where the audio is.
-        visit: Which of an epoch's visits of the clip.
     """
 
     name: str
     ref: AudioRef
-    visit: int = 0
 
 
 def read_clips(sources: Sequence[str]) -> list[NamedClip]:
@@ -64,22 +62,6 @@ def read_clips(sources: Sequence[str]) -> list[NamedClip]:
                 name = path.relative_to(folder).as_posix()
                 clips.setdefault(AudioRef(path), NamedClip(name, AudioRef(path)))
     return list(clips.values())
-
-
-def read_visits(sources: Sequence[str], repeats: Sequence[int]) -> list[NamedClip]:
-    """The clips of some sources, each as often as an epoch visits it.
-
-    Args:
-        sources: As for `read_clips`.
-        repeats: Visits of each source's clips; empty visits all once. A clip of two sources has those of the first.
-    """
-    if not repeats:
-        return read_clips(sources)
-    visits: dict[AudioRef, list[NamedClip]] = {}
-    for source, n_visits in zip(sources, repeats, strict=True):
-        for clip in read_clips([source]):
-            visits.setdefault(clip.ref, [NamedClip(clip.name, clip.ref, visit) for visit in range(n_visits)])
-    return [visit for clip in visits.values() for visit in clip]
 
 
 def listing(sources: Sequence[str]) -> str:
@@ -138,7 +120,7 @@ class ClipDataset(Dataset):
             frames_or_error(len(waveform), self.sample_rate, self.frame_shift_ms)
         except AudioError as error:
             raise AudioError(f"{ref.path}: {error}") from error
-        return {"waveform": waveform, "clip_key": clip_key(clip.name, clip.visit)}
+        return {"waveform": waveform, "clip_key": clip_key(clip.name)}
 
 
 def collate_clips(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

@@ -14,9 +14,6 @@ from torch import Tensor
 
 ClipKeys = Sequence[int | str] | Tensor
 
-_NAME_BITS = 56
-MOST_VISITS = 1 << (63 - _NAME_BITS)
-
 
 def uniform(scope: str, keys: ClipKeys, n: int) -> np.ndarray:
     """Uniform numbers in [0, 1), a function of the scope and of each clip's key alone.
@@ -41,17 +38,9 @@ def names(keys: ClipKeys) -> list[int | str]:
     return keys.tolist() if isinstance(keys, Tensor) else list(keys)
 
 
-def clip_key(name: str, visit: int = 0) -> int:
-    """A clip's name as a number that fits an int64 tensor; 56 bits, so a million clips hardly ever share one.
-
-    The number of a clip's visit within an epoch (below 128) lies above them: each visit has draws of its own.
-    """
-    return (visit << _NAME_BITS) + int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])
-
-
-def without_visit(key: int) -> int:
-    """The key of a clip's first visit: what belongs to the clip, whichever visit it is."""
-    return key & ((1 << _NAME_BITS) - 1)
+def clip_key(name: str) -> int:
+    """A clip's name as a number that fits an int64 tensor; 56 bits, so a million clips hardly ever share one."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])
 
 
 def generator_of(scope: str, key: int | str) -> np.random.Generator:

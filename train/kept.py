@@ -16,7 +16,6 @@ from torch.utils.data import get_worker_info
 from alm.manifest import AudioRef
 from encoders.audio import load_audio
 from encoders.mel import KaldiFbank
-from train.draws import without_visit
 
 Value = TypeVar("Value", np.ndarray, Tensor)
 
@@ -93,5 +92,5 @@ class KeptMels:
         rows = []
         for wave, length, key in zip(waveforms, lengths, clip_keys.tolist(), strict=True):
             one = wave[None, : int(length)], length[None]
-            rows.append(self._kept.get(without_visit(key), lambda one=one: self.fbank(*one)[0][0]))
+            rows.append(self._kept.get(key, lambda one=one: self.fbank(*one)[0][0]))
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(r) for r in rows])

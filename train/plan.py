@@ -120,14 +120,13 @@ def _tune(settings: TrainSettings) -> tuple[nn.Module, Any, Callable[..., dict[s
 
 
 def _pretrain(settings: TrainSettings) -> tuple[nn.Module, Any, Callable[..., dict[str, Tensor]]]:
-    from train.clips import collate_clips, read_visits
+    from train.clips import collate_clips
     from train.contrastive import ContrastiveModel
     from train.pretraining import clip_dataset, pretraining_encoder
 
     encoder = pretraining_encoder(settings)
     model = ContrastiveModel(encoder, settings.contrastive, settings.run.seed)
-    visits = read_visits(settings.data.train, settings.data.repeats)
-    return model, clip_dataset(settings, visits, encoder), collate_clips
+    return model, clip_dataset(settings, settings.data.train, encoder), collate_clips
 
 
 def _calibrate(model: nn.Module, batches: list[dict[str, Tensor]]) -> tuple[float, float, int | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from alm.errors import ConfigError
 from encoders import AudioEncoder, AudioMosaicEncoder, load_encoder
 from encoders.checkpoint import load_strict
 from train.augment_waveform import WaveformViews
-from train.clips import ClipDataset, NamedClip, collate_clips, read_clips, read_visits
+from train.clips import ClipDataset, collate_clips, read_clips
 from train.contrastive import ContrastiveModel
 from train.monitor import collapse_warning
 from train.online_probe import OnlineProbe
@@ -107,8 +106,8 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
 
     set_seed(settings.run.seed)
     encoder = pretraining_encoder(settings)
-    dataset = clip_dataset(settings, read_visits(settings.data.train, settings.data.repeats), encoder)
-    held_out = clip_dataset(settings, read_clips(settings.data.validation), encoder)
+    dataset = clip_dataset(settings, settings.data.train, encoder)
+    held_out = clip_dataset(settings, settings.data.validation, encoder)
     model = ContrastiveModel(encoder, settings.contrastive, settings.run.seed, settings.run.compile)
     labelled = settings.contrastive.probe
     probe = OnlineProbe(labelled, encoder.config.sample_rate) if labelled.labels else None
@@ -116,8 +115,7 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     trained_on = guarded(dataset, _check_sample, settings.data, folder)
     trainer = fit(settings, model, trained_on, collate_clips, folder, "pretrain", [watch])
     trained = save_encoder(trainer, encoder, folder / "encoder")
-    n_clips = len({clip.ref for clip in dataset.clips})
-    facts: dict[str, Any] = {"clips": n_clips, "silent_clips": watch.silent_clips}
+    facts: dict[str, Any] = {"clips": len(dataset), "silent_clips": watch.silent_clips}
     if watch.silent_clips:
         say(f"pretrain: silent clips were heard {watch.silent_clips} times; remove them from data.train")
     if len(held_out):
@@ -153,10 +151,11 @@ def check_pretraining(settings: TrainSettings) -> None:
 
 
 def clip_dataset(
-    settings: TrainSettings, clips: Sequence[NamedClip], encoder: AudioMosaicEncoder
+    settings: TrainSettings, sources: tuple[str, ...], encoder: AudioMosaicEncoder
 ) -> ClipDataset:
-    """Clips as waveforms or, with ``views.augment: waveform``, as two views of each."""
+    """The clips of some sources, as waveforms or, with ``views.augment: waveform``, as two views of each."""
     config, views = encoder.config, settings.contrastive.views
+    clips = read_clips(sources)
     if views.augment == "waveform":
         fbank = encoder.fbank
         window_samples = (config.spec_size[0] - 1) * fbank.shift_samples + fbank.window_samples

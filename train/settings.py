@@ -7,7 +7,6 @@ from typing import Any
 
 from alm.errors import ConfigError
 from alm.policy import Policy
-from train.draws import MOST_VISITS
 from train.finetune_settings import FinetuneSettings, FoldSettings
 from train.masks import LAYOUTS
 from train.views import ViewConfig
@@ -24,8 +23,6 @@ class DataSettings:
         train: Manifests (JSONL). Pretraining only uses their audio (records may hold nothing else) and also takes
             label tables (CSV with ESC-50's columns) and folders, of which it hears every audio file. Label tables
             when fine-tuning.
-        repeats: How often an epoch of pretraining visits the clips of each entry of ``train``, each time with other
-            views; empty visits all once. Clips longer than the encoder's window hold more to see than one visit shows.
         validation: Manifests scored after training, with the right and with another clip's audio. When
             fine-tuning the tables that choose the epoch; none takes a share of the training clips.
         test: Label tables that fine-tuning is scored on.
@@ -44,7 +41,6 @@ class DataSettings:
     """
 
     train: tuple[str, ...] = ()
-    repeats: tuple[int, ...] = ()
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     dataset: str | None = None
@@ -61,13 +57,6 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.on_bad not in ("stop", "quarantine"):
             raise ConfigError(f"data.on_bad: got '{self.on_bad}', expected stop or quarantine")
-        if self.repeats and (
-            len(self.repeats) != len(self.train) or not all(0 < n <= MOST_VISITS for n in self.repeats)
-        ):
-            raise ConfigError(
-                f"data.repeats: got {list(self.repeats)} for {len(self.train)} entries of data.train; expected a "
-                f"number from 1 to {MOST_VISITS} for each"
-            )
         if not 0.0 <= self.max_bad_share <= 1.0:
             raise ConfigError(f"data.max_bad_share: got {self.max_bad_share}, expected a share from 0 to 1")
 
@@ -282,8 +271,6 @@ class TrainSettings:
                 "run.on_nan: DeepSpeed cannot take back the micro-batches before the one to skip; use stop, or "
                 "optim.accumulation=1"
             )
-        if self.data.repeats and self.stage != "pretrain":
-            raise ConfigError("data.repeats: is for stage pretrain; leave it out")
         if self.stage == "finetune":
             self._check_finetune()
             return
