@@ -22,6 +22,7 @@ from alm.manifest import AudioRef
 from encoders.audio import AUDIO_SUFFIXES, pad_batch
 from encoders.mel import frames_or_error
 from train.draws import clip_key
+from train.kept import KeptAudio
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class ClipDataset(Dataset):
         self.clips = clips
         self.sample_rate = sample_rate
         self.frame_shift_ms = frame_shift_ms
+        self._audio = KeptAudio(sample_rate)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -143,7 +145,7 @@ class ClipDataset(Dataset):
             AudioError: The file cannot be read, or is shorter than one frame.
         """
         clip, ref = self.clips[index], self.clips[index].ref
-        waveform = ref.load(self.sample_rate)
+        waveform = self._audio.read(ref)
         try:
             frames_or_error(len(waveform), self.sample_rate, self.frame_shift_ms)
         except AudioError as error:

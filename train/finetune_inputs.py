@@ -14,15 +14,14 @@ from torch.utils.data import Dataset
 from alm.errors import AudioError
 from alm.manifest import AudioRef
 from encoders import AudioEncoder
-from encoders.audio import load_audio, pad_batch
+from encoders.audio import pad_batch
 from train.datasets import LabelledClip
 from train.feature_cache import Feature, encoded_once
 from train.finetune_augment import clip_key
 from train.finetune_model import Features, FinetuneModel, encode
 from train.finetune_settings import FinetuneSettings
+from train.kept import KeptAudio
 
-# Decoded audio kept in memory by a process: 3 h at 16 kHz, enough for ESC-50.
-_KEEP_BYTES = 1 << 30
 _ENCODE_BATCH = 16
 
 
@@ -35,8 +34,7 @@ class ClipAudio:
 
     def __init__(self, encoder: AudioEncoder) -> None:
         self.config = encoder.config
-        self._kept: dict[str, np.ndarray] = {}
-        self._room = _KEEP_BYTES
+        self._audio = KeptAudio(encoder.config.sample_rate)
 
     def read(self, clip: LabelledClip) -> np.ndarray:
         """(S,) float32 at the encoder's rate.
@@ -44,16 +42,11 @@ class ClipAudio:
         Raises:
             AudioError: Not readable or too short; names the table's line.
         """
-        if clip.id in self._kept:
-            return self._kept[clip.id]
         try:
-            wave = load_audio(clip.path, self.config.sample_rate, clip.start_s, clip.end_s)
+            wave = self._audio.read(AudioRef(clip.path, clip.start_s, clip.end_s))
             self.config.n_time_for(len(wave))
         except AudioError as error:
             raise AudioError(f"{clip.where}: {clip.path.name}: {error}") from error
-        if wave.nbytes <= self._room:
-            self._room -= wave.nbytes
-            self._kept[clip.id] = wave
         return wave
 
     def crops(self, clip: LabelledClip, settings: FinetuneSettings) -> list[np.ndarray]:
