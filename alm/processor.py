@@ -93,9 +93,22 @@ class AudioLanguageProcessor(ProcessorMixin):
 
     @cached_property
     def end_of_turn(self) -> str:
-        """What the template puts behind an answer, such as ``<|im_end|>``; the end-of-text token if nothing."""
-        turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK.format(0)}]
-        return _MARKS.split(self._render(turns, False))[-1].rstrip() or self.tokenizer.eos_token or ""
+        """What the template puts behind every answer, such as ``<|im_end|>``; the end-of-text token if nothing."""
+        turns = [
+            {"role": role, "content": content}
+            for turn in range(2)
+            for role, content in (("user", "x"), ("assistant", _MARK.format(turn)))
+        ]
+        around = _MARKS.split(self._render(turns, False))
+        middle, last = around[-2:] if len(around) == 3 else (around[-1], around[-1])
+        # Phi-3 ends the conversation after the turn: only what stands behind an answer in the middle, too, counts.
+        added = "|".join(map(re.escape, sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)))
+        end = ""
+        for piece in re.split(f"({added})", last) if added else [last]:
+            if not middle.startswith(end + piece):
+                break
+            end += piece
+        return end.rstrip() or self.tokenizer.eos_token or ""
 
     @property
     def stop_token_ids(self) -> list[int]:

@@ -34,12 +34,17 @@ LLAMA2 = (
     "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token }}[INST] {{ m.content }} [/INST]"
     "{% else %} {{ m.content }} {{ eos_token }}{% endif %}{% endfor %}"
 )
+# Phi-3: every turn has an end, and the whole conversation one more.
+PHI3 = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}{{ eos_token }}{% endif %}"
+)
 NO_END = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
 TEMPLATES = {
-    "chatml": CHATML, "qwen3": QWEN3, "gemma": GEMMA, "llama2": LLAMA2, "plain": "plain",
+    "chatml": CHATML, "qwen3": QWEN3, "gemma": GEMMA, "llama2": LLAMA2, "phi3": PHI3, "plain": "plain",
     "alpaca-short": "alpaca-short",
 }  # fmt: skip
 TURNS = [

@@ -73,7 +73,7 @@ def begin(folder: Path, print_: str) -> None:
     if any(path.exists() for path in old) and not (folder / ATTEMPT).exists():
         raise UserError(f"{folder}: holds files that no run of ours left; choose an empty out directory")
     try:
-        if (folder / MARKER).exists() or not _same_attempt(folder, print_):
+        if (folder / MARKER).exists() or not is_attempt(folder, print_):
             for path in old:
                 _remove(path)
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,8 @@ def begin(folder: Path, print_: str) -> None:
         ) from error
 
 
-def _same_attempt(folder: Path, print_: str) -> bool:
+def is_attempt(folder: Path, print_: str) -> bool:
+    """Whether ``folder`` holds a run of exactly this fingerprint, finished or not."""
     try:
         return json.loads((folder / ATTEMPT).read_text())["fingerprint"] == print_
     except (OSError, ValueError, KeyError):

@@ -7,7 +7,9 @@ import glob
 import json
 import os
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +91,9 @@ def _answer(arguments: argparse.Namespace, question: str) -> int:
     from alm.progress import progress
 
     model_dir = resolve(arguments.model)
-    load_processor(model_dir)  # a broken directory is known before the files are looked for
+    processor = load_processor(model_dir)  # a broken directory is known before the files are looked for
     paths = find_audio(arguments.audio)
-    model, processor = alm.load(model_dir)
+    load = cache(lambda: alm.load(model_dir)[0])  # once there is a file to answer
     options = _decoding(arguments)
     alone = len(paths) == 1
     names = [Path(path).name for path in paths]
@@ -101,7 +103,7 @@ def _answer(arguments: argparse.Namespace, question: str) -> int:
     with progress("answer", len(paths), "file") if not alone else nullcontext(_silent) as advance:
         for start in range(0, len(paths), step):
             rows = range(start, min(start + step, len(paths)))
-            results = _answer_some(model, processor, [paths[i] for i in rows], question, options, advance)
+            results = _answer_some(load, processor, [paths[i] for i in rows], question, options, advance)
             for row, (answer, error) in zip(rows, results, strict=True):
                 if error is not None:
                     failed.append(error)
@@ -138,7 +140,12 @@ def _decoding(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _answer_some(
-    model: Any, processor: Any, paths: list[str], question: str, options: dict[str, Any], advance: Any
+    load: Callable[[], Any],
+    processor: Any,
+    paths: list[str],
+    question: str,
+    options: dict[str, Any],
+    advance: Any,
 ) -> list[tuple[str | None, str | None]]:
     """Per file its answer on one line, or what is wrong with it."""
     from alm.errors import AudioError
@@ -153,9 +160,11 @@ def _answer_some(
         except AudioError as error:
             results[row] = (None, " ".join(str(error).split()))
             advance(1)
+    if not clips:
+        return results
     turns = [{"role": "user", "content": f"{processor.audio_token}{question}"}]
     for place, answer in generate_answers(
-        model, processor, [turns] * len(clips), clips, progress=advance, **options
+        load(), processor, [turns] * len(clips), clips, progress=advance, **options
     ):
         results[good[place]] = (" ".join(answer.split()), None)
     return results
