@@ -8,6 +8,7 @@ import numpy as np
 
 from alm.manifest import Record
 from eval.errors import EvaluationError, MetricUnavailable
+from eval.label_similarity import LABEL_EMBEDDING, label_similarities, nearest
 from eval.mentions import options_for
 from eval.metrics import load_metric
 from eval.metrics.bleu import bleu_of
@@ -17,6 +18,7 @@ from eval.parsing import PARSER_VERSION, parse_choice
 from eval.ranking import Ranking, average_precision
 from eval.stats import Interval, difference_interval, mean_interval, ratio_interval, weighted_interval
 
+ANSWER_METRICS = ("wer", "cer", LABEL_EMBEDDING)
 DEFAULT_CAPTION_METRICS = ("bleu_4", "rouge_l", "cider_d")
 # mAP has to rank anew for every resample.
 _MAP_RESAMPLES = 500
@@ -97,6 +99,7 @@ def score_arm(
     require: Sequence[str] = (),
     absent: dict[str, str] | None = None,
     rankings: Sequence[Sequence[float] | None] | None = None,
+    answer_metrics: Sequence[str] = (),
 ) -> dict[str, ArmScore]:
     """Score one answer per record.
 
@@ -108,10 +111,12 @@ def score_arm(
         require: Of these, which must not be left out.
         absent: Filled with the metrics that were left out, and why.
         rankings: Per record the scores of its choices, where choices were ranked; they add `ranking/map`.
+        answer_metrics: Of `ANSWER_METRICS`, what else to score answers to questions by: `answer/wer`, `answer/cer`,
+            and `qa/label_embedding` with `ranking/label_embedding_map`.
 
     Raises:
         EvaluationError: A record without a reference.
-        MetricUnavailable: A required metric needs what is not here.
+        MetricUnavailable: A required metric needs what is not here, or does not apply to these records.
     """
     for record in records:
         if not record.references:
@@ -129,7 +134,55 @@ def score_arm(
     if rankings is not None and any(row is not None for row in rankings):
         scores["ranking/map"] = _map_score(records, rankings)
         backends["ranking/map"] = "mean_average_precision[macro]"
+    if questions and LABEL_EMBEDDING in answer_metrics:
+        scores |= _label_scores(questions, backends, require, missing)
+    for name in (one for one in ("wer", "cer") if questions and one in answer_metrics):
+        scores[f"answer/{name}"] = _error_rate(name, questions, backends)
+    for name in require:
+        if not any(key.split("/")[1].startswith(name) for key in scores):
+            raise MetricUnavailable(f"--require {name}: nothing here is scored by it")
     return scores
+
+
+def _error_rate(name: str, pairs: list[tuple[Record, str | None]], backends: dict[str, str]) -> ArmScore:
+    """Edits per unit of the references, over the corpus; a missing answer is one that says nothing."""
+    found = load_metric(name).compute(
+        predictions=[answer or "" for _, answer in pairs],
+        references=[list(answers_of(record)) for record, _ in pairs],
+    )
+    assert found is not None  # None only in multi-process evaluate runs
+    backends[f"answer/{name}"] = found["backend"]
+    columns = np.asarray(found["counts"], dtype=np.float64)  # (samples, edits and length)
+    clips = [record.clip for record, _ in pairs]
+    return ArmScore(columns, _ratio, clips, per_sample=np.asarray(found["per_sample"]))
+
+
+def _label_scores(
+    pairs: list[tuple[Record, str | None]],
+    backends: dict[str, str],
+    require: Sequence[str],
+    absent: dict[str, str],
+) -> dict[str, ArmScore]:
+    """Accuracy and mAP of answers matched with the labels by text embedding."""
+    records, answers = [record for record, _ in pairs], [answer for _, answer in pairs]
+    labels = _shared_choices(records)
+    try:
+        similarities, backend = label_similarities(answers, labels)
+    except MetricUnavailable as error:
+        if LABEL_EMBEDDING in require:
+            raise MetricUnavailable(f"--require {LABEL_EMBEDDING}: {error}") from error
+        absent[LABEL_EMBEDDING] = str(error)
+        return {}
+    right = [
+        float(index is not None and labels[index] in answers_of(record))
+        for index, record in zip(nearest(similarities), records, strict=True)
+    ]
+    found = {
+        f"qa/{LABEL_EMBEDDING}": _mean_score(right, [record.clip for record in records], proportion=True),
+        f"ranking/{LABEL_EMBEDDING}_map": _map_score(records, similarities.tolist()),
+    }
+    backends |= dict.fromkeys(found, backend)
+    return found
 
 
 def _caption_scores(
@@ -146,7 +199,7 @@ def _caption_scores(
     clips = [record.clip for record, _ in pairs]
     results: dict[str, Mapping[str, Any]] = {}
     scores = {}
-    for name in dict.fromkeys([*names, *require]):
+    for name in dict.fromkeys(one for asked in [*names, *require] for one in _single(asked)):
         metric = "bleu" if name.startswith("bleu_") else name
         if metric not in results:
             try:
@@ -170,6 +223,13 @@ def _caption_scores(
     return scores
 
 
+def _single(name: str) -> Sequence[str]:
+    """The scores that a metric's name asks for."""
+    if name in ANSWER_METRICS:
+        return ()
+    return [f"bleu_{order}" for order in range(1, 5)] if name == "bleu" else [name]
+
+
 def _bleu(order: int) -> Callable[[np.ndarray], np.ndarray]:
     return lambda sums: np.asarray(bleu_of(sums)[:, order - 1])
 
@@ -191,9 +251,7 @@ def _question_scores(pairs: list[tuple[Record, str | None]], backends: dict[str,
 
 def _map_score(records: Sequence[Record], rankings: Sequence[Sequence[float] | None]) -> ArmScore:
     """Mean average precision over choices that all records share; a missing ranking puts all choices last."""
-    choices = records[0].choices
-    if any(record.choices != choices for record in records):
-        raise EvaluationError("mAP needs the same choices in every record, as in classification")
+    choices = _shared_choices(records)
     found = [np.asarray(row, dtype=np.float64) for row in rankings if row is not None]
     lowest = min(row.min() for row in found) - 1.0
     values = np.stack([np.full(len(choices), lowest) if row is None else np.asarray(row) for row in rankings])
@@ -212,6 +270,13 @@ def _map_score(records: Sequence[Record], rankings: Sequence[Sequence[float] | N
     )
     clips = [record.clip for record in records]
     return ArmScore(np.zeros((len(records), 1)), _ratio, clips, weighted=mean_precision)
+
+
+def _shared_choices(records: Sequence[Record]) -> tuple[str, ...]:
+    choices = records[0].choices
+    if not choices or any(record.choices != choices for record in records):
+        raise EvaluationError("mAP needs the same choices in every record, as in classification")
+    return choices
 
 
 def _mean_score(values: Sequence[float], clips: list[str], proportion: bool = False) -> ArmScore:

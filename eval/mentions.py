@@ -1,18 +1,25 @@
-"""Where an answer names the choices of a question, and whether it asserts or rejects them."""
+"""Where an answer names the choices of a question, by text, label or place in the list."""
 
 import re
 import string
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from eval.normalise import digits_for_number_words, words_of
 
-_QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00b4": "'"})
+# To the quotes, brackets and stops that the rules know.
+_PLAIN = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u201a\u00b4", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb\u300c\u300d\u300e\u300f", '"')
+    | {"\u3010": "[", "\u3011": "]", "\u27e8": "<", "\u27e9": ">", "\u3002": ".", "\u3001": ","}
+)
+YES_MARK, NO_MARK = "\ue001", "\ue000"
+"""What ticks and crosses become: private characters, which are neither words nor marks of a sentence."""
 # "one" that is a pronoun, not a number.
 _PRONOUN = re.compile(
-    r"\b((?:this|that|which|right|correct|best|only|no|any|every|each|first|second|third|last|wrong|other|another)\s+)"
+    r"\b((?:this|that|which|right|correct|best|only|no|any|every|each|first|second|third|last|wrong"
+    r"|other|another)\s+)"
     r"one\b|\bone(?=\s+(?:of|that|which|saying|labell?ed|might|could|may|can|should|must|would)\b)",
     re.IGNORECASE,
 )
@@ -22,40 +29,59 @@ _COMMON = frozenset(["no", "not", "none", "yes", "it", "is", "or", "and", "an", 
 _ANY_MARK = r"(?:[^\w#]|_)"
 _INNER_MARK = r"(?:[^\w#.!?;\n]|_|[.!?;](?=\S))"
 
-_NEGATION = re.compile(
-    r"(?:\bnot\b(?! only)|n't\b|\bnever\b|\bneither\b|\bnor\b|\brather than\b|\binstead of\b|\bunlike\b|\bexcept\b"
-    r"|\bexclud\w+|\brul(?:e|es|ed|ing) out\b|\beliminat\w+|\bother than\b|\bas opposed to\b|\bdismiss\w*"
-    r"|\breject\w*|\bdiscard\w*|\bno\b(?! doubt)|\bcannot\b|\bwithout\b|\babsence of\b|\black of\b|\bbetween\b"
-    r"|\bwhether\b|\bout of\b|\bamong(?:st)?\b|\b(?:i|we)"
-    r"(?: (?:also|first|initially|briefly|had|have|originally))* considered\b)"
-    r"\W*(?:[\w'\x00]+[ \t\"'(\[*-]+){0,5}$|\bthan\W+(?:[\w']+\W+){0,2}$",
+_NOUN = (
+    r"(?i:options?|choices?|letter|alternative|item|statement|response"
+    r"|answer\s+choice|answer(?=\s*['\"(\[#:]*[A-Z]\b))"
+)
+_LABEL = re.compile(
+    r"[(\[{<]\s*([A-Za-z])\s*[)\]}>]"
+    r"|(?<![\w'])['\"]([A-Z])['\"](?![\w'])"
+    rf"|\b{_NOUN}[\s#:.-]*[\"'(\[]*([A-Z]|[b-hj-z])(?![\w'-])"
+    r"|^[ \t>*-]*([A-Z])(?=[).:](?:\s|$))",
+    re.MULTILINE,
+)
+# A capital letter that stands alone, in any script's text: `so B.`, `A fits`, but not `A dog`, `vitamin C`, `A minor`.
+_BARE = re.compile(
+    r"(?<!N/)(?<![A-Za-z0-9_'#.&+\u00c0-\u024f-])([A-Z])(?![A-Za-z0-9_'#&+\u00c0-\u024f-])"
+    r"(?!\s+(?:major|minor|flat|sharp|natural|maj|min|string|chord|note|section)\b)"
+)
+_NO_LABEL = re.compile(
+    r"\b(?:vitamin|plan|type|grade|key\s+(?:of|is)|in|hepatitis|chord|note|string|section|part|verse"
+    r"|group|class)\s+$",
+    re.I,
+)
+# What follows an A or I that is a label; before other small letters it is a word.
+_AFTER_LABEL = re.compile(
+    r"\s+(?!\w+(?:s|ed)\s+(?:the|what|all|best|better|with)\b|(?:is|are|was|were|do|did|seems?|fits?"
+    r"|match\w*|looks?|stands|should|would|could|can|has|does|gets|makes|appears|sounds|best|as|because"
+    r"|since|given|based|due|for|and|or|but|to|from|not|rather|instead|over|than|with|which|then|while"
+    r"|whereas|though|it|the|my|this|that|these)\b)[a-z]"
+)
+_PLACES = {
+    word: place
+    for place, words in enumerate(
+        (("first", "1st"), ("second", "2nd"), ("third", "3rd"), ("fourth", "4th"), ("fifth", "5th"), ("sixth", "6th"),
+         ("seventh", "7th"), ("eighth", "8th"))
+    )
+    for word in words
+}  # fmt: skip
+_PLACE = re.compile(
+    rf"\bthe\s+({'|'.join(_PLACES)}|last|final)\s+(?:(?:listed|given|possible|answer)\s+)?"
+    r"(?:options?|choices?|alternative|someone|one(?!\s+to)|answer(?!\s*(?:is|:))|(?:of"
+    r"|in)\s+the\s+(?:\w+\s+)?(?:options|choices|list))\b"
+    r"|\b(?:options?|choice|alternative)\s*(?:number\s*|no\.\s*)?#?(\d)\b(?![.,]?\d)",
     re.IGNORECASE,
 )
-_REJECTION = re.compile(
-    r"^[\s\"')\]*.]{0,3}\s*(?:(?:is|are|was|were|seems?|can|could|would|does|do|did|has|have|looks?|sounds?|appears?)"
-    r"(?:\s+(?:clearly|probably|also|definitely|both|all|be|to be|therefore|thus|very|most|much|quite|an?|the))*\s*"
-    r"(?:not\b|n't|cannot|incorrect|wrong|unlikely|impossible|implausible|ruled out|excluded|eliminated|dismissed"
-    r"|less likely|false|absent|missing|inconsistent|out of the question|(?:\w+\s+)?distractor)|cannot|can't"
-    r"|[(:\u2013\u2014-]\s*(?:incorrect|wrong|no|not)\b)",
-    re.IGNORECASE,
-)
-_CLAUSE_BREAK = re.compile(
-    r"[.;:!?\n,](?=\s|$)|\b(?:but|however|although|though|while|whereas|so)\b", re.IGNORECASE
-)
-_CONTRAST = re.compile(
-    r"unlike|instead|rather|as opposed|other than|except|between|whether|than|out of|among|consider"
-)
-_LIST_GLUE = re.compile(
-    r"^(?:[\s,/&\"'()*\[\].:-]|\b(?:and|or|nor|the|an?|options?|choices?|[A-Z](?=[).:]))\b)*$", re.I
-)
-_SENTENCE_END = re.compile(r"[.!?]+[\"')\]*]*(?=\s|$)(?!\s+(?:or|and|nor)\b)|\n+")
 
 
 def canonical(text: str) -> str:
     """Even out width, quotes, number words and control characters, keeping case and punctuation."""
-    text = unicodedata.normalize("NFKC", text).translate(_QUOTES).replace("\x00", " ")
+    text = unicodedata.normalize("NFKC", text).translate(_PLAIN).replace("\x00", " ")
     text = re.sub(r"[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", "\n", text)
-    # Ticks, arrows of lists and emoji around an answer say nothing about which it is.
+    text = re.sub(r"[\u200b-\u200f\u2060\ufeff\xad]", "", text)
+    text = re.sub(r"[\u2713\u2714\u2705\u2611\U0001f5f8]", YES_MARK, text)
+    text = re.sub(r"[\u2717\u2718\u2715\u2716\u274c\u274e\u2612]", NO_MARK, text)
+    # Arrows of lists and emoji around an answer say nothing about which it is.
     text = re.sub(r"[\u2600-\u27bf\u2b00-\u2bff\ufe0f\U0001f000-\U0001faff]", " ", text)
     # Emphasis goes before number words are looked for: an underscore is a letter to them.
     text = re.sub(r"(?<!\w)_(?=\S)([^_\n]+?)(?<=\S)_(?!\w)", r"\1", text)
@@ -71,13 +97,15 @@ class Mention:
         start: First character.
         end: One past the last character.
         index: The choice.
-        rejected: Whether the text says that this is not the answer, asks, or only weighs it.
+        rejected: Whether the text says that this is not the answer, or asks whether it is.
+        weighed: Whether the text names it only on the way to another choice.
     """
 
     start: int
     end: int
     index: int
     rejected: bool = False
+    weighed: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,22 +185,65 @@ class Options:
                 continue
             for match in pattern.finditer(text):
                 if all(match.end() <= other.start or match.start() >= other.end for other in found):
-                    found.append(Mention(match.start(), match.end(), index))
+                    found.append(Mention(match.start(), self._full_end(index, text, match.end()), index))
         return sorted(found, key=lambda mention: mention.start)
 
-    def label_mentions(self, text: str) -> list[Mention]:
-        """Every place that names a choice by its label: `(B)`, `option B`, `B)` or `B.` at the start of a line."""
-        pattern = (
-            r"[(\[]([A-Za-z])[)\]]|\b(?i:options?|choices?|letter)\s+[\"'(]*([A-Z]|[b-hj-z])\b(?!')"
-            r"|^[ \t>*-]*([A-Z])[).:](?=\s|$)"
+    def _full_end(self, index: int, text: str, end: int) -> int:
+        """Where a choice ends with its own last marks: the full stop of "It rains." is no sentence's end."""
+        marks = re.search(r"\W*$", canonical(self.texts[index].rstrip()))
+        own = marks[0] if marks else ""
+        return (
+            end + len(own)
+            if own and text.startswith(own, end) and len(text.rstrip()) > end + len(own)
+            else end
         )
+
+    def label_mentions(self, text: str) -> list[Mention]:
+        """Every place that names a choice by its label: `(B)`, `option B`, `B.` in front of a line, a lone `B`."""
         found = []
-        for match in re.finditer(pattern, text, re.MULTILINE):
-            index = self.letter_index(match[1] or match[2] or match[3])
+        for match in _LABEL.finditer(text):
+            index = self.letter_index(match[1] or match[2] or match[3] or match[4])
             if index is not None:
                 found.append(Mention(match.start(), match.end(), index))
-            if match[2]:
+            if match[3]:
                 found += self._listed_labels(text, match.end())
+        taken = [(one.start, one.end) for one in found]
+        bare = list(_BARE.finditer(text))
+        # Where one letter may be a note or a grade, the others may be, too.
+        for match in bare if self._own_letters.isdisjoint(one[1] for one in bare) else ():
+            index = self.letter_index(match[1])
+            word = match[1] in "AI" and _AFTER_LABEL.match(text, match.end())
+            if index is None or word or _NO_LABEL.search(text[: match.start()]):
+                continue
+            if not any(start <= match.start() < end for start, end in taken):
+                found.append(Mention(match.start(), match.end(), index))
+        return found
+
+    @cached_property
+    def _own_letters(self) -> set[str]:
+        """Lone capital letters that choices hold themselves, as chords and grades do: these are no labels."""
+        return {
+            one
+            for text in self.texts
+            for one in re.findall(r"(?<![\w'])(?!A\s+[a-z])([A-Z])(?![\w'#])", text)
+        }
+
+    def place_mentions(self, text: str) -> list[Mention]:
+        """Every place that names a choice by where it stands: "the second option", "option 2"."""
+        said = {word for words in self.words for word in words}
+        ordered = any(word in _PLACES for word in said)
+        counted = any(word.isdigit() for word in said)
+        found = []
+        for match in _PLACE.finditer(text):
+            # "The second one" may be a choice's own words, as "option 2" may.
+            if (ordered and re.search(r"\bone$", match[0].replace("someone", "one"))) or (
+                counted and match[2]
+            ):
+                continue
+            last = len(self.texts) - 1
+            place = int(match[2]) - 1 if match[2] else _PLACES.get(match[1].lower(), last)
+            if 0 <= place <= last:
+                found.append(Mention(match.start(), match.end(), self.same_as[place]))
         return found
 
     def _listed_labels(self, text: str, start: int) -> list[Mention]:
@@ -186,27 +257,26 @@ class Options:
         return found
 
     def mentions(self, text: str) -> list[Mention]:
-        """Every place of a canonical text that names a choice, with whether it rejects it.
-
-        A label and the text of the same choice side by side are one mention.
-        """
+        """Every place of a canonical text that names a choice; label and text of one choice side by side are one."""
         merged: list[Mention] = []
-        labels = self.label_mentions(text)
+        labels = [*self.label_mentions(text), *self.place_mentions(text)]
         texts = self.text_mentions(text)
         # "Option D" is a label even where D is a choice's text; "(b)" within a choice's text is none.
         labels = [one for one in labels if not any(_inside(one, other) and one != other for other in texts)]
         texts = [one for one in texts if not any(_inside(one, other) for other in labels)]
-        for mention in sorted([*labels, *texts], key=lambda one: one.start):
+        kinds = {mention: "label" for mention in labels} | {mention: "text" for mention in texts}
+        last_kind = ""
+        for mention in sorted(kinds, key=lambda one: one.start):
             last = merged[-1] if merged else None
-            if (
-                last
-                and last.index == mention.index
-                and not re.search(r"[\w]", text[last.end : mention.start])
-            ):
+            joined = last and re.fullmatch(
+                r"\W*(?:(?:an?|the)\s+)?", text[last.end : mention.start], re.IGNORECASE
+            )
+            if last and joined and last.index == mention.index and kinds[mention] != last_kind:
                 merged[-1] = Mention(last.start, mention.end, last.index)
             else:
                 merged.append(mention)
-        return _judge(text, merged)
+            last_kind = kinds[mention]
+        return merged
 
 
 def _number_pattern(number: str) -> str:
@@ -241,57 +311,6 @@ def _pattern(words: tuple[str, ...], text: str) -> str:
 
 def _inside(inner: Mention, outer: Mention) -> bool:
     return outer.start <= inner.start and inner.end <= outer.end
-
-
-def _judge(text: str, mentions: list[Mention]) -> list[Mention]:
-    """Mark the mentions that the text rejects, asks about or lists with rejected ones."""
-    masked = list(text)
-    for mention in mentions:
-        masked[mention.start : mention.end] = "\x00" * (mention.end - mention.start)
-    plain = "".join(masked)
-    rejected = [_is_rejected(plain, mention) for mention in mentions]
-    carried = [""] * len(mentions)
-    for order in (range(1, len(mentions)), range(len(mentions) - 1, 0, -1)):
-        for i in order:
-            glued = _LIST_GLUE.match(text[mentions[i - 1].end : mentions[i].start])
-            # "not X, Y or Z" and "X, Y and Z are wrong", but "unlike X, Y fits"
-            if glued and order.step == 1 and rejected[i - 1]:
-                negation = carried[i - 1] or _before(plain, mentions[i - 1])
-                if negation and (re.search(r"\b(?:and|n?or)\b", glued[0]) or not _CONTRAST.match(negation)):
-                    rejected[i], carried[i] = True, negation
-            if glued and order.step == -1 and rejected[i] and _REJECTION.match(plain[mentions[i].end :]):
-                rejected[i - 1] = True
-    return [Mention(one.start, one.end, one.index, bad) for one, bad in zip(mentions, rejected, strict=True)]
-
-
-def _before(plain: str, mention: Mention) -> str:
-    """The negation before a mention in its clause, in lower case; empty without."""
-    head = plain[: mention.start]
-    breaks = [match.end() for match in _CLAUSE_BREAK.finditer(head)]
-    match = _NEGATION.search(head[breaks[-1] if breaks else 0 :])
-    return match[0].lower() if match else ""
-
-
-def _is_rejected(plain: str, mention: Mention) -> bool:
-    if _before(plain, mention):
-        return True
-    tail = plain[mention.end :]
-    if _REJECTION.match(tail):
-        return True
-    end = _SENTENCE_END.search(tail)
-    return bool(end and "?" in end[0])
-
-
-def sentences(text: str, mentions: Sequence[Mention]) -> list[tuple[int, int]]:
-    """Spans of the sentences of a text; a full stop inside a mention ends none."""
-    spans, start = [], 0
-    for match in _SENTENCE_END.finditer(text):
-        if any(one.start < match.end() < one.end for one in mentions):
-            continue
-        spans.append((start, match.end()))
-        start = match.end()
-    spans.append((start, len(text)))
-    return [(begin, end) for begin, end in spans if text[begin:end].strip()]
 
 
 @lru_cache(maxsize=4096)

@@ -13,7 +13,6 @@ import numpy as np
 
 from alm.generation import generate_answers
 from alm.manifest import AUDIO_MARKER, AudioRef, Record
-from encoders.audio import load_audio, seconds_of
 from encoders.errors import AudioError
 from eval.arm_scores import answers_of
 from eval.batching import Answer, with_smaller_batches
@@ -283,26 +282,16 @@ def _plan(
             decoding=decoding,
             sample=record.id,
             control=control,
-            audio=[[ref.path.name, _state(ref), ref.start_s, ref.end_s] for ref in audio],
+            audio=[[ref.file_name, ref.state(), ref.start_s, ref.end_s] for ref in audio],
         )
         ranked = decoding.get("answer_by") == "rank" and bool(record.choices)
         yield _Question(record, control, messages, audio, key, ranked)
 
 
-def _state(ref: AudioRef) -> tuple[int, int] | None:
-    """Bytes of a recording and when it was written, so that a replaced one is asked about again; None: gone."""
-    if not ref.path.is_file():
-        return None
-    stat = ref.path.stat()
-    return stat.st_size, stat.st_mtime_ns
-
-
 def _length_s(ref: AudioRef) -> float:
-    """Seconds of a clip without decoding it; 0 where it cannot be read, which answering it will explain."""
-    if ref.end_s is not None:
-        return ref.end_s - (ref.start_s or 0.0)
+    """Seconds of a clip; 0 where it cannot be read, which answering it will explain."""
     try:
-        return seconds_of(ref.path) - (ref.start_s or 0.0)
+        return ref.seconds()
     except AudioError:
         return 0.0
 
@@ -348,7 +337,7 @@ class _Waveforms:
         if ref in self._kept:
             self._kept.move_to_end(ref)
             return self._kept[ref]
-        waveform = load_audio(ref.path, self._sample_rate, ref.start_s, ref.end_s)
+        waveform = ref.load(self._sample_rate)
         self._kept[ref] = waveform
         self.seconds[ref] = len(waveform) / self._sample_rate
         self._bytes += waveform.nbytes

@@ -8,7 +8,7 @@ from alm.manifest import Record
 from eval.arm_scores import DEFAULT_CAPTION_METRICS
 from eval.benchmarks import load_benchmark
 from eval.benchmarks._data import read_records
-from eval.benchmarks._run import caption_metrics
+from eval.benchmarks._run import answer_metrics, caption_metrics
 from eval.errors import EvaluationError
 from eval.judges import judged_accuracy, open_judge
 from eval.predictions import HEADLINE, Prediction, read_foreign_predictions, read_predictions
@@ -45,6 +45,7 @@ def score_file(
         MetricUnavailable: A required metric needs what is not here.
     """
     lines = _read(Path(path))
+    more: Sequence[str] = ()
     if benchmark is None:
         records = records_of(lines)
         known = load_benchmark("clotho").metrics if any(record.captions for record in records) else ()
@@ -53,9 +54,16 @@ def score_file(
     else:
         one = load_benchmark(benchmark)
         records, _ = read_records(one, data or "", split, check_audio=False)
+        more = answer_metrics(one.metrics)
         metrics, groups, official = caption_metrics(one.metrics), list(one.groups), official or one.official
     scores = score_predictions(
-        records, lines, caption_metrics=metrics, require=require, groups=groups, official=official
+        records,
+        lines,
+        caption_metrics=metrics,
+        require=require,
+        groups=groups,
+        official=official,
+        answer_metrics=more,
     )
     if judge:
         said = {line["id"]: line["prediction"] for line in lines if line["control"] == HEADLINE}

@@ -37,7 +37,9 @@ Scores = dict[str, Any]
 value of what they are broken down by); `gaps`: per other arm the paired difference `none` minus it under the same
 names; `backends`: how each number was made; `absent`: metrics that need what is not here, and what; `notes`: what a
 reader has to know beside the numbers; `ids_sha256`: hash of the records' ids, the same for the same set. Names are
-`caption/<metric>`, `qa/overall`, `qa/<kind>` and `ranking/map`.
+`caption/<metric>`, `qa/overall`, `qa/<kind>` and `ranking/map`; of transcripts
+`answer/wer` and `answer/cer`; of answers matched with labels by text embedding `qa/label_embedding` and
+`ranking/label_embedding_map`.
 """
 
 # Upper ends, in seconds, of the lengths that scores are broken down by.
@@ -56,6 +58,7 @@ def score_predictions(
     groups: Sequence[str] = (),
     official: str = "",
     notes: Sequence[str] = (),
+    answer_metrics: Sequence[str] = (),
 ) -> Scores:
     """Score a set of predictions.
 
@@ -73,6 +76,7 @@ def score_predictions(
         groups: Keys of the records' `meta` to break scores down by, beside the length of what was heard.
         official: A published rule of `eval.official` to show beside ours.
         notes: Further things a reader has to know.
+        answer_metrics: Of `eval.arm_scores.ANSWER_METRICS`, what else answers to questions are scored by.
 
     Returns:
         The scores; see `Scores`.
@@ -105,14 +109,16 @@ def score_predictions(
     parts = {}
     for name, said in answers.items():
         rankings = [None if line is None else line.get("ranking") for line in found_lines[name]]
-        parts[name] = score_arm(records, said, backends, caption_metrics, require, absent, rankings)
+        parts[name] = score_arm(
+            records, said, backends, caption_metrics, require, absent, rankings, answer_metrics
+        )
     result: Scores = {
         "version": 2,
         "n_records": len(records),
         "n_clips": len({record.clip for record in records}),
         "ids_sha256": ids_hash(records),
         "limited": limited,
-        "notes": [*notes, *_notes(parts[HEADLINE], limited, len(records))],
+        "notes": [*notes, *_notes(records, parts[HEADLINE], limited)],
         "absent": dict(sorted(absent.items())),
         "backends": dict(sorted(backends.items())),
         "arms": {},
@@ -228,10 +234,14 @@ def _parse_failures(records: Sequence[Record], answers: Sequence[str | None]) ->
     return {"n": failed, "of": len(asked), "rate": failed / len(asked) if asked else None}
 
 
-def _notes(scores: Mapping[str, ArmScore], limited: bool, n_records: int) -> list[str]:
+def _notes(records: Sequence[Record], scores: Mapping[str, ArmScore], limited: bool) -> list[str]:
     notes = []
+    asked = [record for record in records if not record.captions]
+    if asked and all(record.choices for record in asked):
+        chance = sum(1 / len(set(record.choices)) for record in asked) / len(asked)
+        notes.append(f"Picking a choice at random answers {100 * chance:.1f} % of the questions right.")
     if limited:
-        notes.append(f"Only the first {n_records} records were scored (--limit).")
+        notes.append(f"Only the first {len(records)} records were scored (--limit).")
         if "caption/cider_d" in scores:
             notes.append(
                 "CIDEr-D weighs words by how rare they are in the scored references: with --limit it does not "

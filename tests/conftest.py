@@ -72,3 +72,23 @@ def clips() -> list[np.ndarray]:
         )
         for f, n in ((300, 16000), (700, 9000), (1500, 24000), (2500, 12345))
     ]
+
+
+@pytest.fixture(scope="session")
+def bert_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random BERT with an error classifier on top, as one local directory each."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a dog cat barks loudly rain falls".split()]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        num_labels=6,
+    )  # fmt: skip
+    for name, kind in (("sbert", BertModel), ("fluency", BertForSequenceClassification)):
+        kind(config).eval().save_pretrained(folder / name)
+        BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder / name)
+    return folder

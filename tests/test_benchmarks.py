@@ -22,7 +22,7 @@ def test_all_benches_in_quick_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for part in ("CPU: ", "load average", "Quick mode", "ms/sample", "flop_counter", "difference max"):
         assert part in text
     benches = {line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")}
-    assert benches == {"bench", "loader", "frontend", "train step", "pretraining"}
+    assert benches == {"bench", "loader", "frontend", "train step", "gradient caching", "pretraining"}
     without = find_spec("audiomentations") is None
     assert ("reference not installed: pip install" in text) == without
 
@@ -63,3 +63,18 @@ def test_flops_of_the_published_encoder() -> None:
 def test_ratio_is_of_medians() -> None:
     pair = Pair((1.0, 2.0, 9.0), (4.0, 4.0, 4.0))
     assert pair.ratio == 2.0 and str(pair) == "2.00x [0.44, 4.00]"
+
+
+def test_evaluation_in_batches_gives_the_same_predictions(tmp_path: Path) -> None:
+    from benchmarks.evaluation import differing, evaluation, write_clips
+    from benchmarks.generation import small_model
+
+    model, processor = small_model()
+    manifest = write_clips(tmp_path, 6)
+    batched, single = (evaluation(model, processor, manifest, size)() for size in (4, 1))
+    assert differing(batched, single) == 0
+    lines = (single / "predictions.jsonl").read_text().splitlines()
+    (single / "predictions.jsonl").write_text(
+        "\n".join([lines[0].replace('"prediction": "', '"prediction": "x'), *lines[1:]])
+    )
+    assert differing(batched, single) == 1

@@ -163,6 +163,79 @@ def test_ranking_from_the_command_line(model_dir, clips, tmp_path, capsys):
     assert main(["eval", "manifest"]) == 2
 
 
+def test_two_models_two_benchmarks_one_page(model_dir, clips, tmp_path):
+    """From model directories to the page that compares them, by the commands of the README."""
+    import csv
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from alm.cli import main
+
+    other = tmp_path / "other" / "model"
+    shutil.copytree(model_dir, other, ignore=shutil.ignore_patterns("eval"))
+    torch.manual_seed(1)
+    for file in other.glob("*.safetensors"):
+        weights = {name: one + torch.randn(one.shape) for name, one in load_file(file).items()}
+        save_file(weights, file, {"format": "pt"})
+    root = tmp_path / "esc"
+    (root / "meta").mkdir(parents=True)
+    (root / "audio").mkdir()
+    with open(root / "meta" / "esc50.csv", "w", newline="") as file:
+        csv.writer(file).writerows(
+            [["filename", "category"], *([f"{i}.wav", ("dog", "rain")[i % 2]] for i in range(4))]
+        )
+    lines = []
+    for number, clip in enumerate([*clips[:2], *clips[:2]]):
+        save_wav(root / "audio" / f"{number}.wav", clip, 16000)
+        asked = {"id": str(number), "audio": f"audio/{number}.wav"}
+        lines.append(
+            {**asked, "captions": ["a dog barks"]}
+            if number % 2
+            else {**asked, "question": "what", "answer": "dog"}
+        )
+    write_manifest(root / "test.jsonl", lines)
+    shared = ["max_new_tokens=4", "controls=[none]", "--batch-size", "3"]
+    for name, model in (("first", model_dir), ("second", other)):
+        at = tmp_path / name / "eval"
+        for benchmark, data, more in (
+            ("manifest", root / "test.jsonl", []),
+            ("ltu_classification", root, ["split=esc50", "answer_by=rank"]),
+        ):
+            command = [
+                "eval",
+                benchmark,
+                "--model",
+                str(model),
+                "--data",
+                str(data),
+                "--out",
+                str(at / benchmark),
+            ]
+            assert main([*command, *shared, *more]) == 0
+    page = tmp_path / "comparison"
+    assert main(["compare", str(tmp_path / "first"), str(tmp_path / "second"), "--out", str(page)]) == 0
+    found = json.loads((page / "comparison.json").read_text())
+    assert [one["name"] for one in found["sets"]] == ["ltu_classification", "manifest"]
+    for row in found["rows"]:
+        own = [
+            json.loads((tmp_path / name / "eval" / row["set"] / "scores.json").read_text())
+            for name in ("first", "second")
+        ]
+        values = [one["arms"]["none"]["scores"][row["score"]]["value"] for one in own]
+        assert [row["first"]["value"], row["second"]["value"]] == values
+        assert row["difference"]["value"] == pytest.approx(values[0] - values[1])
+    scores = {(row["set"], row["score"]) for row in found["rows"]}
+    assert {
+        ("manifest", "qa/overall"),
+        ("manifest", "caption/cider_d"),
+        ("ltu_classification", "ranking/map"),
+    } <= scores
+    html = (page / "comparison.html").read_text()
+    assert "ltu_classification" in html and "manifest" in html and "http:" not in html
+
+
 def test_perfect_answers_give_exactly_one_with_absent_classes():
     from pathlib import Path
 

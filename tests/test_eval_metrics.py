@@ -1,7 +1,9 @@
 """The metrics against the official COCO numbers, and against input that is not as it should be."""
 
 import json
+import os
 import random
+import sys
 import time
 from pathlib import Path
 
@@ -195,26 +197,6 @@ def test_meteor_equals_official_numbers(golden):
     )
 
 
-@pytest.fixture(scope="module")
-def bert_dir(tmp_path_factory):
-    """A tiny random BERT with an error classifier on top, as one local directory each."""
-    import torch
-    from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizer
-
-    folder = tmp_path_factory.mktemp("bert")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a dog cat barks loudly rain falls".split()]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        num_labels=6,
-    )  # fmt: skip
-    for name, kind in (("sbert", BertModel), ("fluency", BertForSequenceClassification)):
-        kind(config).eval().save_pretrained(folder / name)
-        BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder / name)
-    return folder
-
-
 def test_metrics_from_local_models(bert_dir, monkeypatch):
     sbert, fluency = str(bert_dir / "sbert"), str(bert_dir / "fluency")
     said = ["a dog barks", "rain falls loudly a cat", "cat"] * 30
@@ -238,6 +220,50 @@ def test_metrics_from_local_models(bert_dir, monkeypatch):
         load_metric("bertscore").compute(
             predictions=["a"], references=[["a"]], bert_model=str(bert_dir / "none")
         )
+
+
+# Stands in for the Java program, which needs half a gigabyte of models: it checks how it is called and scores a caption
+# by the share of its words in the references, last caption first.
+SPICE_STAND_IN = """#!{python}
+import json, os, pathlib, sys
+assert sys.argv[1:4] == ["-Xmx8G", "-jar", "spice-1.0.jar"] and pathlib.Path("spice-1.0.jar").is_file()
+assert sys.argv[5] == "-out" and sys.argv[7:] == ["-subset", "-silent"]
+if os.environ.get("STAND_IN") == "fails":
+    sys.exit("no scene graph today")
+told = []
+for row in json.load(open(sys.argv[4], encoding="utf-8")):
+    words, known = row["test"].split(), {{word for ref in row["refs"] for word in ref.split()}}
+    score = sum(word in known for word in words) / max(1, len(words))
+    told.append({{"image_id": row["image_id"], "scores": {{"All": {{"f": score}}}}}})
+told = told[:0:-1] if os.environ.get("STAND_IN") == "forgets" else told[::-1]
+json.dump(told, open(sys.argv[6], "w", encoding="utf-8"))
+"""
+
+
+def test_spice_wrapper_speaks_to_its_program(tmp_path, monkeypatch):
+    """The protocol against a stand-in: what SPICE itself would say is not tested here."""
+    program = tmp_path / "bin" / "java"
+    program.parent.mkdir()
+    program.write_text(SPICE_STAND_IN.format(python=sys.executable))
+    program.chmod(0o755)
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "spice-1.0.jar").touch()
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    spice = load_metric("spice")
+    said = ["A dog barks.", "rain\u2028falls", "", "a caf\u00e9 \U0001f415"]
+    wanted = [["a dog"], ["rain falls loudly"], ["a cat"], ["caf\u00e9"]]
+    with pytest.raises(MetricUnavailable, match="models jar are missing"):
+        spice.compute(predictions=said, references=wanted, jar_dir=str(tmp_path))
+    (tmp_path / "lib" / "stanford-corenlp-3.6.0-models.jar").touch()
+    result = spice.compute(predictions=said, references=wanted, jar_dir=str(tmp_path))
+    assert result["per_sample"] == pytest.approx([2 / 3, 1.0, 0.0, 1 / 3])
+    assert result["spice"] == pytest.approx(np.mean(result["per_sample"]))
+    monkeypatch.setenv("STAND_IN", "forgets")
+    with pytest.raises(MetricError, match="SPICE scored 3 of 4"):
+        spice.compute(predictions=said, references=wanted, jar_dir=str(tmp_path))
+    monkeypatch.setenv("STAND_IN", "fails")
+    with pytest.raises(MetricError, match="no scene graph today"):
+        spice.compute(predictions=said, references=wanted, jar_dir=str(tmp_path))
 
 
 def test_spider_and_its_penalty(monkeypatch, bert_dir):

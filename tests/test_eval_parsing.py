@@ -5,6 +5,7 @@
 
 import json
 
+import answer_families
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -67,6 +68,35 @@ def test_mmau_questions(shared_dir):
     assert min(credited for credited, _, _ in results.values()) >= 0.95
 
 
+def test_families_of_phrasings(shared_dir):
+    # A share of all pairs; `python tests/answer_families.py QUESTIONS.json` goes through more of them.
+    items = json.loads((shared_dir / "data" / "mmau" / "mmau-test-mini.json").read_text())
+    questions = [(item["choices"], item["answer"]) for item in items]
+    families = {**answer_families.FAMILIES, **answer_families.LATER_FAMILIES}
+    results = answer_families.measure(families, questions, every=200)
+    print(answer_families.table(results))
+    right, wrong, _ = answer_families.totals(results)
+    assert right >= 0.985
+    assert wrong <= 0.004
+    nothing = answer_families.measure(answer_families.NO_CHOICE, questions, every=200, expected=False)
+    assert answer_families.totals(nothing)[1] <= 0.01
+
+
+def test_families_without_reference_data():
+    questions = [
+        (choices, answer) for choices, answer in OWN_QUESTIONS if choices[0] in ("a dog", "Man", "engine hum")
+    ]
+    results = answer_families.measure(
+        {**answer_families.FAMILIES, **answer_families.LATER_FAMILIES}, questions
+    )
+    right, wrong, _ = answer_families.totals(results)
+    assert right >= 0.99
+    assert wrong <= 0.001
+    assert not answer_families.totals(
+        answer_families.measure(answer_families.NO_CHOICE, questions, expected=False)
+    )[1]
+
+
 @pytest.mark.parametrize("refusal", [*REFUSALS, *THIRD_REFUSALS, *FOURTH_REFUSALS])
 def test_refusals_give_nothing(refusal):
     for choices, _ in OWN_QUESTIONS:
@@ -98,7 +128,7 @@ def test_refusals_give_nothing(refusal):
         ("I hear 14 beeps", ["four", "fourteen"], 1),
         ("woman", ["man", "woman"], 1),
         ("A woman speaks", ["man", "woman"], 1),
-        ("full-width Ａ", ["rain", "wind"], None),
+        ("Ａ", ["rain", "wind"], 0),
         ("（Ｂ）", ["rain", "wind"], 1),
         ("Answer：B", ["rain", "wind"], 1),
         ("", ["rain"], None),

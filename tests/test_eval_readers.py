@@ -185,7 +185,7 @@ def build(name, root):
 
 
 def test_every_benchmark_has_a_tree():
-    assert set(TREES) | {"manifest", "ltu_classification"} == set(list_benchmarks())
+    assert set(TREES) | {"manifest", "ltu_classification", "transcription"} == set(list_benchmarks())
 
 
 @pytest.mark.parametrize("name", TREES)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from alm.manifest import AUDIO_MARKER, read_manifest, write_manifest
+from alm.manifest import AUDIO_MARKER, AudioRef, read_manifest, write_manifest
 from encoders.audio import save_wav
 from eval.errors import EvaluationError
 from eval.predictions import PredictionsFile, prediction_key, read_predictions
@@ -122,8 +122,8 @@ def test_audio_is_read_once_per_clip(records, tmp_path, monkeypatch):
     import eval.run as module
 
     read = []
-    original = module.load_audio
-    monkeypatch.setattr(module, "load_audio", lambda path, *rest: read.append(path) or original(path, *rest))
+    original = AudioRef.load
+    monkeypatch.setattr(AudioRef, "load", lambda ref, rate: read.append(ref) or original(ref, rate))
     run(records, tmp_path, Listener())
     assert len(read) == 9
     monkeypatch.setattr(module, "_CACHE_BYTES", 1)  # not even to say how long a clip was

@@ -277,7 +277,7 @@ def test_cached_features_are_what_the_encoder_gives_and_come_back_from_the_folde
     with pytest.raises(TypeError):  # they are computed again, by the forward that is not there
         compute_features(encoder, options, audio, clips, device, 1.0, tmp_path)
     monkeypatch.undo()
-    with pytest.raises(ConfigError, match="raise the limit or set finetune.cache=false"):
+    with pytest.raises(ConfigError, match="raise the limit or turn the cache off"):
         compute_features(encoder, options, audio, clips, device, 1e-6)
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from alm.errors import ConfigError
+from train.data_settings import DataSettings
 from train.datasets import LabelledClip, LabelledData, read_dataset
-from train.settings import DataSettings, TrainSettings
+from train.settings import TrainSettings
 
 _MIN_CLIPS = 2
 

@@ -41,7 +41,7 @@ def read_records(
     _check_ids(records)
     if not check_audio:
         return records, []
-    gone = [record for record in records if not all(ref.path.is_file() for ref in record.audio)]
+    gone = [record for record in records if not all(ref.exists() for ref in record.audio)]
     if not gone:
         return records, []
     first = f"{gone[0].source}: no recording {gone[0].audio[0].path}"

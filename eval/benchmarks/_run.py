@@ -12,6 +12,7 @@ from alm.manifest import Record, write_text_atomic
 from alm.progress import progress
 from alm.settings import load_settings
 from encoders.checkpoint import sha256_of
+from eval.arm_scores import ANSWER_METRICS
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.benchmarks._data import read_records
 from eval.benchmarks._settings import EvalSettings
@@ -67,6 +68,7 @@ def run(config: str | Path, model: str | Path, out: str | Path | None, overrides
             require=settings.require,
             official=benchmark.official,
             notes=notes,
+            answer_metrics=answer_metrics(benchmark.metrics),
         )
     if not main:
         return scores
@@ -95,7 +97,12 @@ def run(config: str | Path, model: str | Path, out: str | Path | None, overrides
 
 def caption_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
     """Those of a benchmark's metrics that score captions."""
-    return tuple(name for name in metrics if name not in ("qa", "map"))
+    return tuple(name for name in metrics if name not in ("qa", "map", *ANSWER_METRICS))
+
+
+def answer_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
+    """Those of a benchmark's metrics that score answers beside whether they are right."""
+    return tuple(name for name in metrics if name in ANSWER_METRICS)
 
 
 def find_config(config: str | Path) -> Path:

@@ -11,7 +11,10 @@
 - `beijing_opera`: a folder of recordings per instrument
 - `audioset`: `eval_segments.csv`, `class_labels_indices.csv`, `audio/<id>.wav`
 
-The labels are the record's choices without being shown, so `answer: rank` ranks them by likelihood and gives mAP.
+The labels are the record's choices without being shown. What a model says is matched with them three ways: by the
+parser, that is by name (`qa/overall`); by text embedding, as LTU does, where `ALM_SBERT_MODEL` names a sentence
+embedding model (`qa/label_embedding`, `ranking/label_embedding_map`); and with `answer_by=rank` the labels are ranked
+by likelihood (`ranking/map`).
 """
 
 import csv
@@ -173,7 +176,7 @@ BENCHMARK = Benchmark(
     reader=_read,
     prompt=PROMPT,
     prompt_version="1",
-    metrics=("qa", "map"),
+    metrics=("qa", "map", "label_embedding"),
     parser="choice",
     citation="Gong et al. 2024, Listen, Think, and Understand, section 4.1 (closed-ended classification).",
     splits=tuple(_SETS),
