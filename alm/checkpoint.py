@@ -30,6 +30,7 @@ from encoders.checkpoint import (
     write_text,
     write_weights,
 )
+from encoders.hf import without_bars
 
 if TYPE_CHECKING:
     from alm.model import AudioLanguageModel
@@ -124,7 +125,11 @@ def load_model(source: str | Path, *, dtype: torch.dtype | str | None = None) ->
         absent = llm_base_keys(model)
     elif model.llm.config.tie_word_embeddings:
         absent = {f"llm.{key}" for key in (model.llm._tied_weights_keys or {})}
-    load_strict(model, read_weights(weights), source=str(weights), allow_missing=tuple(absent))
+    stored = read_weights(weights)
+    for key, value in model.state_dict(keep_vars=True).items():
+        if key in stored:  # adapters learnt in float32 on an LLM in bfloat16, say
+            value.data = value.data.to(stored[key].dtype)
+    load_strict(model, stored, source=str(weights), allow_missing=tuple(absent))
     if config.llm is None:
         model.llm.tie_weights()
         if (folder / "generation_config.json").is_file():  # a referenced LLM brings its own
@@ -215,7 +220,8 @@ def load_llm(
     if Path(source).is_absolute() and not Path(source).is_dir():
         raise CheckpointError(f"{wanted_by}: its LLM directory {source} does not exist")
     try:
-        llm, info = loader.from_pretrained(source, revision=revision, output_loading_info=True, **options)
+        with without_bars():
+            llm, info = loader.from_pretrained(source, revision=revision, output_loading_info=True, **options)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{wanted_by}: cannot load the LLM '{source}': {str(error).splitlines()[0]}"

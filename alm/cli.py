@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from alm.commands import (
+    ablate,
     ask,
     compare,
     data,
@@ -105,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
         evaluate,
         score,
         compare,
+        ablate,
         ask,
         export,
         inspect,

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +16,7 @@ from torch import Tensor, nn
 
 from alm.checkpoint import load_model, load_processor, resolve
 from alm.errors import CheckpointError, UserError
+from encoders.base import make_folder
 
 if TYPE_CHECKING:
     from alm.model import AudioLanguageModel
@@ -48,12 +54,12 @@ def export_model(source: str | Path, out: str | Path, *, merge: bool = True) -> 
         merge: Fold LoRA adapters into the weights.
 
     Returns:
-        Largest differences of logits on one second of noise: ``merge`` (relative to the largest logit) and
-        ``reload``.
+        Largest differences of logits on one second of noise: ``merge`` (where asked for; in float32, relative to
+        the largest logit) and ``reload``. Merged weights are rounded to the dtype they had; that is in neither.
 
     Raises:
         UserError: ``out`` is not empty.
-        CheckpointError: The export does not compute what the model does.
+        CheckpointError: The export does not compute what the model does, and is not there.
     """
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -65,25 +71,49 @@ def export_model(source: str | Path, out: str | Path, *, merge: bool = True) -> 
             f"{source}: its LLM is in {model.config.llm_bits} bits; set llm_bits to null in config.json"
         )
     inputs = _probe(processor)
-    before = _logits(model, inputs)
+    found = {}
     if merge:
-        merge_lora(model)
+        with _in_float32(model):
+            before = _logits(model, inputs)
+            found["merge"] = float(
+                (_logits(merge_lora(model), inputs) - before).abs().max() / before.abs().max()
+            )
     model.config.llm = model.config.llm_revision = model.config.llm_sha256 = None
     after = _logits(model, inputs)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    del model
-    found = {
-        "merge": float((after - before).abs().max() / before.abs().max()),
-        "reload": float((_logits(load_model(folder), _probe(load_processor(folder))) - after).abs().max()),
-    }
-    for step, limit in (("merge", MERGE_TOLERANCE), ("reload", RELOAD_TOLERANCE)):
-        if not found[step] <= limit:
-            raise CheckpointError(
-                f"{folder}: logits differ by {found[step]:.2g} after the {step} step, more than {limit:.0e}; do not "
-                "use this export"
-            )
+    aside = make_folder(folder.with_name(f".{folder.name}.{os.getpid()}.tmp"))
+    try:
+        model.save_pretrained(aside)
+        processor.save_pretrained(aside)
+        del model
+        again = _logits(load_model(aside), _probe(load_processor(aside)))
+        found["reload"] = float((again - after).abs().max())
+        for step, limit in (("merge", MERGE_TOLERANCE), ("reload", RELOAD_TOLERANCE)):
+            if not found.get(step, 0.0) <= limit:
+                raise CheckpointError(
+                    f"{source}: logits differ by {found[step]:.2g} after the {step} step, more than {limit:.0e}; "
+                    f"{folder} was not written"
+                )
+        os.replace(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return found
+
+
+@contextmanager
+def _in_float32(model: nn.Module) -> Iterator[None]:
+    """Widen what is stored in 16 bits for a while.
+
+    Merged in 16 bits, a small adapter would partly be rounded away before it could be compared.
+    """
+    tensors = chain(model.parameters(), model.buffers())
+    narrow = [(tensor, tensor.dtype) for tensor in tensors if tensor.dtype in (torch.bfloat16, torch.float16)]
+    for tensor, _ in narrow:
+        tensor.data = tensor.data.float()
+    try:
+        yield
+    finally:
+        for tensor, dtype in narrow:
+            tensor.data = tensor.data.to(dtype)
 
 
 def _probe(processor: Any) -> dict[str, Tensor]:

@@ -24,9 +24,12 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alm.errors import ManifestError
+from alm.errors import AudioError, ManifestError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 AUDIO_MARKER = "<|audio|>"
 
@@ -61,6 +64,58 @@ class AudioRef:
     path: Path
     start_s: float | None = None
     end_s: float | None = None
+
+    def load(self, sample_rate: int) -> "np.ndarray":
+        """The clip as a waveform (S,) float32 in [-1, 1] at ``sample_rate`` Hz.
+
+        Raises:
+            AudioError: The file is missing, not audio, truncated, or empty in the asked segment.
+        """
+        from encoders.audio import load_audio
+
+        return load_audio(self.path, sample_rate, self.start_s, self.end_s)
+
+    def read_bytes(self) -> bytes:
+        """The whole file, as it is stored.
+
+        Raises:
+            AudioError: The file is missing or cannot be read.
+        """
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise AudioError(f"{self.path}: cannot be read ({error.strerror})") from error
+
+    def exists(self) -> bool:
+        """Whether the file is there."""
+        return self.path.is_file()
+
+    def state(self) -> tuple[int, int] | None:
+        """Bytes of the file and when it was written in ns, which a replaced file changes; None where it is gone."""
+        if not self.path.is_file():
+            return None
+        stat = self.path.stat()
+        return stat.st_size, stat.st_mtime_ns
+
+    def seconds(self) -> float:
+        """Length of the clip without decoding it.
+
+        Raises:
+            AudioError: The file's header cannot be read.
+        """
+        if self.end_s is not None:
+            return self.end_s - (self.start_s or 0.0)
+        return self._whole_seconds() - (self.start_s or 0.0)
+
+    def _whole_seconds(self) -> float:
+        from encoders.audio import seconds_of
+
+        return seconds_of(self.path)
+
+    @property
+    def file_name(self) -> str:
+        """The file's name, without its folder."""
+        return self.path.name
 
 
 @dataclass(frozen=True)
@@ -127,7 +182,7 @@ def read_manifest(
     """Read every record of a manifest.
 
     Args:
-        path: A UTF-8 JSON Lines file.
+        path: A UTF-8 JSON Lines file, or a directory written by ``alm data shard``.
         check_files: Also look whether every audio file exists (one ``stat`` per record).
         audio_only: Take records that say nothing about their audio, as pretraining does.
 
@@ -138,6 +193,10 @@ def read_manifest(
         ManifestError: The file is missing or empty, or a line is not a record; file and line are named.
     """
     path = Path(path)
+    if path.is_dir():
+        from alm.data.shards import ShardedRecords
+
+        return list(ShardedRecords(path, audio_only))
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -155,7 +214,7 @@ def read_manifest(
         _note_id(record.id, source, seen)
         if check_files:
             for ref in record.audio:
-                if not ref.path.is_file():
+                if not ref.exists():
                     raise ManifestError(
                         f"{source}: no audio file {ref.path}; fix 'audio' or restore the file"
                     )

@@ -145,6 +145,8 @@ class AudioLanguageModel(PreTrainedModel):
         """Set ``requires_grad`` and train/eval mode of every component from ``self.choices``."""
         for name, component in self.components.items():
             set_trainable(component, self.choices[name])
+        for parameter in self.encoder.readout:
+            parameter.requires_grad_(self.choices["projector"] == "train")
         self.train(self.training)
 
     def train(self, mode: bool = True) -> AudioLanguageModel:
@@ -169,7 +171,8 @@ class AudioLanguageModel(PreTrainedModel):
 
     def encode(self, waveforms: Tensor, lengths: Tensor) -> AudioTokens:
         """Run the encoder on clips (C, S) float32 in [-1, 1] with ``lengths`` (C,) in samples."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.choices["encoder"] != "frozen"):
+        learns = any(parameter.requires_grad for parameter in self.encoder.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             return self.encoder(waveforms, lengths)
 
     def splice(

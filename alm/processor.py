@@ -14,7 +14,7 @@ import torch
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from alm.configuration import AUDIO_TOKEN, AudioLanguageConfig
-from alm.errors import UserError
+from alm.errors import AudioError, UserError
 from alm.templates import TEMPLATES
 from encoders import config_from_dict
 from encoders.audio import pad_batch
@@ -58,6 +58,8 @@ class AudioLanguageProcessor(ProcessorMixin):
         audio_token: The placeholder.
         chat_template: A Jinja template, or ``plain`` or ``alpaca-short``; None takes the tokenizer's, or the plain
             one where it has none.
+        max_audio_tokens: Most audio tokens of a conversation; None sets no limit but the LLM's. Longer audio is
+            refused, never cut: give a part of it, or a projector with fewer tokens per second.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         projector: dict[str, Any],
         audio_token: str = AUDIO_TOKEN,
         chat_template: str | None = None,
+        max_audio_tokens: int | None = None,
     ) -> None:
         if tokenizer.convert_tokens_to_ids(audio_token) in (None, tokenizer.unk_token_id):
             tokenizer.add_tokens([audio_token], special_tokens=True)
@@ -78,6 +81,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         self.encoder = encoder
         self.projector = projector
         self.audio_token = audio_token
+        self.max_audio_tokens = max_audio_tokens
         self.audio_token_id: int = tokenizer.convert_tokens_to_ids(audio_token)
         self.encoder_config = config_from_dict(encoder)
         self.projector_config = projector_config(projector)
@@ -88,14 +92,40 @@ class AudioLanguageProcessor(ProcessorMixin):
         return self.encoder_config.sample_rate
 
     def n_audio_tokens(self, n_samples: int) -> int:
-        """LLM tokens that a clip of ``n_samples`` takes in the prompt."""
-        return self.projector_config.n_tokens_for(self.encoder_config.n_time_for(n_samples))
+        """LLM tokens that a clip of ``n_samples`` takes in the prompt.
+
+        Raises:
+            AudioError: It is too short for one, or alone takes more than ``max_audio_tokens``.
+        """
+        n_tokens = self.projector_config.n_tokens_for(self.encoder_config.n_time_for(n_samples))
+        self._check_budget(n_tokens, f"a clip of {n_samples / self.sample_rate:.1f} s")
+        return n_tokens
+
+    def _check_budget(self, n_tokens: int, what: str) -> None:
+        if self.max_audio_tokens is not None and n_tokens > self.max_audio_tokens:
+            raise AudioError(
+                f"{what} takes {n_tokens} audio tokens, more than max_audio_tokens={self.max_audio_tokens}; give a "
+                "part of it, raise the limit, or train a projector with fewer tokens per second"
+            )
 
     @cached_property
     def end_of_turn(self) -> str:
-        """What the template puts behind an answer, such as ``<|im_end|>``; the end-of-text token if nothing."""
-        turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK.format(0)}]
-        return _MARKS.split(self._render(turns, False))[-1].rstrip() or self.tokenizer.eos_token or ""
+        """What the template puts behind every answer, such as ``<|im_end|>``; the end-of-text token if nothing."""
+        turns = [
+            {"role": role, "content": content}
+            for turn in range(2)
+            for role, content in (("user", "x"), ("assistant", _MARK.format(turn)))
+        ]
+        around = _MARKS.split(self._render(turns, False))
+        middle, last = around[-2:] if len(around) == 3 else (around[-1], around[-1])
+        # Phi-3 ends the conversation after the turn: only what stands behind an answer in the middle, too, counts.
+        added = "|".join(map(re.escape, sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)))
+        end = ""
+        for piece in re.split(f"({added})", last) if added else [last]:
+            if not middle.startswith(end + piece):
+                break
+            end += piece
+        return end.rstrip() or self.tokenizer.eos_token or ""
 
     @property
     def stop_token_ids(self) -> list[int]:
@@ -190,6 +220,7 @@ class AudioLanguageProcessor(ProcessorMixin):
 
         Raises:
             UserError: The markers are not as many as the clips.
+            AudioError: The clips take more than ``max_audio_tokens``.
         """
         if supervise not in SUPERVISED:
             raise UserError(f"supervise: got '{supervise}', expected one of {', '.join(SUPERVISED)}")
@@ -211,6 +242,8 @@ class AudioLanguageProcessor(ProcessorMixin):
                 labelled = not is_audio and (answer or supervise == "all")
                 out.ids.extend([token] * n)
                 out.labels.extend([token if labelled else -100] * n)
+        n_audio = sum(end - start for start, end in out.spans)
+        self._check_budget(n_audio, f"the audio of a conversation ({len(out.spans)} clips)")
         return out
 
     def _encode_all(

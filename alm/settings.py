@@ -100,8 +100,10 @@ def check_keys(cls: Any, values: Any, where: str, prefix: str = "") -> None:
             near = difflib.get_close_matches(str(key), names, n=1)
             hint = f"did you mean '{prefix}{near[0]}'?" if near else f"valid keys: {', '.join(names)}"
             raise ConfigError(f"{where}: unknown key '{prefix}{key}'; {hint}")
-        if dataclasses.is_dataclass(hints[key]):
-            check_keys(hints[key], value, where, f"{prefix}{key}.")
+        kinds = (hints[key], *typing.get_args(hints[key]))  # the second: of `Section | None`
+        section = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        if section is not None and (value is not None or section is hints[key]):
+            check_keys(section, value, where, f"{prefix}{key}.")
 
 
 def dump_settings(settings: Any) -> str:

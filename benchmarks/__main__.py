@@ -7,11 +7,17 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cuda, frontend, loader, train_step
+from benchmarks import cuda, frontend, gradcache, loader, train_step
 from benchmarks.measure import arguments, machine, table
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
-BENCHES = {"loader": loader, "frontend": frontend, "train_step": train_step, "cuda": cuda}
+BENCHES = {
+    "loader": loader,
+    "frontend": frontend,
+    "train_step": train_step,
+    "gradcache": gradcache,
+    "cuda": cuda,
+}
 _HEAD = """# Speed
 
 Written by `python -m benchmarks`. Both sides run in one process in alternating order; figures are medians with their

@@ -90,16 +90,20 @@ class ASTEncoder(TransformersEncoder):
         super().__init__(config, model)
         self.fbank = KaldiFbank(self.config.sample_rate, self.config.hf.num_mel_bins)
 
-    def encode_windows(self, waveform: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
+    def read_windows(
+        self, waveform: Tensor, lengths: list[int], *, layers: bool
+    ) -> list[tuple[Tensor, Tensor | None]]:
         """Tokens (B, T, F, D) and prefix (B, 2, D) of windows (B, S)."""
         config = self.config
         mel, _ = self.fbank(waveform, torch.tensor(lengths))  # (B, frames, mels), zeros behind a clip
         mel = torch.nn.functional.pad(mel, (0, 0, 0, config.hf.max_length - mel.shape[1]))
         if config.do_normalize:  # after padding, as ASTFeatureExtractor does
             mel = (mel - config.norm_mean) / (2 * config.norm_std)
-        made = self.model(mel.to(self.dtype)).last_hidden_state  # (B, 2 + F * T, D), frequency-major
-        patches = made[:, _N_PREFIX:].unflatten(1, (config.n_freq, config.steps_per_window))
-        return patches.transpose(1, 2), made[:, :_N_PREFIX]
+        grid = (config.n_freq, config.steps_per_window)
+        return [  # (B, 2 + F * T, D), frequency-major
+            (made[:, _N_PREFIX:].unflatten(1, grid).transpose(1, 2), made[:, :_N_PREFIX])
+            for made in self.states(layers, mel.to(self.dtype))
+        ]
 
     @classmethod
     def tiny(cls, seed: int = 0) -> Self:

@@ -5,11 +5,13 @@ Axis letters: B batch, S samples.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -18,6 +20,9 @@ import torch
 from torch import Tensor
 
 from .errors import AudioError
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
+"""Endings of files that are taken for audio where a folder is searched."""
 
 # A decoder overshoots full scale by a few dB at most. Float files further out carry integer-scaled samples.
 _LARGEST_SANE_PEAK = 8.0
@@ -49,8 +54,49 @@ def load_audio(
             in the segment, or holds NaN or infinite samples.
     """
     file = Path(path)
-    _check_readable(file)
-    samples, native_hz = _decode(file, start_s, end_s)
+    if not file.exists():
+        raise AudioError(
+            f"{file}: no such file; check the path (a manifest's paths are relative to the manifest)"
+        )
+    if file.is_dir():
+        raise AudioError(f"{file}: is a directory; give one audio file")
+    try:
+        with file.open("rb") as stream:
+            _check_readable(stream, file.stat().st_size, str(file))
+    except OSError as error:
+        raise AudioError(f"{file}: cannot be read ({error.strerror})") from error
+    return _waveform(file, str(file), sample_rate, start_s, end_s)
+
+
+def decode_audio(
+    data: bytes, name: str, sample_rate: int, start_s: float | None = None, end_s: float | None = None
+) -> np.ndarray:
+    """Decode a file's content, for example a member of an archive; see :func:`load_audio`.
+
+    Args:
+        data: The whole file.
+        name: What to call it in errors.
+        sample_rate: Rate of the result in Hz.
+        start_s: Start of the segment in seconds.
+        end_s: End of the segment in seconds.
+
+    Returns:
+        Waveform (S,) float32 in [-1, 1].
+
+    Raises:
+        AudioError: As in :func:`load_audio`.
+    """
+    stream = io.BytesIO(data)
+    _check_readable(stream, len(data), name)
+    stream.seek(0)
+    return _waveform(stream, name, sample_rate, start_s, end_s)
+
+
+def _waveform(
+    source: Path | BinaryIO, file: str, sample_rate: int, start_s: float | None, end_s: float | None
+) -> np.ndarray:
+    """Decode, check, mix down and resample; ``file`` is what errors call it."""
+    samples, native_hz = _decode(source, file, start_s, end_s)
     if not len(samples):
         raise AudioError(f"{file}: holds no samples; give a recording that is longer than nothing")
     if not np.isfinite(samples).all():
@@ -62,6 +108,18 @@ def load_audio(
         )
     mono = samples.mean(axis=1, dtype=np.float32)  # (S, channels) -> (S,)
     return np.clip(resample(mono, native_hz, sample_rate), -1.0, 1.0)
+
+
+def seconds_of(source: str | os.PathLike[str] | BinaryIO) -> float:
+    """Length of a file in seconds, from its header alone.
+
+    Raises:
+        AudioError: The file is missing, empty or not audio.
+    """
+    try:
+        return soundfile.info(source).duration
+    except (soundfile.SoundFileError, OSError) as error:
+        raise AudioError(f"{source}: its length cannot be read ({error}); run alm data verify") from error
 
 
 def resample(waveform: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
@@ -129,52 +187,42 @@ def pad_batch(waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     return batch, lengths
 
 
-def _check_readable(file: Path) -> None:
-    if not file.exists():
-        raise AudioError(
-            f"{file}: no such file; check the path (a manifest's paths are relative to the manifest)"
-        )
-    if file.is_dir():
-        raise AudioError(f"{file}: is a directory; give one audio file")
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(12)
-    except OSError as error:
-        raise AudioError(f"{file}: cannot be read ({error.strerror})") from error
+def _check_readable(stream: BinaryIO, size: int, file: str) -> None:
+    head = stream.read(12)
     if not head:
         raise AudioError(f"{file}: is empty (0 bytes); download or export it again")
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        _check_wav_is_whole(file)
+        _check_wav_is_whole(stream, size, file)
 
 
-def _check_wav_is_whole(file: Path) -> None:
+def _check_wav_is_whole(stream: BinaryIO, size: int, file: str) -> None:
     """Compare the data chunk's declared size with what is there: libsndfile shortens the clip silently."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        at = 12
-        while at + 8 <= size:
-            stream.seek(at)
-            name, declared = struct.unpack("<4sI", stream.read(8))
-            if name == b"data":
-                held = size - at - 8
-                if declared not in (_UNKNOWN_SIZE, 0) and held < declared:
-                    raise AudioError(
-                        f"{file}: is truncated: its header promises {declared} bytes of samples, "
-                        f"{held} are there; copy or download it again"
-                    )
-                return
-            at += 8 + declared + declared % 2  # chunks are padded to an even size
+    at = 12
+    while at + 8 <= size:
+        stream.seek(at)
+        name, declared = struct.unpack("<4sI", stream.read(8))
+        if name == b"data":
+            held = size - at - 8
+            if declared not in (_UNKNOWN_SIZE, 0) and held < declared:
+                raise AudioError(
+                    f"{file}: is truncated: its header promises {declared} bytes of samples, "
+                    f"{held} are there; copy or download it again"
+                )
+            return
+        at += 8 + declared + declared % 2  # chunks are padded to an even size
     raise AudioError(f"{file}: is a wav without samples (no data chunk); copy or download it again")
 
 
-def _decode(file: Path, start_s: float | None, end_s: float | None) -> tuple[np.ndarray, int]:
+def _decode(
+    source: Path | BinaryIO, file: str, start_s: float | None, end_s: float | None
+) -> tuple[np.ndarray, int]:
     """Samples (S, channels) float32 of the segment, and the file's rate in Hz."""
     if start_s is not None and start_s < 0:
         raise AudioError(f"{file}: start_s is {start_s}; it must be 0 or more")
     if end_s is not None and end_s <= (start_s or 0.0):
         raise AudioError(f"{file}: end_s is {end_s}; it must be after start_s ({start_s or 0.0})")
     try:
-        with soundfile.SoundFile(file) as sound:
+        with soundfile.SoundFile(source) as sound:
             first = round((start_s or 0.0) * sound.samplerate)
             last = sound.frames if end_s is None else min(sound.frames, round(end_s * sound.samplerate))
             if first and first >= sound.frames:
@@ -190,7 +238,9 @@ def _decode(file: Path, start_s: float | None, end_s: float | None) -> tuple[np.
                 )
             return samples, sound.samplerate
     except (soundfile.SoundFileError, OSError) as error:
-        reason = str(error).split(": ", 1)[-1].rstrip(".")
-        raise AudioError(
-            f"{file}: cannot be decoded as audio ({reason}); wav, flac, ogg and mp3 are read"
-        ) from error
+        raise _undecodable(file, error) from error
+
+
+def _undecodable(file: str | Path, error: Exception) -> AudioError:
+    reason = str(error).split(": ", 1)[-1].rstrip(".")
+    return AudioError(f"{file}: cannot be decoded as audio ({reason}); wav, flac, ogg and mp3 are read")

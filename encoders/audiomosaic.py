@@ -91,18 +91,23 @@ class AudioMosaicEncoder(AudioEncoder):
         Raises:
             AudioError: A clip is shorter than one 25 ms frame, or holds NaN or infinite samples.
         """
-        windows, exists = self.log_mel_windows(waveform, lengths)
-        parts = self.normalise(windows[exists]).split(self.max_windows_per_pass)
-        return self._stitch(torch.cat([self.forward_mel(part) for part in parts]), exists, lengths)
+        windows, frames = self.log_mel_windows(waveform, lengths)
+        parts = self.normalise(windows[frames > 0]).split(self.max_windows_per_pass)
+        return self._stitch(torch.cat([self.forward_mel(part) for part in parts]), frames, lengths)
 
     def forward_layers(self, waveform: Tensor, lengths: Tensor) -> list[AudioTokens]:
         """Like `forward`, for what enters the first block and for every block's output (none normalised)."""
-        windows, exists = self.log_mel_windows(waveform, lengths)
+        windows, frames = self.log_mel_windows(waveform, lengths)
         layers: list[list[Tensor]] = []
-        for part in self.normalise(windows[exists]).split(self.max_windows_per_pass):
+        for part in self.normalise(windows[frames > 0]).split(self.max_windows_per_pass):
             layers.append([])
             self._run_blocks(self._embed(part, None), layers[-1])
-        return [self._stitch(torch.cat(parts), exists, lengths) for parts in zip(*layers, strict=True)]
+        return [self._stitch(torch.cat(parts), frames, lengths) for parts in zip(*layers, strict=True)]
+
+    @property
+    def n_layers(self) -> int:
+        """The blocks and what enters the first."""
+        return len(self.blocks) + 1
 
     def log_mel_windows(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The log-mel of a padded batch, cut into the encoder's windows and not normalised yet.
@@ -112,8 +117,8 @@ class AudioMosaicEncoder(AudioEncoder):
             lengths: (B,) samples of each clip.
 
         Returns:
-            windows (B, W, n_frames, n_mels), zeros after each clip's end; exists (B, W) bool, False for windows
-            that a shorter clip lacks.
+            windows (B, W, n_frames, n_mels), zeros after each clip's end; frames (B, W) long, those of each window
+            that hold audio, 0 for windows that a shorter clip lacks.
 
         Raises:
             AudioError: A clip is shorter than one 25 ms frame.
@@ -122,33 +127,36 @@ class AudioMosaicEncoder(AudioEncoder):
         mel, n_frames = self.fbank(waveform, lengths)  # (B, frames, n_mels)
         self.check_finite(mel)
         per_window = self.config.spec_size[0]
-        n_windows = [-(-n // per_window) for n in n_frames.tolist()]
-        most = max(n_windows, default=0)
+        most = -(-mel.shape[1] // per_window)
         mel = nn.functional.pad(mel, (0, 0, 0, most * per_window - mel.shape[1]))
         windows = mel.unflatten(1, (most, per_window))  # (B, W, n_frames, n_mels)
-        exists = torch.arange(most)[None] < torch.tensor(n_windows)[:, None]  # (B, W)
-        return windows, exists.to(windows.device)
+        starts = per_window * torch.arange(most, device=mel.device)
+        return windows, (n_frames.to(mel.device)[:, None] - starts).clamp(0, per_window)
 
-    def pool_windows(self, encoded: Tensor, exists: Tensor) -> Tensor:
+    def pool_windows(self, encoded: Tensor, frames: Tensor) -> Tensor:
         """One feature per clip: `pool` over each window's tokens, then the mean over a clip's windows.
 
+        A window weighs as much as it holds audio, or the rest of a clip a frame longer than a window would count
+        as much as the clip.
+
         Args:
-            encoded: (existing windows, 1 + K, D), as `forward_mel` gives them for `windows[exists]`.
-            exists: (B, W) bool.
+            encoded: (existing windows, 1 + K, D), as `forward_mel` gives them for `windows[frames > 0]`.
+            frames: (B, W) long, frames of each window that hold audio.
 
         Returns:
             (B, D'), D' twice D where the config pools by fusion.
         """
         pooled = self.pool(encoded)  # (existing windows, D')
-        spread = pooled.new_zeros((*exists.shape, pooled.shape[-1]))
-        spread[exists] = pooled
-        return spread.sum(dim=1) / exists.sum(dim=1, keepdim=True)  # (B, W, D') -> (B, D')
+        spread = pooled.new_zeros((*frames.shape, pooled.shape[-1]))
+        spread[frames > 0] = pooled
+        share = frames / frames.sum(dim=1, keepdim=True)  # (B, W)
+        return (spread * share.to(spread.dtype)[..., None]).sum(dim=1)  # (B, W, D') -> (B, D')
 
-    def _stitch(self, encoded: Tensor, exists: Tensor, lengths: Tensor) -> AudioTokens:
+    def _stitch(self, encoded: Tensor, frames: Tensor, lengths: Tensor) -> AudioTokens:
         """Windows (existing windows, 1 + N, D) as the tokens of their clips, end to end in time."""
         n_time = self.check_lengths(lengths)
-        stitched = encoded.new_zeros((*exists.shape, *encoded.shape[1:]))
-        stitched[exists] = encoded
+        stitched = encoded.new_zeros((*frames.shape, *encoded.shape[1:]))
+        stitched[frames > 0] = encoded
         grid = (max(n_time, default=0), self.config.n_freq)
         mask = n_time_mask(n_time, grid, encoded.device)
         tokens = stitched[:, :, 1:].flatten(1, 2)[:, : mask.shape[1]]  # (B, N, D)
@@ -157,7 +165,7 @@ class AudioMosaicEncoder(AudioEncoder):
             mask,
             grid,
             prefix=stitched[:, :, 0],
-            pooled=self.pool_windows(encoded, exists),
+            pooled=self.pool_windows(encoded, frames),
         )
 
     def normalise(self, mel: Tensor) -> Tensor:

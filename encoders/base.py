@@ -182,8 +182,8 @@ class AudioEncoder(nn.Module, ABC):
     config_class: ClassVar[type[EncoderConfig]]
     lora_targets: ClassVar[tuple[str, ...]] = ()
     """Suffixes of the names of Linear modules that LoRA adapts (peft's `target_modules`)."""
-    licence: ClassVar[str] = "?"
-    """Licence of the published weights (SPDX), as their publisher states it; `?` not stated, `-` no weights."""
+    licence: ClassVar[str] = "unstated"
+    """Licence of the published weights (SPDX), as their publisher states it; `-` no weights."""
     n_parameters: ClassVar[int | None] = None
     """Parameters at the default config, so that listing builds nothing; None where nobody counted."""
     hears: ClassVar[bool] = True
@@ -219,13 +219,17 @@ class AudioEncoder(nn.Module, ABC):
             lengths: As for `forward`.
 
         Returns:
-            What enters the first block, then the output of each; the last is not normalised by what follows it.
+            What enters the first block, then the output of each: `n_layers` of them. The last is as the encoder's
+            own code lists it, for some models after the norm that follows it.
 
         Raises:
             ConfigError: The encoder does not offer its layers.
             AudioError: A clip is too short for one time step.
         """
-        raise ConfigError(
+        raise self._no_layers()
+
+    def _no_layers(self) -> ConfigError:
+        return ConfigError(
             f"{type(self).__name__} does not offer the outputs of its layers; "
             "probe its last one (linear, attentive), or implement forward_layers"
         )
@@ -239,6 +243,16 @@ class AudioEncoder(nn.Module, ABC):
     def dim(self) -> int:
         """Width D of a token."""
         return self.config.dim
+
+    @property
+    def n_layers(self) -> int | None:
+        """How many `forward_layers` gives; None: it does not offer them."""
+        return None
+
+    @property
+    def readout(self) -> list[nn.Parameter]:
+        """Parameters that belong to what reads the tokens and learn with it, also where the encoder is frozen."""
+        return []
 
     @property
     def clip_norm(self) -> nn.Module | None:

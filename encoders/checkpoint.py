@@ -171,8 +171,15 @@ def read_training_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
     return weights, beside
 
 
-def write_weights(path: str | os.PathLike[str], state_dict: Mapping[str, Tensor]) -> None:
+def write_weights(
+    path: str | os.PathLike[str], state_dict: Mapping[str, Tensor], notes: Mapping[str, str] | None = None
+) -> None:
     """Write a safetensors file; it appears whole or not at all.
+
+    Args:
+        path: Where.
+        state_dict: The tensors.
+        notes: More for the file's header.
 
     Raises:
         CheckpointError: The place is not writable.
@@ -181,7 +188,7 @@ def write_weights(path: str | os.PathLike[str], state_dict: Mapping[str, Tensor]
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         plain = {key: value.detach().cpu().contiguous().clone() for key, value in state_dict.items()}
-        save_file(plain, temporary, metadata={"format": "pt"})
+        save_file(plain, temporary, metadata={"format": "pt", **(notes or {})})
         os.replace(temporary, file)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)

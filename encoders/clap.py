@@ -131,7 +131,14 @@ class ClapEncoder(TransformersEncoder):
             mel_scale="slaney" if slaney else "htk",
         )
 
-    def encode_windows(self, waveform: Tensor, lengths: list[int]) -> tuple[Tensor, None]:
+    @property
+    def n_layers(self) -> None:
+        """None: the stages of a Swin transformer have grids and widths of their own."""
+        return None
+
+    def read_windows(
+        self, waveform: Tensor, lengths: list[int], *, layers: bool
+    ) -> list[tuple[Tensor, Tensor | None]]:
         """Tokens (B, T, F, D) of windows (B, S)."""
         filled = torch.stack([self._fill(row[:n]) for row, n in zip(waveform, lengths, strict=True)])
         features = 10 * self.mel(filled).clamp(min=1e-10).log10()  # (B, frames, M) in dB
@@ -139,7 +146,7 @@ class ClapEncoder(TransformersEncoder):
         features = features[:, None].expand(-1, views, -1, -1).to(self.dtype)
         longer = torch.zeros(len(lengths), 1, dtype=torch.bool, device=waveform.device)
         made = self.model(features, is_longer=longer).last_hidden_state  # (B, D, F, T)
-        return made.permute(0, 3, 2, 1), None
+        return [(made.permute(0, 3, 2, 1), None)]
 
     def _fill(self, piece: Tensor) -> Tensor:
         """A piece (S,) as a whole window."""

@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -157,6 +160,38 @@ class TransformersEncoder(WindowedEncoder):
 
         return getattr(transformers, cls.model_name)
 
+    def encode_windows(self, waveform: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor | None]:
+        """The model's own output; see `WindowedEncoder.encode_windows`."""
+        return self.read_windows(waveform, lengths, layers=False)[0]
+
+    def encode_window_layers(
+        self, waveform: Tensor, lengths: list[int]
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """All of the model's hidden states; see `WindowedEncoder.encode_window_layers`."""
+        return self.read_windows(waveform, lengths, layers=True)
+
+    @abstractmethod
+    def read_windows(
+        self, waveform: Tensor, lengths: list[int], *, layers: bool
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """What `encode_windows` returns, for the model's output alone or for each of its hidden states.
+
+        Args:
+            waveform: See `WindowedEncoder.encode_windows`.
+            lengths: See there.
+            layers: Whether to return every layer.
+        """
+
+    def states(self, layers: bool, *inputs: Tensor, **options: Any) -> list[Tensor]:
+        """The model's output for some inputs, or what enters its first block and every block's output."""
+        made = self.model(*inputs, output_hidden_states=layers, **options)
+        return list(made.hidden_states) if layers else [made.last_hidden_state]
+
+    @property
+    def n_layers(self) -> int | None:
+        """The blocks and what enters the first."""
+        return self.config.hf.num_hidden_layers + 1
+
     @property
     def dtype(self) -> torch.dtype:
         """What the model computes in."""
@@ -201,24 +236,22 @@ class TransformersEncoder(WindowedEncoder):
     def _load(cls, path: Any, config: TransformersConfig) -> tuple[Any, LoadReport]:
         from transformers.utils import logging
 
-        before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        before = logging.get_verbosity()
         logging.set_verbosity_error()  # the report below says it all, and strictly
-        logging.disable_progress_bar()
         try:
-            model, info = cls._model_class().from_pretrained(
-                path,
-                config=config.hf,
-                dtype=torch.float32,
-                key_mapping=cls.renamed or None,
-                ignore_mismatched_sizes=True,  # collected and refused below, with every other complaint
-                output_loading_info=True,
-            )
+            with without_bars():
+                model, info = cls._model_class().from_pretrained(
+                    path,
+                    config=config.hf,
+                    dtype=torch.float32,
+                    key_mapping=cls.renamed or None,
+                    ignore_mismatched_sizes=True,  # collected and refused below, with every other complaint
+                    output_loading_info=True,
+                )
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())[:300]})") from error
         finally:
             logging.set_verbosity(before)
-            if bars:
-                logging.enable_progress_bar()
         misshaped = [f"{key}: {tuple(got)} for {tuple(own)}" for key, got, own in info["mismatched_keys"]]
         absent = set(info["missing_keys"]) | {key for key, _, _ in info["mismatched_keys"]}
         report = LoadReport(
@@ -252,10 +285,24 @@ class TransformersEncoder(WindowedEncoder):
             return cls(config).eval()  # type: ignore[arg-type]
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep `transformers` from drawing its own progress bars through the output; warnings and errors stay."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def sample_mask(lengths: list[int], waveform: Tensor) -> Tensor:
     """(B, S) bool, True at the samples of each window."""
     places = torch.arange(waveform.shape[1], device=waveform.device)
     return places[None] < torch.tensor(lengths, device=waveform.device)[:, None]
 
 
-__all__ = ["AudioEncoder", "TransformersConfig", "TransformersEncoder", "sample_mask"]
+__all__ = ["AudioEncoder", "TransformersConfig", "TransformersEncoder", "sample_mask", "without_bars"]

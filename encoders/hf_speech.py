@@ -113,7 +113,9 @@ class SpeechEncoder(TransformersEncoder):
         """Whether windows of different length may share a pass."""
         return self.config.hf.feat_extract_norm == "layer"
 
-    def encode_windows(self, waveform: Tensor, lengths: list[int]) -> tuple[Tensor, None]:
+    def read_windows(
+        self, waveform: Tensor, lengths: list[int], *, layers: bool
+    ) -> list[tuple[Tensor, Tensor | None]]:
         """Tokens (B, T, 1, D) of windows (B, S); zeros past a window's end."""
         config = self.config
         real = sample_mask(lengths, waveform)  # (B, S)
@@ -122,14 +124,15 @@ class SpeechEncoder(TransformersEncoder):
         waveform = waveform.to(self.dtype)
         if self.pads:
             mask = None if len(set(lengths)) == 1 else real.long()
-            made = self.model(waveform, attention_mask=mask).last_hidden_state  # (B, T, D)
-            return made[:, :, None], None
+            return [(made[:, :, None], None) for made in self.states(layers, waveform, attention_mask=mask)]
         most = config.steps_in(max(lengths))
-        tokens = waveform.new_zeros(len(lengths), most, config.dim)
+        out: list[Tensor] = []
         for size, rows in equal_groups(lengths, waveform.device):
-            made = self.model(waveform[rows, :size]).last_hidden_state
-            tokens[rows, : made.shape[1]] = made.to(tokens.dtype)
-        return tokens[:, :, None], None
+            states = self.states(layers, waveform[rows, :size])  # each (rows, T, D)
+            out = out or [waveform.new_zeros(len(lengths), most, config.dim) for _ in states]
+            for tokens, made in zip(out, states, strict=True):
+                tokens[rows, : made.shape[1]] = made.to(tokens.dtype)
+        return [(tokens[:, :, None], None) for tokens in out]
 
 
 def _zero_mean_unit_variance(waveform: Tensor, real: Tensor) -> Tensor:

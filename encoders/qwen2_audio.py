@@ -61,7 +61,9 @@ class Qwen2AudioEncoder(TransformersEncoder):
         super().__init__(config, model)
         self.mel = slaney_mel(self.config.hf.num_mel_bins, self.config.sample_rate)
 
-    def encode_windows(self, waveform: Tensor, lengths: list[int]) -> tuple[Tensor, None]:
+    def read_windows(
+        self, waveform: Tensor, lengths: list[int], *, layers: bool
+    ) -> list[tuple[Tensor, Tensor | None]]:
         """Tokens (B, T, 1, D) of windows (B, S)."""
         features = log_mel(self.mel, waveform, self.config.window_samples).to(self.dtype)  # (B, M, F)
         seen = torch.tensor([positions(n) for n in lengths], device=waveform.device)
@@ -69,8 +71,13 @@ class Qwen2AudioEncoder(TransformersEncoder):
         mask = torch.zeros(len(lengths), 1, 1, len(places), dtype=self.dtype, device=waveform.device)
         mask.masked_fill_((places[None] >= seen[:, None])[:, None, None], torch.finfo(self.dtype).min)
         mask = mask.expand(-1, -1, len(places), -1)  # (B, 1, positions, positions)
-        made = self.model(features, attention_mask=mask).last_hidden_state  # (B, T, D)
-        return made[:, : max(map(self.config.steps_in, lengths)), None], None
+        made = self.model(features, attention_mask=mask).last_hidden_state  # (B, T, D), behind a pooling
+        return [(made[:, : max(map(self.config.steps_in, lengths)), None], None)]
+
+    @property
+    def n_layers(self) -> None:
+        """None: only the output is pooled to the token rate, the layers before it are not."""
+        return None
 
     @classmethod
     def tiny(cls, seed: int = 0) -> Self:

@@ -191,12 +191,18 @@ def load_encoder(source: str | os.PathLike[str], **overrides: Any) -> AudioEncod
             `organisation/name`, or a weights file. A name wins over a directory of that name; write `./name` for
             the directory.
         **overrides: Config values, and for weights also `from_pretrained`'s arguments (`revision`). Where no
-            config.json is beside the weights, `model_class` says whose they are (`beats`).
+            config.json is beside the weights, `model_class` says whose they are (`beats`). `layer`: `last`, a
+            number, or `sum`; see `encoders.layers`.
 
     Raises:
         ConfigError: Unknown name or config key.
         CheckpointError: Weights that are not there or do not fit.
     """
+    if "layer" in overrides:
+        from .layers import LayersEncoder
+
+        layer = str(overrides.pop("layer"))
+        return LayersEncoder.around(load_encoder(source, **overrides), layer)
     sources = _sources()
     if str(source) in sources:
         found = sources[str(source)][1]()

@@ -114,11 +114,13 @@ class WhisperEncoder(TransformersEncoder):
 
         return WhisperEncoder
 
-    def encode_windows(self, waveform: Tensor, lengths: list[int]) -> tuple[Tensor, None]:
+    def read_windows(
+        self, waveform: Tensor, lengths: list[int], *, layers: bool
+    ) -> list[tuple[Tensor, Tensor | None]]:
         """Tokens (B, T, 1, D) of windows (B, S)."""
         features = log_mel(self.mel, waveform, self.config.window_samples)  # (B, M, F)
-        made = self.model(features.to(self.dtype)).last_hidden_state  # (B, T, D)
-        return made[:, : max(map(self.config.steps_in, lengths)), None], None
+        most = max(map(self.config.steps_in, lengths))
+        return [(made[:, :most, None], None) for made in self.states(layers, features.to(self.dtype))]
 
     @classmethod
     def tiny(cls, seed: int = 0) -> Self:

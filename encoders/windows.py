@@ -7,6 +7,7 @@ tokens, D width.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from .base import AudioEncoder, AudioTokens, EncoderConfig, n_time_mask
 from .errors import AudioError
+
+EncodeWindows = Callable[[Tensor, list[int]], list[tuple[Tensor, Tensor | None]]]
 
 
 @dataclass(frozen=True)
@@ -85,47 +88,77 @@ class WindowedEncoder(AudioEncoder):
             tokens (B, T, F, D), T at most `steps_per_window`, and prefix tokens (B, P, D) or None.
         """
 
+    def encode_window_layers(
+        self, waveform: Tensor, lengths: list[int]
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Like `encode_windows`, for every layer; see `AudioEncoder.forward_layers`.
+
+        Raises:
+            ConfigError: The encoder does not offer its layers.
+        """
+        raise self._no_layers()
+
     def forward(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
         """Encode a padded batch; see `AudioEncoder.forward`. Prefix (B, W * P, D): each window's in turn."""
+        return self._over_windows(waveform, lengths, lambda *piece: [self.encode_windows(*piece)])[0]
+
+    def forward_layers(self, waveform: Tensor, lengths: Tensor) -> list[AudioTokens]:
+        """Encode a padded batch and keep every layer; see `AudioEncoder.forward_layers`."""
+        if self.n_layers is None:
+            raise self._no_layers()
+        return self._over_windows(waveform, lengths, self.encode_window_layers)
+
+    def _over_windows(self, waveform: Tensor, lengths: Tensor, encode: EncodeWindows) -> list[AudioTokens]:
+        """Cut clips into windows, encode some at a time, and stitch each layer that comes out."""
         config, n_time = self.config, self.check_lengths(lengths)
-        per_window = config.steps_per_window
         pieces = []  # (clip, window, samples)
         for row, (steps, n_samples) in enumerate(zip(n_time, lengths.tolist(), strict=True)):
-            for index in range(-(-steps // per_window)):
+            for index in range(-(-steps // config.steps_per_window)):
                 size = min(n_samples - index * config.hop_samples, config.window_samples)
                 pieces.append((row, index, size))
-        tokens, prefix = [], []
-        for start in range(0, len(pieces), self.max_windows_per_pass):
-            made, extra = self._encode(waveform, pieces[start : start + self.max_windows_per_pass])
-            tokens.append(torch.nn.functional.pad(made, (0, 0, 0, 0, 0, per_window - made.shape[1])))
-            prefix.append(extra)
+        passes = [
+            encode(*self._windows(waveform, pieces[start : start + self.max_windows_per_pass]))
+            for start in range(0, len(pieces), self.max_windows_per_pass)
+        ]
         if not pieces:
             empty = waveform.new_zeros(len(n_time), 0, config.dim)
-            return AudioTokens(empty, empty[..., 0].bool(), (0, config.n_freq))
-        rows = torch.tensor([row for row, _, _ in pieces], device=waveform.device)
-        places = torch.tensor([index for _, index, _ in pieces], device=waveform.device)
+            return [AudioTokens(empty, empty[..., 0].bool(), (0, config.n_freq))]
+        return [self._stitch(list(layer), pieces, n_time) for layer in zip(*passes, strict=True)]
+
+    def _stitch(
+        self, made: list[tuple[Tensor, Tensor | None]], pieces: list[tuple[int, int, int]], n_time: list[int]
+    ) -> AudioTokens:
+        """Tokens and prefixes of windows, in the order of `pieces` (clip, window, samples), as those of clips."""
+        config = self.config
+        per_window = config.steps_per_window
+        tokens = [torch.nn.functional.pad(t, (0, 0, 0, 0, 0, per_window - t.shape[1])) for t, _ in made]
+        prefix = [extra for _, extra in made if extra is not None]
+        device = tokens[0].device
+        rows = torch.tensor([row for row, _, _ in pieces], device=device)
+        places = torch.tensor([index for _, index, _ in pieces], device=device)
         n_windows = 1 + max(index for _, index, _ in pieces)
         encoded = torch.cat(tokens)  # (pieces, T, F, D)
         stitched = encoded.new_zeros(len(n_time), n_windows, *encoded.shape[1:])
         stitched[rows, places] = encoded
         self.check_finite(stitched)
         grid = (max(n_time), config.n_freq)
-        mask = n_time_mask(n_time, grid, waveform.device)
+        mask = n_time_mask(n_time, grid, device)
         flat = stitched.flatten(1, 3)[:, : mask.shape[1]] * mask[..., None]  # (B, n_time * n_freq, D)
-        if prefix[0] is None:
+        if not prefix:
             return AudioTokens(flat, mask, grid)
-        extra = torch.cat([part for part in prefix if part is not None])  # (pieces, P, D)
+        extra = torch.cat(prefix)  # (pieces, P, D)
         kept = extra.new_zeros(len(n_time), n_windows, *extra.shape[1:])
         kept[rows, places] = extra
         return AudioTokens(flat, mask, grid, prefix=kept.flatten(1, 2))
 
-    def _encode(self, waveform: Tensor, pieces: list[tuple[int, int, int]]) -> tuple[Tensor, Tensor | None]:
+    def _windows(self, waveform: Tensor, pieces: list[tuple[int, int, int]]) -> tuple[Tensor, list[int]]:
+        """The windows of some pieces, zeros past each one's end, and their lengths."""
         longest = max(size for _, _, size in pieces)
         windows = waveform.new_zeros(len(pieces), longest, dtype=torch.float32)
         for window, (row, index, size) in zip(windows, pieces, strict=True):
             start = index * self.config.hop_samples
             window[:size] = waveform[row, start : start + size]
-        return self.encode_windows(windows, [size for _, _, size in pieces])
+        return windows, [size for _, _, size in pieces]
 
 
 def equal_groups(values: list[int], device: torch.device) -> list[tuple[int, Tensor]]:

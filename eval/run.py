@@ -13,7 +13,7 @@ import numpy as np
 
 from alm.generation import generate_answers
 from alm.manifest import AUDIO_MARKER, AudioRef, Record
-from encoders.audio import load_audio
+from encoders.errors import AudioError
 from eval.arm_scores import answers_of
 from eval.batching import Answer, with_smaller_batches
 from eval.errors import EvaluationError
@@ -161,7 +161,7 @@ def evaluate_manifest(
             found = with_smaller_batches(partial(answer_some, questions), len(questions), size)
             for count, ((index, *said), size) in enumerate(found, start=1):
                 question = questions[index]
-                heard_s = sum(len(waveforms.load(ref)) for ref in question.audio) / processor.sample_rate
+                heard_s = sum(waveforms.seconds[ref] for ref in question.audio)
                 waiting.append(_line(question, said, model_id, heard_s, groups))
                 if len(waiting) >= size or count == len(questions):
                     file.append(waiting)
@@ -185,16 +185,13 @@ def evaluate_manifest(
 def _longest_first(questions: list[_Question]) -> list[_Question]:
     """Questions by control, then ranked and generated ones apart, then from the longest audio and text down."""
     order = {control: number for number, control in enumerate(CONTROLS)}
-    sizes = {ref: _size(ref) or 0 for question in questions for ref in question.audio}
+    lengths = {ref: _length_s(ref) for question in questions for ref in question.audio}
 
     def key(question: _Question) -> tuple[int, bool, float, int]:
-        spans = [
-            sizes[ref] if ref.end_s is None else ref.end_s - (ref.start_s or 0.0) for ref in question.audio
-        ]
         return (
             order[question.control],
             question.ranked,
-            -sum(spans),
+            -sum(lengths[ref] for ref in question.audio),
             -sum(len(turn["content"]) for turn in question.messages),
         )
 
@@ -285,15 +282,18 @@ def _plan(
             decoding=decoding,
             sample=record.id,
             control=control,
-            audio=[[ref.path.name, _size(ref), ref.start_s, ref.end_s] for ref in audio],
+            audio=[[ref.file_name, ref.state(), ref.start_s, ref.end_s] for ref in audio],
         )
         ranked = decoding.get("answer_by") == "rank" and bool(record.choices)
         yield _Question(record, control, messages, audio, key, ranked)
 
 
-def _size(ref: AudioRef) -> int | None:
-    """Bytes of a recording, so that a replaced one is asked about again; None where it is gone."""
-    return ref.path.stat().st_size if ref.path.is_file() else None
+def _length_s(ref: AudioRef) -> float:
+    """Seconds of a clip; 0 where it cannot be read, which answering it will explain."""
+    try:
+        return ref.seconds()
+    except AudioError:
+        return 0.0
 
 
 def _line(
@@ -329,14 +329,17 @@ class _Waveforms:
         self._sample_rate = sample_rate
         self._kept: OrderedDict[AudioRef, np.ndarray] = OrderedDict()
         self._bytes = 0
+        self.seconds: dict[AudioRef, float] = {}
+        """Length of every recording that was read."""
 
     def load(self, ref: AudioRef) -> np.ndarray:
         """Waveform (S,) float32; the same array object each time while it is kept."""
         if ref in self._kept:
             self._kept.move_to_end(ref)
             return self._kept[ref]
-        waveform = load_audio(ref.path, self._sample_rate, ref.start_s, ref.end_s)
+        waveform = ref.load(self._sample_rate)
         self._kept[ref] = waveform
+        self.seconds[ref] = len(waveform) / self._sample_rate
         self._bytes += waveform.nbytes
         while self._bytes > _CACHE_BYTES and len(self._kept) > 1:
             _, dropped = self._kept.popitem(last=False)

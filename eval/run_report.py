@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from alm.manifest import Record, write_text_atomic
-from encoders.audio import load_audio
 from encoders.errors import AudioError
 from eval.arm_scores import is_correct
 from eval.predictions import HEADLINE, Prediction
@@ -106,7 +105,7 @@ def hardest_examples(records: Sequence[Record], lines: Sequence[Prediction]) -> 
         shown.add(record.clip)
         ref = record.audio[0]
         try:
-            waveform = load_audio(ref.path, _EXAMPLE_HZ, ref.start_s, ref.end_s)
+            waveform = ref.load(_EXAMPLE_HZ)
         except AudioError as error:
             logger.warning("not shown in the report: %s", error)
             continue

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+_MOMENTUM = 0.01  # what a batch weighs in the running statistics once a hundred have been seen
+_EPS = 1e-5
 
 
 class ClipContext(nn.Module):
@@ -13,6 +17,10 @@ class ClipContext(nn.Module):
     Utterance-level statistics beside each frame are ECAPA-TDNN's global context (Desplanques et al. 2020, section
     3.2). They differ less between recordings of one kind than single moments do, so a projector that sees them
     needs fewer recordings to learn what a kind sounds like.
+
+    Training, too, standardises with the running statistics: with those of a batch, a clip would look different
+    beside other clips and in evaluation, and two clips would be told apart by their sign alone. Processes need not
+    agree on anything in between; `DistributedDataParallel` hands them the first one's buffers.
 
     Args:
         n_freq: Frequency rows of the grid.
@@ -24,8 +32,10 @@ class ClipContext(nn.Module):
         self.width = 2 * n_freq * dim
         self.running_mean: Tensor
         self.running_var: Tensor
+        self.n_batches: Tensor
         self.register_buffer("running_mean", torch.zeros(self.width))
         self.register_buffer("running_var", torch.ones(self.width))
+        self.register_buffer("n_batches", torch.tensor(0))
 
     def forward(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
         """Statistics of each clip's valid tokens.
@@ -44,8 +54,25 @@ class ClipContext(nn.Module):
         mean = rows.masked_fill(~valid, 0.0).sum(1) / n_valid
         squares = (rows - mean[:, None]).square().masked_fill(~valid, 0.0).sum(1) / n_valid
         statistics = torch.cat([mean, (squares + 1e-6).sqrt()], dim=1)
-        # A single clip has no spread to be standardised by.
-        fresh = self.training and len(statistics) > 1
-        statistics = statistics.to(self.running_mean.dtype)  # bfloat16 engines convert buffers too
-        normed = functional.batch_norm(statistics, self.running_mean, self.running_var, training=fresh)
-        return normed.to(tokens.dtype)
+        if self.training and len(statistics):
+            self._learn(statistics.detach())
+        return ((statistics - self.running_mean) / (self.running_var + _EPS).sqrt()).to(tokens.dtype)
+
+    @torch.no_grad()
+    def _learn(self, statistics: Tensor) -> None:
+        """Add a batch (B, W) to the running mean and variance: an average of all at first, then a moving one."""
+        self.n_batches += 1
+        weight = (1 / self.n_batches).clamp(min=_MOMENTUM)
+        shift = statistics.mean(0) - self.running_mean
+        within = statistics.var(0, correction=0)
+        self.running_mean += weight * shift
+        # the variance of two groups put together: within both, and between their means
+        self.running_var += weight * (within - self.running_var) + weight * (1 - weight) * shift.square()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> ClipContext:
+        """Move, but stay in float32: bfloat16 cannot hold a mean that is large beside the deviation."""
+        kept = {name: getattr(self, name) for name in ("running_mean", "running_var")}
+        super()._apply(fn, recurse)
+        for name, value in kept.items():
+            setattr(self, name, value.to(getattr(self, name).device))
+        return self

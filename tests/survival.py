@@ -55,10 +55,10 @@ def make_data(folder: Path) -> Path:
     return folder
 
 
-def make_parts(folder: Path, data: Path, llm: Path) -> dict[str, Path]:
+def make_parts(folder: Path, data: Path, llm: Path, **encoder_options) -> dict[str, Path]:
     """What the stages start from: an encoder, an LLM, and a model aligned for one step."""
-    encoder = folder / "encoder"
-    encoder_class("audiomosaic").tiny().save_pretrained(encoder)
+    encoder, kind = folder / "encoder", encoder_class("audiomosaic")
+    kind(kind.config_class().replace(**TINY | encoder_options)).save_pretrained(encoder)
     parts = {"encoder": encoder, "llm": llm}
     run = settings("align", data, folder / "aligned", optim={"steps": 1}, encoder=str(encoder), llm=str(llm))
     return parts | {"aligned": run_stage(run)}

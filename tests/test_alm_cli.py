@@ -130,6 +130,28 @@ def test_bad_audio_is_one_line_naming_the_file_and_the_rest_is_answered(
     assert [line.split(":")[0] for line in captured.out.splitlines()] == ["b.wav"]
 
 
+def test_missing_audio_is_noticed_before_the_model_is_loaded(model_dir, capsys, monkeypatch):
+    monkeypatch.setattr("alm.load", lambda *_: pytest.fail("the model was loaded"))
+    assert main(["ask", str(model_dir), "missing.wav", "What?", "--jsonl"]) == 1
+    captured = capsys.readouterr()
+    assert "1 of 1 files could not be answered" in captured.err and "missing.wav" in captured.err
+    assert "no such file" in json.loads(captured.out)["error"]
+
+
+def test_long_files_are_refused_beyond_a_budget_and_cut_only_when_asked(model_dir, sounds, capsys):
+    command = ["ask", str(model_dir), str(sounds / "b.wav"), "What?", "--max-new-tokens", "2"]
+    assert main([*command, "--max-audio-tokens", "1"]) == 1
+    assert re.search(r"b\.wav: a clip of .* takes \d+ audio tokens, more than", capsys.readouterr().err)
+    assert main([*command, "--max-audio-tokens", "1", "--first-s", "0.05"]) == 0
+    assert main([*command, "--first-s", "-1"]) == 1
+    assert "end_s is -1.0" in capsys.readouterr().err
+
+
+def test_loading_draws_no_bar(model_dir, sounds, capsys):
+    assert main(["ask", str(model_dir), str(sounds / "b.wav"), "What?", "--max-new-tokens", "2"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_folders_patterns_lists_and_jsonl(model_dir, sounds, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "in"
     (folder / "deep").mkdir(parents=True)

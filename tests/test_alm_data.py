@@ -12,8 +12,9 @@ from alm.data.events import GeneratedEvents, RecordedEvents
 from alm.data.language import Language, TimelineNoise, is_countable
 from alm.data.phrases import NUMBER_WORDS
 from alm.data.scenes import Scene, SceneEvent, mix_scene, sample_scene
+from alm.data.subset import write_share
 from alm.errors import AudioError, ConfigError, ManifestError, UserError
-from alm.manifest import read_manifest
+from alm.manifest import read_manifest, write_manifest
 from encoders.audio import load_audio
 
 KINDS = GeneratedEvents.kinds
@@ -404,3 +405,26 @@ def test_only_training_hears_recordings_varied(tmp_path):
     np.testing.assert_array_equal(
         plain.whole(clip, 5.0, np.random.default_rng(0)).waveform, load_audio(clip.path, 16000)[: 5 * 16000]
     )
+
+
+def test_a_smaller_share_is_part_of_a_larger_one(tmp_path):
+    rows = [
+        {"id": f"{clip}-{n}", "audio": f"sub/{clip}.wav" if n else [{"path": f"sub/{clip}.wav", "start_s": 0.5}],
+         "clip": f"c{clip}", "question": "What?", "answer": "a bell", "extra": n}
+        for clip in range(20) for n in range(2)
+    ]  # fmt: skip
+    write_manifest(tmp_path / "all.jsonl", rows)
+    (tmp_path / "out").mkdir()
+    taken = {}
+    for share in (0.25, 0.5, 1.0):
+        out = tmp_path / "out" / f"{share}.jsonl"
+        assert write_share(tmp_path / "all.jsonl", out, share) == (20 * share, 40 * share)
+        taken[share] = [record.id for record in read_manifest(out)]
+    assert set(taken[0.25]) < set(taken[0.5]) and taken[1.0] == [row["id"] for row in rows]
+    whole, found = (read_manifest(tmp_path / n) for n in ("all.jsonl", "out/1.0.jsonl"))
+    assert [r.audio for r in found] == [r.audio for r in whole] and [r.meta for r in found] == [
+        r.meta for r in whole
+    ]
+    assert json.loads((tmp_path / "out/0.25.jsonl").read_text().splitlines()[0])["extra"] == 0
+    with pytest.raises(ConfigError, match="share: got 0"):
+        write_share(tmp_path / "all.jsonl", tmp_path / "x.jsonl", 0.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 import alm
 from alm.checkpoint import load_llm
@@ -29,6 +29,14 @@ POLICIES = {
     "full": Policy(llm="full"),
 }
 TURNS = [[{"role": "user", "content": "<|audio|>what is this sound"}]]
+
+
+@pytest.fixture()
+def bf16_llm_dir(llm_dir, tmp_path):
+    """The same LLM, stored in bfloat16 as most published ones are."""
+    shutil.copytree(llm_dir, tmp_path / "llm")
+    LlamaForCausalLM.from_pretrained(llm_dir).bfloat16().save_pretrained(tmp_path / "llm")
+    return tmp_path / "llm"
 
 
 def trained(llm_dir, policy):
@@ -110,8 +118,41 @@ def test_an_export_that_computes_something_else_is_refused(llm_dir, tmp_path, mo
     monkeypatch.setattr(AudioLanguageModel, "save_pretrained", corrupting)
     with pytest.raises(CheckpointError, match="after the reload step"):
         export_model(tmp_path / "m", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]  # nothing half done is left
+    monkeypatch.undo()
+    export_model(tmp_path / "m", tmp_path / "out")
     with pytest.raises(UserError, match="not an empty directory"):
         export_model(tmp_path / "m", tmp_path / "out")
+
+
+@pytest.mark.parametrize("policy", ["lora-llm", "full"])
+def test_what_was_trained_in_float32_on_an_llm_in_16_bits_is_loaded_in_float32(
+    bf16_llm_dir, clips, tmp_path, policy
+):
+    model, processor = trained(bf16_llm_dir, POLICIES[policy])
+    model.save_pretrained(tmp_path / "m")
+    loaded = AudioLanguageModel.from_pretrained(tmp_path / "m")
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    assert {name: parameter.dtype for name, parameter in loaded.named_parameters()} == dtypes
+    batch = processor(TURNS, [[clips[0]]], add_generation_prompt=True)
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+
+
+def test_an_llm_in_16_bits_is_merged_in_float32_and_stored_in_16(bf16_llm_dir, tmp_path):
+    model, processor = trained(bf16_llm_dir, Policy(llm="lora", llm_lora=LoraOptions(r=2)))
+    assert model.llm.get_input_embeddings().weight.dtype == torch.bfloat16
+    model.save_pretrained(tmp_path / "m")
+    processor.save_pretrained(tmp_path / "m")
+    found = export_model(tmp_path / "m", tmp_path / "out", merge=True)
+    assert found["merge"] <= 1e-4 and found["reload"] <= 1e-6
+    stored = load_file(tmp_path / "out/model.safetensors")
+    dtypes = {value.dtype for key, value in stored.items() if key.startswith("llm.")}
+    assert dtypes == {torch.bfloat16}
+    # what is stored is the float32 sum of weight and adapter, rounded once
+    layer = model.llm.model.layers[0].self_attn.q_proj
+    exact = layer.base_layer.weight.float() + layer.get_delta_weight("default")
+    assert torch.equal(stored["llm.model.layers.0.self_attn.q_proj.weight"], exact.bfloat16())
 
 
 def test_commands(llm_dir, tmp_path, capsys):

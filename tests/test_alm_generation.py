@@ -1,5 +1,6 @@
 """Decoding: streaming, sampling, beams, clips encoded once; long audio; what is frozen stays; answers memorised."""
 
+import csv
 import importlib.util
 
 import numpy as np
@@ -15,6 +16,7 @@ from alm.model import AudioLanguageModel
 from alm.policy import LoraOptions, Policy
 from alm.processor import build_processor
 from encoders import encoder_class
+from encoders.audio import load_audio
 
 
 @pytest.fixture
@@ -143,6 +145,23 @@ def test_a_frozen_encoder_is_the_same_after_20_training_steps(make, clips):
     assert not torch.equal(before["norm_pre.norm.running_mean"], model.encoder.norm_pre.norm.running_mean)
 
 
+def learn(model, batch, steps):
+    """Train on one batch until its loss is next to nothing; the encoder is frozen and heard once."""
+    with torch.no_grad():
+        tokens = model.encode(batch.pop("waveforms"), batch.pop("waveform_lengths"))
+    batch |= {"features": tokens.tokens, "features_mask": tokens.mask}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    for step in range(steps):
+        model.train()
+        optimizer.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 20 == 19 and loss.item() < 0.02:
+            break
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("projector", "options"), [("mlp", {}), ("qformer", {"n_queries": 8, "heads": 2})])
 def test_sixteen_clips_are_learnt_by_heart(make, projector, options):
@@ -157,21 +176,34 @@ def test_sixteen_clips_are_learnt_by_heart(make, projector, options):
     words = ["bell", "dog", "rain", "horn"]
     answers = [f"{words[i % 4]} {words[i // 4]}" for i in range(16)]
     batch = processor([ask("what", a) for a in answers], [[c] for c in clips], with_labels=True)
-    with torch.no_grad():
-        tokens = model.encode(batch.pop("waveforms"), batch.pop("waveform_lengths"))
-    batch |= {"features": tokens.tokens, "features_mask": tokens.mask}
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
-    for step in range(600):
-        model.train()
-        optimizer.zero_grad()
-        loss = model(**batch).loss
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if step % 20 == 19 and loss.item() < 0.02:
-            break
+    learn(model, batch, steps=600)
     found = dict(generate_answers(model, processor, [ask("what")] * 16, [[c] for c in clips], 24))
     assert [found[i] for i in range(16)] == answers
+
+
+@pytest.mark.slow
+def test_real_captions_are_learnt_by_heart_and_belong_to_their_recordings(make, shared_dir):
+    """Eight recordings of ESC-10 of different kinds; another one's audio brings up its own caption."""
+    folder = shared_dir / "data" / "esc10"
+    with (folder / "meta.csv").open() as file:
+        of_kind = {row["category"]: row["filename"] for row in csv.DictReader(file)}
+    kinds = sorted(of_kind)[:8]
+    answers = [f"the sound of {kind.replace('_', ' ')}" for kind in kinds]
+    model, processor = make()
+    model.set_policy(Policy(llm="lora", llm_lora=LoraOptions(r=16, alpha=32)))
+    clips = []
+    for kind in kinds:
+        path = folder / of_kind[kind]
+        clips.append(load_audio(path, processor.sample_rate, None, 2.0))
+    batch = processor([ask("describe", a) for a in answers], [[c] for c in clips], with_labels=True)
+    learn(model, batch, steps=800)
+
+    def captions(heard):
+        found = dict(generate_answers(model, processor, [ask("describe")] * 8, [[c] for c in heard], 40))
+        return [found[i] for i in range(8)]
+
+    assert captions(clips) == answers
+    assert captions(clips[1:] + clips[:1]) == answers[1:] + answers[:1]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")

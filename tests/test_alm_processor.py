@@ -5,7 +5,7 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer, LlamaTokenizer
 
-from alm.errors import UserError
+from alm.errors import AudioError, UserError
 from alm.processor import AudioLanguageProcessor
 from encoders import encoder_class
 from projectors import build_projector
@@ -34,12 +34,17 @@ LLAMA2 = (
     "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token }}[INST] {{ m.content }} [/INST]"
     "{% else %} {{ m.content }} {{ eos_token }}{% endif %}{% endfor %}"
 )
+# Phi-3: every turn has an end, and the whole conversation one more.
+PHI3 = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}{{ eos_token }}{% endif %}"
+)
 NO_END = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
 TEMPLATES = {
-    "chatml": CHATML, "qwen3": QWEN3, "gemma": GEMMA, "llama2": LLAMA2, "plain": "plain",
+    "chatml": CHATML, "qwen3": QWEN3, "gemma": GEMMA, "llama2": LLAMA2, "phi3": PHI3, "plain": "plain",
     "alpaca-short": "alpaca-short",
 }  # fmt: skip
 TURNS = [
@@ -193,6 +198,22 @@ def test_truncation_keeps_clips_whole_and_is_reported(tokenizers):
         processor([TURNS], [CLIPS], with_labels=True, max_length=10, truncation=True)
     with pytest.raises(UserError, match="a prompt is not cut"):
         processor([TURNS[:1]], [CLIPS[:1]], add_generation_prompt=True, max_length=10, truncation=True)
+
+
+def test_audio_beyond_the_budget_is_refused_by_clip_and_by_conversation(tokenizers, tmp_path):
+    processor = build(tokenizers["fast"], CHATML)
+    counts = [processor.n_audio_tokens(len(clip)) for clip in CLIPS]
+    processor.max_audio_tokens = sum(counts)
+    processor([TURNS], [CLIPS])
+    processor.save_pretrained(tmp_path)
+    processor = AudioLanguageProcessor.from_pretrained(tmp_path)
+    assert processor.max_audio_tokens == sum(counts)
+    processor.max_audio_tokens -= 1
+    message = f"of a conversation .2 clips. takes {sum(counts)} audio tokens, more than max_audio_tokens"
+    with pytest.raises(AudioError, match=message):
+        processor([TURNS], [CLIPS])
+    with pytest.raises(AudioError, match=r"a clip of 600\.0 s takes"):
+        processor.n_audio_tokens(600 * 16000)
 
 
 @pytest.mark.parametrize("kind", ["fast", "sentencepiece"])

@@ -22,7 +22,7 @@ def test_all_benches_in_quick_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for part in ("CPU: ", "load average", "Quick mode", "ms/sample", "flop_counter", "difference max"):
         assert part in text
     benches = {line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")}
-    assert benches == {"bench", "loader", "frontend", "train step", "pretraining"}
+    assert benches == {"bench", "loader", "frontend", "train step", "gradient caching", "pretraining"}
     without = find_spec("audiomentations") is None
     assert ("reference not installed: pip install" in text) == without
 

@@ -17,7 +17,7 @@ STAGE_YAMLS = [path for path in YAMLS if path.parent.name in STAGES]
 
 def test_there_is_a_test_for_every_folder():
     folders = {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.*") if path.is_file()}
-    assert folders == {".", "deepspeed", "eval", *STAGES}
+    assert folders == {".", "ablation", "deepspeed", "eval", "recipes", "slurm", *STAGES}
     assert {path.name for path in CONFIGS.glob("*.yaml")} == {"quickstart.yaml", "quickstart-recordings.yaml"}
 
 

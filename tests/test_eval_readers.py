@@ -327,6 +327,13 @@ def test_vanished_clips_are_left_out_only_when_asked_and_said(tmp_path):
         read_records(load_benchmark("audiocaps"), tmp_path)
     records, notes = read_records(load_benchmark("audiocaps"), tmp_path, missing_audio="leave_out")
     assert [record.id for record in records] == ["-id1_30"] and "1 of 2 records left out" in notes[0]
+    for recording in (tmp_path / "audio" / "test").iterdir():
+        recording.unlink()
+    for policy in ("error", "leave_out"):
+        with pytest.raises(
+            EvaluationError, match="none of the 2 recordings of audiocaps is there, the first"
+        ):
+            read_records(load_benchmark("audiocaps"), tmp_path, missing_audio=policy)
 
 
 def test_real_tables(shared_dir):

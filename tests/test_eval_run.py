@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from alm.manifest import AUDIO_MARKER, read_manifest, write_manifest
+from alm.manifest import AUDIO_MARKER, AudioRef, read_manifest, write_manifest
 from encoders.audio import save_wav
 from eval.errors import EvaluationError
 from eval.predictions import PredictionsFile, prediction_key, read_predictions
@@ -122,10 +122,55 @@ def test_audio_is_read_once_per_clip(records, tmp_path, monkeypatch):
     import eval.run as module
 
     read = []
-    original = module.load_audio
-    monkeypatch.setattr(module, "load_audio", lambda path, *rest: read.append(path) or original(path, *rest))
+    original = AudioRef.load
+    monkeypatch.setattr(AudioRef, "load", lambda ref, rate: read.append(ref) or original(ref, rate))
     run(records, tmp_path, Listener())
     assert len(read) == 9
+    monkeypatch.setattr(module, "_CACHE_BYTES", 1)  # not even to say how long a clip was
+    run(records, tmp_path / "small", Listener(), controls=["none"])
+    assert len(read) == 9 + 27
+
+
+def test_a_replaced_recording_is_asked_about_again(tmp_path):
+    def noise(seed):
+        wave = 0.1 * np.random.default_rng(seed).standard_normal(RATE // 4)
+        save_wav(tmp_path / "a.wav", wave.astype(np.float32), RATE)
+
+    noise(0)
+    write_manifest(
+        tmp_path / "m.jsonl", [{"id": "1", "audio": "a.wav", "question": "What is it?", "answer": "x"}]
+    )
+    made = []
+    for seed, new in ((None, 1), (None, 0), (1, 1)):
+        size = (tmp_path / "a.wav").stat().st_size
+        if seed is not None:
+            noise(seed)
+            assert (tmp_path / "a.wav").stat().st_size == size
+        listener = Listener()
+        run(read_manifest(tmp_path / "m.jsonl"), tmp_path / "out", listener, controls=["none"])
+        made.append(len(listener.asked) == new)
+    assert all(made)
+
+
+def test_the_longest_audio_comes_first_whatever_its_format(tmp_path):
+    import soundfile
+
+    asked = []
+
+    def listening(model, processor, conversations, audios, max_new_tokens=64, batch_size=16):
+        asked.extend(len(clips[0]) / RATE for clips in audios)
+        yield from ((i, "x") for i in range(len(audios)))
+
+    noise = 0.1 * np.random.default_rng(0).standard_normal(RATE * 3)
+    lines = []
+    for seconds, name in ((1, "wav"), (2, "ogg"), (3, "flac")):
+        soundfile.write(tmp_path / f"a.{name}", noise[: seconds * RATE], RATE)
+        lines.append({"id": name, "audio": f"a.{name}", "question": "?", "answer": "x"})
+    part = {"path": "a.flac", "start_s": 0.0, "end_s": 2.5}
+    lines.append({"id": "part", "audio": part, "question": "?", "answer": "x"})
+    write_manifest(tmp_path / "m.jsonl", lines)
+    run(read_manifest(tmp_path / "m.jsonl"), tmp_path / "out", listening, controls=["none"])
+    assert asked == pytest.approx([3.0, 2.5, 2.0, 1.0], abs=0.01)
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"id": "q1", "ke', b'{"id": "q1"}'])

@@ -44,6 +44,35 @@ def test_training_standardises_over_clips_and_eval_keeps_what_it_learnt():
     torch.testing.assert_close(context(tokens[:1], mask[:1], GRID), out[:1])
 
 
+def test_a_clip_is_standardised_alike_in_training_and_evaluation_whatever_the_batch():
+    tokens, mask = clips(16, seed=99)
+    context = trained()
+    learning = context(tokens, mask, GRID)
+    torch.testing.assert_close(context.eval()(tokens, mask, GRID), learning)
+    torch.testing.assert_close(context(tokens[:2], mask[:2], GRID), learning[:2])
+
+
+def test_one_clip_at_a_time_teaches_the_same_as_all_at_once():
+    tokens, mask = clips(50)
+    single, together = ClipContext(2, 4).train(), ClipContext(2, 4).train()
+    for row in range(50):
+        single(tokens[row : row + 1], mask[row : row + 1], GRID)
+    together(tokens, mask, GRID)
+    torch.testing.assert_close(single.running_mean, together.running_mean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(single.running_var, together.running_var, atol=1e-4, rtol=1e-4)
+
+
+def test_statistics_stay_in_float32_in_a_bfloat16_model():
+    tokens, mask = clips(64)
+    tokens = 100 + tokens / 100  # a mean that bfloat16 cannot tell from its neighbours
+    context = torch.nn.Sequential(ClipContext(2, 4)).bfloat16()[0].train()
+    for _ in range(20):
+        context(tokens, mask, GRID)
+    assert context.running_mean.dtype == torch.float32
+    out = context.eval()(tokens, mask, GRID)[:, :8]
+    assert out.mean(0).abs().max() < 0.1 and (out.std(0) - 1).abs().max() < 0.1
+
+
 def test_a_single_clip_trains():
     context = trained()
     out = context(*clips(1), GRID)

@@ -2,6 +2,7 @@
 """The transfer stage: splits, heads, augmentation, selection, and whole runs on generated tones."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -79,6 +80,36 @@ def clip(name, label="a", **fields):
 # ---- splits
 
 
+def several(group, *label_sets):
+    """The clips of one recording, each with its own classes."""
+    return [
+        LabelledClip(f"{group}{i}", None, labels, f"t.csv:{group}{i}", group, split="train")
+        for i, labels in enumerate(label_sets)
+    ]
+
+
+def test_recordings_of_several_classes_are_held_out_whatever_the_order_of_their_rows(tones):
+    settings = settings_of(tones, data={"train": ["x"]})
+    test = [clip(f"t{name}", name, split="test") for name in "ab"]
+    # each class is the rarest of one recording, so no class alone can spare one
+    rows = [several("x", ("a",), ("c",)), several("y", ("b",), ("a",)), several("z", ("c",), ("b",), ("c",))]
+    splits = []
+    for order in itertools.permutations(sum(rows, [])):
+        data = LabelledData(("a", "b", "c"), (*order, *test))
+        split = choose_split(data, settings)
+        assert {label for clip in split.train for label in clip.labels} == {"a", "b", "c"}
+        splits.append({clip.group for clip in split.validation})
+    assert all(groups == splits[0] for groups in splits) and splits[0]
+
+
+def test_nothing_to_hold_out_is_an_error(tones):
+    settings = settings_of(tones, data={"train": ["x"]})
+    test = [clip(f"t{name}", name, split="test") for name in "ab"]
+    data = LabelledData(("a", "b"), (*several("x", ("a",), ("a",)), *several("y", ("b",), ("b",)), *test))
+    with pytest.raises(ConfigError, match="each of their 2 recordings is the only one"):
+        choose_split(data, settings)
+
+
 def test_no_recording_is_on_two_sides_and_the_share_is_stratified(tones):
     settings = settings_of(tones)
     split = choose_split(read_data(settings.data), settings)
@@ -125,7 +156,7 @@ def test_too_few_clips_and_untaught_classes(tones):
     few = LabelledData(
         ("a", "b"), (clip("0", fold="1"), clip("1", "b", fold="1"), clip("2", fold="2"), clip("3", fold="2"))
     )
-    with pytest.raises(ConfigError, match="0 validation clips are left"):
+    with pytest.raises(ConfigError, match="no validation clips can be split off 2 training clips"):
         choose_split(few, settings)
     clips = [clip(f"{i}", "ab"[i % 2], fold="1") for i in range(12)] + [
         clip("x", "a", fold="2"),
@@ -246,7 +277,7 @@ def test_cached_features_are_what_the_encoder_gives_and_come_back_from_the_folde
     with pytest.raises(TypeError):  # they are computed again, by the forward that is not there
         compute_features(encoder, options, audio, clips, device, 1.0, tmp_path)
     monkeypatch.undo()
-    with pytest.raises(ConfigError, match="raise the limit or set finetune.cache=false"):
+    with pytest.raises(ConfigError, match="raise the limit or turn the cache off"):
         compute_features(encoder, options, audio, clips, device, 1e-6)
 
 
@@ -309,13 +340,13 @@ def test_balanced_draws_make_classes_equally_frequent():
     targets = torch.eye(2)[[0] * 90 + [1] * 10]
     clips = [clip(str(i)) for i in range(100)]
     rows = DrawnClips(clips, targets, FinetuneSettings(mode="full", balanced=True, draws=4000), 0)
-    share = float(targets[rows.order, 1].mean())
+    share = float(targets[rows.drawn, 1].mean())
     assert 0.45 < share < 0.55 and len(rows) == 4000
-    first = rows.order
+    first = rows.drawn
     rows.set_epoch(1)
-    assert rows.order != first
+    assert rows.drawn != first
     rows.set_epoch(0)
-    assert rows.order == first and max(rows.occurrences) > 50  # draws of one clip differ by their number
+    assert rows.drawn == first and max(rows.occurrences) > 50  # draws of one clip differ by their number
 
 
 # ---- optimiser, loss, selection

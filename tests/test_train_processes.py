@@ -21,7 +21,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def parts(data, llm_dir, tmp_path_factory) -> dict[str, Path]:
-    return make_parts(tmp_path_factory.mktemp("parts"), data, llm_dir)
+    return make_parts(tmp_path_factory.mktemp("parts"), data, llm_dir, drop_path_rate=0.0, attn_drop_rate=0.0)
 
 
 def runs(stage: str, data: Path, folder: Path, parts: dict, zero: int | None) -> tuple[TrainSettings, ...]:
@@ -63,7 +63,11 @@ def assert_loads(run: TrainSettings, reference: TrainSettings) -> None:
         alm.load(Path(run.out) / "model", device="cpu")
     got, wanted = weights_of(run), weights_of(reference)
     assert got.keys() == wanted.keys()
-    for key, value in wanted.items():  # Adam turns rounding errors of vanishing gradients into whole steps
+    # Before a batch normalisation a bias has no gradient, and Adam makes whole steps of its rounding errors.
+    idle = ("fc_norm.bias", "projector.0.bias", "projector.3.bias") if run.stage == "pretrain" else ()
+    for key, value in wanted.items():
+        if key in idle:
+            continue
         off = (got[key] - value).float().abs()
         assert off.mean() < 2e-5 and off.max() <= 5 * 1e-3, key
 

@@ -124,7 +124,7 @@ def damage(checkpoint: Path) -> str | None:
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that is whole, and a line about each newer one that is not."""
-    said = []
+    said: list[str] = []
     for _, path in reversed(found(folder)):
         wrong = damage(path)
         if wrong is None:

@@ -9,20 +9,20 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from torch import Tensor, tensor
 from torch.utils.data import Dataset
 
 from alm.data.events import read_labels
+from alm.data.shards import ShardedRecords, is_shard_folder
+from alm.data.sources import Chain, is_records_source, open_records, parts_of
 from alm.errors import AudioError, ConfigError
 from alm.manifest import AudioRef
-from encoders.audio import load_audio, pad_batch
+from encoders.audio import AUDIO_SUFFIXES, pad_batch
 from encoders.mel import frames_or_error
-from train.conversations import read_manifests
 from train.draws import clip_key
-
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
+from train.kept import KeptAudio
 
 
 @dataclass(frozen=True)
@@ -38,36 +38,67 @@ class NamedClip:
     ref: AudioRef
 
 
-def read_clips(sources: Sequence[str]) -> list[NamedClip]:
+def read_clips(sources: Sequence[str]) -> Sequence[NamedClip]:
     """All different clips of some sources, in order of first use.
 
     Args:
-        sources: JSONL manifests (records may hold audio alone), label tables (``.csv``, ESC-50's columns), or
-            folders, of which every audio file at any depth is taken.
+        sources: JSONL manifests and shard directories (records may hold audio alone), label tables (``.csv``,
+            ESC-50's columns), or folders, of which every audio file at any depth is taken.
 
     Raises:
         UserError: A source that cannot be read or holds no audio.
     """
     clips: dict[AudioRef, NamedClip] = {}
-    manifests = [source for source in sources if not Path(source).is_dir() and Path(source).suffix != ".csv"]
-    for record in read_manifests(manifests, audio_only=True):
-        for index, ref in enumerate(record.audio):
-            name = record.id if len(record.audio) == 1 else f"{record.id}#{index}"
-            clips.setdefault(ref, NamedClip(name, ref))
+    manifests = [source for source in sources if is_records_source(source)]
+    shards: list[Sequence[NamedClip]] = []
+    for part in parts_of(open_records(manifests, audio_only=True)):
+        if isinstance(part, ShardedRecords):
+            shards.append(ShardClips(part))
+            continue
+        for record in part:
+            for index, ref in enumerate(record.audio):
+                name = record.id if len(record.audio) == 1 else f"{record.id}#{index}"
+                clips.setdefault(ref, NamedClip(name, ref))
     for source in sources:
         if source not in manifests:
             folder = Path(source) if Path(source).is_dir() else Path(source).parent
             for path in _files_of(Path(source)):
                 name = path.relative_to(folder).as_posix()
                 clips.setdefault(AudioRef(path), NamedClip(name, AudioRef(path)))
-    return list(clips.values())
+    return Chain([list(clips.values()), *shards]) if shards else list(clips.values())
+
+
+class ShardClips(Sequence[NamedClip]):
+    """The different clips of a shard directory, each looked up when it is asked for.
+
+    Args:
+        records: The shards' records.
+    """
+
+    def __init__(self, records: ShardedRecords) -> None:
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records.clips)
+
+    @overload
+    def __getitem__(self, index: int) -> NamedClip: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[NamedClip]: ...
+    def __getitem__(self, index: int | slice) -> NamedClip | list[NamedClip]:
+        """One clip, named after the first record about it; or a list of them."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return NamedClip(*self.records.named_clip(index))
 
 
 def listing(sources: Sequence[str]) -> str:
     """Hash of what the folders among some sources hold: names and sizes of their audio files."""
     digest = hashlib.sha256()
     for source in sources:
-        if Path(source).is_dir():
+        if Path(source).is_dir() and not is_shard_folder(source):
             for path in _files_of(Path(source)):
                 digest.update(f"{path.relative_to(source).as_posix()}:{path.stat().st_size}\n".encode())
     return digest.hexdigest()
@@ -95,9 +126,10 @@ class ClipDataset(Dataset):
     """
 
     def __init__(self, clips: Sequence[NamedClip], sample_rate: int, frame_shift_ms: float = 10.0) -> None:
-        self.clips = list(clips)
+        self.clips = clips
         self.sample_rate = sample_rate
         self.frame_shift_ms = frame_shift_ms
+        self._audio = KeptAudio(sample_rate)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -113,7 +145,7 @@ class ClipDataset(Dataset):
             AudioError: The file cannot be read, or is shorter than one frame.
         """
         clip, ref = self.clips[index], self.clips[index].ref
-        waveform = load_audio(ref.path, self.sample_rate, ref.start_s, ref.end_s)
+        waveform = self._audio.read(ref)
         try:
             frames_or_error(len(waveform), self.sample_rate, self.frame_shift_ms)
         except AudioError as error:

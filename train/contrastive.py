@@ -14,12 +14,13 @@ from transformers import PretrainedConfig
 
 from encoders import AudioMosaicEncoder
 from train.gradcache import in_chunks
+from train.kept import KeptMels
 from train.losses import SigmoidLoss, nt_xent
 from train.masks import keep_of
 from train.monitor import agreement, spread
 from train.settings import ContrastiveSettings
 from train.sync_norm import synchronise_batch_norm
-from train.views import fit_frames, make_views
+from train.views import fit_frames, make_views_of_mel
 
 # Peaks below one step of 16-bit audio: there is nothing to hear.
 _SILENT_PEAK = 2.0**-15
@@ -51,6 +52,7 @@ class ContrastiveModel(nn.Module):
         self.views = dataclasses.replace(settings.views, n_frames=encoder.config.spec_size[0])
         self.seed = seed
         self.epoch = 0
+        self._mels = KeptMels(encoder.fbank)
         self.sigmoid = SigmoidLoss(settings.loss_chunk_rows) if settings.loss == "siglip" else None
         self._encode = torch.compile(encoder.forward_mel) if compiled else encoder.forward_mel
         self._seen: tuple[Tensor, Tensor] | None = None
@@ -72,8 +74,12 @@ class ContrastiveModel(nn.Module):
             mel, _ = encoder.fbank(waveforms.flatten(0, 1), lengths.repeat_interleave(2))
             views = fit_frames(mel, self.views.n_frames).unflatten(0, (-1, 2)).unbind(1)
         else:
-            views = make_views(
-                waveforms, lengths, clip_keys, encoder.fbank, self.views, seed=self.seed, epoch=self.epoch
+            on_cpu = waveforms.device.type == "cpu"
+            mel, n_frames = (
+                self._mels(waveforms, lengths, clip_keys) if on_cpu else encoder.fbank(waveforms, lengths)
+            )
+            views = make_views_of_mel(
+                mel, n_frames, clip_keys, encoder.fbank, self.views, seed=self.seed, epoch=self.epoch
             )
         features = []
         keys = clip_keys.tolist()

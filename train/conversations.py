@@ -12,34 +12,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from alm.errors import AudioError, ConfigError, UserError
-from alm.manifest import AudioRef, Record, read_manifest
+from alm.data.sources import first_unanswered
+from alm.errors import AudioError, UserError
+from alm.manifest import AudioRef, Record
 from alm.processor import AudioLanguageProcessor
-from alm.progress import progress
 from encoders import AudioEncoder
-from encoders.audio import load_audio, pad_batch
-from encoders.checkpoint import read_weights, write_weights
+from encoders.audio import pad_batch
+from train.feature_cache import Feature, encoded_once
+from train.order import SampleOrder
+from train.packing import pack
 from train.quarantine import check_audible
-from train.ranks import is_main
-from train.rundir import encoder_digest
-
-
-def read_manifests(paths: Sequence[str], audio_only: bool = False) -> list[Record]:
-    """The records of several manifests, with ids unique across them.
-
-    Args:
-        paths: JSONL files.
-        audio_only: Take records that say nothing about their audio.
-    """
-    records: list[Record] = []
-    seen: dict[str, str] = {}
-    for path in paths:
-        for record in read_manifest(path, audio_only=audio_only):
-            if record.id in seen:
-                raise ConfigError(f"{record.source}: id '{record.id}' was already used at {seen[record.id]}")
-            seen[record.id] = record.source
-            records.append(record)
-    return records
 
 
 def clips_of(records: Sequence[Record]) -> list[AudioRef]:
@@ -61,7 +43,7 @@ class ClipAudio:
     def waveform(self, ref: AudioRef) -> np.ndarray:
         """(S,) float32 mono."""
         held = self._held.pop(ref, None)
-        return load_audio(ref.path, self.sample_rate, ref.start_s, ref.end_s) if held is None else held
+        return ref.load(self.sample_rate) if held is None else held
 
     def check(self, ref: AudioRef) -> None:
         """Read a clip and hold it for the batch it is about to be part of.
@@ -86,14 +68,14 @@ class ClipAudio:
 
 
 class ClipFeatures(ClipAudio):
-    """Clips as tokens of a frozen encoder, each computed once and kept in memory.
+    """Clips as tokens of a frozen encoder, each computed once (:mod:`train.feature_cache`).
 
     Args:
         encoder: The frozen encoder.
         refs: All clips that will be asked for.
         limit_gb: Refuse to hold more than this.
         device: Where to encode.
-        folder: Keep the tokens there too, for the next stage with the same encoder and clips; None keeps nothing.
+        folder: Keep the tokens there too, for other runs with the same encoder; None keeps nothing.
         batch_size: Clips per forward pass.
         keep_going: Remember clips that cannot be used instead of raising; :meth:`check` then says which they are.
     """
@@ -109,34 +91,20 @@ class ClipFeatures(ClipAudio):
         keep_going: bool = False,
     ) -> None:
         super().__init__(encoder.config.sample_rate)
-        self.keep_going = keep_going
+        self.encoder, self.device, self.keep_going = encoder.eval(), device, keep_going
         self.bad: dict[AudioRef, AudioError] = {}
-        self.limit_gb = limit_gb
-        self.tokens: dict[AudioRef, Tensor] = {}
-        self.lengths: dict[AudioRef, int] = {}
-        file = folder / f"{_features_key(encoder, refs)}.safetensors" if folder is not None else None
-        if file is not None and file.is_file():
-            self._read(file, refs)
-            return
-        encoder.eval()
-        with progress("encode clips", len(refs), "clip") as advance, torch.no_grad():
-            for start in range(0, len(refs), batch_size):
-                self._encode(encoder, refs[start : start + batch_size], device)
-                self._check_size(start + batch_size, len(refs))
-                advance(min(batch_size, len(refs) - start))
-        if file is not None and is_main():
-            self._write(file, refs)
+        self.features = encoded_once(encoder, refs, self._encode, batch_size, limit_gb, folder)
 
-    def _encode(self, encoder: AudioEncoder, refs: Sequence[AudioRef], device: torch.device) -> None:
-        if self.keep_going:
-            refs = self._usable(refs)
-        if not refs:
-            return
-        waveforms, lengths = pad_batch([self.waveform(ref) for ref in refs])
-        out = encoder(waveforms.to(device), lengths)
-        for ref, tokens, mask, n in zip(refs, out.tokens, out.mask, lengths.tolist(), strict=True):
-            self.tokens[ref] = tokens[mask].cpu()  # (n_valid, D), time-major
-            self.lengths[ref] = n
+    def _encode(self, refs: Sequence[AudioRef]) -> list[Feature | None]:
+        usable = self._usable(refs) if self.keep_going else list(refs)
+        if not usable:
+            return [None] * len(refs)
+        waveforms, lengths = pad_batch([self.waveform(ref) for ref in usable])
+        out = self.encoder(waveforms.to(self.device), lengths)
+        rows = zip(usable, out.tokens, out.mask, lengths.tolist(), strict=True)
+        # (n_valid, D), time-major
+        found = {ref: Feature(tokens[mask].cpu(), n) for ref, tokens, mask, n in rows}
+        return [found.get(ref) for ref in refs]
 
     def _usable(self, refs: Sequence[AudioRef]) -> list[AudioRef]:
         """The clips that can be read and hold sound; the others are remembered."""
@@ -156,78 +124,37 @@ class ClipFeatures(ClipAudio):
         if ref in self.bad:
             raise self.bad[ref]
 
-    def _check_size(self, done: int, total: int) -> None:
-        """Stop as soon as the clips so far show that the whole will not fit."""
-        held = sum(tokens.numel() * tokens.element_size() for tokens in self.tokens.values()) / 2**30
-        expected_gb = held * max(1.0, total / done)
-        if expected_gb > self.limit_gb:
-            raise ConfigError(
-                f"data.cache_limit_gb={self.limit_gb}: the encoder's tokens of {total} clips take about "
-                f"{expected_gb:.1f} GB; raise the limit or set data.cache_features=false"
-            )
-
-    def _write(self, file: Path, refs: Sequence[AudioRef]) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_weights(
-            file,
-            {
-                "tokens": torch.cat([self.tokens[ref] for ref in refs if ref not in self.bad]),
-                "n_tokens": torch.tensor([len(self.tokens.get(ref, ())) for ref in refs]),
-                "n_samples": torch.tensor([self.lengths.get(ref, 0) for ref in refs]),
-            },
-        )
-
-    def _read(self, file: Path, refs: Sequence[AudioRef]) -> None:
-        kept = read_weights(file)
-        rows = kept["tokens"].split(kept["n_tokens"].tolist())
-        self.tokens = dict(zip(refs, rows, strict=True))
-        self.lengths = dict(zip(refs, kept["n_samples"].tolist(), strict=True))
-        empty = [ref for ref, n_tokens in zip(refs, kept["n_tokens"].tolist(), strict=True) if not n_tokens]
-        for ref in empty:  # left out when the file was written: read again, for the reason
-            super().check(ref) if not self.keep_going else self._usable([ref])
-
     def collate(self, refs: Sequence[AudioRef]) -> tuple[list[int], dict[str, Tensor]]:
         """Lengths in samples, and padded cached tokens in place of waveforms."""
         for ref in refs:
             self.check(ref)
-        rows = [self.tokens[ref] for ref in refs]
+        rows = [self.features[ref].values for ref in refs]
         longest = max(len(row) for row in rows)
         features = rows[0].new_zeros(len(rows), longest, rows[0].shape[-1])
         mask = torch.zeros(len(rows), longest, dtype=torch.bool)
         for i, row in enumerate(rows):
             features[i, : len(row)] = row
             mask[i, : len(row)] = True
-        return [self.lengths[ref] for ref in refs], {"features": features, "features_mask": mask}
-
-
-def _features_key(encoder: AudioEncoder, refs: Sequence[AudioRef]) -> str:
-    """What the tokens depend on: the code, the encoder's config and weights, the clips' files as they are now."""
-    digest = encoder_digest(encoder)
-    for ref in refs:
-        stat = ref.path.stat()
-        digest.update(
-            f"{ref.path.resolve()}:{ref.start_s}:{ref.end_s}:{stat.st_size}:{stat.st_mtime_ns}".encode()
-        )
-    return digest.hexdigest()
+        return [self.features[ref].n_samples for ref in refs], {"features": features, "features_mask": mask}
 
 
 class ConversationDataset(Dataset):
     """Records as (conversation, clips); a captioning record shows another of its captions each epoch.
 
     Args:
-        records: The records; each must end with an assistant's answer.
+        records: The records; each must end with an assistant's answer. Those of shards are read when asked for.
         seed: Seed of the choice of captions.
+        order: An order of its own (:class:`train.sampling.EpochBatches` asks for it); None: all once an epoch.
     """
 
-    def __init__(self, records: Sequence[Record], seed: int = 0) -> None:
-        for record in records:
-            if record.messages[-1]["role"] != "assistant":
-                raise UserError(
-                    f"{record.source}: the record has no answer to learn; add one or leave it out"
-                )
-        self.records = list(records)
+    def __init__(self, records: Sequence[Record], seed: int = 0, order: SampleOrder | None = None) -> None:
+        source = first_unanswered(records)
+        if source is not None:
+            raise UserError(f"{source}: the record has no answer to learn; add one or leave it out")
+        self.records = records
         self.seed = seed
         self.epoch = 0
+        self.order = order
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the dataset which epoch is being drawn."""
@@ -253,12 +180,22 @@ class ConversationCollator:
         processor: The model's processor.
         clips: Where clips come from.
         max_length: Longest sample in tokens.
+        packed: Put several samples into one row (:mod:`train.packing`).
+        supervise: What is labelled: ``assistant`` turns or ``all`` text.
     """
 
-    def __init__(self, processor: AudioLanguageProcessor, clips: ClipAudio, max_length: int = 2048) -> None:
+    def __init__(
+        self,
+        processor: AudioLanguageProcessor,
+        clips: ClipAudio,
+        max_length: int = 2048,
+        packed: bool = False,
+        supervise: str = "assistant",
+    ) -> None:
         self.processor = processor
         self.clips = clips
         self.max_length = max_length
+        self.packed, self.supervise = packed, supervise
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Collate dataset items; see :meth:`AudioLanguageProcessor.tokenize` for the text side."""
@@ -270,10 +207,14 @@ class ConversationCollator:
                 [sample["messages"] for sample in samples],
                 [[lengths[row[ref]] for ref in sample["audio"]] for sample in samples],
                 with_labels=True,
+                supervise=self.supervise,
                 max_length=self.max_length,
             )
         except UserError as error:
             raise UserError(f"{', '.join(sample['source'] for sample in samples)}: {error}") from error
+        if self.packed:
+            batch, order = pack(batch, self.processor.tokenizer.pad_token_id)
+            samples = [samples[i] for i in order]
         if refs:
             index = torch.tensor([row[ref] for sample in samples for ref in sample["audio"]])
             batch |= audio | {"audio_index": index}

@@ -47,10 +47,10 @@ def augmented_clip_features(
     Returns:
         (B, D').
     """
-    windows, exists = encoder.log_mel_windows(waveforms, lengths)
-    clip, number = exists.nonzero(as_tuple=True)
+    windows, frames = encoder.log_mel_windows(waveforms, lengths)
+    clip, number = frames.nonzero(as_tuple=True)
     keys = (clip_keys.to(clip.device)[clip] + number).tolist()
-    mel = windows[exists]  # (n, T, M)
+    mel = windows[frames > 0]  # (n, T, M)
     if augment.spec_freq or augment.spec_time:
         visible = torch.stack([_visible(key, mel.shape[1], mel.shape[2], augment) for key in keys])
         mel = mel * visible.to(mel)
@@ -61,7 +61,7 @@ def augmented_clip_features(
     if augment.mask_time or augment.mask_freq:
         rows = [_kept(key, encoder.config.grid, augment) for key in keys]
         keep = torch.stack(rows).to(mel.device)  # (n, K)
-    return encoder.pool_windows(encoder.forward_mel(mel, keep), exists)
+    return encoder.pool_windows(encoder.forward_mel(mel, keep), frames)
 
 
 def _visible(key: int, n_frames: int, n_mels: int, augment: AugmentSettings) -> Tensor:

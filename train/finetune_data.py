@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from alm.errors import ConfigError
+from train.data_settings import DataSettings
 from train.datasets import LabelledClip, LabelledData, read_dataset
-from train.settings import DataSettings, TrainSettings
+from train.settings import TrainSettings
 
 _MIN_CLIPS = 2
 
@@ -166,28 +168,45 @@ def _without_groups(
 def _hold_out(
     clips: tuple[LabelledClip, ...], share: float
 ) -> tuple[tuple[LabelledClip, ...], tuple[LabelledClip, ...]]:
-    """Split off whole groups, the same share of every class; a class with one group keeps it for training.
+    """Split off whole groups, the same share of every class; every class keeps a group for training.
 
-    A clip of several classes counts for the rarest. A group's place is a hash of its name, so that adding clips
-    moves few others.
+    A group of several classes counts for the rarest. A group's place is a hash of its name, so that adding clips
+    moves few others and the order of the rows does not matter. Where no class can spare its share, groups are taken
+    from wherever they can be spared.
+
+    Raises:
+        ConfigError: Every group but one or none is the only one of some class.
     """
-    counts: dict[str, int] = {}
+    labels: dict[str, set[str]] = {}
     for clip in clips:
-        for label in clip.labels:
-            counts[label] = counts.get(label, 0) + 1
+        labels.setdefault(clip.group, set()).update(clip.labels)
+    counts = Counter(label for clip in clips for label in clip.labels)
+    left = Counter(label for of_group in labels.values() for label in of_group)  # groups that train, by class
+    order = sorted(labels, key=lambda group: hashlib.sha256(group.encode()).hexdigest())
     strata: dict[str, list[str]] = {}
-    seen = set()
-    for clip in clips:
-        if clip.group not in seen:
-            seen.add(clip.group)
-            rarest = min(clip.labels, key=lambda label: (counts[label], label), default="")
-            strata.setdefault(rarest, []).append(clip.group)
+    for group in order:
+        rarest = min(labels[group], key=lambda label: (counts[label], label), default="")
+        strata.setdefault(rarest, []).append(group)
     held: set[str] = set()
-    for groups in strata.values():
-        groups.sort(key=lambda group: hashlib.sha256(group.encode()).hexdigest())
-        held.update(groups[: min(max(round(share * len(groups)), 1), len(groups) - 1)])
-    kept = tuple(clip for clip in clips if clip.group not in held)
-    return kept, tuple(clip for clip in clips if clip.group in held)
+
+    def hold(groups: Sequence[str], wanted: int) -> None:
+        for group in groups:
+            if wanted and group not in held and all(left[label] > 1 for label in labels[group]):
+                held.add(group)
+                left.subtract(labels[group])
+                wanted -= 1
+
+    for _, groups in sorted(strata.items()):
+        hold(groups, min(max(round(share * len(groups)), 1), len(groups) - 1))
+    if sum(clip.group in held for clip in clips) < _MIN_CLIPS:
+        hold(order, max(round(share * len(order)), 1))
+    validation = tuple(clip for clip in clips if clip.group in held)
+    if clips and not validation:
+        raise ConfigError(
+            f"data: no validation clips can be split off {len(clips)} training clips: each of their {len(order)} "
+            "recordings is the only one of some class; add recordings, or give data.validation"
+        )
+    return tuple(clip for clip in clips if clip.group not in held), validation
 
 
 def _check_sizes(

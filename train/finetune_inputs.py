@@ -11,20 +11,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from alm.errors import AudioError, ConfigError
-from alm.progress import progress
+from alm.errors import AudioError
+from alm.manifest import AudioRef
 from encoders import AudioEncoder
-from encoders.audio import load_audio, pad_batch
-from encoders.checkpoint import read_weights, write_weights
+from encoders.audio import pad_batch
 from train.datasets import LabelledClip
+from train.feature_cache import Feature, encoded_once
 from train.finetune_augment import clip_key
 from train.finetune_model import Features, FinetuneModel, encode
 from train.finetune_settings import FinetuneSettings
-from train.ranks import is_main
-from train.rundir import encoder_digest
+from train.kept import KeptAudio
 
-# Decoded audio kept in memory by a process: 3 h at 16 kHz, enough for ESC-50.
-_KEEP_BYTES = 1 << 30
 _ENCODE_BATCH = 16
 
 
@@ -37,8 +34,7 @@ class ClipAudio:
 
     def __init__(self, encoder: AudioEncoder) -> None:
         self.config = encoder.config
-        self._kept: dict[str, np.ndarray] = {}
-        self._room = _KEEP_BYTES
+        self._audio = KeptAudio(encoder.config.sample_rate)
 
     def read(self, clip: LabelledClip) -> np.ndarray:
         """(S,) float32 at the encoder's rate.
@@ -46,16 +42,11 @@ class ClipAudio:
         Raises:
             AudioError: Not readable or too short; names the table's line.
         """
-        if clip.id in self._kept:
-            return self._kept[clip.id]
         try:
-            wave = load_audio(clip.path, self.config.sample_rate, clip.start_s, clip.end_s)
+            wave = self._audio.read(AudioRef(clip.path, clip.start_s, clip.end_s))
             self.config.n_time_for(len(wave))
         except AudioError as error:
             raise AudioError(f"{clip.where}: {clip.path.name}: {error}") from error
-        if wave.nbytes <= self._room:
-            self._room -= wave.nbytes
-            self._kept[clip.id] = wave
         return wave
 
     def crops(self, clip: LabelledClip, settings: FinetuneSettings) -> list[np.ndarray]:
@@ -105,20 +96,24 @@ class DrawnClips(Dataset):
         """Draw the epoch's clips."""
         self.epoch = epoch
         n_draws = self.settings.draws or len(self.clips)
-        self.order = list(range(len(self.clips)))
+        self.drawn = list(range(len(self.clips)))
         if self.settings.balanced:
             # numpy, because torch.multinomial takes 2^24 categories at most and shares are in float64 here
             rng = np.random.default_rng((self.seed, epoch, 1))
             shares = self.weights.double().numpy()
-            self.order = rng.choice(len(self.clips), size=n_draws, p=shares / shares.sum()).tolist()
+            self.drawn = rng.choice(len(self.clips), size=n_draws, p=shares / shares.sum()).tolist()
         seen: dict[int, int] = {}
-        self.occurrences = [seen.setdefault(i, 0) for i in self.order]
-        for position, index in enumerate(self.order):
+        self.occurrences = [seen.setdefault(i, 0) for i in self.drawn]
+        for position, index in enumerate(self.drawn):
             self.occurrences[position] = seen[index]
             seen[index] += 1
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.drawn)
+
+    def name(self, position: int) -> str:
+        """The id of the clip at a position of the epoch."""
+        return self.clips[self.drawn[position]].id
 
 
 class WaveformRows(DrawnClips):
@@ -129,7 +124,7 @@ class WaveformRows(DrawnClips):
         self.audio = audio
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        index, settings = self.order[position], self.settings
+        index, settings = self.drawn[position], self.settings
         clip, target = self.clips[index], self.targets[index]
         key = clip_key(self.seed, self.epoch, clip.id, self.occurrences[position])
         rng = np.random.default_rng(key)
@@ -168,7 +163,7 @@ class FeatureRows(DrawnClips):
         self.features = features
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
-        index = self.order[position]
+        index = self.drawn[position]
         return {"features": self.features[self.clips[index].id][0], "labels": self.targets[index]}
 
 
@@ -189,7 +184,6 @@ def stack_features(rows: Sequence[Tensor]) -> Features:
     return {"features": features, "mask": torch.arange(features.shape[1])[None] < sizes[:, None]}
 
 
-@torch.no_grad()
 def compute_features(
     encoder: AudioEncoder,
     settings: FinetuneSettings,
@@ -208,74 +202,36 @@ def compute_features(
         clips: All clips that will be asked for.
         device: Where to encode.
         limit_gb: Refuse to hold more than this.
-        folder: Keep the features there too, for the next run with the same encoder, mode and clips.
+        folder: Keep the features there too, for other runs with the same encoder and mode.
 
     Raises:
         ConfigError: They would take more memory than the limit.
     """
-    file = None
-    if folder is not None:
-        file = folder / f"{_features_key(encoder, settings, clips)}.safetensors"
-        if file.is_file():
-            kept = read_weights(file)
-            rows = kept["features"].split(kept["sizes"].tolist())
-            flat = [row if kept["tokens"] else row[0] for row in rows]
-            return {clip.id: [row] for clip, row in zip(clips, flat, strict=True)}
     encoder.eval().to(device)
-    features: dict[str, list[Tensor]] = {}
-    held = 0
-    with progress("encode clips", len(clips), "clip") as advance:
-        for start in range(0, len(clips), _ENCODE_BATCH):
-            batch = clips[start : start + _ENCODE_BATCH]
-            for clip, rows in zip(batch, _encode_crops(encoder, settings, audio, batch, device), strict=True):
-                features[clip.id] = rows
-                held += sum(row.numel() * row.element_size() for row in rows)
-            expected_gb = held / 2**30 * len(clips) / len(features)
-            if expected_gb > limit_gb:
-                raise ConfigError(
-                    f"data.cache_limit_gb={limit_gb}: the features of {len(clips)} clips take about "
-                    f"{expected_gb:.1f} GB; raise the limit or set finetune.cache=false"
-                )
-            advance(len(batch))
-    if file is not None and is_main():
-        rows = [features[clip.id][0] for clip in clips]
-        tokens = settings.mode == "attentive"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        kept = {
-            "features": torch.cat(rows) if tokens else torch.stack(rows),
-            "sizes": torch.tensor([len(row) if tokens else 1 for row in rows]),
-            "tokens": torch.tensor(tokens),
-        }
-        write_weights(file, kept)
-    return features
+    refs = {clip.id: AudioRef(clip.path, clip.start_s, clip.end_s) for clip in clips}
+    by_ref = {refs[clip.id]: clip for clip in clips}
+
+    def encode_batch(batch: Sequence[AudioRef]) -> list[Feature]:
+        return _encode_clips(encoder, settings, audio, [by_ref[ref] for ref in batch], device)
+
+    found = encoded_once(encoder, list(by_ref), encode_batch, _ENCODE_BATCH, limit_gb, folder, settings.mode)
+    return {clip.id: [found[refs[clip.id]].values] for clip in clips}
 
 
-def _features_key(encoder: AudioEncoder, settings: FinetuneSettings, clips: Sequence[LabelledClip]) -> str:
-    """What features depend on: mode, the code, the encoder's config and weights, the clips' files as they are now."""
-    known = encoder_digest(encoder)
-    known.update(settings.mode.encode())
-    for clip in clips:
-        stat = clip.path.stat()
-        known.update(f"{clip.id}:{clip.start_s}:{clip.end_s}:{stat.st_size}:{stat.st_mtime_ns}".encode())
-    return known.hexdigest()
-
-
-def _encode_crops(
+def _encode_clips(
     encoder: AudioEncoder,
     settings: FinetuneSettings,
     audio: ClipAudio,
     clips: Sequence[LabelledClip],
     device: torch.device,
-) -> list[list[Tensor]]:
-    """Features of each clip's crops."""
-    crops = [audio.crops(clip, settings) for clip in clips]
-    waveforms, lengths = pad_batch([crop for row in crops for crop in row])
+) -> list[Feature]:
+    """Features of whole clips."""
+    waveforms, lengths = pad_batch([audio.read(clip) for clip in clips])
     out = encode(encoder, settings, waveforms.to(device), lengths)
-    flat = list(out["features"].float().cpu())
+    rows = list(out["features"].float().cpu())
     if "mask" in out:
-        flat = [row[mask].clone() for row, mask in zip(flat, out["mask"].cpu(), strict=True)]
-    rows = iter(flat)
-    return [[next(rows) for _ in row] for row in crops]
+        rows = [row[mask] for row, mask in zip(rows, out["mask"].cpu(), strict=True)]
+    return [Feature(row.clone(), n) for row, n in zip(rows, lengths.tolist(), strict=True)]
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from alm.errors import ConfigError
 from encoders import AudioEncoder, AudioMosaicEncoder
+from train.aasist import Aasist
 from train.finetune_augment import augmented_clip_features
 from train.finetune_settings import FinetuneSettings
 
@@ -30,12 +31,12 @@ def encode(encoder: AudioEncoder, settings: FinetuneSettings, waveforms: Tensor,
 
     Returns:
         ``features``: (B, D') a clip's feature; (B, L, D') of every layer for weighted_sum; (B, N, D) tokens with
-        ``mask`` (B, N) for the attentive probe.
+        ``mask`` (B, N) for heads that read tokens.
 
     Raises:
         ConfigError: The encoder does not offer its layers, or not this one.
     """
-    if settings.mode == "attentive":
+    if settings.reads_tokens:
         out = encoder(waveforms, lengths)
         return {"features": out.tokens, "mask": out.mask}
     if settings.mode == "weighted_sum":
@@ -101,6 +102,19 @@ class AttentiveHead(ClipHead):
         return super().forward(heard.mean(dim=1))  # (B, Q, D) -> (B, D)
 
 
+class GraphHead(ClipHead):
+    """AASIST's graphs over the grid of tokens: (B, N, D) -> (B, C)."""
+
+    def __init__(self, dim: int, n_classes: int, std: float, n_freq: int) -> None:
+        graphs = Aasist(dim, n_freq)
+        super().__init__(nn.LayerNorm(graphs.dim), graphs.dim, n_classes, std)
+        self.graphs = graphs
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits; ``mask`` (B, N) is True where a token covers audio."""
+        return super().forward(self.graphs(features, mask))
+
+
 def build_head(
     encoder: AudioEncoder, settings: FinetuneSettings, features: Tensor, n_classes: int
 ) -> ClipHead:
@@ -113,7 +127,9 @@ def build_head(
         n_classes: C.
     """
     dim = features.shape[-1]
-    if settings.mode == "attentive":
+    if settings.head == "aasist":
+        return GraphHead(dim, n_classes, settings.head_std, encoder.config.n_freq)
+    if settings.reads_tokens:
         return AttentiveHead(dim, n_classes, settings.head_std, settings.queries, settings.heads)
     if settings.mode == "weighted_sum":
         return LayerSumHead(features.shape[1], dim, n_classes, settings.head_std)

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from alm.errors import ConfigError
 from encoders.checkpoint import read_weights, write_text, write_weights
+from train.checkpoints import trained_weights
 from train.ranks import is_main
 from train.trainer import StageTrainer
 
@@ -125,7 +126,9 @@ class BestEpoch(TrainerCallback):
         saved = is_main() and args.save_strategy != "no"
         if self.best is None or (score, -loss) > (self.best["score"], -self.best["loss"]):
             self.best = {"score": score, "loss": loss, "epoch": epoch}
-            self.weights = trained_weights(self.model)
+            self.weights = {
+                name: value.detach().cpu().clone() for name, value in trained_weights(self.model).items()
+            }
             if saved:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_weights(self.folder / "best.safetensors", self.weights)
@@ -138,9 +141,3 @@ class BestEpoch(TrainerCallback):
         own = self.model.state_dict()
         for name, value in self.weights.items():
             own[name].copy_(value)
-
-
-def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Copies on the CPU of the parameters that train, and of the buffers."""
-    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    return {n: v.detach().cpu().clone() for n, v in model.state_dict().items() if n not in frozen}

@@ -7,6 +7,7 @@ import re
 
 from alm.errors import ConfigError
 
+HEADS = ("auto", "attentive", "aasist")
 MODES = ("full", "linear", "attentive", "weighted_sum")
 _LAYER = re.compile(r"layer:(\d+)")
 METRICS = ("auto", "accuracy", "mean_average_precision", "equal_error_rate")
@@ -85,6 +86,8 @@ class FinetuneSettings:
         mode: full (everything trains), or a probe of the frozen encoder: linear (its clip feature), attentive
             (learned queries attend to its tokens), weighted_sum (of its layers' features), layer:N (one layer's
             feature, 0 being what enters the first block).
+        head: auto (what the mode says), attentive, or aasist (graph attention over the grid of tokens, for spoofed or
+            generated audio); the latter two read tokens, in mode full or, the encoder frozen, in mode attentive.
         epochs: Passes over the training clips, in place of optim.steps.
         warmup_epochs: Of them, in place of optim.warmup_steps.
         base_lr: Learning rate per 256 clips, in place of optim.lr: lr = base_lr x batch / 256.
@@ -108,6 +111,7 @@ class FinetuneSettings:
     """
 
     mode: str = "linear"
+    head: str = "auto"
     epochs: int | None = None
     warmup_epochs: float | None = None
     base_lr: float | None = None
@@ -134,11 +138,15 @@ class FinetuneSettings:
             raise ConfigError(
                 f"finetune.mode: got '{self.mode}', expected one of {', '.join(MODES)} or layer:N"
             )
-        for key, choices in (("loss", ("auto", "bce", "ce")), ("metric", METRICS)):
+        for key, choices in (("head", HEADS), ("loss", ("auto", "bce", "ce")), ("metric", METRICS)):
             if getattr(self, key) not in choices:
                 raise ConfigError(
                     f"finetune.{key}: got '{getattr(self, key)}', expected one of {', '.join(choices)}"
                 )
+        if self.head != "auto" and self.mode not in ("full", "attentive"):
+            raise ConfigError(
+                f"finetune.head: {self.head} reads tokens; set finetune.mode to full or attentive, not {self.mode}"
+            )
         for key in ("epochs", "draws", "queries", "heads", "test_crops"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -176,6 +184,11 @@ class FinetuneSettings:
         """N of mode ``layer:N``."""
         match = _LAYER.fullmatch(self.mode)
         return int(match[1]) if match else None
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the head reads the encoder's tokens rather than one feature per clip."""
+        return self.mode == "attentive" or self.head != "auto"
 
     @property
     def frozen(self) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from train.finetune_model import ClipHead, FinetuneModel, build_head, encode
 from train.finetune_optim import BestEpoch, FinetuneTrainer, layer_scales
 from train.finetune_scores import LOWER_IS_BETTER, markdown, metrics_of, report, score
 from train.finetune_settings import FinetuneSettings
-from train.ranks import is_main, say
+from train.ranks import is_main, say, world_size
 from train.rundir import read_json, write_json
 from train.settings import TrainSettings
 from train.trainer import fit
@@ -74,10 +73,12 @@ def check_finetune(settings: TrainSettings) -> dict[str, Any]:
             f"finetune.augment: {type(encoder).__name__} keeps its log-mel to itself; "
             "noise, spec_* and mask_* are for AudioMosaic"
         )
-    if settings.finetune.augment.on_log_mel and settings.finetune.mode not in ("full", "linear"):
+    if settings.finetune.augment.on_log_mel and (
+        settings.finetune.mode not in ("full", "linear") or settings.finetune.reads_tokens
+    ):
         raise ConfigError(
-            f"finetune.augment: noise, spec_* and mask_* need the clip feature (mode full or linear), "
-            f"not {settings.finetune.mode}"
+            f"finetune.augment: noise, spec_* and mask_* need the clip feature (mode full or linear, head auto), "
+            f"not mode {settings.finetune.mode} with head {settings.finetune.head}"
         )
     build_head(encoder, settings.finetune, _example(encoder, settings.finetune), len(data.classes))
     if settings.finetune.layer_decay < 1:
@@ -221,7 +222,7 @@ def _train(
 def _scheduled(settings: TrainSettings, n_rows: int) -> TrainSettings:
     """The settings with steps and learning rate worked out from epochs and the rate per 256 clips."""
     options, optim = settings.finetune, settings.optim
-    batch = optim.batch_size * optim.accumulation * int(os.environ.get("WORLD_SIZE", "1"))
+    batch = optim.batch_size * optim.accumulation * world_size()
     per_epoch = max(1, math.ceil(n_rows / batch))
     changes: dict[str, Any] = {}
     if options.epochs is not None:
@@ -255,7 +256,8 @@ def _n_trained(model: FinetuneModel) -> int:
 def _title(settings: TrainSettings) -> str:
     source = Path(str(settings.encoder))
     name = source.parent.name if source.name == "encoder" and source.parent.name else source.name
-    return f"{name}, {'fine-tuned' if settings.finetune.mode == 'full' else settings.finetune.mode}"
+    head = "" if settings.finetune.head == "auto" else f", {settings.finetune.head} head"
+    return f"{name}, {'fine-tuned' if settings.finetune.mode == 'full' else settings.finetune.mode}{head}"
 
 
 def _save(settings: TrainSettings, split: Split, encoder: AudioEncoder, head: ClipHead, folder: Path) -> None:
@@ -265,7 +267,10 @@ def _save(settings: TrainSettings, split: Split, encoder: AudioEncoder, head: Cl
     if not settings.finetune.frozen or settings.encoder in list_encoders():
         where = "../encoder"
         whole = (
-            settings.finetune.mode == "full" and isinstance(encoder, AudioMosaicEncoder) and encoder.clip_norm
+            settings.finetune.mode == "full"
+            and type(head) is ClipHead
+            and isinstance(encoder, AudioMosaicEncoder)
+            and encoder.clip_norm
         )
         saved = encoder.as_classifier(head.norm, head.linear) if whole else encoder  # type: ignore[operator]
         saved.save_pretrained(folder / "encoder")

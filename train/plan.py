@@ -5,7 +5,6 @@ Counts come from the config and the data, time and FLOPs from a few real steps o
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alm.data.sources import open_records
 from alm.errors import ConfigError
 from alm.generation import pick_device
-from train.conversations import ClipAudio, ConversationCollator, ConversationDataset, read_manifests
+from train.conversations import ClipAudio
+from train.ranks import world_size
 from train.sampling import EpochBatches
 from train.settings import TrainSettings
 
@@ -84,7 +85,7 @@ def plan(settings: TrainSettings) -> Plan:
     if settings.stage not in builders:
         raise ConfigError(f"stage: '{settings.stage}' has no dry run; it is for {', '.join(builders)}")
     model, dataset, collate = builders[settings.stage](settings)
-    world, optim = int(os.environ.get("WORLD_SIZE", "1")), settings.optim
+    world, optim = world_size(), settings.optim
     batches = EpochBatches(dataset, optim.batch_size, settings.run.seed)
     first = [collate([dataset[i] for i in batches.batch(n)]) for n in range(min(_TIMED_STEPS, len(batches)))]
     seconds, flops, peak = _calibrate(model, first)
@@ -93,7 +94,12 @@ def plan(settings: TrainSettings) -> Plan:
     trainable = [p for p in parameters if p.requires_grad]
     held = sum(p.numel() * p.element_size() for p in parameters)
     held += sum(p.numel() * (p.element_size() + _ADAM_BYTES) for p in trainable)
-    per_pass = [int(batch["attention_mask"].sum()) for batch in first if "attention_mask" in batch]
+    # packed rows have no mask, and are nearly full
+    per_pass = [
+        int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
+        for batch in first
+        if "input_ids" in batch
+    ]
     return Plan(
         stage=settings.stage,
         samples=len(dataset),
@@ -110,13 +116,12 @@ def plan(settings: TrainSettings) -> Plan:
 
 
 def _tune(settings: TrainSettings) -> tuple[nn.Module, Any, Callable[..., dict[str, Tensor]]]:
-    from train.tuning import starting_model
+    from train.tuning import starting_model, training_data
 
-    records = read_manifests(settings.data.train)
+    records = open_records(settings.data.train)
     model, processor = starting_model(settings)
     model.set_policy(settings.policy)
-    collator = ConversationCollator(processor, ClipAudio(processor.sample_rate), settings.data.max_length)
-    return model, ConversationDataset(records, settings.run.seed), collator
+    return model, *training_data(settings, records, processor, ClipAudio(processor.sample_rate))
 
 
 def _pretrain(settings: TrainSettings) -> tuple[nn.Module, Any, Callable[..., dict[str, Tensor]]]:

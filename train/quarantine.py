@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from alm.errors import AudioError
-from train.settings import DataSettings
+from train.data_settings import DataSettings
 
 FILE = "quarantine.jsonl"
 # Peaks below one step of 16-bit audio: a recording of nothing, left by a failed download or conversion.

@@ -175,6 +175,14 @@ def run_quickstart(out: str | Path, data: str | None, seed: int, overrides: Sequ
     return report
 
 
+def make_inputs(out: str | Path, data: str | None, seed: int, overrides: Sequence[str]) -> None:
+    """Only what the stages start from: the scenes (``out/data``) and the small LLM (``out/llm``)."""
+    settings = load_quickstart(data, seed, overrides)
+    compose_scenes(settings, Path(out))
+    if not settings.llm:
+        train_llm(settings, Path(out))
+
+
 def title(number: str, text: str) -> None:
     """Announce a step."""
     print(f"\n== {number} {text}", flush=True)

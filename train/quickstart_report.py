@@ -124,7 +124,7 @@ def examples(records: Sequence[Record], answers: dict[str, str]) -> list[Example
         ref = record.audio[0]
         shown.append(
             Example(
-                waveform=load_audio(ref.path, SAMPLE_RATE_HZ, ref.start_s, ref.end_s),
+                waveform=ref.load(SAMPLE_RATE_HZ),
                 sample_rate=SAMPLE_RATE_HZ,
                 question=record.question,
                 reference=record.references[0],

@@ -5,14 +5,24 @@ from __future__ import annotations
 import os
 
 
+def rank() -> int:
+    """This process's number."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_main() -> bool:
     """Whether this process writes files (rank 0, or the only one)."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
 
 
 def barrier() -> None:
     """Wait for all processes; nothing to wait for in a single one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()

@@ -7,15 +7,25 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from alm.errors import UserError
+from alm.fingerprint import code_hash, fingerprint
 from alm.manifest import write_text_atomic
 from encoders import AudioEncoder
-from encoders.checkpoint import sha256_of
-from encoders.registry import plugin_files
+
+__all__ = [
+    "begin",
+    "code_hash",
+    "encoder_digest",
+    "environment",
+    "fingerprint",
+    "finish",
+    "is_finished",
+    "read_json",
+    "write_json",
+]
 
 MARKER = "finished.json"
 ATTEMPT = "attempt.json"
@@ -31,40 +41,6 @@ LEFT_BY_STAGES = (
         "scores.md",
     ),
 )
-_ARTIFACT_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt")
-
-
-def fingerprint(settings: dict[str, Any], inputs: Sequence[str | Path]) -> str:
-    """Hash of a step's settings, the contents of its input files and directories, and this code's version.
-
-    Args:
-        settings: Plain values.
-        inputs: Files and artifact directories; anything that is no local path (a hub id) counts by its name.
-    """
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for source in inputs:
-        path = Path(source)
-        if path.is_file():
-            digest.update(sha256_of(path).encode())
-        elif path.is_dir():
-            for file in sorted(p for p in path.iterdir() if p.suffix in _ARTIFACT_SUFFIXES):
-                digest.update(f"{file.name}:{sha256_of(file)}".encode())
-        else:
-            digest.update(str(source).encode())
-    digest.update(code_hash().encode())
-    return digest.hexdigest()
-
-
-def code_hash() -> str:
-    """Hash over the source that decides what a stage computes and scores: packages, plugin encoders."""
-    root = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256()
-    for package in ("encoders", "projectors", "alm", "eval", "train"):
-        for file in sorted((root / package).rglob("*.py")):
-            digest.update(file.read_bytes())
-    for file in plugin_files():
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def encoder_digest(encoder: AudioEncoder) -> Any:
@@ -75,7 +51,8 @@ def encoder_digest(encoder: AudioEncoder) -> Any:
     digest = hashlib.sha256(f"{code_hash()}{config}".encode())
     for name, value in encoder.state_dict().items():
         flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        digest.update(name.encode() + flat.numpy().tobytes())
+        digest.update(name.encode())
+        digest.update(flat.numpy().data)
     return digest
 
 
@@ -97,7 +74,7 @@ def begin(folder: Path, print_: str) -> None:
     if any(path.exists() for path in old) and not (folder / ATTEMPT).exists():
         raise UserError(f"{folder}: holds files that no run of ours left; choose an empty out directory")
     try:
-        if (folder / MARKER).exists() or not _same_attempt(folder, print_):
+        if (folder / MARKER).exists() or not is_attempt(folder, print_):
             for path in old:
                 _remove(path)
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +85,8 @@ def begin(folder: Path, print_: str) -> None:
         ) from error
 
 
-def _same_attempt(folder: Path, print_: str) -> bool:
+def is_attempt(folder: Path, print_: str) -> bool:
+    """Whether ``folder`` holds a run of exactly this fingerprint, finished or not."""
     try:
         return json.loads((folder / ATTEMPT).read_text())["fingerprint"] == print_
     except (OSError, ValueError, KeyError):

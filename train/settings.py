@@ -7,58 +7,13 @@ from typing import Any
 
 from alm.errors import ConfigError
 from alm.policy import Policy
-from train.finetune_settings import FinetuneSettings, FoldSettings
+from train.data_settings import DataSettings
+from train.finetune_settings import FinetuneSettings
 from train.masks import LAYOUTS
 from train.views import ViewConfig
 
 STAGES = ("pretrain", "finetune", "align", "instruct")
 LOSSES = ("nt_xent", "siglip")
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSettings:
-    """What a stage trains on.
-
-    Attributes:
-        train: Manifests (JSONL). Pretraining only uses their audio (records may hold nothing else) and also takes
-            label tables (CSV with ESC-50's columns) and folders, of which it hears every audio file. Label tables
-            when fine-tuning.
-        validation: Manifests scored after training, with the right and with another clip's audio. When
-            fine-tuning the tables that choose the epoch; none takes a share of the training clips.
-        test: Label tables that fine-tuning is scored on.
-        dataset: A data set of train/datasets to fine-tune on, in place of tables.
-        dataset_options: Its options, ``root`` among them.
-        folds: Which folds fine-tuning holds out.
-        workers: Loader processes.
-        cache_features: Encode every clip once with the frozen encoder and keep the tokens in memory.
-        feature_folder: Keep the cached tokens there for the next stage with the same encoder and clips.
-        cache_limit_gb: Largest feature cache; a larger one is an error before anything is computed.
-        max_length: Longest sample in tokens; a longer one is an error naming it.
-        on_bad: What an unreadable, truncated or (unless ``stop``) wholly silent recording does: ``stop`` the run, or
-            ``quarantine``: it is written to ``quarantine.jsonl`` and the next sample takes its place (pretrain,
-            align, instruct). Validation clips are never replaced.
-        max_bad_share: Share of bad samples above which the run ends all the same.
-    """
-
-    train: tuple[str, ...] = ()
-    validation: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
-    dataset: str | None = None
-    dataset_options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    folds: FoldSettings = FoldSettings()
-    workers: int = 0
-    cache_features: bool = False
-    feature_folder: str | None = None
-    cache_limit_gb: float = 4.0
-    max_length: int = 2048
-    on_bad: str = "stop"
-    max_bad_share: float = 0.01
-
-    def __post_init__(self) -> None:
-        if self.on_bad not in ("stop", "quarantine"):
-            raise ConfigError(f"data.on_bad: got '{self.on_bad}', expected stop or quarantine")
-        if not 0.0 <= self.max_bad_share <= 1.0:
-            raise ConfigError(f"data.max_bad_share: got {self.max_bad_share}, expected a share from 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +192,7 @@ class TrainSettings:
         projector: Projector name (align).
         projector_options: The projector's options.
         llm: Causal LLM, directory or hub id (align).
+        chat_template: A Jinja template, or ``plain`` or ``alpaca-short``; None takes the LLM's own (align).
         model: Audio-language model to go on from (instruct; also align).
         policy: What trains.
         data: Manifests.
@@ -253,6 +209,7 @@ class TrainSettings:
     projector: str = "mlp"
     projector_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     llm: str | None = None
+    chat_template: str | None = None
     model: str | None = None
     policy: Policy = Policy()
     data: DataSettings = DataSettings()
@@ -271,6 +228,8 @@ class TrainSettings:
                 "run.on_nan: DeepSpeed cannot take back the micro-batches before the one to skip; use stop, or "
                 "optim.accumulation=1"
             )
+        if self.stage in ("pretrain", "finetune"):
+            self._check_without_text()
         if self.stage == "finetune":
             self._check_finetune()
             return
@@ -292,11 +251,22 @@ class TrainSettings:
         if self.stage != "pretrain" and not self.model and not (self.encoder and self.llm):
             raise ConfigError(f"model: stage {self.stage} needs either model, or both encoder and llm")
 
+    def _check_without_text(self) -> None:
+        """What is about conversations decides nothing where there are none."""
+        plain = DataSettings()
+        for key in ("mixture", "group_by_length", "supervise", "pack"):
+            if getattr(self.data, key) != getattr(plain, key):
+                raise ConfigError(f"data.{key}: is for stages align and instruct, not {self.stage}")
+
     def _check_finetune(self) -> None:
         """Fine-tuning needs an encoder and one source of labelled clips."""
         if not self.encoder:
             raise ConfigError(
                 "encoder: fine-tuning needs an encoder name or directory, for example audiomosaic"
+            )
+        if self.data.on_bad != "stop":
+            raise ConfigError(
+                "data.on_bad: a fine-tuning run scores its data set as it is; leave out the clips that it names"
             )
         if bool(self.data.dataset) == bool(self.data.train):
             got = "both" if self.data.train else "neither"

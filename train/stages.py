@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from alm.data.sources import open_records
 from alm.errors import ConfigError, UserError
 from alm.settings import dump_settings
 from projectors.registry import check_projector
 from train.clips import listing
-from train.conversations import read_manifests
 from train.ranks import barrier, is_main
 from train.rundir import MARKER, begin, environment, fingerprint, finish, is_finished, read_json, write_json
 from train.settings import TrainSettings
@@ -27,9 +27,9 @@ _STAGES = {
 }
 
 
-def artifact_of(settings: TrainSettings) -> Path:
-    """Where a stage's artifact is, once it is finished."""
-    return Path(settings.out) / _STAGES[settings.stage][2]
+def artifact_of(out: str | Path, stage: str) -> Path:
+    """Where the artifact of a stage is, once it is finished."""
+    return Path(out) / _STAGES[stage][2]
 
 
 def run_stage(settings: TrainSettings) -> Path:
@@ -41,11 +41,8 @@ def run_stage(settings: TrainSettings) -> Path:
         from train.finetune_folds import run_folds
 
         return run_folds(settings, run_stage)
-    inputs = [*settings.data.train, *settings.data.validation, *settings.data.test]
-    named = (settings.encoder, settings.llm, settings.model, settings.contrastive.probe.labels)
-    inputs += [source for source in named if source]
     module, name, _ = _STAGES[settings.stage]
-    decides = dataclasses.asdict(settings) | check_inputs(settings, inputs)
+    decides, inputs = decided_by(settings)
 
     def work(folder: Path) -> dict[str, Any]:
         if is_main():
@@ -53,10 +50,22 @@ def run_stage(settings: TrainSettings) -> Path:
         function = getattr(importlib.import_module(module), name)
         return function(settings, folder)
 
-    if settings.run.deepspeed:
-        inputs.append(settings.run.deepspeed)
-    run_step(Path(settings.out), decides, inputs, work, artifact_of(settings))
-    return artifact_of(settings)
+    artifact = artifact_of(settings.out, settings.stage)
+    run_step(Path(settings.out), decides, inputs, work, artifact)
+    return artifact
+
+
+def decided_by(settings: TrainSettings) -> tuple[dict[str, Any], list[str]]:
+    """What decides the result of a stage: plain values, and the files and directories it reads.
+
+    Raises:
+        UserError: As :func:`check_inputs` does.
+    """
+    inputs = [*settings.data.train, *settings.data.validation, *settings.data.test]
+    named = (settings.encoder, settings.llm, settings.model, settings.contrastive.probe.labels)
+    inputs += [source for source in named if source]
+    decides = dataclasses.asdict(settings) | check_inputs(settings, inputs)
+    return decides, [*inputs, *([settings.run.deepspeed] if settings.run.deepspeed else [])]
 
 
 def check_inputs(settings: TrainSettings, inputs: Sequence[str]) -> dict[str, Any]:
@@ -91,8 +100,8 @@ def check_inputs(settings: TrainSettings, inputs: Sequence[str]) -> dict[str, An
         from train.finetuning import check_finetune
 
         return check_finetune(settings)
-    read_manifests(settings.data.train)
-    read_manifests(settings.data.validation)
+    open_records(settings.data.train)
+    open_records(settings.data.validation)
     check_projector(settings.projector, settings.projector_options)
     return {}
 
@@ -116,7 +125,7 @@ def run_step(
     Returns:
         The facts, as kept.
     """
-    print_ = fingerprint({k: v for k, v in settings.items() if k != "out"}, inputs)
+    print_ = step_print(settings, inputs)
     done = is_finished(folder, print_) and (artifact is None or artifact.exists())
     barrier()  # every process has looked before the first one changes anything
     if done:
@@ -132,3 +141,8 @@ def run_step(
         finish(folder, print_, {**facts, "seconds": round(time.perf_counter() - started, 1)})
     barrier()
     return read_json(folder / MARKER)
+
+
+def step_print(settings: dict[str, Any], inputs: Sequence[str | Path]) -> str:
+    """The fingerprint of a piece of work, wherever its directory is."""
+    return fingerprint({key: value for key, value in settings.items() if key != "out"}, inputs)

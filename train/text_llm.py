@@ -31,8 +31,8 @@ from alm.errors import ConfigError, UserError
 from alm.head import causal_lm_loss
 from train.muon import MuonAdamW
 from train.reading import ReadingStream, RowPacker, draw_reading_scene, score_reading
+from train.runlog import RunLog
 from train.text_tokenizer import train_tokenizer
-from train.trainer import RunLog
 
 _N_TOKENIZER_SCENES = 600  # about 8,000 lines: every phrase many times, in a second
 

@@ -1,8 +1,8 @@
 """The one training loop: ``transformers.Trainer`` with the stage's settings, logs and progress.
 
 What is added to it makes a run survive: its order of samples and its randomness are functions of (seed, step), its
-checkpoints are exact and whole (:mod:`train.checkpoints`), and all processes decide together what to do about a loss
-that is not a number, or a request to leave.
+checkpoints are exact and whole (:mod:`train.checkpointing`), and all processes decide together what to do about a
+loss that is not a number, or a request to leave.
 """
 
 from __future__ import annotations
@@ -10,25 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from alm.errors import CheckpointError, Preempted, UserError
-from alm.manifest import write_text_atomic
-from alm.progress import progress
+from alm.errors import Preempted, UserError
 from encoders.checkpoint import write_weights
 from train import checkpoints
-from train.collectives import any_process, gather_objects, rank_and_world
+from train.checkpointing import CheckpointTrainer
+from train.collectives import any_process, gather_objects
 from train.ranks import barrier, is_main, say
+from train.runlog import RunLog, cut_log
 from train.sampling import EpochBatches
 from train.settings import TrainSettings
 from train.signals import Signals
@@ -43,36 +41,29 @@ class _SkipStep(Exception):
     """The step's loss is not a number, and the policy is to go on."""
 
 
-class StageTrainer(Trainer):
+class StageTrainer(CheckpointTrainer):
     """Trainer whose weight decay spares biases, norms, positions and query tokens, and that can be interrupted.
 
     Attributes:
         signals: Requests to leave.
         on_nan: ``stop`` or ``skip``.
-        keep_checkpoints: How many are kept.
         validate: Gives the validation loss; None looks at none.
         eval_every: Steps between looks.
         patience: Looks in a row without a better loss that end the run; 0 never does.
-        best: Step and loss of the best look, and how many looks it has been ``since``; None before the first.
         preempted: Whether all processes have agreed to leave.
         skipped: Steps skipped in a row.
     """
 
     signals = Signals()
     on_nan = "stop"
-    keep_checkpoints = 2
     validate: Callable[[], float] | None = None
     eval_every = 0
     patience = 0
-    best: dict[str, Any] | None = None
     preempted = False
     skipped = 0
     _skipping = False
     _micro = 0
     _loss_before: Tensor | None = None
-    _restored: dict[str, Any] | None = None
-    _saved_step = -1
-    _total_before = 0.0
     _looked_step = -1
 
     # ---- what trains, and on what ----
@@ -180,7 +171,7 @@ class StageTrainer(Trainer):
             "ids": self._batch_ids(),
         }
         lines = gather_objects(line)
-        file = Path(self.args.output_dir).parent / NONFINITE
+        file = self.folder.parent / NONFINITE
         if is_main():
             with file.open("a", encoding="utf-8") as handle:
                 handle.writelines(json.dumps(entry) + "\n" for entry in lines)
@@ -220,13 +211,6 @@ class StageTrainer(Trainer):
             logs = {**logs, "train_loss": total / max(self.state.global_step, 1)}
         super().log(logs, *args, **kwargs)
 
-    def _mean_loss(self) -> Tensor:
-        """The loss summed since the last line of the log, as the mean over processes."""
-        total = self._tr_loss.clone()
-        if rank_and_world()[1] > 1:
-            dist.all_reduce(total)
-        return total / rank_and_world()[1]
-
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """The summary; what came after the last line of the log counts on every process, not on the first alone."""
         self._tr_loss = self._mean_loss()
@@ -236,7 +220,7 @@ class StageTrainer(Trainer):
     @property
     def best_weights(self) -> Path:
         """Where the weights of the best look are."""
-        return Path(self.args.output_dir) / "best.safetensors"
+        return self.folder / "best.safetensors"
 
     def _look(self) -> None:
         """Compute the validation loss, keep the weights where it is the best, end the run where it stays worse."""
@@ -247,7 +231,7 @@ class StageTrainer(Trainer):
             self.best = {"step": step, "loss": loss, "since": 0}
             weights = gathered_weights(self)
             if is_main():
-                kept = checkpoints.trained_keys(self.model)
+                kept = checkpoints.trained_keys(self.network)
                 self.best_weights.parent.mkdir(parents=True, exist_ok=True)
                 write_weights(self.best_weights, {key: weights[key] for key in kept})
         else:
@@ -265,9 +249,17 @@ class StageTrainer(Trainer):
         """Put the weights of the best look back into the model, on every process."""
         barrier()
         if self.best is not None:
-            checkpoints.load_trained(self.model, self.best_weights)
+            checkpoints.load_trained(self.network, self.best_weights)
 
-    # ---- checkpoints ----
+    def _restore(self, checkpoint: Path) -> None:
+        super()._restore(checkpoint)
+        self._looked_step = self.state.global_step
+
+    def is_over(self) -> bool:
+        """Whether no step is left to do, or none that could help."""
+        return super().is_over() or self._patience_is_over()
+
+    # ---- after a step ----
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         step = self.state.global_step
         if self.validate is not None and step % self.eval_every == 0 and step != self._looked_step:
@@ -277,170 +269,6 @@ class StageTrainer(Trainer):
             self.control.should_training_stop = True
             self.control.should_save = self._saved_step != self.state.global_step
         super()._maybe_log_save_evaluate(*args, **kwargs)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint that is whole or not there; every process must call this.
-
-        Raises:
-            UserError: It cannot be written; older checkpoints are as they were.
-        """
-        folder, step = Path(self.args.output_dir), self.state.global_step
-        unfinished = checkpoints.hidden(folder, step)
-        loss = float(self._mean_loss())
-        reason: str | None = None
-        try:
-            if is_main():
-                checkpoints.clear_unfinished(folder)
-                unfinished.mkdir(parents=True)
-            barrier()
-            self._write_state(unfinished)
-        except (OSError, CheckpointError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300]
-        failed = any_process([reason is not None], self.args.device)[0]
-        if not failed and is_main():
-            facts = {
-                "world": self.args.world_size,
-                "deepspeed": self.is_deepspeed_enabled,
-                "keys": checkpoints.trained_keys(self.model),
-                "best": self.best,
-                "log": {
-                    "loss": loss,
-                    "since": self._globalstep_last_logged,
-                    "total": self._total_before + self._total_loss_scalar,
-                },
-            }
-            try:
-                checkpoints.seal(unfinished, step, facts)
-                checkpoints.rotate(folder, self.keep_checkpoints)
-            except OSError as error:
-                reason = str(error)
-        if any_process([reason is not None], self.args.device)[0]:
-            if is_main():
-                checkpoints.clear_unfinished(folder)
-            last = checkpoints.found(folder)
-            kept = f"{last[-1][1]} is whole" if last else "there is no older one"
-            raise UserError(
-                f"{folder}: the checkpoint of step {step} cannot be written ({reason or 'on another process'}); "
-                f"{kept}; make room and run the same command again"
-            )
-        self._saved_step = step
-
-    def _write_state(self, folder: Path) -> None:
-        """Weights that train, optimiser, schedule and counters."""
-        if self.is_deepspeed_enabled:
-            self.model_wrapped.save_checkpoint(str(folder), exclude_frozen_parameters=True)
-        elif is_main():
-            write_weights(folder / checkpoints.WEIGHTS, checkpoints.trained_weights(self.model))
-            torch.save(self.optimizer.state_dict(), folder / checkpoints.OPTIMIZER)  # type: ignore[union-attr]
-        if is_main():
-            torch.save(self.lr_scheduler.state_dict(), folder / checkpoints.SCHEDULER)  # type: ignore[union-attr]
-            self.state.save_to_json(str(folder / "trainer_state.json"))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Nothing yet: :meth:`_prepare_for_training` restores weights, optimiser and schedule at once."""
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Nothing: generators start anew at every step."""
-
-    def _prepare_for_training(
-        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
-    ) -> Any:
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        if resume_from_checkpoint is not None:
-            self._restore(Path(resume_from_checkpoint))
-        return prepared
-
-    def _restore(self, checkpoint: Path) -> None:
-        """Put back what :meth:`_write_state` wrote, strictly.
-
-        Raises:
-            CheckpointError: The checkpoint is another model's, or its DeepSpeed shards are of another world size.
-        """
-        facts = checkpoints.facts_of(checkpoint)
-        checkpoints.check_keys(checkpoint, facts["keys"], checkpoints.trained_keys(self.model))
-        if facts["deepspeed"] != self.is_deepspeed_enabled:
-            wrote = "with" if facts["deepspeed"] else "without"
-            raise CheckpointError(f"{checkpoint}: was written {wrote} DeepSpeed; go on {wrote} it")
-        if self.is_deepspeed_enabled:
-            if facts["world"] != self.args.world_size:
-                raise CheckpointError(
-                    f"{checkpoint}: DeepSpeed wrote it from {facts['world']} processes, now there are "
-                    f"{self.args.world_size}; go on with {facts['world']}"
-                )
-            loaded, _ = self.model_wrapped.load_checkpoint(str(checkpoint), load_module_strict=False)
-            if loaded is None:
-                raise CheckpointError(f"{checkpoint}: DeepSpeed cannot load it")
-        else:
-            checkpoints.load_trained(self.model, checkpoint / checkpoints.WEIGHTS)
-            state = checkpoints.load_state(checkpoint / checkpoints.OPTIMIZER)
-            self.optimizer.load_state_dict(state)  # type: ignore[union-attr]
-        self.lr_scheduler.load_state_dict(checkpoints.load_state(checkpoint / checkpoints.SCHEDULER))  # type: ignore[union-attr]
-        self._restored, self.best = facts["log"], facts["best"]
-        self._looked_step = self.state.global_step
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """One pass over the data, or none where the checkpoint was the last step's."""
-        if self._restored is not None:  # the line of the log that the interruption cut in two
-            self._tr_loss += self._restored["loss"]
-            self._total_before = self._restored["total"]
-            self._globalstep_last_logged = self._restored["since"]
-            self._restored = None
-        if self.state.global_step >= self.state.max_steps or self._patience_is_over():
-            self.control.should_training_stop = True
-            return
-        super()._run_epoch(*args, **kwargs)
-
-
-class RunLog(TrainerCallback):
-    """Writes ``metrics.jsonl`` and shows a bar with loss and ETA; tells datasets and models the epoch.
-
-    Args:
-        title: Name of the stage on the display.
-        path: Where to write the metrics.
-    """
-
-    def __init__(self, title: str, path: Path) -> None:
-        self.title, self.path = title, path
-        self.started = time.time()
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the display."""
-        if state.is_world_process_zero:
-            self._bar = progress(self.title, state.max_steps, "step")
-            self._advance = self._bar.__enter__()
-            self._advance(state.global_step)
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Pass the epoch on; draws that depend on it are functions of it, not of a running generator."""
-        epoch = int(state.epoch or 0)
-        loader = kwargs.get("train_dataloader")
-        targets = (
-            kwargs.get("model"),
-            getattr(loader, "dataset", None),
-            getattr(loader, "batch_sampler", None),
-        )
-        for target in targets:
-            set_epoch = getattr(target, "set_epoch", None)
-            if set_epoch is not None:
-                set_epoch(epoch)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Move the bar."""
-        if state.is_world_process_zero:
-            losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-            self._advance(1, **({"loss": f"{losses[-1]:.3f}"} if losses else {}))
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Append one line of metrics."""
-        if state.is_world_process_zero and logs:
-            with self.path.open("a", encoding="utf-8") as handle:
-                line = {"step": state.global_step, "time_s": round(time.time() - self.started, 2), **logs}
-                handle.write(json.dumps(line) + "\n")
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the display."""
-        if state.is_world_process_zero:
-            self._bar.__exit__(None, None, None)
 
 
 def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArguments:
@@ -554,20 +382,5 @@ def last_checkpoint(folder: Path, title: str) -> Path | None:
         instead = f"going on from {checkpoint.name}" if checkpoint else "starting anew"
         for line in said:
             say(f"{title}: {line}; {instead}")
-        _cut_log(folder / "metrics.jsonl", checkpoints.found_step(checkpoint) if checkpoint else -1)
+        cut_log(folder / "metrics.jsonl", checkpoints.found_step(checkpoint) if checkpoint else -1)
     return gather_objects(checkpoint)[0]
-
-
-def _cut_log(file: Path, step: int) -> None:
-    """Remove lines that the run is going to write again, and one that a kill cut short."""
-    if not file.is_file():
-        return
-    kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if entry["step"] <= step and "train_loss" not in entry:
-            kept.append(line + "\n")
-    write_text_atomic(file, "".join(kept))

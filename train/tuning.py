@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from alm.checkpoint import load_llm, load_model, load_processor
+from alm.data.sources import open_records, parts_of
 from alm.errors import CheckpointError
 from alm.generation import pick_device
+from alm.manifest import Record
 from alm.model import AudioLanguageModel
 from alm.processor import AudioLanguageProcessor, build_processor
 from encoders import load_encoder
@@ -18,10 +21,12 @@ from train.conversations import (
     ConversationCollator,
     ConversationDataset,
     clips_of,
-    read_manifests,
 )
+from train.lengths import sample_lengths
+from train.order import SampleOrder, tempered
+from train.packing import check_packing
 from train.quarantine import guarded
-from train.ranks import is_main, say
+from train.ranks import is_main, say, world_size
 from train.settings import TrainSettings
 from train.trainer import fit, gathered_weights
 
@@ -42,7 +47,36 @@ def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLa
     model = AudioLanguageModel.assemble(
         encoder, llm, settings.projector, settings.projector_options, llm_source=settings.llm
     )
-    return model, build_processor(tokenizer, model)
+    return model, build_processor(tokenizer, model, settings.chat_template)
+
+
+def training_data(
+    settings: TrainSettings,
+    records: Sequence[Record],
+    processor: AudioLanguageProcessor,
+    clips: ClipAudio,
+) -> tuple[ConversationDataset, ConversationCollator]:
+    """The samples in the order that the config asks for, and what makes batches of them."""
+    data = settings.data
+    dataset = ConversationDataset(records, settings.run.seed, _sample_order(settings, records, processor))
+    return dataset, ConversationCollator(processor, clips, data.max_length, data.pack, data.supervise)
+
+
+def _sample_order(
+    settings: TrainSettings, records: Sequence[Record], processor: AudioLanguageProcessor
+) -> SampleOrder:
+    """A mixture of the sources of ``data.train`` or all of them, grouped by length or not."""
+    data = settings.data
+    sizes = [len(part) for part in parts_of(records)]
+    weights = lengths = None
+    if data.mixture is not None:
+        weights = tempered(data.mixture.weights or sizes, data.mixture.temperature)
+        shares = ", ".join(f"{path} {share:.1%}" for path, share in zip(data.train, weights, strict=True))
+        say(f"{settings.stage}: mixture of {shares}")
+    if data.group_by_length:
+        lengths = sample_lengths(records, processor, keep_going=data.on_bad == "quarantine")
+    together = settings.optim.batch_size * world_size()
+    return SampleOrder(sizes, weights, lengths, together)
 
 
 def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
@@ -52,14 +86,18 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     """
     from transformers import set_seed
 
-    records = read_manifests(settings.data.train)
-    held_out = read_manifests(settings.data.validation)
+    records = open_records(settings.data.train)
+    held_out = open_records(settings.data.validation)
     set_seed(settings.run.seed)
     model, processor = starting_model(settings)
     table = model.set_policy(settings.policy)
     say(table)
     clips = ClipAudio(processor.sample_rate)
-    if settings.data.cache_features and settings.policy.encoder == "frozen":
+    cached = settings.data.cache_features and settings.policy.encoder == "frozen"
+    if cached and model.encoder.readout and settings.policy.projector == "train":
+        say("tokens are not kept: the weights of the encoder's layers are learned")
+        cached = False
+    if cached:
         device = pick_device()
         model.encoder.to(device)
         kept = Path(settings.data.feature_folder) if settings.data.feature_folder else None
@@ -70,8 +108,9 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         )
         for ref in clips_of(held_out):  # what is scored is never replaced
             clips.check(ref)
-    collator = ConversationCollator(processor, clips, settings.data.max_length)
-    dataset = ConversationDataset(records, settings.run.seed)
+    if settings.data.pack:
+        check_packing(model.llm)
+    dataset, collator = training_data(settings, records, processor, clips)
     trained_on = guarded(dataset, clips.check_sample, settings.data, folder)
     samples = samples_of(held_out)  # says now, not after training, which record has no answer
 

@@ -7,7 +7,9 @@ import glob
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,15 @@ def _positive(text: str) -> int:
 def _add_answer_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=_positive, default=16, help="files per batch (16)")
     parser.add_argument("--max-new-tokens", type=_positive, default=64, help="longest answer in tokens (64)")
+    parser.add_argument(
+        "--first-s", type=float, metavar="SECONDS", help="hear only the first seconds of longer files (all)"
+    )
+    parser.add_argument(
+        "--max-audio-tokens",
+        type=_positive,
+        metavar="N",
+        help="refuse files that take more LLM tokens (no limit)",
+    )
     parser.add_argument("--beams", type=_positive, default=1, help="beams of beam search (1)")
     parser.add_argument("--temperature", type=float, default=0.0, help="above 0: sample (0, greedy)")
     parser.add_argument("--seed", type=int, default=0, help="seed of sampling (0)")
@@ -89,9 +100,10 @@ def _answer(arguments: argparse.Namespace, question: str) -> int:
     from alm.progress import progress
 
     model_dir = resolve(arguments.model)
-    load_processor(model_dir)  # a broken directory is known before the files are looked for
+    processor = load_processor(model_dir)  # a broken directory is known before the files are looked for
+    processor.max_audio_tokens = arguments.max_audio_tokens or processor.max_audio_tokens
     paths = find_audio(arguments.audio)
-    model, processor = alm.load(model_dir)
+    load = cache(lambda: alm.load(model_dir)[0])  # once there is a file to answer
     options = _decoding(arguments)
     alone = len(paths) == 1
     names = [Path(path).name for path in paths]
@@ -101,7 +113,8 @@ def _answer(arguments: argparse.Namespace, question: str) -> int:
     with progress("answer", len(paths), "file") if not alone else nullcontext(_silent) as advance:
         for start in range(0, len(paths), step):
             rows = range(start, min(start + step, len(paths)))
-            results = _answer_some(model, processor, [paths[i] for i in rows], question, options, advance)
+            clips = [partial(_read_clip, paths[i], processor, arguments.first_s) for i in rows]
+            results = _answer_some(load, processor, clips, question, options, advance)
             for row, (answer, error) in zip(rows, results, strict=True):
                 if error is not None:
                     failed.append(error)
@@ -138,24 +151,31 @@ def _decoding(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _answer_some(
-    model: Any, processor: Any, paths: list[str], question: str, options: dict[str, Any], advance: Any
+    load: Callable[[], Any],
+    processor: Any,
+    readers: Sequence[Callable[[], Any]],
+    question: str,
+    options: dict[str, Any],
+    advance: Any,
 ) -> list[tuple[str | None, str | None]]:
     """Per file its answer on one line, or what is wrong with it."""
     from alm.errors import AudioError
     from alm.generation import generate_answers
 
-    results: list[tuple[str | None, str | None]] = [(None, None)] * len(paths)
+    results: list[tuple[str | None, str | None]] = [(None, None)] * len(readers)
     good, clips = [], []
-    for row, path in enumerate(paths):
+    for row, read in enumerate(readers):
         try:
-            clips.append([_read_clip(path, processor)])
+            clips.append([read()])
             good.append(row)
         except AudioError as error:
             results[row] = (None, " ".join(str(error).split()))
             advance(1)
+    if not clips:
+        return results
     turns = [{"role": "user", "content": f"{processor.audio_token}{question}"}]
     for place, answer in generate_answers(
-        model, processor, [turns] * len(clips), clips, progress=advance, **options
+        load(), processor, [turns] * len(clips), clips, progress=advance, **options
     ):
         results[good[place]] = (" ".join(answer.split()), None)
     return results
@@ -189,12 +209,12 @@ def find_audio(words: list[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _read_clip(path: str, processor: Any) -> Any:
-    """A file's waveform, long enough for the encoder."""
+def _read_clip(path: str, processor: Any, first_s: float | None) -> Any:
+    """The waveform of a file or of its first seconds, neither too short nor too long for the model."""
     from encoders.audio import load_audio
     from encoders.errors import AudioError
 
-    clip = load_audio(path, processor.sample_rate)
+    clip = load_audio(path, processor.sample_rate, None, first_s)
     try:
         processor.n_audio_tokens(len(clip))
     except AudioError as error:

@@ -26,6 +26,102 @@ def add(commands: Any) -> None:
         "overrides", nargs="*", metavar="KEY=VALUE", help="composer settings, e.g. n_train=500"
     )
     compose.set_defaults(run=_compose)
+    _add_shard(actions)
+    _add_checks(actions)
+    _add_sources(actions)
+    _add_share(actions)
+
+
+def _add_shard(actions: Any) -> None:
+    shard = actions.add_parser(
+        "shard",
+        help="pack a manifest and its audio into tar shards with an index",
+        description=(
+            "Write WebDataset-format tar files with an index, from which any record is read directly. Every command "
+            "and config that takes a manifest takes the directory as well."
+        ),
+    )
+    shard.add_argument("manifest", nargs="+", metavar="MANIFEST", help="JSONL manifests")
+    shard.add_argument("--out", required=True, metavar="DIR", help="new directory for the shards")
+    shard.add_argument("--shard-mb", type=float, default=500.0, help="megabytes per shard (500)")
+    shard.add_argument("--shuffle", type=int, metavar="SEED", help="put the clips in random order")
+    shard.set_defaults(run=_shard)
+
+
+def _add_checks(actions: Any) -> None:
+    verify = actions.add_parser(
+        "verify",
+        help="decode every clip; report what cannot be used",
+        description=(
+            "Decode every record's audio and report what is missing, corrupt, truncated, silent or named twice; of "
+            "shards also compare every hash. Exits with 1 if anything is wrong."
+        ),
+    )
+    verify.add_argument("manifest", metavar="MANIFEST", help="a JSONL manifest or a shard directory")
+    verify.set_defaults(run=_verify)
+    stats = actions.add_parser(
+        "stats",
+        help="hours, clips, answer lengths and kinds of a data set",
+        description="Print hours, clips, lengths of clips and answers, and records of each kind.",
+    )
+    stats.add_argument("manifest", metavar="MANIFEST", help="a JSONL manifest or a shard directory")
+    stats.add_argument("--json", action="store_true", help="print JSON")
+    stats.set_defaults(run=_stats)
+
+
+def _add_sources(actions: Any) -> None:
+    convert = actions.add_parser(
+        "convert",
+        help="turn a published data set into manifests",
+        description=(
+            "Read a data set in its published layout and write a manifest per split. Files that are missing are "
+            "counted and listed in DIR/missing.txt; more than --max-missing of them are an error."
+        ),
+    )
+    convert.add_argument(
+        "source", metavar="SOURCE", help="audiocaps, clotho, clothoaqa, label_csv, openaqa or wavcaps"
+    )
+    convert.add_argument("root", metavar="ROOT", help="the data set's folder, or its one table")
+    labels = actions.add_parser(
+        "from-labels",
+        help="write captions and questions for a table of labelled clips",
+        description=(
+            "Write a caption, an open, a multiple-choice and a yes/no question for every clip of a label table (CSV "
+            "with filename and category, as ESC-50's), a manifest per split or fold."
+        ),
+    )
+    labels.add_argument("root", metavar="LABELS.csv", help="the table")
+    labels.add_argument(
+        "--kinds",
+        default="caption,what,choice,presence",
+        help="which to write (caption,what,choice,presence)",
+    )
+    labels.add_argument("--templates", metavar="FILE.yaml", help="other wordings")
+    labels.add_argument("--separator", help="what stands between several labels of a clip, for example ','")
+    for parser, run in ((convert, _convert), (labels, _from_labels)):
+        parser.add_argument("--out", required=True, metavar="DIR", help="folder for the manifests")
+        parser.add_argument("--audio", action="append", default=[], metavar="DIR", help="where the audio is")
+        parser.add_argument(
+            "--max-missing",
+            type=float,
+            default=0.0,
+            metavar="SHARE",
+            help="share of files that may be missing (0)",
+        )
+        parser.set_defaults(run=run)
+
+
+def _add_share(actions: Any) -> None:
+    share = actions.add_parser(
+        "share",
+        help="write a share of a manifest's clips",
+        description="Write the records of a share of a manifest's clips; smaller shares are part of larger ones.",
+    )
+    share.add_argument("manifest", metavar="MANIFEST.jsonl", help="the whole")
+    share.add_argument("--share", type=float, required=True, metavar="X", help="above 0, at most 1")
+    share.add_argument("--out", required=True, metavar="FILE.jsonl", help="where to write")
+    share.add_argument("--seed", type=int, default=0, help="decides which clips come first (0)")
+    share.set_defaults(run=_share)
 
 
 def _compose(arguments: argparse.Namespace) -> None:
@@ -40,3 +136,92 @@ def _compose(arguments: argparse.Namespace) -> None:
     with progress("compose", config.n_train + config.n_validation + config.n_test, "scene") as advance:
         compose(config, arguments.out, counter(advance))
     print(f"wrote {arguments.out}/train.jsonl, validation.jsonl, test.jsonl")
+
+
+def _shard(arguments: argparse.Namespace) -> None:
+    from alm.data.shard_writer import write_shards
+    from alm.data.sources import open_records
+    from alm.progress import progress
+
+    records = open_records(arguments.manifest, audio_only=True)
+    with progress("shard", len(records), "record") as advance:
+        index = write_shards(records, arguments.out, arguments.shard_mb, arguments.shuffle, advance)
+    megabytes = sum(shard["bytes"] for shard in index["shards"]) / 1e6
+    print(
+        f"wrote {arguments.out}: {index['records']} records, {index['clips']} clips, {len(index['shards'])} shards, "
+        f"{megabytes:.0f} MB"
+    )
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from alm.data.audit import verify
+    from alm.data.sources import open_source
+    from alm.progress import progress
+
+    with progress("verify", len(open_source(arguments.manifest, audio_only=True)), "record") as advance:
+        found = verify(arguments.manifest, advance)
+    for where, what in found.problems:
+        print(f"{where}: {what}")
+    print(f"{found.records} records, {found.clips} clips: {len(found.problems) or 'no'} problems")
+    return 1 if found.problems else 0
+
+
+def _stats(arguments: argparse.Namespace) -> None:
+    import json
+
+    from alm.data.audit import statistics
+
+    figures = statistics(arguments.manifest)
+    if arguments.json:
+        print(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        shown = (
+            ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else value
+        )
+        print(f"{name:<14}{shown}")
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from alm.data.convert import convert
+
+    out = arguments.out
+    _tell(convert(arguments.source, arguments.root, out, arguments.audio, arguments.max_missing), out)
+
+
+def _from_labels(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from alm.data.convert import AudioFiles, write_items
+    from alm.data.convert.label_csv import questions
+    from alm.data.from_labels import load_templates
+
+    table = Path(arguments.root)
+    kinds = tuple(arguments.kinds.split(","))
+    items = questions(table, kinds, load_templates(arguments.templates), arguments.separator)
+    files = AudioFiles([Path(folder) for folder in arguments.audio] or [table.parent, *_beside(table)])
+    _tell(write_items(items, files, arguments.out, arguments.max_missing), arguments.out)
+
+
+def _beside(table: Any) -> list[Any]:
+    """ESC-50's tables lie in ``meta``, its clips in ``audio`` beside that."""
+    audio = table.parent.parent / "audio"
+    return [audio] if audio.is_dir() else []
+
+
+def _tell(done: Any, out: str) -> None:
+    for split, count in done.written.items():
+        print(f"wrote {out}/{split}.jsonl: {count} records")
+    if done.missing:
+        print(f"{len(done.missing)} of {done.clips} audio files are missing; see {out}/missing.txt")
+
+
+def _share(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from alm.data.subset import write_share
+
+    clips, records = write_share(
+        Path(arguments.manifest), Path(arguments.out), arguments.share, arguments.seed
+    )
+    print(f"wrote {arguments.out}: {clips} clips, {records} records")

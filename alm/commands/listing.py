@@ -13,7 +13,8 @@ def add(commands: Any) -> None:
         help="list the encoders, projectors, metrics, benchmarks and data sets that are there",
         description="List what can be named in configs.",
     )
-    parser.add_argument("what", choices=("encoders", "projectors", "metrics", "benchmarks", "datasets"))
+    kinds = ("encoders", "projectors", "metrics", "benchmarks", "datasets")
+    parser.add_argument("what", metavar="WHAT", choices=kinds, help=f"one of {', '.join(kinds)}")
     parser.set_defaults(run=_list)
 
 

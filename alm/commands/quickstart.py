@@ -27,6 +27,11 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of data, weights and sampling (0)")
     parser.add_argument(
+        "--inputs-only",
+        action="store_true",
+        help="only compose the scenes and train the small LLM, for runs of your own (alm ablate does this)",
+    )
+    parser.add_argument(
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
@@ -36,6 +41,7 @@ def add(commands: Any) -> None:
 
 
 def _quickstart(arguments: argparse.Namespace) -> None:
-    from train.quickstart import run_quickstart
+    from train.quickstart import make_inputs, run_quickstart
 
-    run_quickstart(arguments.out, arguments.data, arguments.seed, arguments.overrides)
+    make = make_inputs if arguments.inputs_only else run_quickstart
+    make(arguments.out, arguments.data, arguments.seed, arguments.overrides)

@@ -1,4 +1,4 @@
-"""``alm train``: one training stage."""
+"""``alm train``: one training stage, or a recipe of several."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ def add(commands: Any) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "train",
-        help="run one training stage from a config",
+        help="run one training stage, or a recipe of several",
         description=(
-            "Run one stage (pretrain, finetune, align, instruct). A finished run is reused; a changed one runs again. "
+            "Run one stage (pretrain, finetune, align, instruct), or the stages of a recipe one after the other. What "
+            "is finished is reused; what changed, and all that depends on it, runs again. "
             "On several GPUs: torchrun --nproc-per-node N -m alm train CONFIG, or deepspeed --module alm train CONFIG."
         ),
     )
@@ -25,18 +26,30 @@ def add(commands: Any) -> None:
         action="store_true",
         help="only say what it would cost: parameters, steps, tokens, memory, FLOPs, time from a few real steps",
     )
+    parser.add_argument("--json", action="store_true", help="print --dry-run's figures as one line of JSON")
     parser.set_defaults(run=_train)
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from alm.settings import load_settings
+    from alm.settings import load_settings, read_yaml
     from train.settings import TrainSettings
     from train.stages import run_stage
 
+    if "stages" in read_yaml(arguments.config):
+        from train.recipe import load_recipe, run_recipe
+        from train.recipe_plan import plan_recipe
+
+        recipe = load_recipe(arguments.config, arguments.overrides)
+        print(plan_recipe(recipe) if arguments.dry_run else run_recipe(recipe))
+        return
     settings = load_settings(TrainSettings, arguments.config, arguments.overrides)
     if arguments.dry_run:
+        import dataclasses
+        import json
+
         from train.plan import plan
 
-        print(plan(settings))
+        found = plan(settings)
+        print(json.dumps(dataclasses.asdict(found)) if arguments.json else found)
     else:
         print(run_stage(settings))

@@ -33,13 +33,22 @@ def write_label_table(
         AudioError: A clip cannot be read.
     """
     clips: dict[str, Events] = {}
-    for path, events, where in _scenes(source) if source.suffix == ".jsonl" else _recordings(source):
+    for path, events, where in labelled_clips(source):
         key = clip_key(load_audio(path, sample_rate))
         if clips.setdefault(key, events) != events:
             raise ManifestError(f"{where}: {path} sounds like an earlier clip with other labels; remove one")
         advance()
     write_text_atomic(out, json.dumps({"sample_rate": sample_rate, "clips": clips}) + "\n")
     return len(clips)
+
+
+def labelled_clips(source: Path) -> Iterator[tuple[Path, Events, str]]:
+    """Every clip of a labelled data set: its file, what is in it, and where that is written.
+
+    Raises:
+        ManifestError: The source cannot be read.
+    """
+    return _scenes(source) if source.suffix == ".jsonl" else _recordings(source)
 
 
 def _scenes(source: Path) -> Iterator[tuple[Path, Events, str]]:

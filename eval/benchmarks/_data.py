@@ -41,11 +41,16 @@ def read_records(
     _check_ids(records)
     if not check_audio:
         return records, []
-    gone = [record for record in records if not all(ref.path.is_file() for ref in record.audio)]
+    gone = [record for record in records if not all(ref.exists() for ref in record.audio)]
     if not gone:
         return records, []
     first = f"{gone[0].source}: no recording {gone[0].audio[0].path}"
-    if missing_audio == "error" or len(gone) == len(records):
+    if len(gone) == len(records):
+        raise EvaluationError(
+            f"{data}: none of the {len(records)} recordings of {benchmark.name} is there, the first would be "
+            f"{gone[0].audio[0].path}; put the audio there (published question files come without it)"
+        )
+    if missing_audio == "error":
         raise EvaluationError(
             f"{first} ({len(gone)} of {len(records)} records lack theirs); complete the data, or where recordings "
             "cannot be had any more, set missing_audio=leave_out and compare only scores with the same ids_sha256"

@@ -1,0 +1,50 @@
+"""``alm ablate``: a grid of arms, trained and scored alike."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "ablate",
+        help="compare encoders, projectors or recipes: train and score every arm of a grid",
+        description=(
+            "Train and score every arm of a grid over several seeds, as processes of alm train and alm eval, and "
+            "report scores with intervals, paired tests and costs. Run again, it does only what is missing; an arm "
+            "that fails is reported. Ready configs are in configs/ablation."
+        ),
+    )
+    parser.add_argument("config", metavar="CONFIG.yaml", help="see configs/ablation")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for example seeds=[0,1] jobs=4")
+    parser.add_argument(
+        "--data",
+        metavar="LABELS.csv",
+        help="make the scenes from labelled recordings: filename, category, fold",
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument(
+        "--dry-run", action="store_true", help="only say which arms there are and what they cost"
+    )
+    mode.add_argument(
+        "--report-only", action="store_true", help="only write the report anew, from stored answers"
+    )
+    parser.set_defaults(run=_ablate)
+
+
+def _ablate(arguments: argparse.Namespace) -> None:
+    from eval.ablation import run_ablation
+
+    report = run_ablation(
+        arguments.config,
+        arguments.overrides,
+        arguments.data,
+        dry_run=arguments.dry_run,
+        report_only=arguments.report_only,
+    )
+    if report is not None:
+        print(
+            f"\n{report.with_suffix('.md').read_text(encoding='utf-8').split('## How to read')[0]}\n{report}"
+        )

@@ -1,0 +1,203 @@
+"""Writing shards: manifests into WebDataset-format tar files with an offset index (see :mod:`alm.data.shards`)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from alm.data.shards import CLIP_ROW, CLIPS, FORMAT, INDEX, RECORD_ROW, RECORDS
+from alm.errors import AudioError, ConfigError, UserError
+from alm.manifest import AudioRef, Record, format_choices, write_text_atomic
+from encoders.checkpoint import sha256_of
+
+_BLOCK = tarfile.BLOCKSIZE
+
+
+def write_shards(
+    records: Sequence[Record],
+    out: str | os.PathLike[str],
+    shard_mb: float = 500.0,
+    shuffle_seed: int | None = None,
+    progress: Callable[[int], None] = lambda n: None,
+) -> dict[str, Any]:
+    """Write records and their audio as shards; the directory appears whole or not at all.
+
+    Records about the same clips share one sample, so audio is stored once. Files are copied byte by byte; records
+    that hear a part of a file keep their times. Equal input gives equal bytes.
+
+    Args:
+        records: The records, with unique ids.
+        out: The directory to make; must not exist, or be empty.
+        shard_mb: Start a new shard when one has this many megabytes.
+        shuffle_seed: Put the samples in a random order, for readers that go through shards from front to end;
+            None keeps the order.
+        progress: Told how many records are done with each sample.
+
+    Returns:
+        The index, as written.
+
+    Raises:
+        UserError: The directory is in the way or not writable, or an audio file is missing or unreadable.
+    """
+    out = Path(out)
+    if shard_mb <= 0:
+        raise ConfigError(f"--shard-mb: got {shard_mb}, expected more than 0")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is there already; name a new directory")
+    samples: dict[tuple[str, ...], list[int]] = {}
+    for number, record in enumerate(records):
+        samples.setdefault(tuple(dict.fromkeys(_key(ref) for ref in record.audio)), []).append(number)
+    groups = list(samples.values())
+    if shuffle_seed is not None:
+        order = np.random.default_rng(shuffle_seed).permutation(len(groups))
+        groups = [groups[i] for i in order]
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        writer = _Writer(partial, int(shard_mb * 1e6))
+        for key, group in enumerate(groups):
+            writer.add(f"{key:09d}", [records[number] for number in group])
+            progress(len(group))
+        index = writer.close()
+        if out.exists():
+            out.rmdir()
+        os.replace(partial, out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); use a folder with room") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return index
+
+
+def _key(ref: AudioRef) -> str:
+    """What tells files apart, members of shards too."""
+    return f"{ref.path}:{getattr(ref, 'at', '')}"
+
+
+class _Writer:
+    """Tar files and the tables of the index, as they grow."""
+
+    def __init__(self, folder: Path, shard_bytes: int) -> None:
+        self.folder, self.shard_bytes = folder, shard_bytes
+        self.rows: list[tuple[Any, ...]] = []
+        self.clips: list[tuple[Any, ...]] = []
+        self.shards: list[dict[str, Any]] = []
+        self.tar: tarfile.TarFile | None = None
+
+    def add(self, key: str, records: Sequence[Record]) -> None:
+        """One sample: the clips of ``records``, which all are about the same files, and the records."""
+        if self.tar is None or self.tar.offset >= self.shard_bytes:
+            self._next()
+        first_clip, names = len(self.clips), {}
+        files: dict[str, tuple[Any, ...]] = {}
+        refs = {_key(ref): ref for record in records for ref in record.audio}
+        for place, (file, ref) in enumerate(refs.items()):
+            data, frames, rate = _read(ref, records[0])
+            suffix = Path(getattr(ref, "name", "") or ref.path.name).suffix.lower() or ".wav"
+            names[file] = f"{key}{f'.{place}' if len(refs) > 1 else ''}{suffix}"
+            at = self._member(names[file], data)
+            files[file] = (len(self.shards), at, len(data), frames, rate), hashlib.sha256(data).digest()[:16]
+        heard: dict[tuple[Any, ...], int] = {}  # file and times -> which of the sample's clips
+        clips: list[list[int]] = []
+        for place, record in enumerate(records):
+            clips.append([])
+            for ref in record.audio:
+                part = (_key(ref), ref.start_s, ref.end_s)
+                if part not in heard:
+                    heard[part] = len(heard)
+                    where, digest = files[_key(ref)]
+                    self.clips.append((*where, len(self.rows) + place, digest))
+                clips[-1].append(heard[part])
+        values = {"records": [_plain(record, names) for record in records], "clips": clips}
+        data = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+        at = self._member(f"{key}.json", data)
+        for place, record in enumerate(records):
+            identity = int.from_bytes(hashlib.sha256(record.id.encode()).digest()[:8], "little")
+            text = sum(len(message["content"]) for message in record.messages)
+            answered = bool(record.messages) and record.messages[-1]["role"] == "assistant"
+            row = (len(self.shards), at, len(data), place, first_clip)
+            seconds = sum(_heard_s(ref, *files[_key(ref)][0][3:]) for ref in record.audio)
+            self.rows.append((*row, identity, text, seconds, answered, bool(record.messages)))
+
+    def close(self) -> dict[str, Any]:
+        """Finish the last shard and write the index."""
+        self._finish()
+        rows, clips = np.array(self.rows, RECORD_ROW), np.array(self.clips, CLIP_ROW)
+        np.save(self.folder / RECORDS, rows)
+        np.save(self.folder / CLIPS, clips)
+        tables = {name: sha256_of(self.folder / name) for name in (RECORDS, CLIPS)}
+        index = {
+            "format": FORMAT,
+            "records": len(rows),
+            "clips": len(clips),
+            "tables": tables,
+            "shards": self.shards,
+        }
+        write_text_atomic(self.folder / INDEX, json.dumps(index, indent=1) + "\n")
+        return index
+
+    def _next(self) -> None:
+        self._finish()
+        path = self.folder / f"shard-{len(self.shards):06d}.tar"
+        self.tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
+
+    def _finish(self) -> None:
+        if self.tar is None:
+            return
+        self.tar.close()
+        path = Path(str(self.tar.name))
+        self.shards.append({"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)})
+        self.tar = None
+
+    def _member(self, name: str, data: bytes) -> int:
+        """Add a member; returns where its bytes begin."""
+        assert self.tar is not None
+        info = tarfile.TarInfo(name)  # no times, no owners: equal input gives equal bytes
+        info.size = len(data)
+        at = self.tar.offset + _BLOCK
+        self.tar.addfile(info, io.BytesIO(data))
+        return at
+
+
+def _heard_s(ref: AudioRef, frames: int, rate: int) -> float:
+    """Seconds of a clip, a part of a file or all of it."""
+    return (ref.end_s if ref.end_s is not None else frames / rate) - (ref.start_s or 0.0)
+
+
+def _read(ref: AudioRef, record: Record) -> tuple[bytes, int, int]:
+    """A file, its length in frames and its rate in Hz."""
+    try:
+        data = ref.read_bytes()
+        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+            return data, sound.frames, sound.samplerate
+    except (AudioError, soundfile.SoundFileError) as error:
+        raise AudioError(f"{record.source}: {ref.path}: {error}") from error
+
+
+def _plain(record: Record, names: dict[str, str]) -> dict[str, Any]:
+    """A record in the manifest's form, its audio named as members of the shard."""
+    audio: list[Any] = []
+    for ref in record.audio:
+        times = {"start_s": ref.start_s, "end_s": ref.end_s}
+        times = {key: value for key, value in times.items() if value is not None}
+        audio.append({"path": names[_key(ref)], **times} if times else names[_key(ref)])
+    values: dict[str, Any] = {"id": record.id, "audio": audio, "clip": record.clip, **record.meta}
+    if not record.messages:
+        return values
+    values["kind"] = record.kind
+    if record.captions:
+        return values | {"captions": list(record.captions), "prompt": record.messages[0]["content"]}
+    if record.choices:
+        question = record.messages[0]["content"].removesuffix(format_choices("", record.choices))
+        return values | {"question": question, "answer": record.answer, "choices": list(record.choices)}
+    return values | {"messages": list(record.messages)}

@@ -1,0 +1,321 @@
+"""What pretraining buys on two small data sets: probes of pretrained encoders, untrained ones and plain log-mel.
+
+    python -m benchmarks.pretraining --esc10 DIR --fsdd DIR --seeds 3 --out DIR
+
+Every encoder is pretrained without labels by configs/pretrain/audiomosaic-tiny.yaml, on all ESC-10 clips outside the
+held-out fold and on all spoken digits that the held-out speaker did not say. Probes then learn from the labels of the
+same clips and are asked about the held-out fold and speaker, which no pretraining has heard. Everything is a stage of
+`alm train`; finished ones are reused, so the same command goes on where it was stopped. Each folder holds a `meta.csv`
+with the columns filename and category, and fold (ESC-10) or speaker (digits).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alm.manifest import write_text_atomic
+from alm.settings import load_settings
+from benchmarks.measure import arguments, clock, machine
+from eval.stats import Interval, difference_interval, mean_interval
+from train.finetune_data import Split, choose_split, read_data
+from train.finetuning import logmel_probe
+from train.rundir import MARKER, read_json, write_json
+from train.settings import TrainSettings
+from train.stages import run_stage
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+RESULTS = "PRETRAINING.md"
+MODES = ("linear", "attentive")
+BASELINE = "log-mel logistic regression"
+COST = "cost.json"
+_PRETRAIN = CONFIGS / "pretrain" / "audiomosaic-tiny.yaml"
+_QUICK = {"pretrain": ("optim.batch_size=4", "optim.warmup_steps=1"), "probe": ("finetune.epochs=1",)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """A labelled set and the part of it that is asked about.
+
+    Attributes:
+        name: On the page.
+        table: Its label table.
+        column: Column that parts it.
+        test: The part.
+    """
+
+    name: str
+    table: Path
+    column: str
+    test: str
+
+    def data(self) -> list[str]:
+        """Overrides that make a fine-tuning stage of it."""
+        options = {"root": str(self.table), "fold_column": self.column}
+        return [
+            "data.dataset=label_csv",
+            f"data.dataset_options={json.dumps(options)}",
+            f'data.folds={{"test": "{self.test}"}}',
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One way to come by an encoder.
+
+    Attributes:
+        name: Its folder, and its line on the page.
+        steps: Optimiser steps of pretraining; 0 leaves the encoder as it was drawn.
+        overrides: What it changes in the pretraining config.
+        as_long_as: An arm whose pretraining time it may take, and one of as many ``steps`` that says how long such
+            steps are; both come before it.
+        modes: Probes of it.
+    """
+
+    name: str
+    steps: int
+    overrides: tuple[str, ...] = ()
+    as_long_as: tuple[str, str] | None = None
+    modes: tuple[str, ...] = ("linear",)
+
+
+def arms(steps: int, short: int) -> list[Arm]:
+    """The main comparison, then masks and augmentations at fewer steps."""
+    waveform = ("contrastive.views.augment=waveform",)
+    return [
+        Arm("pretrained", steps, modes=MODES),
+        Arm("untrained", 0, modes=MODES),
+        Arm("time_frequency, fast", short),
+        Arm("official", short, ("contrastive.mask_layout=official",)),
+        Arm("unstructured", short, ("contrastive.mask_layout=unstructured",)),
+        Arm("waveform, equal steps", short, waveform),
+        Arm("waveform, equal time", short, waveform, ("time_frequency, fast", "waveform, equal steps")),
+    ]
+
+
+class Bench:
+    """Runs arms in a folder.
+
+    Args:
+        sets: What is probed.
+        out: The folder.
+        changes: Further overrides of the stages ``pretrain`` and ``probe``.
+    """
+
+    def __init__(self, sets: Sequence[Held], out: Path, changes: Mapping[str, Sequence[str]]) -> None:
+        self.sets, self.out, self.changes = sets, out, changes
+        out.mkdir(parents=True, exist_ok=True)
+        self.heard = out / "pretrain.jsonl"
+        lines = [
+            json.dumps({"id": f"{held.name}/{clip.id}", "audio": str(clip.path.resolve())})
+            for held in sets
+            for clip in self.split(held).clips
+            if clip.fold != held.test
+        ]
+        write_text_atomic(self.heard, "\n".join(lines) + "\n")
+
+    def split(self, held: Held) -> Split:
+        """Which clips of a set a probe learns from, which choose its epoch, which are asked about."""
+        settings = load_settings(TrainSettings, CONFIGS / "finetune" / "probe-linear.yaml", held.data())
+        return choose_split(read_data(settings.data), settings)
+
+    def encoder(self, arm: Arm, seed: int) -> list[str]:
+        """Overrides that name an arm's encoder, pretrained first where it is not yet."""
+        if not arm.steps:
+            options = load_settings(TrainSettings, _PRETRAIN).encoder_options
+            return ["encoder=audiomosaic", f"encoder_options={json.dumps(options)}"]
+        folder = self._folder(arm, seed) / "pretrain"
+        steps = arm.steps
+        if arm.as_long_as is not None:
+            allowed, needed = (self._cost(name, seed) for name in arm.as_long_as)
+            steps = max(1, round(arm.steps * allowed / needed))
+        changes = [
+            f"out={folder}",
+            f"run.seed={seed}",
+            f"optim.steps={steps}",
+            f"data.train={json.dumps([str(self.heard)])}",
+            "data.validation=[]",
+            *arm.overrides,
+        ]
+        settings = load_settings(TrainSettings, _PRETRAIN, [*changes, *self.changes.get("pretrain", ())])
+        marker, now = folder / MARKER, clock()
+        before, started = marker.stat().st_mtime_ns if marker.is_file() else None, now()
+        found = run_stage(settings)
+        if marker.stat().st_mtime_ns != before:  # not reused
+            cost = {"seconds": round(now() - started, 1), "steps": steps}
+            write_json(folder.parent / COST, cost)
+        return [f"encoder={found}"]
+
+    def _folder(self, arm: Arm, seed: int) -> Path:
+        return self.out / arm.name.replace(", ", "-").replace(" ", "-") / f"seed-{seed}"
+
+    def _cost(self, name: str, seed: int) -> float:
+        return read_json(self._folder(Arm(name, 0), seed) / COST)["seconds"]
+
+    def probe(self, arm: Arm, seed: int) -> None:
+        """Pretrain an arm's encoder and probe it; what is finished is reused."""
+        encoder = self.encoder(arm, seed)
+        for held in self.sets:
+            for mode in arm.modes:
+                folder = self._folder(arm, seed) / f"{held.name}-{mode}"
+                changes = [f"out={folder}", f"run.seed={seed}", *encoder, *held.data()]
+                changes += self.changes.get("probe", ())
+                run_stage(load_settings(TrainSettings, CONFIGS / "finetune" / f"probe-{mode}.yaml", changes))
+
+    def right(self, arm: Arm, held: Held, mode: str, seeds: int) -> np.ndarray:
+        """Whether each seed's probe was right about each asked clip: (seeds, clips) zeros and ones."""
+        rows = []
+        for seed in range(seeds):
+            file = self._folder(arm, seed) / f"{held.name}-{mode}" / "predictions.jsonl"
+            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            rows.append([line["predicted"] in line["labels"] for line in lines])
+        return np.array(rows, dtype=np.float64)
+
+    def baseline(self, held: Held) -> np.ndarray:
+        """The same for logistic regression on the mean and deviation of the log-mel: (1, clips)."""
+        split = self.split(held)
+        said, _ = logmel_probe(split, 16000, seed=0)
+        wanted = split.targets(split.test).numpy()
+        return wanted[np.arange(len(said)), said.argmax(axis=1)][None].astype(np.float64)
+
+    def groups(self, held: Held) -> list[str]:
+        """The source recording of each asked clip."""
+        return [clip.group for clip in self.split(held).test]
+
+    def costs(self, arm: Arm, seeds: int) -> list[dict[str, Any]]:
+        """Steps and seconds of an arm's pretraining, seed by seed."""
+        files = [self._folder(arm, seed) / COST for seed in range(seeds)]
+        return [read_json(file) for file in files if file.is_file()]
+
+
+def over_seeds(right: np.ndarray, groups: Sequence[str]) -> Interval:
+    """Mean accuracy over seeds, its interval resampling recordings: (seeds, clips) zeros and ones."""
+    return mean_interval(right.flatten(), list(groups) * len(right), proportion=True)
+
+
+def advantage(first: np.ndarray, second: np.ndarray, groups: Sequence[str]) -> Interval:
+    """Mean of the difference of two systems' accuracy on the same clips, seeds averaged."""
+    return difference_interval(first.mean(axis=0), second.mean(axis=0), groups)
+
+
+def percent(interval: Interval, signed: bool = False) -> str:
+    """``81.2 [75.0, 87.5]``."""
+    sign = "+" if signed else ""
+    text = f"{100 * interval.value:{sign}.1f}"
+    if interval.low is None or interval.high is None:
+        return text
+    return f"{text} [{100 * interval.low:{sign}.1f}, {100 * interval.high:{sign}.1f}]"
+
+
+def page(bench: Bench, listed: Sequence[Arm], seeds: int, about: Sequence[str], command: str) -> str:
+    """The Markdown page."""
+    lines = [_HEAD.format(command=command), *(f"- {line}" for line in about), ""]
+    for held in bench.sets:
+        split = bench.split(held)
+        lines.append(
+            f"- {held.name}: {held.column} {held.test} held out; probes learn from {len(split.train)} clips, "
+            f"{len(split.validation)} choose the epoch, {len(split.test)} are asked about"
+        )
+    lines += [
+        "",
+        "## Probes",
+        "",
+        "| data | probe | system | accuracy | seeds | over untrained | over log-mel |",
+    ]
+    lines.append("|---" * 7 + "|")
+    trained, untrained = listed[:2]
+    for held in bench.sets:
+        groups, plain = bench.groups(held), bench.baseline(held)
+        for mode in MODES:
+            ours, theirs = (bench.right(arm, held, mode, seeds) for arm in (trained, untrained))
+            better = [percent(advantage(ours, other, groups), signed=True) for other in (theirs, plain)]
+            for name, right, extra in (("pretrained", ours, better), ("untrained", theirs, ["", ""])):
+                cells = [held.name, mode, name, percent(over_seeds(right, groups)), _each(right), *extra]
+                lines.append("| " + " | ".join(cells) + " |")
+        cells = [held.name, "", BASELINE, percent(over_seeds(plain, groups)), "", "", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "## Masks and augmentation, linear probe", ""]
+    lines.append("| pretraining | steps | seconds | " + " | ".join(held.name for held in bench.sets) + " |")
+    lines.append("|---" * (3 + len(bench.sets)) + "|")
+    for arm in listed[2:]:
+        costs = bench.costs(arm, seeds)
+        cells = [arm.name, *(_range([cost[key] for cost in costs]) for key in ("steps", "seconds"))]
+        for held in bench.sets:
+            right = bench.right(arm, held, "linear", seeds)
+            cells.append(f"{percent(over_seeds(right, bench.groups(held)))} ({_each(right)})")
+        lines.append("| " + " | ".join(cells) + " |")
+    costs = bench.costs(trained, seeds)
+    seconds = _range([cost["seconds"] for cost in costs])
+    lines += [
+        "",
+        f"The pretrained encoders took {seconds} s each for {_range([c['steps'] for c in costs])} steps.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _each(right: np.ndarray) -> str:
+    return " ".join(f"{100 * value:.1f}" for value in right.mean(axis=1))
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.0f}" if round(low) == round(high) else f"{low:.0f}-{high:.0f}"
+
+
+_HEAD = """# What pretraining buys
+
+Written by `{command}`. Accuracy in percent on held-out recordings, mean over the seeds; 95 % intervals resample source
+recordings, the seeds' own figures stand beside. Untrained encoders are the same architecture as it is drawn, one per
+seed. Logistic regression reads the mean and deviation of 128 log-mel bands of the same clips. Nothing of the held-out
+fold and speaker was heard in pretraining, and no setting was chosen by them.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run all arms, write the page."""
+    parser = arguments(__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--esc10", type=Path, required=True, help="folder with meta.csv and the clips of ESC-10"
+    )
+    parser.add_argument("--fsdd", type=Path, required=True, help="folder with meta.csv and the spoken digits")
+    parser.add_argument("--fold", default="4", help="ESC-10 fold that is held out")
+    parser.add_argument("--speaker", default="nicolas", help="speaker that is held out")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="of the pretrained encoders (default: the config's)")
+    parser.add_argument(
+        "--short-steps", type=int, default=400, help="of the compared masks and augmentations"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="run directories, reused where they are finished"
+    )
+    parser.add_argument("--page", type=Path, help=f"where to write the page (default OUT/{RESULTS})")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    about = machine()
+    sets = [
+        Held("ESC-10", options.esc10 / "meta.csv", "fold", options.fold),
+        Held("digits", options.fsdd / "meta.csv", "speaker", options.speaker),
+    ]
+    bench = Bench(sets, options.out, _QUICK if options.quick else {})
+    steps = options.steps or load_settings(TrainSettings, _PRETRAIN).optim.steps
+    listed = arms(2, 2) if options.quick else arms(steps, options.short_steps)
+    for seed in range(options.seeds):
+        for arm in listed:
+            bench.probe(arm, seed)
+    command = f"python -m benchmarks.pretraining --esc10 DIR --fsdd DIR --seeds {options.seeds} --out DIR"
+    about += ["**Quick mode: these figures mean nothing.**"] * options.quick
+    text = page(bench, listed, options.seeds, about, command)
+    write_text_atomic(options.page or options.out / RESULTS, text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Another layer of an encoder than its last, or a learned sum of all of them, under the encoder contract.
+
+`load_encoder(source, layer=...)` and `encoder_options: {layer: 6}` put it around any encoder that offers its layers.
+Axis letters: B batch, S samples, L layers, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from .audiomosaic_config import BACKBONE
+from .base import AudioEncoder, AudioTokens, EncoderConfig
+from .errors import ConfigError
+
+LAST, SUM = "last", "sum"
+
+
+@dataclass(frozen=True)
+class LayersConfig(EncoderConfig):
+    """The encoder around which this is put, and what is taken from it."""
+
+    model_class: str = "LayersEncoder"
+    encoder: dict = field(default_factory=lambda: {"model_class": BACKBONE})
+    """Config of the encoder."""
+    layer: str = SUM
+    """A number (0 is what enters the first block, 1 the first block's output), or `sum`."""
+
+    model_classes: ClassVar[tuple[str, ...]] = ("LayersEncoder",)
+
+    def __post_init__(self) -> None:
+        if self.layer != SUM and not self.layer.isdigit():
+            raise ConfigError(f"layer is {self.layer!r}; expected {LAST}, a number from 0, or {SUM}")
+        if self.sample_rate != self.inner.sample_rate:
+            raise ConfigError(
+                f"sample_rate is {self.sample_rate}; expected the encoder's, {self.inner.sample_rate}"
+            )
+
+    @cached_property
+    def inner(self) -> EncoderConfig:
+        """The encoder's config."""
+        from .registry import config_from_dict
+
+        return config_from_dict(self.encoder)
+
+    @property
+    def dim(self) -> int:
+        """Width D of a token."""
+        return self.inner.dim
+
+    @property
+    def n_freq(self) -> int:
+        """Frequency steps per time step."""
+        return self.inner.n_freq
+
+    @property
+    def frame_rate_hz(self) -> float:
+        """Time steps per second."""
+        return self.inner.frame_rate_hz
+
+    @property
+    def clip_s(self) -> float:
+        """Length in seconds of the encoder's window."""
+        return self.inner.clip_s
+
+    def n_time_for(self, n_samples: int) -> int:
+        """Valid time steps of a clip."""
+        return self.inner.n_time_for(n_samples)
+
+
+class LayersEncoder(AudioEncoder):
+    """One layer of an encoder, or the sum of all, weighted by a softmax (SUPERB, Yang et al. 2021, section 3).
+
+    The weights start equal. They are the only parameters here and learn with whatever reads the tokens, also where
+    the encoder is frozen.
+    """
+
+    config: LayersConfig
+    config_class = LayersConfig
+    licence = "-"
+
+    def __init__(self, config: LayersConfig | None = None, encoder: AudioEncoder | None = None) -> None:
+        from .registry import encoder_class
+
+        config = config or LayersConfig()
+        super().__init__(config)
+        self.encoder = encoder or encoder_class(config.inner.model_class)(config.inner)
+        n_layers = self.encoder.n_layers
+        if n_layers is None:
+            raise ConfigError(
+                f"layer is {config.layer!r}, but {type(self.encoder).__name__} does not offer the outputs of its "
+                f"layers; leave it out or set it to {LAST}"
+            )
+        if config.layer != SUM and int(config.layer) >= n_layers:
+            raise ConfigError(f"layer is {config.layer!r}; the encoder has 0 to {n_layers - 1}, or {SUM}")
+        self.weights = nn.Parameter(torch.zeros(n_layers)) if config.layer == SUM else None
+        self.lora_targets = self.encoder.lora_targets  # type: ignore[misc]
+        self.hears = self.encoder.hears  # type: ignore[misc]
+
+    @classmethod
+    def around(cls, encoder: AudioEncoder, layer: str) -> AudioEncoder:
+        """Take `layer` of a loaded encoder; the encoder itself for its last one.
+
+        Raises:
+            ConfigError: No such layer, or the encoder does not offer its layers.
+        """
+        if layer == LAST:
+            return encoder
+        config = LayersConfig(
+            sample_rate=encoder.config.sample_rate, encoder=encoder.config.to_dict(), layer=layer
+        )
+        wrapped = cls(config, encoder)
+        wrapped.load_report = encoder.load_report
+        return wrapped.train(encoder.training)
+
+    @property
+    def n_layers(self) -> int | None:
+        """None: a layer of layers is not offered."""
+        return None
+
+    @property
+    def readout(self) -> list[nn.Parameter]:
+        """The weights of the sum."""
+        return [] if self.weights is None else [self.weights]
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
+        """Encode a padded batch; see `AudioEncoder.forward`."""
+        layers = self.encoder.forward_layers(waveform, lengths)
+        if self.weights is None:
+            return layers[int(self.config.layer)]
+        share = self.weights.softmax(dim=0)
+
+        def summed(parts: list[Tensor | None]) -> Tensor | None:
+            there = [part for part in parts if part is not None]
+            if not there:
+                return None
+            return sum(
+                (w * part for w, part in zip(share.to(there[0]), there, strict=True)),
+                torch.zeros_like(there[0]),
+            )
+
+        tokens = summed([layer.tokens for layer in layers])
+        assert tokens is not None
+        return AudioTokens(
+            tokens,
+            layers[0].mask,
+            layers[0].grid,
+            prefix=summed([layer.prefix for layer in layers]),
+            pooled=summed([layer.pooled for layer in layers]),
+        )
+
+    @classmethod
+    def tiny(cls, seed: int = 0) -> Self:
+        """The sum of the layers of a tiny AudioMosaic."""
+        from .audiomosaic import AudioMosaicEncoder
+
+        encoder = AudioMosaicEncoder.tiny(seed)
+        return cls(LayersConfig(encoder=encoder.config.to_dict()), encoder).eval()
+
+
+ENCODER = LayersEncoder

@@ -1,0 +1,65 @@
+"""Which pictures an ablation's report has, and what is drawn in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from eval.ablation.claims import Scored, value_of
+from eval.ablation.figures import Spot, curves_plot, heat_map, pareto_plot
+from eval.ablation.results import Results, Run
+
+
+def pictures(results: Results, scored: Sequence[Scored], key: str) -> dict[str, tuple[str, str]]:
+    """File name -> (title, SVG) of every picture that has something to show."""
+    label = f"{key}, %" if key.startswith("qa/") else key
+    curves = {one.arm.name: mean_curve(one.arm.scored) for one in scored}
+    kinds = sorted({name for one in scored for name in one.pooled if name.startswith("qa/")} - {"qa/overall"})
+    values = np.array(
+        [[100 * value_of(one.pooled[k]) if k in one.pooled else np.nan for k in kinds] for one in scored]
+    )
+    found = {
+        "pareto-tokens": (
+            "Score against tokens per second",
+            pareto_plot(_spots(scored, key, "tokens_per_s"), "LLM tokens per second of audio", label),
+        ),
+        "pareto-flops": (
+            "Score against FLOPs of training",
+            pareto_plot(_spots(scored, key, "flops"), "FLOPs of the tuned stages", label),
+        ),
+        "curves": (
+            "Learning curves, mean over seeds",
+            curves_plot(curves, "step, over all tuned stages", "training loss"),
+        ),
+        "categories": (
+            "Accuracy per kind of question, %",
+            heat_map([one.arm.name for one in scored], [kind.removeprefix("qa/") for kind in kinds], values, "%"),
+        ),
+    }  # fmt: skip
+    return {name: (title, svg) for name, (title, svg) in found.items() if svg}
+
+
+def _spots(scored: Sequence[Scored], key: str, cost: str) -> list[Spot]:
+    spots = []
+    scale = 100 if key.startswith("qa/") else 1
+    for one in scored:
+        price = one.arm.tokens_per_s if cost == "tokens_per_s" else one.arm.cost.get(cost)
+        found = one.interval(key)
+        ends = [None if end is None else scale * end for end in (found.low, found.high)]
+        if price is not None:
+            spots.append(Spot(one.arm.name, price, scale * found.value, *ends))
+    return spots
+
+
+def mean_curve(runs: Sequence[Run]) -> list[tuple[float, float]]:
+    """The training loss over all tuned stages end to end, at the steps that every run has, as the mean over runs."""
+    joined = []
+    for run in runs:
+        before, points = 0, dict[int, float]()
+        for curve in run.losses:
+            points |= {before + step: loss for step, loss in curve}
+            before += curve[-1][0] if curve else 0
+        joined.append(points)
+    shared = sorted(set.intersection(*(set(points) for points in joined))) if joined else []
+    return [(step, float(np.mean([points[step] for points in joined]))) for step in shared]

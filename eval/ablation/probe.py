@@ -1,0 +1,107 @@
+"""Linear probe of an encoder: `python -m eval.ablation.probe CONFIG.yaml OUT.json`.
+
+Logistic regression per label on the encoder's clip features tells which labels a clip has; mean average precision on
+the validation clips is the score. Test clips are never looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alm.data.labels import labelled_clips
+from alm.errors import ConfigError, is_users
+from alm.generation import pick_device
+from alm.manifest import read_manifest, write_text_atomic
+from alm.settings import read_yaml
+from encoders import AudioEncoder, load_encoder
+from encoders.audio import load_audio, pad_batch
+from eval.baselines import multi_label_probabilities
+from eval.metrics.mean_average_precision import class_precisions
+
+_BATCH = 32
+
+
+def probe(values: dict[str, Any]) -> dict[str, Any]:
+    """Probe an encoder.
+
+    Args:
+        values: `encoder`, `encoder_options`, `labels` (`scenes.jsonl` or a label table), manifests `train` and
+            `test`, `most_clips`.
+
+    Returns:
+        `map` (mean average precision over labels), `n_train`, `n_test`, `n_labels`, `dim`.
+
+    Raises:
+        ConfigError: No clip of one of the splits has labels.
+    """
+    encoder = load_encoder(values["encoder"], **values.get("encoder_options", {})).eval().to(pick_device())
+    known = {path.resolve(): {kind for _, _, kind in events}
+             for path, events, _ in labelled_clips(Path(values["labels"]))}  # fmt: skip
+    splits = [_clips(values[split], known) for split in ("train", "test")]
+    for split, clips in zip(("train", "test"), splits, strict=True):
+        if not clips:
+            raise ConfigError(f"{values['labels']}: has no label of any clip in {', '.join(values[split])}")
+    splits[0] = splits[0][: values["most_clips"]]
+    names = sorted({kind for clips in splits for path in clips for kind in known[path]})
+    features = [clip_features(encoder, clips) for clips in splits]
+    targets = [
+        np.array([[name in known[path] for name in names] for path in clips], float) for clips in splits
+    ]
+    said, strength = multi_label_probabilities(
+        features[0], targets[0], features[1], [str(p) for p in splits[0]]
+    )
+    precisions = class_precisions(said, targets[1] > 0)
+    return {
+        "map": float(np.nanmean(precisions)),
+        "n_train": len(splits[0]),
+        "n_test": len(splits[1]),
+        "n_labels": len(names),
+        "dim": int(features[0].shape[1]),
+        "strength": strength,
+    }
+
+
+def _clips(manifests: Sequence[str], known: dict[Path, set[str]]) -> list[Path]:
+    """Recordings of some manifests that have labels and are heard whole, each once."""
+    refs = [
+        ref for path in manifests for record in read_manifest(path, audio_only=True) for ref in record.audio
+    ]
+    whole = [ref.path.resolve() for ref in refs if ref.start_s is None and ref.end_s is None]
+    return [path for path in dict.fromkeys(whole) if path in known]
+
+
+def clip_features(encoder: AudioEncoder, paths: Sequence[Path]) -> np.ndarray:
+    """The encoder's feature of each recording, (clips, D')."""
+    rows = []
+    device = next((p.device for p in encoder.parameters()), pick_device())
+    for start in range(0, len(paths), _BATCH):
+        waves = [load_audio(path, encoder.config.sample_rate) for path in paths[start : start + _BATCH]]
+        padded, lengths = pad_batch(waves)
+        with torch.no_grad():
+            out = encoder(padded.to(device), lengths)
+        rows.append(out.clip_features().double().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Read the config, write the figures; the exit code is 2 for what the user has to mend."""
+    config, out = argv
+    try:
+        write_text_atomic(Path(out), json.dumps(probe(read_yaml(config))) + "\n")
+    except Exception as error:
+        if not is_users(error):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,67 @@
+"""Cheap figures of an arm, and how well their order agrees with that of the full results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval.ablation.claims import Scored, spearman, value_of
+
+PROBE, EARLY, VALIDATION = "linear probe (mAP)", "early training loss", "validation loss"
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """One cheap figure over the arms of a track.
+
+    Attributes:
+        name: Which.
+        values: Arm -> figure, as measured.
+        rho: Spearman's correlation with the score; losses count the lower the better. None: too few arms.
+        p: Its two-sided p-value, exact for few arms.
+    """
+
+    name: str
+    values: dict[str, float]
+    rho: float | None
+    p: float | None
+
+
+def proxies(scored: Sequence[Scored], key: str, early_share: float, leave_out: str = "") -> list[Proxy]:
+    """The proxies of all arms of one track.
+
+    Args:
+        scored: The arms.
+        key: The score that they should foretell.
+        early_share: Share of the first tuned stage after which the early loss is read.
+        leave_out: The ceiling: an oracle is no candidate, and would make every proxy look good.
+    """
+    arms = [one for one in scored if one.arm.name != leave_out]
+    found = []
+    for name, sign in ((PROBE, 1), (EARLY, -1), (VALIDATION, -1)):
+        values = {one.arm.name: _value(one, name, early_share) for one in arms}
+        known = {arm: value for arm, value in values.items() if value is not None}
+        full = {one.arm.name: value_of(one.pooled[key]) for one in arms}
+        rho, p = spearman([sign * value for value in known.values()], [full[arm] for arm in known])
+        if known:
+            found.append(Proxy(name, known, rho, p))
+    return found
+
+
+def _value(one: Scored, name: str, early_share: float) -> float | None:
+    if name == PROBE:
+        return one.arm.probe
+    if name == EARLY:
+        read = [early_loss(run.losses[0], early_share) for run in one.arm.scored if run.losses]
+    else:
+        read = [run.validation_loss for run in one.arm.scored]
+    there = [value for value in read if value is not None]
+    return float(np.mean(there)) if there else None
+
+
+def early_loss(curve: Sequence[tuple[int, float]], share: float) -> float | None:
+    """The loss on the last line of a log that is not beyond a share of its steps; None where there is none."""
+    early = [loss for step, loss in curve if step <= share * curve[-1][0]]
+    return early[-1] if early else None

@@ -1,0 +1,265 @@
+"""From an arm, a seed and a learning rate to the steps that train and score it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+from alm.errors import ConfigError
+from eval.ablation.grid import Arm
+from eval.ablation.settings import AblationSettings, merged
+from eval.ablation.steps import CONFIG, HERE, ROOT, Step
+from eval.predictions import HEADLINE
+
+RUN = "run"
+LABELS = "labels.json"
+PROBE = "probe.json"
+_FEATURES = f"{ROOT}/features"
+# The inputs in small: as many sounds and as large a model, so that a step costs the same.
+_SKETCH = {
+    "compose": {"n_train": 48, "n_validation": 8, "n_test": 8},
+    "text_llm": {"steps": 1, "n_test_scenes": 1},
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where the shared inputs are, and the steps that make them.
+
+    Attributes:
+        train: Manifests.
+        validation: Manifests.
+        test: The benchmark's data.
+        llm: The LLM.
+        labels: Source of labels, or "".
+        table: The oracle's table, or "".
+        needs: Steps that make them.
+        reads: Files of the user among them.
+    """
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: str
+    llm: str
+    labels: str
+    table: str
+    needs: tuple[Step, ...]
+    reads: tuple[str, ...]
+
+
+def shared_inputs(settings: AblationSettings, sketch: bool = False) -> Inputs:
+    """The inputs of an ablation; as a sketch only as much as is needed to know what a step costs."""
+    given = settings.inputs
+    if given.scenes is not None:
+        scenes = merged(given.scenes, _SKETCH) if sketch else given.scenes
+        data = ("--data", given.recordings) if given.recordings else ()
+        words = ("alm", "quickstart", "--inputs-only", "--out", HERE, *data, "--seed", str(given.seed))
+        reads = (given.recordings,) if given.recordings else ()
+        # The step's own folder holds log and markers; what the quickstart makes gets one beneath.
+        step = Step(
+            "inputs", "scenes and small LLM", (*words, *_words(scenes)), "llm/config.json", reads=reads
+        )
+        parts = tuple(f"{step.ref}/data/{split}.jsonl" for split in ("train", "validation", "test"))
+        found = Inputs((parts[0],), (parts[1],), parts[2], f"{step.ref}/llm",
+                       f"{step.ref}/data/scenes.jsonl", "", (step,), ())  # fmt: skip
+    else:
+        assert given.test is not None and given.llm is not None
+        files = (
+            *given.train,
+            *given.validation,
+            given.test,
+            given.llm,
+            *([given.labels] if given.labels else []),
+        )
+        found = Inputs(
+            given.train, given.validation, given.test, given.llm, given.labels or "", "", (), files
+        )
+    if not found.labels:
+        return found
+    words = ("alm", "encoders", "labels", found.labels, "--out", f"{HERE}/{LABELS}")
+    table = Step("labels", "what the oracle knows", words, LABELS, needs=found.needs, reads=found.reads)
+    return replace(found, table=f"{table.ref}/{LABELS}", needs=(*found.needs, table))
+
+
+def with_share(inputs: Inputs, share: float) -> Inputs:
+    """The inputs with a share of the training clips."""
+    if share == 1.0:
+        return inputs
+    steps, files = [], []
+    for manifest in inputs.train:
+        words = ("alm", "data", "share", manifest, "--share", str(share), "--out", f"{HERE}/train.jsonl")
+        step = Step("share", f"{share:.0%} of the training clips", words, "train.jsonl",
+                    needs=inputs.needs, reads=inputs.reads)  # fmt: skip
+        steps.append(step)
+        files.append(f"{step.ref}/train.jsonl")
+    return replace(inputs, train=tuple(files), needs=(*inputs.needs, *steps))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The steps of one run of an arm.
+
+    Attributes:
+        train: The training stages, in order.
+        score: The evaluation.
+    """
+
+    train: tuple[Step, ...]
+    score: Step
+
+    @property
+    def tuned(self) -> list[Step]:
+        """The stages that train a model."""
+        return [step for step in self.train if step.name != "pretrain"]
+
+
+def recipe(
+    settings: AblationSettings,
+    arm: Arm,
+    inputs: Inputs,
+    seed: int,
+    lr_scale: float = 1.0,
+    steps: Mapping[str, int] | None = None,
+) -> Recipe:
+    """What it takes to train and score an arm once.
+
+    Args:
+        settings: The ablation.
+        arm: The arm; its values may hold references to the inputs' steps.
+        inputs: All inputs.
+        seed: Of the tuned stages.
+        lr_scale: Factor on their learning rates.
+        steps: Stage -> optimiser steps, where the budget says so.
+    """
+    inputs = with_share(inputs, arm.data_size)
+    who = f"{arm.name}, seed {seed}" + (f", lr x {lr_scale:g}" if lr_scale != 1.0 else "")
+    made: list[Step] = []
+    before = ""
+    for stage, given in arm.stages.items():
+        values = stage_values(stage, given, inputs, before)
+        if stage != "pretrain" or settings.pretrain_per_seed:
+            values = merged(values, {"run": {"seed": seed}})
+        if stage != "pretrain" and lr_scale != 1.0:
+            values = merged(values, {"optim": {"lr": _learning_rate(arm, stage, given) * lr_scale}})
+        if steps and stage in steps:
+            values = merged(values, {"optim": {"steps": steps[stage]}})
+        values["out"] = f"{HERE}/{RUN}"
+        artifact = "encoder" if stage == "pretrain" else "model"
+        needs = (*inputs.needs, *made[-1:])
+        step = Step(stage, f"{who}: {stage}", ("alm", "train", f"{HERE}/{CONFIG}"),
+                    f"{RUN}/{artifact}", values, needs, _reads(values, inputs))  # fmt: skip
+        made.append(step)
+        before = f"{step.ref}/{RUN}/{artifact}"
+    return Recipe(tuple(made), _score(settings, who, inputs, made[-1], before, seed))
+
+
+def _score(settings: AblationSettings, who: str, inputs: Inputs, last: Step, model: str, seed: int) -> Step:
+    scoring = settings.scoring
+    chosen = scoring.controls if seed in settings.seeds[: scoring.control_seeds] else ()
+    controls = f"controls=[{','.join((HEADLINE, *chosen))}]"
+    words = (
+        "alm",
+        "eval",
+        scoring.benchmark,
+        "--model",
+        model,
+        "--data",
+        inputs.test,
+        "--out",
+        f"{HERE}/{RUN}",
+    )
+    return Step("score", f"{who}: score", (*words, controls, *_words(scoring.options)),
+                f"{RUN}/scores.json", needs=(*inputs.needs, last), reads=inputs.reads)  # fmt: skip
+
+
+def stage_values(stage: str, given: dict[str, Any], inputs: Inputs, before: str) -> dict[str, Any]:
+    """The config of a stage: what the arm says, and its inputs.
+
+    Args:
+        stage: pretrain, align or instruct.
+        given: The arm's values.
+        inputs: The shared inputs.
+        before: The encoder or model to go on from; "" begins anew.
+    """
+    data: dict[str, Any] = {"train": list(inputs.train), "validation": list(inputs.validation)}
+    values = {key: value for key, value in given.items() if key not in ("out", "model")} | {"stage": stage}
+    if stage != "pretrain":
+        if given.get("data", {}).get("cache_features"):
+            data["feature_folder"] = _FEATURES
+        if before.endswith("/model"):
+            values["model"] = before
+            for key in ("encoder", "encoder_options", "projector", "projector_options"):
+                values.pop(key, None)
+        elif before:
+            values |= {"encoder": before, "llm": given.get("llm", inputs.llm)}
+        else:
+            values.setdefault("llm", inputs.llm)
+    return merged(values, {"data": data})
+
+
+def plan_steps(settings: AblationSettings, arm: Arm, inputs: Inputs) -> dict[str, Step]:
+    """Per stage of an arm the step that finds out what it costs, on a sketch of the inputs."""
+    made = {}
+    source, options = arm.encoder
+    first = arm.stages[arm.tuned[0]]
+    for stage, given in arm.stages.items():
+        values = stage_values(stage, given, inputs, "")
+        if stage != "pretrain":  # begun from scratch: what it goes on from has the same size
+            ends = {"encoder": source, "encoder_options": options}
+            ends |= {key: first[key] for key in ("projector", "projector_options") if key in first}
+            values |= ends
+        values["out"] = f"{HERE}/{RUN}"
+        words = ("alm", "train", f"{HERE}/{CONFIG}", "--dry-run", "--json")
+        made[stage] = Step("plan", f"{arm.name}: cost of {stage}", words, CONFIG, values,
+                           inputs.needs, _reads(values, inputs))  # fmt: skip
+    return made
+
+
+def probe_step(settings: AblationSettings, arm: Arm, inputs: Inputs, run: Recipe) -> Step | None:
+    """The linear probe of the encoder that an arm begins with; None where nothing has labels."""
+    if not settings.proxies.probe or not inputs.labels:
+        return None
+    pretrained = [step for step in run.train if step.name == "pretrain"]
+    source, options = arm.encoder
+    if pretrained:
+        source = f"{pretrained[0].ref}/{RUN}/encoder"
+        options = arm.stages[arm.tuned[0]].get("encoder_options", {})
+    values = {
+        "encoder": source,
+        "encoder_options": options,
+        "labels": inputs.labels,
+        "train": list(inputs.train),
+        "test": list(inputs.validation),
+        "most_clips": settings.proxies.probe_clips,
+    }
+    words = ("eval.ablation.probe", f"{HERE}/{CONFIG}", f"{HERE}/{PROBE}")
+    return Step("probe", f"{arm.name}: linear probe", words, PROBE, values,
+                (*inputs.needs, *pretrained), _reads(values, inputs))  # fmt: skip
+
+
+def _learning_rate(arm: Arm, stage: str, values: dict[str, Any]) -> float:
+    try:
+        return float(values["optim"]["lr"])
+    except KeyError as error:
+        raise ConfigError(f"arm '{arm.name}': lr_scales needs {stage}.optim.lr; give it") from error
+
+
+def _reads(values: dict[str, Any], inputs: Inputs) -> tuple[str, ...]:
+    """The user's files that a stage begins from, beside the shared inputs."""
+    named = [values.get(key) for key in ("encoder", "llm", "model")]
+    return (*inputs.reads, *(one for one in named if isinstance(one, str) and not one.startswith("{step ")))
+
+
+def _words(values: dict[str, Any], prefix: str = "") -> list[str]:
+    """Nested values as `key.sub=value` words."""
+    out = []
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            out += _words(value, f"{prefix}{key}.")
+        else:
+            text = yaml.safe_dump([value], default_flow_style=True, width=10**6).strip()
+            out.append(f"{prefix}{key}={text[1:-1]}")
+    return out

@@ -1,0 +1,232 @@
+"""The report of an ablation, from what is on disk alone: Markdown, HTML, CSV and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alm.manifest import write_text_atomic
+from eval.ablation.claims import Comparison, Scored, compare, p_text, rank_stability, score_arms, statements
+from eval.ablation.drawn import pictures
+from eval.ablation.grid import NATIVE
+from eval.ablation.pages import Section, csv_text, html, markdown
+from eval.ablation.proxies import Proxy, proxies
+from eval.ablation.results import NOT_RUN, ArmResult, Results, read_results
+from eval.page import page
+from eval.score_table import format_interval
+from eval.stats import Interval
+
+FOLDER = "report"
+_HEAD = (
+    "arm", "tokens/s", "score", "seeds (sd)", "difference", "p (Holm)", "no audio", "other clip",
+    "trainable", "parameters", "LLM tokens", "FLOPs", "wall s", "lr x",
+)  # fmt: skip
+
+
+def write_report(root: Path) -> Path:
+    """Write the report of the ablation in `root`; returns its page.
+
+    Raises:
+        UserError: Nothing was run there, or runs were scored on different questions.
+    """
+    results = read_results(root)
+    scored, backends = score_arms(results)
+    key = results.settings["scoring"]["score"]
+    comparisons = compare(results, scored, key)
+    folder = root / FOLDER
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    drawn = pictures(results, scored, key)
+    for name, (_, svg) in drawn.items():
+        write_text_atomic(folder / "figures" / f"{name}.svg", svg + "\n")
+    sections = _sections(results, scored, comparisons, key, backends)
+    write_text_atomic(folder / "arms.csv", csv_text(_score_rows(results, scored, comparisons)))
+    write_text_atomic(folder / "runs.csv", csv_text(_run_rows(results, scored, key)))
+    write_text_atomic(folder / "report.md", markdown(sections, drawn))
+    path = folder / "report.html"
+    write_text_atomic(path, page(_title(results), html(sections, drawn, results)))
+    return path
+
+
+def _title(results: Results) -> str:
+    return f"Ablation: {Path(results.settings['out']).name}"
+
+
+def _sections(
+    results: Results,
+    scored: Sequence[Scored],
+    comparisons: Sequence[Comparison],
+    key: str,
+    backends: Mapping[str, str],
+) -> list[Section]:
+    settings = results.settings
+    said = statements(comparisons, scored, key) or ["Nothing: no arm could be compared with the baseline."]
+    found: list[Section] = [("What the tests support", (), (), said)]
+    for track in dict.fromkeys(arm.track for arm in results.arms):
+        arms = [arm for arm in results.arms if arm.track == track]
+        rows = [_arm_row(arm, settings, scored, comparisons, key) for arm in arms]
+        rho, n = rank_stability(scored, key, track)
+        notes = [f"{arm.name}: {arm.remark}" for arm in arms if arm.remark]
+        if rho is not None:
+            notes.append(
+                f"Rank stability: the orders of {n} arms in two seeds correlate by {rho:.2f} (Spearman, mean)."
+            )
+        if len(settings["seeds"]) < 3:
+            notes.append("Fewer than three seeds: too few to speak of stability over seeds.")
+        name = "Arms at their native token rate" if track == NATIVE else "Arms at matched tokens per second"
+        found.append((name, _HEAD, rows, notes))
+        mine = [one for one in scored if one.arm.track == track]
+        ceilings = (settings["ceiling"], f"{settings['ceiling']} @{track}")
+        oracle = next((one.arm.name for one in mine if one.arm.name in ceilings), "")
+        found.append(
+            _proxy_section(proxies(mine, key, settings["proxies"]["early_share"], oracle), oracle, track)
+        )
+    failed = [(arm.name, error) for arm in results.arms for error in arm.errors]
+    if failed:
+        found.append(("Failed or not run", ("arm", "why"), failed, ("They count for nothing above.",)))
+    found.append(("How to read this", (), (), _method(results, scored, key, backends)))
+    return found
+
+
+def _arm_row(
+    arm: ArmResult,
+    settings: Mapping[str, Any],
+    scored: Sequence[Scored],
+    comparisons: Sequence[Comparison],
+    key: str,
+) -> list[str]:
+    roles = {settings["baseline"]: "baseline", settings["floor"]: "floor", settings["ceiling"]: "ceiling"}
+    role = roles.get(arm.name.removesuffix(f" @{arm.track}"), "")
+    name = f"{arm.name} ({role})" if role else arm.name
+    one = next((one for one in scored if one.arm is arm), None)
+    cost = arm.cost
+    priced = [f"{cost[k]:{form}}" if k in cost else "–" for k, form in
+              (("trainable", ",.0f"), ("parameters", ",.0f"), ("tokens", ",.0f"), ("flops", ".3g"))]  # fmt: skip
+    head = [name, f"{arm.tokens_per_s:.3g}"]
+    if one is None:
+        told = "not run" if all(error.endswith(NOT_RUN) for error in arm.errors) else "failed"
+        return [
+            *head,
+            told,
+            f"0 of {len(settings['seeds'])}",
+            *["–"] * 4,
+            *priced,
+            "–",
+            f"{arm.lr_scale:g}",
+        ]
+    found = next((c for c in comparisons if c.arm == arm.name), None)
+    compared = ["–", "–"]
+    if found is not None:
+        compared = [_interval(found.difference, key, signed=True), p_text(found.p_holm)]
+    controls = [
+        _interval(one.controls[control][key].interval(0), key) if control in one.controls else "–"
+        for control in ("no_audio", "other_clip")
+    ]
+    values = list(one.by_seed(key).values())
+    scale, mean = (100 if key.startswith("qa/") else 1), sum(values) / len(values)
+    spread = (sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)) ** 0.5
+    seeds = f"{len(values)} of {len(settings['seeds'])}" + (
+        f" ({scale * spread:.2g})" if len(values) > 1 else ""
+    )
+    seconds = sum(run.seconds for run in arm.scored) / len(arm.scored)
+    return [*head, _interval(one.interval(key), key), seeds, *compared, *controls, *priced, f"{seconds:.0f}",
+            f"{arm.lr_scale:g}"]  # fmt: skip
+
+
+def _interval(interval: Interval, key: str, signed: bool = False) -> str:
+    return format_interval(
+        {"value": interval.value, "low": interval.low, "high": interval.high}, key, signed=signed
+    )
+
+
+def _proxy_section(found: Sequence[Proxy], oracle: str, track: str) -> Section:
+    head = ("proxy", "Spearman with the score", "p", "arms", "values")
+    rows = [
+        (
+            proxy.name,
+            "–" if proxy.rho is None else f"{proxy.rho:.2f}",
+            "–" if proxy.p is None else p_text(proxy.p),
+            str(len(proxy.values)),
+            ", ".join(f"{arm} {value:.3f}" for arm, value in proxy.values.items()),
+        )
+        for proxy in found
+    ]
+    notes = ["A loss counts the lower the better. p is exact for up to seven arms."]
+    if oracle:
+        notes.append(f"{oracle} is left out: it is no candidate, and any proxy ranks it right.")
+    return (f"Cheap proxies ({track})", head, rows, notes)
+
+
+def _method(results: Results, scored: Sequence[Scored], key: str, backends: Mapping[str, str]) -> list[str]:
+    settings = results.settings
+    first = next(iter(scored), None)
+    n = (
+        ""
+        if first is None
+        else f" on {len(first.pooled[key].clips)} questions about {len(set(first.pooled[key].clips))} clips"
+    )
+    budget = settings["budget"]
+    amounts = ", ".join(f"{stage} {amount:g}" for stage, amount in budget["amount"].items())
+    return [
+        f"Score: {key}{n}, the mean over seeds {settings['seeds']}; its 95 % interval comes from resampling clips. "
+        "The spread over seeds (standard deviation) stands beside it.",
+        "Difference: arm minus baseline on the same questions, averaged over seeds. p: paired permutation test that "
+        "swaps whole clips, corrected by Holm over all comparisons in this report. An order is stated only where "
+        "p < 0.05 and every seed shows it.",
+        "Arms of one seed see the same samples in the same order. "
+        + ("Encoders are pretrained once per seed." if settings["pretrain_per_seed"] else
+           "An encoder is pretrained once per arm: seeds vary alignment and tuning, not the pretraining."),
+        f"Learning rates: factors {settings['lr_scales']}, the best validation loss of seed {settings['seeds'][0]}.",
+        f"Budget in {budget['unit']}: {amounts or 'as the stages say'}.",
+        f"No audio, other clip: the same model, over {settings['scoring']['control_seeds']} seed(s).",
+        "FLOPs and LLM tokens: of the tuned stages, measured on a few steps, the encoder's forward pass included; wall "
+        "time: tuned stages and scoring of a seed, as it was on the machine at that time.",
+        f"Computed by {', '.join(sorted(set(backends.values()))) or 'nothing'}.",
+    ]  # fmt: skip
+
+
+def _score_rows(
+    results: Results, scored: Sequence[Scored], comparisons: Sequence[Comparison]
+) -> list[list[Any]]:
+    """One row per arm and score; failed arms have a row without."""
+    key = results.settings["scoring"]["score"]
+    rows: list[list[Any]] = [
+        ["arm", "track", "score", "value", "low", "high", "n", "clips", "seeds", "difference", "p", "p_holm",
+         "tokens_per_s", "trainable", "llm_tokens", "flops", "lr_scale", "error"]
+    ]  # fmt: skip
+    for arm in results.arms:
+        one = next((one for one in scored if one.arm is arm), None)
+        cost = [arm.cost.get(name, "") for name in ("trainable", "tokens", "flops")]
+        if one is None:
+            rows.append(
+                [
+                    arm.name,
+                    arm.track,
+                    *[""] * 10,
+                    arm.tokens_per_s,
+                    *cost,
+                    arm.lr_scale,
+                    "; ".join(arm.errors),
+                ]
+            )
+        for name in one.pooled if one is not None else ():
+            found = next((c for c in comparisons if c.arm == arm.name and name == key), None)
+            tested = ["", "", ""] if found is None else [found.difference.value, found.p, found.p_holm]
+            assert one is not None
+            spot = one.interval(name)
+            figures = [spot.value, spot.low, spot.high, spot.n, spot.n_clips, len(one.seeds), *tested]
+            rows.append([arm.name, arm.track, name, *figures, arm.tokens_per_s, *cost, arm.lr_scale,
+                         "; ".join(arm.errors)])  # fmt: skip
+    return rows
+
+
+def _run_rows(results: Results, scored: Sequence[Scored], key: str) -> list[list[Any]]:
+    """One row per arm and seed."""
+    rows: list[list[Any]] = [["arm", "seed", "hash", key, "validation_loss", "wall_s", "error"]]
+    for arm in results.arms:
+        one = next((one for one in scored if one.arm is arm), None)
+        for run in arm.runs:
+            value = one.by_seed(key).get(run.seed, "") if one is not None else ""
+            loss = "" if run.validation_loss is None else run.validation_loss
+            rows.append([arm.name, run.seed, run.key, value, loss, run.seconds, run.error])
+    return rows

@@ -1,0 +1,126 @@
+"""An ablation from config to report: what it costs, the learning rates, the runs, the index that the report reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from alm.errors import UserError
+from alm.manifest import write_text_atomic
+from eval.ablation.costs import Plan, costed, n_jobs, told
+from eval.ablation.recipes import Inputs, probe_step, recipe, shared_inputs
+from eval.ablation.report import write_report
+from eval.ablation.results import INDEX, failure, validation_loss
+from eval.ablation.runner import run_steps
+from eval.ablation.settings import AblationSettings, load_ablation
+
+
+def run_ablation(
+    config: str | Path,
+    overrides: Sequence[str] = (),
+    data: str | None = None,
+    *,
+    dry_run: bool = False,
+    report_only: bool = False,
+) -> Path | None:
+    """Run what is missing of an ablation and write its report.
+
+    Args:
+        config: The config file.
+        overrides: `key.sub=value`.
+        data: A label table of recordings to make the scenes from.
+        dry_run: Only print the arms and what they cost.
+        report_only: Only write the report, from the answers that are there.
+
+    Returns:
+        The report's page; None after a dry run.
+
+    Raises:
+        UserError: A wrong config, or a folder that cannot be written. An arm that fails is in the report instead.
+    """
+    settings = load_ablation(config, list(overrides), data)
+    root = Path(settings.out).resolve()
+    if report_only:
+        return write_report(root)
+    try:
+        (root / "steps").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={settings.out}: cannot write there ({error.strerror})") from error
+    inputs = shared_inputs(settings)
+    plans = costed(settings, root, inputs)
+    if dry_run:
+        print(told(settings, root, plans))
+        return None
+    _choose_learning_rates(settings, root, inputs, plans)
+    ready = [plan for plan in plans if not plan.error]
+    for plan in ready:
+        for seed in settings.seeds:
+            plan.runs[seed] = recipe(settings, plan.arm, inputs, seed, plan.lr_scale, plan.steps)
+        plan.probe = probe_step(settings, plan.arm, inputs, plan.runs[settings.seeds[0]])
+    # Seed by seed: arms of one encoder then find its features kept, and no two processes make the same ones.
+    last = [plan.runs[seed].score for seed in settings.seeds for plan in ready]
+    last += [plan.probe for plan in ready if plan.probe is not None]
+    _write_index(settings, root, plans)
+    run_steps(root, last, n_jobs(settings))
+    return write_report(root)
+
+
+def _choose_learning_rates(settings: AblationSettings, root: Path, inputs: Inputs, plans: list[Plan]) -> None:
+    """Per arm the factor with the best validation loss of the first seed; test answers play no part."""
+    ready = [plan for plan in plans if not plan.error]
+    for plan in ready:
+        plan.lr_scale = settings.lr_scales[0]
+    if len(settings.lr_scales) == 1:
+        return
+    for plan in ready:
+        for scale in settings.lr_scales:
+            made = recipe(settings, plan.arm, inputs, settings.seeds[0], scale, plan.steps)
+            plan.sweep[scale] = made
+    run_steps(root, [made.train[-1] for plan in ready for made in plan.sweep.values()], n_jobs(settings))
+    for plan in ready:
+        plan.losses = {
+            scale: validation_loss(root, made.train[-1].folder) for scale, made in plan.sweep.items()
+        }
+        found = {scale: loss for scale, loss in plan.losses.items() if loss is not None}
+        if found:
+            plan.lr_scale = min(found, key=lambda scale: found[scale])
+        else:
+            first = plan.sweep[settings.lr_scales[0]].train[-1]
+            plan.error = failure(root, [step.folder for step in first.chain()]) or "no validation loss"
+
+
+def _write_index(settings: AblationSettings, root: Path, plans: list[Plan]) -> None:
+    """Write down which steps make up which arm, before they are run."""
+    arms = []
+    for plan in plans:
+        arm = plan.arm
+        runs = [
+            {
+                "seed": seed,
+                "key": made.score.key,
+                "train": [step.folder for step in made.tuned],
+                "score": made.score.folder,
+                "chain": [step.folder for step in made.score.chain()],
+            }
+            for seed, made in plan.runs.items()
+        ]
+        arms.append(
+            {
+                "name": arm.name,
+                "track": arm.track,
+                "tokens_per_s": arm.tokens_per_s,
+                "remark": arm.remark,
+                "config": arm.stages,
+                "steps": plan.steps,
+                "plan": {stage: step.folder for stage, step in plan.costs.items()},
+                "lr_scale": plan.lr_scale,
+                "sweep": {f"{scale:g}": loss for scale, loss in plan.losses.items()},
+                "probe": [step.folder for step in plan.probe.chain()] if plan.probe else [],
+                "runs": runs,
+                "error": plan.error,
+            }
+        )
+    text = json.dumps({"settings": dataclasses.asdict(settings), "arms": arms}, indent=1)
+    write_text_atomic(root / INDEX, text + "\n")

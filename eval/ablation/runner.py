@@ -1,0 +1,179 @@
+"""Running steps as processes, so many at a time, each once: what is finished is not run again, whatever was killed.
+
+A step's folder holds its log, a lock that its process keeps as long as it lives, and a marker when it is done. The lock
+outlives a killed `alm ablate`: a step whose process is still at work is waited for, not started twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alm.manifest import write_text_atomic
+from eval.ablation.steps import CONFIG, DONE, FAILED, LOG, Step, all_steps, placed
+
+_LOCK = "lock"
+_POLL_S = 0.1
+# At the start of a line, or glued to a progress bar that stood in its place.
+_ERROR = re.compile(r"(?:^|[\])])\s*((?:error: |[\w.]*(?:Error|Exception|Interrupt)\b).*)")
+_GRACE_S = 20.0
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class _Running:
+    step: Step
+    process: subprocess.Popen[bytes]
+    lock: int
+    started: float
+
+
+def step_folder(root: Path, step: Step) -> Path:
+    """Where a step's files are."""
+    return root / "steps" / step.folder
+
+
+def is_done(root: Path, step: Step) -> bool:
+    """Whether a step's marker and what it leaves are there."""
+    folder = step_folder(root, step)
+    return (folder / DONE).is_file() and (folder / step.leaves).exists()
+
+
+def run_steps(root: Path, last: Sequence[Step], jobs: int, say: Say = print) -> None:
+    """Run some steps and all before them; a failed one is noted in its folder, and what needs it is left out.
+
+    Args:
+        root: The ablation's folder.
+        last: The steps whose results are wanted.
+        jobs: Processes at a time.
+        say: Told what starts and ends.
+    """
+    waiting = [step for step in all_steps(last) if not is_done(root, step)]
+    total, ended, failed = len(waiting), 0, set[str]()
+    running: list[_Running] = []
+    before = signal.signal(signal.SIGTERM, _leave)  # asked to leave: the processes are, too
+    try:
+        while waiting or running:
+            for step in list(waiting):
+                if any(one.key in failed for one in step.chain()[:-1]):
+                    waiting.remove(step)
+                    failed.add(step.key)
+                    ended += 1
+                    say(f"[{ended}/{total}] {step.label}: left out, what it needs has failed")
+                elif len(running) < jobs and all(is_done(root, one) for one in step.needs):
+                    lock = _lock(step_folder(root, step))
+                    if lock is None:  # another process is at work on it, perhaps left by a killed run
+                        continue
+                    waiting.remove(step)
+                    if is_done(root, step):
+                        os.close(lock)
+                        ended += 1
+                        continue
+                    running.append(_start(root, step, lock, jobs))
+            for one in list(running):
+                if one.process.poll() is not None:
+                    running.remove(one)
+                    ended += 1
+                    problem = _end(root, one)
+                    if problem is not None:
+                        failed.add(one.step.key)
+                    took = f"{time.perf_counter() - one.started:.0f} s"
+                    told = f"FAILED ({problem})" if problem else "done"
+                    say(f"[{ended}/{total}] {one.step.label}: {told}, {took}")
+            time.sleep(_POLL_S)
+    finally:
+        _stop(running)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _lock(folder: Path) -> int | None:
+    """The step's lock, or None while another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _start(root: Path, step: Step, lock: int, jobs: int) -> _Running:
+    folder = step_folder(root, step)
+    (folder / FAILED).unlink(missing_ok=True)
+    if step.config is not None:
+        values = yaml.safe_dump(placed(step.config, root, step), sort_keys=False)
+        write_text_atomic(folder / CONFIG, values)
+    command = [sys.executable, "-m", *placed(step.words, root, step)]
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
+    with (folder / LOG).open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            pass_fds=(lock,),  # the lock is held until the process and all it started have ended
+            process_group=0,  # of its own, to be ended with all it started
+        )
+    return _Running(step, process, lock, time.perf_counter())
+
+
+def _end(root: Path, one: _Running) -> str | None:
+    """Write the marker of a step that has ended; returns what went wrong."""
+    folder, code = step_folder(root, one.step), one.process.returncode
+    seconds = round(time.perf_counter() - one.started, 1)
+    problem = None
+    if code:
+        problem = f"{last_error(folder / LOG)} (exit code {code})"
+    elif not (folder / one.step.leaves).exists():
+        problem = f"left no {one.step.leaves}"
+    told: dict[str, Any] = {"step": one.step.label, "seconds": seconds}
+    if problem is None:
+        write_text_atomic(folder / DONE, json.dumps(told) + "\n")
+    else:
+        write_text_atomic(folder / FAILED, json.dumps({**told, "error": problem}) + "\n")
+    os.close(one.lock)
+    return problem
+
+
+def last_error(log: Path) -> str:
+    """The last line of a log that names an error, or else its last line."""
+    text = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    named = [found[1] for line in lines if (found := _ERROR.search(line))]
+    return (named or lines or ["said nothing"])[-1][:500]
+
+
+def _stop(running: list[_Running]) -> None:
+    """Ask what is still at work to leave, as when the user interrupts; what does not is ended."""
+    for one in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(one.process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _GRACE_S
+    for one in running:
+        try:
+            one.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(one.process.pid, signal.SIGKILL)
+            one.process.wait()
+        os.close(one.lock)

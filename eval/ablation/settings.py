@@ -1,0 +1,288 @@
+"""The settings of an ablation; `configs/ablation/` holds ready ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alm.errors import ConfigError
+from alm.settings import apply_overrides, parse_settings, read_yaml, set_dotted
+from eval.predictions import CONTROLS, HEADLINE
+
+STAGES = ("pretrain", "align", "instruct")
+UNITS = ("steps", "tokens", "flops")
+
+Patch = dict[str, Any]
+"""What a level of an axis changes: stage -> values of its config, or null for a stage that is left out."""
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """What all arms share.
+
+    Attributes:
+        scenes: Settings of `alm quickstart` (`compose`, `text_llm`): scenes are composed and a small LLM is trained
+            for all arms, and every other input is taken from there. None: the inputs below.
+        recordings: Label table of recordings to make the scenes from; None generates the sounds.
+        train: Manifests.
+        validation: Manifests; they choose the learning rate.
+        test: The benchmark's data, as `alm eval` takes it.
+        llm: Causal LLM, directory or hub id.
+        labels: `scenes.jsonl` or a label table: what the oracle knows and the linear probe is asked. None: neither.
+        seed: Of the scenes and the small LLM.
+    """
+
+    scenes: dict[str, Any] | None = None
+    recordings: str | None = None
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    test: str | None = None
+    llm: str | None = None
+    labels: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("train", "validation", "test", "llm", "labels") if getattr(self, name)]
+        if self.scenes is not None and given:
+            raise ConfigError(f"inputs: scenes brings its own {', '.join(given)}; give one or the other")
+        if self.scenes is None and self.recordings:
+            raise ConfigError("inputs.recordings: scenes are made of them, but there is no inputs.scenes")
+        if self.scenes is None and not (self.train and self.validation and self.test and self.llm):
+            raise ConfigError("inputs: give scenes, or all of train, validation, test and llm")
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The grid: every combination of one level per axis is an arm. A level is named and says what it changes.
+
+    Attributes:
+        encoder: Encoders.
+        projector: Projectors.
+        layer: Which of the encoder's layers are heard.
+        tuning: What trains.
+        llm: Language models.
+        masking: Masks of the encoder's pretraining.
+        data_size: Shares of the training clips (0 to 1); smaller ones are part of the larger.
+    """
+
+    encoder: dict[str, Patch] = field(default_factory=dict)
+    projector: dict[str, Patch] = field(default_factory=dict)
+    layer: dict[str, Patch] = field(default_factory=dict)
+    tuning: dict[str, Patch] = field(default_factory=dict)
+    llm: dict[str, Patch] = field(default_factory=dict)
+    masking: dict[str, Patch] = field(default_factory=dict)
+    data_size: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for share in self.data_size:
+            if not 0 < share <= 1:
+                raise ConfigError(f"axes.data_size: got {share}, expected shares above 0 and at most 1")
+        for axis in dataclasses.fields(self):
+            levels = getattr(self, axis.name)
+            for name in levels if axis.name != "data_size" else ():
+                check_patch(f"axes.{axis.name}.{name}", levels[name] or {})
+
+
+@dataclass(frozen=True)
+class BudgetSettings:
+    """How long an arm trains.
+
+    Attributes:
+        unit: `steps`, `tokens` (of the LLM: prompts, audio, answers) or `flops`; those of one step are measured.
+        amount: Stage -> how many; a stage that is not named trains as long as its config says.
+    """
+
+    unit: str = "steps"
+    amount: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise ConfigError(f"budget.unit: got '{self.unit}', expected one of {', '.join(UNITS)}")
+        for stage, amount in self.amount.items():
+            if stage not in STAGES or amount <= 0:
+                raise ConfigError(
+                    f"budget.amount.{stage}: got {amount}; expected one of {', '.join(STAGES)}, above 0"
+                )
+        if self.unit == "tokens" and "pretrain" in self.amount:
+            raise ConfigError("budget.amount.pretrain: pretraining has no LLM tokens; use steps or flops")
+
+
+@dataclass(frozen=True)
+class TrackSettings:
+    """How many tokens the LLM gets of a second of audio.
+
+    Attributes:
+        native: Run every arm with its projector as configured.
+        matched_per_s: Run every arm (also) with the projector's option (`stack`, `stride`, `window_s`, `n_queries`)
+            that comes nearest to so many tokens per second; None does not.
+        clip_s: Length of the clip by which tokens are counted.
+        tolerance: Relative difference up to which an arm counts as matched; the report names those beyond.
+    """
+
+    native: bool = True
+    matched_per_s: float | None = None
+    clip_s: float = 5.12
+    tolerance: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.native and self.matched_per_s is None:
+            raise ConfigError("tracks: neither native nor matched_per_s; switch one on")
+        if self.matched_per_s is not None and self.matched_per_s <= 0:
+            raise ConfigError(f"tracks.matched_per_s: got {self.matched_per_s}, expected above 0")
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """How arms are scored.
+
+    Attributes:
+        benchmark: A benchmark's name or config.
+        options: Settings of `alm eval`, such as `batch_size` and `limit`.
+        score: Which score decides.
+        controls: Controls beside the arm as it is: `no_audio`, `other_clip`.
+        control_seeds: How many of the seeds run the controls.
+    """
+
+    benchmark: str = "manifest"
+    options: dict[str, Any] = field(default_factory=dict)
+    score: str = "qa/overall"
+    controls: tuple[str, ...] = CONTROLS[1:]
+    control_seeds: int = 1
+
+    def __post_init__(self) -> None:
+        for control in self.controls:
+            if control not in CONTROLS or control == HEADLINE:
+                raise ConfigError(
+                    f"scoring.controls: got '{control}', expected some of {', '.join(CONTROLS[1:])}"
+                )
+
+
+@dataclass(frozen=True)
+class ProxySettings:
+    """Cheap figures that might foretell an arm's score.
+
+    Attributes:
+        probe: Linear probe of the encoder as it enters the arm; needs `inputs.labels` or `inputs.scenes`.
+        probe_clips: Most clips it learns from.
+        early_share: The early score is the training loss after this share of the first tuned stage.
+    """
+
+    probe: bool = True
+    probe_clips: int = 500
+    early_share: float = 0.25
+
+
+@dataclass(frozen=True)
+class AblationSettings:
+    """One ablation.
+
+    Attributes:
+        out: Its folder.
+        inputs: What all arms share.
+        stages: Stage -> values of its config (`config: FILE.yaml` takes a file's values as the ground).
+        axes: The grid.
+        baseline: The arm that the others are compared with.
+        references: Arms beside the grid, which every table shows: what they change from the first level of every
+            axis.
+        floor: Arm that stands as the floor in every table (an untrained encoder); "" has none.
+        ceiling: Arm that stands as the ceiling (the oracle); "" has none.
+        seeds: Of the tuned stages; three or more say something about rank stability.
+        pretrain_per_seed: Pretrain the encoder anew for every seed; otherwise once per arm.
+        lr_scales: Factors on the tuned stages' learning rates, tried with the first seed; the best validation loss
+            decides for each arm.
+        budget: How long to train.
+        tracks: Tokens per second.
+        scoring: How arms are scored.
+        proxies: Cheap figures.
+        jobs: Processes at a time; 0 is one per core, or one where there is a GPU.
+    """
+
+    out: str
+    baseline: str
+    inputs: InputSettings
+    stages: dict[str, dict[str, Any]]
+    axes: Axes = Axes()
+    references: dict[str, Patch] = field(default_factory=dict)
+    floor: str = ""
+    ceiling: str = ""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    pretrain_per_seed: bool = False
+    lr_scales: tuple[float, ...] = (1.0,)
+    budget: BudgetSettings = BudgetSettings()
+    tracks: TrackSettings = TrackSettings()
+    scoring: ScoringSettings = ScoringSettings()
+    proxies: ProxySettings = ProxySettings()
+    jobs: int = 0
+
+    def __post_init__(self) -> None:
+        check_patch("stages", dict(self.stages))
+        for name, patch in self.references.items():
+            check_patch(f"references.{name}", patch)
+        if not any(stage in self.stages for stage in STAGES[1:]):
+            raise ConfigError("stages: neither align nor instruct; an arm needs one that trains a model")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"seeds: got {list(self.seeds)}, expected different seeds, at least one")
+        if not self.lr_scales or min(self.lr_scales) <= 0:
+            raise ConfigError(f"lr_scales: got {list(self.lr_scales)}, expected factors above 0")
+
+
+def check_patch(where: str, patch: Patch) -> None:
+    """Refuse anything that is not stage -> values (or null)."""
+    for stage, values in patch.items():
+        if stage not in STAGES or not (values is None or isinstance(values, dict)):
+            raise ConfigError(
+                f"{where}.{stage}: got {values!r}; expected one of {', '.join(STAGES)} with a section of values"
+            )
+
+
+def load_ablation(path: str | Path, overrides: list[str], data: str | None) -> AblationSettings:
+    """Read an ablation's config.
+
+    Args:
+        path: The YAML file; `extends:` names another (beside it) that it goes on from, and `config:` in a stage a
+            config of `alm train`.
+        overrides: `key.sub=value`.
+        data: A label table of recordings to make the scenes from, in place of generated sounds.
+
+    Raises:
+        ConfigError: What is wrong with it.
+    """
+    values = _extended(Path(path))
+    if data is not None:
+        set_dotted(values, "inputs.recordings", str(Path(data).resolve()))
+    apply_overrides(values, overrides)
+    stages: dict[str, Any] = values["stages"] if isinstance(values.get("stages"), dict) else {}
+    for stage, given in stages.items():
+        if isinstance(given, dict) and "config" in given:
+            ground = read_yaml(Path(path).parent / given.pop("config"))
+            stages[stage] = merged(ground, given)
+    return parse_settings(AblationSettings, values, str(path))
+
+
+def _extended(path: Path) -> dict[str, Any]:
+    """A config over the one that it extends; axes and references are its own."""
+    values = read_yaml(path)
+    if "extends" not in values:
+        return values
+    ground = _extended(path.parent / str(values.pop("extends")))
+    for key in ("axes", "references"):
+        if key in values:
+            ground.pop(key, None)
+    return merged(ground, values)
+
+
+def merged(ground: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """Values of `patch` over those of `ground`, section by section; options of another projector or encoder replace.
+
+    An encoder's or projector's options belong to its name: where the name changes, the old options go.
+    """
+    out = dict(ground)
+    for name in ("encoder", "projector"):
+        if name in patch and patch[name] != ground.get(name):
+            out.pop(f"{name}_options", None)
+    for key, value in patch.items():
+        below = out.get(key)
+        out[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return out

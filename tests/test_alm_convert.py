@@ -1,0 +1,244 @@
+"""Converters and label tables on tiny trees in the published layouts."""
+
+import csv
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import soundfile
+
+from alm.cli import main
+from alm.data.convert import convert, list_sources
+from alm.data.from_labels import QuestionWriter, Templates
+from alm.errors import ConfigError, ManifestError, UserError
+from alm.manifest import read_manifest
+
+
+def audio(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.full(800, 0.1), 16000)
+
+
+def table(path, *rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+def clotho(root):
+    header = ["file_name", *(f"caption_{i}" for i in range(1, 6))]
+    for split in ("development", "evaluation"):
+        rows = [[f"{name}.wav", *(f"{name} {i}." for i in range(5))] for name in ("Rain on roof", "a.b")]
+        table(root / f"clotho_captions_{split}.csv", header, *rows)
+        audio(root / split / "Rain on roof.wav", root / split / "a.b.wav")
+
+
+def audiocaps(root):
+    header = ["audiocap_id", "youtube_id", "start_time", "caption"]
+    table(root / "train.csv", header, ["91139", "r1nicOVtvkQ", "130", "A woman talks nearby as water pours"])
+    rows = [[f"97{i}", "Zn4-ViKWcw", "30", f"caption {i}"] for i in range(5)]
+    table(root / "val.csv", header, *rows, ["99", "Zn4-ViKWcw", "60", "later"])
+    audio(
+        root / "audio" / "Yr1nicOVtvkQ.wav", root / "audio" / "Zn4-ViKWcw_30.wav", root / "audio" / "99.flac"
+    )
+
+
+def clothoaqa(root):
+    header = ["file_name", "QuestionText", "answer", "confidence"]
+    answers = [("yes", "yes"), ("no", "maybe"), ("yes", "yes")]
+    rows = [["birds.wav", "Are birds singing?", answer, sure] for answer, sure in answers]
+    rows += [["rain.wav", "What is falling?", word, "yes"] for word in ("rain", "water", "rain")]
+    for split in ("train", "test"):
+        table(root / f"clotho_aqa_{split}.csv", header, *rows)
+    audio(root / "audio_files" / "birds.wav", root / "audio_files" / "rain.wav")
+
+
+def wavcaps(root):
+    for name, source, entry in (
+        ("as_final", "AudioSet_SL", {"id": "Yb0RFKhbpFJA.wav", "caption": "Wind blows."}),
+        ("fsd_final", "FreeSound", {"id": "17", "caption": "A door closes.", "duration": 1.0}),
+        ("sb_final", "SoundBible", {"id": "17", "caption": "A bird sings."}),
+    ):
+        path = root / "json_files" / source / f"{name}.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"num_captions_per_audio": 1, "data": [entry]}))
+    audio(
+        root / "waveforms" / "AudioSet_SL_flac" / "Yb0RFKhbpFJA.flac",
+        root / "waveforms" / "FreeSound_flac" / "17.flac",
+    )
+    audio(root / "waveforms" / "SoundBible_flac" / "17.flac")
+
+
+def openaqa(root):
+    entry = {
+        "instruction": "What is it?",
+        "input": "",
+        "dataset": "as_strong_train",
+        "task": "open-ended question",
+    }
+    path = "/data/sls/audioset/dave_version/audio/LZq4Neh-oWU.flac"
+    other = "/data/sls/scratch/yuangong/vggsound/audio_16k/LZq4Neh-oWU.flac"
+    entries = [
+        {**entry, "audio_id": path, "output": "crying"},
+        {**entry, "audio_id": path, "output": "sad", "input": "I am so sad..."},
+        {**entry, "audio_id": other, "output": "bells"},
+    ]
+    root.mkdir(parents=True)
+    (root / "closed_ended.json").write_text(json.dumps(entries))
+    audio(root / "dave_version" / "audio" / "LZq4Neh-oWU.flac", root / "audio_16k" / "LZq4Neh-oWU.wav")
+
+
+def label_csv(root):
+    header = ["filename", "fold", "target", "category", "esc10", "src_file", "take"]
+    rows = [
+        [f"{f}-100-{t}-{k}.wav", f, k, name, "True", "100", t]
+        for f in (1, 2)
+        for t in "AB"
+        for k, name in enumerate(("dog", "rain", "sea_waves", "chirping_birds", "crying_baby"))
+    ]
+    table(root / "meta" / "esc50.csv", header, *rows)
+    audio(*(root / "audio" / row[0] for row in rows))
+
+
+TREES = {f.__name__: f for f in (clotho, audiocaps, clothoaqa, wavcaps, openaqa, label_csv)}
+
+
+def read(out):
+    return {path.stem: read_manifest(path, check_files=True) for path in sorted(out.glob("*.jsonl"))}
+
+
+@pytest.mark.parametrize("source", list_sources())
+def test_every_source_is_read_in_its_published_layout(source, tmp_path, capsys):
+    TREES[source](tmp_path / "root")
+    assert main(["data", "convert", source, str(tmp_path / "root"), "--out", str(tmp_path / "out")]) == 0
+    assert "records" in capsys.readouterr().out and not (tmp_path / "out" / "missing.txt").exists()
+    splits = read(tmp_path / "out")
+    assert splits and all(record.references for records in splits.values() for record in records)
+    again = convert(source, tmp_path / "root", tmp_path / "again")
+    assert again.written == {split: len(records) for split, records in splits.items()}
+    for path in (tmp_path / "out").glob("*.jsonl"):
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
+
+def converted(source, tmp_path):
+    TREES[source](tmp_path / "root")
+    convert(source, tmp_path / "root", tmp_path / "out")
+    return read(tmp_path / "out")
+
+
+def test_clotho_keeps_captions_and_splits_apart(tmp_path):
+    splits = converted("clotho", tmp_path)
+    assert set(splits) == {"development", "evaluation"}
+    record = splits["evaluation"][0]
+    assert record.captions == tuple(f"Rain on roof {i}." for i in range(5))
+    assert record.audio[0].path.resolve() == tmp_path / "root" / "evaluation" / "Rain on roof.wav"
+    assert record.clip == "clotho/Rain on roof.wav"
+
+
+def test_audiocaps_joins_captions_and_finds_downloaders_names(tmp_path):
+    splits = converted("audiocaps", tmp_path)
+    (first,), (early, late) = splits["train"], splits["val"]
+    assert first.audio[0].path.name == "Yr1nicOVtvkQ.wav"
+    assert len(early.captions) == 5 and early.audio[0].path.name == "Zn4-ViKWcw_30.wav"
+    assert late.captions == ("later",) and late.audio[0].path.name == "99.flac"  # not the clip of second 30
+
+
+def test_clothoaqa_gives_every_answer_in_training_and_the_commonest_in_test(tmp_path):
+    splits = converted("clothoaqa", tmp_path)
+    assert [r.answer for r in splits["train"]] == ["yes", "no", "yes", "rain", "water", "rain"]
+    assert splits["train"][1].meta["confidence"] == "maybe"
+    assert [r.answer for r in splits["test"]] == ["yes", "rain"]
+    assert [r.kind for r in splits["test"]] == ["yes_no", "open"]
+    assert splits["test"][0].meta["answers"] == ["yes", "no", "yes"]
+
+
+def test_wavcaps_never_takes_another_sources_clip_of_the_same_id(tmp_path):
+    splits = converted("wavcaps", tmp_path)
+    assert splits["freesound"][0].audio[0].path.parent.name == "FreeSound_flac"
+    assert splits["soundbible"][0].audio[0].path.parent.name == "SoundBible_flac"
+    (tmp_path / "root" / "waveforms" / "SoundBible_flac" / "17.flac").unlink()
+    with pytest.raises(UserError, match=r"1 of 3 audio files are missing \(the first: 17.flac"):
+        convert("wavcaps", tmp_path / "root", tmp_path / "less")
+
+
+def test_openaqa_uses_the_folders_next_to_the_file(tmp_path):
+    (records,) = converted("openaqa", tmp_path).values()
+    assert [r.audio[0].path.parent.name for r in records] == ["audio", "audio", "audio_16k"]
+    assert records[1].question == "What is it?\nI am so sad..." and records[0].kind == "open-ended question"
+    (tmp_path / "root" / "closed_ended.json").write_text('[{"instruction": "x", "audio_id": "y.wav"}]')
+    with pytest.raises(ManifestError, match="entry 0 has no output"):
+        convert("openaqa", tmp_path / "root", tmp_path / "out")
+
+
+def test_missing_files_are_counted_listed_and_allowed_up_to_a_share(tmp_path, capsys):
+    clotho(tmp_path / "root")
+    (tmp_path / "root" / "evaluation" / "a.b.wav").unlink()
+    command = ["data", "convert", "clotho", str(tmp_path / "root"), "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "1 of 4 audio files are missing (the first: evaluation/a.b.wav" in capsys.readouterr().err
+    assert (tmp_path / "out" / "missing.txt").read_text() == "evaluation/a.b.wav\n"
+    assert not list((tmp_path / "out").glob("*.jsonl"))
+    assert main([*command, "--max-missing", "0.25"]) == 0
+    assert "1 of 4 audio files are missing" in capsys.readouterr().out
+    assert len(read(tmp_path / "out")["evaluation"]) == 1
+
+
+def test_wrong_trees_are_one_clear_error(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for source in list_sources():
+        with pytest.raises(UserError, match="empty"):
+            convert(source, tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(ConfigError, match="expected one of audiocaps, clotho"):
+        convert("cloto", tmp_path, tmp_path / "out")
+    table(tmp_path / "x" / "train.csv", ["youtube_id", "caption"], ["a", "b"])
+    with pytest.raises(ManifestError, match=r"train\.csv:1: no column 'audiocap_id', 'start_time'"):
+        convert("audiocaps", tmp_path / "x", tmp_path / "out")
+
+
+def test_from_labels_writes_every_kind_with_right_answers(tmp_path, capsys):
+    label_csv(tmp_path)
+    csv_path = str(tmp_path / "meta" / "esc50.csv")
+    assert main(["data", "from-labels", csv_path, "--out", str(tmp_path / "out")]) == 0
+    splits = read(tmp_path / "out")
+    assert set(splits) == {"fold1", "fold2"}
+    records = [record for part in splits.values() for record in part]
+    assert Counter(r.kind for r in records) == {k: 20 for k in ("caption", "what", "choice", "presence")}
+    for record in records:
+        (label,) = record.meta["labels"]
+        spoken = label.replace("_", " ")
+        if record.kind == "caption":
+            assert all(spoken in caption.lower() for caption in record.captions)
+        elif record.kind == "presence":
+            assert record.answer == ("yes" if spoken in record.question else "no")
+        else:
+            assert record.answer == spoken
+        if record.kind == "choice":
+            assert len(record.choices) == 4 and spoken in record.choices
+    assert {r.answer for r in records if r.kind == "presence"} == {"yes", "no"}
+    assert len({r.choices.index(r.answer) for r in records if r.kind == "choice"}) > 1
+
+
+def test_from_labels_takes_other_wordings_kinds_and_several_labels(tmp_path):
+    audio(tmp_path / "a.wav", tmp_path / "b.wav")
+    table(tmp_path / "t.csv", ["fname", "labels"], ["a.wav", "dog,rain"], ["b.wav", "sea_waves"])
+    (tmp_path / "w.yaml").write_text("what: ['Hm?']\nnames: {sea_waves: the sea}\n")
+    command = [
+        "data",
+        "from-labels",
+        str(tmp_path / "t.csv"),
+        "--out",
+        str(tmp_path / "out"),
+        "--kinds",
+        "what",
+    ]
+    assert main([*command, "--separator", ",", "--templates", str(tmp_path / "w.yaml")]) == 0
+    records = read(tmp_path / "out")["train"]
+    assert [(r.question, r.answer) for r in records] == [("Hm?", "dog and rain"), ("Hm?", "the sea")]
+    with pytest.raises(ConfigError, match="names no {label}"):
+        Templates(caption=("a sound",))
+    with pytest.raises(ConfigError, match="two labels or more"):
+        QuestionWriter(["dog"])
+    with pytest.raises(ConfigError, match="expected some of caption"):
+        QuestionWriter(["dog", "cat"], ["color"])

@@ -1,0 +1,307 @@
+"""The grid, its hashes, token matching, and what the report may say."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alm.errors import ConfigError, UserError
+from alm.settings import parse_settings
+from encoders.registry import encoder_class
+from eval.ablation.claims import Comparison, compare, rank_stability, score_arms, spearman, statements
+from eval.ablation.costs import Plan, budgeted
+from eval.ablation.figures import Spot, heat_map, pareto_front, pareto_plot
+from eval.ablation.grid import make_arms
+from eval.ablation.proxies import EARLY, PROBE, early_loss, proxies
+from eval.ablation.recipes import plan_steps, recipe, shared_inputs
+from eval.ablation.results import ArmResult, Results, Run
+from eval.ablation.settings import AblationSettings, load_ablation
+from eval.ablation.steps import Step, placed
+from eval.ablation.tokens import match_tokens
+from eval.stats import Interval
+from train.settings import TrainSettings
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "ablation"
+ALL = sorted(CONFIGS.glob("*.yaml"))
+
+
+def settings_of(**changes):
+    values = {
+        "out": "x",
+        "baseline": "logmel",
+        "inputs": {"train": ["a.jsonl"], "validation": ["b.jsonl"], "test": "c.jsonl", "llm": "some/llm"},
+        "stages": {"align": {"optim": {"lr": 1e-3, "steps": 10}}, "instruct": {"optim": {"lr": 1e-3}}},
+        "axes": {"encoder": {"logmel": {"align": {"encoder": "logmel"}}}},
+    } | changes
+    return parse_settings(AblationSettings, values)
+
+
+# ---- the grid ----
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+def test_shipped_configs_are_read(path):
+    settings = load_ablation(path, [], None)
+    assert len(settings.seeds) >= 3
+    assert Path(settings.out).name == path.stem
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in ALL if "tiny" in p.stem and "layers" not in p.stem], ids=lambda p: p.stem
+)
+def test_tiny_configs_make_their_arms(path):
+    settings = load_ablation(path, [], "labels.csv")
+    arms = make_arms(settings, "table.json")
+    assert {settings.baseline, "random", "oracle"} <= {arm.name.split(" @")[0] for arm in arms}
+    assert settings.inputs.recordings == str(Path("labels.csv").resolve())
+    inputs = shared_inputs(settings)
+    for arm in arms:
+        run = recipe(settings, arm, inputs, 1)
+        for step in run.train:
+            values = parse_settings(TrainSettings, placed(step.config, Path("/root"), step))
+            assert values.stage == step.name and values.data.validation
+            assert step.name == "pretrain" or values.run.seed == 1
+    if path.stem == "projectors-tiny":
+        assert {arm.tokens_per_s for arm in arms} == {3.125} and len(arms) == 7
+
+
+def test_every_combination_is_an_arm_and_single_levels_go_unnamed():
+    axes = {
+        "encoder": {"logmel": {"align": {"encoder": "logmel"}}},
+        "projector": {"lin": {"align": {"projector": "linear"}}, "pool": {"align": {"projector": "pool"}}},
+        "data_size": [0.5, 1.0],
+    }
+    settings = settings_of(
+        axes=axes, baseline="pool/1", references={"random": {"align": {"encoder": "random"}}}
+    )
+    arms = make_arms(settings)
+    assert [arm.name for arm in arms] == ["lin/0.5", "lin/1", "pool/0.5", "pool/1", "random"]
+    assert arms[0].stages["align"]["projector"] == "linear" and arms[0].data_size == 0.5
+    assert arms[4].levels["projector"] == "lin" and arms[4].encoder[0] == "random"
+
+
+def test_options_of_another_encoder_do_not_stay():
+    stages = {"align": {"encoder": "random", "encoder_options": {"depth": 2}}}
+    arm = make_arms(settings_of(stages=stages))[0]
+    assert "encoder_options" not in arm.stages["align"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"baseline": "logmol"}, "did you mean 'logmel'"),
+        ({"axes": {"encodr": {}}}, "did you mean 'axes.encoder'"),
+        ({"axes": {"encoder": {"a": {"aling": {}}}}}, "axes.encoder.a.aling"),
+        ({"axes": {"data_size": [1.5]}}, "data_size"),
+        ({"stages": {"pretrain": {}}}, "neither align nor instruct"),
+        ({"seeds": [1, 1]}, "seeds"),
+        ({"budget": {"unit": "hours"}}, "budget.unit"),
+        ({"inputs": {"train": ["a"]}}, "give scenes"),
+        ({"references": {"logmel": {}}}, "two arms are named 'logmel'"),
+        ({"stages": {"pretrain": {"encoder": "audiomosaic"}, "align": {}}}, "pretrain makes another"),
+    ],
+)
+def test_wrong_configs_are_refused(changes, says):
+    with pytest.raises(ConfigError, match=says):
+        make_arms(settings_of(**changes))
+
+
+# ---- tokens ----
+@pytest.mark.parametrize("projector", ["mlp", "linear", "pool", "qformer", "window_qformer"])
+def test_every_projector_is_brought_to_a_rate(projector):
+    encoder = encoder_class("logmel").config_class()  # 6.25 time steps a second
+    found = match_tokens(encoder, projector, {}, 3.125, 5.12)
+    assert found.tokens_per_s == pytest.approx(3.125)
+    assert found.options and set(found.options) <= {"stack", "stride", "window_s", "n_queries"}
+
+
+def test_an_arm_that_cannot_be_matched_says_so():
+    arm = make_arms(settings_of(tracks={"native": False, "matched_per_s": 50.0}))[0]
+    assert "not matched: 6.25" in arm.remark
+    both = make_arms(settings_of(tracks={"matched_per_s": 3.125}))
+    assert [arm.name for arm in both] == ["logmel @native", "logmel @matched"]
+
+
+# ---- hashes ----
+def steps_of(settings, seed=0, scale=1.0):
+    inputs = shared_inputs(settings)
+    return recipe(settings, make_arms(settings)[0], inputs, seed, scale)
+
+
+def test_hashes_follow_what_decides():
+    base = steps_of(settings_of())
+    assert steps_of(settings_of(out="elsewhere")).score.key == base.score.key  # not where it lies
+    assert steps_of(settings_of(seeds=[5, 0, 1])).train[0].key == base.train[0].key
+    assert steps_of(settings_of(), seed=1).train[0].key != base.train[0].key
+    assert steps_of(settings_of(), scale=2.0).train[0].key != base.train[0].key
+    stages = {"align": {"optim": {"lr": 1e-3, "steps": 11}}, "instruct": {"optim": {"lr": 1e-3}}}
+    longer = settings_of(stages=stages)
+    assert steps_of(longer).score.key != base.score.key  # what comes before counts
+
+
+def test_hashes_follow_the_content_of_files(tmp_path):
+    from eval.ablation.steps import _content
+
+    keys = []
+    for text in ("one", "two"):
+        _content.cache_clear()
+        (tmp_path / "a.jsonl").write_text(text)
+        keys.append(Step("x", "", (), "out", reads=(str(tmp_path / "a.jsonl"),)).key)
+    assert keys[0] != keys[1]
+
+
+def test_a_pretrained_encoder_is_made_once_for_all_seeds_unless_asked_for():
+    pretrain = {"pretrain": {"encoder": "audiomosaic"}, "align": {}}
+    axes = {"encoder": {"audiomosaic": {}}}
+    one = settings_of(stages=pretrain, axes=axes, baseline="audiomosaic")
+    assert steps_of(one, seed=0).train[0].key == steps_of(one, seed=1).train[0].key
+    each = replace(one, pretrain_per_seed=True)
+    assert steps_of(each, seed=0).train[0].key != steps_of(each, seed=1).train[0].key
+
+
+def test_arms_of_one_seed_get_the_same_data_in_the_same_order():
+    axes = {"encoder": {n: {"align": {"encoder": n}} for n in ("logmel", "random")}}
+    settings = settings_of(axes=axes)
+    inputs = shared_inputs(settings)
+    runs = [recipe(settings, arm, inputs, 2) for arm in make_arms(settings)]
+    for first, second in zip(runs[0].train, runs[1].train, strict=True):
+        # The order of samples is a function of (seed, epoch) and the manifests.
+        assert first.config["run"] == second.config["run"] == {"seed": 2}
+        assert first.config["data"] == second.config["data"]
+
+
+def test_references_become_paths():
+    first = Step("a", "", ("x", "{here}/y"), "out")
+    second = Step("b", "", ("x", f"{first.ref}/y", "{root}/features"), "out", needs=(first,))
+    root = Path("/r")
+    assert placed(second.words, root, second) == ["x", f"/r/steps/a-{first.key}/y", "/r/features"]
+    assert placed(first.words, root, first)[1] == f"/r/steps/a-{first.key}/y"
+
+
+def test_costs_are_found_on_small_inputs_from_scratch():
+    settings = load_ablation(CONFIGS / "tiny.yaml", [], None)
+    sketch = shared_inputs(settings, sketch=True)
+    assert "compose.n_train=48" in sketch.needs[0].words and "text_llm.steps=1" in sketch.needs[0].words
+    arm = next(arm for arm in make_arms(settings, sketch.table) if arm.name == "audiomosaic")
+    made = plan_steps(settings, arm, sketch)
+    assert list(made) == ["pretrain", "align", "instruct"]
+    assert made["instruct"].config["encoder"] == "audiomosaic" and "model" not in made["instruct"].config
+
+
+@pytest.mark.parametrize(("unit", "steps"), [("steps", 500), ("tokens", 50), ("flops", 5)])
+def test_a_budget_becomes_steps(unit, steps, tmp_path):
+    settings = settings_of(budget={"unit": unit, "amount": {"align": 500}}, scoring={"control_seeds": 3})
+    arm = make_arms(settings)[0]
+    plan = Plan(arm, plan_steps(settings, arm, shared_inputs(settings)))
+    if unit != "steps":
+        with pytest.raises(UserError, match="plan: was not run"):
+            budgeted(settings, tmp_path, plan)
+    folder = tmp_path / "steps" / plan.costs["align"].folder
+    folder.mkdir(parents=True)
+    (folder / "log.txt").write_text('loading\n{"steps": 10, "tokens": 100, "flops": 1000.0}\n')
+    (folder / "finished.json").write_text("{}")
+    assert budgeted(settings, tmp_path, plan) == {"align": steps}
+    made = recipe(settings, arm, shared_inputs(settings), 0, 1.0, {"align": steps})
+    assert made.train[0].config["optim"]["steps"] == steps
+    assert "controls=[none,no_audio,other_clip]" in made.score.words
+
+
+# ---- what may be said ----
+def lines_of(right, seed, control="none"):
+    """Answers to two questions about each of many clips; `right` is the share answered right."""
+    rng = np.random.default_rng(seed)
+    return [
+        {"id": f"{c}-{q}", "key": f"{seed}{control}{c}{q}", "clip": f"clip{c}", "kind": "what" if q else "order",
+         "control": control, "question": "?", "references": ["yes"], "choices": [],
+         "prediction": "yes" if rng.random() < right else "no"}
+        for c in range(60) for q in range(2)
+    ]  # fmt: skip
+
+
+def arm_of(name, right, seeds=(0, 1, 2), probe=None, error="", loss=1.0):
+    runs = [
+        Run(seed, f"key{seed}", lines_of(right, 10 * seed + round(100 * right)), 1.0,
+            [[(10, loss + 1), (20, loss)]], loss)
+        for seed in seeds
+    ]  # fmt: skip
+    return ArmResult(name, "native", 6.25, "", {}, 1.0, {}, {"flops": 1e9}, probe, runs, error)
+
+
+def results_of(*arms):
+    settings = {"baseline": "base", "floor": "", "ceiling": "oracle", "seeds": [0, 1, 2], "out": "x"}
+    return Results(settings, list(arms))
+
+
+def test_orders_are_stated_only_where_the_test_supports_them():
+    results = results_of(
+        arm_of("base", 0.6), arm_of("oracle", 0.95), arm_of("low", 0.3), arm_of("same", 0.61)
+    )
+    scored, _ = score_arms(results)
+    found = compare(results, scored, "qa/overall")
+    said = statements(found, scored, "qa/overall")
+    assert said[0].startswith("oracle > base > low")
+    text = "\n".join(said)
+    assert "oracle > base (" in text and "base > low (" in text
+    assert "same and base are not told apart" in text and "same > base" not in text
+    assert all(one.p_holm >= one.p for one in found)
+
+
+def test_a_difference_that_one_seed_contradicts_is_not_stated():
+    clear = Comparison("a", "b", Interval(0.1, 0.05, 0.15, 10, 5), 0.001, 0.003, {0: 0.2, 1: 0.2, 2: 0.1})
+    assert clear.supported and clear.statement(True).startswith("a > b")
+    below = replace(clear, difference=Interval(-0.1, -0.15, -0.05, 10, 5), by_seed={0: -0.1})
+    assert below.statement(True) == "b > a (+10 [+5, +15] points, p = 0.003 (Holm), in one seed)"
+    torn = replace(clear, by_seed={0: 0.3, 1: 0.2, 2: -0.1})
+    assert not torn.supported and "not every seed agrees" in torn.statement(True)
+    weak = replace(clear, p_holm=0.06)
+    assert not weak.supported and "not told apart" in weak.statement(True)
+
+
+def test_arms_are_compared_on_the_seeds_they_share_and_failed_ones_on_none():
+    results = results_of(arm_of("base", 0.5), arm_of("two", 0.9, seeds=(1, 2)), arm_of("none", 0.5, seeds=()))
+    scored, _ = score_arms(results)
+    assert [one.arm.name for one in scored] == ["base", "two"]
+    (found,) = compare(results, scored, "qa/overall")
+    assert set(found.by_seed) == {1, 2}
+
+
+def test_runs_of_different_questions_are_refused():
+    from eval.errors import EvaluationError
+
+    other = arm_of("other", 0.5)
+    other.runs[1].lines.pop()
+    with pytest.raises(EvaluationError, match="arm 'other': no answer to"):
+        score_arms(results_of(arm_of("base", 0.5), other))
+
+
+def test_ranks_that_repeat_are_stable():
+    scored, _ = score_arms(results_of(arm_of("base", 0.5), arm_of("b", 0.95), arm_of("c", 0.1)))
+    assert rank_stability(scored, "qa/overall") == (1.0, 3)
+
+
+def test_spearman_is_exact_for_few():
+    assert spearman([1, 2, 3, 4], [1, 3, 5, 9]) == (1.0, pytest.approx(2 / 24))
+    assert spearman([1, 1, 1], [1, 2, 3]) == (None, None)
+
+
+def test_proxies_leave_the_oracle_out():
+    arms = [arm_of("base", 0.6, probe=0.5, loss=2.0), arm_of("b", 0.9, probe=0.7, loss=1.0),
+            arm_of("c", 0.2, probe=0.1, loss=3.0), arm_of("oracle", 0.99, probe=0.0, loss=9.0)]  # fmt: skip
+    scored, _ = score_arms(results_of(*arms))
+    found = {one.name: one for one in proxies(scored, "qa/overall", 0.5, "oracle")}
+    assert found[PROBE].rho == 1.0 and set(found[PROBE].values) == {"base", "b", "c"}
+    assert found[EARLY].rho == 1.0 and found[EARLY].values["base"] == 3.0  # losses count the lower the better
+
+
+def test_the_early_loss_is_read_before_its_share():
+    assert early_loss([(10, 5.0), (20, 4.0), (40, 3.0)], 0.5) == 4.0
+    assert early_loss([(40, 3.0)], 0.25) is None
+
+
+# ---- pictures ----
+def test_the_front_is_what_nothing_cheaper_beats():
+    spots = [Spot(n, c, s, s - 1, s + 1) for n, c, s in (("a", 1, 5), ("b", 2, 4), ("c", 3, 9), ("d", 3, 8))]
+    assert [spot.name for spot in pareto_front(spots)] == ["a", "c"]
+    drawn = pareto_plot(spots, "FLOPs", "accuracy")
+    assert drawn.startswith("<svg") and drawn == pareto_plot(spots, "FLOPs", "accuracy")
+    assert heat_map(["a"], ["k"], np.array([[50.0]]), "%").startswith("<svg")
+    assert heat_map([], [], np.zeros((0, 0)), "%") == ""
