@@ -306,7 +306,7 @@ def test_bad_data_is_a_typed_error(tmp_path):
         ([], "at least one"),
         ([{**good, "answer": "bird"}], "'bird' is not one of the choices"),
         ([good, good], "'q1' is at"),
-        ([good], "no recording .*a.wav"),
+        ([good], "none of the 1 recordings .*a.wav"),
     ):
         path.write_text(json.dumps(items))
         with pytest.raises(EvaluationError, match=message):
