@@ -34,11 +34,14 @@ def run(quick: bool) -> list[Row]:
     torch.manual_seed(0)
     kind = encoder_class("audiomosaic")
     encoder = kind.tiny() if quick else kind(kind.config_class().replace(**BASE))
-    n_clips, batch, rounds = (4, 2, 1) if quick else (4, 2, 3)
+    n_clips, batch, rounds = (4, 2, 1) if quick else (16, 2, 3)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clips = _clips(folder, n_clips, 1.0 if quick else 10.0)
-        return [_steps(encoder, clips, batch, rounds), _starts(encoder, clips, folder / "kept", rounds)]
+        return [
+            _steps(encoder, clips[:batch], rounds),
+            _starts(encoder, clips, folder / "kept", max(1, rounds - 1)),
+        ]
 
 
 def _clips(folder: Path, n_clips: int, length_s: float) -> list[AudioRef]:
@@ -53,7 +56,7 @@ def _kept(encoder: AudioEncoder, clips: list[AudioRef], folder: Path | None) -> 
     return ClipFeatures(encoder, clips, 4.0, torch.device("cpu"), folder, batch_size=4)
 
 
-def _steps(encoder: AudioEncoder, clips: list[AudioRef], batch: int, rounds: int) -> Row:
+def _steps(encoder: AudioEncoder, clips: list[AudioRef], rounds: int) -> Row:
     config = LlamaConfig(
         vocab_size=_VOCABULARY, hidden_size=512, intermediate_size=1408, num_hidden_layers=4,
         num_attention_heads=8, num_key_value_heads=8, max_position_embeddings=1024,
@@ -70,7 +73,7 @@ def _steps(encoder: AudioEncoder, clips: list[AudioRef], batch: int, rounds: int
         optimiser = torch.optim.AdamW(trainable, lr=0.0)  # the same losses in every round
 
         def work() -> None:
-            loss = model(**_batch(model, source, clips[:batch])).loss
+            loss = model(**_batch(model, source, clips)).loss
             loss.backward()
             optimiser.step()
             optimiser.zero_grad()
@@ -82,7 +85,7 @@ def _steps(encoder: AudioEncoder, clips: list[AudioRef], batch: int, rounds: int
     apart = abs(losses["kept"] - losses["live"])
     return Row(
         "feature_cache",
-        f"align step, {batch} clips of ten seconds, ViT-B/16, Llama of 4 x 512",
+        f"align step, {len(clips)} clips of ten seconds, ViT-B/16, Llama of 4 x 512",
         spread(pair.ours, 1.0, "s"),
         spread(pair.reference, 1.0, "s"),
         str(pair),

@@ -145,12 +145,12 @@ def test_a_frozen_encoder_is_the_same_after_20_training_steps(make, clips):
     assert not torch.equal(before["norm_pre.norm.running_mean"], model.encoder.norm_pre.norm.running_mean)
 
 
-def learn(model, batch, steps):
+def learn(model, batch, steps, lr=5e-3):
     """Train on one batch until its loss is next to nothing; the encoder is frozen and heard once."""
     with torch.no_grad():
         tokens = model.encode(batch.pop("waveforms"), batch.pop("waveform_lengths"))
     batch |= {"features": tokens.tokens, "features_mask": tokens.mask}
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
     for step in range(steps):
         model.train()
         optimizer.zero_grad()
@@ -198,7 +198,7 @@ def test_real_captions_are_learnt_by_heart_and_belong_to_their_recordings(make, 
         path = folder / of_kind[kind]
         clips.append(load_audio(path, processor.sample_rate, None, 2.0))
     batch = processor([ask("describe", a) for a in answers], [[c] for c in clips], with_labels=True)
-    learn(model, batch, steps=800)
+    learn(model, batch, steps=400, lr=2e-3)
 
     def captions(heard):
         found = dict(generate_answers(model, processor, [ask("describe")] * 8, [[c] for c in heard], 40))

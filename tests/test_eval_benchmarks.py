@@ -173,7 +173,7 @@ def test_two_models_two_benchmarks_one_page(model_dir, clips, tmp_path):
 
     from alm.cli import main
 
-    other = tmp_path / "other" / "model"
+    other = model_dir.parent / "other"  # beside the first, whose LLM it refers to by relative path
     shutil.copytree(model_dir, other, ignore=shutil.ignore_patterns("eval"))
     torch.manual_seed(1)
     for file in other.glob("*.safetensors"):

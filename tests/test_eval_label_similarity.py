@@ -75,7 +75,7 @@ def test_benchmark_is_scored_by_embedding(bert_dir, esc50, monkeypatch):
         taken = [similarities[:, column] >= level for level in order]
         recalls = [0.0, *(float((wanted & one).sum() / wanted.sum()) for one in taken)]
         at = [float((wanted & one).sum() / one.sum()) for one in taken]
-        precisions.append(sum(p * (b - a) for p, a, b in zip(at, recalls, recalls[1:], strict=True)))
+        precisions.append(sum(p * (b - a) for p, a, b in zip(at, recalls[:-1], recalls[1:], strict=True)))
     assert arm["scores"]["ranking/label_embedding_map"]["value"] == pytest.approx(np.mean(precisions))
 
 

@@ -51,7 +51,8 @@ def encoder_digest(encoder: AudioEncoder) -> Any:
     digest = hashlib.sha256(f"{code_hash()}{config}".encode())
     for name, value in encoder.state_dict().items():
         flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        digest.update(name.encode() + flat.numpy().tobytes())
+        digest.update(name.encode())
+        digest.update(flat.numpy().data)
     return digest
 
 
