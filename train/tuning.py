@@ -39,13 +39,18 @@ def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLa
 
     assert settings.encoder is not None and settings.llm is not None
     encoder = load_encoder(settings.encoder, **settings.encoder_options)
-    llm = load_llm(settings.llm)
+    llm = load_llm(settings.llm, bits=settings.llm_bits)
     try:
         tokenizer = AutoTokenizer.from_pretrained(settings.llm)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"llm: '{settings.llm}' has no usable tokenizer ({error})") from error
     model = AudioLanguageModel.assemble(
-        encoder, llm, settings.projector, settings.projector_options, llm_source=settings.llm
+        encoder,
+        llm,
+        settings.projector,
+        settings.projector_options,
+        llm_source=settings.llm,
+        llm_bits=settings.llm_bits,
     )
     return model, build_processor(tokenizer, model, settings.chat_template)
 
