@@ -29,7 +29,7 @@ ARM_NAMES = {
     HEADLINE: "model",
     "no_audio": "no audio",
     "other_clip": "another clip's audio",
-    "untrained_encoder": "untrained encoder",
+    "qformer": "Q-Former",
 }
 
 Curve = Sequence[Mapping[str, Any]]
