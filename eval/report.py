@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from alm.manifest import write_text_atomic
+from alm.files import write_text_atomic
 from eval.charts import (
     data_address,
     flac_bytes,

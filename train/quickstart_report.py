@@ -10,7 +10,8 @@ from typing import Any
 
 from alm.data.compose import ComposeConfig, build_bank
 from alm.data.events import RecordedEvents
-from alm.manifest import Record, read_manifest
+from alm.manifest import read_manifest
+from alm.records import Record
 from encoders.audio import load_audio
 from eval.baselines import logmel_baseline
 from eval.predictions import read_predictions

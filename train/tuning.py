@@ -10,9 +10,9 @@ from alm.checkpoint import load_llm, load_model, load_processor
 from alm.data.sources import open_records, parts_of
 from alm.errors import CheckpointError
 from alm.generation import pick_device
-from alm.manifest import Record
 from alm.model import AudioLanguageModel
 from alm.processor import AudioLanguageProcessor, build_processor
+from alm.records import Record
 from encoders import load_encoder
 from train.controls import listening_losses, mean_loss, samples_of
 from train.conversations import (
