@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alm.files import write_text_atomic
+from eval.scoring import HEADLINE
 from train.rundir import write_json
 
 _LOSSES = {
@@ -46,20 +47,11 @@ def _figures(item: dict[str, Any]) -> dict[str, str]:
     """What one row shows."""
     facts = item["facts"]
     figures = {title: f"{facts[key]:.3f}" for key, title in _LOSSES.items() if key in facts}
-    for name, value in _means(item.get("scores", {}), ()).items():
-        figures[name] = f"{value:.3f}"
+    arms = item.get("scores", {}).get("arms", {})
+    heads = " / ".join("own audio" if arm == HEADLINE else arm.replace("_", " ") for arm in arms)
+    for name in arms.get(HEADLINE, {}).get("scores", {}):
+        found = [f"{one['scores'][name]['value']:.3f}" for one in arms.values() if name in one["scores"]]
+        figures[f"{name} ({heads})"] = " / ".join(found)
     if "seconds" in facts:
         figures["time"] = f"{facts['seconds']:.0f} s"
     return figures
-
-
-def _means(scores: Any, path: tuple[str, ...]) -> dict[str, float]:
-    """Every ``{"value": number}`` in a tree of scores, by its path."""
-    if not isinstance(scores, dict):
-        return {}
-    if isinstance(scores.get("value"), int | float):
-        return {" ".join(path): float(scores["value"])}
-    found: dict[str, float] = {}
-    for key, inner in scores.items():
-        found |= _means(inner, (*path, str(key)))
-    return found
