@@ -186,8 +186,8 @@ def _load_llm(config: AudioLanguageConfig, folder: Path) -> PreTrainedModel:
         # Not a hub id: the model, or its LLM, was moved alone.
         missing = local if local.is_absolute() else Path(os.path.normpath(folder.absolute() / local))
         raise CheckpointError(
-            f"{folder}: its LLM is not at {missing} ('llm' in {folder / 'config.json'} is '{config.llm}'); move it there "
-            "or set 'llm' to where it is now; `alm export` writes a model that can be moved by itself"
+            f"{folder}: its LLM is not at {missing} ('llm' in {folder / 'config.json'} is '{config.llm}'); move it "
+            "there or set 'llm' to where it is now; `alm export` writes a model that can be moved by itself"
         )
     if local.is_dir():
         found = weights_sha256(local)
