@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 1 a check or some files failed, 2 the user's to fix, 75 preempted, 130 interrupted.
     """
     parser = build_parser()
-    plugins, argv = _split_plugins(sys.argv[1:] if argv is None else argv)
+    plugins, argv = _split_general(sys.argv[1:] if argv is None else argv)
     arguments, rest = parser.parse_known_args(argv)
     # argparse gives KEY=VALUE words only the first place they stand in; options may come between them.
     wrong = [word for word in rest if word.startswith("-") or "=" not in word]
@@ -64,10 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USER_ERROR
 
 
-def _split_plugins(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The directories of every ``--plugins DIR``, wherever it stands, and the other words."""
+def _split_general(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The directories of every ``--plugins DIR``, wherever it stands, and the other words.
+
+    The ``deepspeed`` launcher puts ``--local_rank=N`` first; it says the same in LOCAL_RANK, which is what is read.
+    """
     parser = argparse.ArgumentParser(prog="alm", add_help=False, allow_abbrev=False)
     parser.add_argument("--plugins", action="append", default=[])
+    parser.add_argument("--local_rank", "--local-rank", type=int)
     found, rest = parser.parse_known_args(argv)
     return found.plugins, rest
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from alm.manifest import AudioRef
 from alm.model import AudioLanguageModel
 from alm.policy import Policy
+from alm.records import AudioRef
 from benchmarks.measure import Row, alternate, main, seconds, spread
 from encoders import AudioEncoder, encoder_class
 from encoders.audio import save_wav

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alm.manifest import write_text_atomic
+from alm.files import write_text_atomic
 from alm.settings import load_settings
 from benchmarks.measure import arguments, clock, machine
 from eval.stats import Interval, difference_interval, mean_interval

@@ -23,7 +23,7 @@ import numpy as np
 import soundfile
 
 from alm.data.shard_writer import write_shards
-from alm.manifest import AudioRef, Record
+from alm.records import AudioRef, Record
 
 LIMITS = {"start_s": 3.0, "seek_s": 1.0, "worker_mb": 300.0}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from alm.manifest import Record
+from alm.records import Record
 from eval.errors import EvaluationError, MetricUnavailable
 from eval.label_similarity import LABEL_EMBEDDING, label_similarities, nearest
 from eval.mentions import options_for

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from alm.manifest import write_text_atomic
+from alm.files import write_text_atomic
 from eval.charts import interval_chart, legend
 from eval.page import page
 from eval.score_table import format_interval

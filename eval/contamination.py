@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from alm.manifest import Record, read_manifest
+from alm.manifest import read_manifest
+from alm.records import Record
 
 _YOUTUBE = re.compile(r"^\[?Y?([\w-]{11})(?:\]|$|_\d)")
 _FREESOUND = re.compile(r"^(?:\d-)?(\d{3,7})(?:-[A-Z]-|$)")

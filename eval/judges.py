@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from alm.manifest import Record
+from alm.records import Record
 from eval.arm_scores import answers_of
 from eval.errors import EvaluationError
 from eval.predictions import HEADLINE, PredictionsFile, prediction_key

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from alm.manifest import Record
+from alm.records import Record
 from eval.errors import EvaluationError
 
 Rule = Callable[[str, str, Sequence[str]], bool]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from alm.manifest import write_text_atomic
+from alm.files import write_text_atomic
 from eval.charts import (
     data_address,
     flac_bytes,
@@ -29,7 +29,7 @@ ARM_NAMES = {
     HEADLINE: "model",
     "no_audio": "no audio",
     "other_clip": "another clip's audio",
-    "untrained_encoder": "untrained encoder",
+    "qformer": "Q-Former",
 }
 
 Curve = Sequence[Mapping[str, Any]]

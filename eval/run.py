@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from alm.generation import generate_answers
-from alm.manifest import AUDIO_MARKER, AudioRef, Record
+from alm.records import AUDIO_MARKER, AudioRef, Record
 from encoders.errors import AudioError
 from eval.arm_scores import answers_of
 from eval.batching import Answer, with_smaller_batches

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alm.manifest import Record, write_text_atomic
+from alm.files import write_text_atomic
+from alm.records import Record
 from encoders.errors import AudioError
 from eval.arm_scores import is_correct
 from eval.predictions import HEADLINE, Prediction

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from alm.manifest import Record
+from alm.records import Record
 from eval.arm_scores import DEFAULT_CAPTION_METRICS
 from eval.benchmarks import load_benchmark
 from eval.benchmarks._data import read_records

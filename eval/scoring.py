@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from alm.manifest import Record, write_text_atomic
+from alm.files import write_text_atomic
+from alm.records import Record
 from eval.arm_scores import DEFAULT_CAPTION_METRICS, ArmScore, is_correct, score_arm
 from eval.errors import EvaluationError
 from eval.official import official_score

@@ -183,11 +183,16 @@ def run_child(run: TrainSettings, event: str = "", count: int = 0, limit: int | 
 
 def run_processes(run: TrainSettings, events: tuple[tuple[str, int], ...] = (("", 0), ("", 0))) -> list[int]:
     """The exit codes of the processes of one distributed run, each with what happens to it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     arguments = [(run, *event, None, rank, len(events), port) for rank, event in enumerate(events)]
     return _exit_codes([FORK.Process(target=child, args=each) for each in arguments])
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _exit_codes(processes: list) -> list[int]:

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from alm.errors import ManifestError, UserError
-from alm.manifest import CAPTION_PROMPTS, caption_prompt, read_manifest, write_manifest
+from alm.manifest import read_manifest, write_manifest
+from alm.records import CAPTION_PROMPTS, caption_prompt
 
 GOOD = {"id": "a", "audio": "a.wav", "question": "What is this sound?", "answer": "a bell"}
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from alm.errors import ManifestError
-from alm.manifest import AudioRef, Record, write_manifest
+from alm.manifest import write_manifest
+from alm.records import AudioRef, Record
 from eval.contamination import contaminated, contamination_note, source_ids
 
 

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from alm.manifest import AUDIO_MARKER, AudioRef, read_manifest, write_manifest
+from alm.manifest import read_manifest, write_manifest
+from alm.records import AUDIO_MARKER, AudioRef
 from encoders.audio import save_wav
 from eval.errors import EvaluationError
 from eval.predictions import PredictionsFile, prediction_key, read_predictions

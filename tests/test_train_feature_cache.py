@@ -14,7 +14,8 @@ from survival import FORK, make_data, make_parts, of_stage, run_processes
 from alm.data.shard_writer import write_shards
 from alm.data.sources import open_records
 from alm.errors import AudioError, ConfigError
-from alm.manifest import AudioRef, read_manifest
+from alm.manifest import read_manifest
+from alm.records import AudioRef
 from encoders import encoder_class
 from encoders.audio import save_wav
 from train.conversations import ClipFeatures, clips_of

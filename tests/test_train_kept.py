@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from alm.errors import AudioError
-from alm.manifest import AudioRef
+from alm.records import AudioRef
 from encoders.audio import pad_batch, save_wav
 from encoders.mel import KaldiFbank
 from train.clips import ClipDataset, read_clips

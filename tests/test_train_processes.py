@@ -2,12 +2,16 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from survival import N_CLIPS, make_data, make_parts, of_stage, run_child, run_processes, weights_of
+from survival import N_CLIPS, free_port, make_data, make_parts, of_stage, run_child, run_processes, weights_of
 
 import alm
+from alm.settings import dump_settings
 from train.sampling import EpochBatches, epoch_order
 from train.settings import TrainSettings
 
@@ -83,6 +87,34 @@ def test_two_processes_equal_one_and_resume(stage, zero, data, parts, tmp_path):
     assert run_processes(run) == [0, 0]
     assert_same_curve(run, reference)
     assert_loads(run, reference)
+
+
+LAUNCHERS = {
+    "torchrun": "torch.distributed.run --nproc-per-node 2 --master-port {port} -m alm",
+    "deepspeed": "deepspeed.launcher.runner --num_gpus 2 --master_port {port} --module alm",
+    # on CPUs it starts one process, whatever it is asked for
+    "accelerate": "accelerate.commands.launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no "
+    "--dynamo_backend no -m alm",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launchers_start_a_stage(launcher, data, parts, tmp_path):
+    """The commands of the README, which add words of their own to the command line and the environment."""
+    reference, run = runs("align", data, tmp_path, parts, 1)
+    if launcher == "accelerate":
+        run = dataclasses.replace(reference, out=str(tmp_path / "launched"))
+    assert run_child(reference) == 0
+    config = tmp_path / "two.yaml"
+    config.write_text(dump_settings(run))
+    words = LAUNCHERS[launcher].format(port=free_port()).split()
+    command = [sys.executable, "-m", *words, "train", str(config)]
+    root = str(Path(alm.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert_same_curve(run, reference)
 
 
 @pytest.mark.slow

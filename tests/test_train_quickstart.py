@@ -33,7 +33,7 @@ def test_it_leaves_what_it_promises(toy):
     page = (toy / "report.html").read_text()
     assert page.count("<audio") == 10 and "http://" not in page.replace("http://www.w3.org", "")
     scores = json.loads((toy / "scores.json").read_text())
-    assert set(scores["arms"]) == {"none", "no_audio", "other_clip", "untrained_encoder"}
+    assert set(scores["arms"]) == {"none", "no_audio", "other_clip", "untrained_encoder", "qformer"}
     assert all(arm["n_missing"] == 0 for arm in scores["arms"].values())
     lines = [json.loads(line) for line in (toy / "predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 3 * scores["n_records"]
@@ -48,7 +48,7 @@ def test_a_second_run_does_only_what_is_missing(toy, capsys, monkeypatch):
     (toy / "instruct/model/model.safetensors").write_bytes(b"half")
     assert main(["quickstart", "--out", str(toy), *TOY]) == 0
     said = capsys.readouterr().out
-    for step in ("compose", "text_llm", "pretrain", "align", "untrained-align", "untrained-instruct"):
+    for step in ("compose", "text_llm", "pretrain", "align", "untrained_encoder-align", "qformer-instruct"):
         assert f"\n{step}: already done" in said
     assert "\ninstruct: already done" not in said
     assert (toy / "align/finished.json").stat().st_mtime_ns == stamp
@@ -76,7 +76,7 @@ def test_a_data_folder_that_is_not_ours_is_left_alone(tmp_path, capsys):
 def test_the_control_arm_differs_only_in_its_encoder(tmp_path):
     settings = load_quickstart(None, 0, [])
     ours = stage_settings(settings, tmp_path, "align", str(tmp_path / "pretrain/encoder"), "llm")
-    control = stage_settings(settings, tmp_path, "align", settings.untrained, "llm", "untrained-")
+    control = stage_settings(settings, tmp_path, "align", settings.untrained, "llm", "untrained_encoder")
     assert (ours.optim, ours.policy, ours.data, ours.run) == (
         control.optim, control.policy, control.data, control.run,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from alm.data.events import GeneratedEvents
 from alm.data.language import Language
 from alm.errors import ConfigError, UserError
-from alm.manifest import AUDIO_MARKER, format_choices
+from alm.records import AUDIO_MARKER, format_choices
 from train.muon import MuonAdamW, orthogonalize
 from train.reading import Exercise, ReadingScene, ReadingStream, RowPacker, draw_reading_scene, score_reading
 from train.text_llm import TextLLMConfig, build_llm, reading_text, train_text_llm

@@ -164,3 +164,34 @@ def test_mistakes_are_named(data, encoder_dir, llm_dir, tmp_path):
     with pytest.raises(UserError, match="cannot write there"):
         run_stage(settings(data, tmp_path / "file/x", encoder=str(encoder_dir), llm=str(llm_dir)))
     assert not (tmp_path / "x/finished.json").exists()
+
+
+def test_a_learned_sum_of_layers_is_trained(data, encoder_dir, llm_dir, tmp_path):
+    options = {"encoder": str(encoder_dir), "encoder_options": {"layer": "sum"}, "llm": str(llm_dir)}
+    out = run_stage(settings(data, tmp_path / "a", **options))
+    model, _ = alm.load(out, device="cpu")
+    assert model.encoder.config.layer == "sum" and model.encoder.weights.abs().max() > 0
+    out = run_stage(settings(data, tmp_path / "b", stage="instruct", model=str(out)))
+    assert alm.load(out, device="cpu")[0].encoder.config.layer == "sum"
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_an_llm_in_few_bits_is_adapted_saved_and_loaded_again(data, encoder_dir, llm_dir, tmp_path, bits):
+    pytest.importorskip("bitsandbytes")
+    ends = {"encoder": str(encoder_dir), "llm": str(llm_dir), "llm_bits": bits}
+    out = run_stage(settings(data, tmp_path / "a", policy={"llm": "lora"}, **ends))
+    stored = load_file(out / "model.safetensors")
+    assert any("lora" in key for key in stored) and not any("base_layer.weight" in key for key in stored)
+    model, processor = alm.load(out, device="cpu")
+    weight = model.llm.model.layers[0].self_attn.q_proj.base_layer.weight
+    assert weight.dtype == (torch.uint8 if bits == 4 else torch.int8)
+    turns = [{"role": "user", "content": "<|audio|>what is this"}]
+    clip = np.zeros(16000, dtype=np.float32)
+    batch = processor([turns], [[clip]], add_generation_prompt=True)
+    with torch.no_grad():
+        whole = alm.load(out, device="cpu")[0](**batch).logits
+        assert torch.equal(model(**batch).logits, whole) and whole.isfinite().all()
+    with pytest.raises(UserError, match=f"in {bits} bits; use lora"):
+        run_stage(settings(data, tmp_path / "b", model=str(out), policy={"llm": "full"}))
+    with pytest.raises(ConfigError, match="llm_bits: a model keeps"):
+        settings(data, tmp_path / "c", model=str(out), llm_bits=bits)

@@ -18,7 +18,7 @@ from alm.data.events import read_labels
 from alm.data.shards import ShardedRecords, is_shard_folder
 from alm.data.sources import Chain, is_records_source, open_records, parts_of
 from alm.errors import AudioError, ConfigError
-from alm.manifest import AudioRef
+from alm.records import AudioRef
 from encoders.audio import AUDIO_SUFFIXES, pad_batch
 from encoders.mel import frames_or_error
 from train.draws import clip_key

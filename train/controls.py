@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from alm.manifest import Record
+from alm.records import Record
 from train.collectives import rank_and_world
 from train.conversations import ConversationCollator, ConversationDataset
 

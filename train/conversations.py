@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 
 from alm.data.sources import first_unanswered
 from alm.errors import AudioError, UserError
-from alm.manifest import AudioRef, Record
 from alm.processor import AudioLanguageProcessor
+from alm.records import AudioRef, Record
 from encoders import AudioEncoder
 from encoders.audio import pad_batch
 from train.feature_cache import Feature, encoded_once

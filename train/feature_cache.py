@@ -27,8 +27,8 @@ from torch import Tensor
 
 from alm.data.shards import ShardRef
 from alm.errors import AudioError, CheckpointError, ConfigError
-from alm.manifest import AudioRef
 from alm.progress import progress
+from alm.records import AudioRef
 from encoders import AudioEncoder
 from encoders.checkpoint import write_weights
 from train.ranks import barrier, rank, say, world_size

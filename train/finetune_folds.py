@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from alm.errors import ConfigError
-from alm.manifest import write_text_atomic
+from alm.files import write_text_atomic
 from train.finetune_data import folds_of, read_data
 from train.finetune_scores import fold_markdown, fold_summary
 from train.ranks import is_main, say

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from alm.errors import AudioError
-from alm.manifest import AudioRef
+from alm.records import AudioRef
 from encoders import AudioEncoder
 from encoders.audio import pad_batch
 from train.datasets import LabelledClip

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from alm.errors import ConfigError
+from alm.files import write_text_atomic
 from alm.generation import pick_device
-from alm.manifest import write_text_atomic
 from encoders import AudioEncoder, AudioMosaicEncoder, list_encoders, load_encoder
 from encoders.checkpoint import write_text, write_weights
 from train.datasets import LabelledClip

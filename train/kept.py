@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from alm.manifest import AudioRef
+from alm.records import AudioRef
 from encoders.mel import KaldiFbank
 
 Value = TypeVar("Value", np.ndarray, Tensor)

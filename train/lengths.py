@@ -9,8 +9,8 @@ import numpy as np
 from alm.data.shards import ShardedRecords
 from alm.data.sources import parts_of
 from alm.errors import AudioError
-from alm.manifest import AudioRef, Record
 from alm.processor import AudioLanguageProcessor
+from alm.records import AudioRef, Record
 
 _CALIBRATION = 64  # records whose text is tokenised, to learn how many characters a token has
 

@@ -11,7 +11,8 @@ from typing import Any
 from alm.data.compose import ComposeConfig, build_bank, compose
 from alm.data.language import Language
 from alm.errors import ConfigError, UserError
-from alm.manifest import read_manifest, write_text_atomic
+from alm.files import write_text_atomic
+from alm.manifest import read_manifest
 from alm.progress import counter, progress
 from alm.settings import parse_settings
 from train.ranks import is_main

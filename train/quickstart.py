@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from alm.settings import apply_overrides, parse_settings, read_yaml, set_dotted
 from eval.run import CONTROLS, evaluate_manifest
 from projectors.registry import check_projector
 from train.parallel import Step, run_side_by_side
-from train.quickstart_report import UNTRAINED, summarise
+from train.quickstart_report import summarise
 from train.rundir import ATTEMPT, MARKER, read_json
 from train.settings import TrainSettings
 from train.stages import run_stage, run_step
@@ -29,8 +30,6 @@ from train.text_llm import TextLLMConfig, train_text_llm
 
 QUICKSTART_STAGES = ("pretrain", "align", "instruct")
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"  # beside the packages, installed or not
-# Arm of the report -> prefix of its directories; the model itself has none.
-CONTROL_ARMS = {UNTRAINED: "untrained-"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,24 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True)
+class ArmSettings:
+    """What is different about a model that is trained beside the main one.
+
+    Attributes:
+        pretrained: False leaves out the encoder's pretraining.
+        align: Keys of the alignment config that replace the main model's.
+        instruct: The same for instruction tuning.
+    """
+
+    pretrained: bool = True
+    align: dict[str, Any] = field(default_factory=dict)
+    instruct: dict[str, Any] = field(default_factory=dict)
+
+
+MAIN = ArmSettings()
+
+
+@dataclass(frozen=True)
 class QuickstartSettings:
     """The whole quickstart; ``configs/quickstart.yaml`` holds the values that fit two CPU cores.
 
@@ -67,6 +84,7 @@ class QuickstartSettings:
         align: Alignment.
         instruct: Instruction tuning.
         evaluate: Scoring.
+        arms: Models trained beside the main one and compared with it, by name; each as :class:`ArmSettings`.
     """
 
     seed: int = 0
@@ -77,6 +95,11 @@ class QuickstartSettings:
     align: dict[str, Any] = field(default_factory=dict)
     instruct: dict[str, Any] = field(default_factory=dict)
     evaluate: EvaluateSettings = EvaluateSettings()
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def arm(self, name: str) -> ArmSettings:
+        """What is different about an arm; "" is the main model."""
+        return parse_settings(ArmSettings, self.arms[name], f"quickstart.arms.{name}") if name else MAIN
 
     @property
     def untrained(self) -> str:
@@ -119,15 +142,15 @@ def stage_settings(
         stage: pretrain, align or instruct.
         start: What the stage starts from: encoder (pretrain, align) or model directory (instruct).
         llm: The LLM to align to.
-        arm: Prefix of the run directory; names a control arm.
+        arm: Name of the arm; "" is the main model.
     """
-    values: dict[str, Any] = dict(getattr(settings, stage))
+    values: dict[str, Any] = getattr(settings, stage) | getattr(settings.arm(arm), stage, {})
     data: dict[str, Any] = {
         split: [str(out / "data" / f"{split}.jsonl")] for split in ("train", "validation")
     }
     if stage != "pretrain":
         data["feature_folder"] = str(out / "features")
-    values |= {"stage": stage, "out": str(out / f"{arm}{stage}")}
+    values |= {"stage": stage, "out": str(arm_folder(out, stage, arm))}
     values["run"] = {"seed": settings.seed, **values.get("run", {})}
     values["data"] = {**data, **values.get("data", {})}
     if stage == "instruct":
@@ -144,8 +167,8 @@ def stage_settings(
 def run_quickstart(out: str | Path, data: str | None, seed: int, overrides: Sequence[str]) -> Path:
     """Run every step that is not finished yet; returns the report's path.
 
-    Steps that do not need each other run side by side: the language model and the encoder, then the model and its
-    control arm, which is trained in the same way on an untrained encoder.
+    Steps that do not need each other run side by side: the language model and the encoder, then the model and those
+    that it is compared with.
 
     Args:
         out: Directory for everything.
@@ -158,18 +181,20 @@ def run_quickstart(out: str | Path, data: str | None, seed: int, overrides: Sequ
     """
     started = time.perf_counter()
     settings, out = load_quickstart(data, seed, overrides), Path(out)
-    for name in QUICKSTART_STAGES:  # a wrong key is found before the first step
-        stage = stage_settings(settings, out, name, settings.untrained, "llm")
+    arms = ("", *settings.arms)
+    for name, arm in itertools.product(QUICKSTART_STAGES, arms):  # a wrong key is found before the first step
+        stage = stage_settings(settings, out, name, settings.untrained, "llm", arm)
         check_projector(stage.projector, stage.projector_options)
     title("1/4", "compose scenes")
     compose_scenes(settings, out)
     title("2/4", "language model and encoder")
     first: list[Step] = [] if settings.llm else [(train_llm, (settings, out))]
     run_side_by_side([*first, (pretrain_encoder, (settings, out))])
-    title("3/4", "align, tune and score the model, and the same on an untrained encoder")
-    run_side_by_side([(train_arm, (settings, out, arm)) for arm in ("", *CONTROL_ARMS.values())])
+    title("3/4", f"align, tune and score {', '.join(arm or 'the model' for arm in arms)}")
+    run_side_by_side([(train_arm, (settings, out, arm)) for arm in arms])
     title("4/4", "report")
-    report, table = summarise(out, CONTROL_ARMS, settings.compose, settings.evaluate.limit, settings.seed)
+    answers = {arm: arm_folder(out, "evaluate", arm) for arm in settings.arms}
+    report, table = summarise(out, answers, settings.compose, settings.evaluate.limit, settings.seed)
     print(f"\n{table}\n\n{report}  ({time.perf_counter() - started:.0f} s)")
     print(f'try: alm ask {model_dir(out)} AUDIO_FILE "What can be heard first?"')
     return report
@@ -188,9 +213,14 @@ def title(number: str, text: str) -> None:
     print(f"\n== {number} {text}", flush=True)
 
 
-def model_dir(out: Path, arm: str = "") -> Path:
-    """The trained model of an arm."""
-    return out / f"{arm}instruct" / "model"
+def arm_folder(out: Path, step: str, arm: str = "") -> Path:
+    """Where a step of an arm writes; the main model's steps have their bare names."""
+    return out / (f"{arm}-{step}" if arm else step)
+
+
+def model_dir(out: Path) -> Path:
+    """The trained main model."""
+    return out / "instruct" / "model"
 
 
 def compose_scenes(settings: QuickstartSettings, out: Path) -> None:
@@ -229,8 +259,9 @@ def pretrain_encoder(settings: QuickstartSettings, out: Path) -> None:
 
 
 def train_arm(settings: QuickstartSettings, out: Path, arm: str) -> None:
-    """Align, tune and score one arm; the headline arm is scored beside its controls."""
-    encoder = settings.untrained if arm else str(out / "pretrain" / "encoder")
+    """Align, tune and score one arm; the main model is scored beside its controls."""
+    pretrained = settings.arm(arm).pretrained
+    encoder = str(out / "pretrain" / "encoder") if pretrained else settings.untrained
     llm = settings.llm or str(out / "llm")
     aligned = run_stage(stage_settings(settings, out, "align", encoder, llm, arm))
     model = run_stage(stage_settings(settings, out, "instruct", str(aligned), arm=arm))
@@ -243,7 +274,7 @@ def train_arm(settings: QuickstartSettings, out: Path, arm: str) -> None:
         evaluate_manifest(
             *load(model),
             records,
-            out / f"{arm}evaluate",
+            arm_folder(out, "evaluate", arm),
             model_id=print_,
             controls=controls,
             batch_size=options.batch_size,

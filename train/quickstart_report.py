@@ -1,4 +1,4 @@
-"""What a quickstart has to show: scores of both arms, curves, ten clips, and for recordings a simple baseline."""
+"""What a quickstart has to show: scores of all arms, curves, ten clips, and for recordings a simple baseline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 from alm.data.compose import ComposeConfig, build_bank
 from alm.data.events import RecordedEvents
-from alm.manifest import Record, read_manifest
+from alm.manifest import read_manifest
+from alm.records import Record
 from encoders.audio import load_audio
 from eval.baselines import logmel_baseline
 from eval.predictions import read_predictions
@@ -19,20 +20,19 @@ from eval.scoring import format_scores, is_correct, score_predictions, write_sco
 from eval.stats import mean_interval
 from train.rundir import read_json
 
-UNTRAINED = "untrained_encoder"
 N_EXAMPLES = 10
 LOGS = {"text_llm": "llm"}  # step -> folder of its log, where they differ
 SAMPLE_RATE_HZ = 16000
 
 
 def summarise(
-    out: Path, arms: dict[str, str], compose: ComposeConfig, limit: int | None, seed: int
+    out: Path, arms: dict[str, Path], compose: ComposeConfig, limit: int | None, seed: int
 ) -> tuple[Path, str]:
     """Write ``report.html``, ``scores.json`` and ``predictions.jsonl`` into ``out``.
 
     Args:
         out: The quickstart's directory.
-        arms: Arm name -> prefix of its directories; "" is the model itself.
+        arms: Where the models that it is compared with have their answers, by name.
         compose: The composer's settings.
         limit: How many test records were asked; None is all.
         seed: The quickstart's seed.
@@ -43,10 +43,7 @@ def summarise(
     records = read_manifest(out / "data" / "test.jsonl")
     asked = records[:limit]
     lines = read_predictions(out / "evaluate" / "predictions.jsonl")
-    extra = {
-        name: read_predictions(out / f"{prefix}evaluate" / "predictions.jsonl")
-        for name, prefix in arms.items()
-    }
+    extra = {name: read_predictions(folder / "predictions.jsonl") for name, folder in arms.items()}
     scores = score_predictions(asked, lines, extra=extra, limited=len(asked) < len(records))
     answers = {line["id"]: line["prediction"] for line in lines if line["control"] == "none"}
     baselines = []

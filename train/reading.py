@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from alm.data.language import Language, Question
 from alm.data.phrases import SILENCE_WORDS
 from alm.data.scenes import Scene, sample_scene
-from alm.manifest import CAPTION_PROMPTS, format_choices
+from alm.records import CAPTION_PROMPTS, format_choices
 
 IGNORE = -100  # transformers' label for positions without loss
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alm.manifest import write_text_atomic
+from alm.files import write_text_atomic
 from train.rundir import write_json
 
 _LOSSES = {

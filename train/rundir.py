@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from alm.errors import UserError
+from alm.files import write_text_atomic
 from alm.fingerprint import code_hash, fingerprint
-from alm.manifest import write_text_atomic
 from encoders import AudioEncoder
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from alm.manifest import write_text_atomic
+from alm.files import write_text_atomic
 from alm.progress import progress
 
 

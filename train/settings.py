@@ -192,6 +192,7 @@ class TrainSettings:
         projector: Projector name (align).
         projector_options: The projector's options.
         llm: Causal LLM, directory or hub id (align).
+        llm_bits: 4 or 8 keeps the LLM's weights in so many bits, through bitsandbytes; None as they are (align).
         chat_template: A Jinja template, or ``plain`` or ``alpaca-short``; None takes the LLM's own (align).
         model: Audio-language model to go on from (instruct; also align).
         policy: What trains.
@@ -209,6 +210,7 @@ class TrainSettings:
     projector: str = "mlp"
     projector_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     llm: str | None = None
+    llm_bits: int | None = None
     chat_template: str | None = None
     model: str | None = None
     policy: Policy = Policy()
@@ -250,6 +252,8 @@ class TrainSettings:
             )
         if self.stage != "pretrain" and not self.model and not (self.encoder and self.llm):
             raise ConfigError(f"model: stage {self.stage} needs either model, or both encoder and llm")
+        if self.llm_bits is not None and self.model:
+            raise ConfigError("llm_bits: a model keeps its LLM in the bits it was aligned with; leave it out")
 
     def _check_without_text(self) -> None:
         """What is about conversations decides nothing where there are none."""

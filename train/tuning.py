@@ -10,9 +10,9 @@ from alm.checkpoint import load_llm, load_model, load_processor
 from alm.data.sources import open_records, parts_of
 from alm.errors import CheckpointError
 from alm.generation import pick_device
-from alm.manifest import Record
 from alm.model import AudioLanguageModel
 from alm.processor import AudioLanguageProcessor, build_processor
+from alm.records import Record
 from encoders import load_encoder
 from train.controls import listening_losses, mean_loss, samples_of
 from train.conversations import (
@@ -39,13 +39,18 @@ def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLa
 
     assert settings.encoder is not None and settings.llm is not None
     encoder = load_encoder(settings.encoder, **settings.encoder_options)
-    llm = load_llm(settings.llm)
+    llm = load_llm(settings.llm, bits=settings.llm_bits)
     try:
         tokenizer = AutoTokenizer.from_pretrained(settings.llm)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"llm: '{settings.llm}' has no usable tokenizer ({error})") from error
     model = AudioLanguageModel.assemble(
-        encoder, llm, settings.projector, settings.projector_options, llm_source=settings.llm
+        encoder,
+        llm,
+        settings.projector,
+        settings.projector_options,
+        llm_source=settings.llm,
+        llm_bits=settings.llm_bits,
     )
     return model, build_processor(tokenizer, model, settings.chat_template)
 

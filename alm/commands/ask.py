@@ -88,7 +88,7 @@ def _ask(arguments: argparse.Namespace) -> int:
 
 
 def _caption(arguments: argparse.Namespace) -> int:
-    from alm.manifest import CAPTION_PROMPTS
+    from alm.records import CAPTION_PROMPTS
 
     return _answer(arguments, CAPTION_PROMPTS[0])
 

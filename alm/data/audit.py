@@ -16,7 +16,8 @@ import soundfile
 from alm.data.shards import CLIPS, RECORDS, ShardedRecords, read_range
 from alm.data.sources import open_source
 from alm.errors import UserError
-from alm.manifest import AudioRef, Record, read_manifest
+from alm.manifest import read_manifest
+from alm.records import AudioRef, Record
 from encoders.checkpoint import sha256_of
 
 _SILENT_PEAK = 1e-4  # -80 dBFS

@@ -27,7 +27,8 @@ from alm.data.phrases import NUMBER_WORDS
 from alm.data.scenes import Scene, mix_scene, sample_scene, whole_clip_scene
 from alm.data.synthesis import SAMPLE_RATE
 from alm.errors import ConfigError, ManifestError, UserError
-from alm.manifest import write_manifest, write_text_atomic
+from alm.files import write_text_atomic
+from alm.manifest import write_manifest
 from encoders.audio import save_wav
 
 MARKER = "compose.json"

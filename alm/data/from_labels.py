@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alm.errors import ConfigError
-from alm.manifest import CAPTION_PROMPTS
+from alm.records import CAPTION_PROMPTS
 
 KINDS = ("caption", "what", "choice", "presence")
 N_CHOICES = 4

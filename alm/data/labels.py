@@ -8,7 +8,7 @@ from pathlib import Path
 
 from alm.data.events import read_labels
 from alm.errors import ManifestError
-from alm.manifest import write_text_atomic
+from alm.files import write_text_atomic
 from encoders.audio import load_audio
 from encoders.labels import Events, clip_key
 

@@ -17,7 +17,8 @@ import soundfile
 
 from alm.data.shards import CLIP_ROW, CLIPS, FORMAT, INDEX, RECORD_ROW, RECORDS
 from alm.errors import AudioError, ConfigError, UserError
-from alm.manifest import AudioRef, Record, format_choices, write_text_atomic
+from alm.files import write_text_atomic
+from alm.records import AudioRef, Record, format_choices
 from encoders.checkpoint import sha256_of
 
 _BLOCK = tarfile.BLOCKSIZE

@@ -27,7 +27,7 @@ from typing import Any, overload
 import numpy as np
 
 from alm.errors import ManifestError
-from alm.manifest import AudioRef, Record, parse_record
+from alm.records import AudioRef, Record, parse_record
 
 INDEX = "index.json"
 RECORDS, CLIPS = "records.npy", "clips.npy"

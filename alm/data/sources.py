@@ -13,7 +13,8 @@ import numpy as np
 
 from alm.data.shards import ShardedRecords, is_shard_folder
 from alm.errors import ConfigError
-from alm.manifest import Record, read_manifest
+from alm.manifest import read_manifest
+from alm.records import Record
 
 T = TypeVar("T")
 

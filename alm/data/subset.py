@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from alm.errors import ConfigError
-from alm.manifest import read_manifest, write_text_atomic
+from alm.files import write_text_atomic
+from alm.manifest import read_manifest
 
 
 def write_share(source: Path, out: Path, share: float, seed: int = 0) -> tuple[int, int]:

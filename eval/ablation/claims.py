@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats as distributions
 
-from alm.manifest import Record
+from alm.records import Record
 from eval.ablation.grid import NATIVE
 from eval.ablation.results import ArmResult, Results, Run
 from eval.arm_scores import ArmScore, score_arm

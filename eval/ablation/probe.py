@@ -17,8 +17,9 @@ import torch
 
 from alm.data.labels import labelled_clips
 from alm.errors import ConfigError, is_users
+from alm.files import write_text_atomic
 from alm.generation import pick_device
-from alm.manifest import read_manifest, write_text_atomic
+from alm.manifest import read_manifest
 from alm.settings import read_yaml
 from encoders import AudioEncoder, load_encoder
 from encoders.audio import load_audio, pad_batch

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alm.manifest import write_text_atomic
+from alm.files import write_text_atomic
 from eval.ablation.claims import Comparison, Scored, compare, p_text, rank_stability, score_arms, statements
 from eval.ablation.drawn import pictures
 from eval.ablation.grid import NATIVE

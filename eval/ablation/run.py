@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alm.errors import UserError
-from alm.manifest import write_text_atomic
+from alm.files import write_text_atomic
 from eval.ablation.costs import Plan, costed, n_jobs, told
 from eval.ablation.recipes import Inputs, probe_step, recipe, shared_inputs
 from eval.ablation.report import write_report

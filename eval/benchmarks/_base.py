@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from alm.manifest import Record
+from alm.records import Record
 
 Reader = Callable[[Path, str], list[Record]]
 """Reads a split of the data at a path; paths of recordings are checked later, all at once."""

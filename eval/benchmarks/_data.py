@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alm.errors import ConfigError
-from alm.manifest import Record
+from alm.records import Record
 from eval.benchmarks._base import Benchmark
 from eval.errors import EvaluationError
 

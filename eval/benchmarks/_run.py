@@ -8,8 +8,9 @@ from pathlib import Path
 
 import alm
 from alm.checkpoint import resolve
-from alm.manifest import Record, write_text_atomic
+from alm.files import write_text_atomic
 from alm.progress import progress
+from alm.records import Record
 from alm.settings import load_settings
 from encoders.checkpoint import sha256_of
 from eval.arm_scores import ANSWER_METRICS

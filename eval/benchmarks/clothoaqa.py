@@ -7,7 +7,7 @@ a single-word question where it is that of any. The breakdown `unanimous` shows 
 from collections import Counter
 from pathlib import Path
 
-from alm.manifest import Record
+from alm.records import Record
 from eval.benchmarks._base import Benchmark
 from eval.benchmarks._readers import SHORT_PROMPT, find, grouped, question_record, read_csv
 from eval.normalise import normalise_answer

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from alm.manifest import Record, read_manifest
+from alm.manifest import read_manifest
+from alm.records import Record
 from eval.benchmarks._base import Benchmark
 
 

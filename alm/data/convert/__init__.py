@@ -17,7 +17,8 @@ from pkgutil import iter_modules
 from typing import Any
 
 from alm.errors import ConfigError, ManifestError, UserError
-from alm.manifest import write_manifest, write_text_atomic
+from alm.files import write_text_atomic
+from alm.manifest import write_manifest
 from encoders.audio import AUDIO_SUFFIXES
 
 MISSING = "missing.txt"
