@@ -182,6 +182,13 @@ def read_model_config(folder: Path) -> AudioLanguageConfig:
 def _load_llm(config: AudioLanguageConfig, folder: Path) -> PreTrainedModel:
     assert config.llm is not None
     local = Path(config.llm)
+    if not local.is_dir() and (local.is_absolute() or config.llm.startswith(".")):
+        # Not a hub id: the model, or its LLM, was moved alone.
+        missing = local if local.is_absolute() else Path(os.path.normpath(folder.absolute() / local))
+        raise CheckpointError(
+            f"{folder}: its LLM is not at {missing} ('llm' in {folder / 'config.json'} is '{config.llm}'); move it "
+            "there or set 'llm' to where it is now; `alm export` writes a model that can be moved by itself"
+        )
     if local.is_dir():
         found = weights_sha256(local)
         if config.llm_sha256 and found != config.llm_sha256:

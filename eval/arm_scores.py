@@ -35,6 +35,7 @@ class ArmScore:
         proportion: Whether the first column is zeros and ones, and their mean the score.
         per_sample: One number per sample, the mean of which says about the same as the score.
         weighted: In place of `statistic`: maps weights (R, samples) to scores (R,), for scores of ranks.
+        lower_is_better: Whether the score counts errors.
     """
 
     columns: np.ndarray
@@ -43,6 +44,7 @@ class ArmScore:
     proportion: bool = False
     per_sample: np.ndarray | None = None
     weighted: Callable[[np.ndarray], np.ndarray] | None = None
+    lower_is_better: bool = False
 
     def interval(self, seed: int) -> Interval:
         """The score with its 95 % interval."""
@@ -154,7 +156,7 @@ def _error_rate(name: str, pairs: list[tuple[Record, str | None]], backends: dic
     backends[f"answer/{name}"] = found["backend"]
     columns = np.asarray(found["counts"], dtype=np.float64)  # (samples, edits and length)
     clips = [record.clip for record, _ in pairs]
-    return ArmScore(columns, _ratio, clips, per_sample=np.asarray(found["per_sample"]))
+    return ArmScore(columns, _ratio, clips, per_sample=np.asarray(found["per_sample"]), lower_is_better=True)
 
 
 def _label_scores(

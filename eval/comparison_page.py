@@ -1,7 +1,7 @@
 """A comparison of two models as text, Markdown and one HTML page."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,33 @@ _HEAD = (
     "first",
     "second",
     "difference",
+    "better",
     "p",
     "p (Holm)",
     "McNemar",
     "only first / only second",
 )
+_CONTROL_HEAD = ("set", "score", "heard", "first", "gap to first", "second", "gap to second")
 
 
 def format_comparison(comparison: Mapping[str, Any]) -> str:
     """The comparison as plain text."""
     names = comparison["names"]
     lines = [f"first: {names[0]}", f"second: {names[1]}", ""]
-    table = [list(_HEAD), *(_cells(row) for row in comparison["rows"])]
-    widths = [max(len(row[i]) for row in table) for i in range(len(_HEAD))]
-    lines += [
+    lines += _columns([list(_HEAD), *(_cells(row) for row in comparison["rows"])])
+    controls = _control_cells(comparison)
+    if controls:
+        lines += ["", *_columns([list(_CONTROL_HEAD), *controls]), ""]
+    return "\n".join([*lines, *_remarks(comparison)])
+
+
+def _columns(table: list[list[str]]) -> list[str]:
+    """Lines of a table in plain text."""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in table
     ]
-    return "\n".join([*lines, *_remarks(comparison)])
 
 
 def write_comparison(out_dir: str | Path, comparison: Mapping[str, Any]) -> Path:
@@ -44,10 +53,9 @@ def write_comparison(out_dir: str | Path, comparison: Mapping[str, Any]) -> Path
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text_atomic(folder / "comparison.json", text)
-    rows = [
-        f"| {' | '.join(cells)} |"
-        for cells in (_HEAD, ["---"] * len(_HEAD), *map(_cells, comparison["rows"]))
-    ]
+    rows = _markdown([list(_HEAD), *map(_cells, comparison["rows"])])
+    if controls := _control_cells(comparison):
+        rows += ["", "## Does it listen?", "", *_markdown([list(_CONTROL_HEAD), *controls])]
     names = comparison["names"]
     head = ["# Comparison", "", f"first: {names[0]}  ", f"second: {names[1]}", ""]
     remarks = [f"- {remark}" for remark in _remarks(comparison)]
@@ -55,6 +63,11 @@ def write_comparison(out_dir: str | Path, comparison: Mapping[str, Any]) -> Path
     path = folder / "comparison.html"
     write_text_atomic(path, page("Comparison", _body(comparison)))
     return path
+
+
+def _markdown(table: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table; the first row is its head."""
+    return [f"| {' | '.join(cells)} |" for cells in (table[0], ["---"] * len(table[0]), *table[1:])]
 
 
 def _body(comparison: Mapping[str, Any]) -> str:
@@ -70,20 +83,40 @@ def _body(comparison: Mapping[str, Any]) -> str:
             },
             title=f"Accuracy on {one['name']} with 95 % intervals; the numbers are in the table",
         )
-        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in _HEAD[1:])
-        body = "".join(
-            f'<tr><th scope="row">{escape(cells[1])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in cells[2:])
-            + "</tr>"
-            for cells in map(_cells, rows)
-        )  # fmt: skip
         figure = f"<figure>{chart}{legend(['first', 'second'])}</figure>" if chart else ""
+        controls = [cells[1:] for cells in _control_cells({"sets": [one]})]
+        listens = f"<h3>Does it listen?</h3>{_table(_CONTROL_HEAD[1:], controls)}" if controls else ""
+        limited = ", only the first ones of the benchmark (--limit)" if one["limited"] else ""
         parts.append(
             f'<section><h2>{escape(one["name"])}</h2><p class="quiet">{one["n_records"]} records, '
-            f'{one["n_clips"]} clips</p><div class="scroll"><table><thead><tr>{head}</tr></thead>'
-            f"<tbody>{body}</tbody></table></div>{figure}</section>"
+            f"{one['n_clips']} clips{limited}</p>{_table(_HEAD[1:], [_cells(row)[1:] for row in rows])}"
+            f"{figure}{listens}</section>"
         )
     parts.append("".join(f'<p class="quiet">{escape(remark)}</p>' for remark in _remarks(comparison)))
     return "".join(parts)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    body = "".join(
+        f'<tr><th scope="row">{escape(cells[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in cells[1:])
+        + "</tr>"
+        for cells in rows
+    )  # fmt: skip
+    return (
+        f'<div class="scroll" role="region" tabindex="0"><table><thead><tr>{columns}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _control_cells(comparison: Mapping[str, Any]) -> list[list[str]]:
+    """What each model scores without the right audio, and how far its own score is from that."""
+    return [
+        [one["name"], row["score"], row["control"].replace("_", " "),
+         *(format_interval(row[side], row["score"], signed=side.endswith("gap"))
+           for side in ("first", "first_gap", "second", "second_gap"))]
+        for one in comparison["sets"] for row in one["controls"]
+    ]  # fmt: skip
 
 
 def _triple(score: Mapping[str, Any]) -> tuple[float, float | None, float | None]:
@@ -95,11 +128,12 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     only = row.get("only")
     return [
         row["set"],
-        key,
+        f"{key} (lower is better)" if row["lower_is_better"] else key,
         str(row["first"]["n"]),
         format_interval(row["first"], key),
         format_interval(row["second"], key),
         format_interval(row["difference"], key, signed=True),
+        row["better"] or "–",
         _p(row["p_permutation"]),
         _p(row["p_holm"]),
         _p(row["p_mcnemar"]),
@@ -116,8 +150,19 @@ def _p(value: float | None) -> str:
 def _remarks(comparison: Mapping[str, Any]) -> list[str]:
     n_tests = sum(row["p_permutation"] is not None for row in comparison["rows"])
     backends = sorted({label for one in comparison["sets"] for label in one["backends"].values()})
-    return [
+    remarks = [
         "Difference: first minus second, paired, 95 % interval over clips. p: paired permutation test that swaps whole "
-        f"clips; Holm corrects for all {n_tests} scores. McNemar takes questions for independent.",
-        f"Computed by {', '.join(backends)}.",
+        f"clips; Holm corrects for all {n_tests} scores. McNemar takes questions for independent. Better: by p (Holm) "
+        "at 5 %.",
     ]
+    if any(one["controls"] for one in comparison["sets"]):
+        remarks.append(
+            "Gap: a model's score minus its own without audio or with another clip's; around 0 it does not listen."
+        )
+    for one in comparison["sets"]:
+        if one["limited"]:
+            remarks.append(
+                f"{one['name']}: a run with --limit; its CIDEr-D, if any, does not compare with that of the whole set."
+            )
+        remarks += [f"{one['name']}: {metric} is absent: {why}." for metric, why in one["absent"].items()]
+    return [*remarks, f"Computed by {', '.join(backends)}."]

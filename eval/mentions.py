@@ -18,8 +18,8 @@ YES_MARK, NO_MARK = "\ue001", "\ue000"
 """What ticks and crosses become: private characters, which are neither words nor marks of a sentence."""
 # "one" that is a pronoun, not a number.
 _PRONOUN = re.compile(
-    r"\b((?:this|that|which|right|correct|best|only|no|any|every|each|first|second|third|last|wrong"
-    r"|other|another)\s+)"
+    r"\b((?:this|that|which|right|correct|best|only|no|any|every|each|first|second|third|fourth|fifth|sixth|seventh"
+    r"|eighth|\d(?:st|nd|rd|th)|last|final|wrong|other|another)\s+)"
     r"one\b|\bone(?=\s+(?:of|that|which|saying|labell?ed|might|could|may|can|should|must|would)\b)",
     re.IGNORECASE,
 )
@@ -50,9 +50,15 @@ _NO_LABEL = re.compile(
     r"|group|class)\s+$",
     re.I,
 )
+# A capital letter within a choice that a lone letter may mean: "C major", "grade B", but not an initial
+# ("J. Salinger"), an article ("A Western"), or a chord that goes on ("A:maj7").
+_OWN_LETTER = re.compile(
+    r"(?<![\w'.])(?!A\s+(?!(?i:major|minor|flat|sharp|natural|maj|min|string|chord|note|section)\b)[^\W\d_]{2})"
+    r"([A-Z])(?![\w'#]|[:/][\w(]|\.(?=\s*\w))"
+)
 # What follows an A or I that is a label; before other small letters it is a word.
 _AFTER_LABEL = re.compile(
-    r"\s+(?!\w+(?:s|ed)\s+(?:the|what|all|best|better|with)\b|(?:is|are|was|were|do|did|seems?|fits?"
+    r"\s+(?!\w+ly\s*(?:[.,;!]|$)|\w+(?:s|ed)\s+(?:the|what|all|best|better|with)\b|(?:is|are|was|were|do|did|seems?|fits?"
     r"|match\w*|looks?|stands|should|would|could|can|has|does|gets|makes|appears|sounds|best|as|because"
     r"|since|given|based|due|for|and|or|but|to|from|not|rather|instead|over|than|with|which|then|while"
     r"|whereas|though|it|the|my|this|that|these)\b)[a-z]"
@@ -203,6 +209,10 @@ class Options:
         found = []
         for match in _LABEL.finditer(text):
             index = self.letter_index(match[1] or match[2] or match[3] or match[4])
+            # "I would answer A smooth stop" has an article where "option A" has a label.
+            article = match[3] == "A" and match[0].lower().startswith("answer")
+            if article and _AFTER_LABEL.match(text, match.end()):
+                continue
             if index is not None:
                 found.append(Mention(match.start(), match.end(), index))
             if match[3]:
@@ -221,24 +231,17 @@ class Options:
 
     @cached_property
     def _own_letters(self) -> set[str]:
-        """Lone capital letters that choices hold themselves, as chords and grades do: these are no labels."""
-        return {
-            one
-            for text in self.texts
-            for one in re.findall(r"(?<![\w'])(?!A\s+[a-z])([A-Z])(?![\w'#])", text)
-        }
+        """Lone capital letters that choices hold themselves, as keys and grades do: these are no labels."""
+        return {one for text in self.texts for one in _OWN_LETTER.findall(text)}
 
     def place_mentions(self, text: str) -> list[Mention]:
         """Every place that names a choice by where it stands: "the second option", "option 2"."""
         said = {word for words in self.words for word in words}
-        ordered = any(word in _PLACES for word in said)
-        counted = any(word.isdigit() for word in said)
         found = []
         for match in _PLACE.finditer(text):
             # "The second one" may be a choice's own words, as "option 2" may.
-            if (ordered and re.search(r"\bone$", match[0].replace("someone", "one"))) or (
-                counted and match[2]
-            ):
+            someone = re.search(r"\bone$", match[0].replace("someone", "one"))
+            if (someone and match[1].lower() in said) or match[2] in said:
                 continue
             last = len(self.texts) - 1
             place = int(match[2]) - 1 if match[2] else _PLACES.get(match[1].lower(), last)

@@ -9,7 +9,8 @@ The tiers, in order (the first that yields decides):
 5. The last answer cue: "the answer is …", "I choose …", "… is correct".
 6. One option alone has a line to itself; the text starts with a labelled letter.
 7. One single letter in parentheses.
-8. The last "it is …" or "sounds like …"; one option alone is a sentence; "Yes, …" where yes is an option.
+8. The last "it is …" or "sounds like …"; one option alone after the last colon, or as a sentence; "Yes, …" where
+   yes is an option.
 9. One option alone is asserted (`eval.polarity`); options named inside longer ones do not count.
 10. One option alone is asserted in the last sentence.
 
@@ -42,7 +43,7 @@ from eval.polarity import chosen, judge, sentences
 
 __all__ = ["answers_match", "digits_for_number_words", "normalise_answer", "parse_choice", "parse_yes_no"]
 
-PARSER_VERSION = "3"
+PARSER_VERSION = "4"
 
 _LETTER = re.compile(r"""(?P<open>["'(\[]*)(?P<letter>[A-Za-z])(?![\w#])(?P<close>["')\]]*)""")
 _AFTER_LETTER = re.compile(
@@ -89,7 +90,15 @@ def _read(text: str, options: Options) -> int | None:
         return found if found >= 0 else None
     if _refuses(text, mentions):
         return None
-    for tier in (_own_line, _parenthesised, _weak_cue, _own_sentence, _only_mention, _last_sentence):
+    for tier in (
+        _own_line,
+        _parenthesised,
+        _weak_cue,
+        _after_colon,
+        _own_sentence,
+        _only_mention,
+        _last_sentence,
+    ):
         found = tier(text, mentions, options)
         if found is not None:
             return found if found >= 0 else None
@@ -317,6 +326,20 @@ def _weak_cue(text: str, mentions: list[Mention], options: Options) -> int | Non
         if not asked and not any(one.rejected for one in overlapping):
             found = start[0]
     return found
+
+
+def _after_colon(text: str, mentions: list[Mention], options: Options) -> int | None:
+    """Tier 8: the text ends with a colon and one choice alone: "the latter fits: rain"; but not "ruled out: rain"."""
+    for colon in reversed(
+        [one for one in re.finditer(r":(?=\s)", text) if not _within(one.start(), mentions)]
+    ):
+        rest = [one for one in mentions if one.start >= colon.end()]
+        heading = text[: colon.start()].rpartition("\n")[2]
+        # "A) Yes: no" is about a choice, it gives none.
+        if text.endswith("?") or any(one.rejected for one in rest) or _whole(heading, options) is not None:
+            return None
+        return _whole(text[colon.end() :], options)
+    return None
 
 
 def _own_sentence(text: str, mentions: list[Mention], options: Options) -> int | None:

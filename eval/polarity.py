@@ -84,6 +84,16 @@ _AFFIRMED = re.compile(
     r"^\W*(?:yes|yeah|yep|indeed|exactly|definitely|certainly|absolutely|correct|likely|right|clearly)\b",
     re.I,
 )
+# A heading that puts aside what stands after its colon: "ruled out: X", but not "the others are ruled out: X".
+_REJECTING_HEADING = re.compile(
+    r"(?:^|[.;!?\n])(?![^.;!?\n]*\b(?:others?|rest|remaining|else|all)\b)[^.;!?\n]*\b"
+    r"(?:rul\w+ out|eliminat\w+|exclud\w+|dismiss\w*|reject\w*|discard\w*|incorrect|wrong|unlikely"
+    r"|not (?:(?:the|an?|my) )?(?:correct |right |final )?(?:answers?|options?|choices?))\b[^\x00.;!?\n]{0,20}:\s*"
+    r"(?:(?:an?|the)\s+)?$",
+    re.IGNORECASE,
+)
+_VERB_OF_BAD = re.compile(r"^[^\w\x00]*(?:contradicts|fails|lacks|conflicts)\b[^.;!?\n]*$", re.IGNORECASE)
+_DOES_NOT = re.compile(r"^[^\w\x00]*(?:does|do|did)(?:\s+not|n't)[\s\"')]*(?:[.!;,\n]|$)", re.IGNORECASE)
 _WHY = re.compile(r"(?:^|[.!?\n]\s*)why\b(?!\s+not)[^.!?\n]*$", re.IGNORECASE)
 
 # What introduces a choice only to put it aside for another one.
@@ -129,6 +139,11 @@ def judge(text: str, mentions: Sequence[Mention]) -> list[Mention]:
     for start, end in _listings(text, mentions):
         rejected[start:end] = [True] * (end - start)
     _carry(text, plain, mentions, rejected)
+    for i in range(1, len(mentions)):
+        # "P contradicts the audio, Q does not": Q is what is left.
+        between = plain[mentions[i - 1].end : mentions[i].start]
+        if rejected[i - 1] and _VERB_OF_BAD.match(between) and _DOES_NOT.match(plain[mentions[i].end :]):
+            rejected[i] = False
     weighed = [_is_weighed(plain, mention) for mention in mentions]
     for later in range(1, len(mentions)):
         # "P, but Q", "P. However, Q"
@@ -195,7 +210,7 @@ def _is_rejected(plain: str, mention: Mention) -> bool:
     if except_for:
         nothing = except_for[1].lower() in ("none", "nothing", "no")
         return not nothing and not _RULED_OUT.match(tail)
-    if _before(plain, mention) or _REJECTION.match(tail):
+    if _before(plain, mention) or _REJECTION.match(tail) or _REJECTING_HEADING.search(head):
         return True
     counterfactual = _COUNTERFACTUAL.search(_sentence_before(head))
     if counterfactual:

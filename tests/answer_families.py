@@ -401,6 +401,26 @@ LATER_FAMILIES: dict[str, list[str]] = {
         "The answer is:\n\n> @T@", "Final Answer: \\(\\boxed{@L@}\\)",
         "| Question | Answer |\n|---|---|\n| 1 | @L@ |",
     ],
+    # Measured once before anything was changed for them: 99.8 % right, 0.01 % wrong over all questions.
+    "later_chat": [
+        "**Answer:** **@L@. @T@**\n\nThe spectral content and temporal pattern point to this.",
+        "At first I considered @OT@, since the beginning is ambiguous. However, the rest of the recording makes it "
+        "clear that this is not the case. Therefore, the correct answer is @T@.",
+        "I would say \u201c@T@\u201d.",
+        "@L@) @T@. The other options (@OT@, @XT@) do not match what is heard in the clip.",
+        "It isn't @OT@, and it doesn't sound like @XT@ either. I'd go with @T@.",
+        "The question offers these choices:\n@ALL@\n\nBased on the audio, I choose @L@.",
+        "- **@OT@**: no evidence of this in the recording \u274c\n- **@T@**: this fits the audio best \u2705\n\n"
+        "### Final answer\n@T@",
+        "@T@ is correct because the audio supports it, whereas @OT@ would require cues that are absent.",
+        "<think>Could be @OL@. Hmm, wait, no.</think>\n$\\boxed{\\text{@L@}}$",
+        "Given the acoustic characteristics, the most likely option is option @L@: @Tn@, although @OT@ is a close "
+        "second.",
+        "Option @OL@ can be ruled out. Option @XL@ can be ruled out. That leaves option @L@.",
+        "I'm torn between @OL@ and @L@, but I lean towards @L@.",
+        "Based on the audio, the answer is *@T@*, as far as I can tell.",
+        "Sure! From what I hear, it's @T@. Let me know if you'd like more detail!",
+    ],
 }  # fmt: skip
 
 # Answers that pick nothing, or nothing single: no choice may be read into them.

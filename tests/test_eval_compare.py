@@ -173,3 +173,70 @@ def test_a_local_model_judges(tmp_path, llm_dir):
         None,
         None,
     ]
+
+
+def transcripts(folder, n_errors, n=30):
+    """Predictions of a transcription run, with their scores beside; `no_audio` says nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for i in range(n):
+        line = {"id": f"t{i}", "kind": "transcript", "clip": f"c{i}", "references": ["one two three four"]}
+        said = "one two three five" if i < n_errors else "one two three four"
+        for control, prediction in (("none", said), ("no_audio", "")):
+            key = prediction_key(id=line["id"], run=folder.name, control=control)
+            lines.append({**line, "control": control, "prediction": prediction, "key": key})
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = {"run": {"benchmark": "transcription"}, "limited": True}
+    (folder / "scores.json").write_text(json.dumps(told))
+
+
+def test_transcripts_compare_by_their_errors(tmp_path, capsys):
+    transcripts(tmp_path / "good" / "eval" / "transcription", 2)
+    transcripts(tmp_path / "bad" / "eval" / "transcription", 20)
+    comparison = compare_runs(tmp_path / "good", tmp_path / "bad")
+    rows = {row["score"]: row for row in comparison["rows"]}
+    wer = rows["answer/wer"]
+    assert wer["first"]["value"] == pytest.approx(2 / 120) and wer["second"]["value"] == pytest.approx(
+        20 / 120
+    )
+    assert wer["lower_is_better"] and wer["better"] == "first" and wer["p_permutation"] < 0.001
+    assert wer["p_mcnemar"] is None and "answer/cer" in rows
+    # All questions are of one kind, whose row would only say the same again.
+    assert rows["qa/overall"]["better"] == "first" and "qa/transcript" not in rows
+    controls = {row["score"]: row for row in comparison["sets"][0]["controls"]}
+    assert controls["answer/wer"]["control"] == "no_audio" and controls["answer/wer"]["first"]["value"] == 1.0
+    assert controls["answer/wer"]["first_gap"]["value"] == pytest.approx(2 / 120 - 1)
+    out = tmp_path / "page"
+    assert main(["compare", str(tmp_path / "good"), str(tmp_path / "bad"), "--out", str(out)]) == 0
+    for text in (
+        capsys.readouterr().out,
+        (out / "comparison.md").read_text(),
+        (out / "comparison.html").read_text(),
+    ):
+        assert "answer/wer (lower is better)" in text and "--limit" in text and "no audio" in text
+    again = compare_runs(tmp_path / "bad", tmp_path / "good")
+    assert {row["score"]: row["better"] for row in again["rows"]}["answer/wer"] == "second"
+    same = compare_runs(tmp_path / "good", tmp_path / "good")
+    assert all(row["better"] is None for row in same["rows"])
+
+
+def test_classification_compares_by_label_embedding(tmp_path, bert_dir, monkeypatch):
+    for model, right in (("good", 20), ("bad", 4)):
+        folder = tmp_path / model / "eval" / "ltu"
+        folder.mkdir(parents=True)
+        lines = [
+            {"id": f"t{i}", "kind": "esc50", "clip": f"c{i}", "references": ["dog"], "choices": ["dog", "rain"],
+             "control": "none", "prediction": "dog" if i < right else "rain",
+             "key": prediction_key(id=i, run=model)}
+            for i in range(20)
+        ]  # fmt: skip
+        (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (folder / "scores.json").write_text(json.dumps({"run": {"benchmark": "ltu_classification"}}))
+    monkeypatch.delenv("ALM_SBERT_MODEL", raising=False)
+    absent = compare_runs(tmp_path / "good", tmp_path / "bad")
+    assert "ALM_SBERT_MODEL" in absent["sets"][0]["absent"]["label_embedding"]
+    monkeypatch.setenv("ALM_SBERT_MODEL", str(bert_dir / "sbert"))
+    rows = {row["score"]: row for row in compare_runs(tmp_path / "good", tmp_path / "bad")["rows"]}
+    found = rows["qa/label_embedding"]
+    assert found["only"] == [16, 0] and found["p_mcnemar"] < 0.001 and found["better"] == "first"
+    assert rows["ranking/label_embedding_map"]["difference"]["n"] == 20

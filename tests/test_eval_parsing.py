@@ -76,8 +76,8 @@ def test_families_of_phrasings(shared_dir):
     results = answer_families.measure(families, questions, every=200)
     print(answer_families.table(results))
     right, wrong, _ = answer_families.totals(results)
-    assert right >= 0.985
-    assert wrong <= 0.004
+    assert right >= 0.995
+    assert wrong <= 0.002
     nothing = answer_families.measure(answer_families.NO_CHOICE, questions, every=200, expected=False)
     assert answer_families.totals(nothing)[1] <= 0.01
 
@@ -133,6 +133,26 @@ def test_refusals_give_nothing(refusal):
         ("Answer：B", ["rain", "wind"], 1),
         ("", ["rain"], None),
         ("rain", [], None),
+        # Initials, articles and chords within choices leave letters to be labels; keys do not.
+        ("I'm torn between A and B, but I lean towards B.", ["John F. Kennedy", "Lyndon B. Johnson"], 1),
+        ("Both A and B are correct.", ["John F. Kennedy", "Lyndon B. Johnson"], None),
+        ("Torn between A and B, I lean towards A.", ["A Western film", "A middle eastern film"], 0),
+        ("I lean towards A.", ["A:maj/5", "A:7/1"], 0),
+        ("I lean towards A.", ["C major", "A minor"], None),
+        ("I would answer A slow stop.", ["a crash", "a slow stop"], 1),
+        ("A obviously", ["rain", "wind"], 0),
+        # Places in the list, beside choices that hold other numbers or ordinals.
+        ("Option 1.", ["Two men", "Two women"], 0),
+        ("Option 2", ["3", "4", "5"], 1),
+        ("The correct option is the fourth one.", ["Largo", "Andante", "Moderato", "Presto"], 3),
+        ("The first one.", ["first speaker", "second speaker"], None),
+        # What stands after a colon, and what its heading puts aside.
+        ("Of the two candidates, rain and wind, the latter fits: wind.", ["rain", "wind", "hail"], 1),
+        ("Is it this: rain?", ["rain", "wind"], None),
+        ("I can rule out: rain", ["rain", "wind"], None),
+        ("The others are wrong: A.", ["rain", "wind"], 0),
+        ("B contradicts the audio, A does not.", ["rain", "wind"], 0),
+        ("A does not fit and B does not.", ["rain", "wind"], None),
     ],
 )
 def test_single_cases(text, choices, expected):
