@@ -56,7 +56,7 @@ def test_the_whole_comparison_and_its_reuse(sets, tmp_path, monkeypatch, capsys)
     capsys.readouterr()
     main([*command, "--out", str(tmp_path / "out")])
     said = capsys.readouterr().out
-    assert said.count("already done, reused") == 6 + 2 * (2 + 2 + 6)
+    assert said.count("already done, reused") == 7 + 2 * (2 + 2 + 6)
 
 
 def test_pretrained_and_untrained_have_the_same_shape(sets, tmp_path):
