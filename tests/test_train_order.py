@@ -21,7 +21,7 @@ from encoders.audio import save_wav
 from train.conversations import ClipAudio, ConversationCollator, ConversationDataset
 from train.data_settings import DataSettings
 from train.lengths import sample_lengths
-from train.order import SampleOrder, apportion, group_by_length, tempered
+from train.order import SampleOrder, apportion, group_by_length, one_source_order, tempered
 from train.packing import check_packing, fill_rows
 from train.sampling import epoch_order
 from train.settings import TrainSettings
@@ -208,3 +208,13 @@ def test_wrong_mixtures_are_refused():
         parse_settings(DataSettings, {"train": ["a"], "mixture": {"temperature": 0}})
     with pytest.raises(ConfigError, match="did you mean 'mixture.temperature'"):
         parse_settings(DataSettings, {"train": ["a"], "mixture": {"temprature": 1}})
+
+
+def test_batches_of_one_source():
+    order = one_source_order([23, 9, 3], 4, seed=1, epoch=0)
+    assert sorted(order) == list(range(35))
+    sources = np.searchsorted([23, 32], order, side="right")
+    whole = sources[: 7 * 4].reshape(7, 4)  # 5 batches of the first, 2 of the second; the third fills none
+    assert (whole == whole[:, :1]).all() and Counter(whole[:, 0].tolist()) == {0: 5, 1: 2}
+    assert np.array_equal(order, one_source_order([23, 9, 3], 4, seed=1, epoch=0))
+    assert not np.array_equal(order, one_source_order([23, 9, 3], 4, seed=1, epoch=1))

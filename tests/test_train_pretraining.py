@@ -17,7 +17,8 @@ from train.augment_waveform import WaveformViews
 from train.clips import ClipDataset, collate_clips, read_clips
 from train.contrastive import ContrastiveModel
 from train.draws import clip_key
-from train.pretraining import clip_dataset, pretraining_encoder
+from train.pretraining import clip_dataset, pretraining_encoder, training_clips
+from train.sampling import EpochBatches
 from train.settings import TrainSettings
 from train.stages import run_stage
 from train.trainer import fit
@@ -250,3 +251,26 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path, values: dict, message:
     with pytest.raises(UserError, match=message):
         run_stage(settings(folder / "audio", tmp_path / "run", **values))
     assert not (tmp_path / "run" / "finished.json").exists()
+
+
+def test_batches_can_be_of_one_source(folder: Path, tmp_path: Path) -> None:
+    again = write_lines(
+        tmp_path / "again.jsonl",
+        *({"id": f"again/{i}", "audio": str(path)} for i, path in enumerate(sorted(folder.rglob("*.wav")))),
+    )
+    run = settings(
+        folder / "meta.csv",
+        tmp_path / "out",
+        data={"train": [str(folder / "meta.csv"), str(again)]},
+        contrastive={"one_source_batches": True},
+    )
+    dataset = training_clips(run, pretraining_encoder(run))
+    assert len(dataset) == 12 + 13
+    seen = []
+    for batch in EpochBatches(dataset, 4, seed=0, drop_last=True):
+        kinds = {dataset.name(index).startswith("again/") for index in batch}
+        assert len(kinds) == 1
+        seen += kinds
+    assert seen.count(True) == 3 and seen.count(False) == 3
+    run_stage(run)
+    assert (tmp_path / "out" / "encoder").is_dir()

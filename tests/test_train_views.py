@@ -215,3 +215,50 @@ def test_a_band_stop_centred_on_a_mel_stays_finite():
     waveform = torch.randn(8, 16000) * 0.1
     for view in make_views(waveform, torch.full((8,), 16000), list(range(8)), fbank, config):
         assert torch.isfinite(view).all()
+
+
+def test_a_crop_lays_short_clips_anywhere_and_stretches_their_length() -> None:
+    samples = coloured(0.5)  # 48 frames
+    mel, starts, ends = mel_of(samples), set(), set()
+    for key in range(20):
+        view = view_of(samples, only(crop=True, n_frames=120), key)
+        start = int((view == LOG_FLOOR).all(dim=1).sum())
+        own = view[start : start + 47]  # the clip lies between two frames, so that each is a mix of two
+        assert (view[start + 48 :] == 0).all() and own.shape == (47, 128)
+        assert bool((own <= torch.maximum(mel[:-1], mel[1:]) + 1e-4).all())
+        assert bool((own >= torch.minimum(mel[:-1], mel[1:]) - 1e-4).all())
+        starts.add(start)
+    assert len(starts) > 10 and max(starts) <= 73
+    for key in range(20):
+        config = only(crop=True, n_frames=120, time_stretch_p=1.0, time_stretch=(0.5, 1.5))
+        view = view_of(samples, config, key)
+        ends.add(int(((view != 0).any(dim=1) & (view != LOG_FLOOR).any(dim=1)).sum()))
+    assert min(ends) < 40 < 60 < max(ends)
+
+
+def test_a_crop_cuts_long_clips_anywhere() -> None:
+    samples = coloured()
+    mel = mel_of(samples)
+    views = [view_of(samples, only(crop=True, n_frames=60), key) for key in range(20)]
+    assert all(view.shape == (60, 128) and bool((view != 0).all()) for view in views)
+    nearest = [int((mel - view[30]).square().sum(dim=1).argmin()) for view in views]
+    assert min(nearest) < 60 < 120 < max(nearest)
+
+
+def test_an_equaliser_is_smooth_and_as_strong_as_asked() -> None:
+    samples = coloured()
+    mel = mel_of(samples)
+    heard = slice(16, None)  # below, some triangles hold no bin and lie at the floor
+    gains = torch.stack([view_of(samples, only(equaliser_db=6.0), key) - mel for key in range(200)])[
+        ..., heard
+    ]
+    assert gains.std(dim=1).median() < 1e-3  # the same in every frame
+    db = gains.median(dim=1).values * 10 / np.log(10)
+    assert abs(float(db.square().mean().sqrt()) - 6.0) < 1.2 and abs(float(db.mean())) < 1.0
+    assert float(db.diff(dim=1).abs().max()) < 1.5
+
+
+def test_waveform_views_refuse_what_only_log_mels_do() -> None:
+    for options in ({"crop": True}, {"equaliser_db": 3.0}):
+        with pytest.raises(ConfigError, match="augment to 'fast'"):
+            ViewConfig(augment="waveform", **options)  # type: ignore[arg-type]

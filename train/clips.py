@@ -6,11 +6,12 @@ Axis letters: B batch, S samples.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 from torch import Tensor, tensor
 from torch.utils.data import Dataset
 
@@ -130,6 +131,8 @@ class ClipDataset(Dataset):
         self.sample_rate = sample_rate
         self.frame_shift_ms = frame_shift_ms
         self._audio = KeptAudio(sample_rate)
+        self.order: Callable[[int, int], np.ndarray] | None = None
+        """What `train.sampling` asks for an epoch's order, from (seed, epoch); None takes a random one."""
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -36,6 +36,31 @@ def mixture_order(sizes: Sequence[int], weights: Sequence[float], seed: int, epo
     return order[np.random.default_rng((seed, epoch)).permutation(len(order))]
 
 
+def one_source_order(sizes: Sequence[int], batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """All samples once, in batches of one source each, the batches of all sources in random order.
+
+    Args:
+        sizes: Records of each source; they are numbered one source after the other.
+        batch_size: Samples of a batch of all processes together.
+        seed: The seed.
+        epoch: The epoch.
+
+    Returns:
+        (n,) int64 record numbers. What is left of the sources when their whole batches are taken comes last.
+    """
+    batches, left = [], []
+    start = 0
+    for source, size in enumerate(sizes):
+        order = start + np.random.default_rng((seed, 1 + source, epoch)).permutation(size)
+        whole = size // batch_size * batch_size
+        batches.append(order[:whole].reshape(-1, batch_size))
+        left.append(order[whole:])
+        start += size
+    every, last = np.concatenate(batches), np.concatenate(left)
+    rng = np.random.default_rng((seed, epoch))
+    return np.concatenate([every[rng.permutation(len(every))].ravel(), last[rng.permutation(len(last))]])
+
+
 def _turns(size: int, count: int, seed: int, source: int, epoch: int) -> np.ndarray:
     """Numbers ``epoch * count`` to ``(epoch + 1) * count`` of an endless sequence of permutations of a source."""
     first, last = epoch * count, (epoch + 1) * count

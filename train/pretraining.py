@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from alm.data.events import RecordedEvents
+from alm.data.sources import Chain
 from alm.errors import ConfigError
 from encoders import AudioEncoder, AudioMosaicEncoder, load_encoder
 from encoders.checkpoint import load_strict
@@ -19,8 +21,9 @@ from train.clips import ClipDataset, collate_clips, read_clips
 from train.contrastive import ContrastiveModel
 from train.monitor import collapse_warning
 from train.online_probe import OnlineProbe
+from train.order import one_source_order
 from train.quarantine import check_audible, guarded
-from train.ranks import is_main, say
+from train.ranks import is_main, say, world_size
 from train.settings import TrainSettings
 from train.trainer import StageTrainer, fit, gathered_weights
 
@@ -106,7 +109,7 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
 
     set_seed(settings.run.seed)
     encoder = pretraining_encoder(settings)
-    dataset = clip_dataset(settings, settings.data.train, encoder)
+    dataset = training_clips(settings, encoder)
     held_out = clip_dataset(settings, settings.data.validation, encoder)
     model = ContrastiveModel(encoder, settings.contrastive, settings.run.seed, settings.run.compile)
     labelled = settings.contrastive.probe
@@ -163,6 +166,17 @@ def clip_dataset(
             clips, config.sample_rate, config.frame_shift, views, window_samples, settings.run.seed
         )
     return ClipDataset(clips, config.sample_rate, config.frame_shift)
+
+
+def training_clips(settings: TrainSettings, encoder: AudioMosaicEncoder) -> ClipDataset:
+    """The clips of ``data.train``, in the order their batches are to be filled from."""
+    dataset = clip_dataset(settings, settings.data.train, encoder)
+    if settings.contrastive.one_source_batches:
+        parts = [read_clips((source,)) for source in settings.data.train]
+        dataset.clips = Chain(parts)
+        together = settings.optim.batch_size * world_size()
+        dataset.order = partial(one_source_order, [len(part) for part in parts], together)
+    return dataset
 
 
 def check_batch(settings: TrainSettings, n_clips: int) -> None:

@@ -150,6 +150,8 @@ class ContrastiveSettings:
             0: the whole batch. Costs one more forward pass.
         views: Augmentations of :mod:`train.views` (``views.augment: none`` leaves only the masks to tell the two
             views apart); ``views.n_frames`` is set to the encoder's window.
+        one_source_batches: Fill every batch from one entry of ``data.train``, so that no clip is told from another by
+            the data set it is of. What is left over when a source's whole batches are taken mixes.
         probe: A labelled set to watch the encoder on while it trains.
     """
 
@@ -161,6 +163,7 @@ class ContrastiveSettings:
     loss_chunk_rows: int = 0
     grad_cache_chunk: int = 0
     views: ViewConfig = ViewConfig()
+    one_source_batches: bool = False
     probe: ProbeSettings = ProbeSettings()
 
     def __post_init__(self) -> None:

@@ -10,6 +10,9 @@ the augmentations act on its log-mel, a few milliseconds a clip. What each becom
 - high-pass and band-stop: their power response at each mel's centre, added;
 - time stretch and pitch shift: bilinear warps of the time and of the frequency axis.
 
+Two more, off by default, are not in the published recipe but short runs on short clips live by them (see
+`ViewConfig`): `crop` in place of the roll, and an equaliser.
+
 Randomness is stateless: each clip's numbers follow from (seed, epoch, clip id, view) alone, so neither batch
 size, nor worker, nor resuming changes them. Axis letters: B batch, S samples, T frames, M mels.
 """
@@ -20,15 +23,13 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn import functional
 
 from alm.errors import ConfigError
-from encoders.mel import LOG_FLOOR, KaldiFbank, hz_to_mel, mel_to_hz
-from train.draws import ClipKeys, names, uniform
+from encoders.mel import LOG_FLOOR, KaldiFbank, hz_to_mel
+from train.draws import ClipKeys, Lots, names, uniform
 
 # White noise to take excerpts from: long enough that two of the same 10 s hardly ever meet.
 _NOISE_BANK_S = 120
@@ -46,6 +47,10 @@ class ViewConfig:
     `train.augment_waveform`), or none (two equal views)."""
     roll: bool = True
     """Circular roll by any number of frames."""
+    crop: bool = False
+    """In place of the roll: a stretched clip is as long as it got, and lies anywhere in the view with silence before
+    it, or is cut anywhere where it is longer. Otherwise both views of a short clip end at its own last frame, and how
+    long a clip is tells it from the others without a look at the sound."""
     roll_gain_beta: float = 10.0
     """With the roll comes an amplitude of Beta(b, b) + 0.5; 0 leaves it out."""
     polarity_p: float = 0.5
@@ -67,12 +72,19 @@ class ViewConfig:
     """Width as a part of the centre."""
     rolloff_db: tuple[float, float] = (12.0, 24.0)
     """Steepness of both filters per octave, in steps of 6."""
+    equaliser_db: float = 0.0
+    """Standard deviation of a smooth random gain over the mel axis, as another microphone or room would have; 0 leaves
+    it out."""
     pitch_p: float = 0.6
     pitch_semitones: tuple[float, float] = (-4.0, 4.0)
 
     def __post_init__(self) -> None:
         if self.augment not in ("fast", "waveform", "none"):
             raise ConfigError(f"views.augment: got {self.augment!r}, expected 'fast', 'waveform' or 'none'")
+        if self.augment == "waveform" and (self.crop or self.equaliser_db):
+            raise ConfigError(
+                "views: crop and equaliser_db act on log-mels; set augment to 'fast', or leave them out"
+            )
 
 
 def make_views(
@@ -151,55 +163,31 @@ def _augment(mel: Tensor, n_frames: Tensor, lots: Lots, fbank: KaldiFbank, confi
     """
     device = mel.device
     speed = torch.where(lots.happens(config.time_stretch_p), lots.between(*config.time_stretch), 1.0)
-    shift = (lots.unit() * n_frames).floor() * config.roll
-    view = _roll_and_stretch(mel, n_frames, shift, speed, config.n_frames)
+    at = lots.unit()
+    if config.crop:
+        view, real, ended = _crop_and_stretch(mel, n_frames, at, speed, config.n_frames)
+    else:
+        view = _roll_and_stretch(mel, n_frames, (at * n_frames).floor() * config.roll, speed, config.n_frames)
+        real = _real_frames(n_frames, config.n_frames)
+        ended = ~real
     gain = lots.roll_gain(config.roll_gain_beta)  # (B,) natural log of the power gain
     noisy, snr_db, start = lots.happens(config.noise_p), lots.between(*config.noise_snr_db), lots.unit()
     if len(rows := noisy.nonzero()[:, 0]):
-        real = _real_frames(n_frames[rows], config.n_frames).to(device)
-        view[rows] = _add_noise(view[rows], real, snr_db[rows], start[rows], fbank)
+        view[rows] = _add_noise(view[rows], real[rows].to(device), snr_db[rows], start[rows], fbank)
     gain += torch.where(lots.happens(config.gain_p), lots.between(*config.gain_db), 0.0) * math.log(10) / 10
-    view += (gain[:, None] + _filter_gains(lots, fbank, config)).to(device)[:, None]
+    gains = gain[:, None] + _filter_gains(lots, fbank, config)
+    if config.equaliser_db:
+        gains += _equaliser_gains(lots, fbank.n_mels, config.equaliser_db)
+    view += gains.to(device)[:, None]
     view.clamp_(min=LOG_FLOOR)  # or the pitch warp would smear a notch's depth over its neighbours
     pitched, semitones = lots.happens(config.pitch_p), lots.between(*config.pitch_semitones)
     if len(rows := pitched.nonzero()[:, 0]):
         view[rows] = _shift_pitch(view[rows], semitones[rows], fbank)
-    return _fill_frames(view, ~_real_frames(n_frames, config.n_frames), 0.0)
+    return _fill_frames(view, ended, 0.0)
 
 
 # Uniform numbers a view can take; asking for more raises.
 N_DRAWS = 24
-
-
-class Lots:
-    """Hands out one column after the other of uniform numbers (B, n); the order of calls is part of the recipe."""
-
-    def __init__(self, numbers: np.ndarray) -> None:
-        self._columns = iter(np.ascontiguousarray(numbers.T))
-
-    def unit(self) -> Tensor:
-        """(B,) uniform in [0, 1)."""
-        return torch.from_numpy(next(self._columns))
-
-    def between(self, low: float, high: float) -> Tensor:
-        """(B,) uniform in [low, high)."""
-        return low + (high - low) * self.unit()
-
-    def between_hz(self, low: float, high: float) -> Tensor:
-        """(B,) frequencies in Hz, uniform on the mel scale, as audiomentations draws its filters' corners."""
-        low_mel, high_mel = hz_to_mel(torch.tensor([low, high])).tolist()
-        return mel_to_hz(self.between(low_mel, high_mel))
-
-    def happens(self, probability: float) -> Tensor:
-        """(B,) bool, True with the probability."""
-        return self.unit() < probability
-
-    def roll_gain(self, beta: float) -> Tensor:
-        """(B,) natural log of the power gain of an amplitude Beta(beta, beta) + 0.5."""
-        uniform = self.unit()
-        if beta <= 0:
-            return torch.zeros_like(uniform)
-        return 2 * torch.from_numpy(betaincinv(beta, beta, uniform.numpy()) + 0.5).log()
 
 
 def _real_frames(n_frames: Tensor, n_out: int) -> Tensor:
@@ -233,6 +221,26 @@ def _roll_and_stretch(mel: Tensor, n_frames: Tensor, shift: Tensor, speed: Tenso
         weight = (place - below)[rows, :, None].to(mel.device)
         out[rows] = torch.lerp(out[rows], frames(rows, below[rows] + 1), weight)
     return _fill_frames(out, place > last, LOG_FLOOR)
+
+
+def _crop_and_stretch(
+    mel: Tensor, n_frames: Tensor, at: Tensor, speed: Tensor, n_out: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Read each clip at `speed` and lay it into (or cut from it) `n_out` frames, `at` (B,) in [0, 1) saying where.
+
+    Returns:
+        The view (B, n_out, M), silent before the clip; (B, n_out) bool, its own frames; the same, those after its end.
+    """
+    free = n_out - n_frames / speed  # below 0: what has to be cut
+    place = (torch.arange(n_out)[None] - (at * free)[:, None]) * speed[:, None]  # (B, n_out) in the clip
+    last = (n_frames - 1)[:, None]
+    before, ended = place < 0, place > last
+    place = place.clamp(min=0).minimum(last)
+    below = place.long()
+    clip = torch.arange(len(mel))[:, None].to(mel.device)
+    first, second = (mel[clip, frame.to(mel.device)] for frame in (below, (below + 1).minimum(last)))
+    view = torch.lerp(first, second, (place - below)[:, :, None].to(first))
+    return _fill_frames(view, before, LOG_FLOOR), ~(before | ended), ended
 
 
 def _add_noise(view: Tensor, real: Tensor, snr_db: Tensor, start: Tensor, fbank: KaldiFbank) -> Tensor:
@@ -293,6 +301,19 @@ def _filter_gains(lots: Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
     # A band-stop of order n falls off n * 6 dB per octave on either side of the edge (two poles each).
     band_stop = -functional.softplus(-2 * steep * distance.log())
     return gains + band_stop * used[:, None]
+
+
+# Half waves of the equaliser over the mel axis: three make hills and dips of half an octave and more.
+_EQUALISER_WAVES = 3
+
+
+def _equaliser_gains(lots: Lots, n_mels: int, deviation_db: float) -> Tensor:
+    """Natural-log power gains (B, M) of a random sum of half waves over the mel axis, the finer the weaker."""
+    waves = torch.arange(1, _EQUALISER_WAVES + 1)
+    shapes = torch.cos(torch.linspace(0, math.pi, n_mels) * waves[:, None]) / waves[:, None]  # (waves, M)
+    shapes *= deviation_db * math.log(10) / 10 / shapes.square().sum(dim=0).mean().sqrt()
+    sizes = torch.stack([lots.normal() for _ in waves], dim=1)  # (B, waves)
+    return sizes.to(shapes) @ shapes
 
 
 def _shift_pitch(view: Tensor, semitones: Tensor, fbank: KaldiFbank) -> Tensor:
