@@ -12,6 +12,7 @@ from alm.manifest import Record
 from eval.arm_scores import DEFAULT_CAPTION_METRICS, ArmScore, score_arm
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.benchmarks._run import answer_metrics, caption_metrics
+from eval.disagreements import disagreements
 from eval.errors import EvaluationError
 from eval.label_similarity import LABEL_EMBEDDING
 from eval.predictions import CONTROLS, HEADLINE, Prediction, read_predictions
@@ -25,9 +26,12 @@ Comparison = dict[str, Any]
 difference (`first - second`) and its interval, whether `lower_is_better`, `p_permutation`, `p_mcnemar` (of accuracies),
 `p_holm` (of the permutation test, over all rows) and which model is `better` by it at 5 % (None where neither is);
 `only` counts the questions that one model alone gets right. Per benchmark `sets` say what was compared, and under
-`controls` what each model scores without the right audio, with the gap to its own score."""
+`controls` what each model scores without the right audio, with the gap to its own score; `disagreements` name
+questions that one model alone gets right."""
 
 _SIGNIFICANT = 0.05
+# What of an evaluation leads to its recordings.
+_WHERE = ("benchmark", "data", "split")
 # What the controls are shown for; of other scores they would say the same.
 _CONTROLLED = ("qa/overall", "caption/cider_d", "answer/wer")
 
@@ -115,6 +119,8 @@ def _compare_one(
         "backends": dict(sorted(backends.items())),
         "absent": dict(sorted(absent.items())),
         "controls": _controls(records, arms, scores, answers, seed),
+        "disagreements": disagreements(records, said),
+        "run": {key: value for key, value in told[0].get("run", {}).items() if key in _WHERE},
     }
     return rows, described
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from alm.files import write_text_atomic
 from eval.charts import interval_chart, legend
+from eval.disagreements import as_examples
 from eval.page import page
+from eval.report import example_list
 from eval.score_table import format_interval
 
 _HEAD = (
@@ -86,11 +88,13 @@ def _body(comparison: Mapping[str, Any]) -> str:
         figure = f"<figure>{chart}{legend(['first', 'second'])}</figure>" if chart else ""
         controls = [cells[1:] for cells in _control_cells({"sets": [one]})]
         listens = f"<h3>Does it listen?</h3>{_table(_CONTROL_HEAD[1:], controls)}" if controls else ""
+        heard = example_list(as_examples(one["disagreements"], one["run"]))
+        parted = f"<h3>Where they part</h3>{heard}" if heard else ""
         limited = ", only the first ones of the benchmark (--limit)" if one["limited"] else ""
         parts.append(
             f'<section><h2>{escape(one["name"])}</h2><p class="quiet">{one["n_records"]} records, '
             f"{one['n_clips']} clips{limited}</p>{_table(_HEAD[1:], [_cells(row)[1:] for row in rows])}"
-            f"{figure}{listens}</section>"
+            f"{figure}{listens}{parted}</section>"
         )
     parts.append("".join(f'<p class="quiet">{escape(remark)}</p>' for remark in _remarks(comparison)))
     return "".join(parts)
@@ -164,5 +168,8 @@ def _remarks(comparison: Mapping[str, Any]) -> list[str]:
             remarks.append(
                 f"{one['name']}: a run with --limit; its CIDEr-D, if any, does not compare with that of the whole set."
             )
+        if one["disagreements"]:
+            shown = ", ".join(f"{part['id']} ({part['right']})" for part in one["disagreements"])
+            remarks.append(f"{one['name']}: questions that only one model gets right, for example {shown}.")
         remarks += [f"{one['name']}: {metric} is absent: {why}." for metric, why in one["absent"].items()]
     return [*remarks, f"Computed by {', '.join(backends)}."]

@@ -24,6 +24,8 @@ from eval.scoring import HEADLINE, Scores, format_interval
 
 # Seconds of a clip that are put into the page; a half-hour recording would make it too heavy to open.
 MOST_SOUND_S = 60.0
+# At which rate clips are played.
+EXAMPLE_HZ = 16000
 
 ARM_NAMES = {
     HEADLINE: "model",
@@ -130,7 +132,7 @@ def write_report(
         for group, values in one["arms"][HEADLINE].get("groups", {}).items():
             parts.section(f"By {group}", _group_chart(group, values))
     parts.section("Beside simpler means", _baseline_table(baselines))
-    parts.section("Test clips", _example_list(examples))
+    parts.section("Test clips", example_list(examples))
     parts.section("Training", *(_curve_figure(stage, curve) for stage, curve in (curves or {}).items()))
     parts.section("What was run", _fact_list(facts or {}))
     write_text_atomic(Path(path), page(title, "\n".join(parts.parts)))
@@ -293,7 +295,8 @@ def _curve_figure(stage: str, curve: Curve) -> str:
     return f"<figure><figcaption>{text}</figcaption>{chart}</figure>" if chart else ""
 
 
-def _example_list(examples: Sequence[Example]) -> str:
+def example_list(examples: Sequence[Example]) -> str:
+    """Clips with sound, spectrogram, question and answer, as HTML."""
     if not examples:
         return ""
     return (

@@ -10,14 +10,13 @@ from alm.records import Record
 from encoders.errors import AudioError
 from eval.arm_scores import is_correct
 from eval.predictions import HEADLINE, Prediction
-from eval.report import Example, write_report
+from eval.report import EXAMPLE_HZ, Example, write_report
 from eval.score_table import arm_remarks, format_interval
 
 logger = logging.getLogger(__name__)
 
 # Clips in the page; each holds its sound.
 _MOST_EXAMPLES = 6
-_EXAMPLE_HZ = 16000
 
 
 def write_run_report(
@@ -106,14 +105,14 @@ def hardest_examples(records: Sequence[Record], lines: Sequence[Prediction]) -> 
         shown.add(record.clip)
         ref = record.audio[0]
         try:
-            waveform = ref.load(_EXAMPLE_HZ)
+            waveform = ref.load(EXAMPLE_HZ)
         except AudioError as error:
             logger.warning("not shown in the report: %s", error)
             continue
         examples.append(
             Example(
                 waveform,
-                _EXAMPLE_HZ,
+                EXAMPLE_HZ,
                 record.question,
                 record.references[0],
                 said[record.id],

@@ -4,13 +4,16 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import numpy as np
 import pytest
+import soundfile
 
 from alm.cli import main
 from eval.compare import compare_runs
+from eval.comparison_page import write_comparison
 from eval.errors import EvaluationError
 from eval.judges import open_judge, read_verdict
-from eval.predictions import prediction_key
+from eval.predictions import prediction_key, read_predictions
 from eval.score_file import score_file
 
 
@@ -88,6 +91,31 @@ def test_two_models_on_two_benchmarks_make_one_page(tmp_path, capsys):
     assert html.count("<section>") == 2 and "<svg" in html and "http:" not in html
     assert "| first | qa/overall |" in (out / "comparison.md").read_text()
     assert compare_runs(tmp_path / "good", tmp_path / "bad")["rows"] == comparison["rows"]
+
+
+def test_a_page_plays_what_only_one_model_gets_right(tmp_path):
+    for model, right in (("good", 34), ("bad", 20)):
+        write(tmp_path / model / "eval" / "manifest", right)
+    lines = read_predictions(tmp_path / "good/eval/manifest/predictions.jsonl")
+    noise = 0.1 * np.random.default_rng(0).standard_normal(16000)
+    soundfile.write(tmp_path / "a.wav", noise, 16000)
+    manifest = tmp_path / "data.jsonl"
+    asked = [
+        {"id": line["id"], "audio": "a.wav", "question": "what", "answer": line["references"][0]}
+        for line in lines
+    ]
+    manifest.write_text("".join(json.dumps(one) + "\n" for one in asked))
+    told = {"run": {"benchmark": "manifest", "data": str(manifest), "split": ""}}
+    (tmp_path / "good/eval/manifest/scores.json").write_text(json.dumps(told))
+    comparison = compare_runs(tmp_path / "good", tmp_path / "bad")
+    parted = comparison["sets"][0]["disagreements"]
+    assert len({one["clip"] for one in parted}) == len(parted) == 6
+    assert all(one["right"] == "first" and one["answers"][0] != one["answers"][1] for one in parted)
+    html = write_comparison(tmp_path / "page", comparison).read_text()
+    assert html.count("<audio") == 6 and "only the first is right" in html
+    manifest.unlink()  # then they are named, and not played
+    html = write_comparison(tmp_path / "page", compare_runs(tmp_path / "good", tmp_path / "bad")).read_text()
+    assert "<audio" not in html and parted[0]["id"] in html
 
 
 def test_what_cannot_be_compared_is_a_typed_error(tmp_path):

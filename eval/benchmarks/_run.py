@@ -79,6 +79,7 @@ def run(config: str | Path, model: str | Path, out: str | Path | None, overrides
     scores["run"] = {
         "benchmark": benchmark.name,
         "split": split,
+        "data": str(Path(settings.data).resolve()),
         "prompt_version": benchmark.prompt_version,
         "citation": benchmark.citation,
         "model_id": model_id_of(folder),
