@@ -13,6 +13,7 @@ The tiers, in order (the first that yields decides):
    yes is an option.
 9. One option alone is asserted (`eval.polarity`); options named inside longer ones do not count.
 10. One option alone is asserted in the last sentence.
+11. No option is named as it stands, and one alone is told in other words (`eval.reworded`).
 
 A refusal ("none of the above", "I cannot hear") ends the search after tier 5 unless a later cue answers after all.
 """
@@ -40,10 +41,11 @@ from eval.markup import marked_answer, strip_markdown, strip_tags, strip_thinkin
 from eval.mentions import Mention, Options, canonical, options_for
 from eval.normalise import answers_match, digits_for_number_words, normalise_answer, parse_yes_no
 from eval.polarity import chosen, judge, sentences
+from eval.reworded import reworded
 
 __all__ = ["answers_match", "digits_for_number_words", "normalise_answer", "parse_choice", "parse_yes_no"]
 
-PARSER_VERSION = "4"
+PARSER_VERSION = "5"
 
 _LETTER = re.compile(r"""(?P<open>["'(\[]*)(?P<letter>[A-Za-z])(?![\w#])(?P<close>["')\]]*)""")
 _AFTER_LETTER = re.compile(
@@ -74,7 +76,7 @@ def parse_choice(text: str, choices: Sequence[str]) -> int | None:
 
 
 def _read(text: str, options: Options) -> int | None:
-    """Tiers 3 to 10 on clean text."""
+    """Tiers 3 to 11 on clean text."""
     text = text.strip()
     if not text:
         return None
@@ -102,7 +104,7 @@ def _read(text: str, options: Options) -> int | None:
         found = tier(text, mentions, options)
         if found is not None:
             return found if found >= 0 else None
-    return None
+    return None if mentions else reworded(text, options)
 
 
 # A tier's answer that there is an answer, but not a single choice.

@@ -199,6 +199,29 @@ def test_sentences_of_cue_words_give_a_choice_or_nothing(words):
     assert got is None or 0 <= got < 4
 
 
+SOUNDS = ["dog barking", "cat meowing", "car horn", "rain"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A cat is meowing.", 1), ("It's raining", 3), ("a car's horn", 2), ("A barking dog can be heard", 0),
+        ("someone honks a car horn", 2), ("The dog barked", 0),
+        ("A cat is not meowing", None), ("A dog barks while a cat meows", None), ("Is a cat meowing?", None),
+        ("It may be raining", None), ("a cat", None), ("There was a dog. It barked. Then a bird.", None),
+    ],
+)  # fmt: skip
+def test_a_choice_in_other_words(text, expected):
+    assert parse_choice(text, SOUNDS) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("Yeah, there is", 0), ("Nope", 1), ("Yes and no", None), ("No match.", None)]
+)
+def test_yes_and_no_in_other_words(text, expected):
+    assert parse_choice(text, ["Yes", "No"]) == expected
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
