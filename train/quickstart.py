@@ -15,10 +15,12 @@ from alm import load
 from alm.data.compose import MARKER as DATA_MARKER
 from alm.data.compose import ComposeConfig, build_bank, compose
 from alm.data.language import Language
+from alm.data.sources import open_records
 from alm.errors import ConfigError, UserError
 from alm.manifest import read_manifest
 from alm.progress import counter, progress
 from alm.settings import apply_overrides, parse_settings, read_yaml, set_dotted
+from encoders import load_encoder
 from eval.run import CONTROLS, evaluate_manifest
 from projectors.registry import check_projector
 from train.parallel import Step, run_side_by_side
@@ -27,6 +29,7 @@ from train.rundir import ATTEMPT, MARKER, read_json
 from train.settings import TrainSettings
 from train.stages import run_stage, run_step
 from train.text_llm import TextLLMConfig, train_text_llm
+from train.tuning import kept_features
 
 QUICKSTART_STAGES = ("pretrain", "align", "instruct")
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"  # beside the packages, installed or not
@@ -254,8 +257,12 @@ def train_llm(settings: QuickstartSettings, out: Path) -> None:
 
 
 def pretrain_encoder(settings: QuickstartSettings, out: Path) -> None:
-    """``out/pretrain/encoder``."""
-    run_stage(stage_settings(settings, out, "pretrain", settings.untrained))
+    """``out/pretrain/encoder``, and its tokens of all clips while the language model still learns."""
+    encoder = run_stage(stage_settings(settings, out, "pretrain", settings.untrained))
+    aligned = stage_settings(settings, out, "align", str(encoder), "llm")
+    if aligned.data.cache_features and not (out / "align" / MARKER).is_file():
+        records = [open_records(paths) for paths in (aligned.data.train, aligned.data.validation)]
+        kept_features(aligned, load_encoder(encoder).eval(), *records)
 
 
 def train_arm(settings: QuickstartSettings, out: Path, arm: str) -> None:

@@ -13,7 +13,7 @@ from alm.generation import pick_device
 from alm.model import AudioLanguageModel
 from alm.processor import AudioLanguageProcessor, build_processor
 from alm.records import Record
-from encoders import load_encoder
+from encoders import AudioEncoder, load_encoder
 from train.controls import listening_losses, mean_loss, samples_of
 from train.conversations import (
     ClipAudio,
@@ -84,6 +84,21 @@ def _sample_order(
     return SampleOrder(sizes, weights, lengths, together)
 
 
+def kept_features(
+    settings: TrainSettings, encoder: AudioEncoder, records: Sequence[Record], held_out: Sequence[Record]
+) -> ClipFeatures:
+    """The frozen encoder's tokens of all clips, computed where ``data.feature_folder`` does not hold them."""
+    data, device = settings.data, pick_device()
+    encoder.to(device)
+    folder = Path(data.feature_folder) if data.feature_folder else None
+    refs = clips_of([*records, *held_out])
+    keep_going = data.on_bad == "quarantine"
+    features = ClipFeatures(encoder, refs, data.cache_limit_gb, device, folder, keep_going=keep_going)
+    for ref in clips_of(held_out):  # what is scored is never replaced
+        features.check(ref)
+    return features
+
+
 def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     """Run an align or instruct stage; writes ``folder/model`` and returns what is worth telling.
 
@@ -103,16 +118,7 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         say("tokens are not kept: the weights of the encoder's layers are learned")
         cached = False
     if cached:
-        device = pick_device()
-        model.encoder.to(device)
-        kept = Path(settings.data.feature_folder) if settings.data.feature_folder else None
-        refs = clips_of([*records, *held_out])
-        keep_going = settings.data.on_bad == "quarantine"
-        clips = ClipFeatures(
-            model.encoder, refs, settings.data.cache_limit_gb, device, kept, keep_going=keep_going
-        )
-        for ref in clips_of(held_out):  # what is scored is never replaced
-            clips.check(ref)
+        clips = kept_features(settings, model.encoder, records, held_out)
     if settings.data.pack:
         check_packing(model.llm)
     dataset, collator = training_data(settings, records, processor, clips)
