@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from alm.manifest import Record
+from alm.records import Record
 from eval.arm_scores import DEFAULT_CAPTION_METRICS, ArmScore, score_arm
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.benchmarks._run import answer_metrics, caption_metrics

@@ -4,13 +4,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alm.errors import AudioError, UserError
+from alm.errors import UserError
 from alm.records import AudioRef, Record
 from eval.arm_scores import is_correct
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.benchmarks._data import read_records
 from eval.predictions import Prediction
-from eval.report import EXAMPLE_HZ, Example
+from eval.report import EXAMPLE_HZ, Example, sound_of
 
 logger = logging.getLogger(__name__)
 
@@ -76,10 +76,8 @@ def as_examples(found: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> l
     recordings = _recordings(run) if found else {}
     examples = []
     for one in (one for one in found if one["id"] in recordings):
-        try:
-            waveform = recordings[one["id"]].load(EXAMPLE_HZ)
-        except AudioError as error:
-            logger.warning("not shown in the comparison: %s", error)
+        waveform = sound_of(recordings[one["id"]])
+        if waveform is None:
             continue
         first, second = one["answers"]
         examples.append(

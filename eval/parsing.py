@@ -332,16 +332,18 @@ def _weak_cue(text: str, mentions: list[Mention], options: Options) -> int | Non
 
 def _after_colon(text: str, mentions: list[Mention], options: Options) -> int | None:
     """Tier 8: the text ends with a colon and one choice alone: "the latter fits: rain"; but not "ruled out: rain"."""
-    for colon in reversed(
-        [one for one in re.finditer(r":(?=\s)", text) if not _within(one.start(), mentions)]
+    colons = [one for one in re.finditer(r":(?=\s)", text) if not _within(one.start(), mentions)]
+    if not colons or text.endswith("?"):
+        return None
+    heading = text[: colons[-1].start()].rpartition("\n")[2]
+    rest = text[colons[-1].end() :]
+    # "A) Yes: no" is about a choice, it gives none.
+    if (
+        any(one.rejected and one.start >= colons[-1].end() for one in mentions)
+        or _whole(heading, options) is not None
     ):
-        rest = [one for one in mentions if one.start >= colon.end()]
-        heading = text[: colon.start()].rpartition("\n")[2]
-        # "A) Yes: no" is about a choice, it gives none.
-        if text.endswith("?") or any(one.rejected for one in rest) or _whole(heading, options) is not None:
-            return None
-        return _whole(text[colon.end() :], options)
-    return None
+        return None
+    return _whole(rest, options)
 
 
 def _own_sentence(text: str, mentions: list[Mention], options: Options) -> int | None:

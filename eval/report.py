@@ -1,5 +1,6 @@
 """The report: one HTML file that holds everything it shows, for a phone or a desk, in light and dark."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -8,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from alm.errors import AudioError
 from alm.files import write_text_atomic
+from alm.records import AudioRef
 from eval.charts import (
     data_address,
     flac_bytes,
@@ -21,6 +24,8 @@ from eval.charts import (
 from eval.page import page
 from eval.score_table import official_remark
 from eval.scoring import HEADLINE, Scores, format_interval
+
+logger = logging.getLogger(__name__)
 
 # Seconds of a clip that are put into the page; a half-hour recording would make it too heavy to open.
 MOST_SOUND_S = 60.0
@@ -293,6 +298,15 @@ def _curve_figure(stage: str, curve: Curve) -> str:
     last = [f"{name} {points[-1][1]:.3f}" for name, points in series.items() if points]
     text = f"{escape(stage)} <small>{escape(', '.join(last))}</small>"
     return f"<figure><figcaption>{text}</figcaption>{chart}</figure>" if chart else ""
+
+
+def sound_of(ref: AudioRef) -> np.ndarray | None:
+    """A clip (S,) as a page plays it, at `EXAMPLE_HZ`; None, with a warning, where it cannot be read."""
+    try:
+        return ref.load(EXAMPLE_HZ)
+    except AudioError as error:
+        logger.warning("not shown in the report: %s", error)
+        return None
 
 
 def example_list(examples: Sequence[Example]) -> str:

@@ -1,19 +1,15 @@
 """What a finished evaluation is shown as: `report.md`, and `report.html` with the hardest clips to listen to."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from alm.files import write_text_atomic
 from alm.records import Record
-from encoders.errors import AudioError
 from eval.arm_scores import is_correct
 from eval.predictions import HEADLINE, Prediction
-from eval.report import EXAMPLE_HZ, Example, write_report
+from eval.report import EXAMPLE_HZ, Example, sound_of, write_report
 from eval.score_table import arm_remarks, format_interval
-
-logger = logging.getLogger(__name__)
 
 # Clips in the page; each holds its sound.
 _MOST_EXAMPLES = 6
@@ -103,11 +99,8 @@ def hardest_examples(records: Sequence[Record], lines: Sequence[Prediction]) -> 
         if record.clip in shown:
             continue
         shown.add(record.clip)
-        ref = record.audio[0]
-        try:
-            waveform = ref.load(EXAMPLE_HZ)
-        except AudioError as error:
-            logger.warning("not shown in the report: %s", error)
+        waveform = sound_of(record.audio[0])
+        if waveform is None:
             continue
         examples.append(
             Example(

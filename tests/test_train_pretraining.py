@@ -160,7 +160,7 @@ def test_waveform_views_come_from_the_workers_epoch_by_epoch(folder: Path, tmp_p
         contrastive={"views": {"augment": "waveform"}},
     )
     encoder = pretraining_encoder(run)
-    dataset = clip_dataset(run, run.data.train, encoder)
+    dataset = clip_dataset(run, read_clips(run.data.train), encoder)
     assert isinstance(dataset, WaveformViews)
     heard: list[torch.Tensor] = []
 

@@ -127,11 +127,11 @@ def _tune(settings: TrainSettings) -> tuple[nn.Module, Any, Callable[..., dict[s
 def _pretrain(settings: TrainSettings) -> tuple[nn.Module, Any, Callable[..., dict[str, Tensor]]]:
     from train.clips import collate_clips
     from train.contrastive import ContrastiveModel
-    from train.pretraining import clip_dataset, pretraining_encoder
+    from train.pretraining import pretraining_encoder, training_clips
 
     encoder = pretraining_encoder(settings)
     model = ContrastiveModel(encoder, settings.contrastive, settings.run.seed)
-    return model, clip_dataset(settings, settings.data.train, encoder), collate_clips
+    return model, training_clips(settings, encoder), collate_clips
 
 
 def _calibrate(model: nn.Module, batches: list[dict[str, Tensor]]) -> tuple[float, float, int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from alm.errors import ConfigError
 from encoders import AudioEncoder, AudioMosaicEncoder, load_encoder
 from encoders.checkpoint import load_strict
 from train.augment_waveform import WaveformViews
-from train.clips import ClipDataset, collate_clips, read_clips
+from train.clips import ClipDataset, NamedClip, collate_clips, read_clips
 from train.contrastive import ContrastiveModel
 from train.monitor import collapse_warning
 from train.online_probe import OnlineProbe
@@ -110,7 +111,7 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     set_seed(settings.run.seed)
     encoder = pretraining_encoder(settings)
     dataset = training_clips(settings, encoder)
-    held_out = clip_dataset(settings, settings.data.validation, encoder)
+    held_out = clip_dataset(settings, read_clips(settings.data.validation), encoder)
     model = ContrastiveModel(encoder, settings.contrastive, settings.run.seed, settings.run.compile)
     labelled = settings.contrastive.probe
     probe = OnlineProbe(labelled, encoder.config.sample_rate) if labelled.labels else None
@@ -154,11 +155,10 @@ def check_pretraining(settings: TrainSettings) -> None:
 
 
 def clip_dataset(
-    settings: TrainSettings, sources: tuple[str, ...], encoder: AudioMosaicEncoder
+    settings: TrainSettings, clips: Sequence[NamedClip], encoder: AudioMosaicEncoder
 ) -> ClipDataset:
-    """The clips of some sources, as waveforms or, with ``views.augment: waveform``, as two views of each."""
+    """Clips as waveforms or, with ``views.augment: waveform``, as two views of each."""
     config, views = encoder.config, settings.contrastive.views
-    clips = read_clips(sources)
     if views.augment == "waveform":
         fbank = encoder.fbank
         window_samples = (config.spec_size[0] - 1) * fbank.shift_samples + fbank.window_samples
@@ -170,12 +170,13 @@ def clip_dataset(
 
 def training_clips(settings: TrainSettings, encoder: AudioMosaicEncoder) -> ClipDataset:
     """The clips of ``data.train``, in the order their batches are to be filled from."""
-    dataset = clip_dataset(settings, settings.data.train, encoder)
-    if settings.contrastive.one_source_batches:
-        parts = [read_clips((source,)) for source in settings.data.train]
-        dataset.clips = Chain(parts)
-        together = settings.optim.batch_size * world_size()
-        dataset.order = partial(one_source_order, [len(part) for part in parts], together)
+    sources = settings.data.train
+    if not settings.contrastive.one_source_batches:
+        return clip_dataset(settings, read_clips(sources), encoder)
+    parts = [read_clips((source,)) for source in sources]
+    dataset = clip_dataset(settings, Chain(parts), encoder)
+    together = settings.optim.batch_size * world_size()
+    dataset.order = partial(one_source_order, [len(part) for part in parts], together)
     return dataset
 
 

@@ -29,7 +29,7 @@ from train.rundir import ATTEMPT, MARKER, read_json
 from train.settings import TrainSettings
 from train.stages import run_stage, run_step
 from train.text_llm import TextLLMConfig, train_text_llm
-from train.tuning import kept_features
+from train.tuning import keeps_features, kept_features
 
 QUICKSTART_STAGES = ("pretrain", "align", "instruct")
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"  # beside the packages, installed or not
@@ -258,11 +258,14 @@ def train_llm(settings: QuickstartSettings, out: Path) -> None:
 
 def pretrain_encoder(settings: QuickstartSettings, out: Path) -> None:
     """``out/pretrain/encoder``, and its tokens of all clips while the language model still learns."""
-    encoder = run_stage(stage_settings(settings, out, "pretrain", settings.untrained))
-    aligned = stage_settings(settings, out, "align", str(encoder), "llm")
-    if aligned.data.cache_features and not (out / "align" / MARKER).is_file():
+    folder = run_stage(stage_settings(settings, out, "pretrain", settings.untrained))
+    aligned = stage_settings(settings, out, "align", str(folder), "llm")
+    if (out / "align" / MARKER).is_file():  # its tokens have been of use
+        return
+    encoder = load_encoder(folder).eval()
+    if keeps_features(aligned, encoder):
         records = [open_records(paths) for paths in (aligned.data.train, aligned.data.validation)]
-        kept_features(aligned, load_encoder(encoder).eval(), *records)
+        kept_features(aligned, encoder, *records)
 
 
 def train_arm(settings: QuickstartSettings, out: Path, arm: str) -> None:

@@ -84,6 +84,16 @@ def _sample_order(
     return SampleOrder(sizes, weights, lengths, together)
 
 
+def keeps_features(settings: TrainSettings, encoder: AudioEncoder) -> bool:
+    """Whether a stage computes its encoder's tokens once: they must not change while it trains."""
+    if not settings.data.cache_features or settings.policy.encoder != "frozen":
+        return False
+    if encoder.readout and settings.policy.projector == "train":
+        say("tokens are not kept: the weights of the encoder's layers are learned")
+        return False
+    return True
+
+
 def kept_features(
     settings: TrainSettings, encoder: AudioEncoder, records: Sequence[Record], held_out: Sequence[Record]
 ) -> ClipFeatures:
@@ -113,11 +123,7 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     table = model.set_policy(settings.policy)
     say(table)
     clips = ClipAudio(processor.sample_rate)
-    cached = settings.data.cache_features and settings.policy.encoder == "frozen"
-    if cached and model.encoder.readout and settings.policy.projector == "train":
-        say("tokens are not kept: the weights of the encoder's layers are learned")
-        cached = False
-    if cached:
+    if keeps_features(settings, model.encoder):
         clips = kept_features(settings, model.encoder, records, held_out)
     if settings.data.pack:
         check_packing(model.llm)
