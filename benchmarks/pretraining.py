@@ -39,7 +39,7 @@ BASELINE = "log-mel logistic regression"
 COST = "cost.json"
 _LONG_S = 2.0
 _PRETRAIN = CONFIGS / "pretrain" / "audiomosaic-tiny.yaml"
-_QUICK = {"pretrain": ("optim.batch_size=4", "optim.warmup_steps=1"), "probe": ("finetune.epochs=1",)}
+_QUICK = {"pretrain": ("optim.batch_size=4", "optim.warmup_steps=1"), "attentive": ("finetune.epochs=1",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Bench:
     Args:
         sets: What is probed.
         out: The folder.
-        changes: Further overrides of the stages ``pretrain`` and ``probe``.
+        changes: Further overrides of the stage ``pretrain`` and of the probes, by their mode.
     """
 
     def __init__(self, sets: Sequence[Held], out: Path, changes: Mapping[str, Sequence[str]]) -> None:
@@ -180,7 +180,7 @@ class Bench:
             for mode in arm.modes:
                 folder = self._folder(arm, seed) / f"{held.name}-{mode}"
                 changes = [f"out={folder}", f"run.seed={seed}", *encoder, *held.data()]
-                changes += self.changes.get("probe", ())
+                changes += self.changes.get(mode, ())
                 run_stage(load_settings(TrainSettings, CONFIGS / "finetune" / f"probe-{mode}.yaml", changes))
 
     def right(self, arm: Arm, held: Held, mode: str, seeds: int) -> np.ndarray:
@@ -234,8 +234,8 @@ def page(bench: Bench, listed: Sequence[Arm], seeds: int, about: Sequence[str], 
     for held in bench.sets:
         split = bench.split(held)
         lines.append(
-            f"- {held.name}: {held.column} {held.test} held out; probes learn from {len(split.train)} clips, "
-            f"{len(split.validation)} choose the epoch, {len(split.test)} are asked about"
+            f"- {held.name}: {held.column} {held.test} held out; probes learn from {len(split.train)} clips "
+            f"and {len(split.validation)} more (which choose an attentive one's epoch), {len(split.test)} are asked about"
         )
     lines += [
         "",

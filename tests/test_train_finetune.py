@@ -16,7 +16,7 @@ from alm.errors import AudioError, ConfigError
 from alm.settings import parse_settings
 from encoders import AudioMosaicEncoder, encoder_class, load_encoder
 from encoders.audio import load_audio, pad_batch
-from eval.baselines import multi_label_probabilities
+from eval.logistic import fit_logistic
 from train.datasets import LabelledClip, LabelledData
 from train.finetune_augment import augmented_clip_features, clip_key
 from train.finetune_data import choose_split, read_data
@@ -174,6 +174,14 @@ def test_too_few_clips_and_untaught_classes(tones):
         ({"test_crops": 3}, "crops need finetune.augment.crop_s"),
         ({"mode": "linear", "layer_decay": 0.5}, "the encoder is frozen"),
         ({"folds": "some"}, "expected all or a list"),
+        ({"solver": "lbfgs"}, "finetune.solver: got 'lbfgs', expected one of adamw, logistic"),
+        (
+            {"solver": "logistic", "mode": "attentive"},
+            "logistic is for mode linear or layer:N, not attentive",
+        ),
+        ({"solver": "logistic", "epochs": 5}, "finetune.epochs: the logistic solver has no such thing"),
+        ({"solver": "logistic", "class_weights": {"a": 2.0}}, "finetune.class_weights: the logistic solver"),
+        ({"solver": "logistic", "cache": False}, "finetune.cache: the logistic solver"),
         ({"draws": 5}, "set finetune.balanced=true"),
         ({"loss": "mse"}, "finetune.loss: got 'mse'"),
         ({"epoch": 5}, "did you mean 'finetune.epochs'"),
@@ -434,11 +442,13 @@ def test_multi_label_baseline_solves_scikit_learns_problem():
     rng = np.random.default_rng(0)
     x, asked = rng.normal(size=(80, 6)), rng.normal(size=(10, 6))
     y = (x[:, :3] + 0.5 * rng.normal(size=(80, 3)) > 0.3).astype(float)
-    said, strength = multi_label_probabilities(x, y, asked, [str(i // 2) for i in range(80)])
+    model = fit_logistic(x, y, [str(i // 2) for i in range(80)], multi_label=True)
+    said = model.probabilities(asked)
     scaler = StandardScaler().fit(x)
     for column in range(3):
-        model = LogisticRegression(C=strength, tol=1e-8, max_iter=1000).fit(scaler.transform(x), y[:, column])
-        wanted = model.predict_proba(scaler.transform(asked))[:, 1]
+        theirs = LogisticRegression(C=model.strength, tol=1e-8, max_iter=1000)
+        theirs.fit(scaler.transform(x), y[:, column])
+        wanted = theirs.predict_proba(scaler.transform(asked))[:, 1]
         np.testing.assert_allclose(said[:, column], wanted, atol=2e-3)
 
 
@@ -542,6 +552,52 @@ def test_other_probes_run_and_come_back(tones, tmp_path, mode):
     assert scores["systems"][f"audiomosaic, {mode}"]["accuracy"]["n"] == 12
     model, _ = load_classifier(place)
     assert model.encoder is not None and not model.training
+
+
+@pytest.mark.parametrize("mode", ["linear", "layer:1"])
+def test_a_probe_by_logistic_regression_is_scikit_learns_and_comes_back(tones, tmp_path, mode):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    settings = settings_of(
+        tones, tmp_path / "run", finetune={"mode": mode, "solver": "logistic", "baseline": False}
+    )
+    model, classes = load_classifier(run_stage(settings))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    split = choose_split(read_data(settings.data), settings)
+    options = settings.finetune
+    assert model.encoder is not None
+
+    def features(clips):
+        rows = []
+        for clip in clips:
+            wave = torch.from_numpy(load_audio(clip.path, 16000))[None]
+            rows.append(encode(model.encoder, options, wave, torch.tensor([wave.shape[1]]))["features"][0])
+        return torch.stack(rows).detach().double().numpy()
+
+    known = (*split.train, *split.validation)
+    scaler = StandardScaler().fit(features(known))
+    strength = read_json(tmp_path / "run" / "scores.json")["systems"][f"audiomosaic, {mode}"]["strength"]
+    theirs = LogisticRegression(C=strength, max_iter=5000, tol=1e-8)
+    theirs.fit(scaler.transform(features(known)), [clip.labels[0] for clip in known])
+    wanted = theirs.predict_proba(scaler.transform(features(split.test)))
+    assert tuple(theirs.classes_) == classes and [line["id"] for line in lines] == [c.id for c in split.test]
+    np.testing.assert_allclose([line["probabilities"] for line in lines], wanted, atol=5e-3)
+    wave = torch.from_numpy(load_audio(tones.parent / lines[0]["id"], 16000))[None]
+    with torch.no_grad():
+        logits = model(waveforms=wave, lengths=torch.tensor([wave.shape[1]]))["logits"]
+    assert model.probabilities(logits)[0].tolist() == pytest.approx(lines[0]["probabilities"], abs=1e-4)
+
+
+def test_logistic_regression_of_two_classes_and_of_one_that_no_clip_taught():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 3)) * [1.0, 50.0, 0.0] + [0.0, 7.0, 2.0]
+    y = np.zeros((40, 3))
+    y[np.arange(40), np.where(x[:, 0] > 0, 2, 0)] = 1  # class 1 has no clip
+    model = fit_logistic(x, y, [str(i) for i in range(40)])
+    said = model.probabilities(x)
+    np.testing.assert_allclose(said.sum(axis=1), 1)
+    assert (said[:, 1] < 1e-9).all() and (said.argmax(axis=1) == y.argmax(axis=1)).mean() > 0.9
 
 
 def test_any_encoder_without_cache_stays_frozen(tones, tmp_path):

@@ -133,6 +133,10 @@ def build_head(
         return AttentiveHead(dim, n_classes, settings.head_std, settings.queries, settings.heads)
     if settings.mode == "weighted_sum":
         return LayerSumHead(features.shape[1], dim, n_classes, settings.head_std)
+    if settings.solver == "logistic":
+        return ClipHead(
+            nn.Identity(), dim, n_classes, settings.head_std
+        )  # the standardisation is in its weights
     own = encoder.clip_norm if settings.layer is None else None
     norm = nn.LayerNorm(dim) if own is None else copy.deepcopy(own).requires_grad_(True)
     return ClipHead(norm, dim, n_classes, settings.head_std)

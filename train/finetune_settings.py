@@ -10,6 +10,7 @@ from alm.errors import ConfigError
 HEADS = ("auto", "attentive", "aasist")
 MODES = ("full", "linear", "attentive", "weighted_sum")
 _LAYER = re.compile(r"layer:(\d+)")
+SOLVERS = ("adamw", "logistic")
 METRICS = ("auto", "accuracy", "mean_average_precision", "equal_error_rate")
 
 
@@ -88,6 +89,9 @@ class FinetuneSettings:
             feature, 0 being what enters the first block).
         head: auto (what the mode says), attentive, or aasist (graph attention over the grid of tokens, for spoofed or
             generated audio); the latter two read tokens, in mode full or, the encoder frozen, in mode attentive.
+        solver: adamw, or for mode linear and layer:N with features computed once ``logistic``: logistic regression on
+            the standardised feature, its penalty chosen by cross-validation on the training and validation clips. It
+            is what the log-mel baseline gets too, and depends neither on a learning rate nor on a number of epochs.
         epochs: Passes over the training clips, in place of optim.steps.
         warmup_epochs: Of them, in place of optim.warmup_steps.
         base_lr: Learning rate per 256 clips, in place of optim.lr: lr = base_lr x batch / 256.
@@ -112,6 +116,7 @@ class FinetuneSettings:
 
     mode: str = "linear"
     head: str = "auto"
+    solver: str = "adamw"
     epochs: int | None = None
     warmup_epochs: float | None = None
     base_lr: float | None = None
@@ -138,7 +143,8 @@ class FinetuneSettings:
             raise ConfigError(
                 f"finetune.mode: got '{self.mode}', expected one of {', '.join(MODES)} or layer:N"
             )
-        for key, choices in (("head", HEADS), ("loss", ("auto", "bce", "ce")), ("metric", METRICS)):
+        chosen = (("head", HEADS), ("solver", SOLVERS), ("loss", ("auto", "bce", "ce")), ("metric", METRICS))
+        for key, choices in chosen:
             if getattr(self, key) not in choices:
                 raise ConfigError(
                     f"finetune.{key}: got '{getattr(self, key)}', expected one of {', '.join(choices)}"
@@ -170,6 +176,8 @@ class FinetuneSettings:
             raise ConfigError(
                 "finetune.augment: features that are computed once hear no augmentation; set finetune.cache=false"
             )
+        if self.solver == "logistic":
+            self._check_logistic()
         if self.draws is not None and not self.balanced:
             raise ConfigError("finetune.draws: draws are weighted; set finetune.balanced=true")
         if self.layer is None and self.mode != "full" and self.layer_decay != 1:
@@ -178,6 +186,28 @@ class FinetuneSettings:
             )
         if isinstance(self.folds, str) and self.folds != "all":
             raise ConfigError(f"finetune.folds: got '{self.folds}', expected all or a list such as [1, 2]")
+
+    def _check_logistic(self) -> None:
+        """Whether the logistic solver can do all that is asked."""
+        if self.mode != "linear" and self.layer is None:
+            raise ConfigError(f"finetune.solver: logistic is for mode linear or layer:N, not {self.mode}")
+        unused = (
+            "epochs",
+            "warmup_epochs",
+            "base_lr",
+            "label_smoothing",
+            "class_weights",
+            "balanced",
+            "loss",
+        )
+        defaults = {field.name: field.default for field in dataclasses.fields(self)} | {"class_weights": {}}
+        for key in unused:
+            if getattr(self, key) != defaults[key]:
+                raise ConfigError(f"finetune.{key}: the logistic solver has no such thing; leave it out")
+        if not self.cache:
+            raise ConfigError(
+                "finetune.cache: the logistic solver needs features that are computed once; leave it on"
+            )
 
     @property
     def layer(self) -> int | None:

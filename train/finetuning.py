@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,6 +37,9 @@ from train.ranks import is_main, say, world_size
 from train.rundir import read_json, write_json
 from train.settings import TrainSettings
 from train.trainer import fit
+
+if TYPE_CHECKING:
+    from eval.logistic import LinearClassifier
 
 _CONTROL_SEED = 1009  # added to the run's seed: the random encoder is no relative of the run's own
 
@@ -180,6 +183,9 @@ def _train(
         clips = sorted(split.clips, key=lambda clip: clip.id)
         limit = settings.data.cache_limit_gb
         features = compute_features(encoder, options, audio, clips, device, limit, kept)
+    if options.solver == "logistic":
+        return _solve(settings, split, head, features)
+    if options.cached:
         rows: Any = FeatureRows(features, *drawn)
         collate: Any = collate_features
     else:
@@ -217,6 +223,23 @@ def _train(
     assert best.best is not None
     facts = {"validation": abs(best.best["score"]), "best_epoch": best.best["epoch"]}
     return said_of(split.test), facts | {"trained": _n_trained(model)}, model
+
+
+def _solve(
+    settings: TrainSettings, split: Split, head: ClipHead, features: dict[str, list[Tensor]]
+) -> tuple[np.ndarray, dict[str, Any], FinetuneModel]:
+    """Like `_train` with the logistic solver: nothing is drawn at random but the folds that choose the penalty."""
+
+    def features_of(clip: LabelledClip) -> np.ndarray:
+        return features[clip.id][0].double().numpy()
+
+    solved = _regression(split, features_of, settings.run.seed)
+    with torch.no_grad():
+        head.linear.weight.copy_(torch.from_numpy(solved.weight))
+        head.linear.bias.copy_(torch.from_numpy(solved.bias))
+    model = FinetuneModel(head, None, settings.finetune, split.data.multi_label, None)
+    said = solved.probabilities(np.stack([features_of(clip) for clip in split.test]))
+    return said, {"strength": solved.strength, "trained": _n_trained(model)}, model
 
 
 def _scheduled(settings: TrainSettings, n_rows: int) -> TrainSettings:
@@ -329,28 +352,33 @@ def _write_predictions(split: Split, probabilities: np.ndarray, path: Path) -> N
 
 
 def logmel_probe(split: Split, sample_rate: int, seed: int) -> tuple[np.ndarray, float]:
-    """Logistic regression on the mean and deviation of the log-mel; the penalty is chosen on training clips.
-
-    It learns from the training and the validation clips, as its own choice is made by cross-validation.
+    """Logistic regression on the mean and deviation of the log-mel.
 
     Returns:
         Probabilities (test clips, C), and the inverse strength of the penalty.
     """
     from encoders.audio import load_audio
-    from eval.baselines import fit_logistic, logmel_features, multi_label_probabilities
+    from eval.baselines import logmel_features
+
+    def features_of(clip: LabelledClip) -> np.ndarray:
+        wave = load_audio(clip.path, sample_rate, clip.start_s, clip.end_s)
+        return logmel_features([wave], sample_rate)[0]
+
+    model = _regression(split, features_of, seed)
+    return model.probabilities(np.stack([features_of(clip) for clip in split.test])), model.strength
+
+
+def _regression(
+    split: Split, features_of: Callable[[LabelledClip], np.ndarray], seed: int
+) -> LinearClassifier:
+    """Fit logistic regression to the training and the validation clips: its penalty is chosen by cross-validation."""
+    from eval.logistic import fit_logistic
 
     known = (*split.train, *split.validation)
-    features = np.concatenate(
-        [
-            logmel_features([load_audio(clip.path, sample_rate, clip.start_s, clip.end_s)], sample_rate)
-            for clip in (*known, *split.test)
-        ]
+    return fit_logistic(
+        np.stack([features_of(clip) for clip in known]),
+        split.targets(known).double().numpy(),
+        [clip.group for clip in known],
+        multi_label=split.data.multi_label,
+        seed=seed,
     )
-    taught, asked = features[: len(known)], features[len(known) :]
-    groups = [clip.group for clip in known]
-    if split.data.multi_label:
-        return multi_label_probabilities(taught, split.targets(known).numpy(), asked, groups)
-    model, strength = fit_logistic(taught, [clip.labels[0] for clip in known], seed, groups)
-    said = np.zeros((len(asked), len(split.data.classes)))
-    said[:, [split.data.classes.index(name) for name in model.classes_]] = model.predict_proba(asked)
-    return said, strength

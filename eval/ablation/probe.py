@@ -23,7 +23,7 @@ from alm.manifest import read_manifest
 from alm.settings import read_yaml
 from encoders import AudioEncoder, load_encoder
 from encoders.audio import load_audio, pad_batch
-from eval.baselines import multi_label_probabilities
+from eval.logistic import fit_logistic
 from eval.metrics.mean_average_precision import class_precisions
 
 _BATCH = 32
@@ -55,17 +55,15 @@ def probe(values: dict[str, Any]) -> dict[str, Any]:
     targets = [
         np.array([[name in known[path] for name in names] for path in clips], float) for clips in splits
     ]
-    said, strength = multi_label_probabilities(
-        features[0], targets[0], features[1], [str(p) for p in splits[0]]
-    )
-    precisions = class_precisions(said, targets[1] > 0)
+    model = fit_logistic(features[0], targets[0], [str(path) for path in splits[0]], multi_label=True)
+    precisions = class_precisions(model.probabilities(features[1]), targets[1] > 0)
     return {
         "map": float(np.nanmean(precisions)),
         "n_train": len(splits[0]),
         "n_test": len(splits[1]),
         "n_labels": len(names),
         "dim": int(features[0].shape[1]),
-        "strength": strength,
+        "strength": model.strength,
     }
 
 
