@@ -234,8 +234,8 @@ def page(bench: Bench, listed: Sequence[Arm], seeds: int, about: Sequence[str], 
     for held in bench.sets:
         split = bench.split(held)
         lines.append(
-            f"- {held.name}: {held.column} {held.test} held out; probes learn from {len(split.train)} clips "
-            f"and {len(split.validation)} more (which choose an attentive one's epoch), {len(split.test)} are asked about"
+            f"- {held.name}: {held.column} {held.test} held out; probes learn from {len(split.train)} clips and "
+            f"{len(split.validation)} more (which choose an attentive one's epoch); {len(split.test)} are asked about"
         )
     lines += [
         "",
