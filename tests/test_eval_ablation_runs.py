@@ -229,6 +229,19 @@ def test_run_again_it_does_only_what_is_missing(small, capsys):
 
 
 @pytest.mark.slow
+def test_another_ablation_takes_what_the_two_have_in_common(small, tmp_path, monkeypatch):
+    folder, words = small
+    monkeypatch.setattr(subprocess, "Popen", None)  # nothing is run
+    changes = [f"out={tmp_path}/other", f"work={folder}/out", "references={}"]
+    assert main([*words, *changes]) == 0
+    ours, theirs = (
+        (place / "report/runs.csv").read_text().splitlines() for place in (tmp_path / "other", folder / "out")
+    )
+    assert ours[1:3] == theirs[1:3] and len(ours) == 3 and not (tmp_path / "other/steps").exists()
+    assert main([*words, *changes, "--report-only"]) == 0
+
+
+@pytest.mark.slow
 def test_a_dry_run_says_what_arms_cost(small, capsys):
     _, words = small
     capsys.readouterr()

@@ -53,21 +53,21 @@ def n_jobs(settings: AblationSettings) -> int:
     return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
 
 
-def costed(settings: AblationSettings, root: Path, inputs: Inputs) -> list[Plan]:
+def costed(settings: AblationSettings, work: Path, inputs: Inputs) -> list[Plan]:
     """All arms, with what they cost found out on small inputs and the budget turned into steps."""
     sketch = shared_inputs(settings, sketch=True)
     arms, small = make_arms(settings, inputs.table), make_arms(settings, sketch.table)
     plans = [Plan(arm, plan_steps(settings, little, sketch)) for arm, little in zip(arms, small, strict=True)]
-    run_steps(root, [step for plan in plans for step in plan.costs.values()], n_jobs(settings))
+    run_steps(work, [step for plan in plans for step in plan.costs.values()], n_jobs(settings))
     for plan in plans:
         try:
-            plan.steps = budgeted(settings, root, plan)
+            plan.steps = budgeted(settings, work, plan)
         except UserError as error:
             plan.error = str(error)
     return plans
 
 
-def budgeted(settings: AblationSettings, root: Path, plan: Plan) -> dict[str, int]:
+def budgeted(settings: AblationSettings, work: Path, plan: Plan) -> dict[str, int]:
     """Stage -> optimiser steps that the budget allows."""
     budget, steps = settings.budget, {}
     for stage, amount in budget.amount.items():
@@ -76,24 +76,24 @@ def budgeted(settings: AblationSettings, root: Path, plan: Plan) -> dict[str, in
         if budget.unit == "steps":
             steps[stage] = round(amount)
             continue
-        found = planned(root, plan.costs[stage].folder)
+        found = planned(work, plan.costs[stage].folder)
         if found is None:
-            why = failure(root, [step.folder for step in plan.costs[stage].chain()])
+            why = failure(work, [step.folder for step in plan.costs[stage].chain()])
             raise UserError(f"the budget of {budget.unit} cannot be turned into steps: {why}")
         steps[stage] = max(1, round(amount * found["steps"] / found[budget.unit]))
     return steps
 
 
-def told(settings: AblationSettings, root: Path, plans: list[Plan]) -> str:
+def told(settings: AblationSettings, work: Path, plans: list[Plan]) -> str:
     """What every arm would cost, as text."""
     rows: list[tuple[str, ...]] = [_HEAD]
     n_runs = len(settings.seeds) + len(settings.lr_scales) - 1
     total, pretrained = 0.0, set[str]()
     for plan in plans:
         for stage, step in plan.costs.items():
-            found = planned(root, step.folder)
+            found = planned(work, step.folder)
             if found is None:
-                why = failure(root, [one.folder for one in step.chain()])
+                why = failure(work, [one.folder for one in step.chain()])
                 rows.append((plan.arm.name, stage, f"cannot be planned: {why}", *[""] * 5))
                 continue
             steps = plan.steps.get(stage, found["steps"])

@@ -101,16 +101,17 @@ def read_results(root: Path) -> Results:
         index = json.loads((root / INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{root}: holds no ablation ({error}); run it without --report-only first") from error
-    return Results(index["settings"], [_arm(root, entry) for entry in index["arms"]])
+    work = (root / index["work"]).resolve()
+    return Results(index["settings"], [_arm(work, entry) for entry in index["arms"]])
 
 
 NOT_RUN = "was not run"
 
 
-def failure(root: Path, folders: Sequence[str]) -> str:
+def failure(work: Path, folders: Sequence[str]) -> str:
     """Why a chain of steps has no result; "" where all are done."""
     for name in folders:
-        folder = root / "steps" / name
+        folder = work / "steps" / name
         if (folder / DONE).is_file():
             continue
         try:
@@ -121,44 +122,44 @@ def failure(root: Path, folders: Sequence[str]) -> str:
     return ""
 
 
-def validation_loss(root: Path, folder: str) -> float | None:
+def validation_loss(work: Path, folder: str) -> float | None:
     """The held-out loss of a finished training step."""
     try:
-        facts = json.loads((root / "steps" / folder / RUN / DONE).read_text(encoding="utf-8"))
+        facts = json.loads((work / "steps" / folder / RUN / DONE).read_text(encoding="utf-8"))
         return float(facts["loss"])
     except (OSError, ValueError, KeyError):
         return None
 
 
-def planned(root: Path, folder: str) -> dict[str, Any] | None:
+def planned(work: Path, folder: str) -> dict[str, Any] | None:
     """What a dry run said: the last line of its log that is JSON."""
-    if failure(root, [folder]):
+    if failure(work, [folder]):
         return None
-    for line in reversed((root / "steps" / folder / LOG).read_text(encoding="utf-8").splitlines()):
+    for line in reversed((work / "steps" / folder / LOG).read_text(encoding="utf-8").splitlines()):
         if line.startswith("{"):
             return json.loads(line)
     return None
 
 
-def _arm(root: Path, entry: dict[str, Any]) -> ArmResult:
+def _arm(work: Path, entry: dict[str, Any]) -> ArmResult:
     told = {key: entry[key] for key in ("name", "track", "tokens_per_s", "remark", "config")}
     probe = None
-    if entry["probe"] and not failure(root, entry["probe"]):
-        file = root / "steps" / entry["probe"][-1] / PROBE
+    if entry["probe"] and not failure(work, entry["probe"]):
+        file = work / "steps" / entry["probe"][-1] / PROBE
         probe = float(json.loads(file.read_text(encoding="utf-8"))["map"])
     return ArmResult(
         **told,
         lr_scale=entry["lr_scale"],
         sweep=entry["sweep"],
-        cost=_cost(root, entry["plan"], entry["steps"]),
+        cost=_cost(work, entry["plan"], entry["steps"]),
         probe=probe,
-        runs=[_run(root, run) for run in entry["runs"]],
+        runs=[_run(work, run) for run in entry["runs"]],
         error=entry["error"],
     )
 
 
-def _cost(root: Path, plan: dict[str, str], steps: dict[str, int]) -> dict[str, float]:
-    found = {stage: planned(root, folder) for stage, folder in plan.items()}
+def _cost(work: Path, plan: dict[str, str], steps: dict[str, int]) -> dict[str, float]:
+    found = {stage: planned(work, folder) for stage, folder in plan.items()}
     if any(one is None for one in found.values()):
         return {}
     plans = {
@@ -176,11 +177,11 @@ def _cost(root: Path, plan: dict[str, str], steps: dict[str, int]) -> dict[str, 
     }
 
 
-def _run(root: Path, entry: dict[str, Any]) -> Run:
-    error = failure(root, entry["chain"])
+def _run(work: Path, entry: dict[str, Any]) -> Run:
+    error = failure(work, entry["chain"])
     if error:
         return Run(entry["seed"], entry["key"], error=error)
-    steps = root / "steps"
+    steps = work / "steps"
     timed = [*entry["train"], entry["score"]]
     return Run(
         seed=entry["seed"],
@@ -188,7 +189,7 @@ def _run(root: Path, entry: dict[str, Any]) -> Run:
         lines=read_predictions(steps / entry["score"] / RUN / PREDICTIONS),
         seconds=sum(json.loads((steps / name / DONE).read_text())["seconds"] for name in timed),
         losses=[_losses(steps / name / RUN / "metrics.jsonl") for name in entry["train"]],
-        validation_loss=validation_loss(root, entry["train"][-1]),
+        validation_loss=validation_loss(work, entry["train"][-1]),
     )
 
 

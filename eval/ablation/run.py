@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,16 +45,20 @@ def run_ablation(
     root = Path(settings.out).resolve()
     if report_only:
         return write_report(root)
-    try:
-        (root / "steps").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out={settings.out}: cannot write there ({error.strerror})") from error
+    work = Path(settings.work or settings.out).resolve()
+    for key, folder in (("out", root), ("work", work / "steps")):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{key}={getattr(settings, key)}: cannot write there ({error.strerror})"
+            ) from error
     inputs = shared_inputs(settings)
-    plans = costed(settings, root, inputs)
+    plans = costed(settings, work, inputs)
     if dry_run:
-        print(told(settings, root, plans))
+        print(told(settings, work, plans))
         return None
-    _choose_learning_rates(settings, root, inputs, plans)
+    _choose_learning_rates(settings, work, inputs, plans)
     ready = [plan for plan in plans if not plan.error]
     for plan in ready:
         for seed in settings.seeds:
@@ -62,12 +67,12 @@ def run_ablation(
     # Seed by seed: arms of one encoder then find its features kept, and no two processes make the same ones.
     last = [plan.runs[seed].score for seed in settings.seeds for plan in ready]
     last += [plan.probe for plan in ready if plan.probe is not None]
-    _write_index(settings, root, plans)
-    run_steps(root, last, n_jobs(settings))
+    _write_index(settings, root, work, plans)
+    run_steps(work, last, n_jobs(settings))
     return write_report(root)
 
 
-def _choose_learning_rates(settings: AblationSettings, root: Path, inputs: Inputs, plans: list[Plan]) -> None:
+def _choose_learning_rates(settings: AblationSettings, work: Path, inputs: Inputs, plans: list[Plan]) -> None:
     """Per arm the factor with the best validation loss of the first seed; test answers play no part."""
     ready = [plan for plan in plans if not plan.error]
     for plan in ready:
@@ -78,20 +83,20 @@ def _choose_learning_rates(settings: AblationSettings, root: Path, inputs: Input
         for scale in settings.lr_scales:
             made = recipe(settings, plan.arm, inputs, settings.seeds[0], scale, plan.steps)
             plan.sweep[scale] = made
-    run_steps(root, [made.train[-1] for plan in ready for made in plan.sweep.values()], n_jobs(settings))
+    run_steps(work, [made.train[-1] for plan in ready for made in plan.sweep.values()], n_jobs(settings))
     for plan in ready:
         plan.losses = {
-            scale: validation_loss(root, made.train[-1].folder) for scale, made in plan.sweep.items()
+            scale: validation_loss(work, made.train[-1].folder) for scale, made in plan.sweep.items()
         }
         found = {scale: loss for scale, loss in plan.losses.items() if loss is not None}
         if found:
             plan.lr_scale = min(found, key=lambda scale: found[scale])
         else:
             first = plan.sweep[settings.lr_scales[0]].train[-1]
-            plan.error = failure(root, [step.folder for step in first.chain()]) or "no validation loss"
+            plan.error = failure(work, [step.folder for step in first.chain()]) or "no validation loss"
 
 
-def _write_index(settings: AblationSettings, root: Path, plans: list[Plan]) -> None:
+def _write_index(settings: AblationSettings, root: Path, work: Path, plans: list[Plan]) -> None:
     """Write down which steps make up which arm, before they are run."""
     arms = []
     for plan in plans:
@@ -122,5 +127,6 @@ def _write_index(settings: AblationSettings, root: Path, plans: list[Plan]) -> N
                 "error": plan.error,
             }
         )
-    text = json.dumps({"settings": dataclasses.asdict(settings), "arms": arms}, indent=1)
+    index = {"settings": dataclasses.asdict(settings), "work": os.path.relpath(work, root), "arms": arms}
+    text = json.dumps(index, indent=1)
     write_text_atomic(root / INDEX, text + "\n")

@@ -42,27 +42,27 @@ class _Running:
     started: float
 
 
-def step_folder(root: Path, step: Step) -> Path:
+def step_folder(work: Path, step: Step) -> Path:
     """Where a step's files are."""
-    return root / "steps" / step.folder
+    return work / "steps" / step.folder
 
 
-def is_done(root: Path, step: Step) -> bool:
+def is_done(work: Path, step: Step) -> bool:
     """Whether a step's marker and what it leaves are there."""
-    folder = step_folder(root, step)
+    folder = step_folder(work, step)
     return (folder / DONE).is_file() and (folder / step.leaves).exists()
 
 
-def run_steps(root: Path, last: Sequence[Step], jobs: int, say: Say = print) -> None:
+def run_steps(work: Path, last: Sequence[Step], jobs: int, say: Say = print) -> None:
     """Run some steps and all before them; a failed one is noted in its folder, and what needs it is left out.
 
     Args:
-        root: The ablation's folder.
+        work: The folder that holds them.
         last: The steps whose results are wanted.
         jobs: Processes at a time.
         say: Told what starts and ends.
     """
-    waiting = [step for step in all_steps(last) if not is_done(root, step)]
+    waiting = [step for step in all_steps(last) if not is_done(work, step)]
     total, ended, failed = len(waiting), 0, set[str]()
     running: list[_Running] = []
     before = signal.signal(signal.SIGTERM, _leave)  # asked to leave: the processes are, too
@@ -74,21 +74,21 @@ def run_steps(root: Path, last: Sequence[Step], jobs: int, say: Say = print) -> 
                     failed.add(step.key)
                     ended += 1
                     say(f"[{ended}/{total}] {step.label}: left out, what it needs has failed")
-                elif len(running) < jobs and all(is_done(root, one) for one in step.needs):
-                    lock = _lock(step_folder(root, step))
+                elif len(running) < jobs and all(is_done(work, one) for one in step.needs):
+                    lock = _lock(step_folder(work, step))
                     if lock is None:  # another process is at work on it, perhaps left by a killed run
                         continue
                     waiting.remove(step)
-                    if is_done(root, step):
+                    if is_done(work, step):
                         os.close(lock)
                         ended += 1
                         continue
-                    running.append(_start(root, step, lock, jobs))
+                    running.append(_start(work, step, lock, jobs))
             for one in list(running):
                 if one.process.poll() is not None:
                     running.remove(one)
                     ended += 1
-                    problem = _end(root, one)
+                    problem = _end(work, one)
                     if problem is not None:
                         failed.add(one.step.key)
                     took = f"{time.perf_counter() - one.started:.0f} s"
@@ -116,13 +116,13 @@ def _lock(folder: Path) -> int | None:
     return handle
 
 
-def _start(root: Path, step: Step, lock: int, jobs: int) -> _Running:
-    folder = step_folder(root, step)
+def _start(work: Path, step: Step, lock: int, jobs: int) -> _Running:
+    folder = step_folder(work, step)
     (folder / FAILED).unlink(missing_ok=True)
     if step.config is not None:
-        values = yaml.safe_dump(placed(step.config, root, step), sort_keys=False)
+        values = yaml.safe_dump(placed(step.config, work, step), sort_keys=False)
         write_text_atomic(folder / CONFIG, values)
-    command = [sys.executable, "-m", *placed(step.words, root, step)]
+    command = [sys.executable, "-m", *placed(step.words, work, step)]
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
     with (folder / LOG).open("wb") as log:
@@ -138,9 +138,9 @@ def _start(root: Path, step: Step, lock: int, jobs: int) -> _Running:
     return _Running(step, process, lock, time.perf_counter())
 
 
-def _end(root: Path, one: _Running) -> str | None:
+def _end(work: Path, one: _Running) -> str | None:
     """Write the marker of a step that has ended; returns what went wrong."""
-    folder, code = step_folder(root, one.step), one.process.returncode
+    folder, code = step_folder(work, one.step), one.process.returncode
     seconds = round(time.perf_counter() - one.started, 1)
     problem = None
     if code:

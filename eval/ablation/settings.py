@@ -180,6 +180,8 @@ class AblationSettings:
 
     Attributes:
         out: Its folder.
+        work: Folder of its steps and of kept features; ablations that name the same one do what they have in common
+            once. "" is ``out``.
         inputs: What all arms share.
         stages: Stage -> values of its config (`config: FILE.yaml` takes a file's values as the ground).
         axes: The grid.
@@ -203,6 +205,7 @@ class AblationSettings:
     baseline: str
     inputs: InputSettings
     stages: dict[str, dict[str, Any]]
+    work: str = ""
     axes: Axes = Axes()
     references: dict[str, Patch] = field(default_factory=dict)
     floor: str = ""

@@ -24,8 +24,8 @@ _REFERENCE = re.compile(r"\{step ([0-9a-f]+)\}")
 class Step:
     """A process to run once.
 
-    Paths in `words` and `config` are written with `{here}` (the step's folder), `{root}` (the ablation's) and what
-    another step's :attr:`ref` says, so that the hash does not depend on where the ablation lies.
+    Paths in `words` and `config` are written with `{here}` (the step's folder), `{root}` (the folder that holds all
+    steps) and what another step's :attr:`ref` says, so that the hash does not depend on where that lies.
 
     Attributes:
         name: What it does; begins the folder's name.
@@ -82,9 +82,9 @@ def all_steps(last: Iterable[Step]) -> list[Step]:
     return list(found.values())
 
 
-def placed(value: Any, root: Path, step: Step) -> Any:
+def placed(value: Any, work: Path, step: Step) -> Any:
     """Values with real paths for `{here}`, `{root}` and other steps' folders."""
-    folders = {before.key: str(root / "steps" / before.folder) for before in step.chain()}
+    folders = {before.key: str(work / "steps" / before.folder) for before in step.chain()}
     here = folders[step.key]
 
     def place(one: Any) -> Any:
@@ -93,7 +93,7 @@ def placed(value: Any, root: Path, step: Step) -> Any:
         if isinstance(one, list | tuple):
             return [place(item) for item in one]
         if isinstance(one, str):
-            one = one.replace(HERE, here).replace(ROOT, str(root))
+            one = one.replace(HERE, here).replace(ROOT, str(work))
             return _REFERENCE.sub(lambda match: folders[match[1]], one)
         return one
 
