@@ -292,6 +292,17 @@ def test_proxies_leave_the_oracle_out():
     assert found[EARLY].rho == 1.0 and found[EARLY].values["base"] == 3.0  # losses count the lower the better
 
 
+def test_arms_that_share_an_encoder_share_its_probe():
+    arms = [arm_of("base", 0.5, probe=0.5, loss=2.0), arm_of("b", 0.9, probe=0.5, loss=1.0),
+            arm_of("c", 0.2, probe=0.1, loss=3.0), arm_of("d", 0.8, probe=0.9, loss=1.5)]  # fmt: skip
+    scored, _ = score_arms(results_of(*arms))
+    found = {one.name: one for one in proxies(scored, "qa/overall", 0.5)}
+    assert found[PROBE].rho == 1.0 and len(found[PROBE].values) == 4  # 0.1, 0.5 (0.7 on average), 0.9
+    assert found[EARLY].rho == 1.0
+    scored, _ = score_arms(results_of(*arms[:3]))
+    assert {one.name: one for one in proxies(scored, "qa/overall", 0.5)}[PROBE].rho is None
+
+
 def test_the_early_loss_is_read_before_its_share():
     assert early_loss([(10, 5.0), (20, 4.0), (40, 3.0)], 0.5) == 4.0
     assert early_loss([(40, 3.0)], 0.25) is None

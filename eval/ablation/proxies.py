@@ -19,7 +19,8 @@ class Proxy:
     Attributes:
         name: Which.
         values: Arm -> figure, as measured.
-        rho: Spearman's correlation with the score; losses count the lower the better. None: too few arms.
+        rho: Spearman's correlation with the score; losses count the lower the better. Arms with one encoder and so
+            with one probe count once, with the mean of their scores. None: fewer than three to rank.
         p: Its two-sided p-value, exact for few arms.
     """
 
@@ -44,7 +45,12 @@ def proxies(scored: Sequence[Scored], key: str, early_share: float, leave_out: s
         values = {one.arm.name: _value(one, name, early_share) for one in arms}
         known = {arm: value for arm, value in values.items() if value is not None}
         full = {one.arm.name: value_of(one.pooled[key]) for one in arms}
-        rho, p = spearman([sign * value for value in known.values()], [full[arm] for arm in known])
+        reached: dict[tuple[float, str], list[float]] = {}
+        for arm, value in known.items():
+            reached.setdefault((sign * value, "" if name == PROBE else arm), []).append(full[arm])
+        rho, p = spearman(
+            [value for value, _ in reached], [float(np.mean(group)) for group in reached.values()]
+        )
         if known:
             found.append(Proxy(name, known, rho, p))
     return found

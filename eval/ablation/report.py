@@ -11,7 +11,7 @@ from eval.ablation.claims import Comparison, Scored, compare, p_text, rank_stabi
 from eval.ablation.drawn import pictures
 from eval.ablation.grid import NATIVE
 from eval.ablation.pages import Section, csv_text, html, markdown
-from eval.ablation.proxies import Proxy, proxies
+from eval.ablation.proxies import PROBE, Proxy, proxies
 from eval.ablation.results import NOT_RUN, ArmResult, Results, read_results
 from eval.page import page
 from eval.score_table import format_interval
@@ -152,6 +152,11 @@ def _proxy_section(found: Sequence[Proxy], oracle: str, track: str) -> Section:
         for proxy in found
     ]
     notes = ["A loss counts the lower the better. p is exact for up to seven arms."]
+    probed = next((list(proxy.values.values()) for proxy in found if proxy.name == PROBE), [])
+    if len(set(probed)) < len(probed):
+        notes.append(
+            "Arms with one encoder share its probe: there they count once, with the mean of their scores."
+        )
     if oracle:
         notes.append(f"{oracle} is left out: it is no candidate, and any proxy ranks it right.")
     return (f"Cheap proxies ({track})", head, rows, notes)
