@@ -183,9 +183,8 @@ def _train(
         clips = sorted(split.clips, key=lambda clip: clip.id)
         limit = settings.data.cache_limit_gb
         features = compute_features(encoder, options, audio, clips, device, limit, kept)
-    if options.solver == "logistic":
-        return _solve(settings, split, head, features)
-    if options.cached:
+        if options.solver == "logistic":
+            return _solve(settings, split, head, features)
         rows: Any = FeatureRows(features, *drawn)
         collate: Any = collate_features
     else:
