@@ -197,7 +197,7 @@ def test_wrong_options_are_one_clear_line(tones, values, message):
     [
         ({"finetune__mode": "layer:7"}, "got layer:7, the encoder has layer:0 to layer:2"),
         (
-            {"finetune__mode": "attentive", "finetune__heads": 5},
+            {"finetune__mode": "attentive", "finetune__queries": 5},
             "expected a divisor of the encoder's width 32",
         ),
         (
@@ -250,13 +250,39 @@ def test_layers_end_with_the_encoders_own_output_and_pooling_is_the_classifiers(
 
 def test_attentive_head_hears_no_padding():
     torch.manual_seed(0)
-    head = AttentiveHead(16, 3, 0.5, 2, 4).eval()
+    head = AttentiveHead(16, 3, 0.5, 2).eval()
     tokens, mask = torch.randn(2, 6, 16), torch.ones(2, 6, dtype=torch.bool)
     mask[1, 4:] = False
     alone = head(tokens[1:, :4], mask[1:, :4])
     torch.testing.assert_close(head(tokens, mask)[1:], alone)
     tokens[1, 4:] = 100.0
     torch.testing.assert_close(head(tokens, mask)[1:], alone)
+
+
+def test_attentive_head_starts_as_the_average_and_its_queries_share_the_channels():
+    torch.manual_seed(0)
+    head = AttentiveHead(8, 3, 0.5, 2)
+    head.queries.data.zero_()
+    tokens = torch.randn(5, 6, 8) * torch.tensor([100.0] + [1.0] * 7) + 3  # one loud channel
+    average = tokens.mean(dim=1)
+    standard = (average - average.mean(dim=0)) / average.std(dim=0, unbiased=False)
+    torch.testing.assert_close(head(tokens), head.linear(standard), rtol=1e-3, atol=1e-4)
+    head.eval()
+    head.norm.reset_running_stats()
+    head.linear = torch.nn.Identity()
+    before = head(tokens)
+    head.queries.data[1] = torch.randn(8)  # the second query moves the second half of the channels alone
+    moved = (head(tokens) - before).abs().amax(dim=0) > 1e-4
+    assert moved.tolist() == [False] * 4 + [True] * 4
+
+
+def test_attentive_head_takes_a_batch_of_one():
+    torch.manual_seed(0)
+    head = AttentiveHead(8, 3, 0.5, 2)
+    for _ in range(100):
+        head(torch.randn(16, 6, 8))
+    one = torch.randn(1, 6, 8)
+    torch.testing.assert_close(head(one), head.eval()(one))  # no statistics of a single clip
 
 
 def test_layer_sum_is_an_average_that_learns():

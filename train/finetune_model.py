@@ -79,27 +79,51 @@ class LayerSumHead(ClipHead):
         return super().forward(torch.einsum("bld,l->bd", features, self.weights.softmax(dim=0)))
 
 
-class AttentiveHead(ClipHead):
-    """Learned queries attend to the tokens that cover audio; their mean is classified: (B, N, D) -> (B, C)."""
+class ClipBatchNorm(nn.BatchNorm1d):
+    """Standardise each channel over the batch, without weights; a clip that is alone in its batch by what came before.
 
-    def __init__(self, dim: int, n_classes: int, std: float, n_queries: int, n_heads: int) -> None:
-        super().__init__(nn.LayerNorm(dim), dim, n_classes, std)
-        if dim % n_heads:
+    Before a linear probe, as in MAE (He et al. 2022): contrastive features differ much more in scale from channel to
+    channel than a LayerNorm evens out.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, affine=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, D) -> (B, D)."""
+        if self.training and len(features) > 1:
+            return super().forward(features)
+        return functional.batch_norm(features, self.running_mean, self.running_var, eps=self.eps)
+
+
+class AttentiveHead(ClipHead):
+    """Learned queries attend to the tokens that cover audio, their average is classified: (B, N, D) -> (B, C).
+
+    Each of Q queries averages its own share of the channels, and nothing is projected: efficient probing (Psomas et
+    al. 2025, "Attention, Please! Revisiting Attentive Probing"). Q x D numbers more than a linear probe has, so that
+    a few hundred clips can teach them.
+    """
+
+    def __init__(self, dim: int, n_classes: int, std: float, n_queries: int) -> None:
+        super().__init__(ClipBatchNorm(dim), dim, n_classes, std)
+        if dim % n_queries:
             raise ConfigError(
-                f"finetune.heads: got {n_heads}, expected a divisor of the encoder's width {dim}"
+                f"finetune.queries: got {n_queries}, expected a divisor of the encoder's width {dim}"
             )
-        self.queries = nn.Parameter(torch.empty(1, n_queries, dim))
+        self.queries = nn.Parameter(torch.empty(n_queries, dim))
         nn.init.trunc_normal_(self.queries, std=0.02)
         self.token_norm = nn.LayerNorm(dim)
-        self.attention = nn.MultiheadAttention(dim, n_heads, batch_first=True)
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits; ``mask`` (B, N) is True where a token covers audio."""
-        tokens = self.token_norm(features)
-        queries = self.queries.expand(len(tokens), -1, -1)
-        hidden = None if mask is None else ~mask
-        heard, _ = self.attention(queries, tokens, tokens, key_padding_mask=hidden, need_weights=False)
-        return super().forward(heard.mean(dim=1))  # (B, Q, D) -> (B, D)
+        scores = (
+            torch.einsum("bnd,qd->bqn", self.token_norm(features), self.queries) / features.shape[-1] ** 0.5
+        )
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None], -torch.inf)
+        shares = features.unflatten(-1, (len(self.queries), -1))  # (B, N, Q, D / Q)
+        heard = torch.einsum("bqn,bnqd->bqd", scores.softmax(dim=-1), shares)
+        return super().forward(heard.flatten(1))
 
 
 class GraphHead(ClipHead):
@@ -130,7 +154,7 @@ def build_head(
     if settings.head == "aasist":
         return GraphHead(dim, n_classes, settings.head_std, encoder.config.n_freq)
     if settings.reads_tokens:
-        return AttentiveHead(dim, n_classes, settings.head_std, settings.queries, settings.heads)
+        return AttentiveHead(dim, n_classes, settings.head_std, settings.queries)
     if settings.mode == "weighted_sum":
         return LayerSumHead(features.shape[1], dim, n_classes, settings.head_std)
     if settings.solver == "logistic":

@@ -96,8 +96,7 @@ class FinetuneSettings:
         warmup_epochs: Of them, in place of optim.warmup_steps.
         base_lr: Learning rate per 256 clips, in place of optim.lr: lr = base_lr x batch / 256.
         layer_decay: Each block learns this much slower than the one above it.
-        queries: Learned queries of the attentive probe.
-        heads: Its attention heads.
+        queries: Learned queries of the attentive probe; each averages its own share of the channels.
         head_std: Deviation of the classifier's first weights (2.5e-5 in the official recipe).
         loss: auto (bce where clips have several labels, else ce), bce or ce.
         label_smoothing: Share of the target spread evenly over the classes.
@@ -122,7 +121,6 @@ class FinetuneSettings:
     base_lr: float | None = None
     layer_decay: float = 1.0
     queries: int = 4
-    heads: int = 4
     head_std: float = 2.5e-5
     loss: str = "auto"
     label_smoothing: float = 0.0
@@ -153,7 +151,7 @@ class FinetuneSettings:
             raise ConfigError(
                 f"finetune.head: {self.head} reads tokens; set finetune.mode to full or attentive, not {self.mode}"
             )
-        for key in ("epochs", "draws", "queries", "heads", "test_crops"):
+        for key in ("epochs", "draws", "queries", "test_crops"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ConfigError(f"finetune.{key}: got {value}, expected 1 or more")
