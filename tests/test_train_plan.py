@@ -1,5 +1,6 @@
 """Dry runs and the list of runs."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def parts(data, llm_dir, tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("stage", ["pretrain", "align", "instruct"])
 def test_a_dry_run_counts_and_writes_nothing(stage, data, parts, tmp_path):
     run = of_stage(stage, data, tmp_path / "run", parts)
+    views = dataclasses.replace(run.contrastive.views, background_p=0.5)
+    run = dataclasses.replace(run, contrastive=dataclasses.replace(run.contrastive, views=views))
     found = plan(run)
     assert not (tmp_path / "run").exists()
     assert found.samples == 7 and found.global_batch == 4 and found.steps == 7

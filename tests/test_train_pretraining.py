@@ -17,7 +17,7 @@ from train.augment_waveform import WaveformViews
 from train.clips import ClipDataset, collate_clips, read_clips
 from train.contrastive import ContrastiveModel
 from train.draws import clip_key
-from train.pretraining import clip_dataset, pretraining_encoder, training_clips
+from train.pretraining import clip_dataset, pretraining_encoder, starting_point, training_clips
 from train.sampling import EpochBatches
 from train.settings import TrainSettings
 from train.stages import run_stage
@@ -251,6 +251,30 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path, values: dict, message:
     with pytest.raises(UserError, match=message):
         run_stage(settings(folder / "audio", tmp_path / "run", **values))
     assert not (tmp_path / "run" / "finished.json").exists()
+
+
+def test_views_can_have_other_clips_in_the_background(folder: Path, tmp_path: Path) -> None:
+    views = {"background_p": 1.0, "background_snr_db": [0.0, 0.0]}
+    plain = settings(folder / "audio", tmp_path / "plain", contrastive={"views": {"roll": True}})
+    mixed = settings(folder / "audio", tmp_path / "mixed", contrastive={"views": views})
+    run_stage(plain)
+    run_stage(mixed)
+    first, second = (metrics_of(tmp_path / name)[0]["loss"] for name in ("plain", "mixed"))
+    assert first != second
+    mixture = tmp_path / "mixture"  # what cannot be heard is no background, unless nothing else is there
+    mixture.mkdir()
+    for index in range(3):
+        save_wav(mixture / f"{index}.wav", np.zeros(9000, np.float32), 16000)
+    (mixture / "broken.wav").write_bytes(b"RIFF")
+    with pytest.raises(
+        AudioError, match=r"background_p: none of the clips tried can be heard; .*broken\.wav"
+    ):
+        run_stage(settings(mixture, tmp_path / "out", contrastive={"views": views}))
+    rate, seconds = 8000, 11
+    save_wav(mixture / "a.wav", np.sin(np.arange(rate * seconds) * 0.1).astype(np.float32) * 0.1, rate)
+    model, dataset = starting_point(settings(mixture, tmp_path / "out", contrastive={"views": views}))
+    assert len(dataset) == 5 and model._background.shape == (998, 32)  # ten seconds of it
+    assert not any("background" in key for key in model.state_dict())
 
 
 def test_batches_can_be_of_one_source(folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Views do on the log-mel what the official augmentations do on the waveform, from stateless randomness."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from alm.errors import ConfigError
 from encoders.mel import LOG_FLOOR, KaldiFbank
-from train.views import ViewConfig, make_views, make_views_of_mel
+from train import views
+from train.views import ViewConfig, background_tape, make_views, make_views_of_mel
 
 RATE = 16000
 FBANK = KaldiFbank()
@@ -52,14 +54,16 @@ def test_autocast_changes_nothing() -> None:
     config = ViewConfig(n_frames=150, pitch_p=1.0, noise_p=1.0)
     expected = make_views(waves, lengths, keys, FBANK, config)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        views = make_views(waves, lengths, keys, FBANK, config)
-    for view, wanted in zip(views, expected, strict=True):
+        found = make_views(waves, lengths, keys, FBANK, config)
+    for view, wanted in zip(found, expected, strict=True):
         assert view.dtype == torch.float32 and torch.equal(view, wanted)
 
 
-def test_randomness_belongs_to_the_clip() -> None:
+@pytest.mark.parametrize("extra", [{}, {"crop": True, "equaliser_db": 3.0, "background_p": 0.7}])
+def test_randomness_belongs_to_the_clip(extra: dict) -> None:
     waves, lengths, keys = batch()
-    config = ViewConfig(n_frames=150)
+    config = ViewConfig(n_frames=150, **extra)
+    make_views = partial(views.make_views, background=background_tape(waves[:2], FBANK, 150))
     together = make_views(waves, lengths, keys, FBANK, config, seed=1, epoch=2)
     order = [3, 0, 4]
     some = make_views(waves[order], lengths[order], [keys[i] for i in order], FBANK, config, seed=1, epoch=2)
@@ -245,6 +249,44 @@ def test_a_crop_cuts_long_clips_anywhere() -> None:
     assert min(nearest) < 60 < 120 < max(nearest)
 
 
+def test_other_clips_are_in_the_background_at_their_ratio() -> None:
+    samples, others = coloured(), [torch.from_numpy(coloured(3.0, seed)) for seed in (7, 8)]
+    tape = background_tape(others, FBANK, n_frames=198)
+    assert tape.shape == (2 * 298, 128)
+    louder = background_tape([other * 5 for other in others], FBANK, n_frames=198)
+    torch.testing.assert_close(tape[50:100], louder[50:100], rtol=1e-3, atol=1e-3)
+    wave = torch.from_numpy(samples)[None].expand(40, -1)
+    lengths, keys = torch.full((40,), len(samples)), list(range(40))
+    power = mel_of(samples).exp()
+
+    def added(snr_db: float) -> Tensor:
+        config = only(background_p=1.0, background_snr_db=(snr_db, snr_db))
+        view, _ = make_views(wave, lengths, keys, FBANK, config, background=tape)
+        return view.exp() - power
+
+    here = added(0.0)
+    ratios = 10 * torch.log10(power[:, 20:].mean() / here[..., 20:].mean(dim=(1, 2)))
+    assert abs(float(ratios.median())) < 2.0  # excerpts are softer and louder than the clips they are of
+    torch.testing.assert_close(added(-10.0)[0], 10 * here[0], rtol=1e-2, atol=1e-3)
+    excerpts = {int((here[row] / here[row].norm()).flatten().argmax()) for row in range(40)}
+    assert len(excerpts) > 10
+    found = (tape.unfold(0, 198, 1).transpose(1, 2).flatten(1) @ here[0].flatten()).argmax()
+    shape = tape[found : found + 198]
+    scale = here[0].sum() / shape.sum()
+    torch.testing.assert_close(here[0], scale * shape, rtol=1e-2, atol=1e-2 * float(here[0].mean()))
+
+
+def test_a_background_must_be_there_and_long_enough() -> None:
+    waves, lengths, keys = batch()
+    with pytest.raises(ValueError, match="background_tape"):
+        make_views(waves, lengths, keys, FBANK, only(background_p=1.0))
+    tape = background_tape([torch.from_numpy(coloured(0.3))], FBANK, n_frames=198)
+    assert len(tape) > 198
+    every = ViewConfig(n_frames=198, crop=True, equaliser_db=3.0, background_p=1.0)  # all there is to draw
+    for view in make_views(waves, lengths, keys, FBANK, every, background=tape):
+        assert view.isfinite().all()
+
+
 def test_an_equaliser_is_smooth_and_as_strong_as_asked() -> None:
     samples = coloured()
     mel = mel_of(samples)
@@ -259,6 +301,7 @@ def test_an_equaliser_is_smooth_and_as_strong_as_asked() -> None:
 
 
 def test_waveform_views_refuse_what_only_log_mels_do() -> None:
-    for options in ({"crop": True}, {"equaliser_db": 3.0}):
-        with pytest.raises(ConfigError, match="augment to 'fast'"):
-            ViewConfig(augment="waveform", **options)  # type: ignore[arg-type]
+    for options in ({"crop": True}, {"equaliser_db": 3.0}, {"background_p": 0.5}):
+        for augment in ("waveform", "none"):
+            with pytest.raises(ConfigError, match="augment to 'fast'"):
+                ViewConfig(augment=augment, **options)  # type: ignore[arg-type]

@@ -34,6 +34,8 @@ class ContrastiveModel(nn.Module):
         settings: Views, masks and loss.
         seed: Seed of views and masks.
         compiled: Compile the encoder (torch.compile); names in the state dict stay as they are.
+        background: Mel powers (frames, M) float32 for views with other clips in the background
+            (`train.views.background_tape`).
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class ContrastiveModel(nn.Module):
         settings: ContrastiveSettings,
         seed: int = 0,
         compiled: bool = False,
+        background: Tensor | None = None,
     ) -> None:
         super().__init__()
         synchronise_batch_norm(encoder)
@@ -53,6 +56,7 @@ class ContrastiveModel(nn.Module):
         self.seed = seed
         self.epoch = 0
         self._mels = KeptMels(encoder.fbank)
+        self._background = background  # no buffer: DDP would send it round at every step
         self.sigmoid = SigmoidLoss(settings.loss_chunk_rows) if settings.loss == "siglip" else None
         self._encode = torch.compile(encoder.forward_mel) if compiled else encoder.forward_mel
         self._seen: tuple[Tensor, Tensor] | None = None
@@ -78,8 +82,17 @@ class ContrastiveModel(nn.Module):
             mel, n_frames = (
                 self._mels(waveforms, lengths, clip_keys) if on_cpu else encoder.fbank(waveforms, lengths)
             )
+            if self._background is not None:
+                self._background = self._background.to(mel.device)
             views = make_views_of_mel(
-                mel, n_frames, clip_keys, encoder.fbank, self.views, seed=self.seed, epoch=self.epoch
+                mel,
+                n_frames,
+                clip_keys,
+                encoder.fbank,
+                self.views,
+                seed=self.seed,
+                epoch=self.epoch,
+                background=self._background,
             )
         features = []
         keys = clip_keys.tolist()

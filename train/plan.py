@@ -126,12 +126,9 @@ def _tune(settings: TrainSettings) -> tuple[nn.Module, Any, Callable[..., dict[s
 
 def _pretrain(settings: TrainSettings) -> tuple[nn.Module, Any, Callable[..., dict[str, Tensor]]]:
     from train.clips import collate_clips
-    from train.contrastive import ContrastiveModel
-    from train.pretraining import pretraining_encoder, training_clips
+    from train.pretraining import starting_point
 
-    encoder = pretraining_encoder(settings)
-    model = ContrastiveModel(encoder, settings.contrastive, settings.run.seed)
-    return model, training_clips(settings, encoder), collate_clips
+    return *starting_point(settings), collate_clips
 
 
 def _calibrate(model: nn.Module, batches: list[dict[str, Tensor]]) -> tuple[float, float, int | None]:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from alm.data.events import RecordedEvents
 from alm.data.sources import Chain
-from alm.errors import ConfigError
+from alm.errors import AudioError, ConfigError
 from encoders import AudioEncoder, AudioMosaicEncoder, load_encoder
 from encoders.checkpoint import load_strict
+from encoders.mel import frames_or_error
 from train.augment_waveform import WaveformViews
 from train.clips import ClipDataset, NamedClip, collate_clips, read_clips
 from train.contrastive import ContrastiveModel
@@ -27,6 +28,10 @@ from train.quarantine import check_audible, guarded
 from train.ranks import is_main, say, world_size
 from train.settings import TrainSettings
 from train.trainer import StageTrainer, fit, gathered_weights
+from train.views import background_tape
+
+# Of each of so many clips so much is on the tape of backgrounds: at most 43 min, 125 MB of 128 mels.
+_BACKGROUND_CLIPS, _BACKGROUND_S = 256, 10
 
 
 class PretrainingWatch(TrainerCallback):
@@ -109,10 +114,9 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     from encoders.conformance import check_time_localisation
 
     set_seed(settings.run.seed)
-    encoder = pretraining_encoder(settings)
-    dataset = training_clips(settings, encoder)
+    model, dataset = starting_point(settings)
+    encoder = model.encoder
     held_out = clip_dataset(settings, read_clips(settings.data.validation), encoder)
-    model = ContrastiveModel(encoder, settings.contrastive, settings.run.seed, settings.run.compile)
     labelled = settings.contrastive.probe
     probe = OnlineProbe(labelled, encoder.config.sample_rate) if labelled.labels else None
     watch = PretrainingWatch(model, probe)
@@ -178,6 +182,40 @@ def training_clips(settings: TrainSettings, encoder: AudioMosaicEncoder) -> Clip
     together = settings.optim.batch_size * world_size()
     dataset.order = partial(one_source_order, [len(part) for part in parts], together)
     return dataset
+
+
+def starting_point(settings: TrainSettings) -> tuple[ContrastiveModel, ClipDataset]:
+    """What trains, and on which clips.
+
+    Raises:
+        UserError: An encoder or clips that cannot be used.
+    """
+    encoder = pretraining_encoder(settings)
+    dataset = training_clips(settings, encoder)
+    tape = None
+    if settings.contrastive.views.background_p:
+        tape = background_tape(_background_clips(dataset), encoder.fbank, encoder.config.spec_size[0])
+    model = ContrastiveModel(encoder, settings.contrastive, settings.run.seed, settings.run.compile, tape)
+    return model, dataset
+
+
+def _background_clips(dataset: ClipDataset) -> list[Tensor]:
+    """The beginnings (S,) of some clips spread over the data, the same on every process."""
+    heard, wrong = [], None
+    for clip in dataset.clips[:: -(-len(dataset) // _BACKGROUND_CLIPS)]:
+        try:
+            waveform = clip.ref.load(dataset.sample_rate)[: _BACKGROUND_S * dataset.sample_rate]
+            frames_or_error(len(waveform), dataset.sample_rate, dataset.frame_shift_ms)
+            check_audible(waveform, f"{clip.ref.path}")
+        except AudioError as error:  # training names each, and says what to do, when its turn comes
+            wrong = error
+        else:
+            heard.append(torch.from_numpy(waveform.copy()))  # without the rest of a long recording
+    if not heard:
+        raise AudioError(
+            f"contrastive.views.background_p: none of the clips tried can be heard; {wrong}"
+        ) from wrong
+    return heard
 
 
 def check_batch(settings: TrainSettings, n_clips: int) -> None:

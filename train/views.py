@@ -10,16 +10,18 @@ the augmentations act on its log-mel, a few milliseconds a clip. What each becom
 - high-pass and band-stop: their power response at each mel's centre, added;
 - time stretch and pitch shift: bilinear warps of the time and of the frequency axis.
 
-Two more, off by default, are not in the published recipe but short runs on short clips live by them (see
-`ViewConfig`): `crop` in place of the roll, and an equaliser.
+More, off by default, are not in the published recipe but short runs on short clips live by them (see `ViewConfig`):
+`crop` in place of the roll, an equaliser, and other clips in the background.
 
 Randomness is stateless: each clip's numbers follow from (seed, epoch, clip id, view) alone, so neither batch
-size, nor worker, nor resuming changes them. Axis letters: B batch, S samples, T frames, M mels.
+size, nor worker, nor resuming changes them. Which clips are on the tape of backgrounds follows from the data. Axis
+letters: B batch, S samples, T frames, M mels.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -75,15 +77,20 @@ class ViewConfig:
     equaliser_db: float = 0.0
     """Standard deviation of a smooth random gain over the mel axis, as another microphone or room would have; 0 leaves
     it out."""
+    background_p: float = 0.0
+    """An excerpt of other training clips goes on behind the augmented clip (as BYOL-A mixes them in, Niizumi et al.
+    2021), by chance of the clip itself."""
+    background_snr_db: tuple[float, float] = (0.0, 20.0)
+    """The clip's mean power over that of whole clips on the tape: where these pause, so does the background."""
     pitch_p: float = 0.6
     pitch_semitones: tuple[float, float] = (-4.0, 4.0)
 
     def __post_init__(self) -> None:
         if self.augment not in ("fast", "waveform", "none"):
             raise ConfigError(f"views.augment: got {self.augment!r}, expected 'fast', 'waveform' or 'none'")
-        if self.augment == "waveform" and (self.crop or self.equaliser_db):
+        if self.augment != "fast" and (self.crop or self.equaliser_db or self.background_p):
             raise ConfigError(
-                "views: crop and equaliser_db act on log-mels; set augment to 'fast', or leave them out"
+                "views: crop, equaliser_db and background_p act on log-mels; set augment to 'fast', or leave them out"
             )
 
 
@@ -96,6 +103,7 @@ def make_views(
     *,
     seed: int = 0,
     epoch: int = 0,
+    background: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Two views of every clip, as log-mel that is not normalised yet.
 
@@ -107,12 +115,16 @@ def make_views(
         config: What to do.
         seed: Seed of the run.
         epoch: Which pass over the data.
+        background: Tape (frames, M) of `background_tape`, on the waveform's device; needed where `background_p` is
+            not 0.
 
     Returns:
         mel0, mel1, each (B, config.n_frames, M) float32; ready for `encoder.normalise`.
     """
     mel, n_frames = fbank(waveform, lengths)
-    return make_views_of_mel(mel, n_frames, keys, fbank, config, seed=seed, epoch=epoch)
+    return make_views_of_mel(
+        mel, n_frames, keys, fbank, config, seed=seed, epoch=epoch, background=background
+    )
 
 
 @torch.no_grad()
@@ -125,8 +137,11 @@ def make_views_of_mel(
     *,
     seed: int = 0,
     epoch: int = 0,
+    background: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Like `make_views`, from a front end's output (mel (B, T, M), n_frames (B,)) that was perhaps kept.
+
+    The background (frames, M) lies on the mel's device.
 
     Returns:
         mel0, mel1, each (B, config.n_frames, M) float32.
@@ -138,12 +153,19 @@ def make_views_of_mel(
     if config.augment == "none":
         view = fit_frames(mel, config.n_frames)
         return view, view.clone()
+    if config.background_p and background is None:
+        raise ValueError("views.background_p needs a background to take excerpts from (background_tape)")
     listed = names(keys)  # once: a tensor of keys may lie on a device
     # The warps are matrix products: under autocast bf16 would blur them.
     with torch.autocast(mel.device.type, enabled=False):
         first, second = (
             _augment(
-                mel, n_frames.cpu(), Lots(uniform(f"{seed}/{epoch}/{view}", listed, N_DRAWS)), fbank, config
+                mel,
+                n_frames.cpu(),
+                Lots(uniform(f"{seed}/{epoch}/{view}", listed, N_DRAWS)),
+                fbank,
+                config,
+                background,
             )
             for view in (0, 1)
         )
@@ -155,7 +177,14 @@ def fit_frames(mel: Tensor, n_frames: int) -> Tensor:
     return functional.pad(mel, (0, 0, 0, n_frames - mel.shape[1]))
 
 
-def _augment(mel: Tensor, n_frames: Tensor, lots: Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
+def _augment(
+    mel: Tensor,
+    n_frames: Tensor,
+    lots: Lots,
+    fbank: KaldiFbank,
+    config: ViewConfig,
+    background: Tensor | None,
+) -> Tensor:
     """One view of a batch (B, T, M) -> (B, config.n_frames, M).
 
     What to do to which clip is decided on the CPU, so only the clips an augmentation is for are worked on, and
@@ -173,7 +202,8 @@ def _augment(mel: Tensor, n_frames: Tensor, lots: Lots, fbank: KaldiFbank, confi
     gain = lots.roll_gain(config.roll_gain_beta)  # (B,) natural log of the power gain
     noisy, snr_db, start = lots.happens(config.noise_p), lots.between(*config.noise_snr_db), lots.unit()
     if len(rows := noisy.nonzero()[:, 0]):
-        view[rows] = _add_noise(view[rows], real[rows].to(device), snr_db[rows], start[rows], fbank)
+        bank, _ = _noise_bank(fbank.sample_rate, fbank.n_mels, fbank.frame_shift_ms, device)
+        view[rows] = _add_noise(view[rows], real[rows].to(device), snr_db[rows], start[rows], bank, fbank)
     gain += torch.where(lots.happens(config.gain_p), lots.between(*config.gain_db), 0.0) * math.log(10) / 10
     gains = gain[:, None] + _filter_gains(lots, fbank, config)
     if config.equaliser_db:
@@ -183,6 +213,15 @@ def _augment(mel: Tensor, n_frames: Tensor, lots: Lots, fbank: KaldiFbank, confi
     pitched, semitones = lots.happens(config.pitch_p), lots.between(*config.pitch_semitones)
     if len(rows := pitched.nonzero()[:, 0]):
         view[rows] = _shift_pitch(view[rows], semitones[rows], fbank)
+    mixed, snr_db, start = (
+        lots.happens(config.background_p),
+        lots.between(*config.background_snr_db),
+        lots.unit(),
+    )
+    if background is not None and len(rows := mixed.nonzero()[:, 0]):
+        view[rows] = _add_noise(
+            view[rows], real[rows].to(device), snr_db[rows], start[rows], background, fbank
+        )
     return _fill_frames(view, ended, 0.0)
 
 
@@ -243,24 +282,46 @@ def _crop_and_stretch(
     return _fill_frames(view, before, LOG_FLOOR), ~(before | ended), ended
 
 
-def _add_noise(view: Tensor, real: Tensor, snr_db: Tensor, start: Tensor, fbank: KaldiFbank) -> Tensor:
-    """Add white noise at a ratio to the view's own mean power.
+def _add_noise(
+    view: Tensor, real: Tensor, snr_db: Tensor, start: Tensor, bank: Tensor, fbank: KaldiFbank
+) -> Tensor:
+    """Add an excerpt of a bank (frames, M) of unit power at a ratio to the view's own mean power.
 
     The view's power is read off its mels: each over white noise's there, which cancels pre-emphasis and the
     triangles' areas, weighted by the band it stands for.
     """
-    bank, white = _noise_bank(fbank.sample_rate, fbank.n_mels, fbank.frame_shift_ms, view.device)
+    _, white = _noise_bank(fbank.sample_rate, fbank.n_mels, fbank.frame_shift_ms, view.device)
     power = view.exp()
     edges = fbank.edges_hz().to(view.device)
     band = (edges[2:] - edges[:-2]) * (
         white > 10 * math.exp(LOG_FLOOR)
     )  # the lowest triangles can hold no bin
-    mean = ((power @ (band / band.sum() / white)) * real).sum(dim=1) / real.sum(dim=1)  # (B,)
+    mean = ((power @ (band / band.sum() / white)) * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)  # (B,)
     level = mean * 10 ** (-snr_db.to(view.device) / 10)
     first = (start * (len(bank) - view.shape[1])).long()
     excerpt = (first[:, None] + torch.arange(view.shape[1])).flatten().to(view.device)  # (B * T,)
     noise = bank.index_select(0, excerpt).view_as(power)
     return power.addcmul_(noise, level[:, None, None]).log_()
+
+
+def background_tape(clips: Iterable[Tensor], fbank: KaldiFbank, n_frames: int) -> Tensor:
+    """Clips one after the other, each of unit power, for views to take excerpts from.
+
+    Args:
+        clips: At least one waveform (S,) float32 at the front end's rate, on the CPU, none of them silent.
+        fbank: The encoder's front end.
+        n_frames: Frames of a view; a shorter tape is repeated until an excerpt fits.
+
+    Returns:
+        Mel powers (frames, M) float32 on the CPU.
+    """
+    parts = []
+    for clip in clips:
+        level = clip.double().square().mean().sqrt()
+        mel, _ = fbank((clip / level).float()[None], torch.tensor([len(clip)]))
+        parts.append(mel[0].exp())
+    tape = torch.cat(parts)
+    return tape.repeat(n_frames // len(tape) + 1, 1)
 
 
 @lru_cache(maxsize=4)
