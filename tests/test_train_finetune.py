@@ -200,6 +200,7 @@ def test_wrong_options_are_one_clear_line(tones, values, message):
             {"finetune__mode": "attentive", "finetune__queries": 5},
             "expected a divisor of the encoder's width 32",
         ),
+        ({"finetune__mode": "attentive", "optim__batch_size": 1}, "raise it to 2 or more"),
         (
             {"encoder": "logmel", "encoder_options": {}, "finetune__mode": "weighted_sum"},
             "LogMelEncoder does not offer",
@@ -276,13 +277,30 @@ def test_attentive_head_starts_as_the_average_and_its_queries_share_the_channels
     assert moved.tolist() == [False] * 4 + [True] * 4
 
 
-def test_attentive_head_takes_a_batch_of_one():
+def test_attentive_head_measures_scales_from_the_first_batches_on():
     torch.manual_seed(0)
     head = AttentiveHead(8, 3, 0.5, 2)
-    for _ in range(100):
-        head(torch.randn(16, 6, 8))
-    one = torch.randn(1, 6, 8)
-    torch.testing.assert_close(head(one), head.eval()(one))  # no statistics of a single clip
+    head.queries.data.zero_()
+    head.linear = torch.nn.Identity()
+    scales = torch.tensor([100.0, 0.01] * 4)
+    for _ in range(5):
+        head(torch.randn(64, 6, 8) * scales + 2 * scales)
+    alone = torch.randn(1, 6, 8) * scales
+    standard = head(alone)  # a clip alone has no statistics of its own, and moves none
+    torch.testing.assert_close(standard, head.eval()(alone))
+    known = head(torch.randn(500, 6, 8) * scales + 2 * scales)
+    assert (known.mean(dim=0).abs() < 0.3).all() and ((known.std(dim=0) - 1).abs() < 0.2).all()
+
+
+def test_attentive_head_keeps_small_differences_under_autocast():
+    torch.manual_seed(0)
+    head, tokens = (
+        AttentiveHead(8, 3, 0.5, 2),
+        torch.randn(64, 6, 8) * 0.1 + 10,
+    )  # bf16 has steps of 0.06 here
+    wanted = head(tokens)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(head(tokens).float(), wanted, rtol=0.02, atol=0.02)
 
 
 def test_layer_sum_is_an_average_that_learns():

@@ -14,8 +14,10 @@ from torch.nn import functional
 from alm.errors import ConfigError
 from encoders import AudioEncoder, AudioMosaicEncoder
 from train.aasist import Aasist
+from train.collectives import rank_and_world
 from train.finetune_augment import augmented_clip_features
 from train.finetune_settings import FinetuneSettings
+from train.sync_norm import SyncBatchNorm1d
 
 Features = dict[str, Tensor]
 
@@ -79,29 +81,36 @@ class LayerSumHead(ClipHead):
         return super().forward(torch.einsum("bld,l->bd", features, self.weights.softmax(dim=0)))
 
 
-class ClipBatchNorm(nn.BatchNorm1d):
-    """Standardise each channel over the batch, without weights; a clip that is alone in its batch by what came before.
+class ClipBatchNorm(SyncBatchNorm1d):
+    """Standardise each channel over the batch of all processes, without weights: (B, D) -> (B, D) float32.
 
     Before a linear probe, as in MAE (He et al. 2022): contrastive features differ much more in scale from channel to
-    channel than a LayerNorm evens out.
+    channel than a LayerNorm evens out. The running statistics are those of all clips for the first batches; a clip
+    that is alone in a last batch is measured by them.
     """
 
     def __init__(self, dim: int) -> None:
-        super().__init__(dim, affine=False)
+        super().__init__(dim, eps=1e-6, affine=False)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, D) -> (B, D)."""
-        if self.training and len(features) > 1:
-            return super().forward(features)
-        return functional.batch_norm(features, self.running_mean, self.running_var, eps=self.eps)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the base class names it so)
+        """Standardise (B, D)."""
+        assert self.num_batches_tracked is not None
+        if not self.training or (len(input) == 1 and rank_and_world()[1] == 1):
+            return functional.batch_norm(input.float(), self.running_mean, self.running_var, eps=self.eps)
+        self.momentum = max(_MOMENTUM, 1 / (1 + int(self.num_batches_tracked)))
+        return super().forward(input.float())
+
+
+# Weight of a batch in the running statistics, PyTorch's own, once as many batches have been averaged.
+_MOMENTUM = 0.1
 
 
 class AttentiveHead(ClipHead):
     """Learned queries attend to the tokens that cover audio, their average is classified: (B, N, D) -> (B, C).
 
-    Each of Q queries averages its own share of the channels, and nothing is projected: efficient probing (Psomas et
-    al. 2025, "Attention, Please! Revisiting Attentive Probing"). Q x D numbers more than a linear probe has, so that
-    a few hundred clips can teach them.
+    Each of Q queries averages its own share of the channels: the efficient probing of Psomas et al. 2025 ("Attention,
+    Please! Revisiting Attentive Probing"), here without its projection of the values and with a LayerNorm before the
+    queries. That is Q x D numbers more than in a linear probe, so that a few hundred clips can teach them.
     """
 
     def __init__(self, dim: int, n_classes: int, std: float, n_queries: int) -> None:
@@ -116,14 +125,15 @@ class AttentiveHead(ClipHead):
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits; ``mask`` (B, N) is True where a token covers audio."""
-        scores = (
-            torch.einsum("bnd,qd->bqn", self.token_norm(features), self.queries) / features.shape[-1] ** 0.5
-        )
+        keys = self.token_norm(features.to(self.queries.dtype))
+        scores = torch.einsum("bnd,qd->bqn", keys, self.queries).float() / features.shape[-1] ** 0.5
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], -torch.inf)
         shares = features.unflatten(-1, (len(self.queries), -1))  # (B, N, Q, D / Q)
-        heard = torch.einsum("bqn,bnqd->bqd", scores.softmax(dim=-1), shares)
-        return super().forward(heard.flatten(1))
+        with torch.autocast(features.device.type, enabled=False):  # what is standardised must not be rounded
+            heard = torch.einsum("bqn,bnqd->bqd", scores.softmax(dim=-1), shares.float()).flatten(1)
+            feature = self.norm(heard)
+        return self.linear(feature.to(self.queries.dtype))
 
 
 class GraphHead(ClipHead):

@@ -29,7 +29,7 @@ from train.finetune_inputs import (
     compute_features,
     predict,
 )
-from train.finetune_model import ClipHead, FinetuneModel, build_head, encode
+from train.finetune_model import AttentiveHead, ClipHead, FinetuneModel, build_head, encode
 from train.finetune_optim import BestEpoch, FinetuneTrainer, layer_scales
 from train.finetune_scores import LOWER_IS_BETTER, markdown, metrics_of, report, score
 from train.finetune_settings import FinetuneSettings
@@ -83,7 +83,11 @@ def check_finetune(settings: TrainSettings) -> dict[str, Any]:
             f"finetune.augment: noise, spec_* and mask_* need the clip feature (mode full or linear, head auto), "
             f"not mode {settings.finetune.mode} with head {settings.finetune.head}"
         )
-    build_head(encoder, settings.finetune, _example(encoder, settings.finetune), len(data.classes))
+    head = build_head(encoder, settings.finetune, _example(encoder, settings.finetune), len(data.classes))
+    if isinstance(head, AttentiveHead) and settings.optim.batch_size * world_size() < 2:
+        raise ConfigError(
+            "optim.batch_size=1: the attentive head measures clips by the others of their batch; raise it to 2 or more"
+        )
     if settings.finetune.layer_decay < 1:
         layer_scales(encoder, settings.finetune.layer_decay)
     return {"clips": digest(data), "training_clips": len(split.train)}
@@ -326,6 +330,7 @@ def load_classifier(folder: str | Path) -> tuple[FinetuneModel, tuple[str, ...]]
 
     place = Path(folder)
     described = read_config(place / "classifier.json")
+    described["finetune"].pop("heads", None)  # an option once, of a head that the weights below would not fit
     options = parse_settings(FinetuneSettings, described["finetune"], where=str(place / "classifier.json"))
     source = described["encoder"]
     source = str((place / source).resolve()) if source.startswith("..") else source
