@@ -53,7 +53,7 @@ def test_a_predictions_file_scores_itself(tmp_path, capsys):
 
 
 def test_a_required_metric_that_is_absent_fails(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no Java there
     path = write(tmp_path / "a", 30)
     assert main(["score", str(path), "--require", "meteor"]) == 2
     error = capsys.readouterr().err

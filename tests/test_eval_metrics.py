@@ -164,7 +164,10 @@ def test_token_f1():
     ],
 )
 def test_metrics_that_need_more_are_absent_without(name, needed, monkeypatch, tmp_path):
-    monkeypatch.setattr("shutil.which", lambda name: name)
+    program = tmp_path / "bin" / "java"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
     find = importlib.util.find_spec  # for one package only: transformers asks too, and remembers the answer
     monkeypatch.setattr(
         "importlib.util.find_spec",
@@ -179,8 +182,8 @@ def test_metrics_that_need_more_are_absent_without(name, needed, monkeypatch, tm
         load_metric(name).compute(predictions=["a"], references=[["b"]])
 
 
-def test_java_is_asked_for_by_name(monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda name: None)
+def test_java_is_asked_for_by_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MetricUnavailable, match="needs Java"):
         load_metric("meteor").compute(predictions=["a"], references=[["b"]])
 
