@@ -135,7 +135,7 @@ def run(quick: bool = False) -> list[Row]:
         AudioMosaicConfig() if not quick else AudioMosaicEncoder.tiny().config.replace(attn_drop_rate=0.0)
     )
     config = config.replace(drop_path_rate=0.0)
-    batch, rounds = 4, 2 if quick else 4
+    batch, rounds = 4, 2 if quick else 8
     torch.manual_seed(0)
     encoder = AudioMosaicEncoder(config).train()
     plain = PlainViT(encoder).train()
