@@ -116,6 +116,13 @@ def die_at(event: str, count: int) -> None:
         checkpoints.clear_unfinished = killing(checkpoints.clear_unfinished)
 
 
+def be_rank(rank: int, world: int, port: int) -> None:
+    """Make this process one of several, as a launcher does."""
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in names.items()})
+
+
 def child(
     run: TrainSettings, event: str = "", count: int = 0, limit: int | None = None, rank: int = 0, world: int = 1,
     port: int = 0,
@@ -125,9 +132,7 @@ def child(
 
     torch.set_num_threads(1)
     if world > 1:
-        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-        names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in names.items()})
+        be_rank(rank, world, port)
     if event == "signal":
         signal_at(count)
     elif event == "nan":
@@ -178,14 +183,14 @@ def signal_at(count: int) -> None:
 
 def run_child(run: TrainSettings, event: str = "", count: int = 0, limit: int | None = None) -> int:
     """The exit code of one process."""
-    return _exit_codes([FORK.Process(target=child, args=(run, event, count, limit))])[0]
+    return exit_codes([FORK.Process(target=child, args=(run, event, count, limit))])[0]
 
 
 def run_processes(run: TrainSettings, events: tuple[tuple[str, int], ...] = (("", 0), ("", 0))) -> list[int]:
     """The exit codes of the processes of one distributed run, each with what happens to it."""
     port = free_port()
     arguments = [(run, *event, None, rank, len(events), port) for rank, event in enumerate(events)]
-    return _exit_codes([FORK.Process(target=child, args=each) for each in arguments])
+    return exit_codes([FORK.Process(target=child, args=each) for each in arguments])
 
 
 def free_port() -> int:
@@ -195,7 +200,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _exit_codes(processes: list) -> list[int]:
+def exit_codes(processes: list) -> list[int]:
     for process in processes:
         process.start()
     for process in processes:

@@ -5,13 +5,27 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from survival import N_CLIPS, free_port, make_data, make_parts, of_stage, run_child, run_processes, weights_of
+from survival import (
+    FORK,
+    N_CLIPS,
+    be_rank,
+    exit_codes,
+    free_port,
+    make_data,
+    make_parts,
+    of_stage,
+    run_child,
+    run_processes,
+    weights_of,
+)
 
 import alm
 from alm.settings import dump_settings
+from train.ranks import barrier
 from train.sampling import EpochBatches, epoch_order
 from train.settings import TrainSettings
 
@@ -26,6 +40,28 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def parts(data, llm_dir, tmp_path_factory) -> dict[str, Path]:
     return make_parts(tmp_path_factory.mktemp("parts"), data, llm_dir, drop_path_rate=0.0, attn_drop_rate=0.0)
+
+
+def come_late(folder: Path, rank: int, port: int) -> None:
+    """Rank 0 waits; rank 1 comes a while after it has begun to."""
+    be_rank(rank, 2, port)
+    waits, came = folder / "waits", folder / "came"
+    barrier()  # the first one joins them, which takes its time
+    if rank == 0:
+        waits.touch()
+    else:
+        while not waits.exists():
+            time.sleep(0.05)
+        time.sleep(2.0)
+        came.touch()
+    barrier()
+    os._exit(0 if came.exists() else 1)
+
+
+def test_processes_wait_for_each_other_before_there_is_a_trainer(tmp_path):
+    port = free_port()
+    both = [FORK.Process(target=come_late, args=(tmp_path, rank, port)) for rank in range(2)]
+    assert exit_codes(both) == [0, 0]
 
 
 def runs(stage: str, data: Path, folder: Path, parts: dict, zero: int | None) -> tuple[TrainSettings, ...]:

@@ -174,6 +174,7 @@ def encoded_once(
         work.names = _names(encoder, clips, kept)
         work.look()
         if world_size() > 1:
+            barrier()  # every process has looked before the first one adds a shard, so their shares are of one list
             with suppress(AudioError, ConfigError):  # which all processes will meet below
                 work.compute(work.missing()[rank() :: world_size()])
             barrier()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
+
+_TIMEOUT = timedelta(minutes=30)  # the Trainer's
 
 
 def rank() -> int:
@@ -21,11 +24,16 @@ def is_main() -> bool:
 
 
 def barrier() -> None:
-    """Wait for all processes; nothing to wait for in a single one."""
+    """Wait for all processes; nothing to wait for in a single one.
+
+    The first call joins them, as the Trainer would later. On a CPU accelerate must be told to: it takes processes
+    without a GPU for single ones otherwise, and waits for nobody.
+    """
     if world_size() > 1:
+        import torch
         from accelerate import PartialState
 
-        PartialState().wait_for_everyone()
+        PartialState(cpu=not torch.cuda.is_available(), timeout=_TIMEOUT).wait_for_everyone()
 
 
 def say(text: str) -> None:
