@@ -182,6 +182,11 @@ def test_too_few_clips_and_untaught_classes(tones):
         ({"solver": "logistic", "epochs": 5}, "finetune.epochs: the logistic solver has no such thing"),
         ({"solver": "logistic", "class_weights": {"a": 2.0}}, "finetune.class_weights: the logistic solver"),
         ({"solver": "logistic", "cache": False}, "finetune.cache: the logistic solver"),
+        ({"probe_first": True}, "finetune.probe_first: is for mode full"),
+        (
+            {"probe_first": True, "mode": "full", "head": "attentive"},
+            "finetune.probe_first: is for mode full",
+        ),
         ({"draws": 5}, "set finetune.balanced=true"),
         ({"loss": "mse"}, "finetune.loss: got 'mse'"),
         ({"epoch": 5}, "did you mean 'finetune.epochs'"),
@@ -561,6 +566,29 @@ def test_full_finetuning_with_everything_leaves_a_release_classifier(tones, tmp_
     torch.testing.assert_close(official, ours)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines if "validation" in line] == [1, 2, 3]
+
+
+def test_full_finetuning_can_start_from_the_solved_probe(tones, tmp_path):
+    finetune = {"mode": "full", "probe_first": True, "epochs": 1, "baseline": False}
+    settings = settings_of(tones, tmp_path / "run", finetune=finetune, optim__lr=1e-12)
+    model, _ = load_classifier(run_stage(settings))
+    split = choose_split(read_data(settings.data), settings)
+    assert model.encoder is not None
+
+    @torch.no_grad()
+    def normed(clips):
+        waves = [torch.from_numpy(load_audio(clip.path, 16000))[None] for clip in clips]
+        rows = [encode(model.encoder, settings.finetune, w, torch.tensor([w.shape[1]])) for w in waves]
+        return model.head.norm(torch.cat([row["features"] for row in rows])).double().numpy()
+
+    solved = fit_logistic(  # the validation clips have no part in it: they choose the epoch
+        normed(split.train), split.targets(split.train).double().numpy(), [c.group for c in split.train]
+    )
+    lines = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    wanted = solved.probabilities(normed(split.test))
+    np.testing.assert_allclose([line["probabilities"] for line in lines], wanted, atol=1e-3)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if "validation" in line] == [0, 1]
 
 
 def test_an_interrupted_run_goes_on_to_the_same_result(tones, tmp_path, monkeypatch):

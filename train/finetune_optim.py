@@ -87,12 +87,19 @@ class BestEpoch(TrainerCallback):
         score: Gives the validation score (higher is better) and the loss that decides between equal ones.
         folder: Where the best weights are kept for an interrupted run.
         log: One line of metrics per epoch is appended there.
+        start_counts: The weights before the first step compete too, as epoch 0.
     """
 
     def __init__(
-        self, model: nn.Module, score: Callable[[], tuple[float, float]], folder: Path, log: Path
+        self,
+        model: nn.Module,
+        score: Callable[[], tuple[float, float]],
+        folder: Path,
+        log: Path,
+        start_counts: bool = False,
     ) -> None:
         self.model, self.score, self.folder, self.log = model, score, folder, log
+        self.start_counts = start_counts
         self.best: dict[str, Any] | None = None
         self.weights: dict[str, Tensor] = {}
 
@@ -103,11 +110,8 @@ class BestEpoch(TrainerCallback):
             self.best = json.loads(file.read_text(encoding="utf-8"))
             self.weights = read_weights(self.folder / "best.safetensors")
         epoch = float(round(state.epoch or 0, 3))
-        if (
-            state.global_step
-            and epoch.is_integer()
-            and (self.best is None or self.best["last_epoch"] < epoch)
-        ):
+        unscored = epoch.is_integer() and (self.best is None or self.best["last_epoch"] < epoch)
+        if unscored and (state.global_step or self.start_counts):
             self.on_epoch_end(args, state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

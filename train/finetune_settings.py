@@ -92,6 +92,8 @@ class FinetuneSettings:
         solver: adamw, or for mode linear and layer:N with features computed once ``logistic``: logistic regression on
             the standardised feature, its penalty chosen by cross-validation on the training and validation clips. It
             is what the log-mel baseline gets too, and depends neither on a learning rate nor on a number of epochs.
+        probe_first: Mode full starts from the logistic solver's classifier of the encoder's features as they are,
+            rather than from small random weights.
         epochs: Passes over the training clips, in place of optim.steps.
         warmup_epochs: Of them, in place of optim.warmup_steps.
         base_lr: Learning rate per 256 clips, in place of optim.lr: lr = base_lr x batch / 256.
@@ -116,6 +118,7 @@ class FinetuneSettings:
     mode: str = "linear"
     head: str = "auto"
     solver: str = "adamw"
+    probe_first: bool = False
     epochs: int | None = None
     warmup_epochs: float | None = None
     base_lr: float | None = None
@@ -176,6 +179,10 @@ class FinetuneSettings:
             )
         if self.solver == "logistic":
             self._check_logistic()
+        if self.probe_first and (self.mode != "full" or self.head != "auto"):
+            raise ConfigError(
+                f"finetune.probe_first: is for mode full with head auto, not {self.mode} with {self.head}"
+            )
         if self.draws is not None and not self.balanced:
             raise ConfigError("finetune.draws: draws are weighted; set finetune.balanced=true")
         if self.layer is None and self.mode != "full" and self.layer_decay != 1:

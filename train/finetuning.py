@@ -181,19 +181,22 @@ def _train(
         encoder.freeze()
     targets = split.targets(split.train)
     drawn = (split.train, targets, options, settings.run.seed)
-    if options.cached:
+    features: dict[str, list[Tensor]] = {}
+    if options.cached or options.probe_first:
         kept = Path(settings.data.feature_folder) if settings.data.feature_folder else None
         # In one order whatever the fold, so that the folds find each other's features.
-        clips = sorted(split.clips, key=lambda clip: clip.id)
+        clips = sorted(split.clips if options.cached else split.train, key=lambda clip: clip.id)
         limit = settings.data.cache_limit_gb
         features = compute_features(encoder, options, audio, clips, device, limit, kept)
+    if options.cached:
         if options.solver == "logistic":
             return _solve(settings, split, head, features)
         rows: Any = FeatureRows(features, *drawn)
         collate: Any = collate_features
     else:
-        features = {}
         rows, collate = WaveformRows(audio, *drawn), collate_waveforms
+        if options.probe_first:
+            _solve_first(settings, split, head, features)
     weights = [options.class_weights.get(name, 1.0) for name in data.classes]
     model = FinetuneModel(
         head,
@@ -220,7 +223,9 @@ def _train(
         return (-value if data.metric in LOWER_IS_BETTER else value), loss
 
     folder.mkdir(parents=True, exist_ok=True)
-    best = BestEpoch(model, validate, folder / "checkpoints", folder / "metrics.jsonl")
+    best = BestEpoch(
+        model, validate, folder / "checkpoints", folder / "metrics.jsonl", start_counts=options.probe_first
+    )
     fit(_scheduled(settings, len(rows)), model, rows, collate, folder, "finetune", [best], FinetuneTrainer)
     best.restore()
     assert best.best is not None
@@ -236,13 +241,33 @@ def _solve(
     def features_of(clip: LabelledClip) -> np.ndarray:
         return features[clip.id][0].double().numpy()
 
-    solved = _regression(split, features_of, settings.run.seed)
-    with torch.no_grad():
-        head.linear.weight.copy_(torch.from_numpy(solved.weight))
-        head.linear.bias.copy_(torch.from_numpy(solved.bias))
+    solved = _regression(split, (*split.train, *split.validation), features_of, settings.run.seed)
+    _set(head, solved)
     model = FinetuneModel(head, None, settings.finetune, split.data.multi_label, None)
     said = solved.probabilities(np.stack([features_of(clip) for clip in split.test]))
     return said, {"strength": solved.strength, "trained": _n_trained(model)}, model
+
+
+def _solve_first(
+    settings: TrainSettings, split: Split, head: ClipHead, features: dict[str, list[Tensor]]
+) -> None:
+    """Let fine-tuning start from the classifier that is best for the encoder as it is (Kumar et al. 2022, LP-FT).
+
+    From random weights the first steps bend the features to a classifier that knows nothing yet. The validation clips
+    are not used: they choose the epoch.
+    """
+
+    @torch.no_grad()
+    def features_of(clip: LabelledClip) -> np.ndarray:
+        return head.norm(features[clip.id][0][None])[0].double().numpy()
+
+    _set(head, _regression(split, split.train, features_of, settings.run.seed))
+
+
+def _set(head: ClipHead, solved: LinearClassifier) -> None:
+    with torch.no_grad():
+        head.linear.weight.copy_(torch.from_numpy(solved.weight))
+        head.linear.bias.copy_(torch.from_numpy(solved.bias))
 
 
 def _scheduled(settings: TrainSettings, n_rows: int) -> TrainSettings:
@@ -368,17 +393,16 @@ def logmel_probe(split: Split, sample_rate: int, seed: int) -> tuple[np.ndarray,
         wave = load_audio(clip.path, sample_rate, clip.start_s, clip.end_s)
         return logmel_features([wave], sample_rate)[0]
 
-    model = _regression(split, features_of, seed)
+    model = _regression(split, (*split.train, *split.validation), features_of, seed)
     return model.probabilities(np.stack([features_of(clip) for clip in split.test])), model.strength
 
 
 def _regression(
-    split: Split, features_of: Callable[[LabelledClip], np.ndarray], seed: int
+    split: Split, known: Sequence[LabelledClip], features_of: Callable[[LabelledClip], np.ndarray], seed: int
 ) -> LinearClassifier:
-    """Fit logistic regression to the training and the validation clips: its penalty is chosen by cross-validation."""
+    """Fit logistic regression to known clips: its penalty is chosen by cross-validation."""
     from eval.logistic import fit_logistic
 
-    known = (*split.train, *split.validation)
     return fit_logistic(
         np.stack([features_of(clip) for clip in known]),
         split.targets(known).double().numpy(),
