@@ -1,4 +1,4 @@
-"""The README keeps its word: every `alm` command in it parses, nothing is left to fill in."""
+"""The README keeps its word: every `alm` command in it parses, its keys are known, nothing is left to fill in."""
 
 import shlex
 from pathlib import Path
@@ -6,11 +6,15 @@ from pathlib import Path
 import pytest
 
 from alm.cli import build_parser, main
+from alm.settings import load_settings, read_yaml
 from eval.benchmarks import list_benchmarks
+from train.recipe import load_recipe
+from train.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("alm ")]
+LINES = README.replace("\\\n", " ").splitlines()  # a command may go on in the next line
+COMMANDS = [line.split("#")[0].strip() for line in LINES if line.startswith("alm ")]
 
 
 def subparsers(parser):
@@ -37,6 +41,11 @@ def test_command_parses(command, monkeypatch):
     config, benchmark = getattr(arguments, "config", None), getattr(arguments, "benchmark", None)
     assert config is None or (ROOT / config).is_file()
     assert benchmark in (None, "list", *list_benchmarks()) or (ROOT / benchmark).is_file()
+    if command.startswith("alm train"):
+        if "stages" in read_yaml(ROOT / config):
+            load_recipe(ROOT / config, arguments.overrides)
+        else:
+            load_settings(TrainSettings, ROOT / config, arguments.overrides)
 
 
 def test_overrides_may_stand_on_both_sides_of_an_option():
