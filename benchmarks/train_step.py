@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -158,7 +159,10 @@ def run(quick: bool = False) -> list[Row]:
     pair = alternate(ours, reference, rounds, warm_up=False, between=measure_peak)
     kept = (views[0][1].shape[1], views[1][1].shape[1])
     flops = batch * step_flops(config, kept)
-    achieved, peak = flops / statistics.median(pair.ours) / 1e9, max(peaks)
+    measure_peak()
+    # Each step beside the better of the products around its round: the machine is not equally fast all the time.
+    shares = [flops / step / 1e9 / max(peak) for step, peak in zip(pair.ours, pairwise(peaks), strict=True)]
+    achieved = flops / statistics.median(pair.ours) / 1e9
     size = f"ViT dim {config.embed_dim}, depth {config.depth}, batch {batch}, fp32"
     return [
         Row(
@@ -187,9 +191,10 @@ def run(quick: bool = False) -> list[Row]:
         Row(
             "train step",
             "share of the measured fp32 matrix-product peak",
-            f"{100 * achieved / peak:.0f} %",
+            spread(shares, 100, "%"),
             aim=">= 70 %",
-            note=f"{achieved:.3g} of {peak:.3g} GFLOP/s",
+            note="each step beside the products before and after; "
+            f"median step {achieved:.3g} GFLOP/s, best product {max(peaks):.3g}",
         ),
     ]
 
