@@ -1,5 +1,7 @@
 """Every encoder the registry finds keeps the contract, and encoders that break it are told how."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -176,6 +178,37 @@ def one_step_short(self, waveform: Tensor, lengths: list[int]):
     return tokens[:, : self.config.steps_per_window - 1], prefix
 
 
+def miscounting(steps: int) -> type[AudioEncoder]:
+    """Log-mel whose config, mask and tokens agree on a wrong number of time steps."""
+    logmel = encoders.encoder_class("logmel")
+
+    class MiscountedConfig(logmel.config_class):
+        def n_time_for(self, n_samples: int) -> int:
+            return max(1, super().n_time_for(n_samples) + steps)
+
+    def tiny(cls: type[AudioEncoder]) -> AudioEncoder:
+        return cls(MiscountedConfig(**dataclasses.asdict(logmel.tiny().config))).eval()
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
+        out = logmel.forward(self, waveform, lengths)
+        return AudioTokens((out.tokens + 1) * out.mask[..., None], out.mask, out.grid)
+
+    return zoo("logmel", tiny=classmethod(tiny), forward=forward)
+
+
+def end_cut_off(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
+    """The last time step of every clip is silence."""
+    step = round(self.config.sample_rate / self.config.frame_rate_hz)
+    heard = torch.arange(waveform.shape[1])[None] < (lengths - step)[:, None]
+    return type(self).__mro__[1].forward(self, waveform * heard, lengths)
+
+
+def seeds(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
+    """Is repeatable at the cost of everybody else's random numbers."""
+    torch.manual_seed(0)
+    return type(self).__mro__[1].forward(self, waveform, lengths)
+
+
 def raises(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
     raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
@@ -191,6 +224,11 @@ def raises(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
         (zoo("wav2vec2", pads=True), "padding_invariance", "sees the padding"),
         (zoo("data2vec", pads=True), "padding_invariance", "sees the padding"),
         (zoo("wavlm", lora_targets=("q_proj", "output_dense")), "lora_reach", "no gradient reaches 4 of 8"),
+        (miscounting(1), "valid_length", "frame_rate_hz says about"),
+        (miscounting(-2), "valid_length", "frame_rate_hz says about"),
+        (zoo("audiomosaic", forward=end_cut_off), "valid_length", "or its end is cut off"),
+        (zoo("whisper", forward=end_cut_off), "valid_length", "or its end is cut off"),
+        (zoo("logmel", forward=seeds), "determinism", "seeds torch's global generator"),
         (TransposedGrid, "time_localisation", "the grid is transposed"),
         (AlwaysTraining, "eval_purity", "dropout, drop path or batch statistics are active"),
         (MovingStatistics, "eval_purity", "changes extra.running_mean"),
