@@ -78,7 +78,10 @@ class EncoderConfig(ABC):
     @property
     @abstractmethod
     def clip_s(self) -> float:
-        """Length in seconds of the window the encoder sees at once; longer clips are cut into windows."""
+        """Length in seconds of the window the encoder sees at once; longer clips are cut into windows.
+
+        No token depends on audio outside its own window. `math.inf`: every token may depend on the whole clip.
+        """
 
     @abstractmethod
     def n_time_for(self, n_samples: int) -> int:

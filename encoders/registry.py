@@ -81,7 +81,9 @@ def plugin_files() -> list[Path]:
     files = []
     for folder in dict.fromkeys(filter(None, os.environ.get(PLUGINS, "").split(os.pathsep))):
         if not Path(folder).is_dir():
-            raise ConfigError(f"{PLUGINS}: {folder} is no directory; name directories with encoder files")
+            raise ConfigError(
+                f"--plugins or {PLUGINS}: {folder} is no directory; name directories with encoder files"
+            )
         files += _declaring(Path(folder).resolve())
     return files
 
@@ -140,10 +142,14 @@ def encoder_class(name: str) -> type[AudioEncoder]:
     """
     sources = _sources()
     if name in sources:
-        return sources[name][1]()
+        found = sources[name][1]()
+        if name not in _own():
+            _require_own_model_class(name, found)
+        return found
     classes = {known: load() for known, (_, load) in sources.items()}
-    for found in classes.values():
+    for known, found in classes.items():
         if name in found.config_class.model_classes:
+            _require_own_model_class(known, found)
             return found
     candidates = [*classes, *(c for found in classes.values() for c in found.config_class.model_classes)]
     near = get_close_matches(name, candidates, n=1, cutoff=0.5)
@@ -152,6 +158,27 @@ def encoder_class(name: str) -> type[AudioEncoder]:
         f"unknown encoder {name!r}; {hint} Encoders: {', '.join(sources)}. One in a file of yours is found when "
         f"its directory is given as --plugins or in {PLUGINS}"
     )
+
+
+def _require_own_model_class(name: str, found: type[AudioEncoder]) -> None:
+    """Refuse an encoder whose saved directories another one would load.
+
+    Raises:
+        ConfigError: Says which two and what they have in common.
+    """
+    sources = _sources()
+    others = [other for other in sources if other != name and not {name, other} <= {*_own()}]
+    for other in others:
+        try:
+            theirs = sources[other][1]()
+        except Exception:  # a file that does not import loads nothing
+            continue
+        shared = sorted({*theirs.config_class.model_classes} & {*found.config_class.model_classes})
+        if shared:
+            raise ConfigError(
+                f"encoders {name!r} ({sources[name][0]}) and {other!r} ({sources[other][0]}) both save themselves as "
+                f"model_class {shared[0]}, so one would be loaded for the other; give one its own model_class"
+            )
 
 
 def _class_of(values: dict[str, Any], where: str) -> type[AudioEncoder]:
@@ -205,7 +232,7 @@ def load_encoder(source: str | os.PathLike[str], **overrides: Any) -> AudioEncod
         return LayersEncoder.around(load_encoder(source, **overrides), layer)
     sources = _sources()
     if str(source) in sources:
-        found = sources[str(source)][1]()
+        found = encoder_class(str(source))
         return found(found.config_class.from_dict(overrides, where=f"encoder {source!r}"))
     is_path = Path(source).expanduser().exists() or os.sep in str(source)
     if not is_path and not looks_like_hub_id(str(source)):

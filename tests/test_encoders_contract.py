@@ -1,6 +1,7 @@
 """Every encoder the registry finds keeps the contract, and encoders that break it are told how."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -203,6 +204,19 @@ def end_cut_off(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
     return type(self).__mro__[1].forward(self, waveform * heard, lengths)
 
 
+def halves(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
+    """Tokens of half the precision of the weights."""
+    out = type(self).__mro__[1].forward(self, waveform, lengths)
+    return AudioTokens(out.tokens.half(), out.mask, out.grid)
+
+
+def whole_clip_mean(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
+    """Normalises over all of a clip."""
+    out = type(self).__mro__[1].forward(self, waveform, lengths)
+    mean = out.clip_features()[:, None]
+    return AudioTokens((out.tokens - mean) * out.mask[..., None], out.mask, out.grid)
+
+
 def seeds(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
     """Is repeatable at the cost of everybody else's random numbers."""
     torch.manual_seed(0)
@@ -229,6 +243,12 @@ def raises(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
         (zoo("audiomosaic", forward=end_cut_off), "valid_length", "or its end is cut off"),
         (zoo("whisper", forward=end_cut_off), "valid_length", "or its end is cut off"),
         (zoo("logmel", forward=seeds), "determinism", "seeds torch's global generator"),
+        (
+            zoo("audiomosaic", forward=halves),
+            "valid_length",
+            "tokens are torch.float16, the weights torch.float32",
+        ),
+        (zoo("logmel", forward=whole_clip_mean), "window_stitching", "tokens hear further than clip_s"),
         (TransposedGrid, "time_localisation", "the grid is transposed"),
         (AlwaysTraining, "eval_purity", "dropout, drop path or batch statistics are active"),
         (MovingStatistics, "eval_purity", "changes extra.running_mean"),
@@ -262,3 +282,20 @@ def test_random_evaluation_is_caught() -> None:
     with pytest.raises(ConformanceError, match="still random"):
         for _ in range(5):
             CHECKS["determinism"](encoder)
+
+
+def test_an_encoder_may_hear_the_whole_clip_at_once() -> None:
+    logmel = encoders.encoder_class("logmel")
+
+    class WholeClipConfig(logmel.config_class):
+        clip_s = math.inf
+
+    def tiny(cls: type[AudioEncoder]) -> AudioEncoder:
+        return cls(WholeClipConfig(**dataclasses.asdict(logmel.tiny().config))).eval()
+
+    members = {"tiny": classmethod(tiny), "forward": whole_clip_mean, "config_class": WholeClipConfig}
+    results = run_checks(zoo("logmel", **members).tiny())
+    assert {result.name: result.status for result in results if result.status != "passed"} == {
+        "lora_reach": "skipped",
+        "window_stitching": "skipped",
+    }, results

@@ -99,7 +99,7 @@ def test_it_is_listed_and_checked(plugins, capsys):
     assert "bands" not in encoders.list_encoders()
     assert main(["--plugins", str(plugins), "encoders", "list"]) == 0
     row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("bands"))
-    assert row == ["bands", "16", "25", "16000", "0.0", "M", "Apache-2.0"]
+    assert row == ["bands", "16", "25", "16000", "0.01", "M", "Apache-2.0"]
     assert main(["encoders", "check", "bands", "--plugins", str(plugins)]) == 0
     out = capsys.readouterr().out
     assert "bands, tiny and untrained" in out and out.count("passed") == 9
@@ -187,6 +187,23 @@ def test_names_and_places_are_checked(plugins, monkeypatch, capsys):
         encoders.list_encoders()
     assert main(["encoders", "check", str(plugins / "none.py")]) == 2
     assert "none.py: no such file" in capsys.readouterr().err
+
+
+def test_two_encoders_that_save_under_one_name_are_refused(plugins, monkeypatch, capsys):
+    (plugins / "copied.py").write_text(PLUGIN)
+    monkeypatch.setenv(registry.PLUGINS, str(plugins))
+    for name in ("bands", "copied", "BandsEncoder"):
+        with pytest.raises(ConfigError, match="both save themselves as model_class BandsEncoder"):
+            encoders.load_encoder(name) if name != "BandsEncoder" else encoders.encoder_class(name)
+    assert encoders.encoder_class("logmel").tiny().dim == 32  # the others are there all the same
+    assert main(["encoders", "list"]) == 1
+    del sys.modules["alm_plugins.copied"]
+    (plugins / "copied.py").write_text(PLUGIN.replace("BandsEncoder", "WhisperEncoder"))
+    with pytest.raises(ConfigError, match="'copied' .* and 'whisper' .* both save themselves as"):
+        encoders.load_encoder("copied")
+    del sys.modules["alm_plugins.copied"]
+    (plugins / "copied.py").write_text("import nosuchthing\nENCODER = 1\n")
+    assert encoders.load_encoder("bands").dim == 16
 
 
 def test_an_installed_package_announces_its_encoder(plugins, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@
 import dataclasses
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -749,6 +750,18 @@ def test_embed_writes_clips_and_frames_with_times(tones, tmp_path, capsys):
     assert "gone.wav: no such file" in capsys.readouterr().err and not (tmp_path / "y.npz").exists()
 
 
+def test_embed_with_untrained_weights_says_so_and_repeats(tones, tmp_path, capsys, monkeypatch):
+    tiny = AudioMosaicEncoder.tiny().config
+    monkeypatch.setattr(AudioMosaicEncoder.config_class, "from_dict", lambda values, where="": tiny)
+    for name in "ab":
+        out = tmp_path / f"{name}.npz"
+        assert main(["embed", "audiomosaic", str(tones.parent / "[01]a.wav"), "--out", str(out)]) == 0
+        assert "audiomosaic: untrained weights (seed 0)" in capsys.readouterr().err
+    a, b = (np.load(tmp_path / f"{name}.npz") for name in "ab")
+    np.testing.assert_array_equal(a["frames"], b["frames"])
+    assert [Path(file).name for file in a["files"]] == ["0a.wav", "1a.wav"]
+
+
 def test_encoder_info(tmp_path, capsys):
     AudioMosaicEncoder.tiny().save_pretrained(tmp_path)
     assert main(["encoders", "info", str(tmp_path)]) == 0
@@ -756,6 +769,9 @@ def test_encoder_info(tmp_path, capsys):
     assert said["encoder"] == "AudioMosaicEncoder" and "0 missing" in said["weights"]
     assert said["normalisation"].startswith("audioset_train") and said["tokens per second"].startswith("25 ")
     assert main(["encoders", "info", "logmel"]) == 0 and "untrained" in capsys.readouterr().out
+    file = tmp_path / "mine.py"
+    file.write_text("from encoders.logmel import LogMelEncoder\nENCODER = LogMelEncoder\n")
+    assert main(["encoders", "info", str(file)]) == 0 and "LogMelEncoder" in capsys.readouterr().out
     assert main(["encoders", "info", str(tmp_path / "gone")]) == 2
     assert "no such directory" in capsys.readouterr().err
 

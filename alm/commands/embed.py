@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alm.commands.ask import _positive
+from alm.commands.ask import _positive, find_audio
 
 if TYPE_CHECKING:
     from encoders import AudioEncoder
@@ -24,9 +24,13 @@ def add(commands: Any) -> None:
         ),
     )
     parser.add_argument(
-        "model", metavar="MODEL", help="encoder directory, hub id or name, or audio-language model directory"
+        "model",
+        metavar="MODEL",
+        help="encoder directory, hub id, name or file, or audio-language model directory",
     )
-    parser.add_argument("audio", nargs="+", metavar="AUDIO", help="audio files of any rate and channel count")
+    parser.add_argument(
+        "audio", nargs="+", metavar="AUDIO", help="audio files, folders, patterns, or - for stdin"
+    )
     parser.add_argument("--out", required=True, metavar="X.npz", help="where to write")
     parser.add_argument("--batch-size", type=_positive, default=16, help="files per batch (16)")
     parser.set_defaults(run=_embed)
@@ -42,6 +46,7 @@ def _embed(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     if out.suffix != ".npz" or not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: expected a name ending in .npz in a folder that exists")
+    files = find_audio(arguments.audio)
     encoder = load_any_encoder(arguments.model)
     config = encoder.config
 
@@ -55,9 +60,9 @@ def _embed(arguments: argparse.Namespace) -> None:
 
     clips: list[np.ndarray] = []
     frames: list[np.ndarray] = []
-    with progress("embed", len(arguments.audio), "file") as advance:
-        for start in range(0, len(arguments.audio), arguments.batch_size):
-            batch = [read(path) for path in arguments.audio[start : start + arguments.batch_size]]
+    with progress("embed", len(files), "file") as advance:
+        for start in range(0, len(files), arguments.batch_size):
+            batch = [read(path) for path in files[start : start + arguments.batch_size]]
             for clip, rows in _embeddings(encoder, batch):
                 clips.append(clip)
                 frames.append(rows)
@@ -67,7 +72,7 @@ def _embed(arguments: argparse.Namespace) -> None:
     try:
         np.savez(
             out,
-            files=np.array([str(path) for path in arguments.audio]),
+            files=np.array(files),
             clip=np.stack(clips),
             frames=np.concatenate(frames),
             frame_times_s=np.concatenate(times),
@@ -98,11 +103,29 @@ def _embeddings(encoder: AudioEncoder, waveforms: list[Any]) -> list[tuple[Any, 
 
 
 def load_any_encoder(source: str) -> AudioEncoder:
-    """The encoder of that name or directory, or the one inside an audio-language model directory."""
+    """The encoder of that name, file or directory, or the one inside an audio-language model directory.
+
+    One without weights is the same every time, and stderr says that it is untrained.
+    """
     import json
+    import sys
 
-    from encoders import load_encoder
+    import torch
 
+    from encoders import list_encoders, load_encoder
+    from encoders.registry import load_plugin
+
+    if source in list_encoders() or source.endswith(".py"):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            if source.endswith(".py"):
+                found = load_plugin(source)
+                untrained = found(found.config_class())
+            else:
+                untrained = load_encoder(source)
+        if any(True for _ in untrained.parameters()):
+            print(f"{source}: untrained weights (seed 0); for trained ones name a directory", file=sys.stderr)
+        return untrained
     file = Path(source) / "config.json"
     if file.is_file():
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def _add_info(actions: Any) -> None:
         ),
     )
     parser.add_argument(
-        "encoder", metavar="DIR", help="encoder directory, hub id or name, or model directory"
+        "encoder", metavar="DIR", help="encoder directory, hub id, name or file, or model directory"
     )
     parser.set_defaults(run=_info)
 
@@ -62,7 +63,9 @@ def _add_check(actions: Any) -> None:
         ),
     )
     parser.add_argument(
-        "encoder", metavar="NAME_OR_FILE.py_OR_DIR", help="encoder name, file, directory or hub id"
+        "encoder",
+        metavar="NAME_OR_FILE.py_OR_DIR",
+        help="encoder name, file, directory or hub id, or model directory",
     )
     parser.set_defaults(run=_check)
 
@@ -125,7 +128,7 @@ def _facts(found: Any) -> tuple[str, ...]:
         str(config.dim),
         f"{rate:.4g}",
         str(config.sample_rate),
-        f"{parameters / 1e6:.1f} M",
+        f"{parameters / 1e6:.2f} M",
         found.licence,
     )
 
@@ -153,13 +156,14 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _encoder_to_check(given: str) -> tuple[Any, str]:
     """The encoder that a name, a file or a directory stands for, and how to call it."""
-    from encoders.registry import encoder_class, list_encoders, load_encoder, load_plugin
+    from alm.commands.embed import load_any_encoder
+    from encoders.registry import encoder_class, list_encoders, load_plugin
 
     if given.endswith(".py"):
         return load_plugin(given).tiny(), f"{Path(given).name}, tiny and untrained"
     if given in list_encoders():
         return encoder_class(given).tiny(), f"{given}, tiny and untrained"
-    encoder = load_encoder(given)
+    encoder = load_any_encoder(given)
     return encoder, f"{given}, {encoder.config.model_class}"
 
 
@@ -186,11 +190,13 @@ def describe(source: str) -> list[tuple[str, str]]:
 
     encoder = load_any_encoder(source)
     config = encoder.config
-    n_samples = int(config.sample_rate * max(config.clip_s, 1.0))
+    seen_s = max(config.clip_s, 1.0) if math.isfinite(config.clip_s) else 1.0
+    n_samples = int(config.sample_rate * seen_s)
     n_time = config.n_time_for(n_samples)
     n_parameters = sum(p.numel() for p in encoder.parameters())
     lines = [("encoder", type(encoder).__name__)]
-    lines.append(("weights", "untrained" if encoder.load_report is None else str(encoder.load_report)))
+    weights = f"those of {source}" if Path(source).exists() and not source.endswith(".py") else "untrained"
+    lines.append(("weights", weights if encoder.load_report is None else str(encoder.load_report)))
     lines.append(("parameters", f"{n_parameters:,}"))
     norm = getattr(config, "norm", None)
     if norm is not None:
