@@ -147,8 +147,8 @@ def check_valid_length(encoder: AudioEncoder) -> None:
         {int(full * part) + odd for part, odd in ((1, 0), (0.8, 1), (0.51, -1), (0.4, 7), (0.2, 0))}
         | {round((int(full * part / step) + 0.5) * step) for part in (0.3, 0.7)}  # half a step more or less
     )
-    waves = torch.stack([_noise(full, seed=2)] * len(lengths))
-    out = _encode(encoder, waves, lengths)
+    given = _call(encoder, torch.stack([_noise(full, seed=2)] * len(lengths)), lengths)
+    out = _on_cpu(given)
 
     def fail(diagnosis: str) -> None:
         raise ConformanceError("valid_length", diagnosis)
@@ -177,11 +177,10 @@ def check_valid_length(encoder: AudioEncoder) -> None:
                 f"a {_seconds(encoder, n)} clip has {valid} time steps; frame_rate_hz says about {heard:.1f}"
             )
     weights = next((p for p in encoder.parameters() if p.is_floating_point()), torch.zeros(()))
-    with torch.no_grad():
-        given = encoder(waves[:1].to(weights.device), torch.tensor(lengths[:1])).tokens.dtype
-    if given != weights.dtype:
+    if given.tokens.dtype != weights.dtype:
         fail(
-            f"tokens are {given}, the weights {weights.dtype}: a projector of the weights' precision refuses them"
+            f"tokens are {given.tokens.dtype}, the weights {weights.dtype}: a projector of the weights' precision "
+            "refuses them"
         )
     if not torch.isfinite(out.tokens).all():
         fail("tokens hold NaN or infinite values")
@@ -402,9 +401,18 @@ def _noise(n_samples: int, seed: int, amplitude: float = 0.1) -> Tensor:
 
 
 @torch.no_grad()
-def _encode(encoder: AudioEncoder, waveform: Tensor, lengths: list[int]) -> AudioTokens:
+def _call(encoder: AudioEncoder, waveform: Tensor, lengths: list[int]) -> AudioTokens:
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
-    out = encoder(waveform.to(device), torch.tensor(lengths))
+    out: AudioTokens = encoder(waveform.to(device), torch.tensor(lengths))
+    return out
+
+
+def _encode(encoder: AudioEncoder, waveform: Tensor, lengths: list[int]) -> AudioTokens:
+    return _on_cpu(_call(encoder, waveform, lengths))
+
+
+def _on_cpu(out: AudioTokens) -> AudioTokens:
+    """Tokens and mask on the CPU, tokens in float32."""
     return AudioTokens(out.tokens.cpu().float(), out.mask.cpu(), out.grid)
 
 

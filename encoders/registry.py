@@ -144,12 +144,12 @@ def encoder_class(name: str) -> type[AudioEncoder]:
     if name in sources:
         found = sources[name][1]()
         if name not in _own():
-            _require_own_model_class(name, found)
+            _require_own_model_class(name, found, sources)
         return found
     classes = {known: load() for known, (_, load) in sources.items()}
     for known, found in classes.items():
         if name in found.config_class.model_classes:
-            _require_own_model_class(known, found)
+            _require_own_model_class(known, found, sources)
             return found
     candidates = [*classes, *(c for found in classes.values() for c in found.config_class.model_classes)]
     near = get_close_matches(name, candidates, n=1, cutoff=0.5)
@@ -160,13 +160,14 @@ def encoder_class(name: str) -> type[AudioEncoder]:
     )
 
 
-def _require_own_model_class(name: str, found: type[AudioEncoder]) -> None:
+def _require_own_model_class(
+    name: str, found: type[AudioEncoder], sources: dict[str, tuple[str, Callable[[], Any]]]
+) -> None:
     """Refuse an encoder whose saved directories another one would load.
 
     Raises:
         ConfigError: Says which two and what they have in common.
     """
-    sources = _sources()
     others = [other for other in sources if other != name and not {name, other} <= {*_own()}]
     for other in others:
         try:

@@ -102,6 +102,15 @@ def _embeddings(encoder: AudioEncoder, waveforms: list[Any]) -> list[tuple[Any, 
     return [(feature, row[:n]) for feature, row, n in zip(features, rows, steps, strict=True)]
 
 
+def named_class(source: str) -> type[AudioEncoder] | None:
+    """The class that an encoder's name or file stands for; None for what has weights."""
+    from encoders.registry import encoder_class, list_encoders, load_plugin
+
+    if source.endswith(".py"):
+        return load_plugin(source)
+    return encoder_class(source) if source in list_encoders() else None
+
+
 def load_any_encoder(source: str) -> AudioEncoder:
     """The encoder of that name, file or directory, or the one inside an audio-language model directory.
 
@@ -112,18 +121,14 @@ def load_any_encoder(source: str) -> AudioEncoder:
 
     import torch
 
-    from encoders import list_encoders, load_encoder
-    from encoders.registry import load_plugin
+    from encoders import load_encoder
 
-    if source in list_encoders() or source.endswith(".py"):
+    found = named_class(source)
+    if found is not None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            if source.endswith(".py"):
-                found = load_plugin(source)
-                untrained = found(found.config_class())
-            else:
-                untrained = load_encoder(source)
-        if any(True for _ in untrained.parameters()):
+            untrained = found(found.config_class.from_dict({}, where=f"encoder {source!r}"))
+        if next(untrained.parameters(), None) is not None:
             print(f"{source}: untrained weights (seed 0); for trained ones name a directory", file=sys.stderr)
         return untrained
     file = Path(source) / "config.json"

@@ -156,13 +156,11 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _encoder_to_check(given: str) -> tuple[Any, str]:
     """The encoder that a name, a file or a directory stands for, and how to call it."""
-    from alm.commands.embed import load_any_encoder
-    from encoders.registry import encoder_class, list_encoders, load_plugin
+    from alm.commands.embed import load_any_encoder, named_class
 
-    if given.endswith(".py"):
-        return load_plugin(given).tiny(), f"{Path(given).name}, tiny and untrained"
-    if given in list_encoders():
-        return encoder_class(given).tiny(), f"{given}, tiny and untrained"
+    found = named_class(given)
+    if found is not None:
+        return found.tiny(), f"{Path(given).name}, tiny and untrained"
     encoder = load_any_encoder(given)
     return encoder, f"{given}, {encoder.config.model_class}"
 
@@ -186,7 +184,7 @@ def describe(source: str) -> list[tuple[str, str]]:
     """
     import torch
 
-    from alm.commands.embed import load_any_encoder
+    from alm.commands.embed import load_any_encoder, named_class
 
     encoder = load_any_encoder(source)
     config = encoder.config
@@ -195,7 +193,7 @@ def describe(source: str) -> list[tuple[str, str]]:
     n_time = config.n_time_for(n_samples)
     n_parameters = sum(p.numel() for p in encoder.parameters())
     lines = [("encoder", type(encoder).__name__)]
-    weights = f"those of {source}" if Path(source).exists() and not source.endswith(".py") else "untrained"
+    weights = "untrained" if named_class(source) else f"those of {source}"
     lines.append(("weights", weights if encoder.load_report is None else str(encoder.load_report)))
     lines.append(("parameters", f"{n_parameters:,}"))
     norm = getattr(config, "norm", None)
