@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def describe(source: str | Path) -> str:
     rows = [
         ("encoder", f"{encoder.model_class}, {encoder.sample_rate} Hz, width {encoder.dim}, "
                     f"{encoder.frame_rate_hz:g} x {encoder.n_freq} tokens/s"),
-        ("window", f"{encoder.clip_s:g} s; longer clips are cut into windows"),
+        ("window", f"{encoder.clip_s:g} s; longer clips are cut into windows"
+                   if math.isfinite(encoder.clip_s) else "the whole clip"),
         ("projector", f"{projector.name}, "
                       + (f"{rate:g} LLM tokens/s" if rate else f"{projector.n_tokens_for(1)} LLM tokens per clip")),
         ("llm", f"{text.model_type}, width {projector.llm_dim}, {text.vocab_size} words, {where}"),

@@ -202,7 +202,7 @@ def describe(source: str) -> list[tuple[str, str]]:
         lines.append(("normalisation", f"{name}: (log-mel - {norm.mean:g}) / {norm.divisor:g}"))
     lines += [
         ("sample rate", f"{config.sample_rate} Hz"),
-        ("window", f"{config.clip_s:g} s"),
+        ("window", f"{config.clip_s:g} s" if math.isfinite(config.clip_s) else "the whole clip"),
         (
             "grid",
             f"{n_time} time steps x {config.n_freq} frequency bands in {n_samples / config.sample_rate:g} s",
