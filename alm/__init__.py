@@ -1,4 +1,4 @@
-"""The audio-language model: ``import alm`` is cheap; the names below load what they need on first use."""
+"""The audio-language model: `import alm` is cheap; the names below load what they need on first use."""
 
 from __future__ import annotations
 

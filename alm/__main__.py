@@ -1,4 +1,4 @@
-"""``python -m alm`` is the ``alm`` command."""
+"""`python -m alm` is the `alm` command."""
 
 import sys
 

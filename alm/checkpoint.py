@@ -1,6 +1,6 @@
 """Audio-language model directories: what is written, and the strict way back.
 
-``config.json`` (nested configs) + ``model.safetensors``. An LLM that was never trained in full is referred to by
+`config.json` (nested configs) + `model.safetensors`. An LLM that was never trained in full is referred to by
 hub id and revision, or by directory and content hash; its base weights are then not in the file.
 """
 
@@ -68,7 +68,7 @@ def llm_base_keys(model: AudioLanguageModel) -> set[str]:
 def save_model(
     model: AudioLanguageModel, folder: Path, *, state_dict: dict[str, torch.Tensor] | None = None
 ) -> None:
-    """Write ``model`` to ``folder`` so that :func:`load_model` and ``AutoModelForCausalLM`` reload it.
+    """Write `model` to `folder` so that `load_model` and `AutoModelForCausalLM` reload it.
 
     Args:
         model: The model.
@@ -97,7 +97,7 @@ def load_model(source: str | Path, *, dtype: torch.dtype | str | None = None) ->
     """Load a model directory or hub id; every tensor must be there, with its shape, and no other.
 
     Args:
-        source: Directory written by :func:`save_model`, or a hub id of one.
+        source: Directory written by `save_model`, or a hub id of one.
         dtype: Dtype to cast to; None keeps the stored one.
 
     Returns:
@@ -215,12 +215,12 @@ def load_llm(
         revision: Hub branch, tag or commit.
         wanted_by: Who asks, for messages.
         bits: 4 or 8 quantises the weights while loading, through bitsandbytes; None keeps them.
-        loader: The class whose ``from_pretrained`` is called.
+        loader: The class whose `from_pretrained` is called.
         **options: Passed to it.
 
     Raises:
         CheckpointError: It is not there, or a tensor is missing or mis-shaped.
-        UserError: ``bits`` without bitsandbytes, or another number.
+        UserError: `bits` without bitsandbytes, or another number.
     """
     if bits is not None:
         options["quantization_config"] = _quantisation(bits)

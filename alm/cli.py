@@ -1,4 +1,4 @@
-"""The ``alm`` command. Floors are imported only by the subcommand that needs them, so help is immediate."""
+"""The `alm` command. Floors are imported only by the subcommand that needs them, so help is immediate."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _split_general(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The directories of every ``--plugins DIR``, wherever it stands, and the other words.
+    """The directories of every `--plugins DIR`, wherever it stands, and the other words.
 
-    The ``deepspeed`` launcher puts ``--local_rank=N`` first; it says the same in LOCAL_RANK, which is what is read.
+    The `deepspeed` launcher puts `--local_rank=N` first; it says the same in LOCAL_RANK, which is what is read.
     """
     parser = argparse.ArgumentParser(prog="alm", add_help=False, allow_abbrev=False)
     parser.add_argument("--plugins", action="append", default=[])

@@ -10,19 +10,19 @@ AUDIO_TOKEN = "<|audio|>"
 
 
 class AudioLanguageConfig(PreTrainedConfig):
-    """Config of :class:`alm.model.AudioLanguageModel`.
+    """Config of `alm.model.AudioLanguageModel`.
 
     Args:
-        encoder: The encoder's own config as a dictionary (``model_class`` picks the class).
-        projector: The projector's config as a dictionary (``name`` picks the class).
+        encoder: The encoder's own config as a dictionary (`model_class` picks the class).
+        projector: The projector's config as a dictionary (`name` picks the class).
         text_config: The causal LLM's config.
         llm: Where the LLM's base weights are: a hub id, or a directory (relative to the model's own
             directory). None when they are stored in this model's own safetensors file.
-        llm_revision: Hub revision of ``llm``.
-        llm_sha256: Content hash of a local ``llm`` directory's weights, checked on load.
+        llm_revision: Hub revision of `llm`.
+        llm_sha256: Content hash of a local `llm` directory's weights, checked on load.
         llm_bits: 4 or 8 where a referenced LLM is quantised while loading (bitsandbytes); None: it is not.
-        encoder_lora: peft ``LoraConfig`` values of the encoder's adapters, or None.
-        llm_lora: peft ``LoraConfig`` values of the LLM's adapters, or None.
+        encoder_lora: peft `LoraConfig` values of the encoder's adapters, or None.
+        llm_lora: peft `LoraConfig` values of the LLM's adapters, or None.
         audio_token: Placeholder in prompts; its embedding is always replaced by audio.
         audio_token_id: The placeholder's id in the tokenizer; may lie outside the LLM's vocabulary.
         loss_chunk: Supervised positions whose logits are computed at once in training; 0 for all.

@@ -54,11 +54,11 @@ def export_model(source: str | Path, out: str | Path, *, merge: bool = True) -> 
         merge: Fold LoRA adapters into the weights.
 
     Returns:
-        Largest differences of logits on one second of noise: ``merge`` (where asked for; in float32, relative to
-        the largest logit) and ``reload``. Merged weights are rounded to the dtype they had; that is in neither.
+        Largest differences of logits on one second of noise: `merge` (where asked for; in float32, relative to
+        the largest logit) and `reload`. Merged weights are rounded to the dtype they had; that is in neither.
 
     Raises:
-        UserError: ``out`` is not empty.
+        UserError: `out` is not empty.
         CheckpointError: The export does not compute what the model does, and is not there.
     """
     folder = Path(out)

@@ -32,17 +32,17 @@ def generate_answers(
     Samples of similar length share a batch, and an array given to several samples is encoded once.
 
     Args:
-        model: An :class:`alm.model.AudioLanguageModel`.
+        model: An `alm.model.AudioLanguageModel`.
         processor: Its processor.
         conversations: One list of messages per sample.
         audios: Per sample its clips, mono float32 at the processor's sample rate.
         max_new_tokens: Longest answer in tokens.
         batch_size: Samples per batch.
         progress: Called with the number of samples finished since the last call.
-        **options: Further ``generate`` options, such as ``do_sample`` or ``num_beams``; the default is greedy decoding.
+        **options: Further `generate` options, such as `do_sample` or `num_beams`; the default is greedy decoding.
 
     Yields:
-        (index of the sample, answer text without special tokens); several per sample with ``num_return_sequences``.
+        (index of the sample, answer text without special tokens); several per sample with `num_return_sequences`.
     """
     order = sorted(range(len(conversations)), key=lambda i: _size(conversations[i], audios[i]))
     tokenizer = processor.tokenizer
@@ -75,12 +75,12 @@ def stream_answer(
     """Answer one conversation piece by piece, as the model writes.
 
     Args:
-        model: An :class:`alm.model.AudioLanguageModel`.
+        model: An `alm.model.AudioLanguageModel`.
         processor: Its processor.
         conversation: Messages that end with a user turn.
         clips: Its clips, mono float32 at the processor's sample rate.
         max_new_tokens: Longest answer in tokens.
-        **options: Further ``generate`` options; beams cannot be streamed.
+        **options: Further `generate` options; beams cannot be streamed.
 
     Yields:
         Text to be put behind what came before.

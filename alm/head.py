@@ -33,13 +33,13 @@ def causal_lm_loss(
     """The LLM's own loss, without the logits that no label asks for.
 
     Args:
-        llm: Any causal LLM of ``transformers``.
+        llm: Any causal LLM of `transformers`.
         labels: (B, L) long, -100 where nothing is supervised; position n is predicted from what is before it.
         chunk: Supervised positions whose logits are computed at once; further chunks are computed anew in the
             backward pass. 0 keeps all at once.
         num_items_in_batch: Divides the summed loss in place of the number of labels here; the Trainer gives it so
             that every token weighs the same over accumulated batches and processes.
-        **inputs: Of the LLM: ``inputs_embeds`` or ``input_ids``, ``attention_mask``, ...
+        **inputs: Of the LLM: `inputs_embeds` or `input_ids`, `attention_mask`, ...
 
     Returns:
         The loss; logits None. An LLM whose head cannot be run by itself gives its own output, logits and all.
@@ -73,7 +73,7 @@ def _summed(llm: Any, rows: Tensor, words: Tensor) -> Tensor:
 def apply_head(llm: Any, rows: Tensor) -> Tensor:
     """Logits (R, V) of hidden states (R, D) of the LLM's body.
 
-    The LLM's own ``forward`` is run over a body that hands ``rows`` through, so whatever the family does behind
+    The LLM's own `forward` is run over a body that hands `rows` through, so whatever the family does behind
     its head (Gemma's soft-capping, Granite's and Cohere's scaling) is done here too.
     """
     logits, used = _with_body(llm, rows)
@@ -82,7 +82,7 @@ def apply_head(llm: Any, rows: Tensor) -> Tensor:
 
 
 def head_runs_alone(llm: Any) -> bool:
-    """Whether :func:`apply_head` works: tried once, on one position, and remembered."""
+    """Whether `apply_head` works: tried once, on one position, and remembered."""
     answer = llm.__dict__.get("_alm_head_runs_alone")
     if answer is None:
         if llm.base_model is llm or getattr(llm.config, "output_router_logits", False):
@@ -105,7 +105,7 @@ class _BodyOutput(BaseModelOutput):
 
 
 def _with_body(llm: Any, rows: Tensor) -> tuple[Tensor, bool]:
-    """Run the LLM with its body replaced by ``rows``; also whether the body was asked at all."""
+    """Run the LLM with its body replaced by `rows`; also whether the body was asked at all."""
     body = llm.base_model
     used = []
 

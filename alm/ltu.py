@@ -1,7 +1,7 @@
-"""The published AudioMosaic-LTU layout, loaded strictly into an :class:`alm.model.AudioLanguageModel`.
+"""The published AudioMosaic-LTU layout, loaded strictly into an `alm.model.AudioLanguageModel`.
 
-A directory with ``config.json`` (``AudioMosaicLlamaForCausalLM``), a Llama base, ``tokenizer.model``, and
-``extra_weights.bin`` with ``audio_encoder.*``, ``audio_proj.*`` and the LLM's ``lora_*``.
+A directory with `config.json` (`AudioMosaicLlamaForCausalLM`), a Llama base, `tokenizer.model`, and
+`extra_weights.bin` with `audio_encoder.*`, `audio_proj.*` and the LLM's `lora_*`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from alm.errors import CheckpointError
-from encoders.audiomosaic import AudioMosaicEncoder
-from encoders.audiomosaic_config import BACKBONE, AudioMosaicConfig
 from encoders.base import read_config
 from encoders.checkpoint import load_strict, read_weights
+from encoders.zoo.audiomosaic.config import BACKBONE, AudioMosaicConfig
+from encoders.zoo.audiomosaic.model import AudioMosaicEncoder
 from projectors.ltu import LTUConfig
 
 if TYPE_CHECKING:
@@ -39,11 +39,11 @@ def is_ltu(folder: Path) -> bool:
 def load_ltu(
     folder: Path, *, variant: str = "official", lora_alpha: int = _LORA_ALPHA, **encoder_options: Any
 ) -> AudioLanguageModel:
-    """Load the released model; every tensor of ``extra_weights.bin`` finds its place, and no place stays empty.
+    """Load the released model; every tensor of `extra_weights.bin` finds its place, and no place stays empty.
 
     Args:
         folder: The directory.
-        variant: Reading of the token order, see :mod:`projectors.ltu`; the release was trained with ``official``.
+        variant: Reading of the token order, see `projectors.ltu`; the release was trained with `official`.
         lora_alpha: Scale of the LLM's adapters.
         **encoder_options: Encoder config values that differ from ViT-B/16 on 10.24 s.
 

@@ -25,7 +25,7 @@ from projectors import Projector, build_projector, projector_config, projector_f
 
 
 class AudioLanguageModel(PreTrainedModel):
-    """An audio encoder, a projector and a causal LLM in one ``transformers`` model."""
+    """An audio encoder, a projector and a causal LLM in one `transformers` model."""
 
     config_class = AudioLanguageConfig
     main_input_name = "input_ids"
@@ -79,7 +79,7 @@ class AudioLanguageModel(PreTrainedModel):
             options: The projector's options.
             llm_source: Hub id or directory the LLM came from; saved models then refer to it instead of
                 holding a copy of its weights.
-            llm_bits: 4 or 8 where ``llm`` was loaded quantised from ``llm_source``; it is again when reloaded.
+            llm_bits: 4 or 8 where `llm` was loaded quantised from `llm_source`; it is again when reloaded.
         """
         from alm.checkpoint import llm_fingerprint
 
@@ -142,7 +142,7 @@ class AudioLanguageModel(PreTrainedModel):
         return trainable_table(self.components, self.choices)
 
     def apply_choices(self) -> None:
-        """Set ``requires_grad`` and train/eval mode of every component from ``self.choices``."""
+        """Set `requires_grad` and train/eval mode of every component from `self.choices`."""
         for name, component in self.components.items():
             set_trainable(component, self.choices[name])
         for parameter in self.encoder.readout:
@@ -150,7 +150,7 @@ class AudioLanguageModel(PreTrainedModel):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> AudioLanguageModel:
-        """Like ``nn.Module.train``, but frozen components stay in eval mode (no dropout, fixed statistics)."""
+        """Like `nn.Module.train`, but frozen components stay in eval mode (no dropout, fixed statistics)."""
         super().train(mode)
         for name, component in self.components.items():
             if self.choices[name] == "frozen":
@@ -170,7 +170,7 @@ class AudioLanguageModel(PreTrainedModel):
         self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
 
     def encode(self, waveforms: Tensor, lengths: Tensor) -> AudioTokens:
-        """Run the encoder on clips (C, S) float32 in [-1, 1] with ``lengths`` (C,) in samples."""
+        """Run the encoder on clips (C, S) float32 in [-1, 1] with `lengths` (C,) in samples."""
         learns = any(parameter.requires_grad for parameter in self.encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             return self.encoder(waveforms, lengths)
@@ -209,7 +209,7 @@ class AudioLanguageModel(PreTrainedModel):
         features: Tensor | None = None,
         features_mask: Tensor | None = None,
     ) -> Tensor:
-        """Prompt embeddings (B, L, D) with audio in place; ``features`` skip the encoder."""
+        """Prompt embeddings (B, L, D) with audio in place; `features` skip the encoder."""
         is_audio = input_ids == self.config.audio_token_id
         # The placeholder may lie outside the LLM's vocabulary: it is never looked up.
         embeds = self.get_input_embeddings()(input_ids.masked_fill(is_audio, 0))
@@ -246,9 +246,9 @@ class AudioLanguageModel(PreTrainedModel):
             waveforms: (C, S) float32 in [-1, 1] at the encoder's sample rate.
             waveform_lengths: (C,) in samples.
             audio_index: (P,) long, the clip behind each placeholder span in reading order.
-            features: (C, N, D) encoder tokens of the clips, in place of ``waveforms``.
+            features: (C, N, D) encoder tokens of the clips, in place of `waveforms`.
             features_mask: (C, N) bool, their mask.
-            **kwargs: Passed to the LLM; ``num_items_in_batch`` divides the summed loss (the Trainer's convention).
+            **kwargs: Passed to the LLM; `num_items_in_batch` divides the summed loss (the Trainer's convention).
 
         Returns:
             The LLM's output: logits (B, L, V) without labels, the loss alone with them (the head runs at supervised
@@ -276,7 +276,7 @@ class AudioLanguageModel(PreTrainedModel):
     ) -> Tensor:
         """Continue prompts, padded on either side; returns the new token ids only (B, n_new).
 
-        ``kwargs`` are those of ``transformers``' ``generate``: sampling, beams, a streamer.
+        `kwargs` are those of `transformers`' `generate`: sampling, beams, a streamer.
         """
         embeds = self.embed(input_ids, waveforms, waveform_lengths, audio_index, features, features_mask)
         if attention_mask is None:
@@ -287,7 +287,7 @@ class AudioLanguageModel(PreTrainedModel):
         return self.llm.generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Write config and weights; see :func:`alm.checkpoint.save_model`."""
+        """Write config and weights; see `alm.checkpoint.save_model`."""
         from alm.checkpoint import save_model
 
         save_model(self, Path(save_directory), state_dict=kwargs.get("state_dict"))
@@ -309,7 +309,7 @@ class AudioLanguageModel(PreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any
     ) -> AudioLanguageModel:
-        """Load a saved model strictly; see :func:`alm.checkpoint.load_model`."""
+        """Load a saved model strictly; see `alm.checkpoint.load_model`."""
         from alm.checkpoint import load_model
 
         dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)

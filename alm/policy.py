@@ -22,7 +22,7 @@ class LoraOptions:
         alpha: Scale numerator; the update is scaled by alpha / r.
         dropout: Dropout before the adapter's first matrix.
         targets: Suffixes of the linear layers to adapt; empty takes the component's default (all linear
-            layers of the LLM except its head; the encoder's own ``lora_targets``).
+            layers of the LLM except its head; the encoder's own `lora_targets`).
     """
 
     r: int = 8
@@ -39,8 +39,8 @@ class Policy:
         encoder: frozen, lora or full.
         projector: train or frozen.
         llm: frozen, lora or full.
-        encoder_lora: Adapter options when ``encoder`` is lora.
-        llm_lora: Adapter options when ``llm`` is lora.
+        encoder_lora: Adapter options when `encoder` is lora.
+        llm_lora: Adapter options when `llm` is lora.
     """
 
     encoder: str = "frozen"
@@ -62,7 +62,7 @@ class Policy:
 
 
 def lora_values(options: LoraOptions, default_targets: tuple[str, ...] | str) -> dict[str, Any]:
-    """The peft ``LoraConfig`` values that a policy stands for, as plain data to be saved."""
+    """The peft `LoraConfig` values that a policy stands for, as plain data to be saved."""
     targets = list(options.targets) or default_targets
     return {
         "r": options.r,

@@ -39,7 +39,7 @@ class Encoded:
     """Start and end of every clip's placeholders."""
 
     def cut(self, limit: int) -> Encoded:
-        """The first ``limit`` tokens, fewer where that would cut a clip in two; such a clip is left out whole."""
+        """The first `limit` tokens, fewer where that would cut a clip in two; such a clip is left out whole."""
         for start, end in self.spans:
             if start < limit < end:
                 limit = start
@@ -49,14 +49,14 @@ class Encoded:
 
 
 class AudioLanguageProcessor(ProcessorMixin):
-    """Turns conversations with ``<|audio|>`` markers and their clips into batches for the model.
+    """Turns conversations with `<|audio|>` markers and their clips into batches for the model.
 
     Args:
         tokenizer: The LLM's tokenizer; the placeholder is added if it lacks it.
         encoder: The encoder's config dictionary (sample rate, normalisation, time grid).
         projector: The projector's config dictionary (LLM tokens per clip).
         audio_token: The placeholder.
-        chat_template: A Jinja template, or ``plain`` or ``alpaca-short``; None takes the tokenizer's, or the plain
+        chat_template: A Jinja template, or `plain` or `alpaca-short`; None takes the tokenizer's, or the plain
             one where it has none.
         max_audio_tokens: Most audio tokens of a conversation; None sets no limit but the LLM's. Longer audio is
             refused, never cut: give a part of it, or a projector with fewer tokens per second.
@@ -92,10 +92,10 @@ class AudioLanguageProcessor(ProcessorMixin):
         return self.encoder_config.sample_rate
 
     def n_audio_tokens(self, n_samples: int) -> int:
-        """LLM tokens that a clip of ``n_samples`` takes in the prompt.
+        """LLM tokens that a clip of `n_samples` takes in the prompt.
 
         Raises:
-            AudioError: It is too short for one, or alone takes more than ``max_audio_tokens``.
+            AudioError: It is too short for one, or alone takes more than `max_audio_tokens`.
         """
         n_tokens = self.projector_config.n_tokens_for(self.encoder_config.n_time_for(n_samples))
         self._check_budget(n_tokens, f"a clip of {n_samples / self.sample_rate:.1f} s")
@@ -110,7 +110,7 @@ class AudioLanguageProcessor(ProcessorMixin):
 
     @cached_property
     def end_of_turn(self) -> str:
-        """What the template puts behind every answer, such as ``<|im_end|>``; the end-of-text token if nothing."""
+        """What the template puts behind every answer, such as `<|im_end|>`; the end-of-text token if nothing."""
         turns = [
             {"role": role, "content": content}
             for turn in range(2)
@@ -213,14 +213,14 @@ class AudioLanguageProcessor(ProcessorMixin):
         """Token ids and labels of one conversation.
 
         Args:
-            conversation: Messages with one ``<|audio|>`` per clip.
+            conversation: Messages with one `<|audio|>` per clip.
             n_samples: Length of each clip in samples, in order.
             add_generation_prompt: End with the header of an assistant turn.
-            supervise: ``assistant``, or ``all`` for every token that is not audio.
+            supervise: `assistant`, or `all` for every token that is not audio.
 
         Raises:
             UserError: The markers are not as many as the clips.
-            AudioError: The clips take more than ``max_audio_tokens``.
+            AudioError: The clips take more than `max_audio_tokens`.
         """
         if supervise not in SUPERVISED:
             raise UserError(f"supervise: got '{supervise}', expected one of {', '.join(SUPERVISED)}")
@@ -255,7 +255,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         add_generation_prompt: bool,
         supervise: str,
     ) -> list[Encoded]:
-        """The samples, none longer than ``max_length``; what had to be cut is reported."""
+        """The samples, none longer than `max_length`; what had to be cut is reported."""
         rows = [
             self.encode_conversation(c, lengths, add_generation_prompt, supervise)
             for c, lengths in zip(conversations, n_samples, strict=True)
@@ -300,13 +300,13 @@ class AudioLanguageProcessor(ProcessorMixin):
             conversations: One list of messages per sample.
             n_samples: Per sample the lengths of its clips, in samples.
             add_generation_prompt: Prompts end where the assistant's answer begins.
-            with_labels: Also return ``labels``.
-            supervise: What is labelled: ``assistant`` turns with their end-of-turn token, or ``all`` text.
-            padding_side: Default: left with ``add_generation_prompt``, else right.
+            with_labels: Also return `labels`.
+            supervise: What is labelled: `assistant` turns with their end-of-turn token, or `all` text.
+            padding_side: Default: left with `add_generation_prompt`, else right.
             max_length: Longest allowed sample in tokens.
 
         Raises:
-            UserError: Markers and clips disagree, or a sample is longer than ``max_length``.
+            UserError: Markers and clips disagree, or a sample is longer than `max_length`.
         """
         rows = self._encode_all(conversations, n_samples, max_length, False, add_generation_prompt, supervise)
         return self._tensors(
@@ -339,9 +339,9 @@ class AudioLanguageProcessor(ProcessorMixin):
 
         Args:
             conversations: One list of messages per sample; several turns, several clips in a turn, or none.
-            audios: Per sample its clips, mono float32 at ``sample_rate``; an array given several times (the same
+            audios: Per sample its clips, mono float32 at `sample_rate`; an array given several times (the same
                 object) is encoded once.
-            add_generation_prompt: See :meth:`tokenize`, as for the next four.
+            add_generation_prompt: See `tokenize`, as for the next four.
             with_labels: See there.
             supervise: See there.
             padding_side: See there.
@@ -349,11 +349,11 @@ class AudioLanguageProcessor(ProcessorMixin):
             truncation: Cut longer samples at their end, with a warning; a clip is kept whole or left out.
 
         Returns:
-            ``input_ids``, ``attention_mask`` (B, L) and, where there is audio, ``waveforms`` (C, S),
-            ``waveform_lengths`` (C,), ``audio_index`` (P,).
+            `input_ids`, `attention_mask` (B, L) and, where there is audio, `waveforms` (C, S),
+            `waveform_lengths` (C,), `audio_index` (P,).
 
         Raises:
-            UserError: Markers and clips disagree, a sample is longer than ``max_length``, or has no answer left.
+            UserError: Markers and clips disagree, a sample is longer than `max_length`, or has no answer left.
         """
         audios = audios if audios is not None else [[]] * len(conversations)
         if len(audios) != len(conversations):

@@ -23,11 +23,11 @@ from benchmarks.loader import RATE, synthetic_clip, write_clips
 from benchmarks.measure import Row, main, seconds
 from encoders import AudioMosaicEncoder
 from encoders.audio import load_audio
-from encoders.audiomosaic_config import AudioMosaicConfig
-from train.masks import n_kept
-from train.pretraining import ContrastiveModel
+from encoders.zoo.audiomosaic.config import AudioMosaicConfig
+from train.pretrain.masks import n_kept
+from train.pretrain.stage import ContrastiveModel
+from train.pretrain.views import make_views
 from train.settings import ContrastiveSettings
-from train.views import make_views
 
 BATCHES = (128, 256, 512, 1024)
 

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from alm.manifest import read_manifest, write_manifest
+from alm.data.manifest import read_manifest, write_manifest
 from benchmarks.generation import noise, small_model
 from benchmarks.measure import alternate, machine
 from encoders.audio import save_wav
-from eval.run import evaluate_manifest
+from eval.runner.manifest import evaluate_manifest
 
 
 def write_clips(folder: Path, n_clips: int) -> Path:

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from alm.data.records import AudioRef
 from alm.model import AudioLanguageModel
 from alm.policy import Policy
-from alm.records import AudioRef
 from benchmarks.measure import Row, alternate, main, seconds, spread
 from encoders import AudioEncoder, encoder_class
 from encoders.audio import save_wav
-from train.conversations import ClipAudio, ClipFeatures
+from train.tune.conversations import ClipAudio, ClipFeatures
 
 BASE = {"spec_size": [1024, 128], "embed_dim": 768, "depth": 12, "num_heads": 12}
 _VOCABULARY, _PROMPT, _ANSWER, _AUDIO_ID = 4000, 20, 20, 4000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from encoders.audiomosaic_config import AudioMosaicConfig
+from encoders.zoo.audiomosaic.config import AudioMosaicConfig
 
 
 def forward_flops(config: AudioMosaicConfig, n_kept: int) -> int:

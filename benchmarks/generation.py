@@ -22,8 +22,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from alm.generation import generate_answers
 from alm.model import AudioLanguageModel
 from alm.processor import build_processor
-from encoders.audiomosaic import AudioMosaicEncoder
-from encoders.audiomosaic_config import AudioMosaicConfig
+from encoders.zoo.audiomosaic.config import AudioMosaicConfig
+from encoders.zoo.audiomosaic.model import AudioMosaicEncoder
 
 
 def small_model() -> tuple[Any, Any]:

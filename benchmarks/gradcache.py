@@ -27,8 +27,8 @@ def one_step(batch: int, chunk: int, queue: Any) -> None:
     """Forward and backward on random clips; puts (peak MB over the libraries' own, seconds) into the queue."""
     import torch
 
-    from encoders.audiomosaic import AudioMosaicConfig, AudioMosaicEncoder
-    from train.contrastive import ContrastiveModel
+    from encoders.zoo.audiomosaic.model import AudioMosaicConfig, AudioMosaicEncoder
+    from train.pretrain.contrastive import ContrastiveModel
     from train.settings import ContrastiveSettings
 
     torch.set_num_threads(1)

@@ -19,8 +19,8 @@ from torchaudio.compliance import kaldi
 
 from benchmarks.measure import Row, alternate, main, seconds, spread
 from encoders.audio import load_audio, pad_batch
-from encoders.audiomosaic_config import AudioMosaicConfig
-from train.views import ViewConfig, make_views
+from encoders.zoo.audiomosaic.config import AudioMosaicConfig
+from train.pretrain.views import ViewConfig, make_views
 
 RATE = 16000
 CLIP_S = 10

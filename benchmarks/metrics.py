@@ -10,7 +10,7 @@ import random
 import statistics
 import time
 
-from eval import ptb
+from eval.metrics import _ptb as ptb
 from eval.metrics import load_metric
 
 METRICS = ("bleu", "rouge_l", "cider_d", "token_f1", "exact_match")

@@ -18,8 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from alm.model import AudioLanguageModel
 from encoders import encoder_class
-from train.order import SampleOrder
-from train.packing import pack
+from train.data.order import SampleOrder
+from train.tune.packing import pack
 
 N_SAMPLES, BATCH, VOCABULARY, AUDIO_HZ = 96, 16, 4000, 6.25
 PROMPT_TOKENS = 20

@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from alm.files import write_text_atomic
-from alm.settings import load_settings
+from alm.common.files import write_text_atomic
+from alm.common.settings import load_settings
 from benchmarks.measure import arguments, clock, machine
 from encoders.audio import seconds_of
-from eval.stats import Interval, difference_interval, mean_interval
-from train.finetune_data import Split, choose_split, read_data
-from train.finetuning import logmel_probe
-from train.rundir import MARKER, read_json, write_json
+from eval.scoring.stats import Interval, difference_interval, mean_interval
+from train.finetune.splits import Split, choose_split, read_data
+from train.finetune.stage import logmel_probe
+from train.pipeline.rundir import MARKER, read_json, write_json
+from train.pipeline.stages import run_stage
 from train.settings import TrainSettings
-from train.stages import run_stage
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RESULTS = "PRETRAINING.md"
@@ -76,7 +76,7 @@ class Arm:
         name: Its folder, and its line on the page.
         steps: Optimiser steps of pretraining; 0 leaves the encoder as it was drawn.
         overrides: What it changes in the pretraining config.
-        as_long_as: An arm whose pretraining time it may take, and one of as many ``steps`` that says how long such
+        as_long_as: An arm whose pretraining time it may take, and one of as many `steps` that says how long such
             steps are; both come before it.
         modes: Probes of it.
     """
@@ -113,7 +113,7 @@ class Bench:
     Args:
         sets: What is probed.
         out: The folder.
-        changes: Further overrides of the stage ``pretrain`` and of the probes, by their mode.
+        changes: Further overrides of the stage `pretrain` and of the probes, by their mode.
     """
 
     def __init__(self, sets: Sequence[Held], out: Path, changes: Mapping[str, Sequence[str]]) -> None:
@@ -220,7 +220,7 @@ def advantage(first: np.ndarray, second: np.ndarray, groups: Sequence[str]) -> I
 
 
 def percent(interval: Interval, signed: bool = False) -> str:
-    """``81.2 [75.0, 87.5]``."""
+    """`81.2 [75.0, 87.5]`."""
     sign = "+" if signed else ""
     text = f"{100 * interval.value:{sign}.1f}"
     if interval.low is None or interval.high is None:

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from alm.data.records import AudioRef, Record
 from alm.data.shard_writer import write_shards
-from alm.records import AudioRef, Record
 
 LIMITS = {"start_s": 3.0, "seek_s": 1.0, "worker_mb": 300.0}
 
@@ -31,11 +31,11 @@ _LOADER = """
 import json, sys, time
 import numpy as np, torch
 from torch.utils.data import DataLoader, Dataset
-import train.conversations  # what a training process has imported anyway
+import train.tune.conversations  # what a training process has imported anyway
 started = time.perf_counter()
 from alm.data.sources import open_records
-from train.conversations import ConversationDataset
-from train.sampling import EpochBatches, epoch_order
+from train.tune.conversations import ConversationDataset
+from train.data.sampling import EpochBatches, epoch_order
 
 def private_mb():
     lines = open("/proc/self/smaps_rollup").read().splitlines()

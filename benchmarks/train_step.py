@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.flops import step_flops
 from benchmarks.measure import Row, alternate, gemm_gflops, main, spread
 from encoders import AudioMosaicEncoder
-from encoders.audiomosaic_config import AudioMosaicConfig
-from train.losses import nt_xent
-from train.masks import sample_keep
+from encoders.zoo.audiomosaic.config import AudioMosaicConfig
+from train.pretrain.losses import nt_xent
+from train.pretrain.masks import sample_keep
 
 View = tuple[Tensor, Tensor]  # normalised log-mel (B, T, M), kept tokens (B, K)
 

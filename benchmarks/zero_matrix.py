@@ -55,7 +55,7 @@ def _case(stage: str, zero: int, launcher: str, folder: Path, data: Path, parts:
     """The largest difference between a loss of two processes, resumed once, and of one."""
     from test_train_processes import assert_loads, runs
 
-    from alm.settings import dump_settings
+    from alm.common.settings import dump_settings
 
     one, two = runs(stage, data, folder, parts, zero)
     folder.mkdir()

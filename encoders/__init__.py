@@ -9,19 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .audiomosaic import AudioMosaicEncoder
-    from .base import AudioEncoder, AudioTokens, EncoderConfig
-    from .registry import config_from_dict, encoder_class, list_encoders, load_encoder
+    from encoders.base import AudioEncoder, AudioTokens, EncoderConfig
+    from encoders.registry import config_from_dict, encoder_class, list_encoders, load_encoder
+    from encoders.zoo.audiomosaic.model import AudioMosaicEncoder
 
 _HOMES = {
-    "AudioEncoder": "base",
-    "AudioMosaicEncoder": "audiomosaic",
-    "AudioTokens": "base",
-    "EncoderConfig": "base",
-    "config_from_dict": "registry",
-    "encoder_class": "registry",
-    "list_encoders": "registry",
-    "load_encoder": "registry",
+    "AudioEncoder": "encoders.base",
+    "AudioMosaicEncoder": "encoders.zoo.audiomosaic.model",
+    "AudioTokens": "encoders.base",
+    "EncoderConfig": "encoders.base",
+    "config_from_dict": "encoders.registry",
+    "encoder_class": "encoders.registry",
+    "list_encoders": "encoders.registry",
+    "load_encoder": "encoders.registry",
 }
 
 __all__ = [
@@ -40,7 +40,7 @@ def __getattr__(name: str) -> Any:
     """Import the module that holds `name` when it is first asked for (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -19,7 +19,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from .errors import AudioError
+from encoders.errors import AudioError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
 """Endings of files that are taken for audio where a folder is searched."""
@@ -71,7 +71,7 @@ def load_audio(
 def decode_audio(
     data: bytes, name: str, sample_rate: int, start_s: float | None = None, end_s: float | None = None
 ) -> np.ndarray:
-    """Decode a file's content, for example a member of an archive; see :func:`load_audio`.
+    """Decode a file's content, for example a member of an archive; see `load_audio`.
 
     Args:
         data: The whole file.
@@ -84,7 +84,7 @@ def decode_audio(
         Waveform (S,) float32 in [-1, 1].
 
     Raises:
-        AudioError: As in :func:`load_audio`.
+        AudioError: As in `load_audio`.
     """
     stream = io.BytesIO(data)
     _check_readable(stream, len(data), name)
@@ -95,7 +95,7 @@ def decode_audio(
 def _waveform(
     source: Path | BinaryIO, file: str, sample_rate: int, start_s: float | None, end_s: float | None
 ) -> np.ndarray:
-    """Decode, check, mix down and resample; ``file`` is what errors call it."""
+    """Decode, check, mix down and resample; `file` is what errors call it."""
     samples, native_hz = _decode(source, file, start_s, end_s)
     if not len(samples):
         raise AudioError(f"{file}: holds no samples; give a recording that is longer than nothing")

@@ -21,8 +21,15 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import LoadReport, load_strict, read_weights, resolve_source, write_text, write_weights
-from .errors import AudioError, CheckpointError, ConfigError
+from encoders.checkpoint import (
+    LoadReport,
+    load_strict,
+    read_weights,
+    resolve_source,
+    write_text,
+    write_weights,
+)
+from encoders.errors import AudioError, CheckpointError, ConfigError
 
 
 @dataclass

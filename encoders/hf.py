@@ -18,10 +18,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from .base import AudioEncoder, EncoderConfig, located, read_config
-from .checkpoint import LoadReport, resolve_source
-from .errors import CheckpointError, ConfigError
-from .windows import WindowedConfig, WindowedEncoder
+from encoders.base import AudioEncoder, EncoderConfig, located, read_config
+from encoders.checkpoint import LoadReport, resolve_source
+from encoders.errors import CheckpointError, ConfigError
+from encoders.windows import WindowedConfig, WindowedEncoder
 
 _FILES = ("config.json", "preprocessor_config.json", "processor_config.json", "*.safetensors",
           "*.safetensors.index.json", "pytorch_model.bin")  # fmt: skip

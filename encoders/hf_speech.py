@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .errors import ConfigError
-from .hf import TransformersConfig, TransformersEncoder, sample_mask
-from .windows import equal_groups
+from encoders.errors import ConfigError
+from encoders.hf import TransformersConfig, TransformersEncoder, sample_mask
+from encoders.windows import equal_groups
 
 # A 7-layer convolution stack as published, narrow; one group so that tiny widths divide.
 TINY: dict[str, Any] = {

@@ -13,9 +13,9 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from .audiomosaic_config import BACKBONE
-from .base import AudioEncoder, AudioTokens, EncoderConfig
-from .errors import ConfigError
+from encoders.base import AudioEncoder, AudioTokens, EncoderConfig
+from encoders.errors import ConfigError
+from encoders.zoo.audiomosaic.config import BACKBONE
 
 LAST, SUM = "last", "sum"
 
@@ -43,7 +43,7 @@ class LayersConfig(EncoderConfig):
     @cached_property
     def inner(self) -> EncoderConfig:
         """The encoder's config."""
-        from .registry import config_from_dict
+        from encoders.registry import config_from_dict
 
         return config_from_dict(self.encoder)
 
@@ -84,7 +84,7 @@ class LayersEncoder(AudioEncoder):
     licence = "-"
 
     def __init__(self, config: LayersConfig | None = None, encoder: AudioEncoder | None = None) -> None:
-        from .registry import encoder_class
+        from encoders.registry import encoder_class
 
         config = config or LayersConfig()
         super().__init__(config)
@@ -156,7 +156,7 @@ class LayersEncoder(AudioEncoder):
     @classmethod
     def tiny(cls, seed: int = 0) -> Self:
         """The sum of the layers of a tiny AudioMosaic."""
-        from .audiomosaic import AudioMosaicEncoder
+        from encoders.zoo.audiomosaic.model import AudioMosaicEncoder
 
         encoder = AudioMosaicEncoder.tiny(seed)
         return cls(LayersConfig(encoder=encoder.config.to_dict()), encoder).eval()

@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from .base import read_config
-from .checkpoint import load_strict, read_training_file, resolve_source
-from .errors import CheckpointError, ConfigError
-from .mel import KaldiFbank, n_frames_for
-from .vit import NORM_EPS, Attention, Block, Mlp
-from .windows import WindowedConfig, WindowedEncoder
+from encoders.base import read_config
+from encoders.checkpoint import load_strict, read_training_file, resolve_source
+from encoders.errors import CheckpointError, ConfigError
+from encoders.mel import KaldiFbank, n_frames_for
+from encoders.vit import NORM_EPS, Attention, Block, Mlp
+from encoders.windows import WindowedConfig, WindowedEncoder
 
 FRAME_SAMPLES, SHIFT_SAMPLES = 400, 160  # 25 ms frames every 10 ms at 16 kHz
 _HEAD_DIM = 64  # of every ViT these projects published

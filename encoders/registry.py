@@ -1,4 +1,4 @@
-"""Finding encoders: a file `encoders/<name>.py` that sets `ENCODER = <class>` is the encoder `<name>`.
+"""Finding encoders: `encoders/zoo/<name>.py`, or a package of that name, sets `ENCODER` to the class of `<name>`.
 
 So is such a file in a directory of the environment variable ALM_PLUGINS, and an entry point of the group
 `alm.encoders`.
@@ -20,24 +20,25 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .base import AudioEncoder, EncoderConfig, read_config, resolve_encoder
-from .checkpoint import looks_like_hub_id
-from .errors import ConfigError, UserError
+from encoders.base import AudioEncoder, EncoderConfig, read_config, resolve_encoder
+from encoders.checkpoint import looks_like_hub_id
+from encoders.errors import ConfigError, UserError
 
 PLUGINS = "ALM_PLUGINS"
 """Environment variable: directories with encoder files, separated as in PATH."""
 _GROUP = "alm.encoders"
+_ZOO = "encoders.zoo"
 _HUB_FILES = ("*.json", "*.safetensors", "*.bin", "*.pt")
 _DECLARATION = re.compile(r"^ENCODER\b", re.MULTILINE)
 
 
 @cache
 def _own() -> tuple[str, ...]:
-    return tuple(path.stem for path in _declaring(Path(__file__).parent))
+    return tuple(_name_of(file) for file in _declaring(Path(__file__).parent / "zoo"))
 
 
 def _import_own(name: str) -> type[AudioEncoder]:
-    return import_module(f"{__package__}.{name}").ENCODER
+    return import_module(f"{_ZOO}.{name}").ENCODER
 
 
 @cache
@@ -46,8 +47,13 @@ def _entry_points() -> tuple[EntryPoint, ...]:
 
 
 def _declaring(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("*.py"))
+    files = sorted([*folder.glob("*.py"), *folder.glob("*/__init__.py")], key=_name_of)
     return [file for file in files if _DECLARATION.search(file.read_text(encoding="utf-8", errors="replace"))]
+
+
+def _name_of(file: Path) -> str:
+    """`beats` for `beats.py`, `audiomosaic` for `audiomosaic/__init__.py`."""
+    return file.parent.name if file.stem == "__init__" else file.stem
 
 
 def _sources() -> dict[str, tuple[str, Callable[[], Any]]]:
@@ -64,11 +70,11 @@ def _sources() -> dict[str, tuple[str, Callable[[], Any]]]:
         found[name] = (where, load)
 
     for name in _own():
-        add(name, __package__ or "", partial(_import_own, name))
+        add(name, _ZOO, partial(_import_own, name))
     for point in _entry_points():
         add(point.name, f"entry point {point.value}", point.load)
     for file in plugin_files():
-        add(file.stem, str(file), partial(load_plugin, file))
+        add(_name_of(file), str(file), partial(load_plugin, file))
     return found
 
 
@@ -113,7 +119,7 @@ def load_plugin(path: str | os.PathLike[str]) -> type[AudioEncoder]:
 
 
 def _import_file(file: Path) -> ModuleType:
-    name = f"alm_plugins.{file.stem}"
+    name = f"alm_plugins.{_name_of(file)}"
     known = sys.modules.get(name)
     if known is not None and known.__file__ == str(file):
         return known
@@ -227,7 +233,7 @@ def load_encoder(source: str | os.PathLike[str], **overrides: Any) -> AudioEncod
         CheckpointError: Weights that are not there or do not fit.
     """
     if "layer" in overrides:
-        from .layers import LayersEncoder
+        from encoders.layers import LayersEncoder
 
         layer = str(overrides.pop("layer"))
         return LayersEncoder.around(load_encoder(source, **overrides), layer)

@@ -1,6 +1,6 @@
 """The projector contract: encoder tokens in, LLM-width embeddings out, lengths known beforehand.
 
-Axis letters: B batch, N encoder tokens (time-major, ``n = t * n_freq + f``), M LLM tokens, D width.
+Axis letters: B batch, N encoder tokens (time-major, `n = t * n_freq + f`), M LLM tokens, D width.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ProjectorConfig:
     llm_dim: int
 
     def n_tokens_for(self, n_time: int) -> int:
-        """Number of LLM tokens for a clip with ``n_time`` valid encoder time steps; a pure function."""
+        """Number of LLM tokens for a clip with `n_time` valid encoder time steps; a pure function."""
         raise NotImplementedError
 
     @property
@@ -78,7 +78,7 @@ class Projector(nn.Module):
 
         Returns:
             Embeddings (B, M, llm_dim) and their mask (B, M) bool; a clip with t valid time steps has
-            exactly ``config.n_tokens_for(t)`` True entries, first in time order.
+            exactly `config.n_tokens_for(t)` True entries, first in time order.
 
         Raises:
             ProjectorError: If the grid does not fit the tokens or the config.
@@ -100,7 +100,7 @@ class Projector(nn.Module):
 
 
 def stack_time(tokens: Tensor, mask: Tensor, grid: tuple[int, int], stack: int) -> tuple[Tensor, Tensor]:
-    """Lay the frequency rows of ``stack`` neighbouring time steps side by side.
+    """Lay the frequency rows of `stack` neighbouring time steps side by side.
 
     Args:
         tokens: (B, N, D), time-major.
@@ -126,7 +126,7 @@ def stack_time(tokens: Tensor, mask: Tensor, grid: tuple[int, int], stack: int) 
 
 
 def mean_time(tokens: Tensor, mask: Tensor, grid: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
-    """Average the frequency rows of ``stride`` neighbouring time steps, over what is valid.
+    """Average the frequency rows of `stride` neighbouring time steps, over what is valid.
 
     Args:
         tokens: (B, N, D), time-major.

@@ -31,7 +31,7 @@ class StackedConfig(ProjectorConfig):
         return self.stack * self.n_freq * self.encoder_dim
 
     def n_tokens_for(self, n_time: int) -> int:
-        """One LLM token per started group of ``stack`` time steps."""
+        """One LLM token per started group of `stack` time steps."""
         return math.ceil(n_time / self.stack)
 
     @property
@@ -42,7 +42,7 @@ class StackedConfig(ProjectorConfig):
 
 @dataclasses.dataclass(frozen=True)
 class LinearConfig(StackedConfig):
-    """Options of the linear projector: ``stack``."""
+    """Options of the linear projector: `stack`."""
 
     name: ClassVar[str] = "linear"
 
@@ -59,7 +59,7 @@ class LinearProjector(Projector):
         self.proj = nn.Linear(config.stacked_dim, config.llm_dim)
 
     def forward(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """See :class:`projectors.base.Projector`."""
+        """See `projectors.base.Projector`."""
         self.check(tokens, mask, grid)
         stacked, valid = stack_time(self.norm(tokens), mask, grid, self.config.stack)
         return self.proj(stacked), valid

@@ -17,10 +17,10 @@ _DIVISOR = 50.0  # between pooling and LayerNorm in the official code; there the
 
 @dataclasses.dataclass(frozen=True)
 class LTUConfig(PooledConfig):
-    """Options of the LTU projector: ``stride`` and which reading of the token order.
+    """Options of the LTU projector: `stride` and which reading of the token order.
 
     Attributes:
-        variant: ``corrected`` averages over frequency. ``official`` averages what the official code does: it reads
+        variant: `corrected` averages over frequency. `official` averages what the official code does: it reads
             the time-major tokens of a clip as (n_freq, n_time), so distant moments are averaged and frequencies
             kept. Released LTU weights were trained that way, on clips of one whole window (10.24 s).
         token_norm: LayerNorm over each encoder token first. False where the encoder's tokens are normalised, as in
@@ -40,7 +40,7 @@ class LTUConfig(PooledConfig):
 
 
 class LTUProjector(Projector):
-    """Pool frequency and ``stride`` time steps, divide by 50, LayerNorm without weights, one linear layer."""
+    """Pool frequency and `stride` time steps, divide by 50, LayerNorm without weights, one linear layer."""
 
     config_class = LTUConfig
     config: LTUConfig
@@ -51,7 +51,7 @@ class LTUProjector(Projector):
         self.proj = nn.Linear(config.encoder_dim, config.llm_dim)
 
     def forward(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """See :class:`projectors.base.Projector`."""
+        """See `projectors.base.Projector`."""
         self.check(tokens, mask, grid)
         pooled, valid = self.pool(tokens, mask, grid)
         return self.proj(pooled), valid

@@ -15,11 +15,11 @@ from projectors.linear import StackedConfig
 
 @dataclasses.dataclass(frozen=True)
 class MLPConfig(StackedConfig):
-    """Options of the MLP projector: ``stack``, ``hidden`` and ``context``.
+    """Options of the MLP projector: `stack`, `hidden` and `context`.
 
     Attributes:
         hidden: Width of the hidden layer; None takes the LLM's width.
-        context: Put the clip's statistics beside every stacked frame; see :mod:`projectors.context`.
+        context: Put the clip's statistics beside every stacked frame; see `projectors.context`.
     """
 
     name: ClassVar[str] = "mlp"
@@ -42,7 +42,7 @@ class MLPProjector(Projector):
         self.layers = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, config.llm_dim))
 
     def forward(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """See :class:`projectors.base.Projector`."""
+        """See `projectors.base.Projector`."""
         self.check(tokens, mask, grid)
         stacked, valid = stack_time(self.norm(tokens), mask, grid, self.config.stack)
         if self.context is not None:

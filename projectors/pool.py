@@ -26,7 +26,7 @@ class PooledConfig(ProjectorConfig):
             raise ProjectorError(f"projector '{self.name}': stride={self.stride}, expected an integer >= 1")
 
     def n_tokens_for(self, n_time: int) -> int:
-        """One LLM token per started group of ``stride`` time steps."""
+        """One LLM token per started group of `stride` time steps."""
         return math.ceil(n_time / self.stride)
 
     @property
@@ -37,13 +37,13 @@ class PooledConfig(ProjectorConfig):
 
 @dataclasses.dataclass(frozen=True)
 class PoolConfig(PooledConfig):
-    """Options of the pooling projector: ``stride``."""
+    """Options of the pooling projector: `stride`."""
 
     name: ClassVar[str] = "pool"
 
 
 class PoolProjector(Projector):
-    """LayerNorm over each encoder token, mean over frequency and ``stride`` steps, one linear layer."""
+    """LayerNorm over each encoder token, mean over frequency and `stride` steps, one linear layer."""
 
     config_class = PoolConfig
     config: PoolConfig
@@ -54,7 +54,7 @@ class PoolProjector(Projector):
         self.proj = nn.Linear(config.encoder_dim, config.llm_dim)
 
     def forward(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """See :class:`projectors.base.Projector`."""
+        """See `projectors.base.Projector`."""
         self.check(tokens, mask, grid)
         pooled, valid = mean_time(self.norm(tokens), mask, grid, self.config.stride)
         return self.proj(pooled), valid

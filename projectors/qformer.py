@@ -85,7 +85,7 @@ class QFormerProjector(Projector):
         self.proj = nn.Linear(config.width, config.llm_dim)
 
     def forward(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """See :class:`projectors.base.Projector`."""
+        """See `projectors.base.Projector`."""
         self.check(tokens, mask, grid)
         valid = mask.any(-1, keepdim=True).expand(-1, self.config.n_queries)
         return self.read(tokens, mask, grid), valid

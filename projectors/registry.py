@@ -1,4 +1,4 @@
-"""Find projectors by file name: ``projectors/<name>.py`` with a module attribute ``PROJECTOR``."""
+"""Find projectors by file name: `projectors/<name>.py` with a module attribute `PROJECTOR`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def build_projector(name: str, encoder: Any, llm_dim: int, **options: Any) -> Pr
 
     Args:
         name: Registry name.
-        encoder: Anything with ``config.dim``, ``config.n_freq`` and ``config.frame_rate_hz``.
+        encoder: Anything with `config.dim`, `config.n_freq` and `config.frame_rate_hz`.
         llm_dim: Width of the LLM's input embeddings.
         **options: The projector's own options.
 
@@ -62,7 +62,7 @@ def build_projector(name: str, encoder: Any, llm_dim: int, **options: Any) -> Pr
 
 
 def projector_config(values: dict[str, Any]) -> ProjectorConfig:
-    """The config object from its saved dictionary (``name`` picks the class)."""
+    """The config object from its saved dictionary (`name` picks the class)."""
     return projector_class(values["name"]).config_class.from_dict(values)
 
 

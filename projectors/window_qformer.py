@@ -15,7 +15,7 @@ from projectors.qformer import QFormerConfig, QFormerProjector
 
 @dataclasses.dataclass(frozen=True)
 class WindowQFormerConfig(QFormerConfig):
-    """Options of the windowed Q-Former: those of ``qformer`` and the window.
+    """Options of the windowed Q-Former: those of `qformer` and the window.
 
     Attributes:
         n_queries: Learned queries, the number of LLM tokens per window.
@@ -33,11 +33,11 @@ class WindowQFormerConfig(QFormerConfig):
 
     @property
     def window(self) -> int:
-        """Time steps per window; one where the encoder's steps are longer than ``window_s``."""
+        """Time steps per window; one where the encoder's steps are longer than `window_s`."""
         return max(1, round(self.window_s * self.frame_rate_hz))
 
     def n_tokens_for(self, n_time: int) -> int:
-        """``n_queries`` for every started window."""
+        """`n_queries` for every started window."""
         return math.ceil(n_time / self.window) * self.n_queries
 
     @property
@@ -53,7 +53,7 @@ class WindowQFormerProjector(QFormerProjector):
     config: WindowQFormerConfig
 
     def forward(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """See :class:`projectors.base.Projector`."""
+        """See `projectors.base.Projector`."""
         self.check(tokens, mask, grid)
         (n_time, n_freq), window = grid, self.config.window
         short = -n_time % window * n_freq

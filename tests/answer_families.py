@@ -16,7 +16,7 @@ import string
 import sys
 from collections.abc import Sequence
 
-from eval.parsing import parse_choice
+from eval.parsing.choices import parse_choice
 
 FAMILIES: dict[str, list[str]] = {
     "bare": [

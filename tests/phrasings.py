@@ -8,7 +8,7 @@ import json
 import string
 import sys
 
-from eval.parsing import parse_choice
+from eval.parsing.choices import parse_choice
 
 # @L@ and @T@: letter and text of the choice given; @OL@ and @OT@: of another one named along the way; @ALL@: all.
 PHRASINGS = {

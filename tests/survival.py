@@ -14,22 +14,22 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file
 
+from alm.common.settings import parse_settings
+from alm.data.manifest import write_manifest
 from alm.errors import Preempted, UserError
-from alm.manifest import write_manifest
-from alm.settings import parse_settings
 from encoders import encoder_class
 from encoders.audio import save_wav
-from train import checkpoints
+from train.engine import checkpoints
+from train.pipeline.stages import run_stage
 from train.settings import TrainSettings
-from train.stages import run_stage
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
     [
         "survival",
-        "train.stages",
-        "train.tuning",
-        "train.pretraining",
+        "train.pipeline.stages",
+        "train.tune.stage",
+        "train.pretrain.stage",
         "peft",
         "deepspeed",
         "transformers.trainer",
@@ -92,7 +92,7 @@ def of_stage(stage: str, folder: Path, out: Path, parts: dict, **values) -> Trai
 
 def die_at(event: str, count: int) -> None:
     """Have this process killed when something happens for the n-th time."""
-    import train.trainer as trainer
+    import train.engine.trainer as trainer
 
     seen = 0
 
@@ -154,7 +154,7 @@ def child(
 
 def nan_at(count: int) -> None:
     """Have the n-th forward pass of this process give a loss that is not a number."""
-    import train.trainer as trainer
+    import train.engine.trainer as trainer
 
     inner, seen = trainer.Trainer.compute_loss, 0
 
@@ -167,7 +167,7 @@ def nan_at(count: int) -> None:
 
 
 def signal_at(count: int) -> None:
-    import train.trainer as trainer
+    import train.engine.trainer as trainer
 
     inner, seen = trainer.StageTrainer.training_step, 0
 

@@ -11,8 +11,8 @@ import soundfile
 from alm.cli import main
 from alm.data.convert import convert, list_sources
 from alm.data.from_labels import QuestionWriter, Templates
+from alm.data.manifest import read_manifest
 from alm.errors import ConfigError, ManifestError, UserError
-from alm.manifest import read_manifest
 
 
 def audio(*paths):

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from alm.data.compose import MARKER, ComposeConfig, compose
-from alm.data.events import GeneratedEvents, RecordedEvents
-from alm.data.language import Language, TimelineNoise, is_countable
-from alm.data.phrases import NUMBER_WORDS
-from alm.data.scenes import Scene, SceneEvent, mix_scene, sample_scene
+from alm.data.manifest import read_manifest, write_manifest
+from alm.data.scenes.compose import MARKER, ComposeConfig, compose
+from alm.data.scenes.events import GeneratedEvents, RecordedEvents
+from alm.data.scenes.language import Language, TimelineNoise, is_countable
+from alm.data.scenes.phrases import NUMBER_WORDS
+from alm.data.scenes.scene import Scene, SceneEvent, mix_scene, sample_scene
 from alm.data.subset import write_share
 from alm.errors import AudioError, ConfigError, ManifestError, UserError
-from alm.manifest import read_manifest, write_manifest
 from encoders.audio import load_audio
 
 KINDS = GeneratedEvents.kinds
@@ -281,7 +281,7 @@ def test_recordings_are_split_by_fold_and_never_share_a_source(tmp_path):
     train, validation, test = (bank.for_split(split) for split in ("train", "validation", "test"))
     assert bank.test_folds == ("3",) and bank.kinds == train.kinds == ("clock_tick", "dog", "sea_waves")
     assert {clip.fold for clip in test.clips} == {"3"} and len(test.clips) == 6
-    assert len(validation.clips) == 3 and len(train.clips) == 9
+    assert len(validation.clips) == 3 and len(train.pretrain.clips) == 9
     sources = [{clip.recording for clip in part.clips} for part in (train, validation, test)]
     assert not (sources[0] & sources[1] or sources[0] & sources[2] or sources[1] & sources[2])
     assert RecordedEvents(tmp_path / "labels.csv", test_folds=(1, "2")).test_folds == ("1", "2")
@@ -395,7 +395,7 @@ def test_only_training_hears_recordings_varied(tmp_path):
         whole = bank.for_split(split).whole(clip, 5.0, np.random.default_rng(0)).waveform
         np.testing.assert_array_equal(whole, load_audio(clip.path, 16000)[: 5 * 16000])
     train = bank.for_split("train")
-    clip = train.clips[0]
+    clip = train.pretrain.clips[0]
     first, second, again = (
         train.whole(clip, 5.0, np.random.default_rng(seed)).waveform for seed in (0, 1, 0)
     )

@@ -11,8 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import alm
 from alm.checkpoint import load_model, load_processor
 from alm.errors import CheckpointError
-from encoders.audiomosaic import AudioMosaicEncoder
-from encoders.audiomosaic_config import AudioMosaicConfig
+from encoders.zoo.audiomosaic.config import AudioMosaicConfig
+from encoders.zoo.audiomosaic.model import AudioMosaicEncoder
 
 WIDTH, LLM_WIDTH, RANK = 64, 32, 8
 

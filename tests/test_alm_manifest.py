@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from alm.data.manifest import read_manifest, write_manifest
+from alm.data.records import CAPTION_PROMPTS, caption_prompt
 from alm.errors import ManifestError, UserError
-from alm.manifest import read_manifest, write_manifest
-from alm.records import CAPTION_PROMPTS, caption_prompt
 
 GOOD = {"id": "a", "audio": "a.wav", "question": "What is this sound?", "answer": "a bell"}
 

@@ -12,7 +12,7 @@ from benchmarks.flops import forward_flops, step_flops
 from benchmarks.measure import Pair
 from benchmarks.train_step import PlainViT, make_views, ours_step, plain_step
 from encoders import AudioMosaicEncoder
-from encoders.audiomosaic_config import AudioMosaicConfig
+from encoders.zoo.audiomosaic.config import AudioMosaicConfig
 
 
 def test_all_benches_in_quick_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.pretraining import Bench, Held, advantage, arms, main, over_seeds, percent
 from encoders.audio import save_wav
-from eval.stats import Interval
+from eval.scoring.stats import Interval
 
 CLASSES = ("high", "low")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alm.settings import load_settings, parse_settings
-from train.quickstart import QUICKSTART_STAGES, load_quickstart, stage_settings
+from alm.common.settings import load_settings, parse_settings
+from train.quickstart.workflow import QUICKSTART_STAGES, load_quickstart, stage_settings
 from train.settings import STAGES, TrainSettings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 import encoders
 from encoders import AudioMosaicEncoder, config_from_dict, encoder_class, load_encoder
-from encoders.audiomosaic import NORMALISATIONS, AudioMosaicConfig
 from encoders.checkpoint import load_strict, read_weights, sha256_of
 from encoders.errors import AudioError, CheckpointError, ConfigError
 from encoders.vit import interpolate_positions, sincos_positions
+from encoders.zoo.audiomosaic.model import NORMALISATIONS, AudioMosaicConfig
 
 
 @pytest.fixture()

@@ -10,7 +10,7 @@ import torch
 
 import encoders
 from alm.cli import main
-from alm.manifest import write_manifest
+from alm.data.manifest import write_manifest
 from encoders import registry
 from encoders.audio import save_wav
 from encoders.errors import ConfigError
@@ -180,7 +180,7 @@ def test_a_file_that_is_no_encoder_is_one_line(plugins, capsys, change, said):
 def test_names_and_places_are_checked(plugins, monkeypatch, capsys):
     (plugins / "whisper.py").write_text(PLUGIN)
     monkeypatch.setenv(registry.PLUGINS, str(plugins))
-    with pytest.raises(ConfigError, match="'whisper' is in .*whisper.py and in encoders; rename one"):
+    with pytest.raises(ConfigError, match="'whisper' is in .*whisper.py and in encoders.zoo; rename one"):
         encoders.list_encoders()
     monkeypatch.setenv(registry.PLUGINS, str(plugins / "nowhere"))
     with pytest.raises(ConfigError, match="nowhere is no directory"):
@@ -226,7 +226,7 @@ def test_an_installed_package_announces_its_encoder(plugins, tmp_path, monkeypat
 def test_listing_builds_and_imports_no_model():
     code = (
         "import sys, encoders; names = encoders.list_encoders(); assert 'whisper' in names\n"
-        "assert 'transformers' not in sys.modules and 'encoders.whisper' not in sys.modules\n"
+        "assert 'transformers' not in sys.modules and 'encoders.zoo.whisper' not in sys.modules\n"
         "from alm.cli import main; assert main(['encoders', 'list']) == 0\n"
         "models = [m for m in sys.modules if m.startswith('transformers.models.') and '.modeling_' in m]\n"
         "assert all(m.startswith('transformers.models.auto.') for m in models), models\n"

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from encoders import AudioMosaicEncoder, load_encoder
-from encoders.audiomosaic_config import CLASSIFIER, LAYER, PRETRAIN, PROBES, AudioMosaicConfig
 from encoders.checkpoint import read_weights
 from encoders.errors import CheckpointError, ConfigError
-from train.pretraining import ContrastiveModel
+from encoders.zoo.audiomosaic.config import CLASSIFIER, LAYER, PRETRAIN, PROBES, AudioMosaicConfig
+from train.pretrain.stage import ContrastiveModel
 from train.settings import ContrastiveSettings
 
 # Named parameters of the official constructors; each also swallows further keywords.

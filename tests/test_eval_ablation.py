@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alm.common.settings import parse_settings
 from alm.errors import ConfigError, UserError
-from alm.settings import parse_settings
 from encoders.registry import encoder_class
 from eval.ablation.claims import Comparison, compare, rank_stability, score_arms, spearman, statements
 from eval.ablation.costs import Plan, budgeted
@@ -19,7 +19,7 @@ from eval.ablation.results import ArmResult, Results, Run
 from eval.ablation.settings import AblationSettings, load_ablation
 from eval.ablation.steps import Step, placed
 from eval.ablation.tokens import match_tokens
-from eval.stats import Interval
+from eval.scoring.stats import Interval
 from train.settings import TrainSettings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "ablation"

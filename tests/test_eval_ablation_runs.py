@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from alm.cli import main
-from alm.manifest import write_manifest
+from alm.data.manifest import write_manifest
 from encoders.audio import save_wav
 from eval.ablation.results import failure
 from eval.ablation.runner import is_done, last_error, run_steps, step_folder

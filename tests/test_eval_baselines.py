@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from encoders.audio import load_audio
-from eval.baselines import logmel_baseline, logmel_features
 from eval.errors import EvaluationError
+from eval.scoring.baselines import logmel_baseline, logmel_features
 
 
 def tone(pitch_hz, seed, seconds=0.3):

@@ -6,14 +6,14 @@ import json
 import numpy as np
 import pytest
 
+from alm.common.settings import load_settings
+from alm.data.manifest import write_manifest
 from alm.errors import ConfigError
-from alm.manifest import write_manifest
-from alm.settings import load_settings
 from encoders.audio import save_wav
 from eval.benchmarks import list_benchmarks, load_benchmark, run_benchmark
-from eval.benchmarks._run import find_config, model_id_of
-from eval.benchmarks._settings import EvalSettings
 from eval.errors import EvaluationError
+from eval.runner.benchmark import find_config, model_id_of
+from eval.runner.settings import EvalSettings
 
 
 @pytest.mark.parametrize("name", list_benchmarks())
@@ -239,8 +239,8 @@ def test_two_models_two_benchmarks_one_page(model_dir, clips, tmp_path):
 def test_perfect_answers_give_exactly_one_with_absent_classes():
     from pathlib import Path
 
-    from eval.arm_scores import score_arm
     from eval.benchmarks._readers import question_record
+    from eval.scoring.arm_scores import score_arm
 
     labels = [f"label {word}" for word in "one two three four".split()]
     records = [

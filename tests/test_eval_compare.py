@@ -9,12 +9,12 @@ import pytest
 import soundfile
 
 from alm.cli import main
-from eval.compare import compare_runs
-from eval.comparison_page import write_comparison
 from eval.errors import EvaluationError
-from eval.judges import open_judge, read_verdict
-from eval.predictions import prediction_key, read_predictions
-from eval.score_file import score_file
+from eval.reports.compare import compare_runs
+from eval.reports.comparison_page import write_comparison
+from eval.runner.predictions import prediction_key, read_predictions
+from eval.scoring.judges import open_judge, read_verdict
+from eval.scoring.score_file import score_file
 
 
 def write(folder, right, n=40, **more):

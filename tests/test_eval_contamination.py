@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from alm.data.manifest import write_manifest
+from alm.data.records import AudioRef, Record
 from alm.errors import ManifestError
-from alm.manifest import write_manifest
-from alm.records import AudioRef, Record
-from eval.contamination import contaminated, contamination_note, source_ids
+from eval.scoring.contamination import contaminated, contamination_note, source_ids
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from alm.cli import main
-from eval.arm_scores import score_arm
 from eval.benchmarks import load_benchmark
-from eval.benchmarks._data import read_records
 from eval.errors import MetricUnavailable
-from eval.label_similarity import label_similarities, nearest
-from eval.score_file import score_file
+from eval.runner.benchmark_data import read_records
+from eval.scoring.arm_scores import score_arm
+from eval.scoring.label_similarity import label_similarities, nearest
+from eval.scoring.score_file import score_file
 
 LABELS = ["dog", "cat", "rain"]
 

@@ -6,13 +6,13 @@ import re
 
 import pytest
 
-from alm.manifest import write_manifest
+from alm.data.manifest import write_manifest
 from eval.benchmarks import load_benchmark
-from eval.benchmarks._data import read_records
 from eval.errors import EvaluationError
-from eval.official import mmau_match, official_score
-from eval.score_file import score_file
-from eval.scoring import format_scores
+from eval.runner.benchmark_data import read_records
+from eval.scoring.official import mmau_match, official_score
+from eval.scoring.score_file import score_file
+from eval.scoring.scores import format_scores
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from phrasings import (
     table,
 )
 
-from eval.normalise import answers_match, digits_for_number_words, normalise_answer, parse_yes_no
-from eval.parsing import parse_choice
+from eval.parsing.choices import parse_choice
+from eval.parsing.normalise import answers_match, digits_for_number_words, normalise_answer, parse_yes_no
 
 OWN_QUESTIONS = [
     (["a dog", "a cat", "a bird", "rain"], "a dog"),

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from alm.manifest import read_manifest, write_manifest
+from alm.data.manifest import read_manifest, write_manifest
 from encoders.audio import save_wav
-from eval.batching import with_smaller_batches
-from eval.predictions import read_predictions
-from eval.run import evaluate_manifest
+from eval.runner.batching import with_smaller_batches
+from eval.runner.manifest import evaluate_manifest
+from eval.runner.predictions import read_predictions
 
 
 def generate(model, processor, conversations, audios, max_new_tokens=64, batch_size=16, pause=0.0):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.ptb import tokenize
+from eval.metrics._ptb import tokenize
 
 
 def test_golden_captions_have_the_official_tokens(shared_dir):

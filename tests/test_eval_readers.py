@@ -10,8 +10,8 @@ import pytest
 from alm.errors import ConfigError
 from encoders.audio import save_wav
 from eval.benchmarks import list_benchmarks, load_benchmark
-from eval.benchmarks._data import read_records
 from eval.errors import EvaluationError
+from eval.runner.benchmark_data import read_records
 
 RATE = 16000
 

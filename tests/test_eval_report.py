@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from alm.errors import UserError
-from eval.charts import interval_chart, line_chart, spectrogram_png
-from eval.report import Baseline, Example, write_report
+from eval.reports.charts import interval_chart, line_chart, spectrogram_png
+from eval.reports.html_report import Baseline, Example, write_report
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 EVIL = "<script>alert(\"x\")</script> & 'q' {title} \u2028"

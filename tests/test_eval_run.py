@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from alm.manifest import read_manifest, write_manifest
-from alm.records import AUDIO_MARKER, AudioRef
+from alm.data.manifest import read_manifest, write_manifest
+from alm.data.records import AUDIO_MARKER, AudioRef
 from encoders.audio import save_wav
 from eval.errors import EvaluationError
-from eval.predictions import PredictionsFile, prediction_key, read_predictions
-from eval.run import evaluate_manifest, other_clips
-from eval.scoring import format_scores, score_predictions
+from eval.runner.manifest import evaluate_manifest, other_clips
+from eval.runner.predictions import PredictionsFile, prediction_key, read_predictions
+from eval.scoring.scores import format_scores, score_predictions
 
 RATE = 16000
 PROCESSOR = SimpleNamespace(sample_rate=RATE)
@@ -120,7 +120,7 @@ def test_scoring_again_from_the_file_gives_the_same(records, tmp_path):
 
 
 def test_audio_is_read_once_per_clip(records, tmp_path, monkeypatch):
-    import eval.run as module
+    import eval.runner.manifest as module
 
     read = []
     original = AudioRef.load

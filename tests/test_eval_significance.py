@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.significance import holm, mcnemar_p, permutation_p
+from eval.scoring.significance import holm, mcnemar_p, permutation_p
 
 
 def mean(sums):

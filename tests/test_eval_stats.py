@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eval.metrics.bleu import bleu_of
-from eval.stats import difference_interval, mean_interval, ratio_interval
+from eval.scoring.stats import difference_interval, mean_interval, ratio_interval
 
 
 def test_same_seed_same_interval_and_order_of_samples_does_not_matter():

@@ -7,9 +7,9 @@ import pytest
 
 from alm.cli import main
 from eval.benchmarks import load_benchmark
-from eval.benchmarks._data import read_records
 from eval.errors import EvaluationError
-from eval.score_file import score_file
+from eval.runner.benchmark_data import read_records
+from eval.scoring.score_file import score_file
 
 DIGITS = "zero one two three four five six seven eight nine".split()
 

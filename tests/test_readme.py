@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from alm.cli import build_parser, main
-from alm.settings import load_settings, read_yaml
+from alm.common.settings import load_settings, read_yaml
 from eval.benchmarks import list_benchmarks
-from train.recipe import load_recipe
+from train.pipeline.recipe import load_recipe
 from train.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[1]

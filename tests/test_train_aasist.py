@@ -6,9 +6,9 @@ from torch.nn import functional
 
 from alm.errors import ConfigError
 from encoders import AudioMosaicEncoder
-from train.aasist import Aasist, GraphPool
-from train.finetune_model import FinetuneModel, GraphHead, build_head, encode
-from train.finetune_settings import FinetuneSettings
+from train.finetune.aasist import Aasist, GraphPool
+from train.finetune.heads import FinetuneModel, GraphHead, build_head, encode
+from train.finetune.settings import FinetuneSettings
 
 N_FREQ = 4
 

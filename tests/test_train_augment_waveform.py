@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from train.augment_waveform import augment, shift_pitch, stretch_time
-from train.draws import generator_of
-from train.views import ViewConfig
+from train.data.draws import generator_of
+from train.pretrain.augment_waveform import augment, shift_pitch, stretch_time
+from train.pretrain.views import ViewConfig
 
 RATE = 16000
 OFF = ViewConfig(

@@ -12,11 +12,11 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from encoders.audiomosaic import AudioMosaicConfig, AudioMosaicEncoder
-from train.contrastive import ContrastiveModel
-from train.masks import keep_of
+from encoders.zoo.audiomosaic.model import AudioMosaicConfig, AudioMosaicEncoder
+from train.engine.sync_norm import SyncBatchNorm1d
+from train.pretrain.contrastive import ContrastiveModel
+from train.pretrain.masks import keep_of
 from train.settings import ContrastiveSettings
-from train.sync_norm import SyncBatchNorm1d
 
 CASES = [
     {},
@@ -74,7 +74,7 @@ def test_grad_cache_equals_the_plain_loss(options: dict) -> None:
 @pytest.mark.parametrize("fraction", [0.0, 0.67])
 def test_grad_cache_replays_drop_path(monkeypatch: pytest.MonkeyPatch, fraction: float) -> None:
     """The reference keeps the activations of the same chunks, so it draws the same paths once only."""
-    import train.gradcache as gradcache
+    import train.pretrain.gradcache as gradcache
 
     def run() -> dict[str, Tensor]:
         model = build(drop=0.5, grad_cache_chunk=3)
@@ -117,7 +117,7 @@ def test_masks_belong_to_the_clip() -> None:
         assert not torch.equal(whole, keep_of(keys, "time_frequency", (64, 8), 0.6, "time", **scope))
     # the same in another interpreter: nothing hangs on Python's hash seed
     code = (
-        "from train.masks import keep_of; "
+        "from train.pretrain.masks import keep_of; "
         "print(keep_of([5, 'a'], 'unstructured', (8, 2), 0.5, 'time', seed=1).tolist())"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,

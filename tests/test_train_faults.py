@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from survival import make_data, make_parts, of_stage, weights_of
 
+from alm.data.manifest import read_manifest, write_manifest
 from alm.data.shard_writer import write_shards
 from alm.data.shards import ShardError
 from alm.errors import ConfigError, ManifestError, UserError
-from alm.manifest import read_manifest, write_manifest
 from encoders.audio import save_wav
-from train.clips import ClipDataset, read_clips
-from train.quarantine import FILE, GuardedDataset, check_audible
-from train.sampling import EpochBatches
-from train.stages import run_stage
+from train.data.quarantine import FILE, GuardedDataset, check_audible
+from train.data.sampling import EpochBatches
+from train.pipeline.stages import run_stage
+from train.pretrain.clips import ClipDataset, read_clips
 
 N_CLIPS, BAD = 300, (17, 170, 299)  # 1 %
 

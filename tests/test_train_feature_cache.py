@@ -11,16 +11,16 @@ import pytest
 import torch
 from survival import FORK, make_data, make_parts, of_stage, run_processes
 
+from alm.data.manifest import read_manifest
+from alm.data.records import AudioRef
 from alm.data.shard_writer import write_shards
 from alm.data.sources import open_records
 from alm.errors import AudioError, ConfigError
-from alm.manifest import read_manifest
-from alm.records import AudioRef
 from encoders import encoder_class
 from encoders.audio import save_wav
-from train.conversations import ClipFeatures, clips_of
-from train.feature_cache import FeatureFolder
-from train.stages import run_stage
+from train.data.feature_cache import FeatureFolder
+from train.pipeline.stages import run_stage
+from train.tune.conversations import ClipFeatures, clips_of
 
 CPU = torch.device("cpu")
 
@@ -135,7 +135,7 @@ def test_a_damaged_shard_is_computed_again(harm, clips, tmp_path, capsys):
 
 
 def test_beyond_the_limit_the_longest_unused_goes(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr("train.feature_cache.SHARD_BYTES", 1)  # a shard per batch
+    monkeypatch.setattr("train.data.feature_cache.SHARD_BYTES", 1)  # a shard per batch
     counting = Counting()
     counting.features(clips[:6], tmp_path)
     files = shards(tmp_path)
@@ -170,10 +170,10 @@ def test_a_run_that_needs_more_than_the_limit_says_so(clips, tmp_path):
 def encode_in_child(clips, folder, die: bool, start) -> None:
     """Encode all clips; a dying one is killed once its first shard is written but not yet renamed."""
     import encoders.checkpoint
-    import train.feature_cache
+    import train.data.feature_cache
 
     torch.set_num_threads(1)
-    train.feature_cache.SHARD_BYTES = 1
+    train.data.feature_cache.SHARD_BYTES = 1
     if die:
         encoders.checkpoint.os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
     start.wait()

@@ -13,23 +13,23 @@ import torch
 from torch import nn
 
 from alm.cli import main
+from alm.common.settings import parse_settings
 from alm.errors import AudioError, ConfigError
-from alm.settings import parse_settings
 from encoders import AudioMosaicEncoder, encoder_class, load_encoder
 from encoders.audio import load_audio, pad_batch
-from eval.logistic import fit_logistic
+from eval.scoring.logistic import fit_logistic
 from train.datasets import LabelledClip, LabelledData
-from train.finetune_augment import augmented_clip_features, clip_key
-from train.finetune_data import choose_split, read_data
-from train.finetune_inputs import ClipAudio, DrawnClips, WaveformRows, compute_features, mix
-from train.finetune_model import AttentiveHead, FinetuneModel, LayerSumHead, build_head, encode
-from train.finetune_optim import BestEpoch, FinetuneTrainer, layer_scales
-from train.finetune_scores import fold_markdown, fold_summary, report, score
-from train.finetune_settings import AugmentSettings, FinetuneSettings
-from train.finetuning import load_classifier
-from train.rundir import read_json
+from train.finetune.augment import augmented_clip_features, clip_key
+from train.finetune.heads import AttentiveHead, FinetuneModel, LayerSumHead, build_head, encode
+from train.finetune.inputs import ClipAudio, DrawnClips, WaveformRows, compute_features, mix
+from train.finetune.optim import BestEpoch, FinetuneTrainer, layer_scales
+from train.finetune.scores import fold_markdown, fold_summary, report, score
+from train.finetune.settings import AugmentSettings, FinetuneSettings
+from train.finetune.splits import choose_split, read_data
+from train.finetune.stage import load_classifier
+from train.pipeline.rundir import read_json
+from train.pipeline.stages import run_stage
 from train.settings import TrainSettings
-from train.stages import run_stage
 
 TONES = {"low": 300.0, "middle": 1000.0, "high": 3000.0}
 TINY = {"spec_size": [64, 32], "patch_size": [8, 16], "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -331,7 +331,7 @@ def test_cached_features_are_what_the_encoder_gives_and_come_back_from_the_folde
     monkeypatch.setattr(AudioMosaicEncoder, "forward", None)
     again = compute_features(encoder, options, audio, clips, device, 1.0, tmp_path)
     assert all(torch.equal(again[c.id][0], features[c.id][0]) for c in clips)
-    monkeypatch.setattr("train.rundir.code_hash", lambda: "the encoder's file was edited")
+    monkeypatch.setattr("train.pipeline.rundir.code_hash", lambda: "the encoder's file was edited")
     with pytest.raises(TypeError):  # they are computed again, by the forward that is not there
         compute_features(encoder, options, audio, clips, device, 1.0, tmp_path)
     monkeypatch.undo()
@@ -770,7 +770,7 @@ def test_encoder_info(tmp_path, capsys):
     assert said["normalisation"].startswith("audioset_train") and said["tokens per second"].startswith("25 ")
     assert main(["encoders", "info", "logmel"]) == 0 and "untrained" in capsys.readouterr().out
     file = tmp_path / "mine.py"
-    file.write_text("from encoders.logmel import LogMelEncoder\nENCODER = LogMelEncoder\n")
+    file.write_text("from encoders.zoo.logmel import LogMelEncoder\nENCODER = LogMelEncoder\n")
     assert main(["encoders", "info", str(file)]) == 0 and "LogMelEncoder" in capsys.readouterr().out
     assert main(["encoders", "info", str(tmp_path / "gone")]) == 2
     assert "no such directory" in capsys.readouterr().err

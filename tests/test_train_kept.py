@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from alm.data.records import AudioRef
 from alm.errors import AudioError
-from alm.records import AudioRef
 from encoders.audio import pad_batch, save_wav
 from encoders.mel import KaldiFbank
-from train.clips import ClipDataset, read_clips
-from train.kept import Kept, KeptAudio, KeptMels
+from train.data.kept import Kept, KeptAudio, KeptMels
+from train.pretrain.clips import ClipDataset, read_clips
 
 
 def noise(n_samples, seed=0):

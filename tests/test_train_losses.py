@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from train.losses import SigmoidLoss, nt_xent
+from train.pretrain.losses import SigmoidLoss, nt_xent
 
 
 def views(batch: int = 12, dim: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:

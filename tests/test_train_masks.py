@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from train.masks import BRANCHES, LAYOUTS, n_kept, sample_keep
+from train.pretrain.masks import BRANCHES, LAYOUTS, n_kept, sample_keep
 
 GRID = (64, 8)
 

@@ -10,8 +10,8 @@ import torch
 from alm.errors import ConfigError, ManifestError
 from encoders import AudioTokens, encoder_class
 from encoders.audio import save_wav
-from train.monitor import agreement, collapse_warning, spread
-from train.online_probe import OnlineProbe, pool_tokens
+from train.pretrain.monitor import agreement, collapse_warning, spread
+from train.pretrain.online_probe import OnlineProbe, pool_tokens
 from train.settings import ProbeSettings
 
 GENERATOR = torch.Generator().manual_seed(0)

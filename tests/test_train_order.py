@@ -9,23 +9,23 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
 
+from alm.common.settings import parse_settings
+from alm.data.manifest import read_manifest, write_manifest
 from alm.data.shard_writer import write_shards
 from alm.data.sources import open_records
 from alm.errors import ConfigError
-from alm.manifest import read_manifest, write_manifest
 from alm.model import AudioLanguageModel
 from alm.processor import build_processor
-from alm.settings import parse_settings
 from encoders import encoder_class
 from encoders.audio import save_wav
-from train.conversations import ClipAudio, ConversationCollator, ConversationDataset
-from train.data_settings import DataSettings
-from train.lengths import sample_lengths
-from train.order import SampleOrder, apportion, group_by_length, one_source_order, tempered
-from train.packing import check_packing, fill_rows
-from train.sampling import epoch_order
+from train.data.order import SampleOrder, apportion, group_by_length, one_source_order, tempered
+from train.data.sampling import epoch_order
+from train.data.settings import DataSettings
+from train.pipeline.stages import run_stage
 from train.settings import TrainSettings
-from train.stages import run_stage
+from train.tune.conversations import ClipAudio, ConversationCollator, ConversationDataset
+from train.tune.lengths import sample_lengths
+from train.tune.packing import check_packing, fill_rows
 
 
 def test_an_epoch_is_a_permutation_and_a_function_of_seed_and_epoch():

@@ -9,9 +9,9 @@ from survival import make_data, make_parts, of_stage
 
 from alm.cli import main
 from alm.errors import UserError
-from train.plan import plan
-from train.runs import compare_runs, find_runs, read_run, runs_table
-from train.stages import run_stage
+from train.pipeline.dry_run import plan
+from train.pipeline.run_listing import compare_runs, find_runs, read_run, runs_table
+from train.pipeline.stages import run_stage
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from alm.common.settings import parse_settings
 from alm.errors import AudioError, ConfigError, ManifestError, UserError
-from alm.settings import parse_settings
 from encoders import load_encoder
 from encoders.audio import save_wav
-from train.augment_waveform import WaveformViews
-from train.clips import ClipDataset, collate_clips, read_clips
-from train.contrastive import ContrastiveModel
-from train.draws import clip_key
-from train.pretraining import clip_dataset, pretraining_encoder, starting_point, training_clips
-from train.sampling import EpochBatches
+from train.data.draws import clip_key
+from train.data.sampling import EpochBatches
+from train.engine.trainer import fit
+from train.pipeline.stages import run_stage
+from train.pretrain.augment_waveform import WaveformViews
+from train.pretrain.clips import ClipDataset, collate_clips, read_clips
+from train.pretrain.contrastive import ContrastiveModel
+from train.pretrain.stage import clip_dataset, pretraining_encoder, starting_point, training_clips
 from train.settings import TrainSettings
-from train.stages import run_stage
-from train.trainer import fit
 
 TINY = {
     "spec_size": [64, 32],

@@ -24,9 +24,9 @@ from survival import (
 )
 
 import alm
-from alm.settings import dump_settings
-from train.ranks import barrier
-from train.sampling import EpochBatches, epoch_order
+from alm.common.settings import dump_settings
+from train.data.sampling import EpochBatches, epoch_order
+from train.engine.ranks import barrier
 from train.settings import TrainSettings
 
 DEEPSPEED = Path(__file__).resolve().parents[1] / "configs" / "deepspeed"

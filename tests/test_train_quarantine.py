@@ -9,8 +9,8 @@ from survival import make_data, make_parts, of_stage, run_processes, weights_of
 
 from alm.errors import AudioError, UserError
 from encoders.audio import save_wav
-from train.quarantine import GuardedDataset
-from train.stages import run_stage
+from train.data.quarantine import GuardedDataset
+from train.pipeline.stages import run_stage
 
 
 @pytest.fixture

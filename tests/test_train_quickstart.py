@@ -6,9 +6,9 @@ import pytest
 
 from alm.cli import main
 from encoders import load_encoder
-from train import parallel
-from train.parallel import run_side_by_side
-from train.quickstart import load_quickstart, stage_settings
+from train.engine import parallel
+from train.engine.parallel import run_side_by_side
+from train.quickstart.workflow import load_quickstart, stage_settings
 
 TOY = [
     "compose.n_train=24", "compose.n_validation=12", "compose.n_test=12",

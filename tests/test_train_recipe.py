@@ -14,8 +14,8 @@ from survival import FORK, die_at
 
 from alm.cli import main
 from alm.errors import ConfigError
-from train.recipe import load_recipe, run_recipe
-from train.recipe_plan import plan_recipe
+from train.pipeline.recipe import load_recipe, run_recipe
+from train.pipeline.recipe_plan import plan_recipe
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "configs" / "recipes").glob("*.yaml"))
 ENCODER = {"spec_size": [64, 32], "embed_dim": 24, "depth": 1, "num_heads": 2, "project_embedding_dim": 16}

@@ -10,8 +10,8 @@ import pytest
 from survival import assert_bit_equal, make_data, make_parts, of_stage, run_child, weights_of
 
 from alm.errors import CheckpointError
-from train import checkpoints
-from train.stages import run_stage
+from train.engine import checkpoints
+from train.pipeline.stages import run_stage
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,21 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alm.data.events import GeneratedEvents
-from alm.data.language import Language
+from alm.data.records import AUDIO_MARKER, format_choices
+from alm.data.scenes.events import GeneratedEvents
+from alm.data.scenes.language import Language
 from alm.errors import ConfigError, UserError
-from alm.records import AUDIO_MARKER, format_choices
-from train.muon import MuonAdamW, orthogonalize
-from train.reading import Exercise, ReadingScene, ReadingStream, RowPacker, draw_reading_scene, score_reading
-from train.text_llm import TextLLMConfig, build_llm, reading_text, train_text_llm
-from train.text_tokenizer import train_tokenizer
+from train.quickstart.muon import MuonAdamW, orthogonalize
+from train.quickstart.reading import (
+    Exercise,
+    ReadingScene,
+    ReadingStream,
+    RowPacker,
+    draw_reading_scene,
+    score_reading,
+)
+from train.quickstart.text_llm import TextLLMConfig, build_llm, reading_text, train_text_llm
+from train.quickstart.text_tokenizer import train_tokenizer
 
 LANGUAGE = Language(GeneratedEvents.kinds)
 TINY = TextLLMConfig(
@@ -153,7 +160,9 @@ def test_training_saves_what_reloads_and_learns_something(trained):
 
 def test_scores_count_exact_answers(trained, monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(trained[0])
-    monkeypatch.setattr("train.reading._reply", lambda model, tokenizer, requests: ["yes"] * len(requests))
+    monkeypatch.setattr(
+        "train.quickstart.reading._reply", lambda model, tokenizer, requests: ["yes"] * len(requests)
+    )
     model = build_llm(TINY, tokenizer)
     scores = score_reading(model, RowPacker(tokenizer), LANGUAGE, 0, 60)
     assert 0.2 < scores["presence"] < 0.8 and scores["order"] == scores["caption"] == 0.0

@@ -9,15 +9,15 @@ from safetensors.torch import load_file
 
 import alm
 from alm.checkpoint import load_llm
+from alm.common.settings import parse_settings
+from alm.data.manifest import read_manifest, write_manifest
 from alm.errors import CheckpointError, ConfigError, UserError
 from alm.generation import generate_answers
-from alm.manifest import read_manifest, write_manifest
-from alm.settings import parse_settings
 from encoders import encoder_class
 from encoders.audio import save_wav
-from train.controls import with_other_audio
+from train.pipeline.stages import run_stage
 from train.settings import TrainSettings
-from train.stages import run_stage
+from train.tune.controls import with_other_audio
 
 WORDS = ("bell", "dog", "rain", "horn")
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from alm.errors import ConfigError
 from encoders.mel import LOG_FLOOR, KaldiFbank
-from train import views
-from train.views import ViewConfig, background_tape, make_views, make_views_of_mel
+from train.pretrain import views
+from train.pretrain.views import ViewConfig, background_tape, make_views, make_views_of_mel
 
 RATE = 16000
 FBANK = KaldiFbank()

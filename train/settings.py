@@ -1,4 +1,4 @@
-"""The config of one training stage; every field can be set in YAML or as ``key.sub=value``."""
+"""The config of one training stage; every field can be set in YAML or as `key.sub=value`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 from alm.errors import ConfigError
 from alm.policy import Policy
-from train.data_settings import DataSettings
-from train.finetune_settings import FinetuneSettings
-from train.masks import LAYOUTS
-from train.views import ViewConfig
+from train.data.settings import DataSettings
+from train.finetune.settings import FinetuneSettings
+from train.pretrain.masks import LAYOUTS
+from train.pretrain.views import ViewConfig
 
 STAGES = ("pretrain", "finetune", "align", "instruct")
 LOSSES = ("nt_xent", "siglip")
@@ -26,7 +26,7 @@ class OptimSettings:
         batch_size: Samples per device and forward pass.
         accumulation: Forward passes per optimiser step.
         warmup_steps: Steps of linear warm-up.
-        min_lr_ratio: Floor of the cosine as a share of ``lr``.
+        min_lr_ratio: Floor of the cosine as a share of `lr`.
         weight_decay: On matrices only; biases, norms, positions and the CLS token are exempt.
         beta2: AdamW's second beta.
         max_grad_norm: Gradient clipping; 0 turns it off.
@@ -67,8 +67,8 @@ class RunSettings:
         eval_every: Steps between looks at the validation loss (align, instruct); the weights that did best become the
             artifact. 0 looks once, at the end.
         patience: Looks in a row without a better loss that end the run; 0 never does.
-        on_nan: What a loss that is not a number does: ``stop`` the run, or ``skip`` the step (ten in a row stop it).
-            The batch's ids are written to ``nonfinite.jsonl`` either way.
+        on_nan: What a loss that is not a number does: `stop` the run, or `skip` the step (ten in a row stop it).
+            The batch's ids are written to `nonfinite.jsonl` either way.
         report_to: Trainer logging backends, for example tensorboard or wandb.
         gradient_checkpointing: Recompute the LLM's activations in the backward pass.
         checkpoint_fraction: Share of the pretrained encoder's blocks whose activations are recomputed.
@@ -140,17 +140,17 @@ class ContrastiveSettings:
     """The contrastive objective (AudioMosaic, sections 3.1-3.3).
 
     Attributes:
-        mask_layout: ``time_frequency`` (the method) or another layout of :mod:`train.masks`.
+        mask_layout: `time_frequency` (the method) or another layout of `train.pretrain.masks`.
         time_ratio: Share of time columns hidden from view 0.
         freq_ratio: Share of frequency bands hidden from view 1.
-        loss: ``nt_xent`` (the published one) or ``siglip`` (all pairs by themselves, learnt temperature and bias).
+        loss: `nt_xent` (the published one) or `siglip` (all pairs by themselves, learnt temperature and bias).
         temperature: NT-Xent temperature.
         loss_chunk_rows: Rows of the logits computed at a time, for batches whose logits do not fit; 0: all.
-        grad_cache_chunk: Clips encoded at a time, for batches whose activations do not fit (:mod:`train.gradcache`);
+        grad_cache_chunk: Clips encoded at a time, for batches whose activations do not fit (see `gradcache`);
             0: the whole batch. Costs one more forward pass.
-        views: Augmentations of :mod:`train.views` (``views.augment: none`` leaves only the masks to tell the two
-            views apart); ``views.n_frames`` is set to the encoder's window.
-        one_source_batches: Fill every batch from one entry of ``data.train``, so that no clip is told from another by
+        views: Augmentations of `train.pretrain.views` (`views.augment: none` leaves only the masks to tell the two
+            views apart); `views.n_frames` is set to the encoder's window.
+        one_source_batches: Fill every batch from one entry of `data.train`, so that no clip is told from another by
             the data set it is of. What is left over when a source's whole batches are taken mixes.
         probe: A labelled set to watch the encoder on while it trains.
     """
@@ -188,15 +188,15 @@ class TrainSettings:
 
     Attributes:
         stage: pretrain, finetune, align or instruct.
-        out: Run directory; the artifact is written to ``out/model`` (``out/encoder`` when pretraining,
-            ``out/classifier`` when fine-tuning).
+        out: Run directory; the artifact is written to `out/model` (`out/encoder` when pretraining,
+            `out/classifier` when fine-tuning).
         encoder: Encoder name, directory or hub id (pretrain, finetune, align).
         encoder_options: Overrides of the encoder's config.
         projector: Projector name (align).
         projector_options: The projector's options.
         llm: Causal LLM, directory or hub id (align).
         llm_bits: 4 or 8 keeps the LLM's weights in so many bits, through bitsandbytes; None as they are (align).
-        chat_template: A Jinja template, or ``plain`` or ``alpaca-short``; None takes the LLM's own (align).
+        chat_template: A Jinja template, or `plain` or `alpaca-short`; None takes the LLM's own (align).
         model: Audio-language model to go on from (instruct; also align).
         policy: What trains.
         data: Manifests.

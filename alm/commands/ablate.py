@@ -1,4 +1,4 @@
-"""``alm ablate``: a grid of arms, trained and scored alike."""
+"""`alm ablate`: a grid of arms, trained and scored alike."""
 
 from __future__ import annotations
 

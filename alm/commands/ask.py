@@ -1,4 +1,4 @@
-"""``alm ask`` and ``alm caption``: what a model says about audio files."""
+"""`alm ask` and `alm caption`: what a model says about audio files."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _ask(arguments: argparse.Namespace) -> int:
 
 
 def _caption(arguments: argparse.Namespace) -> int:
-    from alm.records import CAPTION_PROMPTS
+    from alm.data.records import CAPTION_PROMPTS
 
     return _answer(arguments, CAPTION_PROMPTS[0])
 
@@ -97,7 +97,7 @@ def _answer(arguments: argparse.Namespace, question: str) -> int:
     """Print one answer per file, in order; a file that cannot be read is reported and the rest goes on."""
     import alm
     from alm.checkpoint import load_processor, resolve
-    from alm.progress import progress
+    from alm.common.progress import progress
 
     model_dir = resolve(arguments.model)
     processor = load_processor(model_dir)  # a broken directory is known before the files are looked for

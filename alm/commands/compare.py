@@ -1,4 +1,4 @@
-"""``alm compare``: two models on the same questions."""
+"""`alm compare`: two models on the same questions."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def add(commands: Any) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from eval.compare import compare_runs
-    from eval.comparison_page import format_comparison, write_comparison
+    from eval.reports.compare import compare_runs
+    from eval.reports.comparison_page import format_comparison, write_comparison
 
     comparison = compare_runs(arguments.first, arguments.second)
     print(format_comparison(comparison))

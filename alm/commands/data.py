@@ -1,4 +1,4 @@
-"""``alm data``: make data sets."""
+"""`alm data`: make data sets."""
 
 from __future__ import annotations
 
@@ -125,9 +125,9 @@ def _add_share(actions: Any) -> None:
 
 
 def _compose(arguments: argparse.Namespace) -> None:
-    from alm.data.compose import ComposeConfig, compose
-    from alm.progress import counter, progress
-    from alm.settings import load_settings
+    from alm.common.progress import counter, progress
+    from alm.common.settings import load_settings
+    from alm.data.scenes.compose import ComposeConfig, compose
 
     overrides = [f"seed={arguments.seed}", *arguments.overrides]
     if arguments.data:
@@ -139,9 +139,9 @@ def _compose(arguments: argparse.Namespace) -> None:
 
 
 def _shard(arguments: argparse.Namespace) -> None:
+    from alm.common.progress import progress
     from alm.data.shard_writer import write_shards
     from alm.data.sources import open_records
-    from alm.progress import progress
 
     records = open_records(arguments.manifest, audio_only=True)
     with progress("shard", len(records), "record") as advance:
@@ -154,9 +154,9 @@ def _shard(arguments: argparse.Namespace) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from alm.common.progress import progress
     from alm.data.audit import verify
     from alm.data.sources import open_source
-    from alm.progress import progress
 
     with progress("verify", len(open_source(arguments.manifest, audio_only=True)), "record") as advance:
         found = verify(arguments.manifest, advance)
@@ -204,7 +204,7 @@ def _from_labels(arguments: argparse.Namespace) -> None:
 
 
 def _beside(table: Any) -> list[Any]:
-    """ESC-50's tables lie in ``meta``, its clips in ``audio`` beside that."""
+    """ESC-50's tables lie in `meta`, its clips in `audio` beside that."""
     audio = table.parent.parent / "audio"
     return [audio] if audio.is_dir() else []
 

@@ -1,4 +1,4 @@
-"""``alm embed``: what an encoder makes of audio files, as numbers."""
+"""`alm embed`: what an encoder makes of audio files, as numbers."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def add(commands: Any) -> None:
 def _embed(arguments: argparse.Namespace) -> None:
     import numpy as np
 
+    from alm.common.progress import progress
     from alm.errors import AudioError, UserError
-    from alm.progress import progress
     from encoders.audio import load_audio
 
     out = Path(arguments.out)

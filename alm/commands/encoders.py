@@ -1,4 +1,4 @@
-"""``alm encoders``: what encoders there are, and whether one keeps the contract."""
+"""`alm encoders`: what encoders there are, and whether one keeps the contract."""
 
 from __future__ import annotations
 

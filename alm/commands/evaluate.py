@@ -1,4 +1,4 @@
-"""``alm eval``: score a model on a benchmark."""
+"""`alm eval`: score a model on a benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``alm export``: one directory that needs nothing else."""
+"""`alm export`: one directory that needs nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``alm inspect``: what a model directory holds."""
+"""`alm inspect`: what a model directory holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``alm quickstart``: the whole path, from nothing to a scored model."""
+"""`alm quickstart`: the whole path, from nothing to a scored model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def add(commands: Any) -> None:
 
 
 def _quickstart(arguments: argparse.Namespace) -> None:
-    from train.quickstart import make_inputs, run_quickstart
+    from train.quickstart.workflow import make_inputs, run_quickstart
 
     make = make_inputs if arguments.inputs_only else run_quickstart
     make(arguments.out, arguments.data, arguments.seed, arguments.overrides)

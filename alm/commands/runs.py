@@ -1,4 +1,4 @@
-"""``alm runs``: what was trained, how far it came, and how runs differ."""
+"""`alm runs`: what was trained, how far it came, and how runs differ."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
 def _runs(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from train.runs import compare_runs, find_runs, read_run, runs_table
+    from train.pipeline.run_listing import compare_runs, find_runs, read_run, runs_table
 
     if arguments.compare:
         print(compare_runs([read_run(Path(folder)) for folder in arguments.folders]))

@@ -1,4 +1,4 @@
-"""``alm score``: score answers that are there already."""
+"""`alm score`: score answers that are there already."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def add(commands: Any) -> None:
 
 
 def _score(arguments: argparse.Namespace) -> None:
-    from eval.score_file import score_file
-    from eval.scoring import format_scores, write_scores
+    from eval.scoring.score_file import score_file
+    from eval.scoring.scores import format_scores, write_scores
 
     scores = score_file(
         arguments.predictions,

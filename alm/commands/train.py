@@ -1,4 +1,4 @@
-"""``alm train``: one training stage, or a recipe of several."""
+"""`alm train`: one training stage, or a recipe of several."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def add(commands: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from alm.settings import load_settings, read_yaml
+    from alm.common.settings import load_settings, read_yaml
+    from train.pipeline.stages import run_stage
     from train.settings import TrainSettings
-    from train.stages import run_stage
 
     if "stages" in read_yaml(arguments.config):
-        from train.recipe import load_recipe, run_recipe
-        from train.recipe_plan import plan_recipe
+        from train.pipeline.recipe import load_recipe, run_recipe
+        from train.pipeline.recipe_plan import plan_recipe
 
         recipe = load_recipe(arguments.config, arguments.overrides)
         print(plan_recipe(recipe) if arguments.dry_run else run_recipe(recipe))
@@ -47,7 +47,7 @@ def _train(arguments: argparse.Namespace) -> None:
         import dataclasses
         import json
 
-        from train.plan import plan
+        from train.pipeline.dry_run import plan
 
         found = plan(settings)
         print(json.dumps(dataclasses.asdict(found)) if arguments.json else found)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from alm.data.manifest import read_manifest
+from alm.data.records import AudioRef, Record
 from alm.data.shards import CLIPS, RECORDS, ShardedRecords, read_range
 from alm.data.sources import open_source
 from alm.errors import UserError
-from alm.manifest import read_manifest
-from alm.records import AudioRef, Record
 from encoders.checkpoint import sha256_of
 
 _SILENT_PEAK = 1e-4  # -80 dBFS
@@ -26,12 +26,12 @@ _SAMPLE_RATE_HZ = 16_000  # only to decode everything once
 
 @dataclass
 class Findings:
-    """What ``verify`` found.
+    """What `verify` found.
 
     Attributes:
         records: How many were looked at.
         clips: How many different clips were decoded.
-        problems: ``(where, what)``, in the order found.
+        problems: `(where, what)`, in the order found.
     """
 
     records: int = 0
@@ -112,8 +112,8 @@ def statistics(path: str) -> dict[str, Any]:
     """Counts and lengths of a manifest or shard directory; audio headers are read, audio is not decoded.
 
     Returns:
-        ``records``, ``clips``, ``hours``, ``clip_s`` and ``answer_words`` (min, median, mean, max), ``kinds``
-        (records of each), ``sample_rates`` (clips of each), ``unreadable`` (clips whose header cannot be read).
+        `records`, `clips`, `hours`, `clip_s` and `answer_words` (min, median, mean, max), `kinds`
+        (records of each), `sample_rates` (clips of each), `unreadable` (clips whose header cannot be read).
 
     Raises:
         ManifestError: The data cannot be read.

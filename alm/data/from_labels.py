@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alm.data.records import CAPTION_PROMPTS
 from alm.errors import ConfigError
-from alm.records import CAPTION_PROMPTS
 
 KINDS = ("caption", "what", "choice", "presence")
 N_CHOICES = 4
@@ -31,14 +31,14 @@ _YES_NO = ("yes", "no")
 
 @dataclass(frozen=True)
 class Templates:
-    """The wordings; ``{label}`` stands for the sound's name, ``{Label}`` for it with a capital.
+    """The wordings; `{label}` stands for the sound's name, `{Label}` for it with a capital.
 
     Attributes:
         caption: Captions.
         prompt: Requests for one.
         what: Questions answered by the name.
         choice: Questions with options under them.
-        presence: Questions answered by ``yes_no``.
+        presence: Questions answered by `yes_no`.
         yes_no: The two answers.
         names: Label → how it is spoken of, where underscores as blanks are not enough.
     """
@@ -74,7 +74,7 @@ class QuestionWriter:
 
     Args:
         labels: All labels of the table; wrong options and absent sounds are drawn from them.
-        kinds: Which of ``caption``, ``what``, ``choice``, ``presence`` to write for each clip.
+        kinds: Which of `caption`, `what`, `choice`, `presence` to write for each clip.
         templates: The wordings.
 
     Raises:
@@ -96,10 +96,10 @@ class QuestionWriter:
             )
 
     def write(self, name: str, labels: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The records of one clip, without ``audio``.
+        """The records of one clip, without `audio`.
 
         Args:
-            name: The clip's name; ids are ``name/kind``, and every wording is chosen by them.
+            name: The clip's name; ids are `name/kind`, and every wording is chosen by them.
             labels: What can be heard in it.
         """
         spoken = " and ".join(
@@ -148,8 +148,8 @@ class QuestionWriter:
 
 
 def load_templates(path: str | Path | None) -> Templates:
-    """Wordings from a YAML file with some of the keys of :class:`Templates`; None gives the usual ones."""
-    from alm.settings import load_settings
+    """Wordings from a YAML file with some of the keys of `Templates`; None gives the usual ones."""
+    from alm.common.settings import load_settings
 
     return Templates() if path is None else load_settings(Templates, path)
 

@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from alm.data.events import read_labels
+from alm.common.files import write_text_atomic
+from alm.data.scenes.events import read_labels
 from alm.errors import ManifestError
-from alm.files import write_text_atomic
 from encoders.audio import load_audio
-from encoders.labels import Events, clip_key
+from encoders.zoo.labels import Events, clip_key
 
 
 def write_label_table(

@@ -1,4 +1,4 @@
-"""Writing shards: manifests into WebDataset-format tar files with an offset index (see :mod:`alm.data.shards`)."""
+"""Writing shards: manifests into WebDataset-format tar files with an offset index (see `alm.data.shards`)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from alm.common.files import write_text_atomic
+from alm.data.records import AudioRef, Record, format_choices
 from alm.data.shards import CLIP_ROW, CLIPS, FORMAT, INDEX, RECORD_ROW, RECORDS
 from alm.errors import AudioError, ConfigError, UserError
-from alm.files import write_text_atomic
-from alm.records import AudioRef, Record, format_choices
 from encoders.checkpoint import sha256_of
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -96,7 +96,7 @@ class _Writer:
         self.tar: tarfile.TarFile | None = None
 
     def add(self, key: str, records: Sequence[Record]) -> None:
-        """One sample: the clips of ``records``, which all are about the same files, and the records."""
+        """One sample: the clips of `records`, which all are about the same files, and the records."""
         if self.tar is None or self.tar.offset >= self.shard_bytes:
             self._next()
         first_clip, names = len(self.clips), {}

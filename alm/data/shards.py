@@ -1,13 +1,13 @@
 """Shards: WebDataset-format tar files with an index, of which any record is read in constant time.
 
-A shard directory is written by ``alm data shard`` (:mod:`alm.data.shard_writer`)::
+A shard directory is written by `alm data shard` (`alm.data.shard_writer`)::
 
     shard-000000.tar   000000000.json, 000000000.flac, 000000001.json, ...   (one sample per clip)
     index.json         the shards with their sizes and SHA-256
     records.npy        where each record lies
     clips.npy          where each clip lies, its length, its SHA-256
 
-A sample's JSON is ``{"records": [...], "clips": [...]}``: all records about its files, in the manifest's form, and
+A sample's JSON is `{"records": [...], "clips": [...]}`: all records about its files, in the manifest's form, and
 which of the sample's clips (files, or parts of them) each record hears. Records and clips are read with ranged reads
 at offsets from the memory-mapped tables; no tar is ever scanned.
 """
@@ -26,8 +26,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from alm.data.records import AudioRef, Record, parse_record
 from alm.errors import ManifestError
-from alm.records import AudioRef, Record, parse_record
 
 INDEX = "index.json"
 RECORDS, CLIPS = "records.npy", "clips.npy"
@@ -88,7 +88,7 @@ _handles = _Handles()
 
 
 def read_range(path: Path, at: int, size: int, what: str) -> bytes:
-    """``size`` bytes of a shard from ``at`` on.
+    """`size` bytes of a shard from `at` on.
 
     Args:
         path: The tar file.
@@ -115,7 +115,7 @@ def read_range(path: Path, at: int, size: int, what: str) -> bytes:
 
 @dataclass(frozen=True)
 class ShardRef(AudioRef):
-    """A clip, or a part of it, inside a shard; ``path`` is the tar file.
+    """A clip, or a part of it, inside a shard; `path` is the tar file.
 
     Attributes:
         name: The member's name.
@@ -128,7 +128,7 @@ class ShardRef(AudioRef):
     size: int = 0
 
     def load(self, sample_rate: int) -> np.ndarray:
-        """The clip as a waveform (S,) float32 in [-1, 1] at ``sample_rate`` Hz."""
+        """The clip as a waveform (S,) float32 in [-1, 1] at `sample_rate` Hz."""
         from encoders.audio import decode_audio
 
         return decode_audio(
@@ -228,12 +228,12 @@ class ShardedRecords(Sequence[Record]):
         return (self[i] for i in range(len(self)))
 
     def source(self, index: int) -> str:
-        """``shard:member`` of a record, for errors."""
+        """`shard:member` of a record, for errors."""
         row = self.rows[index]
         return f"{self.shards[row['shard']]}:{int(row['at'])}[{int(row['place'])}]"
 
     def named_clip(self, clip: int) -> tuple[str, AudioRef]:
-        """The ``clip``-th different clip, and its name: the id of the first record about it (``id#1`` of several)."""
+        """The `clip`-th different clip, and its name: the id of the first record about it (`id#1` of several)."""
         record, clips = self._read(int(self.clips[clip]["record"]))
         place = clips.index(clip)
         return record.id if len(clips) == 1 else f"{record.id}#{place}", record.audio[place]

@@ -11,10 +11,10 @@ from typing import Generic, TypeVar, overload
 
 import numpy as np
 
+from alm.data.manifest import read_manifest
+from alm.data.records import Record
 from alm.data.shards import ShardedRecords, is_shard_folder
 from alm.errors import ConfigError
-from alm.manifest import read_manifest
-from alm.records import Record
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def open_source(path: str, audio_only: bool = False) -> Sequence[Record]:
 
 
 def parts_of(records: Sequence[Record]) -> Sequence[Sequence[Record]]:
-    """The sources that :func:`open_records` put together."""
+    """The sources that `open_records` put together."""
     return records.parts if isinstance(records, Chain) else [records]
 
 
@@ -113,7 +113,7 @@ def is_records_source(path: str) -> bool:
 
 
 def first_unanswered(records: Sequence[Record]) -> str | None:
-    """``file:line`` of the first record that does not end with an answer; shards are asked by their index."""
+    """`file:line` of the first record that does not end with an answer; shards are asked by their index."""
     if isinstance(records, Chain):
         return next(filter(None, (first_unanswered(part) for part in records.parts)), None)
     if isinstance(records, ShardedRecords):

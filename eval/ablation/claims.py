@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from scipy import stats as distributions
 
-from alm.records import Record
+from alm.data.records import Record
 from eval.ablation.grid import NATIVE
 from eval.ablation.results import ArmResult, Results, Run
-from eval.arm_scores import ArmScore, score_arm
 from eval.errors import EvaluationError
-from eval.predictions import HEADLINE
-from eval.score_file import records_of
-from eval.significance import holm, permutation_p
-from eval.stats import Interval
+from eval.runner.predictions import HEADLINE
+from eval.scoring.arm_scores import ArmScore, score_arm
+from eval.scoring.score_file import records_of
+from eval.scoring.significance import holm, permutation_p
+from eval.scoring.stats import Interval
 
 ALPHA = 0.05
 

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from alm.common.files import write_text_atomic
+from alm.common.settings import read_yaml
 from alm.data.labels import labelled_clips
+from alm.data.manifest import read_manifest
 from alm.errors import ConfigError, is_users
-from alm.files import write_text_atomic
 from alm.generation import pick_device
-from alm.manifest import read_manifest
-from alm.settings import read_yaml
 from encoders import AudioEncoder, load_encoder
 from encoders.audio import load_audio, pad_batch
-from eval.logistic import fit_logistic
 from eval.metrics.mean_average_precision import class_precisions
+from eval.scoring.logistic import fit_logistic
 
 _BATCH = 32
 

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alm.files import write_text_atomic
+from alm.common.files import write_text_atomic
 from eval.ablation.claims import Comparison, Scored, compare, p_text, rank_stability, score_arms, statements
 from eval.ablation.drawn import pictures
 from eval.ablation.grid import NATIVE
 from eval.ablation.pages import Section, csv_text, html, markdown
 from eval.ablation.proxies import PROBE, Proxy, proxies
 from eval.ablation.results import NOT_RUN, ArmResult, Results, read_results
-from eval.page import page
-from eval.score_table import format_interval
-from eval.stats import Interval
+from eval.reports.page import page
+from eval.reports.score_table import format_interval
+from eval.scoring.stats import Interval
 
 FOLDER = "report"
 _HEAD = (

@@ -11,8 +11,8 @@ from typing import Any
 from alm.errors import UserError
 from eval.ablation.recipes import PROBE, RUN
 from eval.ablation.steps import DONE, FAILED, LOG
-from eval.predictions import Prediction, read_predictions
-from eval.shards import PREDICTIONS
+from eval.runner.predictions import Prediction, read_predictions
+from eval.runner.process_shards import PREDICTIONS
 
 INDEX = "arms.json"
 

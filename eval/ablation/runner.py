@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from alm.files import write_text_atomic
+from alm.common.files import write_text_atomic
 from eval.ablation.steps import CONFIG, DONE, FAILED, LOG, Step, all_steps, placed
 
 _LOCK = "lock"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alm.common.settings import apply_overrides, parse_settings, read_yaml, set_dotted
 from alm.errors import ConfigError
-from alm.settings import apply_overrides, parse_settings, read_yaml, set_dotted
-from eval.predictions import CONTROLS, HEADLINE
+from eval.runner.predictions import CONTROLS, HEADLINE
 
 STAGES = ("pretrain", "align", "instruct")
 UNITS = ("steps", "tokens", "flops")
@@ -181,7 +181,7 @@ class AblationSettings:
     Attributes:
         out: Its folder.
         work: Folder of its steps and of kept features; ablations that name the same one do what they have in common
-            once. "" is ``out``.
+            once. "" is `out`.
         inputs: What all arms share.
         stages: Stage -> values of its config (`config: FILE.yaml` takes a file's values as the ground).
         axes: The grid.

@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from alm.fingerprint import fingerprint
+from alm.common.fingerprint import fingerprint
 
 DONE = "finished.json"
 FAILED = "failed.json"
@@ -25,7 +25,7 @@ class Step:
     """A process to run once.
 
     Paths in `words` and `config` are written with `{here}` (the step's folder), `{root}` (the folder that holds all
-    steps) and what another step's :attr:`ref` says, so that the hash does not depend on where that lies.
+    steps) and what another step's `ref` says, so that the hash does not depend on where that lies.
 
     Attributes:
         name: What it does; begins the folder's name.

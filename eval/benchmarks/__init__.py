@@ -10,7 +10,7 @@ from eval.errors import EvaluationError
 
 if TYPE_CHECKING:
     from eval.benchmarks._base import Benchmark
-    from eval.scoring import Scores
+    from eval.scoring.scores import Scores
 
 __all__ = ["describe_benchmarks", "list_benchmarks", "load_benchmark", "run_benchmark"]
 
@@ -57,12 +57,12 @@ def run_benchmark(
         overrides: `key=value` strings over the config, for example `data=test.jsonl`.
 
     Returns:
-        The scores; see `eval.scoring.score_predictions`.
+        The scores; see `eval.scoring.scores.score_predictions`.
 
     Raises:
         UserError: A bad config, benchmark, manifest or model, audio that cannot be read, or an out directory that
             cannot be written.
     """
-    from eval.benchmarks._run import run
+    from eval.runner.benchmark import run
 
     return run(config, model, out, overrides)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from alm.records import Record
+from alm.data.records import Record
 
 Reader = Callable[[Path, str], list[Record]]
 """Reads a split of the data at a path; paths of recordings are checked later, all at once."""
@@ -25,12 +25,12 @@ class Benchmark:
         reader: Reads the data at a path into records, with the prompt applied.
         prompt: How a question is put to the model; `{question}` is the question with its choices.
         prompt_version: Changed whenever the prompt or the reader changes what a model is asked.
-        metrics: The scores reported, as named in `eval.scoring`; `qa` stands for accuracy per kind and overall.
+        metrics: The scores reported, as named in `eval.scoring.scores`; `qa` stands for accuracy per kind and overall.
         parser: How answers are read: `choice` (tiered parser), `normalised` (short answers), or both.
         citation: Where the benchmark is described.
         splits: Names of its splits, the default first.
         groups: Keys of the records' `meta` that scores are broken down by.
-        official: Name of the published scoring rule in `eval.official` that is shown beside ours; empty for none.
+        official: Name of the published scoring rule in `eval.scoring.official` shown beside ours; empty for none.
     """
 
     name: str

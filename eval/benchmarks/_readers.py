@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alm.records import AUDIO_MARKER, AudioRef, Record, format_choices
+from alm.data.records import AUDIO_MARKER, AudioRef, Record, format_choices
 from eval.errors import EvaluationError
 
 CAPTION_PROMPT = "Describe the sounds in this recording."

@@ -6,7 +6,7 @@ those that are there, says how many are gone, and the hash of the ids in the sco
 
 from pathlib import Path
 
-from alm.records import Record
+from alm.data.records import Record
 from eval.benchmarks._base import CAPTION_METRICS, Benchmark
 from eval.benchmarks._readers import CAPTION_PROMPT, audio_at, caption_record, find, grouped, read_csv
 

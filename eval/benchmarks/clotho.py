@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alm.records import Record
+from alm.data.records import Record
 from eval.benchmarks._base import CAPTION_METRICS, Benchmark
 from eval.benchmarks._readers import CAPTION_PROMPT, caption_record, find, read_csv
 

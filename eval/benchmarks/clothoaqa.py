@@ -7,10 +7,10 @@ a single-word question where it is that of any. The breakdown `unanimous` shows 
 from collections import Counter
 from pathlib import Path
 
-from alm.records import Record
+from alm.data.records import Record
 from eval.benchmarks._base import Benchmark
 from eval.benchmarks._readers import SHORT_PROMPT, find, grouped, question_record, read_csv
-from eval.normalise import normalise_answer
+from eval.parsing.normalise import normalise_answer
 
 
 def _read(root: Path, split: str) -> list[Record]:

@@ -21,7 +21,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-from alm.records import Record
+from alm.data.records import Record
 from eval.benchmarks._base import Benchmark
 from eval.benchmarks._readers import (
     AUDIO_SUFFIXES,

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from alm.manifest import read_manifest
-from alm.records import Record
+from alm.data.manifest import read_manifest
+from alm.data.records import Record
 from eval.benchmarks._base import Benchmark
 
 
@@ -18,6 +18,6 @@ BENCHMARK = Benchmark(
     prompt_version="1",
     metrics=("bleu_4", "rouge_l", "cider_d", "qa"),
     parser="choice for records with choices, normalised for the others",
-    citation="This toolkit's manifest format, alm/manifest.py.",
+    citation="This toolkit's manifest format, alm/data/manifest.py.",
     splits=("all",),
 )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alm.records import Record
+from alm.data.records import Record
 from eval.benchmarks._base import Benchmark
 from eval.benchmarks._readers import CHOICE_PROMPT, find, question_record, read_items
 

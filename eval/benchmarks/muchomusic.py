@@ -6,7 +6,7 @@ The table lists the right answer first; the options are shuffled by a hash of th
 import hashlib
 from pathlib import Path
 
-from alm.records import Record
+from alm.data.records import Record
 from eval.benchmarks._base import Benchmark
 from eval.benchmarks._readers import CHOICE_PROMPT, audio_at, find, question_record, read_csv
 from eval.errors import EvaluationError

@@ -7,8 +7,8 @@ from typing import Any
 import datasets
 import evaluate
 
-from eval import ptb
 from eval.errors import MetricError
+from eval.metrics import _ptb as ptb
 
 Tokens = list[str]
 

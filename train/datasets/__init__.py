@@ -1,7 +1,7 @@
 """Labelled data sets in the layouts they are published in; a file `train/datasets/<name>.py` is one of them.
 
 The file sets `DATASET = <class>`; the class is a frozen dataclass of options with a `read()` that gives
-:class:`LabelledData`.
+`LabelledData`.
 """
 
 from __future__ import annotations
@@ -57,6 +57,6 @@ def read_dataset(name: str, options: dict[str, Any]) -> LabelledData:
         ConfigError: Unknown data set or option.
         ManifestError: A table or a file is not as it should be; names file and line.
     """
-    from alm.settings import parse_settings
+    from alm.common.settings import parse_settings
 
     return parse_settings(dataset_class(name), dict(options), where="data.dataset_options").read()

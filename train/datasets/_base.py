@@ -25,9 +25,9 @@ class LabelledClip:
         id: Unique within the data set.
         path: The audio file.
         labels: Names of its classes; one unless the data set is multi-label.
-        where: ``file:line`` of the table it is listed in, or the file itself.
+        where: `file:line` of the table it is listed in, or the file itself.
         group: The source recording or speaker; clips of one group never fall on both sides of a split.
-        split: ``train``, ``validation`` or ``test`` where the data set says so.
+        split: `train`, `validation` or `test` where the data set says so.
         fold: The fold where the data set has folds.
         subset: Part of the test set that is scored by itself.
         start_s: Start of the part, in seconds; None is the file's start.
@@ -54,7 +54,7 @@ class LabelledData:
         classes: All class names, in the order of the classifier's outputs.
         clips: The clips whose files are there.
         multi_label: Whether a clip may have several labels, or none.
-        metric: What the data set is scored by, a name in :mod:`eval.metrics`.
+        metric: What the data set is scored by, a name in `eval.metrics`.
         positive: The class to detect where the metric is an equal error rate.
         notes: What the user should know, for example how many files are missing.
     """
@@ -96,7 +96,7 @@ def folder_of(root: str, *parts: str, what: str) -> Path:
 def read_rows(
     path: Path, columns: Sequence[str], *, header: bool = True, comment: str | None = None
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Rows of a CSV table as (``file:line``, column to text).
+    """Rows of a CSV table as (`file:line`, column to text).
 
     Args:
         path: The table.

@@ -10,7 +10,7 @@ from alm.errors import ManifestError
 
 
 def read_entries(path: Path, under: str | None, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Entries as (``file:number``, key to text).
+    """Entries as (`file:number`, key to text).
 
     Args:
         path: The file.

@@ -1,9 +1,9 @@
 """AudioSet (Gemmeke et al. 2017): the published segment tables, and files cut to the segments.
 
-``class_labels_indices.csv`` (index, mid, display_name) and ``{balanced_train,unbalanced_train,eval}_segments.csv``
-(three comment lines, then ``YTID, start_seconds, end_seconds, "mid,mid"``) lie in the root. Audio files lie
-anywhere below ``audio/``, named ``YTID``, ``YYTID`` (a Y before the id, as yt-dlp scripts often do),
-``YTID_START`` or ``YTID_START_END`` with times in seconds or milliseconds. Videos vanish, so files may be missing
+`class_labels_indices.csv` (index, mid, display_name) and `{balanced_train,unbalanced_train,eval}_segments.csv`
+(three comment lines, then `YTID, start_seconds, end_seconds, "mid,mid"`) lie in the root. Audio files lie
+anywhere below `audio/`, named `YTID`, `YYTID` (a Y before the id, as yt-dlp scripts often do),
+`YTID_START` or `YTID_START_END` with times in seconds or milliseconds. Videos vanish, so files may be missing
 up to a rate.
 """
 
@@ -40,7 +40,7 @@ class AudioSet(DatasetReader):
     Attributes:
         root: The folder of the tables.
         subset: balanced (AS-20K), unbalanced, or full (both, AS-2M).
-        audio: Folder of the files; None is ``root/audio``.
+        audio: Folder of the files; None is `root/audio`.
         max_missing_rate: Largest share of listed segments that may have no file.
     """
 

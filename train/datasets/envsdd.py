@@ -1,10 +1,10 @@
 """EnvSDD (Yin et al. 2025): environmental-sound deepfakes, one JSON list per split and attack type.
 
-The layout of the official code: a metadata folder with ``{tta,ata}/dev/{train,valid}.json`` and
-``{tta,ata}/test/test{01,02,03,04}.json``, each a list of ``{"file_path", "label" (real or fake), "attack_type",
-"generative_model"}``. The published archives do not hold these lists (the official scripts write them from the
+The layout of the official code: a metadata folder with `{tta,ata}/dev/{train,valid}.json` and
+`{tta,ata}/test/test{01,02,03,04}.json`, each a list of `{"file_path", "label" (real or fake), "attack_type",
+"generative_model"}`. The published archives do not hold these lists (the official scripts write them from the
 archives' CSV tables), so this layout is an assumption that the scripts' names and keys support. Relative paths
-start at ``audio``; clips made from one recording share its file name and are one group.
+start at `audio`; clips made from one recording share its file name and are one group.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ESC-50 and ESC-10 (Piczak 2015): ``meta/esc50.csv`` and ``audio/*.wav``, 2,000 clips in 5 folds.
+"""ESC-50 and ESC-10 (Piczak 2015): `meta/esc50.csv` and `audio/*.wav`, 2,000 clips in 5 folds.
 
 The published table has the columns filename, fold, target, category, esc10, src_file, take. Takes of one source
 recording (src_file) share a fold.

@@ -1,4 +1,4 @@
-"""FSD50K (Fonseca et al. 2022): ``FSD50K.ground_truth/{dev,eval,vocabulary}.csv`` and two audio folders.
+"""FSD50K (Fonseca et al. 2022): `FSD50K.ground_truth/{dev,eval,vocabulary}.csv` and two audio folders.
 
 dev.csv has the columns fname, labels, mids, split (train or val); eval.csv lacks the split; vocabulary.csv has no
 header (index, label, mid). Labels are comma-separated and already carry their parents in the ontology. Clips are

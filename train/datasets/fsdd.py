@@ -1,4 +1,4 @@
-"""Free Spoken Digit Dataset: ``<digit>_<speaker>_<index>.wav``; a speaker is a fold, so tests hold one out."""
+"""Free Spoken Digit Dataset: `<digit>_<speaker>_<index>.wav`; a speaker is a fold, so tests hold one out."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Any labelled recordings: a CSV table ``filename,category[,fold][,split][,group]``.
+"""Any labelled recordings: a CSV table `filename,category[,fold][,split][,group]`.
 
-One of the columns ``category``, ``label``, ``target`` names the class; ``labels`` instead names any number of them,
-separated by ``;``. Files are looked for beside the table and in ``audio/`` beside it. The group of a clip, which
-never falls on both sides of a split, is the column ``group``, else ``src_file`` or ``freesound_id`` (ESC-50's
+One of the columns `category`, `label`, `target` names the class; `labels` instead names any number of them,
+separated by `;`. Files are looked for beside the table and in `audio/` beside it. The group of a clip, which
+never falls on both sides of a split, is the column `group`, else `src_file` or `freesound_id` (ESC-50's
 source recording), else what an ESC-50 file name says, else the file itself.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alm.data.events import recording_of
+from alm.data.scenes.events import recording_of
 from alm.errors import ManifestError
 from train.datasets._base import DatasetReader, LabelledClip, LabelledData, check_classes, checked, read_rows
 
@@ -107,7 +107,7 @@ def _read_table(path: Path, split: str | None, fold_column: str) -> tuple[list[L
 
 
 def _find(folder: Path, name: str) -> Path:
-    """The file beside the table or in its folder ``audio``; the first where neither is there."""
+    """The file beside the table or in its folder `audio`; the first where neither is there."""
     places = (folder / name, folder / "audio" / name)
     return next((place for place in places if place.is_file()), places[0])
 

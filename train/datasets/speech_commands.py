@@ -1,9 +1,9 @@
-"""Speech Commands V1 and V2 (Warden 2018): one folder per word, ``validation_list.txt``, ``testing_list.txt``.
+"""Speech Commands V1 and V2 (Warden 2018): one folder per word, `validation_list.txt`, `testing_list.txt`.
 
 Words are classified among all of them (30 in V1, 35 in V2), or the ten commands against an unknown word (11-way),
-with silence besides (12-way). Names are ``<speaker>_nohash_<n>.wav``; the lists keep speakers apart. Unknown
+with silence besides (12-way). Names are `<speaker>_nohash_<n>.wav`; the lists keep speakers apart. Unknown
 words are many, so a share of them is kept, chosen by a hash of the name as the official split chooses; silence is
-cut from ``_background_noise_``, whole files going to one split.
+cut from `_background_noise_`, whole files going to one split.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""VocalSound (Gong et al. 2022): ``datafiles/{tr,val,te}.json``, ``class_labels_indices_vs.csv``, ``audio_16k/``.
+"""VocalSound (Gong et al. 2022): `datafiles/{tr,val,te}.json`, `class_labels_indices_vs.csv`, `audio_16k/`.
 
-The JSON files hold ``{"data": [{"wav": path, "labels": mid}]}`` with absolute paths of the machine they were made
-on; only the file name counts. Names are ``<speaker>_<collection>_<class>.wav``; the splits keep speakers apart.
+The JSON files hold `{"data": [{"wav": path, "labels": mid}]}` with absolute paths of the machine they were made
+on; only the file name counts. Names are `<speaker>_<collection>_<class>.wav`; the splits keep speakers apart.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Published data sets as manifests: one file here per source, found by its name.
 
-A source's file has ``convert(root, files)``, which yields an :class:`Item` per record in the source's own terms;
+A source's file has `convert(root, files)`, which yields an `Item` per record in the source's own terms;
 finding the audio, counting what is missing and writing the manifests is done here.
 """
 
@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from pkgutil import iter_modules
 from typing import Any
 
+from alm.common.files import write_text_atomic
+from alm.data.manifest import write_manifest
 from alm.errors import ConfigError, ManifestError, UserError
-from alm.files import write_text_atomic
-from alm.manifest import write_manifest
 from encoders.audio import AUDIO_SUFFIXES
 
 MISSING = "missing.txt"
@@ -31,7 +31,7 @@ class Item:
     Attributes:
         split: The manifest it goes into.
         audio: Names that its file may have, likeliest first; an ending and leading folders may be missing or differ.
-        values: The record without ``audio``.
+        values: The record without `audio`.
         inside: One of these folders must be among the file's; empty means anywhere.
     """
 
@@ -88,7 +88,7 @@ class AudioFiles:
         return name in self._folder_names
 
     def find(self, names: Sequence[str], inside: Sequence[str] = ()) -> Path | None:
-        """The file that one of ``names`` means; of several, the one whose folders agree with the name.
+        """The file that one of `names` means; of several, the one whose folders agree with the name.
 
         Raises:
             ConfigError: Two files fit equally well.
@@ -135,10 +135,10 @@ def convert(
     """Write a published data set as manifests.
 
     Args:
-        source: One of :func:`list_sources`.
+        source: One of `list_sources`.
         root: Where its tables lie, as published (a folder, or the one file).
-        out: Folder of the manifests, ``SPLIT.jsonl`` each, and of ``missing.txt`` where files are missing.
-        audio: Folders of the audio; none means ``root``.
+        out: Folder of the manifests, `SPLIT.jsonl` each, and of `missing.txt` where files are missing.
+        audio: Folders of the audio; none means `root`.
         max_missing: Largest share of the named files that may be missing; their records are left out.
 
     Returns:
@@ -160,7 +160,7 @@ def convert(
 def write_items(
     items: Iterable[Item], files: AudioFiles, out: str | os.PathLike[str], max_missing: float = 0.0
 ) -> Converted:
-    """Find the audio of some items and write a manifest per split; see :func:`convert`."""
+    """Find the audio of some items and write a manifest per split; see `convert`."""
     if not 0.0 <= max_missing <= 1.0:
         raise ConfigError(f"--max-missing: got {max_missing}, expected a share from 0 to 1")
     out = Path(out)
@@ -204,7 +204,7 @@ def _resolve(
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Rows of a CSV with a header, as (``file:line``, row).
+    """Rows of a CSV with a header, as (`file:line`, row).
 
     Args:
         path: The table, UTF-8.
@@ -243,7 +243,7 @@ def read_json(path: Path) -> Any:
 
 
 def tables(root: Path, names: Sequence[str], what: str) -> list[Path]:
-    """Those files of ``names`` that lie below ``root``, at any depth; or ``root`` itself.
+    """Those files of `names` that lie below `root`, at any depth; or `root` itself.
 
     Raises:
         ManifestError: None does, or one does twice.

@@ -1,6 +1,6 @@
-"""AudioCaps (Kim et al. 2019, and 2.0): ``train.csv``, ``val.csv``, ``test.csv``.
+"""AudioCaps (Kim et al. 2019, and 2.0): `train.csv`, `val.csv`, `test.csv`.
 
-Columns ``audiocap_id, youtube_id, start_time, caption``; one row per caption, five per clip in val and test. The
+Columns `audiocap_id, youtube_id, start_time, caption`; one row per caption, five per clip in val and test. The
 audio is not distributed with it, so files are found under any of the names that downloaders give them.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import AudioFiles, Item, read_table, tables
+from alm.data.convert import AudioFiles, Item, read_table, tables
 
 _CLIP_S = 10
 

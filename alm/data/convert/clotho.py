@@ -1,6 +1,6 @@
-"""Clotho (Drossos et al. 2020): five captions per clip, ``clotho_captions_{development,validation,evaluation}.csv``.
+"""Clotho (Drossos et al. 2020): five captions per clip, `clotho_captions_{development,validation,evaluation}.csv`.
 
-Columns ``file_name, caption_1 .. caption_5``; audio in ``development/``, ``validation/``, ``evaluation/``.
+Columns `file_name, caption_1 .. caption_5`; audio in `development/`, `validation/`, `evaluation/`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import AudioFiles, Item, read_table, tables
+from alm.data.convert import AudioFiles, Item, read_table, tables
 
 SPLITS = ("development", "validation", "evaluation")
 _CAPTIONS = tuple(f"caption_{number}" for number in range(1, 6))

@@ -1,6 +1,6 @@
-"""ClothoAQA (Lipping et al. 2022): ``clotho_aqa_{train,val,test}.csv``, audio in ``audio_files/``.
+"""ClothoAQA (Lipping et al. 2022): `clotho_aqa_{train,val,test}.csv`, audio in `audio_files/`.
 
-Columns ``file_name, QuestionText, answer, confidence``; every question was answered by three people. In training each
+Columns `file_name, QuestionText, answer, confidence`; every question was answered by three people. In training each
 answer is a record; in val and test a question is one record with the answer most gave (the first of several).
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import AudioFiles, Item, read_table, tables
+from alm.data.convert import AudioFiles, Item, read_table, tables
 
 
 def convert(root: Path, files: AudioFiles) -> Iterator[Item]:

@@ -1,7 +1,7 @@
-"""Label tables like ESC-50's (``meta/esc50.csv``) and UrbanSound8K's: captions and questions are written from labels.
+"""Label tables like ESC-50's (`meta/esc50.csv`) and UrbanSound8K's: captions and questions are written from labels.
 
-A column for the file (``filename``, ``slice_file_name``, ``file_name``, ``fname``), one for the label (``category``,
-``class``, ``label``, ``labels``) and, if there is one, ``split`` or ``fold``: each becomes a manifest.
+A column for the file (`filename`, `slice_file_name`, `file_name`, `fname`), one for the label (`category`,
+`class`, `label`, `labels`) and, if there is one, `split` or `fold`: each becomes a manifest.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from alm.data.convert import AudioFiles, Item, read_table
 from alm.data.from_labels import KINDS, QuestionWriter, Templates
 from alm.errors import ManifestError
-
-from . import AudioFiles, Item, read_table
 
 _FILES = ("filename", "slice_file_name", "file_name", "fname", "path")
 _LABELS = ("category", "class", "label", "labels")
@@ -34,7 +33,7 @@ def questions(
 
     Args:
         path: The table.
-        kinds: What to write for each clip; see :class:`~alm.data.from_labels.QuestionWriter`.
+        kinds: What to write for each clip; see `alm.data.from_labels.QuestionWriter`.
         templates: The wordings.
         separator: What stands between several labels of a clip; None: each has one.
 

@@ -1,6 +1,6 @@
 """OpenAQA, the data of LTU (Gong et al. 2024), and other files of its form: one JSON list, or several in a folder.
 
-Entries are ``{"instruction", "input", "audio_id", "dataset", "task", "output"}``; ``audio_id`` is a path on the
+Entries are `{"instruction", "input", "audio_id", "dataset", "task", "output"}`; `audio_id` is a path on the
 authors' machine, of which the file name and the folders next to it are used. Each file becomes a manifest.
 """
 
@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from alm.data.convert import AudioFiles, Item, read_json
 from alm.errors import ManifestError
-
-from . import AudioFiles, Item, read_json
 
 _KEYS = ("instruction", "audio_id", "output")
 
 
 def convert(root: Path, files: AudioFiles) -> Iterator[Item]:
-    """Question-answer records; what was said in the recording (``input``) follows the instruction, as in LTU-AS."""
+    """Question-answer records; what was said in the recording (`input`) follows the instruction, as in LTU-AS."""
     paths = [root] if root.is_file() else sorted(root.rglob("*.json"))
     if not paths:
         raise ManifestError(f"{root}: no JSON file; expected OpenAQA as published")

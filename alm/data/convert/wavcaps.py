@@ -1,6 +1,6 @@
-"""WavCaps (Mei et al. 2023): ``json_files/`` with one JSON per source, audio unpacked to ``SOURCE`` or ``SOURCE_flac``.
+"""WavCaps (Mei et al. 2023): `json_files/` with one JSON per source, audio unpacked to `SOURCE` or `SOURCE_flac`.
 
-Each JSON is ``{"data": [{"id", "caption", ...}, ...]}``. Ids are unique within a source only. Each source becomes a
+Each JSON is `{"data": [{"id", "caption", ...}, ...]}`. Ids are unique within a source only. Each source becomes a
 manifest of its own. WavCaps overlaps with the test clips of AudioSet and Clotho; published exclusion lists name them.
 """
 
@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from alm.data.convert import AudioFiles, Item, read_json, tables
 from alm.errors import ManifestError
-
-from . import AudioFiles, Item, read_json, tables
 
 SOURCES = {
     "as_final.json": "AudioSet_SL",

@@ -3,13 +3,13 @@
 from typing import Any
 
 from eval.metrics._base import TextMetric
-from eval.normalise import answers_match
+from eval.parsing.normalise import answers_match
 
 
 class Accuracy(TextMetric):
     """Share of answers equal to a reference once case, articles, punctuation and number words are evened out."""
 
-    summary = "Share of predictions equal to one of their references after `eval.normalise.normalise_answer`."
+    summary = "Share of predictions equal to one of their references after `eval.parsing.normalise.normalise_answer`."
     citation = "The answer normalisation of the VQA and SQuAD evaluations."
 
     def _compute(self, predictions: list[str], references: list[list[str]], **options: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from eval.metrics._scores import ScoreMetric, check_scores
-from eval.ranking import Ranking, average_precision
+from eval.scoring.ranking import Ranking, average_precision
 
 
 class MeanAveragePrecision(ScoreMetric):

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from eval.metrics._base import TextMetric
-from eval.normalise import normalise_answer
+from eval.parsing.normalise import normalise_answer
 
 
 class TokenF1(TextMetric):

@@ -1,0 +1,50 @@
+"""What a result depends on, as one hash: settings, the content of its inputs, and this code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from encoders.checkpoint import sha256_of
+from encoders.registry import plugin_files
+
+_ARTIFACT_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt")
+# Plans, runs and tells of what the other packages compute; no figure of a stage depends on it.
+_BESIDE = "ablation"
+
+
+def fingerprint(settings: dict[str, Any], inputs: Sequence[str | Path]) -> str:
+    """Hash of a step's settings, the contents of its input files and directories, and this code's version.
+
+    Args:
+        settings: Plain values.
+        inputs: Files and artifact directories; anything that is no local path (a hub id) counts by its name.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for source in inputs:
+        path = Path(source)
+        if path.is_file():
+            digest.update(sha256_of(path).encode())
+        elif path.is_dir():
+            for file in sorted(p for p in path.iterdir() if p.suffix in _ARTIFACT_SUFFIXES):
+                digest.update(f"{file.name}:{sha256_of(file)}".encode())
+        else:
+            digest.update(str(source).encode())
+    digest.update(code_hash().encode())
+    return digest.hexdigest()
+
+
+def code_hash() -> str:
+    """Hash over the source that decides what a stage computes and scores: packages, plugin encoders."""
+    root = Path(__file__).resolve().parents[2]
+    digest = hashlib.sha256()
+    for package in ("encoders", "projectors", "alm", "eval", "train"):
+        for file in sorted((root / package).rglob("*.py")):
+            if file.parent.name != _BESIDE:
+                digest.update(file.read_bytes())
+    for file in plugin_files():
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,54 @@
+"""One progress display for every long step: a bar with rate and ETA, or a line now and then where nobody watches."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+ROW = "ALM_PROGRESS_ROW"
+"""Environment variable: the bar's row, where several processes show one at once."""
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str = "it") -> Iterator[Callable[..., None]]:
+    """Show a bar on stderr; yields `advance(n=1, **shown)`.
+
+    Args:
+        title: What is going on.
+        total: Steps to expect.
+        unit: What one step is.
+    """
+    from tqdm import tqdm
+
+    watched = sys.stderr.isatty()
+    with tqdm(
+        total=total,
+        desc=title,
+        unit=unit,
+        mininterval=0.3 if watched else 20.0,
+        dynamic_ncols=watched,
+        ascii=not watched,
+        position=int(os.environ.get(ROW, "0")),
+        smoothing=0.1,
+    ) as bar:
+
+        def advance(n: int = 1, **shown: object) -> None:
+            if shown:
+                bar.set_postfix({key: str(value) for key, value in shown.items()}, refresh=False)
+            bar.update(n)
+
+        yield advance
+
+
+def counter(advance: Callable[..., None]) -> Callable[[int, int], None]:
+    """Turn `advance` into a callback that is told (done, total) each time."""
+    seen = 0
+
+    def show(done: int, total: int) -> None:
+        nonlocal seen
+        advance(done - seen)
+        seen = done
+
+    return show

@@ -1,0 +1,368 @@
+"""Records: audio and the conversation that goes with it, and the forms in which a manifest's line may say so."""
+
+import difflib
+import hashlib
+import math
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alm.errors import AudioError, ManifestError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+AUDIO_MARKER = "<|audio|>"
+
+CAPTION_PROMPTS: tuple[str, ...] = (
+    "Describe the sounds in this recording.",
+    "Write a caption for this audio.",
+    "What can be heard in this clip? Answer in one sentence.",
+    "Summarise this recording in one sentence.",
+    "Describe what happens in the audio.",
+    "Give a short description of this sound clip.",
+)
+"""Wordings of the request for a caption; a record without its own `prompt` gets one chosen by its id."""
+
+_ROLES = ("system", "user", "assistant")
+_BODIES = ("messages", "question", "captions")
+_KEYS = frozenset({"id", "audio", "answer", "choices", "kind", "clip", "prompt", *_BODIES})
+_AUDIO_KEYS = ("path", "start_s", "end_s")
+_TURN_FORM = '{"role", "content"}'
+_AUDIO_FORM = 'a path or {"path", "start_s", "end_s"}'
+
+
+@dataclass(frozen=True)
+class AudioRef:
+    """A file, or the part of it between two times.
+
+    Attributes:
+        path: The audio file; relative paths are already joined to the manifest's folder.
+        start_s: Where to start, in seconds; None is the beginning.
+        end_s: Where to stop, in seconds; None is the end.
+    """
+
+    path: Path
+    start_s: float | None = None
+    end_s: float | None = None
+
+    def load(self, sample_rate: int) -> "np.ndarray":
+        """The clip as a waveform (S,) float32 in [-1, 1] at `sample_rate` Hz.
+
+        Raises:
+            AudioError: The file is missing, not audio, truncated, or empty in the asked segment.
+        """
+        from encoders.audio import load_audio
+
+        return load_audio(self.path, sample_rate, self.start_s, self.end_s)
+
+    def read_bytes(self) -> bytes:
+        """The whole file, as it is stored.
+
+        Raises:
+            AudioError: The file is missing or cannot be read.
+        """
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise AudioError(f"{self.path}: cannot be read ({error.strerror})") from error
+
+    def exists(self) -> bool:
+        """Whether the file is there."""
+        return self.path.is_file()
+
+    def state(self) -> tuple[int, int] | None:
+        """Bytes of the file and when it was written in ns, which a replaced file changes; None where it is gone."""
+        if not self.path.is_file():
+            return None
+        stat = self.path.stat()
+        return stat.st_size, stat.st_mtime_ns
+
+    def seconds(self) -> float:
+        """Length of the clip without decoding it.
+
+        Raises:
+            AudioError: The file's header cannot be read.
+        """
+        if self.end_s is not None:
+            return self.end_s - (self.start_s or 0.0)
+        return self._whole_seconds() - (self.start_s or 0.0)
+
+    def _whole_seconds(self) -> float:
+        from encoders.audio import seconds_of
+
+        return seconds_of(self.path)
+
+    @property
+    def file_name(self) -> str:
+        """The file's name, without its folder."""
+        return self.path.name
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sample: audio and the conversation about it.
+
+    Attributes:
+        id: Unique within its manifest.
+        audio: The audio the conversation refers to, in the order of its markers.
+        messages: The conversation as `{"role", "content"}` dicts, with one `<|audio|>` per audio in the
+            user turns. It ends with the assistant's answer where that is known. Empty for audio alone.
+        kind: What is asked: `caption`, `qa` or what the manifest says; `audio` for audio alone.
+        question: The last user turn's text, choices included, audio markers left out.
+        answer: The last assistant turn's text; None where the manifest gives `null`.
+        choices: The options of a multiple-choice question.
+        captions: All captions of a captioning record.
+        clip: The recording or scene the record is about; statistics are clustered by it.
+        meta: Every key that has no meaning here, as read.
+        source: `file:line` of the record.
+    """
+
+    id: str
+    audio: tuple[AudioRef, ...]
+    messages: tuple[dict[str, str], ...]
+    kind: str
+    question: str
+    answer: str | None
+    choices: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    clip: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The right answers: all captions, or the one answer, or nothing."""
+        if self.captions:
+            return self.captions
+        return () if self.answer is None else (self.answer,)
+
+    def conversation(self, index: int = 0) -> tuple[dict[str, str], ...]:
+        """The messages with the `index`-th caption (modulo their number) as the answer.
+
+        Args:
+            index: Which caption; without meaning for records that are not captioning records.
+
+        Returns:
+            The conversation, ending with the assistant's answer where that is known.
+        """
+        if not self.captions:
+            return self.messages
+        caption = self.captions[index % len(self.captions)]
+        return (*self.messages[:-1], {"role": "assistant", "content": caption})
+
+    @property
+    def prompt_messages(self) -> tuple[dict[str, str], ...]:
+        """The conversation up to and including the last user turn: what a model is asked to continue."""
+        return self.messages[:-1] if self.messages[-1]["role"] == "assistant" else self.messages
+
+
+def format_choices(question: str, choices: Sequence[str]) -> str:
+    """Put the options of a multiple-choice question under it as lines `A. text`.
+
+    Args:
+        question: The question.
+        choices: At most 26 options; none leaves the question as it is.
+
+    Returns:
+        The question with its options.
+    """
+    options = zip(string.ascii_uppercase, choices, strict=False)
+    return "\n".join([question, *(f"{letter}. {text}" for letter, text in options)])
+
+
+def parse_record(data: Mapping[str, Any], base: Path, source: str, audio_only: bool = False) -> Record:
+    """Check one record and bring it to the form the rest of the project uses.
+
+    Args:
+        data: The decoded line.
+        base: The folder relative audio paths start from.
+        source: `file:line`, for the errors.
+        audio_only: Take a record that says nothing about its audio; its kind is `audio`.
+
+    Returns:
+        The record.
+
+    Raises:
+        ManifestError: What is wrong, what was expected and where.
+    """
+    identifier = _text(data, "id", source)
+    refs, clip = _parse_audio(data, base, source)
+    given = [key for key in _BODIES if key in data]
+    if not given and audio_only:
+        name = _text(data, "clip", source) if "clip" in data else clip
+        meta = {key: value for key, value in data.items() if key not in _KEYS}
+        return Record(identifier, refs, (), "audio", "", None, clip=name, meta=meta, source=source)
+    if len(given) != 1:
+        got = " and ".join(map(repr, given)) if given else f"none of them{_near_miss(data)}"
+        raise ManifestError(
+            f"{source}: expected exactly one of 'messages', 'question', 'captions'; got {got}"
+            + ("" if given else " (audio alone is for stage pretrain)")
+        )
+    for key, owner in (("answer", "question"), ("choices", "question"), ("prompt", "captions")):
+        if key in data and owner not in data:
+            raise ManifestError(f"{source}: {key!r} belongs with {owner!r}; this record has {given[0]!r}")
+    choices: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    if given == ["messages"]:
+        messages = _parse_messages(data["messages"], source)
+    elif given == ["question"]:
+        choices = _texts(data, "choices", source) if "choices" in data else ()
+        messages = _parse_question(data, choices, source)
+    else:
+        captions = _texts(data, "captions", source)
+        prompt = _text(data, "prompt", source) if "prompt" in data else caption_prompt(identifier)
+        messages = [
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": captions[0]},
+        ]
+    _place_markers(messages, len(refs), source)
+    last_user = [message["content"] for message in messages if message["role"] == "user"][-1]
+    return Record(
+        id=identifier,
+        audio=refs,
+        messages=tuple(messages),
+        kind=_text(data, "kind", source) if "kind" in data else ("caption" if captions else "qa"),
+        question=_without_markers(last_user),
+        answer=messages[-1]["content"] if messages[-1]["role"] == "assistant" else None,
+        choices=choices,
+        captions=captions,
+        clip=_text(data, "clip", source) if "clip" in data else clip,
+        meta={key: value for key, value in data.items() if key not in _KEYS},
+        source=source,
+    )
+
+
+def caption_prompt(identifier: str) -> str:
+    """The wording of the caption request for a record.
+
+    Args:
+        identifier: The record's id; the same id always gets the same wording, in every process.
+
+    Returns:
+        One of `CAPTION_PROMPTS`.
+    """
+    digest = hashlib.sha256(identifier.encode("utf-8")).digest()
+    return CAPTION_PROMPTS[int.from_bytes(digest[:4], "big") % len(CAPTION_PROMPTS)]
+
+
+def _near_miss(data: Mapping[str, Any]) -> str:
+    """A hint for a mistyped key: ` (did you mean 'question' for 'quesiton'?)`."""
+    for key in data:
+        close = difflib.get_close_matches(key, _BODIES, n=1, cutoff=0.75) if key not in _KEYS else []
+        if close:
+            return f" (did you mean {close[0]!r} for {key!r}?)"
+    return ""
+
+
+def _text(data: Mapping[str, Any], key: str, source: str) -> str:
+    if key not in data:
+        raise ManifestError(f"{source}: {key!r} is missing; expected a non-empty string")
+    value = data[key]
+    if not isinstance(value, str) or not value.strip():
+        raise ManifestError(f"{source}: {key!r} is {value!r}; expected a non-empty string")
+    return value
+
+
+def _texts(data: Mapping[str, Any], key: str, source: str) -> tuple[str, ...]:
+    value = data[key]
+    whole = isinstance(value, list) and all(isinstance(item, str) and item.strip() for item in value)
+    if not whole or not value:
+        raise ManifestError(f"{source}: {key!r} is {value!r}; expected a list of non-empty strings")
+    return tuple(value)
+
+
+def _parse_audio(data: Mapping[str, Any], base: Path, source: str) -> tuple[tuple[AudioRef, ...], str]:
+    """The audio references, and the name of the clip they make up (the paths as written)."""
+    if "audio" not in data:
+        raise ManifestError(f"{source}: 'audio' is missing; expected {_AUDIO_FORM} or a list of them")
+    value = data["audio"]
+    items = value if isinstance(value, list) else [value]
+    if not items:
+        raise ManifestError(f"{source}: 'audio' is an empty list; expected at least one file")
+    parsed = [_parse_ref(item, base, source) for item in items]
+    return tuple(ref for ref, _ in parsed), "+".join(dict.fromkeys(name for _, name in parsed))
+
+
+def _parse_ref(item: Any, base: Path, source: str) -> tuple[AudioRef, str]:
+    if isinstance(item, str) and item:
+        return AudioRef(base / item), item
+    if not isinstance(item, dict):
+        raise ManifestError(f"{source}: 'audio' holds {item!r}; expected {_AUDIO_FORM}")
+    for key in item:
+        if key not in _AUDIO_KEYS:
+            near = difflib.get_close_matches(key, _AUDIO_KEYS, n=1, cutoff=0.0)[0]
+            raise ManifestError(f"{source}: unknown key {key!r} in 'audio'; the nearest one is {near!r}")
+    name = _text(item, "path", source)
+    times: dict[str, float | None] = {}
+    for key in ("start_s", "end_s"):
+        value = item.get(key)
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (numeric and math.isfinite(value) and value >= 0):
+            raise ManifestError(f"{source}: {key!r} is {value!r}; expected seconds, 0 or more")
+        times[key] = None if value is None else float(value)
+    start_s, end_s = times["start_s"], times["end_s"]
+    if end_s is not None and end_s <= (start_s or 0.0):
+        raise ManifestError(
+            f"{source}: the audio ends at {end_s} s; expected after its start, {start_s or 0.0} s"
+        )
+    return AudioRef(base / name, start_s, end_s), name
+
+
+def _parse_messages(value: Any, source: str) -> list[dict[str, str]]:
+    if not isinstance(value, list) or not value:
+        raise ManifestError(f"{source}: 'messages' is {value!r}; expected a list of turns {_TURN_FORM}")
+    messages: list[dict[str, str]] = []
+    for index, item in enumerate(value):
+        where = f"{source}: messages[{index}]"
+        if not isinstance(item, dict) or set(item) != {"role", "content"}:
+            raise ManifestError(f"{where} is {item!r}; expected {_TURN_FORM}")
+        if item["role"] not in _ROLES:
+            raise ManifestError(f"{where} has role {item['role']!r}; expected one of {', '.join(_ROLES)}")
+        if not isinstance(item["content"], str) or not item["content"].strip():
+            raise ManifestError(f"{where} has content {item['content']!r}; expected a non-empty string")
+        messages.append({"role": item["role"], "content": item["content"]})
+    turns = [message["role"] for message in messages]
+    turns = turns[1:] if turns[0] == "system" else turns
+    if not turns or turns != ["user", "assistant"] * (len(turns) // 2) + ["user"] * (len(turns) % 2):
+        raise ManifestError(
+            f"{source}: 'messages' has the roles {[message['role'] for message in messages]}; "
+            "expected an optional system turn, then user and assistant in turn"
+        )
+    return messages
+
+
+def _parse_question(data: Mapping[str, Any], choices: tuple[str, ...], source: str) -> list[dict[str, str]]:
+    question = _text(data, "question", source)
+    if len(choices) > len(string.ascii_uppercase) or len(set(choices)) != len(choices):
+        raise ManifestError(f"{source}: {len(choices)} 'choices'; expected at most 26, all different")
+    if "answer" not in data:
+        raise ManifestError(f"{source}: 'answer' is missing; give null where it is not known")
+    messages = [{"role": "user", "content": format_choices(question, choices)}]
+    if data["answer"] is not None:
+        answer = _text(data, "answer", source)
+        if choices and answer not in choices:
+            raise ManifestError(f"{source}: the answer {answer!r} is not one of the choices {list(choices)}")
+        messages.append({"role": "assistant", "content": answer})
+    return messages
+
+
+def _place_markers(messages: list[dict[str, str]], n_audio: int, source: str) -> None:
+    """Put one marker per audio before the first user turn's text, unless the manifest placed them itself."""
+    placed = sum(message["content"].count(AUDIO_MARKER) for message in messages if message["role"] == "user")
+    if any(AUDIO_MARKER in message["content"] for message in messages if message["role"] != "user"):
+        raise ManifestError(f"{source}: {AUDIO_MARKER} stands outside a user turn; move it into one")
+    if placed == 0:
+        first = next(message for message in messages if message["role"] == "user")
+        first["content"] = AUDIO_MARKER * n_audio + first["content"]
+    elif placed != n_audio:
+        raise ManifestError(
+            f"{source}: {placed} {AUDIO_MARKER} for {n_audio} audio; expected one each, or none"
+        )
+
+
+def _without_markers(text: str) -> str:
+    return re.sub(rf"\s*{re.escape(AUDIO_MARKER)}[ \t]*", " ", text).strip() if AUDIO_MARKER in text else text

@@ -1,0 +1,336 @@
+"""Compose a data set of scenes: audio, captions and questions, split into train, validation and test.
+
+::
+
+    out/
+      train.jsonl  validation.jsonl  test.jsonl    manifests (see alm.data.manifest)
+      audio/<scene id>.wav                         16 kHz, 16 bit
+      scenes.jsonl                                 what happens when in every scene
+      compose.json                                 the configuration; written last
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alm.common.files import write_text_atomic
+from alm.data.manifest import write_manifest
+from alm.data.scenes.events import SPLITS, Clip, EventBank, GeneratedEvents, RecordedEvents
+from alm.data.scenes.language import Language, Question
+from alm.data.scenes.phrases import NUMBER_WORDS
+from alm.data.scenes.scene import Scene, mix_scene, sample_scene, whole_clip_scene
+from alm.data.scenes.synthesis import SAMPLE_RATE
+from alm.errors import ConfigError, ManifestError, UserError
+from encoders.audio import save_wav
+
+MARKER = "compose.json"
+
+_SCENES_PER_TASK = 25
+_WHOLE_CLIP_GAIN_DB = (-6.0, 3.0)
+
+
+@dataclass(frozen=True)
+class ComposeConfig:
+    """What to compose.
+
+    Attributes:
+        seed: The same seed gives the same files.
+        n_train: Scenes for training.
+        n_validation: Scenes for validation.
+        n_test: Scenes for the test.
+        scene_s: Length of a scene in seconds; 5.12 s are 512 mel frames.
+        max_events: Most sounds in a scene.
+        questions_per_scene: Questions about each scene, beside its captions.
+        event_s: Shortest and longest sound in seconds; None leaves it to the kind of bank.
+        labels_csv: Label table of recordings (ESC-50's columns); None generates the sounds.
+        test_folds: Folds only the test may use; None is the table's last fold.
+        validation_share: Share of the other folds' recordings that only validation may use.
+        whole_clip_share: With recordings, the share of training scenes that are one recording as it is. Validation
+            and test get one such scene for each of their recordings, beside the mixed scenes.
+        variation: With recordings, let training hear them at other speeds and through other microphones.
+    """
+
+    seed: int = 0
+    n_train: int = 2400
+    n_validation: int = 200
+    n_test: int = 300
+    scene_s: float = 5.12
+    max_events: int = 3
+    questions_per_scene: int = 4
+    event_s: tuple[float, float] | None = None
+    labels_csv: str | None = None
+    test_folds: tuple[str, ...] | None = None
+    validation_share: float = 0.15
+    whole_clip_share: float = 0.35
+    variation: bool = True
+
+    def __post_init__(self) -> None:
+        limits = {
+            "seed": (0, None),
+            "n_train": (1, None),
+            "n_validation": (1, None),
+            "n_test": (1, None),
+            "scene_s": (1.0, 60.0),
+            "max_events": (1, len(NUMBER_WORDS) - 1),
+            "questions_per_scene": (1, 8),
+            "validation_share": (0.0, 0.5),
+            "whole_clip_share": (0.0, 1.0),
+        }
+        for key, (low, high) in limits.items():
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ConfigError(f"compose.{key} is {value!r}; expected a number")
+            if value < low or (high is not None and value > high):
+                span = f"{low} or more" if high is None else f"{low} to {high}"
+                raise ConfigError(f"compose.{key} is {value!r}; expected {span}")
+        if self.event_s is not None and not 0.1 <= self.event_s[0] <= self.event_s[1] <= self.scene_s:
+            raise ConfigError(
+                f"compose.event_s is {self.event_s!r}; expected 0.1 <= shortest <= longest <= scene_s"
+            )
+
+    def n_scenes(self, split: str) -> int:
+        """How many mixed scenes a split gets."""
+        return {"train": self.n_train, "validation": self.n_validation, "test": self.n_test}[split]
+
+
+@dataclass(frozen=True)
+class Composed:
+    """One finished scene: the plan as it sounds and the manifest rows about it."""
+
+    scene: Scene
+    rows: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A run of scenes of one split; `whole` counts over its recordings instead."""
+
+    split: str
+    start: int
+    stop: int
+    whole: bool
+
+
+def build_bank(config: ComposeConfig) -> EventBank:
+    """The bank a configuration asks for.
+
+    Args:
+        config: The configuration.
+
+    Returns:
+        Generated events, or recorded ones where it names a label table.
+
+    Raises:
+        ManifestError: The label table is not usable.
+    """
+    if config.labels_csv is None:
+        return GeneratedEvents()
+    return RecordedEvents(config.labels_csv, config.test_folds, config.validation_share, config.variation)
+
+
+def compose(
+    config: ComposeConfig,
+    out_dir: str | os.PathLike[str],
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 2,
+) -> Path:
+    """Compose a data set, whole or not at all.
+
+    Args:
+        config: What to compose.
+        out_dir: Where to; a finished data set of the same configuration that lies there is kept.
+        progress: Called with (scenes done, scenes in all).
+        workers: Processes; 1 composes in this one. The result does not depend on it.
+
+    Returns:
+        `out_dir`.
+
+    Raises:
+        UserError: `out_dir` is not writable or holds something else, or the recordings cannot be used.
+    """
+    out = Path(out_dir)
+    fingerprint = _fingerprint(config)
+    if _is_finished(out, fingerprint):
+        return out
+    tasks = _plan(config, build_bank(config))
+    total = sum(task.stop - task.start for task in tasks)
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "audio").mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot write there ({error.strerror}); choose a folder you may write to"
+        ) from error
+    try:
+        done: list[tuple[str, Composed]] = []
+        for task, composed in _run(config, tasks, partial, workers):
+            done += [(task.split, item) for item in composed]
+            if progress:
+                progress(len(done), total)
+        _write_tables(done, partial)
+        write_text_atomic(partial / MARKER, json.dumps(fingerprint, indent=2) + "\n")
+        if out.is_dir():
+            out.rmdir()  # seen to be empty above
+        os.replace(partial, out)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot write there ({error.strerror}); free space or choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def _fingerprint(config: ComposeConfig) -> dict[str, Any]:
+    """What must be equal for a finished data set to be the one asked for."""
+    values = asdict(config)
+    if config.labels_csv is not None:
+        values["labels_csv"] = str(Path(config.labels_csv).resolve())
+    plain: dict[str, Any] = json.loads(json.dumps({"format": 1, "config": values}))
+    return plain
+
+
+def _is_finished(out: Path, fingerprint: Mapping[str, Any]) -> bool:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; expected a new or empty folder")
+    try:
+        found = json.loads((out / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        if out.is_dir() and any(out.iterdir()):
+            message = "holds something other than a finished data set; delete it or choose a new folder"
+            raise UserError(f"{out}: {message}") from None
+        return False
+    if found != fingerprint:
+        raise UserError(f"{out}: holds a data set of another configuration; delete it or choose a new folder")
+    return True
+
+
+def _plan(config: ComposeConfig, bank: EventBank) -> list[_Task]:
+    counts = []
+    for split in SPLITS:
+        counts.append((split, config.n_scenes(split), False))
+        part = bank.for_split(split)
+        if isinstance(part, RecordedEvents) and split != "train":
+            counts.append((split, len(part.clips), True))
+    return [
+        _Task(split, start, min(start + _SCENES_PER_TASK, count), whole)
+        for split, count, whole in counts
+        for start in range(0, count, _SCENES_PER_TASK)
+    ]
+
+
+def _run(
+    config: ComposeConfig, tasks: list[_Task], folder: Path, workers: int
+) -> Iterator[tuple[_Task, list[Composed]]]:
+    """Do the tasks, in order, in this process or in others."""
+    if workers <= 1:
+        composer = _Composer(config, folder)
+        for task in tasks:
+            yield task, composer.run(task)
+        return
+    # spawn: forking a process that has used torch's threads can hang.
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (config, folder)) as pool:
+        try:
+            yield from zip(tasks, pool.map(_run_in_worker, tasks), strict=True)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+_composer: "_Composer | None" = None  # of a worker process
+
+
+def _start_worker(config: ComposeConfig, folder: Path) -> None:
+    global _composer
+    _composer = _Composer(config, folder)
+
+
+def _run_in_worker(task: _Task) -> list[Composed]:
+    assert _composer is not None
+    return _composer.run(task)
+
+
+class _Composer:
+    """Makes scenes: each from a generator seeded by its own place, so that order and processes do not matter."""
+
+    def __init__(self, config: ComposeConfig, folder: Path) -> None:
+        self.config = config
+        self.folder = folder
+        bank = build_bank(config)
+        self.language = Language(bank.kinds)
+        self.banks = {split: bank.for_split(split) for split in SPLITS}
+
+    def run(self, task: _Task) -> list[Composed]:
+        make = self.whole_clip if task.whole else self.mixed
+        return [make(task.split, index) for index in range(task.start, task.stop)]
+
+    def mixed(self, split: str, index: int) -> Composed:
+        """The `index`-th scene of a split."""
+        config, bank = self.config, self.banks[split]
+        rng = np.random.default_rng((config.seed, SPLITS.index(split), 0, index))
+        scene_id = f"{split}-{index:05d}"
+        if isinstance(bank, RecordedEvents) and split == "train" and rng.random() < config.whole_clip_share:
+            clip = bank.clips[int(rng.integers(len(bank.clips)))]
+            gain_db = float(rng.uniform(*_WHOLE_CLIP_GAIN_DB))
+            scene, wave = self._whole(bank, clip, scene_id, gain_db, rng)
+        else:
+            event_s = config.event_s or bank.event_s
+            plan = sample_scene(bank.kinds, rng, scene_id, config.scene_s, config.max_events, event_s)
+            scene, wave = mix_scene(plan, bank, rng)
+        questions = self.language.questions(scene, rng, config.questions_per_scene)
+        return self._finish(scene, wave, questions)
+
+    def whole_clip(self, split: str, index: int) -> Composed:
+        """The `index`-th recording of a split, as it is, with the question what it is."""
+        bank = self.banks[split]
+        assert isinstance(bank, RecordedEvents)
+        rng = np.random.default_rng((self.config.seed, SPLITS.index(split), 1, index))
+        scene, wave = self._whole(bank, bank.clips[index], f"{split}-clip-{index:05d}", 0.0, rng)
+        return self._finish(scene, wave, [self.language.what(scene, rng)])
+
+    def _whole(
+        self, bank: RecordedEvents, clip: Clip, scene_id: str, gain_db: float, rng: np.random.Generator
+    ) -> tuple[Scene, np.ndarray]:
+        return whole_clip_scene(
+            bank.whole(clip, self.config.scene_s, rng), clip.kind, scene_id, self.config.scene_s, gain_db
+        )
+
+    def _finish(self, scene: Scene, wave: np.ndarray, questions: list[Question]) -> Composed:
+        audio = f"audio/{scene.id}.wav"
+        save_wav(self.folder / audio, wave, SAMPLE_RATE)
+        common: dict[str, Any] = {"audio": audio, "clip": scene.id}
+        sources = list(dict.fromkeys(event.source for event in scene.events if event.source))
+        if sources:
+            common |= {"sources": sources, "whole_clip": scene.whole_clip}
+        rows = [{"id": f"{scene.id}-caption", **common, "captions": self.language.captions(scene)}]
+        for number, question in enumerate(questions):
+            choices = {"choices": list(question.choices)} if question.choices else {}
+            said = {
+                "question": question.question,
+                **choices,
+                "answer": question.answer,
+                "kind": question.kind,
+            }
+            rows.append({"id": f"{scene.id}-q{number}", **common, **said})
+        return Composed(scene, tuple(rows))
+
+
+def _write_tables(done: list[tuple[str, Composed]], folder: Path) -> None:
+    try:
+        for split in SPLITS:
+            write_manifest(
+                folder / f"{split}.jsonl", [row for name, item in done if name == split for row in item.rows]
+            )
+    except ManifestError as error:
+        raise UserError(str(error)) from error
+    lines = [json.dumps({**item.scene.to_dict(), "split": split}) + "\n" for split, item in done]
+    write_text_atomic(folder / "scenes.jsonl", "".join(lines))

@@ -1,0 +1,344 @@
+"""Banks of sound events: generated ones, and ones cut from labelled recordings.
+
+Both give the scene composer the same thing: a list of kinds, and a fresh rendering of a kind on request.
+"""
+
+import csv
+import difflib
+import functools
+import hashlib
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from alm.data.scenes.synthesis import SAMPLE_RATE, SYNTHESIZERS, Waveform
+from alm.data.scenes.variation import vary
+from alm.errors import AudioError, ManifestError
+from encoders.audio import load_audio
+
+SPLITS = ("train", "validation", "test")
+
+_LEVEL_RMS = 0.1  # -20 dBFS leaves 20 dB of headroom for short peaks and for overlaps
+_LARGEST_PEAK = 0.8
+_FRAME_SAMPLES = 320  # 20 ms, the resolution at which a recording's active region is found
+_ACTIVE_BELOW_PEAK_DB = 25.0
+_SILENT_RMS = 1e-4  # -80 dBFS: a clip that never gets louder holds no event
+# ESC-50 names its files fold-freesoundid-take-target: takes of one recording share fold and id.
+_ESC_NAME = re.compile(r"^\d+-(?P<recording>\d+)-[A-Z]\b")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One event as sound.
+
+    Attributes:
+        waveform: (S,) float32 at 16 kHz.
+        source: The file it was cut from; None for generated events.
+    """
+
+    waveform: Waveform
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One labelled recording.
+
+    Attributes:
+        path: The audio file.
+        kind: Its category.
+        fold: The fold the table puts it in.
+        recording: What it was cut from; clips of one recording never fall into two splits.
+        where: `file:line` of the table.
+    """
+
+    path: Path
+    kind: str
+    fold: str
+    recording: str
+    where: str
+
+
+class EventBank(ABC):
+    """A source of sound events.
+
+    Attributes:
+        kinds: The names of the kinds, words joined by underscores.
+        event_s: Shortest and longest event the composer should ask for, in seconds.
+    """
+
+    kinds: tuple[str, ...]
+    event_s: tuple[float, float]
+
+    @abstractmethod
+    def draw(self, kind: str, rng: np.random.Generator, max_s: float) -> Rendered:
+        """A fresh rendering of a kind.
+
+        Args:
+            kind: One of `kinds`.
+            rng: The only source of randomness.
+            max_s: Longest duration, in seconds.
+
+        Returns:
+            The event at about -20 dBFS, at most `max_s` long.
+
+        Raises:
+            KeyError: An unknown kind.
+        """
+
+    def render(self, kind: str, rng: np.random.Generator, max_s: float) -> Waveform:
+        """As `draw`, the waveform (S,) float32 at 16 kHz only."""
+        return self.draw(kind, rng, max_s).waveform
+
+    def for_split(self, split: str) -> "EventBank":
+        """The bank that scenes of a split may draw from: `train`, `validation` or `test`."""
+        return self
+
+
+class GeneratedEvents(EventBank):
+    """Sixteen kinds of synthetic events, never the same twice."""
+
+    kinds = tuple(SYNTHESIZERS)
+    event_s = (0.5, 1.4)
+
+    def draw(self, kind: str, rng: np.random.Generator, max_s: float) -> Rendered:
+        """A fresh synthesis, exactly `max_s` long."""
+        wave = SYNTHESIZERS[kind](rng, max(int(round(max_s * SAMPLE_RATE)), 1600))
+        return Rendered(_level(wave))
+
+
+class RecordedEvents(EventBank):
+    """Events cut from labelled recordings.
+
+    The table has ESC-50's columns `filename`, `fold` and `category` (or `target`); others are
+    ignored. Files are looked for beside the table and in `audio/` beside it. Held-out folds are for the test
+    split only; of each kind's recordings in the other folds a fixed share is for validation.
+
+    Args:
+        labels_csv: The table.
+        test_folds: The held-out folds; None holds out the last one.
+        validation_share: Share of the recordings outside the held-out folds that validation gets.
+        variation: Change speed and colour of what the training split hears, each time anew.
+
+    Raises:
+        ManifestError: The table cannot be read, lacks a column, names a file that is not there, has no clips
+            or not the folds asked for, or leaves a kind without training or test clips. File and line are named.
+    """
+
+    event_s = (0.9, 1.6)
+
+    def __init__(
+        self,
+        labels_csv: str | os.PathLike[str],
+        test_folds: Sequence[str | int] | None = None,
+        validation_share: float = 0.15,
+        variation: bool = True,
+    ) -> None:
+        self.labels_csv = Path(labels_csv)
+        self.variation = variation
+        self._varied = False
+        clips = read_labels(self.labels_csv)
+        held_out = _held_out_folds(clips, test_folds, self.labels_csv)
+        self._splits = _split_clips(clips, held_out, validation_share, self.labels_csv)
+        self.test_folds = held_out
+        self.kinds = tuple(sorted({clip.kind for clip in clips}))
+        self._clips = tuple(clips)
+
+    def for_split(self, split: str) -> "RecordedEvents":
+        """The same bank with only the clips of one split."""
+        bank = object.__new__(RecordedEvents)
+        bank.__dict__.update(self.__dict__)
+        bank._clips = self._splits[split]
+        bank._varied = split == "train" and self.variation
+        bank.kinds = tuple(sorted({clip.kind for clip in bank._clips}))
+        return bank
+
+    @property
+    def clips(self) -> tuple[Clip, ...]:
+        """The clips events are cut from, in the table's order."""
+        return self._clips
+
+    def draw(self, kind: str, rng: np.random.Generator, max_s: float) -> Rendered:
+        """A cut from the active part of a random clip, at most `max_s` long, shorter where the sound is."""
+        clips = [clip for clip in self._clips if clip.kind == kind]
+        if not clips:
+            raise KeyError(kind)
+        clip = clips[int(rng.integers(len(clips)))]
+        wave = _cut(_read_clip(clip), rng, max_s)
+        if self._varied:
+            wave = vary(wave, rng)[: int(max_s * SAMPLE_RATE)]
+        return Rendered(_level(wave), str(clip.path))
+
+    def whole(self, clip: Clip, max_s: float, rng: np.random.Generator) -> Rendered:
+        """A clip cut at `max_s` seconds; as it is, but for training's variation."""
+        wave = _read_clip(clip)
+        wave = vary(wave, rng, roll=True) if self._varied else wave.copy()
+        return Rendered(wave[: int(max_s * SAMPLE_RATE)], str(clip.path))
+
+
+def _level(wave: np.ndarray) -> Waveform:
+    """Bring an event to the common level, by its RMS and, for peaky ones, by its peak."""
+    rms = max(float(np.sqrt(np.mean(np.square(wave)))), 1e-9)
+    peak = max(float(np.abs(wave).max()), 1e-9)
+    return (wave * min(_LEVEL_RMS / rms, _LARGEST_PEAK / peak)).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=512)  # 512 clips of 5 s are 160 MB, and a decode costs 15 ms
+def _load(path: Path) -> Waveform:
+    wave = load_audio(path, SAMPLE_RATE)
+    wave.setflags(write=False)
+    return wave
+
+
+def _read_clip(clip: Clip) -> Waveform:
+    try:
+        wave = _load(clip.path)
+    except AudioError as error:
+        raise AudioError(f"{clip.where}: {error}") from error
+    if float(np.sqrt(np.mean(np.square(wave)))) < _SILENT_RMS:
+        raise AudioError(
+            f"{clip.where}: {clip.path} is silent; expected a recording of {clip.kind!r}, remove the row"
+        )
+    return wave
+
+
+def _cut(wave: Waveform, rng: np.random.Generator, max_s: float) -> Waveform:
+    """A window of a clip that starts with sound and holds a good part of the most any window could hold."""
+    if len(wave) < 2 * _FRAME_SAMPLES:
+        return wave
+    n_frames = len(wave) // _FRAME_SAMPLES
+    power = np.square(wave[: n_frames * _FRAME_SAMPLES]).reshape(n_frames, _FRAME_SAMPLES).mean(axis=1)
+    active = power > power.max() * 10 ** (-_ACTIVE_BELOW_PEAK_DB / 10)
+    n_window = min(max(int(max_s * SAMPLE_RATE / _FRAME_SAMPLES), 1), n_frames)
+    totals = np.concatenate([[0.0], np.cumsum(power)])
+    ends = np.minimum(np.arange(n_frames) + n_window, n_frames)
+    energy = (totals[ends] - totals[:-1]) * active
+    starts = np.flatnonzero(energy >= 0.5 * energy.max())
+    # Onsets sound more natural than a start in the middle; a continuous sound has no other.
+    onsets = starts[(starts == 0) | ~active[np.maximum(starts - 1, 0)]]
+    pool = onsets if len(onsets) and rng.random() < 0.7 else starts
+    first = int(pool[rng.integers(len(pool))])
+    last = first + int(np.flatnonzero(active[first : ends[first]])[-1]) + 1
+    margin = int(first > 0)  # one frame of lead keeps the attack whole
+    cut = wave[(first - margin) * _FRAME_SAMPLES : min(last + 1, int(ends[first])) * _FRAME_SAMPLES]
+    cut = np.array(cut[: int(max_s * SAMPLE_RATE)])
+    n_fade = min(160, len(cut) // 4)
+    ramp = np.linspace(0, 1, n_fade, dtype=np.float32)
+    cut[:n_fade] *= ramp
+    cut[len(cut) - n_fade :] *= ramp[::-1]
+    return cut
+
+
+def read_labels(path: Path) -> list[Clip]:
+    """The rows of a label table, each checked.
+
+    Args:
+        path: A CSV file with ESC-50's columns `filename`, `fold` and `category` (or `target`).
+
+    Raises:
+        ManifestError: The table cannot be read, lacks a column, or names a file that is not there.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            _check_columns(columns, path)
+            label = "category" if "category" in columns else "target"
+            clips = [_parse_row(row, label, path, reader.line_num) for row in reader]
+    except OSError as error:
+        raise ManifestError(
+            f"{path}: cannot read the label table ({error.strerror}); expected a CSV file"
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"{path}: not a UTF-8 CSV file ({error}); save the table as UTF-8 CSV") from error
+    if not clips:
+        raise ManifestError(f"{path}:1: no clips below the header; expected one row per recording")
+    return clips
+
+
+def _check_columns(columns: list[str], path: Path) -> None:
+    for wanted in (("filename",), ("fold",), ("category", "target")):
+        if not any(name in columns for name in wanted):
+            near = difflib.get_close_matches(wanted[0], columns, n=1)
+            hint = f"rename {near[0]!r}" if near else "add it"
+            names = " or ".join(map(repr, wanted))
+            raise ManifestError(f"{path}:1: no column {names} among {', '.join(columns) or 'none'}; {hint}")
+
+
+def _parse_row(row: dict[str, str | None], label: str, path: Path, line: int) -> Clip:
+    where = f"{path}:{line}"
+    values = {key: (row.get(key) or "").strip() for key in ("filename", "fold", label)}
+    for key, value in values.items():
+        if not value:
+            raise ManifestError(f"{where}: {key!r} is empty; fill it in or remove the row")
+    name = values["filename"]
+    file = next((p for p in (path.parent / name, path.parent / "audio" / name) if p.is_file()), None)
+    if file is None:
+        raise ManifestError(
+            f"{where}: no file {name!r} in {path.parent} or its folder 'audio'; fix the row or add it"
+        )
+    kind = re.sub(r"[\W_]+", "_", values[label].lower()).strip("_")
+    if not kind:
+        raise ManifestError(
+            f"{where}: {label!r} is {values[label]!r}; expected a name with letters or digits"
+        )
+    kind = f"sound_{kind}" if kind.isdigit() else kind  # ESC-50's 'target' is a bare number
+    return Clip(file, kind, values["fold"], recording_of(file), where)
+
+
+def recording_of(file: Path) -> str:
+    """The source recording an ESC-50 file name tells (fold-freesoundid-take-target), else the name itself."""
+    match = _ESC_NAME.match(file.stem)
+    return match["recording"] if match else file.stem
+
+
+def _held_out_folds(clips: list[Clip], asked: Sequence[str | int] | None, path: Path) -> tuple[str, ...]:
+    folds = sorted({clip.fold for clip in clips}, key=lambda fold: (not fold.isdigit(), fold.zfill(9)))
+    held_out = tuple(map(str, asked)) if asked is not None else (folds[-1],)
+    if not held_out:
+        raise ManifestError(f"{path}: no test folds given; expected at least one of {', '.join(folds)}")
+    for fold in held_out:
+        if fold not in folds:
+            raise ManifestError(
+                f"{path}: no clips in fold {fold!r}; the table has the folds {', '.join(folds)}"
+            )
+    if set(held_out) == set(folds):
+        raise ManifestError(
+            f"{path}: all folds ({', '.join(folds)}) are held out for the test; leave one for training"
+        )
+    return held_out
+
+
+def _split_clips(
+    clips: list[Clip], held_out: tuple[str, ...], share: float, path: Path
+) -> dict[str, tuple[Clip, ...]]:
+    """Assign clips to splits so that no recording is in two of them."""
+    test = tuple(clip for clip in clips if clip.fold in held_out)
+    tested = {clip.recording for clip in test}
+    rest = [clip for clip in clips if clip.fold not in held_out and clip.recording not in tested]
+    validation: set[str] = set()
+    for kind in sorted({clip.kind for clip in clips}):
+        # A recording's rank is a hash of its name, so adding rows moves few others between the splits.
+        recordings = sorted({clip.recording for clip in rest if clip.kind == kind}, key=_hash)
+        if not recordings or not any(clip.kind == kind for clip in test):
+            lacking = "the held-out folds" if recordings else "the training folds"
+            raise ManifestError(
+                f"{path}: kind {kind!r} has no clips in {lacking}; choose other folds or remove it"
+            )
+        n_validation = min(max(round(share * len(recordings)), 1), len(recordings) - 1)
+        validation.update(recordings[:n_validation])
+    return {
+        "train": tuple(clip for clip in rest if clip.recording not in validation),
+        "validation": tuple(clip for clip in rest if clip.recording in validation),
+        "test": test,
+    }
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8")).hexdigest()

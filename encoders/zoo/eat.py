@@ -1,0 +1,122 @@
+"""EAT (Chen et al. 2024), and SSLAM (Alex et al. 2025) where it keeps EAT's format.
+
+Reads the hub release (`worstchan/EAT-*`: config.json with model_type `eat`, keys `model.*`) and the weights of a
+fairseq checkpoint (`modality_encoders.IMAGE.*`). Key names and computation follow cwx-worst-one/EAT and the hub's
+eat_model.py. Not verified: numbers against the official code, which needs fairseq or timm; the published files
+were not at hand, SSLAM's least of all.
+Axis letters: B batch, S samples, T time steps, F frequency steps, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from encoders.mel import KaldiFbank
+from encoders.published import FbankPatchConfig, PublishedEncoder, filled_log_mel, vit_attention, vit_sizes
+from encoders.vit import NORM_EPS, Mlp, PatchEmbed, sincos_positions
+
+_MEAN, _DIVISOR = -4.268, 2 * 4.569  # feature_extract.py
+_FAIRSEQ = "modality_encoders.IMAGE."
+_HUB = "model."
+
+
+@dataclass(frozen=True)
+class EatConfig(FbankPatchConfig):
+    """Defaults are the published base size, with windows of pretraining's length."""
+
+    model_class: str = "EatEncoder"
+    max_steps: int = 768
+    """Time steps there are positions for (768 in the hub's files, 64 in fairseq's)."""
+
+    model_classes: ClassVar[tuple[str, ...]] = ("EatEncoder",)
+    model_types: ClassVar[tuple[str, ...]] = ("eat",)
+
+
+class PostNormBlock(nn.Module):
+    """data2vec 2.0's block with the norms behind the residuals (`AltBlock`, layer_norm_first off)."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = vit_attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), True, "gelu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        x = self.norm1(x + self.attn(x))
+        return self.norm2(x + self.mlp(x))
+
+
+class EatEncoder(PublishedEncoder):
+    """The last block's tokens, 6.25 time steps of 8 bands a second; CLS as prefix."""
+
+    config: EatConfig
+    config_class = EatConfig
+    lora_targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    others = ("fc_norm.*", "head.*", "decoder.*", "recon_proj.*", "shared_decoder.*", "cls_proj.*", "center")
+    licence = "MIT"
+    n_parameters = 89_972_736
+
+    def __init__(self, config: EatConfig | None = None) -> None:
+        super().__init__(config or EatConfig())
+        own, dim = self.config, self.config.embed_dim
+        self.fbank = KaldiFbank(own.sample_rate, own.n_mels)
+        self.patch_embed = PatchEmbed((own.patch_size, own.patch_size), dim, nn.Identity())
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim).normal_(std=0.02))
+        positions = sincos_positions(dim, (own.max_steps, own.n_freq))[:, 1:]
+        self.positions = nn.Parameter(positions, requires_grad=False)
+        self.pre_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.blocks = nn.ModuleList(
+            PostNormBlock(dim, own.num_heads, own.mlp_ratio) for _ in range(own.depth)
+        )
+
+    def encode_windows(self, waveform: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
+        """Tokens (B, T, F, D) and prefix (B, 1, D) of windows (B, S)."""
+        own = self.config
+        mel = (filled_log_mel(self.fbank, waveform, lengths, own.n_frames) - _MEAN) / _DIVISOR
+        x = self.patch_embed(mel.to(self.cls_token.dtype))  # (B, T * F, D)
+        x = x + self.positions[:, : x.shape[1]]
+        x = self.pre_norm(torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1))
+        for block in self.blocks:
+            x = block(x)
+        return x[:, 1:].unflatten(1, (own.steps_per_window, own.n_freq)), x[:, :1]
+
+    @classmethod
+    def translate(
+        cls, weights: dict[str, Tensor], beside: dict[str, Any], values: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Both layouts under our names; sizes from the weights."""
+        named = {}
+        for key, value in weights.items():
+            for old, new in (
+                (_HUB, ""),
+                (_FAIRSEQ, ""),
+                ("local_encoder.", "patch_embed."),
+                ("extra_tokens", "cls_token"),
+                ("fixed_positional_encoder.positions", "positions"),
+                ("context_encoder.norm.", "pre_norm."),
+            ):
+                key = new + key[len(old) :] if key.startswith(old) else key
+            named[key] = value
+        patch = named["patch_embed.proj.weight"].shape[-1]
+        steps = named["positions"].shape[1] // (EatConfig.n_mels // patch)
+        config = vit_sizes(named) | {"patch_size": patch, "max_steps": steps}
+        if "num_heads" in values:
+            config["num_heads"] = values["num_heads"]
+        return named, config
+
+    @classmethod
+    def tiny(cls, seed: int = 0) -> Self:
+        """A tiny random instance: 32 mels, windows of 0.64 s, width 32."""
+        config = EatConfig(
+            embed_dim=32, depth=2, num_heads=2, n_frames=64, n_mels=32, patch_size=8, max_steps=16
+        )
+        return cls._tiny(config, seed)
+
+
+ENCODER = EatEncoder

@@ -1,0 +1,172 @@
+"""The `labels` control: an oracle that does not hear a clip but knows what is in it, as words.
+
+What a perfect encoder could tell the language model about the labelled sounds; the gap to it is what is left to
+gain. It knows a clip again by a hash of its samples (encoders only ever see samples) and looks up a table that
+`alm encoders labels` writes. A clip that is not in the table is an error, never silence.
+Axis letters: B batch, S samples, T time steps, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from encoders.base import AudioEncoder, AudioTokens, EncoderConfig, n_time_mask
+from encoders.errors import AudioError, ConfigError
+from encoders.mel import frames_or_error
+
+Events = list[tuple[float, float | None, str]]
+"""(start_s, end_s, label); None is the end of the clip."""
+
+
+@dataclass(frozen=True)
+class LabelsConfig(EncoderConfig):
+    """Where the labels are, and how they become tokens."""
+
+    model_class: str = "LabelsEncoder"
+    table: str = ""
+    """JSON file of `alm encoders labels`."""
+    embed_dim: int = 128
+    step_s: float = 0.16
+    """Seconds of a time step (AudioMosaic's)."""
+    unknown: str = "error"
+    """What a clip outside the table is: `error`, or `nothing` (no label; for tests of the contract)."""
+
+    model_classes: ClassVar[tuple[str, ...]] = ("LabelsEncoder",)
+
+    def __post_init__(self) -> None:
+        if self.unknown not in ("error", "nothing"):
+            raise ConfigError(f"unknown is {self.unknown!r}; expected error or nothing")
+        if round(self.step_s * self.sample_rate) < 1:
+            raise ConfigError(f"step_s is {self.step_s}; expected seconds of at least one sample")
+
+    @property
+    def dim(self) -> int:
+        """Width D of a token."""
+        return self.embed_dim
+
+    @property
+    def n_freq(self) -> int:
+        """Frequency steps per time step."""
+        return 1
+
+    @property
+    def frame_rate_hz(self) -> float:
+        """Time steps per second."""
+        return 1 / self.step_s
+
+    @property
+    def clip_s(self) -> float:
+        """One time step: nothing here looks further."""
+        return self.step_s
+
+    def n_time_for(self, n_samples: int) -> int:
+        """Time steps that cover the clip, the last perhaps partly."""
+        frames_or_error(n_samples, self.sample_rate)  # as short a clip is an error for every encoder
+        return -(-n_samples // round(self.step_s * self.sample_rate))
+
+
+class LabelsEncoder(AudioEncoder):
+    """One token per time step: the sum over the sounds in it of their words' vectors; zeros in silence."""
+
+    config: LabelsConfig
+    config_class = LabelsConfig
+    hears = False
+    licence = "-"
+    n_parameters = 0
+
+    def __init__(self, config: LabelsConfig | None = None) -> None:
+        super().__init__(config or LabelsConfig())
+        self._words: dict[str, Tensor] = {}
+
+    @cached_property
+    def table(self) -> dict[str, Events]:
+        """Clip key to what is in the clip.
+
+        Raises:
+            ConfigError: No table is given, or it is not one.
+        """
+        if not self.config.table:
+            if self.config.unknown == "nothing":
+                return {}
+            raise ConfigError(
+                "encoder labels: no table given; make one with alm encoders labels and name it as table"
+            )
+        return read_label_table(self.config.table, self.config.sample_rate)
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
+        """Look a padded batch up; see `AudioEncoder.forward`.
+
+        Raises:
+            AudioError: A clip is not in the table.
+        """
+        n_time = self.check_lengths(lengths)
+        tokens = torch.zeros(len(n_time), max(n_time, default=0), self.config.embed_dim)
+        clips = waveform.detach().float().cpu().numpy()
+        for row, n_samples in enumerate(lengths.tolist()):
+            events = self.table.get(clip_key(clips[row, :n_samples]))
+            if events is None and self.config.unknown == "error":
+                raise AudioError(
+                    f"clip {row} of the batch is not in {self.config.table}; make the table from the same files, at "
+                    f"{self.config.sample_rate} Hz"
+                )
+            for start_s, end_s, label in events or ():
+                first = int(start_s / self.config.step_s)
+                last = n_time[row] if end_s is None else min(n_time[row], -int(-end_s // self.config.step_s))
+                tokens[row, first:last] += self._vector(label)
+        grid = (tokens.shape[1], 1)
+        return AudioTokens(tokens.to(waveform.device), n_time_mask(n_time, grid, waveform.device), grid)
+
+    def _vector(self, label: str) -> Tensor:
+        """The mean of a label's words' vectors (D,)."""
+        words = label.replace("_", " ").lower().split()
+        return torch.stack([self._word(word) for word in words]).mean(dim=0)
+
+    def _word(self, word: str) -> Tensor:
+        if word not in self._words:
+            seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:7], "big")
+            self._words[word] = torch.randn(
+                self.config.embed_dim, generator=torch.Generator().manual_seed(seed)
+            )
+        return self._words[word]
+
+    @classmethod
+    def tiny(cls, seed: int = 0) -> Self:
+        """A small instance without a table; nothing in it is random."""
+        return cls(LabelsConfig(embed_dim=16, unknown="nothing")).eval()
+
+
+def clip_key(waveform: np.ndarray) -> str:
+    """Hash of a clip's samples (S,) at 16 bits."""
+    pcm = np.round(np.clip(waveform, -1.0, 1.0) * 32767).astype("<i2")
+    return hashlib.sha256(pcm.tobytes()).hexdigest()
+
+
+def read_label_table(path: str, sample_rate: int) -> dict[str, Events]:
+    """Read what `alm encoders labels` wrote.
+
+    Raises:
+        ConfigError: Not there, not such a file, or made at another rate.
+    """
+    try:
+        values: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        made_at, clips = values["sample_rate"], values["clips"]
+        table = {key: [(start, end, str(name)) for start, end, name in clips[key]] for key in clips}
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file; make it with alm encoders labels") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: is no label table ({error}); make it with alm encoders labels") from error
+    if made_at != sample_rate:
+        raise ConfigError(f"{path}: made at {made_at} Hz; expected {sample_rate}")
+    return table
+
+
+ENCODER = LabelsEncoder

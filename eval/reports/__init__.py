@@ -1,0 +1,1 @@
+"""Scores and comparisons as text, Markdown and self-contained HTML pages."""

@@ -1,0 +1,94 @@
+"""Clips on which two models part: questions that only one of them gets right, to read and to hear."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alm.data.records import AudioRef, Record
+from alm.errors import UserError
+from eval.benchmarks import list_benchmarks, load_benchmark
+from eval.reports.html_report import EXAMPLE_HZ, Example, sound_of
+from eval.runner.benchmark_data import read_records
+from eval.runner.predictions import Prediction
+from eval.scoring.arm_scores import is_correct
+
+logger = logging.getLogger(__name__)
+
+_MOST_PER_MODEL = 6
+
+
+def disagreements(
+    records: Sequence[Record], lines: Sequence[Mapping[str, Prediction]]
+) -> list[dict[str, Any]]:
+    """Questions that one model alone answers right, of different clips.
+
+    Args:
+        records: The questions.
+        lines: Answers of both models by id.
+
+    Returns:
+        Per question `id`, `clip`, `question`, `reference`, both `answers`, and which model is `right`.
+    """
+    found: dict[str, list[dict[str, Any]]] = {"first": [], "second": []}
+    clips: set[str] = set()
+    for record in records:
+        if record.captions or record.clip in clips:
+            continue
+        answers = [said[record.id]["prediction"] for said in lines]
+        right = [is_correct(record, answer) for answer in answers]
+        side = "first" if right[0] else "second"
+        if right[0] == right[1] or len(found[side]) == _MOST_PER_MODEL:
+            continue
+        clips.add(record.clip)
+        found[side].append(
+            {
+                "id": record.id,
+                "clip": record.clip,
+                "question": record.question,
+                "reference": record.references[0],
+                "answers": answers,
+                "right": side,
+            }
+        )
+    return [*found["first"], *found["second"]]
+
+
+def _recordings(run: Mapping[str, Any]) -> dict[str, AudioRef]:
+    """The first recording of every question of an evaluation, as far as its data is still there."""
+    name, data = run.get("benchmark"), run.get("data")
+    if name not in list_benchmarks() or not data:
+        return {}
+    try:
+        records, _ = read_records(load_benchmark(name), data, run.get("split", ""), check_audio=False)
+    except UserError as error:
+        logger.warning("no recordings in the comparison: %s", error)
+        return {}
+    return {record.id: record.audio[0] for record in records if record.audio}
+
+
+def as_examples(found: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> list[Example]:
+    """Disagreements whose recordings can be heard, as a page shows them.
+
+    Args:
+        found: What `disagreements` returned.
+        run: What `scores.json` says of the evaluation; its `benchmark`, `data` and `split` lead to the recordings.
+    """
+    recordings = _recordings(run) if found else {}
+    examples = []
+    for one in (one for one in found if one["id"] in recordings):
+        waveform = sound_of(recordings[one["id"]])
+        if waveform is None:
+            continue
+        first, second = one["answers"]
+        examples.append(
+            Example(
+                waveform,
+                EXAMPLE_HZ,
+                one["question"],
+                one["reference"],
+                f"first: {first or 'nothing'}\nsecond: {second or 'nothing'}",
+                kind=f"only the {one['right']} is right",
+                title=one["clip"],
+            )
+        )
+    return examples

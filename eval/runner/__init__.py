@@ -1,0 +1,1 @@
+"""Asking a model: batches, controls, likelihood ranking, predictions files, resume."""

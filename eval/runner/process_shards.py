@@ -1,0 +1,73 @@
+"""Several processes on one evaluation: each answers its share into a file of its own, the first joins them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from eval.runner.predictions import Prediction, PredictionsFile, read_predictions
+
+PREDICTIONS = "predictions.jsonl"
+
+
+class Shards:
+    """This process' share of an evaluation; all of it where there is one process.
+
+    Launch with `torchrun --nproc-per-node N -m alm eval …`; processes are told apart by RANK and WORLD_SIZE.
+
+    Attributes:
+        rank: Number of this process.
+        world: Number of processes.
+    """
+
+    def __init__(self, out_dir: Path) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self._out_dir = out_dir
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process puts the answers together and scores them."""
+        return self.rank == 0
+
+    def open(self) -> PredictionsFile:
+        """The file that this process appends to."""
+        name = PREDICTIONS if self.world == 1 else f"predictions.rank{self.rank}.jsonl"
+        return PredictionsFile(self._out_dir / name)
+
+    def known(self) -> dict[str, Prediction]:
+        """All answers there are by key, those of killed runs with any number of processes included."""
+        paths = [self._out_dir / PREDICTIONS, *sorted(self._out_dir.glob("predictions.rank*.jsonl"))]
+        return {line["key"]: line for path in paths if path.exists() for line in read_predictions(path)}
+
+    def share(self, questions: list[Any]) -> list[Any]:
+        """This process' part of what is to be answered: every so many-th, so that lengths are alike."""
+        return questions[self.rank :: self.world]
+
+    def wait(self) -> None:
+        """Wait for the other processes."""
+        if self.world > 1:
+            from torch import distributed
+
+            if not distributed.is_initialized():
+                # Nothing but waiting is done together, for which the CPU's backend will do on any machine.
+                distributed.init_process_group("gloo")
+            distributed.barrier()
+
+    @property
+    def device(self) -> str | None:
+        """Where this process' model goes; None leaves the choice to the loader."""
+        import torch
+
+        if self.world == 1 or not torch.cuda.is_available():
+            return None
+        return f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}"
+
+    def merge(self) -> list[Prediction]:
+        """Put all answers into `predictions.jsonl` and remove the other files; only the first process may."""
+        with PredictionsFile(self._out_dir / PREDICTIONS) as file:
+            have = {line["key"] for line in file.lines}
+            file.append([line for key, line in self.known().items() if key not in have])
+            lines = list(file.lines)
+        for path in self._out_dir.glob("predictions.rank*.jsonl"):
+            path.unlink()
+        return lines

@@ -1,0 +1,65 @@
+"""The settings of one evaluation."""
+
+from dataclasses import dataclass
+
+from alm.errors import ConfigError
+from eval.runner.likelihood import NORMALISATIONS
+from eval.runner.manifest import ANSWER_MODES
+from eval.runner.predictions import CONTROLS
+
+MISSING_AUDIO = ("error", "leave_out")
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """One evaluation; `configs/eval/<name>.yaml` holds the values for a benchmark.
+
+    Attributes:
+        benchmark: Which one.
+        data: Where its data is; for `manifest` a JSONL file, for the others a folder.
+        split: Which split of it; empty is the benchmark's default.
+        batch_size: Questions per batch.
+        max_new_tokens: Longest answer, in tokens.
+        limit: Only the first so many records; None is all.
+        controls: Which of `none`, `no_audio`, `other_clip` to run.
+        seed: Seed of the choice of other clips.
+        answer_by: `generate`, or `rank` for the likeliest of the choices.
+        rank_by: How likelihoods are normalised: `length`, `corrected` or `sum`.
+        missing_audio: `error`, or `leave_out` for data sets of which recordings vanish; the scores say how many.
+        training: Manifests the model was trained on; the scores say which of the benchmark's clips are in them.
+        require: Metrics that must be computed, such as `meteor`; others that need what is not here are left out.
+    """
+
+    benchmark: str = "manifest"
+    data: str = ""
+    split: str = ""
+    batch_size: int = 16
+    max_new_tokens: int = 64
+    limit: int | None = None
+    controls: tuple[str, ...] = CONTROLS
+    seed: int = 0
+    answer_by: str = "generate"
+    rank_by: str = "length"
+    missing_audio: str = "error"
+    require: tuple[str, ...] = ()
+    training: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("batch_size", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit is {self.limit}; expected at least 1, or null for all records")
+        for name, known in (
+            ("answer_by", ANSWER_MODES),
+            ("rank_by", NORMALISATIONS),
+            ("missing_audio", MISSING_AUDIO),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
+        for control in self.controls:
+            if control not in CONTROLS:
+                raise ConfigError(f"controls holds {control!r}; expected some of {', '.join(CONTROLS)}")
+        if "none" not in self.controls:
+            raise ConfigError(f"controls is {list(self.controls)}; it must hold 'none', the model as it is")

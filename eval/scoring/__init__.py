@@ -1,0 +1,1 @@
+"""Scores as pure functions of records and predictions: intervals, tests, official rules, controls."""

@@ -1,0 +1,251 @@
+"""Scores as a pure function of records and predictions: captions, questions per kind, controls, gaps, intervals."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alm.common.files import write_text_atomic
+from alm.data.records import Record
+from eval.errors import EvaluationError
+from eval.parsing.choices import parse_choice
+from eval.reports.score_table import format_interval, format_scores
+from eval.runner.predictions import CONTROLS, HEADLINE, Prediction
+from eval.scoring.arm_scores import DEFAULT_CAPTION_METRICS, ArmScore, is_correct, score_arm
+from eval.scoring.official import official_score
+from eval.scoring.stats import mean_interval
+
+__all__ = [
+    "HEADLINE",
+    "Scores",
+    "format_interval",
+    "format_scores",
+    "is_correct",
+    "score_predictions",
+    "write_scores",
+]
+
+Scores = dict[str, Any]
+"""What `scores.json` holds.
+
+`arms`: per arm (`none`, `no_audio`, `other_clip`, extra arms) `scores` (name to value, low, high, n, n_clips),
+`n_missing` and `choice_parse_failures`, where asked for `official` (the published rule) and `groups` (scores per
+value of what they are broken down by); `gaps`: per other arm the paired difference `none` minus it under the same
+names; `backends`: how each number was made; `absent`: metrics that need what is not here, and what; `notes`: what a
+reader has to know beside the numbers; `ids_sha256`: hash of the records' ids, the same for the same set. Names are
+`caption/<metric>`, `qa/overall`, `qa/<kind>` and `ranking/map`; of transcripts
+`answer/wer` and `answer/cer`; of answers matched with labels by text embedding `qa/label_embedding` and
+`ranking/label_embedding_map`.
+"""
+
+# Upper ends, in seconds, of the lengths that scores are broken down by.
+_LENGTHS = (5.0, 10.0, 30.0)
+
+
+def score_predictions(
+    records: Sequence[Record],
+    predictions: Sequence[Prediction],
+    *,
+    extra: Mapping[str, Sequence[Prediction]] | None = None,
+    limited: bool = False,
+    seed: int = 0,
+    caption_metrics: Sequence[str] = DEFAULT_CAPTION_METRICS,
+    require: Sequence[str] = (),
+    groups: Sequence[str] = (),
+    official: str = "",
+    notes: Sequence[str] = (),
+    answer_metrics: Sequence[str] = (),
+) -> Scores:
+    """Score a set of predictions.
+
+    A prediction that is missing counts as wrong (as an empty caption), and the number missing is reported.
+
+    Args:
+        records: The questions with their references.
+        predictions: Lines of predictions files; every control in them becomes an arm.
+        extra: Further arms by name, such as the same questions asked of a model with an untrained encoder; of
+            their lines those of control `none` count.
+        limited: Whether the records are only a part of the benchmark, as with `--limit`.
+        seed: Seed of the resampling.
+        caption_metrics: Metrics of captions; those that need what is not here are left out and named.
+        require: Metrics that must not be left out.
+        groups: Keys of the records' `meta` to break scores down by, beside the length of what was heard.
+        official: A published rule of `eval.scoring.official` to show beside ours.
+        notes: Further things a reader has to know.
+        answer_metrics: Of `eval.scoring.arm_scores.ANSWER_METRICS`, what else answers to questions are scored by.
+
+    Returns:
+        The scores; see `Scores`.
+
+    Raises:
+        EvaluationError: A prediction for an id that no record has, two predictions of one arm for one id, or a
+            record without a reference.
+        MetricUnavailable: A required metric needs what is not here.
+    """
+    if not records:
+        raise EvaluationError("there are no records to score against; give a manifest with at least one line")
+    present = {line["control"] for line in predictions}
+    lines = {control: [line for line in predictions if line["control"] == control] for control in CONTROLS}
+    arms = {control: found for control, found in lines.items() if found or control == HEADLINE}
+    if present - set(CONTROLS):
+        raise EvaluationError(
+            f"unknown control in the predictions: {', '.join(sorted(present - set(CONTROLS)))}"
+        )
+    for name, further in (extra or {}).items():
+        if name in arms:
+            raise EvaluationError(f"the extra arm {name!r} is there already; give it another name")
+        arms[name] = [line for line in further if line["control"] == HEADLINE]
+    found_lines = {name: _lines_of(records, found, name) for name, found in arms.items()}
+    answers = {
+        name: [None if line is None else line["prediction"] for line in found]
+        for name, found in found_lines.items()
+    }
+    backends: dict[str, str] = {}
+    absent: dict[str, str] = {}
+    parts = {}
+    for name, said in answers.items():
+        rankings = [None if line is None else line.get("ranking") for line in found_lines[name]]
+        parts[name] = score_arm(
+            records, said, backends, caption_metrics, require, absent, rankings, answer_metrics
+        )
+    result: Scores = {
+        "version": 2,
+        "n_records": len(records),
+        "n_clips": len({record.clip for record in records}),
+        "ids_sha256": ids_hash(records),
+        "limited": limited,
+        "notes": [*notes, *_notes(records, parts[HEADLINE], limited)],
+        "absent": dict(sorted(absent.items())),
+        "backends": dict(sorted(backends.items())),
+        "arms": {},
+        "gaps": {},
+    }
+    values = _group_values(records, found_lines[HEADLINE], [*groups, "length"])
+    for name, scores in parts.items():
+        arm = result["arms"][name] = {
+            "scores": {key: asdict(score.interval(seed)) for key, score in scores.items()},
+            "n_missing": sum(answer is None for answer in answers[name]),
+            "choice_parse_failures": _parse_failures(records, answers[name]),
+        }
+        if official:
+            arm["official"] = official_score(official, records, answers[name])
+        if values:
+            arm["groups"] = _broken_down(records, scores, values, seed)
+        if name != HEADLINE:
+            result["gaps"][name] = {
+                key: asdict(parts[HEADLINE][key].gap(score, seed))
+                for key, score in scores.items()
+                if key in parts[HEADLINE]
+            }
+    return result
+
+
+def write_scores(path: str | os.PathLike[str], scores: Scores) -> None:
+    """Write scores as JSON, whole or not at all, in an order that is stable to compare."""
+    write_text_atomic(Path(path), json.dumps(scores, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def ids_hash(records: Sequence[Record]) -> str:
+    """Hash of the ids of a set of records, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(record.id for record in records)).encode("utf-8")).hexdigest()
+
+
+def _lines_of(records: Sequence[Record], lines: Sequence[Prediction], arm: str) -> list[Prediction | None]:
+    """One line per record, None where it is missing."""
+    known = {record.id for record in records}
+    found: dict[str, Prediction] = {}
+    for line in lines:
+        if line["id"] not in known:
+            raise EvaluationError(
+                f"the predictions hold id {line['id']!r} ({arm}), which the manifest does not; score them against "
+                "the manifest they were made from"
+            )
+        if line["id"] in found:
+            raise EvaluationError(
+                f"two predictions for id {line['id']!r} ({arm}), from models {line.get('model')!r} or others; "
+                "score each model's predictions by themselves"
+            )
+        found[line["id"]] = line
+    return [found.get(record.id) for record in records]
+
+
+def _group_values(
+    records: Sequence[Record], lines: Sequence[Prediction | None], groups: Sequence[str]
+) -> dict[str, list[str]]:
+    """Per thing to break down by, the value of each record; what does not tell records apart is left out."""
+    values = {}
+    for group in groups:
+        found = [str(record.meta.get(group) or "") for record in records]
+        if group == "length":
+            found = ["" if line is None else _length_name(line.get("duration_s")) for line in lines]
+        if len(set(found)) > 1:
+            values[group] = [value or "not given" for value in found]
+    return values
+
+
+def _length_name(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    low = 0.0
+    for high in _LENGTHS:
+        if seconds <= high:
+            return f"{low:g} to {high:g} s"
+        low = high
+    return f"over {low:g} s"
+
+
+def _broken_down(
+    records: Sequence[Record], scores: Mapping[str, ArmScore], values: Mapping[str, list[str]], seed: int
+) -> dict[str, dict[str, Any]]:
+    """Accuracy and CIDEr-D (with the whole set's word weights) per value of each group."""
+    rows = {
+        "qa/overall": [index for index, record in enumerate(records) if not record.captions],
+        "caption/cider_d": [index for index, record in enumerate(records) if record.captions],
+    }
+    result: dict[str, dict[str, Any]] = {}
+    for group, of_record in values.items():
+        by_value: dict[str, Any] = {}
+        for value in sorted(set(of_record)):
+            found = {}
+            for key, at in rows.items():
+                if key not in scores:
+                    continue
+                chosen = np.array([of_record[index] == value for index in at])
+                if chosen.any():
+                    clips = [scores[key].clips[i] for i in np.flatnonzero(chosen)]
+                    samples = scores[key].columns[chosen, 0]
+                    found[key] = asdict(
+                        mean_interval(samples, clips, proportion=scores[key].proportion, seed=seed)
+                    )
+            if found:
+                by_value[value] = found
+        result[group] = by_value
+    return result
+
+
+def _parse_failures(records: Sequence[Record], answers: Sequence[str | None]) -> dict[str, Any]:
+    """How many answers to multiple-choice questions name no choice, or no single one."""
+    asked = [(record, answer) for record, answer in zip(records, answers, strict=True) if record.choices]
+    failed = sum(answer is None or parse_choice(answer, record.choices) is None for record, answer in asked)
+    return {"n": failed, "of": len(asked), "rate": failed / len(asked) if asked else None}
+
+
+def _notes(records: Sequence[Record], scores: Mapping[str, ArmScore], limited: bool) -> list[str]:
+    notes = []
+    asked = [record for record in records if not record.captions]
+    if asked and all(record.choices for record in asked):
+        chance = sum(1 / len(set(record.choices)) for record in asked) / len(asked)
+        notes.append(f"Picking a choice at random answers {100 * chance:.1f} % of the questions right.")
+    if limited:
+        notes.append(f"Only the first {len(records)} records were scored (--limit).")
+        if "caption/cider_d" in scores:
+            notes.append(
+                "CIDEr-D weighs words by how rare they are in the scored references: with --limit it does not "
+                "compare with the score of the whole set."
+            )
+    return notes

@@ -1,0 +1,87 @@
+"""Randomness without state: numbers that belong to a clip in an epoch, not to a generator's history.
+
+Whatever is drawn here is a function of what it is drawn for. So neither batch size, nor loader worker, nor the
+number of processes, nor resuming changes it. Axis letters: B batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.special import betaincinv
+from torch import Tensor
+
+from encoders.mel import hz_to_mel, mel_to_hz
+
+ClipKeys = Sequence[int | str] | Tensor
+
+
+def uniform(scope: str, keys: ClipKeys, n: int) -> np.ndarray:
+    """Uniform numbers in [0, 1), a function of the scope and of each clip's key alone.
+
+    Args:
+        scope: What is drawn, for example `seed/epoch/view`.
+        keys: B clip ids, integers or strings.
+        n: Numbers per clip.
+
+    Returns:
+        (B, n) float32, multiples of 2**-24 (they fit a float32 without rounding up to 1).
+    """
+    rows = [
+        np.frombuffer(hashlib.shake_128(f"{scope}/{key}".encode()).digest(4 * n), dtype="<u4")
+        for key in names(keys)
+    ]
+    return ((np.stack(rows) >> 8) / (1 << 24)).astype(np.float32)
+
+
+def names(keys: ClipKeys) -> list[int | str]:
+    """Clip ids as a list."""
+    return keys.tolist() if isinstance(keys, Tensor) else list(keys)
+
+
+def clip_key(name: str) -> int:
+    """A clip's name as a number that fits an int64 tensor; 56 bits, so a million clips hardly ever share one."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])
+
+
+def generator_of(scope: str, key: int | str) -> np.random.Generator:
+    """A generator that starts anew for every scope and clip, for draws whose number is not known beforehand."""
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{scope}/{key}".encode()).digest()[:16]))
+
+
+class Lots:
+    """Hands out one column after the other of uniform numbers (B, n); the order of calls is part of the recipe."""
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        self._columns = iter(np.ascontiguousarray(numbers.T))
+
+    def unit(self) -> Tensor:
+        """(B,) uniform in [0, 1)."""
+        return torch.from_numpy(next(self._columns))
+
+    def between(self, low: float, high: float) -> Tensor:
+        """(B,) uniform in [low, high)."""
+        return low + (high - low) * self.unit()
+
+    def normal(self) -> Tensor:
+        """(B,) standard normal."""
+        return torch.special.ndtri(self.unit().clamp(min=1e-6))
+
+    def between_hz(self, low: float, high: float) -> Tensor:
+        """(B,) frequencies in Hz, uniform on the mel scale, as audiomentations draws its filters' corners."""
+        low_mel, high_mel = hz_to_mel(torch.tensor([low, high])).tolist()
+        return mel_to_hz(self.between(low_mel, high_mel))
+
+    def happens(self, probability: float) -> Tensor:
+        """(B,) bool, True with the probability."""
+        return self.unit() < probability
+
+    def roll_gain(self, beta: float) -> Tensor:
+        """(B,) natural log of the power gain of an amplitude Beta(beta, beta) + 0.5."""
+        uniform = self.unit()
+        if beta <= 0:
+            return torch.zeros_like(uniform)
+        return 2 * torch.from_numpy(betaincinv(beta, beta, uniform.numpy()) + 0.5).log()

@@ -1,0 +1,149 @@
+"""Orders of samples that mix sources or group by length: functions of (seed, epoch), for `train.data.sampling`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from train.data.sampling import epoch_order
+
+MEGABATCHES = 50  # batches sorted together when grouping by length, as in transformers
+
+
+def mixture_order(sizes: Sequence[int], weights: Sequence[float], seed: int, epoch: int) -> np.ndarray:
+    """Samples of several sources in the shares of a mixture.
+
+    Each source is gone through in an order of its own, over and over, and goes on in the next epoch where it stopped
+    in the last, so a source with a small weight is heard whole before any of it is repeated.
+
+    Args:
+        sizes: Records of each source; they are numbered one source after the other.
+        weights: Share of each source, not necessarily adding up to 1.
+        seed: The seed.
+        epoch: The epoch.
+
+    Returns:
+        (n,) int64 record numbers, as many as there are records.
+    """
+    counts = apportion(weights, sum(sizes))
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    parts = [
+        start + _turns(size, int(count), seed, source, epoch)
+        for source, (start, size, count) in enumerate(zip(starts, sizes, counts, strict=True))
+    ]
+    order = np.concatenate(parts)
+    return order[np.random.default_rng((seed, epoch)).permutation(len(order))]
+
+
+def one_source_order(sizes: Sequence[int], batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """All samples once, in batches of one source each, the batches of all sources in random order.
+
+    Args:
+        sizes: Records of each source; they are numbered one source after the other.
+        batch_size: Samples of a batch of all processes together.
+        seed: The seed.
+        epoch: The epoch.
+
+    Returns:
+        (n,) int64 record numbers. What is left of the sources when their whole batches are taken comes last.
+    """
+    batches, left = [], []
+    start = 0
+    for source, size in enumerate(sizes):
+        order = start + np.random.default_rng((seed, 1 + source, epoch)).permutation(size)
+        whole = size // batch_size * batch_size
+        batches.append(order[:whole].reshape(-1, batch_size))
+        left.append(order[whole:])
+        start += size
+    every, last = np.concatenate(batches), np.concatenate(left)
+    rng = np.random.default_rng((seed, epoch))
+    return np.concatenate([every[rng.permutation(len(every))].ravel(), last[rng.permutation(len(last))]])
+
+
+def _turns(size: int, count: int, seed: int, source: int, epoch: int) -> np.ndarray:
+    """Numbers `epoch * count` to `(epoch + 1) * count` of an endless sequence of permutations of a source."""
+    first, last = epoch * count, (epoch + 1) * count
+    rounds = range(first // size, (last - 1) // size + 1) if count else range(0)
+    passes = [np.random.default_rng((seed, 1 + source, number)).permutation(size) for number in rounds]
+    whole = np.concatenate([np.zeros(0, np.int64), *passes])
+    skipped = first - (first // size) * size
+    return whole[skipped : skipped + count]
+
+
+def apportion(weights: Sequence[float], n_samples: int) -> np.ndarray:
+    """Whole numbers in the proportions of the weights that add up to `n_samples` (largest remainders)."""
+    exact = np.asarray(weights, float) / np.sum(weights) * n_samples
+    counts = np.floor(exact).astype(np.int64)
+    left = n_samples - int(counts.sum())
+    counts[np.argsort(counts - exact, kind="stable")[:left]] += 1
+    return counts
+
+
+def tempered(weights: Sequence[float], temperature: float) -> list[float]:
+    """Shares proportional to `weight ** (1 / temperature)`: 1 follows the weights, more evens them out."""
+    logs = np.log(np.asarray(weights, float)) / temperature
+    shares = np.exp(logs - logs.max())
+    return [float(share) for share in shares / shares.sum()]
+
+
+def group_by_length(
+    order: np.ndarray, lengths: np.ndarray, batch_size: int, seed: int, epoch: int
+) -> np.ndarray:
+    """Put samples of like length into the same batch; batches stay in random order.
+
+    Args:
+        order: (n,) the samples in random order.
+        lengths: Length of every sample, by number.
+        batch_size: Samples of a batch of all processes together.
+        seed: The seed.
+        epoch: The epoch.
+
+    Returns:
+        (n,) the same samples. The batch with the longest one comes first, so that what does not fit into memory fails
+        at once.
+    """
+    window = batch_size * MEGABATCHES
+    parts = []
+    for start in range(0, len(order), window):
+        part = order[start : start + window]
+        parts.append(part[np.argsort(-lengths[part], kind="stable")])
+    ordered = np.concatenate(parts) if parts else order
+    n_whole = len(ordered) // batch_size
+    batches = ordered[: n_whole * batch_size].reshape(n_whole, batch_size)
+    shuffled = np.random.default_rng((seed, epoch, 1)).permutation(n_whole)
+    if n_whole:
+        longest = int(np.argmax(lengths[batches].max(axis=1)))
+        shuffled = np.concatenate([[longest], shuffled[shuffled != longest]])
+    return np.concatenate([batches[shuffled].ravel(), ordered[n_whole * batch_size :]])
+
+
+class SampleOrder:
+    """The order of a data set's samples in any epoch.
+
+    Args:
+        sizes: Records of each source.
+        weights: Shares of the sources; None: every record once an epoch.
+        lengths: Length of every record, to group by; None does not.
+        batch_size: Samples of a forward pass of all processes together, for grouping.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        weights: Sequence[float] | None = None,
+        lengths: np.ndarray | None = None,
+        batch_size: int = 1,
+    ) -> None:
+        self.sizes, self.weights = list(sizes), weights
+        self.lengths, self.batch_size = lengths, batch_size
+
+    def __call__(self, seed: int, epoch: int) -> np.ndarray:
+        """Record numbers of an epoch, as many as there are records."""
+        if self.weights is None:
+            order = epoch_order(sum(self.sizes), seed, epoch)
+        else:
+            order = mixture_order(self.sizes, self.weights, seed, epoch)
+        if self.lengths is None:
+            return order
+        return group_by_length(order, self.lengths, self.batch_size, seed, epoch)

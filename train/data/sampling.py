@@ -1,0 +1,74 @@
+"""The order of samples: a function of (seed, epoch) alone, cut into steps the same way for any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from train.data.draws import generator_of
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch visits `n` samples: a permutation of 0..n-1 drawn from (seed, epoch)."""
+    return generator_of(f"order/{seed}", epoch).permutation(n)
+
+
+class EpochBatches(Sampler[list[int]]):
+    """One process's batches of an epoch.
+
+    An epoch's order is cut into forward passes of `batch_size * world` samples, and those into one batch per
+    process. So the samples of a forward pass of all processes do not depend on how many they are, as long as the
+    product stays the same. The last pass may be smaller, by one sample more on some processes than on others; where
+    not every process would get one, samples from the beginning of the epoch come again.
+
+    Args:
+        dataset: The samples. One with a method `order(seed, epoch)` (an array of indices, as long as the dataset)
+            decides about the order itself.
+        batch_size: Samples per process and forward pass.
+        seed: Seed of the order.
+        rank: This process.
+        world: Number of processes.
+        drop_last: Leave out a last pass that is smaller than the others.
+    """
+
+    def __init__(
+        self, dataset: Any, batch_size: int, seed: int, rank: int = 0, world: int = 1, drop_last: bool = False
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self.drop_last = drop_last
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches come next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        together = self.batch_size * self.world
+        n = len(self.dataset)
+        return n // together if self.drop_last else -(-n // together)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self.order()
+        return (self._of_rank(order, number) for number in range(len(self)))
+
+    def order(self) -> np.ndarray:
+        """The epoch's order of all samples."""
+        own = getattr(self.dataset, "order", None)
+        if own is not None:
+            return np.asarray(own(self.seed, self.epoch))
+        return epoch_order(len(self.dataset), self.seed, self.epoch)
+
+    def batch(self, number: int) -> list[int]:
+        """This process's batch of a forward pass of the current epoch."""
+        return self._of_rank(self.order(), number)
+
+    def _of_rank(self, order: np.ndarray, number: int) -> list[int]:
+        together = self.batch_size * self.world
+        picked = order[number * together : (number + 1) * together]
+        if len(picked) < self.world:
+            picked = np.concatenate([picked, np.resize(order, self.world - len(picked))])
+        return np.array_split(picked, self.world)[self.rank].tolist()

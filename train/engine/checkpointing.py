@@ -1,0 +1,171 @@
+"""A Trainer whose checkpoints are exact and whole; see `train.engine.checkpoints` about what they hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers import Trainer
+
+from alm.errors import CheckpointError, UserError
+from encoders.checkpoint import write_weights
+from train.engine import checkpoints
+from train.engine.collectives import any_process, rank_and_world
+from train.engine.ranks import barrier, is_main
+
+
+class CheckpointTrainer(Trainer):
+    """Trainer that is saved and goes on exactly.
+
+    Attributes:
+        keep_checkpoints: How many are kept.
+        best: Step and loss of the best look at validation, and how many looks it has been `since`; None before
+            the first.
+    """
+
+    keep_checkpoints = 2
+    best: dict[str, Any] | None = None
+    _restored: dict[str, Any] | None = None
+    _saved_step = -1
+    _total_before = 0.0
+
+    @property
+    def network(self) -> nn.Module:
+        """The model that trains, unwrapped."""
+        assert isinstance(self.model, nn.Module)
+        return self.model
+
+    @property
+    def _engine(self) -> Any:
+        """DeepSpeed's, around the model."""
+        return self.model_wrapped
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints are."""
+        return Path(str(self.args.output_dir))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint that is whole or not there; every process must call this.
+
+        Raises:
+            UserError: It cannot be written; older checkpoints are as they were.
+        """
+        folder, step = self.folder, self.state.global_step
+        unfinished = checkpoints.hidden(folder, step)
+        loss = float(self._mean_loss())
+        reason: str | None = None
+        try:
+            if is_main():
+                checkpoints.clear_unfinished(folder)
+                unfinished.mkdir(parents=True)
+            barrier()
+            self._write_state(unfinished)
+        except (OSError, CheckpointError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+        failed = any_process([reason is not None], self.args.device)[0]
+        if not failed and is_main():
+            facts = {
+                "world": self.args.world_size,
+                "deepspeed": self.is_deepspeed_enabled,
+                "keys": checkpoints.trained_keys(self.network),
+                "best": self.best,
+                "log": {
+                    "loss": loss,
+                    "since": self._globalstep_last_logged,
+                    "total": self._total_before + self._total_loss_scalar,
+                },
+            }
+            try:
+                checkpoints.seal(unfinished, step, facts)
+                checkpoints.rotate(folder, self.keep_checkpoints)
+            except OSError as error:
+                reason = str(error)
+        if any_process([reason is not None], self.args.device)[0]:
+            if is_main():
+                checkpoints.clear_unfinished(folder)
+            last = checkpoints.found(folder)
+            kept = f"{last[-1][1]} is whole" if last else "there is no older one"
+            raise UserError(
+                f"{folder}: the checkpoint of step {step} cannot be written ({reason or 'on another process'}); "
+                f"{kept}; make room and run the same command again"
+            )
+        self._saved_step = step
+
+    def _write_state(self, folder: Path) -> None:
+        """Weights that train, optimiser, schedule and counters."""
+        if self.is_deepspeed_enabled:
+            self._engine.save_checkpoint(str(folder), exclude_frozen_parameters=True)
+        elif is_main():
+            write_weights(folder / checkpoints.WEIGHTS, checkpoints.trained_weights(self.network))
+            torch.save(self.optimizer.state_dict(), folder / checkpoints.OPTIMIZER)  # type: ignore[union-attr]
+        if is_main():
+            torch.save(self.lr_scheduler.state_dict(), folder / checkpoints.SCHEDULER)  # type: ignore[union-attr]
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Nothing yet: `_prepare_for_training` restores weights, optimiser and schedule at once."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing: generators start anew at every step."""
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
+    ) -> Any:
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if resume_from_checkpoint is not None:
+            self._restore(Path(resume_from_checkpoint))
+        return prepared
+
+    def _restore(self, checkpoint: Path) -> None:
+        """Put back what `_write_state` wrote, strictly.
+
+        Raises:
+            CheckpointError: The checkpoint is another model's, or its DeepSpeed shards are of another world size.
+        """
+        facts = checkpoints.facts_of(checkpoint)
+        checkpoints.check_keys(checkpoint, facts["keys"], checkpoints.trained_keys(self.network))
+        if facts["deepspeed"] != self.is_deepspeed_enabled:
+            wrote = "with" if facts["deepspeed"] else "without"
+            raise CheckpointError(f"{checkpoint}: was written {wrote} DeepSpeed; go on {wrote} it")
+        if self.is_deepspeed_enabled:
+            if facts["world"] != self.args.world_size:
+                raise CheckpointError(
+                    f"{checkpoint}: DeepSpeed wrote it from {facts['world']} processes, now there are "
+                    f"{self.args.world_size}; go on with {facts['world']}"
+                )
+            loaded, _ = self._engine.load_checkpoint(str(checkpoint), load_module_strict=False)
+            if loaded is None:
+                raise CheckpointError(f"{checkpoint}: DeepSpeed cannot load it")
+        else:
+            checkpoints.load_trained(self.network, checkpoint / checkpoints.WEIGHTS)
+            state = checkpoints.load_state(checkpoint / checkpoints.OPTIMIZER)
+            self.optimizer.load_state_dict(state)  # type: ignore[union-attr]
+        self.lr_scheduler.load_state_dict(checkpoints.load_state(checkpoint / checkpoints.SCHEDULER))  # type: ignore[union-attr]
+        self._restored, self.best = facts["log"], facts["best"]
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """One pass over the data, or none where the checkpoint was the last step's."""
+        if self._restored is not None:  # the line of the log that the interruption cut in two
+            self._tr_loss += self._restored["loss"]
+            self._total_before = self._restored["total"]
+            self._globalstep_last_logged = self._restored["since"]
+            self._restored = None
+        if self.is_over():
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def is_over(self) -> bool:
+        """Whether no step is left to do."""
+        return self.state.global_step >= self.state.max_steps
+
+    def _mean_loss(self) -> Tensor:
+        """The loss summed since the last line of the log, as the mean over processes."""
+        total = self._tr_loss.clone()
+        if rank_and_world()[1] > 1:
+            dist.all_reduce(total)
+        return total / rank_and_world()[1]

@@ -1,0 +1,180 @@
+"""Checkpoints that an interrupted run goes on from: whole or not there, checked before use, the oldest removed.
+
+`checkpoint-N/` holds the weights that train (and buffers), the optimiser, the schedule and the trainer's counters;
+`complete.json` lists every file with size and hash. It is written into a hidden folder, flushed to the disk, and
+renamed. No state of random generators is kept: `train.engine.trainer.StageTrainer.training_step` seeds them
+anew at every step from (seed, step, process).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alm.errors import CheckpointError
+from encoders.checkpoint import load_strict, read_weights, sha256_of
+
+COMPLETE = "complete.json"
+WEIGHTS = "weights.safetensors"
+OPTIMIZER = "optimizer.pt"
+SCHEDULER = "scheduler.pt"
+_NAME = re.compile(r"checkpoint-(\d+)")
+_HIDDEN = ".unfinished-"
+
+
+def trained_keys(model: nn.Module) -> list[str]:
+    """Names in the state dict that a checkpoint holds: all but the frozen parameters."""
+    frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return [name for name in model.state_dict() if name not in frozen]
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint holds of a model whose weights this process has whole."""
+    state = model.state_dict()
+    return {name: state[name] for name in trained_keys(model)}
+
+
+def load_trained(model: nn.Module, file: Path) -> None:
+    """Put a checkpoint's weights back; every one that trains must be there, and no other.
+
+    Raises:
+        CheckpointError: Weights that are missing, mis-shaped or belong to another model.
+    """
+    frozen = set(model.state_dict()) - set(trained_keys(model))
+    weights = read_weights(file)
+    load_strict(model, weights, source=str(file), allow_missing=tuple(frozen))
+
+
+def hidden(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is written before it is whole."""
+    return folder / f"{_HIDDEN}{step}"
+
+
+def seal(unfinished: Path, step: int, facts: dict[str, Any]) -> Path:
+    """Make what was written a checkpoint: list and flush its files, then rename it.
+
+    Args:
+        unfinished: The folder from `hidden`, with all files in it.
+        step: Steps done.
+        facts: To be kept beside the list of files.
+    """
+    files = {
+        path.relative_to(unfinished).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in sorted(unfinished.rglob("*"))
+        if path.is_file()
+    }
+    (unfinished / COMPLETE).write_text(json.dumps({"step": step, **facts, "files": files}, indent=1))
+    for path in sorted(unfinished.rglob("*")):
+        _flush(path)
+    _flush(unfinished)
+    final = unfinished.parent / f"checkpoint-{step}"
+    if final.exists():  # an older attempt's, found damaged; or this very step, which preemption saved already
+        shutil.rmtree(final)
+    os.replace(unfinished, final)
+    _flush(final.parent)
+    return final
+
+
+def _flush(path: Path) -> None:
+    """Make sure a file or folder survives a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def found(folder: Path) -> list[tuple[int, Path]]:
+    """Steps and folders of the checkpoints in a directory, oldest first, damaged ones too."""
+    names = folder.iterdir() if folder.is_dir() else ()
+    matched = ((_NAME.fullmatch(path.name), path) for path in names)
+    return sorted((int(match[1]), path) for match, path in matched if match)
+
+
+def found_step(checkpoint: Path) -> int:
+    """The step of a checkpoint."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None where they are as they were written."""
+    try:
+        files = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError):
+        return f"{COMPLETE} is missing or broken"
+    for name, expected in files.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != expected["bytes"]:
+            return f"{name} has {file.stat().st_size} of {expected['bytes']} bytes"
+        if sha256_of(file) != expected["sha256"]:
+            return f"{name} has changed"
+    return None
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is whole, and a line about each newer one that is not."""
+    said: list[str] = []
+    for _, path in reversed(found(folder)):
+        wrong = damage(path)
+        if wrong is None:
+            return path, said
+        said.append(f"{path.name} is damaged ({wrong})")
+    return None, said
+
+
+def rotate(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, and what interrupted attempts left.
+
+    A checkpoint is renamed before it is removed: what is half removed is never taken for one.
+    """
+    for _, path in found(folder)[:-keep]:
+        os.replace(path, path.with_name(f"{_HIDDEN}old-{path.name}"))
+    clear_unfinished(folder)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what interrupted attempts left."""
+    for path in folder.glob(f"{_HIDDEN}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def facts_of(checkpoint: Path) -> dict[str, Any]:
+    """What `seal` was given, and the list of files."""
+    return json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+
+
+def check_keys(checkpoint: Path, kept: Iterable[str], own: Iterable[str]) -> None:
+    """Whether a checkpoint holds the very weights that train now.
+
+    Raises:
+        CheckpointError: Naming the first few that differ.
+    """
+    missing, unexpected = sorted(set(own) - set(kept)), sorted(set(kept) - set(own))
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{checkpoint}: was saved while other weights trained (missing {missing[:3]}, unexpected "
+            f"{unexpected[:3]}); remove it to start anew"
+        )
+
+
+def load_state(file: Path) -> Any:
+    """A state dict of optimiser or schedule, on the CPU.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+    """
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from error

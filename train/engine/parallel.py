@@ -1,0 +1,99 @@
+"""Independent steps side by side, each in a process of its own with its share of the cores.
+
+Small models use one core well and two badly: two steps next to each other finish sooner than one after the other.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from alm.common.progress import ROW
+from alm.errors import UserError, is_users
+
+Step = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+def run_side_by_side(steps: Sequence[Step]) -> None:
+    """Run module-level functions at the same time; on a GPU, or with one core, one after the other.
+
+    Args:
+        steps: (function, arguments) pairs; results are left on disk.
+
+    Raises:
+        UserError: The first step that failed so; its message is kept. The other steps are ended.
+        RuntimeError: A step crashed; its traceback has been printed.
+    """
+    import torch
+
+    cores = n_cores()
+    if torch.cuda.is_available() or cores < 2 or len(steps) < 2:
+        for function, arguments in steps:
+            function(*arguments)
+        return
+    context = multiprocessing.get_context("spawn")
+    complaints = context.SimpleQueue()
+    share = max(1, cores // len(steps))
+    workers = [
+        context.Process(target=_work, args=(function, arguments, share, row, complaints))
+        for row, (function, arguments) in enumerate(steps)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        _wait(workers)
+    finally:
+        for worker in workers:
+            if worker.is_alive():
+                worker.terminate()
+            worker.join()
+    if not complaints.empty():
+        raise UserError(complaints.get())
+    if any(worker.exitcode for worker in workers):
+        raise RuntimeError("a step crashed; its traceback is printed above")
+
+
+def n_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _wait(workers: Sequence[Any]) -> None:
+    """Until all have finished, or one has failed."""
+    from multiprocessing.connection import wait
+
+    running = {worker.sentinel: worker for worker in workers}
+    while running:
+        for sentinel in wait(list(running)):
+            if running.pop(sentinel).exitcode:  # type: ignore[call-overload]
+                return
+
+
+def _work(
+    function: Callable[..., Any], arguments: tuple[Any, ...], threads: int, row: int, complaints: Any
+) -> None:
+    import torch
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ[ROW] = str(row)
+    torch.set_num_threads(threads)
+    try:
+        function(*arguments)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        if not is_users(error):
+            raise
+        complaints.put(str(error))
+        raise SystemExit(2) from error
+
+
+def _end_with_parent() -> None:
+    """A killed parent must not leave workers that write into directories a new run is using."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,80 @@
+"""What a run writes down while it trains: `metrics.jsonl`, and a bar on the display."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from alm.common.files import write_text_atomic
+from alm.common.progress import progress
+
+
+class RunLog(TrainerCallback):
+    """Writes `metrics.jsonl` and shows a bar with loss and ETA; tells datasets and models the epoch.
+
+    Args:
+        title: Name of the stage on the display.
+        path: Where to write the metrics.
+    """
+
+    def __init__(self, title: str, path: Path) -> None:
+        self.title, self.path = title, path
+        self.started = time.time()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the display."""
+        if state.is_world_process_zero:
+            self._bar = progress(self.title, state.max_steps, "step")
+            self._advance = self._bar.__enter__()
+            self._advance(state.global_step)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Pass the epoch on; draws that depend on it are functions of it, not of a running generator."""
+        epoch = int(state.epoch or 0)
+        loader = kwargs.get("train_dataloader")
+        targets = (
+            kwargs.get("model"),
+            getattr(loader, "dataset", None),
+            getattr(loader, "batch_sampler", None),
+        )
+        for target in targets:
+            set_epoch = getattr(target, "set_epoch", None)
+            if set_epoch is not None:
+                set_epoch(epoch)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar."""
+        if state.is_world_process_zero:
+            losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+            self._advance(1, **({"loss": f"{losses[-1]:.3f}"} if losses else {}))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Append one line of metrics."""
+        if state.is_world_process_zero and logs:
+            with self.path.open("a", encoding="utf-8") as handle:
+                line = {"step": state.global_step, "time_s": round(time.time() - self.started, 2), **logs}
+                handle.write(json.dumps(line) + "\n")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the display."""
+        if state.is_world_process_zero:
+            self._bar.__exit__(None, None, None)
+
+
+def cut_log(file: Path, step: int) -> None:
+    """Remove lines that the run is going to write again, and one that a kill cut short."""
+    if not file.is_file():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if entry["step"] <= step and "train_loss" not in entry:
+            kept.append(line + "\n")
+    write_text_atomic(file, "".join(kept))

@@ -1,0 +1,386 @@
+"""The one training loop: `transformers.Trainer` with the stage's settings, logs and progress.
+
+What is added to it makes a run survive: its order of samples and its randomness are functions of (seed, step), its
+checkpoints are exact and whole (`train.engine.checkpointing`), and all processes decide together what to do
+about a loss that is not a number, or a request to leave.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from alm.errors import Preempted, UserError
+from encoders.checkpoint import write_weights
+from train.data.sampling import EpochBatches
+from train.engine import checkpoints
+from train.engine.checkpointing import CheckpointTrainer
+from train.engine.collectives import any_process, gather_objects
+from train.engine.ranks import barrier, is_main, say
+from train.engine.runlog import RunLog, cut_log
+from train.engine.signals import Signals
+from train.settings import TrainSettings
+
+# Exempt from weight decay besides 1-D tensors (AudioMosaic's recipe).
+NO_DECAY = ("pos_embed", "cls_token", "queries")
+NONFINITE = "nonfinite.jsonl"
+_MOST_SKIPPED = 10  # steps in a row
+
+
+class _SkipStep(Exception):
+    """The step's loss is not a number, and the policy is to go on."""
+
+
+class StageTrainer(CheckpointTrainer):
+    """Trainer whose weight decay spares biases, norms, positions and query tokens, and that can be interrupted.
+
+    Attributes:
+        signals: Requests to leave.
+        on_nan: `stop` or `skip`.
+        validate: Gives the validation loss; None looks at none.
+        eval_every: Steps between looks.
+        patience: Looks in a row without a better loss that end the run; 0 never does.
+        preempted: Whether all processes have agreed to leave.
+        skipped: Steps skipped in a row.
+    """
+
+    signals = Signals()
+    on_nan = "stop"
+    validate: Callable[[], float] | None = None
+    eval_every = 0
+    patience = 0
+    preempted = False
+    skipped = 0
+    _skipping = False
+    _micro = 0
+    _loss_before: Tensor | None = None
+    _looked_step = -1
+
+    # ---- what trains, and on what ----
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Names of the parameters that decay: matrices that are no embeddings of positions or queries."""
+        return [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.ndim > 1 and name.rsplit(".", 1)[-1] not in NO_DECAY
+        ]
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches whose order is a function of (seed, epoch), dealt out to the processes."""
+        args = self.args
+        batches = EpochBatches(
+            self.train_dataset,
+            self._train_batch_size,
+            args.seed,
+            args.process_index,
+            args.world_size,
+            args.dataloader_drop_last,
+        )
+        return DataLoader(
+            self.train_dataset,  # type: ignore[arg-type]
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
+        )
+
+    # ---- one step ----
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The micro-batches of one optimiser step."""
+        self._seed("data")
+        self._micro, self._skipping = 0, False
+        self._loss_before = self._tr_loss.clone()
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def _seed(self, what: str) -> None:
+        """Start every generator anew; what they draw next is a function of (seed, step, process)."""
+        scope = f"{what}/{self.args.seed}/{self.state.global_step}/{self._micro}/{self.args.process_index}"
+        number = int.from_bytes(hashlib.sha256(scope.encode()).digest()[:8])
+        torch.manual_seed(number >> 1)  # of all devices
+        random.seed(number)
+        np.random.seed(number & 0xFFFFFFFF)
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward; dropout draws from (seed, step, micro-batch, process), whatever came before."""
+        self._seed("step")
+        self._micro += 1
+        if self._skipping:
+            return torch.zeros((), device=self.args.device)
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        except _SkipStep:
+            self._skipping = True
+            model.zero_grad()
+            assert self._loss_before is not None
+            self._tr_loss.copy_(self._loss_before)
+            return torch.full((), torch.nan, device=self.args.device)  # logged as the mean of those before
+
+    def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The model's own loss; all processes decide together about one that is not a number."""
+        result = super().compute_loss(model, inputs, *args, **kwargs)
+        if self.is_in_train and model.training:
+            loss = (result[0] if isinstance(result, tuple) else result).detach()
+            finite = bool(torch.isfinite(loss))
+            complaint = getattr(self.train_dataset, "complaint", lambda: None)()
+            wrong, asked, bad = any_process(
+                [not finite, self.signals.received is not None, complaint is not None], loss.device
+            )
+            self.preempted = self.preempted or asked
+            if bad:
+                raise UserError(complaint or "data.train: another process found too many bad samples")
+            if wrong:
+                self._not_a_number(float(loss), "loss")
+        return result
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Clip; gradients that are not finite (the same on all processes, once reduced) are treated as the loss is."""
+        if self._skipping:
+            return None
+        norm = super()._clip_grad_norm(model)
+        if norm is not None and not self.is_deepspeed_enabled and not np.isfinite(float(norm)):
+            try:
+                self._not_a_number(float(norm), "gradients' norm")
+            except _SkipStep:
+                self._skipping = True
+                model.zero_grad()
+        elif norm is not None:
+            self.skipped = 0
+        return norm
+
+    def _not_a_number(self, value: float, what: str) -> None:
+        """Write down the batch's samples on every process, then stop or skip the step; all processes must call this.
+
+        Raises:
+            UserError: The policy is to stop, or too many steps in a row were skipped.
+        """
+        step = self.state.global_step
+        line = {
+            "step": step,
+            "process": self.args.process_index,
+            what.replace("gradients' norm", "grad_norm"): str(value),
+            "ids": self._batch_ids(),
+        }
+        lines = gather_objects(line)
+        file = self.folder.parent / NONFINITE
+        if is_main():
+            with file.open("a", encoding="utf-8") as handle:
+                handle.writelines(json.dumps(entry) + "\n" for entry in lines)
+        self.skipped += 1
+        if self.on_nan == "skip" and self.skipped <= _MOST_SKIPPED:
+            say(f"step {step}: the {what} is not a number; step skipped, its samples are in {file}")
+            raise _SkipStep
+        more = f" ({self.skipped} steps in a row)" if self.on_nan == "skip" else " or set run.on_nan=skip"
+        raise UserError(
+            f"step {step}: the {what} is not a number ({value} on process {self.args.process_index}); the batch's "
+            f"samples are in {file}; lower optim.lr, check the data{more}"
+        )
+
+    def _batch_ids(self) -> list[str]:
+        """What the dataset calls the samples of the current micro-batch."""
+        loader: Any = self.callback_handler.train_dataloader
+        batches = getattr(loader, "batch_sampler", None)
+        if not isinstance(batches, EpochBatches):
+            return []
+        accumulation = self.args.gradient_accumulation_steps
+        steps_per_epoch = max(1, -(-len(batches) // accumulation))
+        number = self.state.global_step % steps_per_epoch * accumulation + self._micro - 1
+        name = getattr(self.train_dataset, "name", str)
+        return [name(index) for index in batches.batch(number)]
+
+    # ---- logs ----
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log a line; a model with `take_metrics` adds its own figures to those of training."""
+        take_metrics = getattr(self.model, "take_metrics", None)
+        if "loss" in logs and take_metrics is not None:
+            logs = {**logs, **take_metrics()}
+        put_aside = getattr(self.train_dataset, "names", None)
+        if put_aside is not None:
+            logs = {**logs, "quarantined": len(put_aside())}
+        if "train_loss" in logs:  # of the whole run, not of what came after an interruption alone
+            total = self._total_before + self._total_loss_scalar
+            logs = {**logs, "train_loss": total / max(self.state.global_step, 1)}
+        super().log(logs, *args, **kwargs)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """The summary; what came after the last line of the log counts on every process, not on the first alone."""
+        self._tr_loss = self._mean_loss()
+        return super()._finalize_training(*args, **kwargs)
+
+    # ---- validation ----
+    @property
+    def best_weights(self) -> Path:
+        """Where the weights of the best look are."""
+        return self.folder / "best.safetensors"
+
+    def _look(self) -> None:
+        """Compute the validation loss, keep the weights where it is the best, end the run where it stays worse."""
+        assert self.validate is not None
+        step, loss = self.state.global_step, self.validate()
+        self.log({"eval_loss": loss})
+        if self.best is None or loss < self.best["loss"]:
+            self.best = {"step": step, "loss": loss, "since": 0}
+            weights = gathered_weights(self)
+            if is_main():
+                kept = checkpoints.trained_keys(self.network)
+                self.best_weights.parent.mkdir(parents=True, exist_ok=True)
+                write_weights(self.best_weights, {key: weights[key] for key in kept})
+        else:
+            self.best = {**self.best, "since": self.best["since"] + 1}
+        if self._patience_is_over():
+            say(
+                f"step {step}: no better validation loss than {self.best['loss']:.4f} of step {self.best['step']}"
+            )
+            self.control.should_training_stop = True
+
+    def _patience_is_over(self) -> bool:
+        return bool(self.patience and self.best and self.best["since"] >= self.patience)
+
+    def take_best(self) -> None:
+        """Put the weights of the best look back into the model, on every process."""
+        barrier()
+        if self.best is not None:
+            checkpoints.load_trained(self.network, self.best_weights)
+
+    def _restore(self, checkpoint: Path) -> None:
+        super()._restore(checkpoint)
+        self._looked_step = self.state.global_step
+
+    def is_over(self) -> bool:
+        """Whether no step is left to do, or none that could help."""
+        return super().is_over() or self._patience_is_over()
+
+    # ---- after a step ----
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        step = self.state.global_step
+        if self.validate is not None and step % self.eval_every == 0 and step != self._looked_step:
+            self._looked_step = step
+            self._look()
+        if self.preempted:
+            self.control.should_training_stop = True
+            self.control.should_save = self._saved_step != self.state.global_step
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+
+def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArguments:
+    """The stage's settings in the Trainer's terms."""
+    run, optim = settings.run, settings.optim
+    # Named only where it is asked for: newer releases of transformers call it activation_checkpointing.
+    recompute: dict[str, Any] = {"gradient_checkpointing": True} if run.gradient_checkpointing else {}
+    return TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        max_steps=optim.steps,
+        per_device_train_batch_size=optim.batch_size,
+        gradient_accumulation_steps=optim.accumulation,
+        learning_rate=optim.lr,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": optim.min_lr_ratio},
+        warmup_steps=optim.warmup_steps,
+        weight_decay=optim.weight_decay,
+        adam_beta2=optim.beta2,
+        max_grad_norm=optim.max_grad_norm,
+        bf16=run.precision == "bf16",
+        deepspeed=run.deepspeed,
+        seed=run.seed,
+        data_seed=run.seed,
+        logging_steps=run.log_every,
+        save_strategy="steps" if run.save_every else "no",
+        save_steps=run.save_every or 500,
+        report_to=list(run.report_to) or "none",
+        **recompute,
+        dataloader_num_workers=settings.data.workers,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        label_names=["labels"],
+        dataloader_drop_last=settings.stage == "pretrain",
+    )
+
+
+def gathered_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """The model's whole state dict, also where ZeRO-3 holds it in pieces; every process must call this."""
+    wrapped = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
+    return trainer.accelerator.get_state_dict(wrapped)
+
+
+def fit(
+    settings: TrainSettings,
+    model: nn.Module,
+    dataset: Dataset,
+    collator: Any,
+    folder: Path,
+    title: str,
+    callbacks: Sequence[TrainerCallback] = (),
+    trainer_class: type[StageTrainer] = StageTrainer,
+    validate: Callable[[], float] | None = None,
+) -> StageTrainer:
+    """Train `model` and return the trainer; an interrupted run goes on from its last checkpoint.
+
+    Args:
+        settings: The stage.
+        model: Trained in place.
+        dataset: The samples; see `train.data.sampling.EpochBatches` about their order.
+        collator: Makes batches of them.
+        folder: The run directory.
+        title: Of the stage, for messages.
+        callbacks: More callbacks.
+        trainer_class: The trainer to use.
+        validate: Gives the validation loss, for `run.eval_every`; the model then ends with the best weights.
+
+    Raises:
+        Preempted: The run was asked to leave, and saved a checkpoint.
+        UserError: What the user can fix.
+    """
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer = trainer_class(
+        model=model,
+        args=training_arguments(settings, folder),
+        train_dataset=dataset,
+        data_collator=collator,
+        callbacks=[RunLog(title, folder / "metrics.jsonl"), *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.on_nan, trainer.keep_checkpoints = settings.run.on_nan, settings.run.keep_checkpoints
+    if settings.run.eval_every:
+        trainer.validate, trainer.eval_every = validate, settings.run.eval_every
+        trainer.patience = settings.run.patience
+    checkpoint = last_checkpoint(folder, title)
+    try:
+        with Signals() as trainer.signals:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except UserError as error:  # from a loader's process it comes wrapped in that one's traceback
+        kind = type(error)
+        raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()) from error
+    if trainer.preempted:
+        raise Preempted(
+            f"{title}: asked to leave ({trainer.signals.received or 'another process'}); saved step "
+            f"{trainer.state.global_step} of {trainer.state.max_steps}; run the same command again to go on"
+        )
+    trainer.take_best()
+    return trainer
+
+
+def last_checkpoint(folder: Path, title: str) -> Path | None:
+    """The newest whole checkpoint of a run, the same for every process; the log is cut back to its step.
+
+    Damaged ones are passed over, and said to be.
+    """
+    checkpoint: Path | None = None
+    if is_main():
+        checkpoints.clear_unfinished(folder / "checkpoints")
+        checkpoint, said = checkpoints.newest_whole(folder / "checkpoints")
+        instead = f"going on from {checkpoint.name}" if checkpoint else "starting anew"
+        for line in said:
+            say(f"{title}: {line}; {instead}")
+        cut_log(folder / "metrics.jsonl", checkpoints.found_step(checkpoint) if checkpoint else -1)
+    return gather_objects(checkpoint)[0]

@@ -1,0 +1,1 @@
+"""Encoder transfer: a head on labelled clips, over folds or published splits. No LLM."""

@@ -1,0 +1,64 @@
+"""Fine-tuning on every fold in turn, each in a run directory of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from alm.common.files import write_text_atomic
+from alm.errors import ConfigError
+from train.engine.ranks import is_main, say
+from train.finetune.scores import fold_markdown, fold_summary
+from train.finetune.splits import folds_of, read_data
+from train.pipeline.rundir import read_json, write_json
+from train.settings import TrainSettings
+
+
+def run_folds(settings: TrainSettings, run: Callable[[TrainSettings], Path]) -> Path:
+    """Run every fold asked for, reusing finished ones, and summarise them in `out/scores.json` and `.md`.
+
+    Args:
+        settings: With `finetune.folds` set.
+        run: Runs one stage.
+
+    Returns:
+        The directory of the summary.
+
+    Raises:
+        ConfigError: No such fold, or no folds at all.
+    """
+    known = folds_of(read_data(settings.data))
+    if not known:
+        raise ConfigError("finetune.folds: the data set has no folds; leave finetune.folds out")
+    asked = (
+        known if settings.finetune.folds == "all" else [str(fold) for fold in settings.finetune.folds or ()]
+    )
+    for fold in asked:
+        if fold not in known:
+            raise ConfigError(f"finetune.folds: no fold '{fold}'; the folds are {', '.join(known)}")
+    folder = Path(settings.out)
+    features = settings.data.feature_folder
+    if features is None and settings.finetune.cached:
+        features = str(folder / "features")  # the folds share what the frozen encoder makes of the clips
+    results = {}
+    for fold in asked:
+        one = dataclasses.replace(
+            settings,
+            out=str(folder / f"fold-{fold}"),
+            data=dataclasses.replace(
+                settings.data,
+                feature_folder=features,
+                folds=dataclasses.replace(settings.data.folds, test=fold),
+            ),
+            finetune=dataclasses.replace(settings.finetune, folds=None),
+        )
+        run(one)
+        results[fold] = read_json(folder / f"fold-{fold}" / "scores.json")
+    summary = fold_summary(folder.name, results)
+    page = fold_markdown(summary)
+    if is_main():
+        write_json(folder / "scores.json", summary)
+        write_text_atomic(folder / "scores.md", page)
+    say(page)
+    return folder

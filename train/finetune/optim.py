@@ -1,0 +1,147 @@
+"""The optimiser of fine-tuning: learning rates that fall with depth, and the epoch that validates best."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from alm.errors import ConfigError
+from encoders.checkpoint import read_weights, write_text, write_weights
+from train.engine.checkpoints import trained_weights
+from train.engine.ranks import is_main
+from train.engine.trainer import StageTrainer
+
+
+def layer_scales(encoder: nn.Module, decay: float) -> dict[str, float]:
+    """How much slower each parameter of an encoder learns than the head (Clark et al. 2020; BEiT, MAE).
+
+    Block i of L (from 0) learns at `decay ** (L - i)`, what lies before the blocks at `decay ** (L + 1)`, what
+    lies after them at 1. The blocks are the encoder's longest `ModuleList`.
+
+    Args:
+        encoder: Any encoder built of a list of blocks.
+        decay: In (0, 1].
+
+    Returns:
+        Parameter name to factor.
+
+    Raises:
+        ConfigError: The encoder has no list of blocks.
+    """
+    lists = {name: m for name, m in encoder.named_modules() if isinstance(m, nn.ModuleList)}
+    prefix = max(lists, key=lambda name: len(lists[name]), default=None)
+    if prefix is None or len(lists[prefix]) < 2:
+        raise ConfigError(
+            f"finetune.layer_decay={decay}: {type(encoder).__name__} is not built of blocks; set it to 1"
+        )
+    n_blocks, passed = len(lists[prefix]), False
+    scales = {}
+    for name, _ in encoder.named_parameters():
+        if name.startswith(f"{prefix}."):
+            passed = True
+            depth = int(name[len(prefix) + 1 :].split(".")[0]) + 1
+        else:
+            depth = n_blocks + 1 if passed else 0
+        scales[name] = decay ** (n_blocks + 1 - depth)
+    return scales
+
+
+class FinetuneTrainer(StageTrainer):
+    """Trainer whose encoder blocks learn the slower the deeper they lie below the head."""
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """One parameter group per learning rate and weight decay."""
+        target: Any = self.model if model is None else model
+        decay = target.settings.layer_decay
+        if self.optimizer is not None or decay == 1 or target.encoder is None:
+            return super().create_optimizer(model)
+        scales = {f"encoder.{name}": s for name, s in layer_scales(target.encoder, decay).items()}
+        decayed = set(self.get_decay_parameter_names(target))
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in target.named_parameters():
+            if parameter.requires_grad:
+                weight_decay = self.args.weight_decay if name in decayed else 0.0
+                groups.setdefault((scales.get(name, 1.0), weight_decay), []).append(parameter)
+        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, target)
+        self.optimizer = optimizer_class(
+            [
+                {"params": parameters, "weight_decay": weight_decay, "lr": self.args.learning_rate * scale}
+                for (scale, weight_decay), parameters in groups.items()
+            ],
+            **options,
+        )
+        return self.optimizer
+
+
+class BestEpoch(TrainerCallback):
+    """Scores the validation clips after every epoch and remembers the weights that did best.
+
+    Args:
+        model: The model in training; what trains of it is remembered.
+        score: Gives the validation score (higher is better) and the loss that decides between equal ones.
+        folder: Where the best weights are kept for an interrupted run.
+        log: One line of metrics per epoch is appended there.
+        start_counts: The weights before the first step compete too, as epoch 0.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        score: Callable[[], tuple[float, float]],
+        folder: Path,
+        log: Path,
+        start_counts: bool = False,
+    ) -> None:
+        self.model, self.score, self.folder, self.log = model, score, folder, log
+        self.start_counts = start_counts
+        self.best: dict[str, Any] | None = None
+        self.weights: dict[str, Tensor] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take up what an interrupted run remembered; score an epoch whose weights were saved, but not scored."""
+        file = self.folder / "best.json"
+        if state.global_step and file.is_file():
+            self.best = json.loads(file.read_text(encoding="utf-8"))
+            self.weights = read_weights(self.folder / "best.safetensors")
+        epoch = float(round(state.epoch or 0, 3))
+        unscored = epoch.is_integer() and (self.best is None or self.best["last_epoch"] < epoch)
+        if unscored and (state.global_step or self.start_counts):
+            self.on_epoch_end(args, state, control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Score, and keep the weights where they are the best so far."""
+        score, loss = self.score()
+        epoch = float(round(state.epoch or 0, 3))
+        if is_main():
+            with self.log.open("a", encoding="utf-8") as handle:
+                line = {
+                    "step": state.global_step,
+                    "epoch": epoch,
+                    "validation": score,
+                    "validation_loss": loss,
+                }
+                handle.write(json.dumps(line) + "\n")
+        saved = is_main() and args.save_strategy != "no"
+        if self.best is None or (score, -loss) > (self.best["score"], -self.best["loss"]):
+            self.best = {"score": score, "loss": loss, "epoch": epoch}
+            self.weights = {
+                name: value.detach().cpu().clone() for name, value in trained_weights(self.model).items()
+            }
+            if saved:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_weights(self.folder / "best.safetensors", self.weights)
+        self.best["last_epoch"] = epoch
+        if saved:
+            write_text(self.folder / "best.json", json.dumps(self.best))
+
+    def restore(self) -> None:
+        """Put the best weights back into the model."""
+        own = self.model.state_dict()
+        for name, value in self.weights.items():
+            own[name].copy_(value)

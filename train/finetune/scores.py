@@ -1,0 +1,177 @@
+"""What a fine-tuned encoder scores, with intervals, beside its controls: numbers, and a page to read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from eval.metrics import load_metric
+from eval.scoring.ranking import Ranking, average_precision, equal_error_rate
+from eval.scoring.stats import N_RESAMPLES, Interval, mean_interval, weighted_interval
+from train.datasets import LabelledClip, LabelledData
+
+# Resampling sorts nothing anew but adds up (clips x classes) numbers each time: fewer where these are many.
+_FEW_RESAMPLES, _MANY_NUMBERS = 200, 200_000
+LOWER_IS_BETTER = ("equal_error_rate",)
+_SHORT = {"accuracy": "accuracy", "mean_average_precision": "mAP", "equal_error_rate": "EER"}
+
+
+def metrics_of(data: LabelledData) -> tuple[str, ...]:
+    """What a data set's scores are, the one that counts first."""
+    others = () if data.multi_label else ("accuracy", "mean_average_precision")
+    return tuple(dict.fromkeys((data.metric, *others)))
+
+
+def score(data: LabelledData, metric: str, probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """One number.
+
+    Args:
+        data: Names the class to detect.
+        metric: accuracy, mean_average_precision or equal_error_rate.
+        probabilities: (clips, C).
+        targets: (clips, C) zeros and ones.
+    """
+    if metric == "accuracy":
+        return float(_right(probabilities, targets).mean())
+    column = _detected(data) if metric == "equal_error_rate" else slice(None)
+    result = load_metric(metric).compute(predictions=probabilities[:, column], references=targets[:, column])
+    assert result is not None
+    return float(result[metric])
+
+
+def report(
+    data: LabelledData, clips: Sequence[LabelledClip], probabilities: np.ndarray, targets: np.ndarray
+) -> dict[str, Any]:
+    """All scores of a system with clustered 95 % intervals; test sets of their own are scored by themselves too.
+
+    Args:
+        data: The data set.
+        clips: The scored clips.
+        probabilities: (clips, C).
+        targets: (clips, C) zeros and ones.
+    """
+    groups = [clip.group for clip in clips]
+    subsets = sorted({clip.subset for clip in clips if clip.subset is not None})
+    result: dict[str, Any] = {}
+    for metric in metrics_of(data):
+        result[metric] = dataclasses.asdict(_interval(data, metric, probabilities, targets, groups))
+    if not data.multi_label or data.metric == "mean_average_precision":
+        result["n_absent_classes"] = int((targets.sum(axis=0) == 0).sum())
+    if subsets:
+        parts = {}
+        for subset in subsets:
+            rows = [i for i, clip in enumerate(clips) if clip.subset == subset]
+            interval = _interval(
+                data, data.metric, probabilities[rows], targets[rows], [groups[i] for i in rows]
+            )
+            parts[subset] = dataclasses.asdict(interval)
+        result["subsets"] = parts
+        result["subset_mean"] = float(np.mean([part["value"] for part in parts.values()]))
+    return result
+
+
+def _interval(
+    data: LabelledData, metric: str, probabilities: np.ndarray, targets: np.ndarray, groups: Sequence[str]
+) -> Interval:
+    if metric == "accuracy":
+        return mean_interval(_right(probabilities, targets).astype(float), groups, proportion=True)
+    column = _detected(data) if metric == "equal_error_rate" else slice(None)
+    rankings = [
+        Ranking(s, y > 0)
+        for s, y in zip(probabilities[:, column].T, targets[:, column].T, strict=True)
+        if y.any()
+    ]
+    one = equal_error_rate if metric == "equal_error_rate" else average_precision
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        values = np.stack([one(*ranking.counts(weights)) for ranking in rankings])  # (classes, R)
+        present = ~np.isnan(values)
+        total = np.where(present, values, 0.0).sum(axis=0)
+        return np.divide(
+            total, present.sum(axis=0), out=np.full_like(total, np.nan), where=present.any(axis=0)
+        )
+
+    n_resamples = _FEW_RESAMPLES if probabilities.size > _MANY_NUMBERS else N_RESAMPLES
+    return weighted_interval(groups, statistic, n_resamples=n_resamples)
+
+
+def _right(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Whether the likeliest class is (one of) the clip's own."""
+    return targets[np.arange(len(targets)), probabilities.argmax(axis=1)] > 0
+
+
+def _detected(data: LabelledData) -> slice:
+    """The column of the class to detect."""
+    column = data.classes.index(data.positive) if data.positive in data.classes else len(data.classes) - 1
+    return slice(column, column + 1)
+
+
+def markdown(scores: dict[str, Any]) -> str:
+    """The page of one run."""
+    metric = scores["metric"]
+    split = scores["split"]
+    lines = [
+        f"# {scores['name']}: {_SHORT[metric]}",
+        "",
+        f"{split['train']} training, {split['validation']} validation and {split['test']} test clips, "
+        f"{split['classes']} classes. 95 % intervals resample source recordings.",
+        "",
+        *(f"- {note}" for note in split["notes"]),
+        "",
+    ]
+    names = [name for name in _SHORT if any(name in system for system in scores["systems"].values())]
+    lines += [
+        "| system | " + " | ".join(_SHORT[name] for name in names) + " |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    for name, system in scores["systems"].items():
+        cells = [format_interval(system[m]) if m in system else "" for m in names]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    for name, system in scores["systems"].items():
+        for subset, part in system.get("subsets", {}).items():
+            lines.append(f"- {name}, {subset}: {_SHORT[metric]} {format_interval(part)}")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def format_interval(values: dict[str, Any]) -> str:
+    """`97.5 [95.0, 99.1]` in percent."""
+    if values["low"] is None:
+        return f"{100 * values['value']:.1f}"
+    return f"{100 * values['value']:.1f} [{100 * values['low']:.1f}, {100 * values['high']:.1f}]"
+
+
+def fold_summary(name: str, folds: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Scores of every fold, and their mean and standard deviation, for every system.
+
+    Args:
+        name: Of the run.
+        folds: Fold to the scores of its run.
+    """
+    first = next(iter(folds.values()))
+    metric = first["metric"]
+    systems = {}
+    for system in first["systems"]:
+        per_fold = {fold: scores["systems"][system][metric]["value"] for fold, scores in folds.items()}
+        values = list(per_fold.values())
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        systems[system] = {"per_fold": per_fold, "mean": float(np.mean(values)), "sd": deviation}
+    return {"name": name, "metric": metric, "folds": list(folds), "systems": systems}
+
+
+def fold_markdown(summary: dict[str, Any]) -> str:
+    """The page of a run over several folds."""
+    folds = summary["folds"]
+    lines = [
+        f"# {summary['name']}: {_SHORT[summary['metric']]} over {len(folds)} folds",
+        "",
+        "| system | " + " | ".join(f"fold {fold}" for fold in folds) + " | mean ± sd |",
+        "|---" * (len(folds) + 2) + "|",
+    ]
+    for name, system in summary["systems"].items():
+        cells = [f"{100 * value:.1f}" for value in system["per_fold"].values()]
+        spread = "" if system["sd"] is None else f" ± {100 * system['sd']:.1f}"
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {100 * system['mean']:.1f}{spread} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,276 @@
+"""Recipes: stages one after the other, each starting from what earlier ones left.
+
+A recipe is one YAML file::
+
+    out: runs/example
+    defaults: {run: {precision: bf16}}          # of every training stage
+    stages:
+      - {name: align, stage: align, encoder: DIR, llm: DIR, data: {train: [captions.jsonl]}}
+      - {name: instruct, stage: instruct, model: stage:align, data: {train: [qa.jsonl]}, evaluate: {data: test.jsonl}}
+
+`stage:NAME` anywhere in a stage stands for the artifact of the stage of that name, `stage:NAME/FILE` for a file in
+it. Every stage has a directory of its own below `out`, whose fingerprint covers its config, its inputs' content and
+the code: a finished stage is skipped, a changed one runs again, and so does what it changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from alm.common.settings import apply_overrides, parse_settings, read_yaml
+from alm.errors import ConfigError
+from train.engine.ranks import barrier, is_main, say
+from train.pipeline.preparation import PREPARATIONS, prepare
+from train.pipeline.recipe_report import write_report
+from train.pipeline.rundir import MARKER, read_json
+from train.pipeline.stages import artifact_of, run_stage
+from train.settings import STAGES, TrainSettings
+
+REFERENCE = "stage:"
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateSettings:
+    """How the model of a stage is scored.
+
+    Attributes:
+        data: Manifest or shard directory with references.
+        batch_size: Questions per batch.
+        max_new_tokens: Longest answer in tokens.
+        limit: Score only the first so many records.
+        controls: How the audio is given: as it is (`none`), another clip's (`other_clip`), not at all.
+    """
+
+    data: str
+    batch_size: int = 16
+    max_new_tokens: int = 64
+    limit: int | None = None
+    controls: tuple[str, ...] = ("none", "other_clip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of a recipe.
+
+    Attributes:
+        name: Its name; the directory below `out`.
+        values: Its config with references, defaults put in: of a training stage, or of a preparation.
+        evaluate: How its model is scored; None scores nothing.
+    """
+
+    name: str
+    values: dict[str, Any]
+    evaluate: dict[str, Any] | None = None
+
+    @property
+    def kind(self) -> str:
+        """pretrain, align, ..., or a preparation."""
+        return str(self.values["stage"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Stages in their order.
+
+    Attributes:
+        out: Directory of everything.
+        stages: The stages.
+    """
+
+    out: Path
+    stages: tuple[Stage, ...]
+
+    def artifact(self, name: str) -> Path:
+        """Where the artifact of a stage is, once it is finished."""
+        stage = self.stage(name)
+        if stage.kind in PREPARATIONS:
+            return self.out / name / PREPARATIONS[stage.kind].artifact
+        return artifact_of(self.out / name, stage.kind)
+
+    def stage(self, name: str) -> Stage:
+        """The stage of a name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def resolve(self, value: Any) -> Any:
+        """A value with every reference replaced by the path it stands for."""
+        if isinstance(value, dict):
+            return {key: self.resolve(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.resolve(item) for item in value]
+        if isinstance(value, str) and value.startswith(REFERENCE):
+            name, _, rest = value.removeprefix(REFERENCE).partition("/")
+            return str(self.artifact(name) / rest)
+        return value
+
+    def settings(self, stage: Stage) -> TrainSettings:
+        """The config of a training stage."""
+        values = self.resolve(stage.values) | {"out": str(self.out / stage.name)}
+        return parse_settings(TrainSettings, values, f"{self.out.name}: stage '{stage.name}'")
+
+    def options(self, stage: Stage) -> dict[str, Any]:
+        """The config of a preparation."""
+        return self.resolve({key: value for key, value in stage.values.items() if key != "stage"})
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and check everything in it that can be checked before anything runs.
+
+    Args:
+        path: The YAML file.
+        overrides: `out=DIR`, `defaults.key=value`, or `NAME.key=value` of the stage NAME.
+
+    Raises:
+        ConfigError: Unknown keys, a name given twice, or a reference to no earlier stage.
+    """
+    values = read_yaml(path)
+    listed = values.pop("stages", None)
+    if not isinstance(listed, list) or not listed or not all(isinstance(item, dict) for item in listed):
+        raise ConfigError(f"{path}: stages: expected a list of stages, each with name and stage")
+    by_name = _by_name(listed, path)
+    apply_overrides(values | by_name, [item for item in overrides if item.split(".")[0] in by_name])
+    apply_overrides(values, [item for item in overrides if item.split(".")[0] not in by_name])
+    unknown = sorted(set(values) - {"out", "defaults"})
+    if unknown or not values.get("out"):
+        raise ConfigError(
+            f"{path}: unknown key '{unknown[0]}'; a recipe has out, defaults and stages, overrides begin with one of "
+            f"these or a stage's name ({', '.join(by_name)})"
+            if unknown
+            else f"{path}: out is missing; name a directory for the runs"
+        )
+    stages: list[Stage] = []
+    for name, given in by_name.items():
+        stage = _stage(name, given, values.get("defaults") or {}, path)
+        known = [earlier.name for earlier in stages]
+        for reference in references([stage.values, stage.evaluate]):
+            if reference not in known:
+                raise ConfigError(
+                    f"{path}: stage '{name}' refers to '{reference}', which is no earlier stage ({', '.join(known)})"
+                )
+        stages.append(stage)
+    recipe = Recipe(Path(values["out"]), tuple(stages))
+    for stage in stages:
+        _check(recipe, stage, str(path))
+    return recipe
+
+
+def run_recipe(recipe: Recipe) -> Path:
+    """Run every stage that is not finished; returns the last artifact."""
+    results: list[dict[str, Any]] = []
+    for number, stage in enumerate(recipe.stages, start=1):
+        say(f"\n== {number}/{len(recipe.stages)} {stage.name} ({stage.kind})")
+        if stage.kind in PREPARATIONS:
+            prepare(stage.kind, recipe.options(stage), recipe.out / stage.name)
+        else:
+            run_stage(recipe.settings(stage))
+        facts = read_json(recipe.out / stage.name / MARKER)
+        results.append({"name": stage.name, "stage": stage.kind, "facts": facts})
+        if stage.evaluate is not None:
+            results[-1]["scores"] = _score(recipe, stage, facts["fingerprint"])
+        if is_main():
+            table = write_report(recipe.out, results)  # after every stage: what is done can be read already
+    if is_main():
+        print(f"\n{table}\n\n{recipe.out / 'report.md'}")
+    return recipe.artifact(recipe.stages[-1].name)
+
+
+def _score(recipe: Recipe, stage: Stage, fingerprint: str) -> dict[str, Any]:
+    """Score a stage's model; answers that were given before are kept."""
+    from alm import load
+    from alm.common.progress import progress
+    from alm.data.manifest import read_manifest
+    from eval.runner.manifest import evaluate_manifest
+
+    options = parse_settings(EvaluateSettings, recipe.resolve(stage.evaluate), f"{stage.name}.evaluate")
+    records = read_manifest(options.data)
+    folder = recipe.out / f"{stage.name}-scores"
+    model, processor = load(recipe.artifact(stage.name))
+    total = len(records[: options.limit]) * len(options.controls)
+    with progress(f"score {stage.name}", total, "answer") as advance:
+        evaluate_manifest(
+            model,
+            processor,
+            records,
+            folder,
+            model_id=fingerprint,
+            controls=options.controls,
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+            limit=options.limit,
+            progress=advance,
+        )
+    barrier()
+    return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+
+
+def _by_name(listed: list[dict[str, Any]], path: str | Path) -> dict[str, dict[str, Any]]:
+    by_name: dict[str, dict[str, Any]] = {}
+    for number, given in enumerate(listed):
+        name = given.get("name")
+        if not isinstance(name, str) or not name or set(name) & set("/.:= ") or name in ("out", "defaults"):
+            raise ConfigError(
+                f"{path}: stages[{number}].name is {name!r}; expected a word without '/', '.', ':', '='"
+            )
+        if name in by_name:
+            raise ConfigError(f"{path}: stages[{number}].name: '{name}' is used twice")
+        by_name[name] = {key: value for key, value in given.items() if key != "name"}
+    return by_name
+
+
+def _stage(name: str, given: dict[str, Any], defaults: dict[str, Any], path: str | Path) -> Stage:
+    kinds = (*PREPARATIONS, *STAGES)
+    if given.get("stage") not in kinds:
+        raise ConfigError(
+            f"{path}: stage '{name}': stage is {given.get('stage')!r}, expected one of {', '.join(kinds)}"
+        )
+    values = dict(given)
+    evaluate = values.pop("evaluate", None)
+    if values["stage"] in PREPARATIONS:
+        if evaluate is not None:
+            raise ConfigError(
+                f"{path}: stage '{name}': a {values['stage']} stage leaves no model to evaluate"
+            )
+        return Stage(name, values)
+    if "out" in values:
+        raise ConfigError(f"{path}: stage '{name}': out is the recipe's; remove it")
+    return Stage(name, _merged(defaults, values), evaluate)
+
+
+def _merged(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`values` over `defaults`, section by section."""
+    merged = {**defaults, **values}
+    for key in defaults.keys() & values.keys():
+        if isinstance(defaults[key], dict) and isinstance(values[key], dict):
+            merged[key] = _merged(defaults[key], values[key])
+    return merged
+
+
+def references(value: Any) -> list[str]:
+    """Names of the stages that a value refers to."""
+    if isinstance(value, dict):
+        return [name for item in value.values() for name in references(item)]
+    if isinstance(value, list):
+        return [name for item in value for name in references(item)]
+    if isinstance(value, str) and value.startswith(REFERENCE):
+        return [value.removeprefix(REFERENCE).partition("/")[0]]
+    return []
+
+
+def _check(recipe: Recipe, stage: Stage, path: str) -> None:
+    """Parse a stage's config, so that what is wrong with the last one is said before the first one runs."""
+    where: Callable[[str], str] = lambda part: f"{path}: stage '{stage.name}'{part}"  # noqa: E731
+    if stage.kind in PREPARATIONS:
+        parse_settings(PREPARATIONS[stage.kind].config, recipe.options(stage), where(""))
+        return
+    settings = recipe.settings(stage)
+    if settings.stage in ("align", "instruct"):
+        from projectors.registry import check_projector
+
+        check_projector(settings.projector, settings.projector_options)
+    if stage.evaluate is not None:
+        if settings.stage not in ("align", "instruct"):
+            raise ConfigError(where(": evaluate is for align and instruct, whose model answers questions"))
+        parse_settings(EvaluateSettings, recipe.resolve(stage.evaluate), where(".evaluate"))

@@ -1,0 +1,57 @@
+"""The report of a recipe: what every stage trained, its held-out loss and its scores, as Markdown and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alm.common.files import write_text_atomic
+from eval.scoring.scores import HEADLINE
+from train.pipeline.rundir import write_json
+
+_LOSSES = {
+    "loss": "held-out loss",
+    "loss_other_audio": "with other audio",
+    "view_retrieval": "view retrieval",
+}
+
+
+def write_report(out: Path, results: Sequence[dict[str, Any]]) -> str:
+    """Write `report.json` and `report.md`.
+
+    Args:
+        out: The recipe's directory.
+        results: Per stage `name`, `stage`, `facts` of its marker, and `scores` where it was evaluated.
+
+    Returns:
+        The table, as Markdown.
+    """
+    write_json(out / "report.json", {"stages": list(results)})
+    rows = [{"stage": f"{item['name']} ({item['stage']})", **_figures(item)} for item in results]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(row.get(column, "") for column in columns) + " |" for row in rows]
+    table = "\n".join(lines)
+    details = []
+    for item in results:
+        if item["facts"].get("trainable"):
+            details += [f"## {item['name']}", "", "```", *item["facts"]["trainable"], "```", ""]
+    write_text_atomic(
+        out / "report.md", "\n".join([f"# {out.name}", "", table, "", *details]).rstrip() + "\n"
+    )
+    return table
+
+
+def _figures(item: dict[str, Any]) -> dict[str, str]:
+    """What one row shows."""
+    facts = item["facts"]
+    figures = {title: f"{facts[key]:.3f}" for key, title in _LOSSES.items() if key in facts}
+    arms = item.get("scores", {}).get("arms", {})
+    heads = " / ".join("own audio" if arm == HEADLINE else arm.replace("_", " ") for arm in arms)
+    for name in arms.get(HEADLINE, {}).get("scores", {}):
+        found = [f"{one['scores'][name]['value']:.3f}" for one in arms.values() if name in one["scores"]]
+        figures[f"{name} ({heads})"] = " / ".join(found)
+    if "seconds" in facts:
+        figures["time"] = f"{facts['seconds']:.0f} s"
+    return figures

@@ -1,0 +1,129 @@
+"""Run directories found again: what each one is, how far it came, and how two differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alm.common.settings import read_yaml
+from alm.errors import UserError
+from train.engine import checkpoints
+from train.pipeline.rundir import ATTEMPT, MARKER, read_json
+
+CONFIG = "config.yaml"
+_SHOWN = ("loss", "eval_loss", "view_retrieval", "validation")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory.
+
+    Attributes:
+        folder: Where it is.
+        config: The resolved config; its values by dotted key.
+        state: `finished`, or `unfinished` with the step its newest checkpoint holds.
+        step: Last step in the log.
+        metrics: Last value of each metric in the log, and the facts of a finished run.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    state: str
+    step: int
+    metrics: dict[str, float]
+
+
+def find_runs(roots: Sequence[str | Path]) -> list[Run]:
+    """All runs in some directories, at any depth, by path.
+
+    Raises:
+        UserError: A directory that does not exist, or none that holds a run.
+    """
+    runs = []
+    for root in map(Path, roots):
+        if not root.is_dir():
+            raise UserError(f"{root}: no such directory; name one that holds runs")
+        runs += [
+            read_run(file.parent) for file in sorted(root.rglob(ATTEMPT)) if (file.parent / CONFIG).is_file()
+        ]
+    if not runs:
+        raise UserError(f"{', '.join(map(str, roots))}: no run of alm train in there")
+    return runs
+
+
+def read_run(folder: Path) -> Run:
+    """One run.
+
+    Raises:
+        UserError: The directory holds no run.
+    """
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: holds no run of alm train (no {CONFIG})")
+    metrics: dict[str, float] = {}
+    step = 0
+    for line in _lines(folder / "metrics.jsonl"):
+        step = line.pop("step", step)
+        metrics |= {key: value for key, value in line.items() if isinstance(value, int | float)}
+    saved = checkpoints.found(folder / "checkpoints")
+    state = f"unfinished, saved at {saved[-1][0]}" if saved else "unfinished"
+    if (folder / MARKER).is_file():
+        state = "finished"
+        facts = read_json(folder / MARKER)
+        metrics |= {f"final_{k}": v for k, v in facts.items() if isinstance(v, int | float)}
+    return Run(folder, dict(_flat(read_yaml(folder / CONFIG))), state, step, metrics)
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    """The log's lines; one that a kill cut short is left out."""
+    if not file.is_file():
+        return
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def runs_table(runs: Sequence[Run]) -> str:
+    """One line per run: stage, state, step of all steps, seed, last metrics."""
+    shown = [name for name in _SHOWN if any(name in run.metrics for run in runs)]
+    rows = [["run", "stage", "state", "step", "seed", *shown]]
+    for run in runs:
+        steps = f"{run.step}/{run.config.get('optim.steps', '?')}"
+        seed = str(run.config.get("run.seed", ""))
+        figures = [_figure(run.metrics.get(name)) for name in shown]
+        rows.append([str(run.folder), str(run.config.get("stage")), run.state, steps, seed, *figures])
+    return _columns(rows)
+
+
+def compare_runs(runs: Sequence[Run]) -> str:
+    """Config keys in which runs differ, then their metrics, one column per run."""
+    names = [str(run.folder) for run in runs]
+    keys = sorted({key for run in runs for key in run.config})
+    different = [k for k in keys if len({json.dumps(run.config.get(k), default=str) for run in runs}) > 1]
+    rows = [["config", *names], *([k, *(str(run.config.get(k, "-")) for run in runs)] for k in different)]
+    figures = sorted({name for run in runs for name in run.metrics} - {"time_s"})
+    values = [["metric", *names], *([n, *(_figure(run.metrics.get(n)) for run in runs)] for n in figures)]
+    return f"{_columns(rows)}\n\n{_columns(values)}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -1,0 +1,1 @@
+"""Encoder pretraining: views, masks, contrastive losses, and what watches them. No text, no LLM."""

@@ -1,0 +1,187 @@
+"""The published augmentations on the waveform itself (`augment: waveform`), in the loader's processes.
+
+The official code uses audiomentations. Its current releases do not install beside numpy 2.4 (a resolver falls back
+to one of 2023), and it draws from Python's and numpy's global generators, so its draws depend on worker, batch size
+and history. Here the same steps, ranges and probabilities are put together from scipy (filters), torchaudio
+(phase vocoder) and soxr (resampling), drawn like everything else from (seed, epoch, clip, view).
+`train.pretrain.views` does the same on the log-mel at a fraction of the cost. Axis letters: S samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import soxr
+import torch
+from scipy import signal
+
+from encoders.mel import hz_to_mel, mel_to_hz
+from train.data.draws import generator_of
+from train.pretrain.clips import ClipDataset, NamedClip
+from train.pretrain.views import ViewConfig
+
+# 64 ms windows a quarter apart: the usual choice for a phase vocoder on mixed sounds (librosa's at its 22 kHz: 93 ms).
+_FFT_SAMPLES = 1024
+_HOP_SAMPLES = 256
+
+
+class WaveformViews(ClipDataset):
+    """Clips as two augmented waveforms each.
+
+    Args:
+        clips: The clips.
+        sample_rate: Rate in Hz to deliver.
+        frame_shift_ms: The encoder's frame shift.
+        config: What to do to a clip.
+        window_samples: Longest view; what lies past it, once rolled, is cut.
+        seed: Seed of the run.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[NamedClip],
+        sample_rate: int,
+        frame_shift_ms: float,
+        config: ViewConfig,
+        window_samples: int,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(clips, sample_rate, frame_shift_ms)
+        self.config = config
+        self.window_samples = window_samples
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the dataset which epoch is being drawn."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Both views (2, S) float32 and the clip's key."""
+        sample = super().__getitem__(index)
+        views = [
+            augment(
+                sample["waveform"],
+                self.sample_rate,
+                self.config,
+                generator_of(f"waveform/{self.seed}/{self.epoch}/{view}", sample["clip_key"]),
+                self.window_samples,
+            )
+            for view in (0, 1)
+        ]
+        return sample | {"waveform": np.stack(views)}
+
+
+def augment(
+    waveform: np.ndarray,
+    sample_rate: int,
+    config: ViewConfig,
+    rng: np.random.Generator,
+    window_samples: int | None = None,
+) -> np.ndarray:
+    """One view of a clip.
+
+    Args:
+        waveform: (S,) float32 in [-1, 1].
+        sample_rate: In Hz.
+        config: Probabilities and ranges.
+        rng: The only source of randomness.
+        window_samples: Longest result; None keeps the length.
+
+    Returns:
+        (S',) float32, S' the smaller of S and `window_samples`; gains may take it past full scale.
+    """
+    view = np.roll(waveform, -int(rng.integers(len(waveform)))) if config.roll else waveform
+    view = view[:window_samples].astype(np.float32)
+    if config.roll_gain_beta > 0:
+        view *= rng.beta(config.roll_gain_beta, config.roll_gain_beta) + 0.5
+    if rng.random() < config.polarity_p:
+        view = -view
+    if rng.random() < config.time_stretch_p:
+        view = fit_samples(stretch_time(view, rng.uniform(*config.time_stretch)), len(view))
+    if rng.random() < config.noise_p:
+        rms = math.sqrt(float(np.mean(np.square(view))))
+        deviation = rms / 10 ** (rng.uniform(*config.noise_snr_db) / 20)
+        view = view + np.float32(deviation) * rng.standard_normal(len(view), dtype=np.float32)
+    if rng.random() < config.gain_p:
+        view = view * np.float32(10 ** (rng.uniform(*config.gain_db) / 20))
+    if rng.random() < config.high_pass_p:
+        view = _butterworth(view, "highpass", _hz(rng, config.high_pass_hz), sample_rate, config, rng)
+    if rng.random() < config.band_stop_p:
+        centre = _hz(rng, config.band_stop_hz)
+        half = centre * rng.uniform(*config.band_stop_width) / 2
+        view = _butterworth(view, "bandstop", (centre - half, centre + half), sample_rate, config, rng)
+    if rng.random() < config.pitch_p:
+        view = shift_pitch(view, rng.uniform(*config.pitch_semitones))
+    return view.astype(np.float32, copy=False)
+
+
+def stretch_time(waveform: np.ndarray, speed: float) -> np.ndarray:
+    """Play a waveform faster or slower at its own pitch (phase vocoder).
+
+    Args:
+        waveform: (S,) float32.
+        speed: Above 1 is faster.
+
+    Returns:
+        (S / speed,) float32, rounded.
+    """
+    from torchaudio.functional import phase_vocoder
+
+    window = torch.hann_window(_FFT_SAMPLES)
+    spectrum = torch.stft(
+        torch.from_numpy(waveform),
+        _FFT_SAMPLES,
+        _HOP_SAMPLES,
+        window=window,
+        pad_mode="constant",
+        return_complex=True,
+    )
+    advance = torch.linspace(0, math.pi * _HOP_SAMPLES, spectrum.shape[0])[:, None]
+    stretched = phase_vocoder(spectrum, speed, advance)
+    length = max(1, round(len(waveform) / speed))
+    return torch.istft(stretched, _FFT_SAMPLES, _HOP_SAMPLES, window=window, length=length).numpy()
+
+
+def shift_pitch(waveform: np.ndarray, semitones: float) -> np.ndarray:
+    """Move a waveform's pitch at its own length: stretch, then resample back.
+
+    Args:
+        waveform: (S,) float32.
+        semitones: Above 0 is higher.
+
+    Returns:
+        (S,) float32.
+    """
+    ratio = 2.0 ** (semitones / 12)
+    stretched = stretch_time(waveform, 1 / ratio)
+    return fit_samples(soxr.resample(stretched, ratio, 1.0, quality="HQ"), len(waveform))
+
+
+def fit_samples(waveform: np.ndarray, n_samples: int) -> np.ndarray:
+    """Cut or zero-pad (S,) to (n_samples,)."""
+    return np.pad(waveform[:n_samples], (0, max(0, n_samples - len(waveform))))
+
+
+def _hz(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    """A frequency, uniform on the mel scale, as audiomentations draws it."""
+    low, high = hz_to_mel(torch.tensor(bounds)).tolist()
+    return float(mel_to_hz(torch.tensor(rng.uniform(low, high))))
+
+
+def _butterworth(
+    view: np.ndarray,
+    kind: str,
+    edges_hz: float | tuple[float, float],
+    sample_rate: int,
+    config: ViewConfig,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Filter (S,) with a steepness drawn in steps of 6 dB per octave, which is one order."""
+    low, high = (round(db / 6) for db in config.rolloff_db)
+    edges = np.clip(edges_hz, 1.0, 0.499 * sample_rate)
+    order = int(rng.integers(low, high + 1))
+    return signal.sosfilt(signal.butter(order, edges, kind, fs=sample_rate, output="sos"), view)

@@ -1,0 +1,168 @@
+"""The clips an encoder is pretrained on: from manifests, label tables or plain folders of audio.
+
+Axis letters: B batch, S samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from torch import Tensor, tensor
+from torch.utils.data import Dataset
+
+from alm.data.records import AudioRef
+from alm.data.scenes.events import read_labels
+from alm.data.shards import ShardedRecords, is_shard_folder
+from alm.data.sources import Chain, is_records_source, open_records, parts_of
+from alm.errors import AudioError, ConfigError
+from encoders.audio import AUDIO_SUFFIXES, pad_batch
+from encoders.mel import frames_or_error
+from train.data.draws import clip_key
+from train.data.kept import KeptAudio
+
+
+@dataclass(frozen=True)
+class NamedClip:
+    """A clip and the name its random draws belong to.
+
+    Attributes:
+        name: The record's id, or the path within the folder: the same on every machine.
+        ref: Where the audio is.
+    """
+
+    name: str
+    ref: AudioRef
+
+
+def read_clips(sources: Sequence[str]) -> Sequence[NamedClip]:
+    """All different clips of some sources, in order of first use.
+
+    Args:
+        sources: JSONL manifests and shard directories (records may hold audio alone), label tables (`.csv`,
+            ESC-50's columns), or folders, of which every audio file at any depth is taken.
+
+    Raises:
+        UserError: A source that cannot be read or holds no audio.
+    """
+    clips: dict[AudioRef, NamedClip] = {}
+    manifests = [source for source in sources if is_records_source(source)]
+    shards: list[Sequence[NamedClip]] = []
+    for part in parts_of(open_records(manifests, audio_only=True)):
+        if isinstance(part, ShardedRecords):
+            shards.append(ShardClips(part))
+            continue
+        for record in part:
+            for index, ref in enumerate(record.audio):
+                name = record.id if len(record.audio) == 1 else f"{record.id}#{index}"
+                clips.setdefault(ref, NamedClip(name, ref))
+    for source in sources:
+        if source not in manifests:
+            folder = Path(source) if Path(source).is_dir() else Path(source).parent
+            for path in _files_of(Path(source)):
+                name = path.relative_to(folder).as_posix()
+                clips.setdefault(AudioRef(path), NamedClip(name, AudioRef(path)))
+    return Chain([list(clips.values()), *shards]) if shards else list(clips.values())
+
+
+class ShardClips(Sequence[NamedClip]):
+    """The different clips of a shard directory, each looked up when it is asked for.
+
+    Args:
+        records: The shards' records.
+    """
+
+    def __init__(self, records: ShardedRecords) -> None:
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records.clips)
+
+    @overload
+    def __getitem__(self, index: int) -> NamedClip: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[NamedClip]: ...
+    def __getitem__(self, index: int | slice) -> NamedClip | list[NamedClip]:
+        """One clip, named after the first record about it; or a list of them."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return NamedClip(*self.records.named_clip(index))
+
+
+def listing(sources: Sequence[str]) -> str:
+    """Hash of what the folders among some sources hold: names and sizes of their audio files."""
+    digest = hashlib.sha256()
+    for source in sources:
+        if Path(source).is_dir() and not is_shard_folder(source):
+            for path in _files_of(Path(source)):
+                digest.update(f"{path.relative_to(source).as_posix()}:{path.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def _files_of(source: Path) -> list[Path]:
+    """The audio files of a folder or label table, in a fixed order."""
+    if not source.is_dir():
+        return [clip.path for clip in read_labels(source)]
+    files = sorted(path for path in source.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    if not files:
+        raise ConfigError(
+            f"data: {source} holds no audio files ({', '.join(AUDIO_SUFFIXES)}); name another folder"
+        )
+    return files
+
+
+class ClipDataset(Dataset):
+    """Clips as waveforms.
+
+    Args:
+        clips: The clips.
+        sample_rate: Rate in Hz to deliver.
+        frame_shift_ms: The encoder's frame shift, to tell which clips are too short for it.
+    """
+
+    def __init__(self, clips: Sequence[NamedClip], sample_rate: int, frame_shift_ms: float = 10.0) -> None:
+        self.clips = clips
+        self.sample_rate = sample_rate
+        self.frame_shift_ms = frame_shift_ms
+        self._audio = KeptAudio(sample_rate)
+        self.order: Callable[[int, int], np.ndarray] | None = None
+        """What `train.data.sampling` asks for an epoch's order, from (seed, epoch); None takes a random one."""
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def name(self, index: int) -> str:
+        """A clip's name."""
+        return self.clips[index].name
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The clip's waveform (S,) float32 and its key.
+
+        Raises:
+            AudioError: The file cannot be read, or is shorter than one frame.
+        """
+        clip, ref = self.clips[index], self.clips[index].ref
+        waveform = self._audio.read(ref)
+        try:
+            frames_or_error(len(waveform), self.sample_rate, self.frame_shift_ms)
+        except AudioError as error:
+            raise AudioError(f"{ref.path}: {error}") from error
+        return {"waveform": waveform, "clip_key": clip_key(clip.name)}
+
+
+def collate_clips(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Waveforms (B, S), or (B, 2, S) where each sample holds two views; lengths (B,) and the clips' keys (B,)."""
+    waves = [sample["waveform"] for sample in samples]
+    if waves[0].ndim == 2:
+        rows, lengths = pad_batch([view for views in waves for view in views])
+        waveforms, lengths = rows.unflatten(0, (len(waves), 2)), lengths[::2]
+    else:
+        waveforms, lengths = pad_batch(waves)
+    keys = tensor([sample["clip_key"] for sample in samples])
+    return {"waveforms": waveforms, "lengths": lengths, "clip_keys": keys}

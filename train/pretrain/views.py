@@ -1,0 +1,393 @@
+"""Two augmented views of every clip, made in batches on whatever device holds the waveforms (`augment: fast`).
+
+The official loader augments waveforms, 140 ms of CPU a clip. Here one filter bank pass serves both views and
+the augmentations act on its log-mel, a few milliseconds a clip. What each becomes on a log-mel:
+
+- circular roll: roll of the clip's own frames; gain: a constant added; polarity inversion: nothing at all
+  (a power spectrum has no sign), so it is not drawn;
+- Gaussian noise at a signal-to-noise ratio: powers add, with the log-mel of real white noise (the cross terms
+  are left out: where both are about equally strong, the sum fluctuates a little less than a real one);
+- high-pass and band-stop: their power response at each mel's centre, added;
+- time stretch and pitch shift: bilinear warps of the time and of the frequency axis.
+
+More, off by default, are not in the published recipe but short runs on short clips live by them (see `ViewConfig`):
+`crop` in place of the roll, an equaliser, and other clips in the background.
+
+Randomness is stateless: each clip's numbers follow from (seed, epoch, clip id, view) alone, so neither batch
+size, nor worker, nor resuming changes them. Which clips are on the tape of backgrounds follows from the data. Axis
+letters: B batch, S samples, T frames, M mels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from alm.errors import ConfigError
+from encoders.mel import LOG_FLOOR, KaldiFbank, hz_to_mel
+from train.data.draws import ClipKeys, Lots, names, uniform
+
+# White noise to take excerpts from: long enough that two of the same 10 s hardly ever meet.
+_NOISE_BANK_S = 120
+_NOISE_SEED = 20260514
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """What to do to a clip to get a view; defaults are the official pretraining's (audiomentations' ranges)."""
+
+    n_frames: int = 1024
+    """Frames of a view: longer clips are cut, shorter ones padded with zeros before normalisation."""
+    augment: str = "fast"
+    """fast (on the log-mel, in batches), waveform (the published way, in the loader's processes; see
+    `train.pretrain.augment_waveform`), or none (two equal views)."""
+    roll: bool = True
+    """Circular roll by any number of frames."""
+    crop: bool = False
+    """In place of the roll: a stretched clip is as long as it got, and lies anywhere in the view with silence before
+    it, or is cut anywhere where it is longer. Otherwise both views of a short clip end at its own last frame, and how
+    long a clip is tells it from the others without a look at the sound."""
+    roll_gain_beta: float = 10.0
+    """With the roll comes an amplitude of Beta(b, b) + 0.5; 0 leaves it out."""
+    polarity_p: float = 0.5
+    """Inversion; only `waveform` draws it, a log-mel has no sign."""
+    time_stretch_p: float = 0.7
+    time_stretch: tuple[float, float] = (0.7, 1.3)
+    """Speed: above 1 the clip gets shorter and silence follows; below 1 its end is cut."""
+    noise_p: float = 0.5
+    noise_snr_db: tuple[float, float] = (5.0, 40.0)
+    gain_p: float = 0.3
+    gain_db: tuple[float, float] = (-12.0, 12.0)
+    high_pass_p: float = 0.3
+    high_pass_hz: tuple[float, float] = (20.0, 2400.0)
+    """Range of the corner, even on the mel scale."""
+    band_stop_p: float = 0.5
+    band_stop_hz: tuple[float, float] = (200.0, 4000.0)
+    """Range of the centre, even on the mel scale."""
+    band_stop_width: tuple[float, float] = (0.5, 1.99)
+    """Width as a part of the centre."""
+    rolloff_db: tuple[float, float] = (12.0, 24.0)
+    """Steepness of both filters per octave, in steps of 6."""
+    equaliser_db: float = 0.0
+    """Standard deviation of a smooth random gain over the mel axis, as another microphone or room would have; 0 leaves
+    it out."""
+    background_p: float = 0.0
+    """An excerpt of other training clips goes on behind the augmented clip (as BYOL-A mixes them in, Niizumi et al.
+    2021), by chance of the clip itself."""
+    background_snr_db: tuple[float, float] = (0.0, 20.0)
+    """The clip's mean power over that of whole clips on the tape: where these pause, so does the background."""
+    pitch_p: float = 0.6
+    pitch_semitones: tuple[float, float] = (-4.0, 4.0)
+
+    def __post_init__(self) -> None:
+        if self.augment not in ("fast", "waveform", "none"):
+            raise ConfigError(f"views.augment: got {self.augment!r}, expected 'fast', 'waveform' or 'none'")
+        if self.augment != "fast" and (self.crop or self.equaliser_db or self.background_p):
+            raise ConfigError(
+                "views: crop, equaliser_db and background_p act on log-mels; set augment to 'fast', or leave them out"
+            )
+
+
+def make_views(
+    waveform: Tensor,
+    lengths: Tensor,
+    keys: ClipKeys,
+    fbank: KaldiFbank,
+    config: ViewConfig,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    background: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Two views of every clip, as log-mel that is not normalised yet.
+
+    Args:
+        waveform: (B, S) float32 in [-1, 1].
+        lengths: (B,) samples of each clip.
+        keys: B clip ids, integers or strings.
+        fbank: The encoder's front end.
+        config: What to do.
+        seed: Seed of the run.
+        epoch: Which pass over the data.
+        background: Tape (frames, M) of `background_tape`, on the waveform's device; needed where `background_p` is
+            not 0.
+
+    Returns:
+        mel0, mel1, each (B, config.n_frames, M) float32; ready for `encoder.normalise`.
+    """
+    mel, n_frames = fbank(waveform, lengths)
+    return make_views_of_mel(
+        mel, n_frames, keys, fbank, config, seed=seed, epoch=epoch, background=background
+    )
+
+
+@torch.no_grad()
+def make_views_of_mel(
+    mel: Tensor,
+    n_frames: Tensor,
+    keys: ClipKeys,
+    fbank: KaldiFbank,
+    config: ViewConfig,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    background: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Like `make_views`, from a front end's output (mel (B, T, M), n_frames (B,)) that was perhaps kept.
+
+    The background (frames, M) lies on the mel's device.
+
+    Returns:
+        mel0, mel1, each (B, config.n_frames, M) float32.
+    """
+    if len(keys) != len(mel):
+        raise ValueError(f"{len(keys)} keys for {len(mel)} clips")
+    if config.augment == "waveform":
+        raise ValueError(
+            "augment is 'waveform': its views are made by the loader (train.pretrain.augment_waveform)"
+        )
+    if config.augment == "none":
+        view = fit_frames(mel, config.n_frames)
+        return view, view.clone()
+    if config.background_p and background is None:
+        raise ValueError("views.background_p needs a background to take excerpts from (background_tape)")
+    listed = names(keys)  # once: a tensor of keys may lie on a device
+    # The warps are matrix products: under autocast bf16 would blur them.
+    with torch.autocast(mel.device.type, enabled=False):
+        first, second = (
+            _augment(
+                mel,
+                n_frames.cpu(),
+                Lots(uniform(f"{seed}/{epoch}/{view}", listed, N_DRAWS)),
+                fbank,
+                config,
+                background,
+            )
+            for view in (0, 1)
+        )
+    return first, second
+
+
+def fit_frames(mel: Tensor, n_frames: int) -> Tensor:
+    """Cut or zero-pad a log-mel (B, T, M) to (B, n_frames, M)."""
+    return functional.pad(mel, (0, 0, 0, n_frames - mel.shape[1]))
+
+
+def _augment(
+    mel: Tensor,
+    n_frames: Tensor,
+    lots: Lots,
+    fbank: KaldiFbank,
+    config: ViewConfig,
+    background: Tensor | None,
+) -> Tensor:
+    """One view of a batch (B, T, M) -> (B, config.n_frames, M).
+
+    What to do to which clip is decided on the CPU, so only the clips an augmentation is for are worked on, and
+    no device waits for the host.
+    """
+    device = mel.device
+    speed = torch.where(lots.happens(config.time_stretch_p), lots.between(*config.time_stretch), 1.0)
+    at = lots.unit()
+    if config.crop:
+        view, real, ended = _crop_and_stretch(mel, n_frames, at, speed, config.n_frames)
+    else:
+        view = _roll_and_stretch(mel, n_frames, (at * n_frames).floor() * config.roll, speed, config.n_frames)
+        real = _real_frames(n_frames, config.n_frames)
+        ended = ~real
+    gain = lots.roll_gain(config.roll_gain_beta)  # (B,) natural log of the power gain
+    noisy, snr_db, start = lots.happens(config.noise_p), lots.between(*config.noise_snr_db), lots.unit()
+    if len(rows := noisy.nonzero()[:, 0]):
+        bank, _ = _noise_bank(fbank.sample_rate, fbank.n_mels, fbank.frame_shift_ms, device)
+        view[rows] = _add_noise(view[rows], real[rows].to(device), snr_db[rows], start[rows], bank, fbank)
+    gain += torch.where(lots.happens(config.gain_p), lots.between(*config.gain_db), 0.0) * math.log(10) / 10
+    gains = gain[:, None] + _filter_gains(lots, fbank, config)
+    if config.equaliser_db:
+        gains += _equaliser_gains(lots, fbank.n_mels, config.equaliser_db)
+    view += gains.to(device)[:, None]
+    view.clamp_(min=LOG_FLOOR)  # or the pitch warp would smear a notch's depth over its neighbours
+    pitched, semitones = lots.happens(config.pitch_p), lots.between(*config.pitch_semitones)
+    if len(rows := pitched.nonzero()[:, 0]):
+        view[rows] = _shift_pitch(view[rows], semitones[rows], fbank)
+    mixed, snr_db, start = (
+        lots.happens(config.background_p),
+        lots.between(*config.background_snr_db),
+        lots.unit(),
+    )
+    if background is not None and len(rows := mixed.nonzero()[:, 0]):
+        view[rows] = _add_noise(
+            view[rows], real[rows].to(device), snr_db[rows], start[rows], background, fbank
+        )
+    return _fill_frames(view, ended, 0.0)
+
+
+# Uniform numbers a view can take; asking for more raises.
+N_DRAWS = 24
+
+
+def _real_frames(n_frames: Tensor, n_out: int) -> Tensor:
+    """(B, n_out) bool, True for a clip's own frames."""
+    return torch.arange(n_out)[None] < n_frames[:, None]
+
+
+def _fill_frames(view: Tensor, where: Tensor, value: float) -> Tensor:
+    """Set the frames (B, T) bool, on the CPU, of a view (B, T, M) to a value; few as a rule, so by their places."""
+    clip, frame = where.nonzero(as_tuple=True)
+    view[clip.to(view.device), frame.to(view.device)] = value
+    return view
+
+
+def _roll_and_stretch(mel: Tensor, n_frames: Tensor, shift: Tensor, speed: Tensor, n_out: int) -> Tensor:
+    """Read each clip's frames from `shift` on, wrapping round, at `speed`; silence once all have been read."""
+    place = torch.arange(n_out)[None] * speed[:, None]  # (B, n_out) in the rolled clip
+    last = (n_frames - 1)[:, None]
+    every = mel.flatten(0, 1)  # (B * T, M): whole rows are copied fastest
+
+    def frames(rows: Tensor, at: Tensor) -> Tensor:
+        index = (at.long().minimum(last[rows]) + shift[rows, None].long()) % n_frames[rows, None]
+        index += rows[:, None] * mel.shape[1]
+        return every.index_select(0, index.flatten().to(mel.device)).unflatten(
+            0, index.shape
+        )  # (rows, n_out, M)
+
+    below = place.floor()
+    out = frames(torch.arange(len(mel)), below)
+    if len(rows := (speed != 1).nonzero()[:, 0]):
+        weight = (place - below)[rows, :, None].to(mel.device)
+        out[rows] = torch.lerp(out[rows], frames(rows, below[rows] + 1), weight)
+    return _fill_frames(out, place > last, LOG_FLOOR)
+
+
+def _crop_and_stretch(
+    mel: Tensor, n_frames: Tensor, at: Tensor, speed: Tensor, n_out: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Read each clip at `speed` and lay it into (or cut from it) `n_out` frames, `at` (B,) in [0, 1) saying where.
+
+    Returns:
+        The view (B, n_out, M), silent before the clip; (B, n_out) bool, its own frames; the same, those after its end.
+    """
+    free = n_out - n_frames / speed  # below 0: what has to be cut
+    place = (torch.arange(n_out)[None] - (at * free)[:, None]) * speed[:, None]  # (B, n_out) in the clip
+    last = (n_frames - 1)[:, None]
+    before, ended = place < 0, place > last
+    place = place.clamp(min=0).minimum(last)
+    below = place.long()
+    clip = torch.arange(len(mel))[:, None].to(mel.device)
+    first, second = (mel[clip, frame.to(mel.device)] for frame in (below, (below + 1).minimum(last)))
+    view = torch.lerp(first, second, (place - below)[:, :, None].to(first))
+    return _fill_frames(view, before, LOG_FLOOR), ~(before | ended), ended
+
+
+def _add_noise(
+    view: Tensor, real: Tensor, snr_db: Tensor, start: Tensor, bank: Tensor, fbank: KaldiFbank
+) -> Tensor:
+    """Add an excerpt of a bank (frames, M) of unit power at a ratio to the view's own mean power.
+
+    The view's power is read off its mels: each over white noise's there, which cancels pre-emphasis and the
+    triangles' areas, weighted by the band it stands for.
+    """
+    _, white = _noise_bank(fbank.sample_rate, fbank.n_mels, fbank.frame_shift_ms, view.device)
+    power = view.exp()
+    edges = fbank.edges_hz().to(view.device)
+    band = (edges[2:] - edges[:-2]) * (
+        white > 10 * math.exp(LOG_FLOOR)
+    )  # the lowest triangles can hold no bin
+    mean = ((power @ (band / band.sum() / white)) * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)  # (B,)
+    level = mean * 10 ** (-snr_db.to(view.device) / 10)
+    first = (start * (len(bank) - view.shape[1])).long()
+    excerpt = (first[:, None] + torch.arange(view.shape[1])).flatten().to(view.device)  # (B * T,)
+    noise = bank.index_select(0, excerpt).view_as(power)
+    return power.addcmul_(noise, level[:, None, None]).log_()
+
+
+def background_tape(clips: Iterable[Tensor], fbank: KaldiFbank, n_frames: int) -> Tensor:
+    """Clips one after the other, each of unit power, for views to take excerpts from.
+
+    Args:
+        clips: At least one waveform (S,) float32 at the front end's rate, on the CPU, none of them silent.
+        fbank: The encoder's front end.
+        n_frames: Frames of a view; a shorter tape is repeated until an excerpt fits.
+
+    Returns:
+        Mel powers (frames, M) float32 on the CPU.
+    """
+    parts = []
+    for clip in clips:
+        level = clip.double().square().mean().sqrt()
+        mel, _ = fbank((clip / level).float()[None], torch.tensor([len(clip)]))
+        parts.append(mel[0].exp())
+    tape = torch.cat(parts)
+    return tape.repeat(n_frames // len(tape) + 1, 1)
+
+
+@lru_cache(maxsize=4)
+def _noise_bank(
+    sample_rate: int, n_mels: int, frame_shift_ms: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Mel powers (frames, M) of white noise of unit power, and their mean (M,)."""
+    generator = torch.Generator().manual_seed(_NOISE_SEED)
+    noise = torch.randn(1, _NOISE_BANK_S * sample_rate, generator=generator)
+    mel, _ = KaldiFbank(sample_rate, n_mels, frame_shift_ms)(noise, torch.tensor([noise.shape[1]]))
+    bank = mel[0].exp().to(device)
+    return bank, bank.mean(dim=0)
+
+
+def _filter_gains(lots: Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
+    """Natural-log power gains (B, M) of the high-pass and the band-stop at the mels' centres.
+
+    Butterworth magnitude responses, 6 dB per octave and order.
+    """
+    hz = fbank.edges_hz()[1:-1][None]  # (1, M)
+    low, high = (round(db / 6) for db in config.rolloff_db)
+
+    def order() -> Tensor:
+        return (low + (lots.unit() * (high - low + 1)).floor())[:, None]
+
+    used, cutoff, steep = (
+        lots.happens(config.high_pass_p),
+        lots.between_hz(*config.high_pass_hz)[:, None],
+        order(),
+    )
+    # softplus(x) is log(1 + e^x) without the power itself, which overflows where a filter is deepest
+    high_pass = -functional.softplus(2 * steep * (cutoff / hz).log())
+    gains = high_pass * used[:, None]
+    used, centre = lots.happens(config.band_stop_p), lots.between_hz(*config.band_stop_hz)[:, None]
+    width, steep = centre * lots.between(*config.band_stop_width)[:, None], order()
+    lower, upper = (centre - width / 2).clamp(min=1.0), centre + width / 2
+    distance = (hz.square() - lower * upper).abs().clamp(min=1e-3) / (hz * (upper - lower))  # 1 at both edges
+    # A band-stop of order n falls off n * 6 dB per octave on either side of the edge (two poles each).
+    band_stop = -functional.softplus(-2 * steep * distance.log())
+    return gains + band_stop * used[:, None]
+
+
+# Half waves of the equaliser over the mel axis: three make hills and dips of half an octave and more.
+_EQUALISER_WAVES = 3
+
+
+def _equaliser_gains(lots: Lots, n_mels: int, deviation_db: float) -> Tensor:
+    """Natural-log power gains (B, M) of a random sum of half waves over the mel axis, the finer the weaker."""
+    waves = torch.arange(1, _EQUALISER_WAVES + 1)
+    shapes = torch.cos(torch.linspace(0, math.pi, n_mels) * waves[:, None]) / waves[:, None]  # (waves, M)
+    shapes *= deviation_db * math.log(10) / 10 / shapes.square().sum(dim=0).mean().sqrt()
+    sizes = torch.stack([lots.normal() for _ in waves], dim=1)  # (B, waves)
+    return sizes.to(shapes) @ shapes
+
+
+def _shift_pitch(view: Tensor, semitones: Tensor, fbank: KaldiFbank) -> Tensor:
+    """Move the spectrum by semitones: every mel reads what lay at its frequency over the ratio."""
+    hz = fbank.edges_hz()[1:-1]
+    mels = hz_to_mel(hz)  # (M,) evenly spaced
+    source = hz_to_mel(hz[None] / torch.exp2(semitones / 12)[:, None])  # (B, M)
+    place = (source - mels[0]) / (mels[1] - mels[0])  # in mels
+    above = place > fbank.n_mels - 1  # nothing lies above Nyquist
+    place = place.clamp(0, fbank.n_mels - 1)
+    weights = (1 - (place[:, None] - torch.arange(fbank.n_mels)[:, None]).abs()).clamp(min=0)  # (B, from, to)
+    weights.masked_fill_(above[:, None], 0.0)
+    floor = torch.where(above, LOG_FLOOR, 0.0)[:, None]  # (B, 1, M)
+    return torch.baddbmm(floor.to(view.device), view, weights.to(view.device))

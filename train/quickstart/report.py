@@ -1,0 +1,171 @@
+"""What a quickstart has to show: scores of all arms, curves, ten clips, and for recordings a simple baseline."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alm.data.manifest import read_manifest
+from alm.data.records import Record
+from alm.data.scenes.compose import ComposeConfig, build_bank
+from alm.data.scenes.events import RecordedEvents
+from encoders.audio import load_audio
+from eval.reports.html_report import Baseline, Example, write_report
+from eval.runner.predictions import read_predictions
+from eval.scoring.baselines import logmel_baseline
+from eval.scoring.scores import format_scores, is_correct, score_predictions, write_scores
+from eval.scoring.stats import mean_interval
+from train.pipeline.rundir import read_json
+
+N_EXAMPLES = 10
+LOGS = {"text_llm": "llm"}  # step -> folder of its log, where they differ
+SAMPLE_RATE_HZ = 16000
+
+
+def summarise(
+    out: Path, arms: dict[str, Path], compose: ComposeConfig, limit: int | None, seed: int
+) -> tuple[Path, str]:
+    """Write `report.html`, `scores.json` and `predictions.jsonl` into `out`.
+
+    Args:
+        out: The quickstart's directory.
+        arms: Where the models that it is compared with have their answers, by name.
+        compose: The composer's settings.
+        limit: How many test records were asked; None is all.
+        seed: The quickstart's seed.
+
+    Returns:
+        The report's path, and the score table as text.
+    """
+    records = read_manifest(out / "data" / "test.jsonl")
+    asked = records[:limit]
+    lines = read_predictions(out / "evaluate" / "predictions.jsonl")
+    extra = {name: read_predictions(folder / "predictions.jsonl") for name, folder in arms.items()}
+    scores = score_predictions(asked, lines, extra=extra, limited=len(asked) < len(records))
+    answers = {line["id"]: line["prediction"] for line in lines if line["control"] == "none"}
+    baselines = []
+    if compose.labels_csv:
+        baselines.append(recording_baseline(compose, asked, answers))
+    write_scores(out / "scores.json", scores | {"baselines": [dataclasses.asdict(b) for b in baselines]})
+    (out / "predictions.jsonl").write_bytes((out / "evaluate" / "predictions.jsonl").read_bytes())
+    stages = ("text_llm", "pretrain", "align", "instruct")
+    write_report(
+        out / "report.html",
+        title="Quickstart: an audio-language model and whether it listens",
+        scores={"test split": scores},
+        curves={
+            stage: curve
+            for stage in stages
+            if (curve := read_curve(out / LOGS.get(stage, stage) / "metrics.jsonl"))
+        },
+        examples=examples(asked, answers),
+        facts=facts(out, stages, compose, seed),
+        baselines=baselines,
+    )
+    table = format_scores(scores)
+    for baseline in baselines:
+        table += f"\n{baseline.score} (n = {baseline.n}): model {baseline.model_value:.1%}, "
+        table += f"{baseline.name} {baseline.value:.1%}"
+    return out / "report.html", table
+
+
+def read_curve(path: Path) -> list[dict[str, Any]]:
+    """The log of a stage; empty where it left none."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def facts(out: Path, stages: Sequence[str], compose: ComposeConfig, seed: int) -> dict[str, object]:
+    """What was run, for the report's head."""
+    found: dict[str, object] = {
+        "sounds": Path(compose.labels_csv).name if compose.labels_csv else "generated",
+        "scenes": f"{compose.n_train} train, {compose.n_validation} validation, {compose.n_test} test",
+        "seed": seed,
+    }
+    for stage in stages:
+        marker = out / stage / "finished.json"
+        if marker.is_file():
+            kept = read_json(marker)
+            found[f"{stage}: seconds"] = kept["seconds"]
+            if "loss_other_audio" in kept:
+                found[f"{stage}: held-out loss, right / another clip's audio"] = (
+                    f"{kept['loss']:.3f} / {kept['loss_other_audio']:.3f}"
+                )
+            if "view_retrieval" in kept:
+                found[f"{stage}: held-out view retrieval"] = (
+                    f"{kept['view_retrieval']:.1%} (chance {kept['view_retrieval_chance']:.1%})"
+                )
+    packages = read_json(out / "compose" / "environment.json")["packages"]
+    found["versions"] = ", ".join(f"{name} {version}" for name, version in packages.items())
+    return found
+
+
+def examples(records: Sequence[Record], answers: dict[str, str]) -> list[Example]:
+    """One question about each of ten different clips, spread over the split and over the kinds of question."""
+    kinds = list(dict.fromkeys(record.kind for record in records))
+    by_clip: dict[str, list[Record]] = {}
+    for record in records:
+        by_clip.setdefault(record.clip, []).append(record)
+    clips = list(by_clip)
+    chosen = clips[:: max(1, len(clips) // N_EXAMPLES)][:N_EXAMPLES]
+    shown = []
+    for i, clip in enumerate(chosen):
+        order = kinds[i % len(kinds) :] + kinds[: i % len(kinds)]
+        record = min(by_clip[clip], key=lambda r: order.index(r.kind))
+        captions = next((r.captions for r in by_clip[clip] if r.captions), ())
+        answer = answers.get(record.id, "")
+        ref = record.audio[0]
+        shown.append(
+            Example(
+                waveform=ref.load(SAMPLE_RATE_HZ),
+                sample_rate=SAMPLE_RATE_HZ,
+                question=record.question,
+                reference=record.references[0],
+                answer=answer,
+                kind=record.kind,
+                captions=captions,
+                correct=None if record.captions else is_correct(record, answer),
+                title=clip,
+            )
+        )
+    return shown
+
+
+def recording_baseline(
+    compose: ComposeConfig, records: Sequence[Record], answers: dict[str, str]
+) -> Baseline:
+    """Logistic regression on log-mel statistics of the very clips that the model names one by one.
+
+    It learns from every recording outside the held-out folds, those kept for validation included.
+    """
+    bank = build_bank(compose)
+    assert isinstance(bank, RecordedEvents)
+    known = [clip for split in ("train", "validation") for clip in bank.for_split(split).clips]
+    held_out = {str(clip.path.resolve()): clip for clip in bank.for_split("test").clips}
+    asked = [record for record in records if record.kind == "what" and record.meta.get("whole_clip")]
+    tested = [held_out[str(Path(record.meta["sources"][0]).resolve())] for record in asked]
+    result = logmel_baseline(
+        [(load_audio(clip.path, SAMPLE_RATE_HZ), clip.kind) for clip in known],
+        [(load_audio(clip.path, SAMPLE_RATE_HZ), clip.kind) for clip in tested],
+        SAMPLE_RATE_HZ,
+        groups=[clip.recording for clip in known],
+    )
+    right = [is_correct(record, answers.get(record.id, "")) for record in asked]
+    interval = mean_interval(
+        [float(p == clip.kind) for p, clip in zip(result["predictions"], tested, strict=True)],
+        [record.clip for record in asked],
+        proportion=True,
+    )
+    return Baseline(
+        name="logistic regression on mean and sd of the log-mel",
+        score="what is this sound, unseen recordings, accuracy",
+        value=result["accuracy"],
+        n=len(asked),
+        low=interval.low,
+        high=interval.high,
+        model_value=sum(right) / max(len(right), 1),
+    )

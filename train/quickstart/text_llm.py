@@ -1,0 +1,250 @@
+"""The small LLM of the quickstart, trained on text alone until it can read.
+
+No pretrained LLM can be fetched offline, so one is made: a tokenizer, then a Llama that answers questions and writes
+captions about scenes described in words. The description stands where audio tokens will stand, so that alignment
+later has something to align to: one word per time step, naming what sounds then.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
+from transformers.trainer_callback import PrinterCallback
+
+from alm.data.scenes.language import Language
+from alm.errors import ConfigError, UserError
+from alm.head import causal_lm_loss
+from train.engine.runlog import RunLog
+from train.quickstart.muon import MuonAdamW
+from train.quickstart.reading import ReadingStream, RowPacker, draw_reading_scene, score_reading
+from train.quickstart.text_tokenizer import train_tokenizer
+
+_N_TOKENIZER_SCENES = 600  # about 8,000 lines: every phrase many times, in a second
+
+
+@dataclass(frozen=True)
+class TextLLMConfig:
+    """The small LLM and its training.
+
+    Attributes:
+        seed: Of weights and exercises.
+        vocab_size: Most tokens, 262 of which are bytes and special tokens.
+        hidden_size: Width.
+        intermediate_size: Width of the feed-forward layers.
+        n_layers: Depth.
+        n_heads: Attention heads.
+        max_position_embeddings: Longest prompt with answer, in tokens.
+        steps: Optimiser steps.
+        batch_scenes: Scenes per step, each with eight or nine exercises.
+        learning_rate: Peak learning rate.
+        warmup_share: Share of the steps in which it rises.
+        weight_decay: Of embeddings (AdamW); the other matrices have none.
+        n_test_scenes: Fresh scenes for the scores, five exercises each.
+    """
+
+    seed: int = 0
+    vocab_size: int = 600
+    hidden_size: int = 96
+    intermediate_size: int = 192
+    n_layers: int = 4
+    n_heads: int = 4
+    max_position_embeddings: int = 1024
+    steps: int = 1600
+    batch_scenes: int = 8
+    learning_rate: float = 4e-3
+    warmup_share: float = 0.05
+    weight_decay: float = 0.05
+    n_test_scenes: int = 100
+
+    def __post_init__(self) -> None:
+        for key in ("hidden_size", "intermediate_size", "n_layers", "n_heads", "steps", "batch_scenes"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"text_llm.{key} is {getattr(self, key)!r}; expected 1 or more")
+        if self.hidden_size % (2 * self.n_heads):
+            raise ConfigError(
+                f"text_llm.hidden_size is {self.hidden_size}; expected a multiple of twice n_heads ({self.n_heads})"
+            )
+        if self.vocab_size < 400:
+            raise ConfigError(f"text_llm.vocab_size is {self.vocab_size}; expected 400 or more")
+
+
+def train_text_llm(
+    config: TextLLMConfig, language: Language, out_dir: str | os.PathLike[str]
+) -> dict[str, float]:
+    """Train the tokenizer and the LLM, and save both, whole or not at all.
+
+    Args:
+        config: The LLM and its training.
+        language: The words it learns to read.
+        out_dir: Where to save; what lies there is replaced.
+
+    Returns:
+        Share of exactly right answers on fresh scenes described in 16 steps: by kind of exercise, and `all` over
+        the questions.
+
+    Raises:
+        UserError: `out_dir` is not writable.
+    """
+    out = Path(out_dir)
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot write there ({error.strerror}); choose a folder you may write to"
+        ) from error
+    try:
+        tokenizer = train_tokenizer(reading_text(language, config.seed), config.vocab_size)
+        model = build_llm(config, tokenizer)
+        packer = RowPacker(tokenizer)
+        fit(
+            config,
+            model,
+            ReadingStream(packer, language, config.seed, config.batch_scenes, config.steps),
+            partial,
+        )
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        scores = score_reading(model, packer, language, config.seed, config.n_test_scenes)
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return scores
+
+
+def reading_text(language: Language, seed: int) -> Iterator[str]:
+    """Text for the tokenizer: descriptions, requests and answers as they come up in the exercises.
+
+    Args:
+        language: The words.
+        seed: The seed.
+
+    Yields:
+        One text at a time; some hold line breaks.
+    """
+    rng = np.random.default_rng((seed, 0))
+    for _ in range(_N_TOKENIZER_SCENES):
+        scene = draw_reading_scene(language, rng)
+        yield scene.description
+        for exercise in scene.exercises:
+            yield exercise.request
+            yield from exercise.answers
+    # However rare, each name is seen often enough to become whole pieces.
+    for kind in language.kinds:
+        yield from [f"{language.phrase(kind)} {language.word(kind)}"] * 200
+
+
+def build_llm(config: TextLLMConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """An untrained LLM that fits a tokenizer.
+
+    Args:
+        config: Its shape, and the seed of its weights.
+        tokenizer: Gives the vocabulary and the end-of-turn token.
+
+    Returns:
+        The model, float32, on the CPU.
+    """
+    llama = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.n_layers,
+        num_attention_heads=config.n_heads,
+        num_key_value_heads=config.n_heads,
+        max_position_embeddings=config.max_position_embeddings,
+        tie_word_embeddings=True,
+        initializer_range=0.5
+        * config.hidden_size**-0.5,  # 0.02 is for widths in the thousands; narrow ones start dead
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = LlamaForCausalLM(llama)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
+    )
+    return model
+
+
+def fit(config: TextLLMConfig, model: LlamaForCausalLM, stream: ReadingStream, folder: Path) -> None:
+    """Train on the stream, logging to `metrics.jsonl` in the folder.
+
+    Args:
+        config: The training.
+        model: Trained in place.
+        stream: Endless batches.
+        folder: For the log.
+    """
+    arguments = TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        max_steps=config.steps,
+        max_grad_norm=1.0,
+        seed=config.seed,
+        save_strategy="no",
+        logging_steps=20,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    optimizer = build_optimizer(config, model)
+    schedule = get_cosine_with_min_lr_schedule_with_warmup(
+        optimizer, round(config.warmup_share * config.steps), config.steps, min_lr_rate=0.02
+    )
+    trainer = _ReadingTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=stream,
+        optimizers=(optimizer, schedule),
+        callbacks=[RunLog("language model", folder / "metrics.jsonl")],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+
+
+def build_optimizer(config: TextLLMConfig, model: LlamaForCausalLM) -> MuonAdamW:
+    """Muon for the layers' matrices, AdamW for embeddings and norms.
+
+    With AdamW alone, the same accuracy takes two to three times the steps.
+    """
+    layers = [parameter for parameter in model.model.layers.parameters() if parameter.ndim == 2]
+    taken = {id(parameter) for parameter in layers}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in taken]
+    return MuonAdamW(
+        layers, others, config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+
+
+class _ReadingTrainer(Trainer):
+    """Trainer over a dataset that yields whole batches; logits are computed where there are labels only."""
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = causal_lm_loss(
+            self.accelerator.unwrap_model(model), inputs.pop("labels"), **inputs, chunk=0
+        ).loss
+        assert loss is not None
+        return loss
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        assert isinstance(self.train_dataset, ReadingStream)
+        return DataLoader(self.train_dataset, batch_size=None)

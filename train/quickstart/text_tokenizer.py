@@ -1,0 +1,85 @@
+"""The small LLM's tokenizer: trained by `sentencepiece`, wrapped for transformers, with a chat template."""
+
+import io
+from collections.abc import Iterable
+
+import sentencepiece
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+END_OF_TURN = "<|end|>"
+PAD = "<|pad|>"
+UNKNOWN = "<unk>"
+ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a tokenizer on text.
+
+    Byte-pair merges without normalisation: frequent words become one piece each, and any other text falls back to
+    letters and bytes, so that every text survives encoding and decoding. (A unigram model drops whole words that
+    share no part with another word from so small a vocabulary.)
+
+    Args:
+        sentences: The text, line by line; line breaks inside are allowed.
+        vocab_size: Most pieces, 261 of which are bytes and special tokens.
+
+    Returns:
+        The tokenizer, with turn tokens, `<|end|>` as end of sequence, and a chat template.
+    """
+    buffer = io.BytesIO()
+    lines = (line for sentence in sentences for line in sentence.split("\n"))
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=buffer,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        pad_id=0,
+        unk_id=1,
+        bos_id=-1,
+        eos_id=-1,
+        pad_piece=PAD,
+        unk_piece=UNKNOWN,
+        control_symbols=[END_OF_TURN, *ROLES.values()],
+        num_threads=2,
+        minloglevel=2,
+    )
+    return _wrap(sentencepiece.SentencePieceProcessor(model_proto=buffer.getvalue()))
+
+
+def _wrap(pieces: sentencepiece.SentencePieceProcessor) -> PreTrainedTokenizerFast:
+    """The same pieces and scores in the form `AutoTokenizer` reloads."""
+    vocabulary = {pieces.id_to_piece(i): i for i in range(pieces.get_piece_size())}
+    merges = [
+        (piece[:cut], piece[cut:])
+        for piece in vocabulary  # sentencepiece lists pieces in the order of their merges
+        if not (pieces.is_control(vocabulary[piece]) or pieces.is_byte(vocabulary[piece]))
+        for cut in range(1, len(piece))
+        if piece[:cut] in vocabulary and piece[cut:] in vocabulary
+    ]
+    backend = Tokenizer(models.BPE(vocabulary, merges, unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True))
+    # "always": a text begins with a word boundary also after a special token, so a question reads the same behind
+    # audio tokens as behind a description in words.
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token=UNKNOWN,
+        pad_token=PAD,
+        eos_token=END_OF_TURN,
+        additional_special_tokens=list(ROLES.values()),
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )

@@ -1,0 +1,295 @@
+"""`alm quickstart`: data, a small LLM, an encoder, alignment, tuning, scores and a report, each step resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alm import load
+from alm.common.progress import counter, progress
+from alm.common.settings import apply_overrides, parse_settings, read_yaml, set_dotted
+from alm.data.manifest import read_manifest
+from alm.data.scenes.compose import MARKER as DATA_MARKER
+from alm.data.scenes.compose import ComposeConfig, build_bank, compose
+from alm.data.scenes.language import Language
+from alm.data.sources import open_records
+from alm.errors import ConfigError, UserError
+from encoders import load_encoder
+from eval.runner.manifest import CONTROLS, evaluate_manifest
+from projectors.registry import check_projector
+from train.engine.parallel import Step, run_side_by_side
+from train.pipeline.rundir import ATTEMPT, MARKER, read_json
+from train.pipeline.stages import run_stage, run_step
+from train.quickstart.report import summarise
+from train.quickstart.text_llm import TextLLMConfig, train_text_llm
+from train.settings import TrainSettings
+from train.tune.stage import keeps_features, kept_features
+
+QUICKSTART_STAGES = ("pretrain", "align", "instruct")
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"  # beside the packages, installed or not
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """How the result is scored.
+
+    Attributes:
+        batch_size: Questions per batch.
+        max_new_tokens: Longest answer in tokens.
+        limit: Score only this many records of the test split; None scores all.
+    """
+
+    batch_size: int = 32
+    max_new_tokens: int = 48
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "max_new_tokens", "limit"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(f"evaluate.{key}: got {value}, expected 1 or more")
+
+
+@dataclass(frozen=True)
+class ArmSettings:
+    """What is different about a model that is trained beside the main one.
+
+    Attributes:
+        pretrained: False leaves out the encoder's pretraining.
+        align: Keys of the alignment config that replace the main model's.
+        instruct: The same for instruction tuning.
+    """
+
+    pretrained: bool = True
+    align: dict[str, Any] = field(default_factory=dict)
+    instruct: dict[str, Any] = field(default_factory=dict)
+
+
+MAIN = ArmSettings()
+
+
+@dataclass(frozen=True)
+class QuickstartSettings:
+    """The whole quickstart; `configs/quickstart.yaml` holds the values that fit two CPU cores.
+
+    Attributes:
+        seed: Seed of data, weights and sampling.
+        llm: A causal LLM (hub id or directory) in place of the small one trained here.
+        compose: The scenes.
+        text_llm: The small LLM.
+        pretrain: The encoder's contrastive pretraining (a stage config without inputs).
+        align: Alignment.
+        instruct: Instruction tuning.
+        evaluate: Scoring.
+        arms: Models trained beside the main one and compared with it, by name; each as `ArmSettings`.
+    """
+
+    seed: int = 0
+    llm: str | None = None
+    compose: ComposeConfig = ComposeConfig()
+    text_llm: TextLLMConfig = TextLLMConfig()
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    align: dict[str, Any] = field(default_factory=dict)
+    instruct: dict[str, Any] = field(default_factory=dict)
+    evaluate: EvaluateSettings = EvaluateSettings()
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def arm(self, name: str) -> ArmSettings:
+        """What is different about an arm; "" is the main model."""
+        return parse_settings(ArmSettings, self.arms[name], f"quickstart.arms.{name}") if name else MAIN
+
+    @property
+    def untrained(self) -> str:
+        """The encoder before pretraining: its registry name (or weights to start from)."""
+        return str(self.pretrain["encoder"])
+
+
+def load_quickstart(data: str | None, seed: int, overrides: Sequence[str]) -> QuickstartSettings:
+    """Shipped settings, those for recordings where `data` is given, and the user's overrides."""
+    folder = CONFIGS
+    values = read_yaml(folder / "quickstart.yaml")
+    if data is not None:
+        for key, value in _leaves(read_yaml(folder / "quickstart-recordings.yaml")):
+            set_dotted(values, key, value)
+        set_dotted(values, "compose.labels_csv", str(Path(data).resolve()))
+    values["seed"] = seed
+    set_dotted(values, "compose.seed", seed)
+    set_dotted(values, "text_llm.seed", seed)
+    apply_overrides(values, overrides)
+    return parse_settings(QuickstartSettings, values, "quickstart")
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted keys and values of nested dictionaries."""
+    out = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        out += _leaves(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
+    return out
+
+
+def stage_settings(
+    settings: QuickstartSettings, out: Path, stage: str, start: str, llm: str = "", arm: str = ""
+) -> TrainSettings:
+    """The config of one stage of the quickstart.
+
+    Args:
+        settings: All settings.
+        out: The quickstart's directory.
+        stage: pretrain, align or instruct.
+        start: What the stage starts from: encoder (pretrain, align) or model directory (instruct).
+        llm: The LLM to align to.
+        arm: Name of the arm; "" is the main model.
+    """
+    values: dict[str, Any] = getattr(settings, stage) | getattr(settings.arm(arm), stage, {})
+    data: dict[str, Any] = {
+        split: [str(out / "data" / f"{split}.jsonl")] for split in ("train", "validation")
+    }
+    if stage != "pretrain":
+        data["feature_folder"] = str(out / "features")
+    values |= {"stage": stage, "out": str(arm_folder(out, stage, arm))}
+    values["run"] = {"seed": settings.seed, **values.get("run", {})}
+    values["data"] = {**data, **values.get("data", {})}
+    if stage == "instruct":
+        values["model"] = start
+    else:
+        values["encoder"] = start
+    if stage == "align":
+        values["llm"] = llm
+    if stage == "align" and start == settings.untrained:  # untrained: built from its options
+        values["encoder_options"] = settings.pretrain.get("encoder_options", {})
+    return parse_settings(TrainSettings, values, f"quickstart.{stage}")
+
+
+def run_quickstart(out: str | Path, data: str | None, seed: int, overrides: Sequence[str]) -> Path:
+    """Run every step that is not finished yet; returns the report's path.
+
+    Steps that do not need each other run side by side: the language model and the encoder, then the model and those
+    that it is compared with.
+
+    Args:
+        out: Directory for everything.
+        data: A label table of recordings; None generates the sounds.
+        seed: Seed of data, weights and sampling.
+        overrides: `key.sub=value` on `configs/quickstart.yaml`.
+
+    Raises:
+        UserError: Unwritable directory, wrong settings, unusable recordings.
+    """
+    started = time.perf_counter()
+    settings, out = load_quickstart(data, seed, overrides), Path(out)
+    arms = ("", *settings.arms)
+    for name, arm in itertools.product(QUICKSTART_STAGES, arms):  # a wrong key is found before the first step
+        stage = stage_settings(settings, out, name, settings.untrained, "llm", arm)
+        check_projector(stage.projector, stage.projector_options)
+    title("1/4", "compose scenes")
+    compose_scenes(settings, out)
+    title("2/4", "language model and encoder")
+    first: list[Step] = [] if settings.llm else [(train_llm, (settings, out))]
+    run_side_by_side([*first, (pretrain_encoder, (settings, out))])
+    title("3/4", f"align, tune and score {', '.join(arm or 'the model' for arm in arms)}")
+    run_side_by_side([(train_arm, (settings, out, arm)) for arm in arms])
+    title("4/4", "report")
+    answers = {arm: arm_folder(out, "evaluate", arm) for arm in settings.arms}
+    report, table = summarise(out, answers, settings.compose, settings.evaluate.limit, settings.seed)
+    print(f"\n{table}\n\n{report}  ({time.perf_counter() - started:.0f} s)")
+    print(f'try: alm ask {model_dir(out)} AUDIO_FILE "What can be heard first?"')
+    return report
+
+
+def make_inputs(out: str | Path, data: str | None, seed: int, overrides: Sequence[str]) -> None:
+    """Only what the stages start from: the scenes (`out/data`) and the small LLM (`out/llm`)."""
+    settings = load_quickstart(data, seed, overrides)
+    compose_scenes(settings, Path(out))
+    if not settings.llm:
+        train_llm(settings, Path(out))
+
+
+def title(number: str, text: str) -> None:
+    """Announce a step."""
+    print(f"\n== {number} {text}", flush=True)
+
+
+def arm_folder(out: Path, step: str, arm: str = "") -> Path:
+    """Where a step of an arm writes; the main model's steps have their bare names."""
+    return out / (f"{arm}-{step}" if arm else step)
+
+
+def model_dir(out: Path) -> Path:
+    """The trained main model."""
+    return out / "instruct" / "model"
+
+
+def compose_scenes(settings: QuickstartSettings, out: Path) -> None:
+    """`out/data`: scenes with captions and questions in three splits."""
+    config = settings.compose
+    inputs: list[str | Path] = [config.labels_csv] if config.labels_csv else []
+
+    def work(folder: Path) -> dict[str, Any]:
+        if (out / "data" / DATA_MARKER).is_file():  # an older data set of ours; anything else is left alone
+            shutil.rmtree(out / "data")
+        with progress("compose", config.n_train + config.n_validation + config.n_test, "scene") as advance:
+            compose(config, out / "data", counter(advance))
+        return {}
+
+    run_step(out / "compose", dataclasses.asdict(config), inputs, work, out / "data" / DATA_MARKER)
+
+
+def train_llm(settings: QuickstartSettings, out: Path) -> None:
+    """`out/llm`: a small LLM that answers questions about scenes told in words."""
+
+    def work(folder: Path) -> dict[str, Any]:
+        language = Language(tuple(build_bank(settings.compose).kinds))
+        return {"reading": train_text_llm(settings.text_llm, language, out / "llm")}
+
+    inputs: list[str | Path] = [out / "data" / "compose.json"]
+    if (out / "llm").exists() and not (out / "text_llm" / ATTEMPT).exists():
+        raise UserError(f"{out / 'llm'}: was not made by a quickstart; choose another out directory")
+    run_step(
+        out / "text_llm", dataclasses.asdict(settings.text_llm), inputs, work, out / "llm" / "config.json"
+    )
+
+
+def pretrain_encoder(settings: QuickstartSettings, out: Path) -> None:
+    """`out/pretrain/encoder`, and its tokens of all clips while the language model still learns."""
+    folder = run_stage(stage_settings(settings, out, "pretrain", settings.untrained))
+    aligned = stage_settings(settings, out, "align", str(folder), "llm")
+    if (out / "align" / MARKER).is_file():  # its tokens have been of use
+        return
+    encoder = load_encoder(folder).eval()
+    if keeps_features(aligned, encoder):
+        records = [open_records(paths) for paths in (aligned.data.train, aligned.data.validation)]
+        kept_features(aligned, encoder, *records)
+
+
+def train_arm(settings: QuickstartSettings, out: Path, arm: str) -> None:
+    """Align, tune and score one arm; the main model is scored beside its controls."""
+    pretrained = settings.arm(arm).pretrained
+    encoder = str(out / "pretrain" / "encoder") if pretrained else settings.untrained
+    llm = settings.llm or str(out / "llm")
+    aligned = run_stage(stage_settings(settings, out, "align", encoder, llm, arm))
+    model = run_stage(stage_settings(settings, out, "instruct", str(aligned), arm=arm))
+    records = read_manifest(out / "data" / "test.jsonl")
+    options = settings.evaluate
+    print_ = read_json(model.parent / MARKER)["fingerprint"]
+    controls = CONTROLS[:1] if arm else CONTROLS
+    total = len(records[: options.limit]) * len(controls)
+    with progress(f"score {arm or 'the model'}", total, "answer") as advance:
+        evaluate_manifest(
+            *load(model),
+            records,
+            arm_folder(out, "evaluate", arm),
+            model_id=print_,
+            controls=controls,
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+            limit=options.limit,
+            progress=advance,
+            seed=settings.seed,
+        )

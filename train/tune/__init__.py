@@ -1,0 +1,1 @@
+"""Alignment and instruction tuning: conversations as batches for encoder, projector and LLM."""

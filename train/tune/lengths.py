@@ -1,0 +1,89 @@
+"""How long samples are, before any is read: to put those of like length together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from alm.data.records import AudioRef, Record
+from alm.data.shards import ShardedRecords
+from alm.data.sources import parts_of
+from alm.errors import AudioError
+from alm.processor import AudioLanguageProcessor
+
+_CALIBRATION = 64  # records whose text is tokenised, to learn how many characters a token has
+
+
+def sample_lengths(
+    records: Sequence[Record], processor: AudioLanguageProcessor, keep_going: bool = False
+) -> np.ndarray:
+    """Tokens of every sample, of audio and text together, (n,) int64.
+
+    Audio tokens are counted from the files' headers, or a shard's index. Text is estimated from its characters, as
+    tokenising all of it would take longer than grouping saves; lengths only group samples, they decide about no result.
+
+    Args:
+        records: The records.
+        processor: Counts tokens.
+        keep_going: Take a clip whose header cannot be read for one of no length, where it will be put aside anyway.
+
+    Raises:
+        AudioError: A file's header cannot be read.
+    """
+    per_character = _tokens_per_character(records, processor)
+    parts = [
+        _of_shards(part, processor, per_character)
+        if isinstance(part, ShardedRecords)
+        else _of_list(part, processor, per_character, keep_going)
+        for part in parts_of(records)
+    ]
+    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+
+
+def _tokens_per_character(records: Sequence[Record], processor: AudioLanguageProcessor) -> float:
+    step = max(1, len(records) // _CALIBRATION)
+    some = (records[index] for index in range(0, len(records), step))
+    texts = [message["content"] for record in some for message in record.messages]
+    ids = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return sum(map(len, ids)) / max(1, sum(map(len, texts)))
+
+
+def _of_list(
+    records: Sequence[Record], processor: AudioLanguageProcessor, per_character: float, keep_going: bool
+) -> np.ndarray:
+    seconds: dict[AudioRef, float] = {}
+    lengths = []
+    for record in records:
+        for ref in record.audio:
+            if ref not in seconds:
+                seconds[ref] = _seconds(ref, keep_going)
+        text = sum(len(message["content"]) for message in record.messages) * per_character
+        lengths.append(text + _tokens(processor, sum(seconds[ref] for ref in record.audio)))
+    return np.array(lengths)
+
+
+def _of_shards(
+    records: ShardedRecords, processor: AudioLanguageProcessor, per_character: float
+) -> np.ndarray:
+    """From the index alone."""
+    seconds, place = np.unique(records.rows["seconds"], return_inverse=True)  # often few different ones
+    tokens = np.array([_tokens(processor, float(length)) for length in seconds])
+    return tokens[place] + records.rows["text_chars"] * per_character
+
+
+def _tokens(processor: AudioLanguageProcessor, seconds: float) -> int:
+    """LLM tokens of some audio; none of what is too short for a frame, which the run itself will name."""
+    try:
+        return processor.n_audio_tokens(round(seconds * processor.sample_rate))
+    except AudioError:
+        return 0
+
+
+def _seconds(ref: AudioRef, keep_going: bool) -> float:
+    try:
+        return ref.seconds()
+    except AudioError:
+        if keep_going:
+            return 0.0
+        raise

@@ -1,0 +1,152 @@
+"""Alignment and instruction tuning: one stage, told apart by what trains and what it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alm.checkpoint import load_llm, load_model, load_processor
+from alm.data.records import Record
+from alm.data.sources import open_records, parts_of
+from alm.errors import CheckpointError
+from alm.generation import pick_device
+from alm.model import AudioLanguageModel
+from alm.processor import AudioLanguageProcessor, build_processor
+from encoders import AudioEncoder, load_encoder
+from train.data.order import SampleOrder, tempered
+from train.data.quarantine import guarded
+from train.engine.ranks import is_main, say, world_size
+from train.engine.trainer import fit, gathered_weights
+from train.settings import TrainSettings
+from train.tune.controls import listening_losses, mean_loss, samples_of
+from train.tune.conversations import (
+    ClipAudio,
+    ClipFeatures,
+    ConversationCollator,
+    ConversationDataset,
+    clips_of,
+)
+from train.tune.lengths import sample_lengths
+from train.tune.packing import check_packing
+
+
+def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLanguageProcessor]:
+    """The model a stage begins with: the previous stage's, or a new one from encoder, projector and LLM."""
+    if settings.model is not None:
+        return load_model(settings.model), load_processor(settings.model)
+    from transformers import AutoTokenizer
+
+    assert settings.encoder is not None and settings.llm is not None
+    encoder = load_encoder(settings.encoder, **settings.encoder_options)
+    llm = load_llm(settings.llm, bits=settings.llm_bits)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(settings.llm)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"llm: '{settings.llm}' has no usable tokenizer ({error})") from error
+    model = AudioLanguageModel.assemble(
+        encoder,
+        llm,
+        settings.projector,
+        settings.projector_options,
+        llm_source=settings.llm,
+        llm_bits=settings.llm_bits,
+    )
+    return model, build_processor(tokenizer, model, settings.chat_template)
+
+
+def training_data(
+    settings: TrainSettings,
+    records: Sequence[Record],
+    processor: AudioLanguageProcessor,
+    clips: ClipAudio,
+) -> tuple[ConversationDataset, ConversationCollator]:
+    """The samples in the order that the config asks for, and what makes batches of them."""
+    data = settings.data
+    dataset = ConversationDataset(records, settings.run.seed, _sample_order(settings, records, processor))
+    return dataset, ConversationCollator(processor, clips, data.max_length, data.pack, data.supervise)
+
+
+def _sample_order(
+    settings: TrainSettings, records: Sequence[Record], processor: AudioLanguageProcessor
+) -> SampleOrder:
+    """A mixture of the sources of `data.train` or all of them, grouped by length or not."""
+    data = settings.data
+    sizes = [len(part) for part in parts_of(records)]
+    weights = lengths = None
+    if data.mixture is not None:
+        weights = tempered(data.mixture.weights or sizes, data.mixture.temperature)
+        shares = ", ".join(f"{path} {share:.1%}" for path, share in zip(data.train, weights, strict=True))
+        say(f"{settings.stage}: mixture of {shares}")
+    if data.group_by_length:
+        lengths = sample_lengths(records, processor, keep_going=data.on_bad == "quarantine")
+    together = settings.optim.batch_size * world_size()
+    return SampleOrder(sizes, weights, lengths, together)
+
+
+def keeps_features(settings: TrainSettings, encoder: AudioEncoder) -> bool:
+    """Whether a stage computes its encoder's tokens once: they must not change while it trains."""
+    if not settings.data.cache_features or settings.policy.encoder != "frozen":
+        return False
+    if encoder.readout and settings.policy.projector == "train":
+        say("tokens are not kept: the weights of the encoder's layers are learned")
+        return False
+    return True
+
+
+def kept_features(
+    settings: TrainSettings, encoder: AudioEncoder, records: Sequence[Record], held_out: Sequence[Record]
+) -> ClipFeatures:
+    """The frozen encoder's tokens of all clips, computed where `data.feature_folder` does not hold them."""
+    data, device = settings.data, pick_device()
+    encoder.to(device)
+    folder = Path(data.feature_folder) if data.feature_folder else None
+    refs = clips_of([*records, *held_out])
+    keep_going = data.on_bad == "quarantine"
+    features = ClipFeatures(encoder, refs, data.cache_limit_gb, device, folder, keep_going=keep_going)
+    for ref in clips_of(held_out):  # what is scored is never replaced
+        features.check(ref)
+    return features
+
+
+def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
+    """Run an align or instruct stage; writes `folder/model` and returns what is worth telling.
+
+    The result holds the held-out loss with the right audio and with another clip's.
+    """
+    from transformers import set_seed
+
+    records = open_records(settings.data.train)
+    held_out = open_records(settings.data.validation)
+    set_seed(settings.run.seed)
+    model, processor = starting_model(settings)
+    table = model.set_policy(settings.policy)
+    say(table)
+    clips = ClipAudio(processor.sample_rate)
+    if keeps_features(settings, model.encoder):
+        clips = kept_features(settings, model.encoder, records, held_out)
+    if settings.data.pack:
+        check_packing(model.llm)
+    dataset, collator = training_data(settings, records, processor, clips)
+    trained_on = guarded(dataset, clips.check_sample, settings.data, folder)
+    samples = samples_of(held_out)  # says now, not after training, which record has no answer
+
+    def validate() -> float:
+        return mean_loss(model, collator, samples, settings.optim.batch_size)
+
+    trainer = fit(settings, model, trained_on, collator, folder, settings.stage, validate=validate)
+    # Saved before anything else can fail; only the marker says that the run is finished.
+    weights = gathered_weights(trainer)
+    if is_main():
+        model.save_pretrained(folder / "model", state_dict=weights)
+        processor.save_pretrained(folder / "model")
+    facts: dict[str, Any] = {"trainable": table.splitlines(), "samples": len(records)}
+    if trainer.best is not None:
+        facts["best_step"] = trainer.best["step"]
+    if held_out:
+        facts |= listening_losses(model, collator, held_out, settings.optim.batch_size)
+        say(
+            f"{settings.stage}: held-out loss {facts['loss']:.3f} with the right audio, "
+            f"{facts['loss_other_audio']:.3f} with another clip's"
+        )
+    return facts
