@@ -34,7 +34,7 @@ def load(source: str | Path, device: str | None = None) -> tuple[AudioLanguageMo
         The model in eval mode, and its processor.
 
     Raises:
-        alm.errors.CheckpointError: Something is missing, mis-shaped or changed.
+        alm.common.errors.CheckpointError: Something is missing, mis-shaped or changed.
     """
     from alm.checkpoint import load_model, load_processor
     from alm.generation import pick_device

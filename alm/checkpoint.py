@@ -17,19 +17,13 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
+from alm.common.errors import CheckpointError, UserError
+from alm.common.files import sha256_of
 from alm.configuration import AudioLanguageConfig
-from alm.errors import CheckpointError, UserError
 from alm.ltu import is_ltu, load_ltu, load_ltu_processor
 from alm.policy import adapter_keys
 from encoders.base import make_folder
-from encoders.checkpoint import (
-    load_strict,
-    read_weights,
-    resolve_source,
-    sha256_of,
-    write_text,
-    write_weights,
-)
+from encoders.checkpoint import load_strict, read_weights, resolve_source, write_text, write_weights
 from encoders.hf import without_bars
 
 if TYPE_CHECKING:

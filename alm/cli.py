@@ -53,12 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        from alm.errors import Preempted, is_users
+        from alm.common.errors import Preempted, UserError
 
         if isinstance(error, Preempted):
             print(error, file=sys.stderr)
             return error.exit_code
-        if not is_users(error):
+        if not isinstance(error, UserError):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USER_ERROR

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from alm.checkpoint import load_model, load_processor, resolve
-from alm.errors import CheckpointError, UserError
+from alm.common.errors import CheckpointError, UserError
 from encoders.base import make_folder
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from alm.checkpoint import WEIGHTS, load_processor, read_model_config, resolve
-from alm.errors import CheckpointError
+from alm.common.errors import CheckpointError
 
 
 def describe(source: str | Path) -> str:

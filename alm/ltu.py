@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from alm.errors import CheckpointError
+from alm.common.errors import CheckpointError
 from encoders.base import read_config
 from encoders.checkpoint import load_strict, read_weights
 from encoders.zoo.audiomosaic.config import BACKBONE, AudioMosaicConfig

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from alm.common.errors import UserError
 from alm.configuration import AudioLanguageConfig
-from alm.errors import UserError
 from alm.head import causal_lm_loss
 from alm.policy import Policy, inject_lora, lora_values, set_trainable, trainable_table
 from encoders import AudioEncoder, AudioTokens, config_from_dict

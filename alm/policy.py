@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 
 ENCODER_CHOICES = ("frozen", "lora", "full")
 PROJECTOR_CHOICES = ("frozen", "train")

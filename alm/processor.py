@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
+from alm.common.errors import AudioError, UserError
 from alm.configuration import AUDIO_TOKEN, AudioLanguageConfig
-from alm.errors import AudioError, UserError
 from alm.templates import TEMPLATES
 from encoders import config_from_dict
 from encoders.audio import pad_batch

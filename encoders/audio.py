@@ -19,7 +19,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from encoders.errors import AudioError
+from alm.common.errors import AudioError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
 """Endings of files that are taken for audio where a folder is searched."""

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from alm.common.errors import AudioError, CheckpointError, ConfigError
 from encoders.checkpoint import (
     LoadReport,
     load_strict,
@@ -29,7 +30,6 @@ from encoders.checkpoint import (
     write_text,
     write_weights,
 )
-from encoders.errors import AudioError, CheckpointError, ConfigError
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from encoders.errors import CheckpointError
+from alm.common.errors import CheckpointError
 
 # What wrappers put into names: torch.compile, activation checkpointing and FSDP wherever they wrapped a part...
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
@@ -209,12 +208,6 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{file}: cannot be written ({_one_line(error)})") from error
-
-
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def looks_like_hub_id(source: str) -> bool:

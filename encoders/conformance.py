@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from alm.common.errors import UserError
 from encoders.base import AudioEncoder, AudioTokens
-from encoders.errors import UserError
 
 # Differences allowed between two ways of computing the same tokens, as a part of the tokens' own scale:
 # kernels may add in another order, nothing else.

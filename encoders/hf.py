@@ -18,9 +18,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from alm.common.errors import CheckpointError, ConfigError
 from encoders.base import AudioEncoder, EncoderConfig, located, read_config
 from encoders.checkpoint import LoadReport, resolve_source
-from encoders.errors import CheckpointError, ConfigError
 from encoders.windows import WindowedConfig, WindowedEncoder
 
 _FILES = ("config.json", "preprocessor_config.json", "processor_config.json", "*.safetensors",

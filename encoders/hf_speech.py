@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from encoders.errors import ConfigError
+from alm.common.errors import ConfigError
 from encoders.hf import TransformersConfig, TransformersEncoder, sample_mask
 from encoders.windows import equal_groups
 

@@ -13,8 +13,8 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from alm.common.errors import ConfigError
 from encoders.base import AudioEncoder, AudioTokens, EncoderConfig
-from encoders.errors import ConfigError
 from encoders.zoo.audiomosaic.config import BACKBONE
 
 LAST, SUM = "last", "sum"

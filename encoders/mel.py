@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from encoders.errors import AudioError
+from alm.common.errors import AudioError
 
 # Kaldi's defaults as AudioMosaic's training code leaves them (torchaudio.compliance.kaldi.fbank).
 _PREEMPHASIS = 0.97

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from alm.common.errors import CheckpointError, ConfigError
 from encoders.base import read_config
 from encoders.checkpoint import load_strict, read_training_file, resolve_source
-from encoders.errors import CheckpointError, ConfigError
 from encoders.mel import KaldiFbank, n_frames_for
 from encoders.vit import NORM_EPS, Attention, Block, Mlp
 from encoders.windows import WindowedConfig, WindowedEncoder

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alm.common.errors import AudioError
 from encoders.base import AudioEncoder, AudioTokens, EncoderConfig, n_time_mask
-from encoders.errors import AudioError
 
 EncodeWindows = Callable[[Tensor, list[int]], list[tuple[Tensor, Tensor | None]]]
 

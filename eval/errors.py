@@ -1,6 +1,6 @@
 """Errors of the evaluation floor that are the user's to fix."""
 
-from encoders.errors import UserError
+from alm.common.errors import UserError
 
 
 class EvaluationError(UserError):

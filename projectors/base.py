@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from alm.common.errors import ConfigError
 
-class ProjectorError(ValueError):
+
+class ProjectorError(ConfigError):
     """A projector was asked for something it cannot do; the message names the option and the fix."""
 
 

@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import pkgutil
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-from projectors.base import Projector, ProjectorConfig, ProjectorError
+from alm.common.plugins import Registry
+from projectors.base import Projector, ProjectorConfig
 
-
-@cache
-def _classes() -> dict[str, type[Projector]]:
-    found = {}
-    for info in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if info.name == "registry":
-            continue
-        module = importlib.import_module(f"projectors.{info.name}")
-        if hasattr(module, "PROJECTOR"):
-            found[info.name] = module.PROJECTOR
-    return found
+PROJECTORS: Registry[type[Projector]] = Registry(
+    "projector",
+    "PROJECTOR",
+    "projectors",
+    accepts=lambda found: isinstance(found, type) and issubclass(found, Projector),
+    expected="<a subclass of Projector>",
+)
 
 
 def list_projectors() -> list[str]:
     """Names of all projectors."""
-    return sorted(_classes())
+    return PROJECTORS.names()
 
 
 def projector_class(name: str) -> type[Projector]:
-    """The class behind a name; ProjectorError with the nearest name if there is none."""
-    classes = _classes()
-    if name not in classes:
-        near = difflib.get_close_matches(name, classes, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(classes))}"
-        raise ProjectorError(f"no projector '{name}'; {hint}")
-    return classes[name]
+    """The class of a name.
+
+    Raises:
+        ConfigError: There is none; names the nearest.
+    """
+    return PROJECTORS.get(name)
 
 
 def build_projector(name: str, encoder: Any, llm_dim: int, **options: Any) -> Projector:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file
 
+from alm.common.errors import Preempted, UserError
 from alm.common.settings import parse_settings
 from alm.data.manifest import write_manifest
-from alm.errors import Preempted, UserError
 from encoders import encoder_class
 from encoders.audio import save_wav
 from train.engine import checkpoints

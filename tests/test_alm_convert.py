@@ -9,10 +9,10 @@ import pytest
 import soundfile
 
 from alm.cli import main
+from alm.common.errors import ConfigError, ManifestError, UserError
 from alm.data.convert import convert, list_sources
 from alm.data.from_labels import QuestionWriter, Templates
 from alm.data.manifest import read_manifest
-from alm.errors import ConfigError, ManifestError, UserError
 
 
 def audio(*paths):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from alm.common.errors import AudioError, ConfigError, ManifestError, UserError
 from alm.data.manifest import read_manifest, write_manifest
 from alm.data.scenes.compose import MARKER, ComposeConfig, compose
 from alm.data.scenes.events import GeneratedEvents, RecordedEvents
@@ -14,7 +15,6 @@ from alm.data.scenes.language import Language, TimelineNoise, is_countable
 from alm.data.scenes.phrases import NUMBER_WORDS
 from alm.data.scenes.scene import Scene, SceneEvent, mix_scene, sample_scene
 from alm.data.subset import write_share
-from alm.errors import AudioError, ConfigError, ManifestError, UserError
 from encoders.audio import load_audio
 
 KINDS = GeneratedEvents.kinds

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 import alm
 from alm.checkpoint import load_llm
 from alm.cli import main
-from alm.errors import CheckpointError, UserError
+from alm.common.errors import CheckpointError, UserError
 from alm.export import export_model, merge_lora
 from alm.model import AudioLanguageModel
 from alm.policy import LoraOptions, Policy

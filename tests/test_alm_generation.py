@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from alm.checkpoint import load_llm
-from alm.errors import UserError
+from alm.common.errors import UserError
 from alm.generation import generate_answers, stream_answer
 from alm.model import AudioLanguageModel
 from alm.policy import LoraOptions, Policy

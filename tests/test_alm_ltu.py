@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import alm
 from alm.checkpoint import load_model, load_processor
-from alm.errors import CheckpointError
+from alm.common.errors import CheckpointError
 from encoders.zoo.audiomosaic.config import AudioMosaicConfig
 from encoders.zoo.audiomosaic.model import AudioMosaicEncoder
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from alm.common.errors import ManifestError, UserError
 from alm.data.manifest import read_manifest, write_manifest
 from alm.data.records import CAPTION_PROMPTS, caption_prompt
-from alm.errors import ManifestError, UserError
 
 GOOD = {"id": "a", "audio": "a.wav", "question": "What is this sound?", "answer": "a bell"}
 

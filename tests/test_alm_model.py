@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import alm
 from alm.checkpoint import load_llm, load_model, load_processor
-from alm.errors import CheckpointError, UserError
+from alm.common.errors import CheckpointError, UserError
 from alm.generation import generate_answers
 from alm.model import AudioLanguageModel
 from alm.policy import LoraOptions, Policy

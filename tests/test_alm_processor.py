@@ -5,7 +5,7 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer, LlamaTokenizer
 
-from alm.errors import AudioError, UserError
+from alm.common.errors import AudioError, UserError
 from alm.processor import AudioLanguageProcessor
 from encoders import encoder_class
 from projectors import build_projector

@@ -11,11 +11,11 @@ import soundfile
 from torch.utils.data import DataLoader, Dataset
 
 from alm.cli import main
+from alm.common.errors import AudioError, ConfigError, ManifestError, UserError
 from alm.data.manifest import read_manifest, write_manifest
 from alm.data.shard_writer import write_shards
 from alm.data.shards import ShardedRecords, ShardError
 from alm.data.sources import open_records
-from alm.errors import AudioError, ConfigError, ManifestError, UserError
 from train.pretrain.clips import read_clips
 from train.tune.conversations import ConversationDataset
 

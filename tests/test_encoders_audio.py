@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from alm.common.errors import AudioError, UserError
 from encoders.audio import load_audio, pad_batch, resample, save_wav
-from encoders.errors import AudioError, UserError
 
 
 def tone(rate: int, seconds: float = 1.0, hz: float = 440.0) -> np.ndarray:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from alm.common.errors import AudioError, CheckpointError
 from encoders import AudioMosaicEncoder, encoder_class, list_encoders, load_encoder
 from encoders.checkpoint import read_weights
-from encoders.errors import AudioError, CheckpointError
 
 
 @pytest.fixture()

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from alm.cli import main
+from alm.common.errors import AudioError, ConfigError
 from encoders import encoder_class, load_encoder
 from encoders.audio import load_audio, pad_batch, save_wav
-from encoders.errors import AudioError, ConfigError
 
 SIZES = {"spec_size": [64, 32], "patch_size": [8, 16], "embed_dim": 32, "depth": 2, "num_heads": 2}
 

@@ -6,11 +6,11 @@ from transformers import AutoTokenizer
 
 import alm
 from alm.checkpoint import load_llm
+from alm.common.errors import ConfigError
 from alm.model import AudioLanguageModel
 from alm.policy import Policy
 from alm.processor import build_processor
 from encoders import encoder_class, load_encoder
-from encoders.errors import ConfigError
 from encoders.layers import LayersEncoder
 
 WITH_LAYERS = ["audiomosaic", "ast", "whisper", "wav2vec2", "wavlm"]

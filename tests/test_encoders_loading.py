@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import encoders
+from alm.common.errors import AudioError, CheckpointError, ConfigError
+from alm.common.files import sha256_of
 from encoders import AudioMosaicEncoder, config_from_dict, encoder_class, load_encoder
-from encoders.checkpoint import load_strict, read_weights, sha256_of
-from encoders.errors import AudioError, CheckpointError, ConfigError
+from encoders.checkpoint import load_strict, read_weights
 from encoders.vit import interpolate_positions, sincos_positions
 from encoders.zoo.audiomosaic.model import NORMALISATIONS, AudioMosaicConfig
 

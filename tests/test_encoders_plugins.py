@@ -10,10 +10,10 @@ import torch
 
 import encoders
 from alm.cli import main
+from alm.common import plugins as discovery
+from alm.common.errors import ConfigError
 from alm.data.manifest import write_manifest
-from encoders import registry
 from encoders.audio import save_wav
-from encoders.errors import ConfigError
 
 # Written from the README's section alone.
 PLUGIN = '''
@@ -84,7 +84,7 @@ optim: {{steps: 2, batch_size: 2, warmup_steps: 0}}
 
 @pytest.fixture
 def plugins(tmp_path, monkeypatch):
-    monkeypatch.delenv(registry.PLUGINS, raising=False)
+    monkeypatch.delenv(discovery.PLUGINS, raising=False)
     folder = tmp_path / "plugins"
     folder.mkdir()
     (folder / "bands.py").write_text(PLUGIN)
@@ -161,9 +161,9 @@ def test_a_directory_is_checked_with_its_weights(tmp_path, capsys):
     [
         (
             ("import torch\n", "import torch, nosuchthing\n"),
-            "bands.py:7: does not import (ModuleNotFoundError",
+            "bands.py:7: cannot be imported (ModuleNotFoundError",
         ),
-        (("STEP = 640", "STEP = = 640"), "bands.py:12: does not import (SyntaxError"),
+        (("STEP = 640", "STEP = = 640"), "bands.py:12: cannot be imported (SyntaxError"),
         (("ENCODER = BandsEncoder", "ENCODER = BandsConfig"), "declares no encoder"),
     ],
 )
@@ -179,11 +179,11 @@ def test_a_file_that_is_no_encoder_is_one_line(plugins, capsys, change, said):
 
 def test_names_and_places_are_checked(plugins, monkeypatch, capsys):
     (plugins / "whisper.py").write_text(PLUGIN)
-    monkeypatch.setenv(registry.PLUGINS, str(plugins))
+    monkeypatch.setenv(discovery.PLUGINS, str(plugins))
     with pytest.raises(ConfigError, match="'whisper' is in .*whisper.py and in encoders.zoo; rename one"):
         encoders.list_encoders()
-    monkeypatch.setenv(registry.PLUGINS, str(plugins / "nowhere"))
-    with pytest.raises(ConfigError, match="nowhere is no directory"):
+    monkeypatch.setenv(discovery.PLUGINS, str(plugins / "nowhere"))
+    with pytest.raises(ConfigError, match="nowhere is not a directory"):
         encoders.list_encoders()
     assert main(["encoders", "check", str(plugins / "none.py")]) == 2
     assert "none.py: no such file" in capsys.readouterr().err
@@ -191,7 +191,7 @@ def test_names_and_places_are_checked(plugins, monkeypatch, capsys):
 
 def test_two_encoders_that_save_under_one_name_are_refused(plugins, monkeypatch, capsys):
     (plugins / "copied.py").write_text(PLUGIN)
-    monkeypatch.setenv(registry.PLUGINS, str(plugins))
+    monkeypatch.setenv(discovery.PLUGINS, str(plugins))
     for name in ("bands", "copied", "BandsEncoder"):
         with pytest.raises(ConfigError, match="both save themselves as model_class BandsEncoder"):
             encoders.load_encoder(name) if name != "BandsEncoder" else encoders.encoder_class(name)
@@ -214,13 +214,13 @@ def test_an_installed_package_announces_its_encoder(plugins, tmp_path, monkeypat
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bands-package\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[alm.encoders]\nbands-installed = bands_package:ENCODER\n")
     monkeypatch.syspath_prepend(site)
-    registry._entry_points.cache_clear()
+    discovery._entry_points.cache_clear()
     try:
         assert "bands-installed" in encoders.list_encoders()
         assert encoders.encoder_class("bands-installed").tiny().dim == 16
         assert encoders.encoder_class("BandsEncoder").__module__ == "bands_package"
     finally:
-        registry._entry_points.cache_clear()
+        discovery._entry_points.cache_clear()
 
 
 def test_listing_builds_and_imports_no_model():

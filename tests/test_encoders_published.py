@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from alm.common.errors import CheckpointError, ConfigError
 from encoders import AudioEncoder, encoder_class, load_encoder
-from encoders.errors import CheckpointError, ConfigError
 from encoders.mel import KaldiFbank
 
 # The layouts as the official code names them: a rename for every key, and what lies beside the state dict.

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from alm.common.errors import CheckpointError, ConfigError
 from encoders import AudioMosaicEncoder, load_encoder
 from encoders.checkpoint import read_weights
-from encoders.errors import CheckpointError, ConfigError
 from encoders.zoo.audiomosaic.config import CLASSIFIER, LAYER, PRETRAIN, PROBES, AudioMosaicConfig
 from train.pretrain.stage import ContrastiveModel
 from train.settings import ContrastiveSettings

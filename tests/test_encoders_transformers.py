@@ -12,9 +12,9 @@ import torch
 import transformers as hf
 from torch import Tensor
 
+from alm.common.errors import CheckpointError, ConfigError
 from encoders import AudioEncoder, encoder_class, load_encoder
 from encoders.audio import pad_batch
-from encoders.errors import CheckpointError, ConfigError
 
 TOLERANCE = 1e-4
 

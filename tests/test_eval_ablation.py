@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alm.common.errors import ConfigError, UserError
 from alm.common.settings import parse_settings
-from alm.errors import ConfigError, UserError
 from encoders.registry import encoder_class
 from eval.ablation.claims import Comparison, compare, rank_stability, score_arms, spearman, statements
 from eval.ablation.costs import Plan, budgeted

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from alm.common.errors import ConfigError
 from alm.common.settings import load_settings
 from alm.data.manifest import write_manifest
-from alm.errors import ConfigError
 from encoders.audio import save_wav
 from eval.benchmarks import list_benchmarks, load_benchmark, run_benchmark
 from eval.errors import EvaluationError

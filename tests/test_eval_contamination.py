@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from alm.common.errors import ManifestError
 from alm.data.manifest import write_manifest
 from alm.data.records import AudioRef, Record
-from alm.errors import ManifestError
 from eval.scoring.contamination import contaminated, contamination_note, source_ids
 
 

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 from encoders.audio import save_wav
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.errors import EvaluationError

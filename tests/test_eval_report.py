@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from alm.errors import UserError
+from alm.common.errors import UserError
 from eval.reports.charts import interval_chart, line_chart, spectrogram_png
 from eval.reports.html_report import Baseline, Example, write_report
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from alm.common.errors import ConfigError
 from projectors import (
     ProjectorError,
     build_projector,
@@ -124,7 +125,7 @@ def test_stack_time_keeps_frequency_rows_of_one_step_together():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ProjectorError, match="did you mean 'linear'"):
+    with pytest.raises(ConfigError, match="did you mean 'linear'"):
         make("liner")
     with pytest.raises(ProjectorError, match="did you mean 'stack'"):
         make("mlp", stak=2)

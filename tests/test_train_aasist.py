@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 from encoders import AudioMosaicEncoder
 from train.finetune.aasist import Aasist, GraphPool
 from train.finetune.heads import FinetuneModel, GraphHead, build_head, encode

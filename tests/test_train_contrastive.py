@@ -192,7 +192,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 
 
 def test_settings_are_checked() -> None:
-    from alm.errors import ConfigError
+    from alm.common.errors import ConfigError
 
     for wrong in (
         {"loss": "triplet"},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from alm.errors import ConfigError, ManifestError
+from alm.common.errors import ConfigError, ManifestError
 from train.datasets import list_datasets, read_dataset
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from survival import make_data, make_parts, of_stage, weights_of
 
+from alm.common.errors import ConfigError, ManifestError, UserError
 from alm.data.manifest import read_manifest, write_manifest
 from alm.data.shard_writer import write_shards
 from alm.data.shards import ShardError
-from alm.errors import ConfigError, ManifestError, UserError
 from encoders.audio import save_wav
 from train.data.quarantine import FILE, GuardedDataset, check_audible
 from train.data.sampling import EpochBatches

@@ -11,11 +11,11 @@ import pytest
 import torch
 from survival import FORK, make_data, make_parts, of_stage, run_processes
 
+from alm.common.errors import AudioError, ConfigError
 from alm.data.manifest import read_manifest
 from alm.data.records import AudioRef
 from alm.data.shard_writer import write_shards
 from alm.data.sources import open_records
-from alm.errors import AudioError, ConfigError
 from encoders import encoder_class
 from encoders.audio import save_wav
 from train.data.feature_cache import FeatureFolder

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from alm.cli import main
+from alm.common.errors import AudioError, ConfigError
 from alm.common.settings import parse_settings
-from alm.errors import AudioError, ConfigError
 from encoders import AudioMosaicEncoder, encoder_class, load_encoder
 from encoders.audio import load_audio, pad_batch
 from eval.scoring.logistic import fit_logistic

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from alm.common.errors import AudioError
 from alm.data.records import AudioRef
-from alm.errors import AudioError
 from encoders.audio import pad_batch, save_wav
 from encoders.mel import KaldiFbank
 from train.data.kept import Kept, KeptAudio, KeptMels

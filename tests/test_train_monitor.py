@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from alm.errors import ConfigError, ManifestError
+from alm.common.errors import ConfigError, ManifestError
 from encoders import AudioTokens, encoder_class
 from encoders.audio import save_wav
 from train.pretrain.monitor import agreement, collapse_warning, spread

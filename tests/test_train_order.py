@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
 
+from alm.common.errors import ConfigError
 from alm.common.settings import parse_settings
 from alm.data.manifest import read_manifest, write_manifest
 from alm.data.shard_writer import write_shards
 from alm.data.sources import open_records
-from alm.errors import ConfigError
 from alm.model import AudioLanguageModel
 from alm.processor import build_processor
 from encoders import encoder_class

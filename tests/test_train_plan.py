@@ -8,7 +8,7 @@ import pytest
 from survival import make_data, make_parts, of_stage
 
 from alm.cli import main
-from alm.errors import UserError
+from alm.common.errors import UserError
 from train.pipeline.dry_run import plan
 from train.pipeline.run_listing import compare_runs, find_runs, read_run, runs_table
 from train.pipeline.stages import run_stage

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from alm.common.errors import AudioError, ConfigError, ManifestError, UserError
 from alm.common.settings import parse_settings
-from alm.errors import AudioError, ConfigError, ManifestError, UserError
 from encoders import load_encoder
 from encoders.audio import save_wav
 from train.data.draws import clip_key

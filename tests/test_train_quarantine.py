@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from survival import make_data, make_parts, of_stage, run_processes, weights_of
 
-from alm.errors import AudioError, UserError
+from alm.common.errors import AudioError, UserError
 from encoders.audio import save_wav
 from train.data.quarantine import GuardedDataset
 from train.pipeline.stages import run_stage

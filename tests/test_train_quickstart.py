@@ -86,13 +86,13 @@ def test_the_control_arm_differs_only_in_its_encoder(tmp_path):
 
 
 def fail(message):
-    from alm.errors import UserError
+    from alm.common.errors import UserError
 
     raise UserError(message)
 
 
 def test_a_step_that_fails_beside_another_is_reported_once(monkeypatch):
-    from alm.errors import UserError
+    from alm.common.errors import UserError
 
     monkeypatch.setattr(parallel, "n_cores", lambda: 2)
     with pytest.raises(UserError, match="the disk is full"):

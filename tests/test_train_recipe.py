@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from survival import FORK, die_at
 
 from alm.cli import main
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 from train.pipeline.recipe import load_recipe, run_recipe
 from train.pipeline.recipe_plan import plan_recipe
 

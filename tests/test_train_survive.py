@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from survival import assert_bit_equal, make_data, make_parts, of_stage, run_child, weights_of
 
-from alm.errors import CheckpointError
+from alm.common.errors import CheckpointError
 from train.engine import checkpoints
 from train.pipeline.stages import run_stage
 

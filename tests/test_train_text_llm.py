@@ -5,10 +5,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from alm.common.errors import ConfigError, UserError
 from alm.data.records import AUDIO_MARKER, format_choices
 from alm.data.scenes.events import GeneratedEvents
 from alm.data.scenes.language import Language
-from alm.errors import ConfigError, UserError
 from train.quickstart.muon import MuonAdamW, orthogonalize
 from train.quickstart.reading import (
     Exercise,

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 import alm
 from alm.checkpoint import load_llm
+from alm.common.errors import CheckpointError, ConfigError, UserError
 from alm.common.settings import parse_settings
 from alm.data.manifest import read_manifest, write_manifest
-from alm.errors import CheckpointError, ConfigError, UserError
 from alm.generation import generate_answers
 from encoders import encoder_class
 from encoders.audio import save_wav

@@ -9,7 +9,7 @@ import torch
 from scipy import signal
 from torch import Tensor
 
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 from encoders.mel import LOG_FLOOR, KaldiFbank
 from train.pretrain import views
 from train.pretrain.views import ViewConfig, background_tape, make_views, make_views_of_mel

@@ -78,7 +78,7 @@ def _add_answer_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _ask(arguments: argparse.Namespace) -> int:
-    from alm.errors import UserError
+    from alm.common.errors import UserError
 
     if Path(arguments.question).exists():
         raise UserError(
@@ -159,7 +159,7 @@ def _answer_some(
     advance: Any,
 ) -> list[tuple[str | None, str | None]]:
     """Per file its answer on one line, or what is wrong with it."""
-    from alm.errors import AudioError
+    from alm.common.errors import AudioError
     from alm.generation import generate_answers
 
     results: list[tuple[str | None, str | None]] = [(None, None)] * len(readers)
@@ -187,7 +187,7 @@ def find_audio(words: list[str]) -> list[str]:
     Raises:
         UserError: A folder, pattern or list that gives no file.
     """
-    from alm.errors import UserError
+    from alm.common.errors import UserError
 
     found: list[str] = []
     for word in words:
@@ -211,8 +211,8 @@ def find_audio(words: list[str]) -> list[str]:
 
 def _read_clip(path: str, processor: Any, first_s: float | None) -> Any:
     """The waveform of a file or of its first seconds, neither too short nor too long for the model."""
+    from alm.common.errors import AudioError
     from encoders.audio import load_audio
-    from encoders.errors import AudioError
 
     clip = load_audio(path, processor.sample_rate, None, first_s)
     try:

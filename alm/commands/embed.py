@@ -39,8 +39,8 @@ def add(commands: Any) -> None:
 def _embed(arguments: argparse.Namespace) -> None:
     import numpy as np
 
+    from alm.common.errors import AudioError, UserError
     from alm.common.progress import progress
-    from alm.errors import AudioError, UserError
     from encoders.audio import load_audio
 
     out = Path(arguments.out)
@@ -104,10 +104,10 @@ def _embeddings(encoder: AudioEncoder, waveforms: list[Any]) -> list[tuple[Any, 
 
 def named_class(source: str) -> type[AudioEncoder] | None:
     """The class that an encoder's name or file stands for; None for what has weights."""
-    from encoders.registry import encoder_class, list_encoders, load_plugin
+    from encoders.registry import ENCODERS, encoder_class, list_encoders
 
     if source.endswith(".py"):
-        return load_plugin(source)
+        return ENCODERS.load_file(source)
     return encoder_class(source) if source in list_encoders() else None
 
 

@@ -92,8 +92,8 @@ def _add_labels(actions: Any) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    from alm.common.errors import UserError
     from encoders.conformance import describe_error
-    from encoders.errors import UserError
     from encoders.registry import encoder_class, list_encoders
 
     rows: list[tuple[str, ...]] = [("name", "dim", "tokens/s", "Hz", "parameters", "licence")]
@@ -134,8 +134,8 @@ def _facts(found: Any) -> tuple[str, ...]:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from alm.common.errors import UserError
     from encoders.conformance import describe_error, run_checks
-    from encoders.errors import UserError
 
     try:
         encoder, what = _encoder_to_check(arguments.encoder)

@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
 
 
 def _eval(arguments: argparse.Namespace) -> None:
-    from alm.errors import ConfigError
+    from alm.common.errors import ConfigError
     from eval.benchmarks import describe_benchmarks, run_benchmark
 
     if arguments.benchmark == "list":

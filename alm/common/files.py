@@ -1,10 +1,11 @@
 """Writing files so that a half-written one is never seen."""
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
 
-from alm.errors import ManifestError
+from alm.common.errors import ManifestError
 
 
 def write_text_atomic(path: Path, text: str) -> None:
@@ -32,3 +33,9 @@ def write_text_atomic(path: Path, text: str) -> None:
         raise ManifestError(
             f"{path}: cannot write it ({error.strerror}); use a folder you may write to"
         ) from error
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from encoders.checkpoint import sha256_of
-from encoders.registry import plugin_files
+from alm.common.files import sha256_of
+from alm.common.plugins import plugin_files
 
 _ARTIFACT_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt")
 # Plans, runs and tells of what the other packages compute; no figure of a stage depends on it.

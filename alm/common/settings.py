@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 
 T = TypeVar("T")
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from alm.common.errors import UserError
+from alm.common.files import sha256_of
 from alm.data.manifest import read_manifest
 from alm.data.records import AudioRef, Record
 from alm.data.shards import CLIPS, RECORDS, ShardedRecords, read_range
 from alm.data.sources import open_source
-from alm.errors import UserError
-from encoders.checkpoint import sha256_of
 
 _SILENT_PEAK = 1e-4  # -80 dBFS
 _SAMPLE_RATE_HZ = 16_000  # only to decode everything once

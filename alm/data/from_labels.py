@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alm.common.errors import ConfigError
 from alm.data.records import CAPTION_PROMPTS
-from alm.errors import ConfigError
 
 KINDS = ("caption", "what", "choice", "presence")
 N_CHOICES = 4

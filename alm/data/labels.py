@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from alm.common.errors import ManifestError
 from alm.common.files import write_text_atomic
 from alm.data.scenes.events import read_labels
-from alm.errors import ManifestError
 from encoders.audio import load_audio
 from encoders.zoo.labels import Events, clip_key
 

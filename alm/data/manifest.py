@@ -19,9 +19,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from alm.common.errors import ManifestError
 from alm.common.files import write_text_atomic
 from alm.data.records import Record, parse_record
-from alm.errors import ManifestError
 
 
 def read_manifest(

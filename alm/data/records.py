@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alm.errors import AudioError, ManifestError
+from alm.common.errors import AudioError, ManifestError
 
 if TYPE_CHECKING:
     import numpy as np

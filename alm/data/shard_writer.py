@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from alm.common.files import write_text_atomic
+from alm.common.errors import AudioError, ConfigError, UserError
+from alm.common.files import sha256_of, write_text_atomic
 from alm.data.records import AudioRef, Record, format_choices
 from alm.data.shards import CLIP_ROW, CLIPS, FORMAT, INDEX, RECORD_ROW, RECORDS
-from alm.errors import AudioError, ConfigError, UserError
-from encoders.checkpoint import sha256_of
 
 _BLOCK = tarfile.BLOCKSIZE
 

@@ -26,8 +26,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from alm.common.errors import ManifestError
 from alm.data.records import AudioRef, Record, parse_record
-from alm.errors import ManifestError
 
 INDEX = "index.json"
 RECORDS, CLIPS = "records.npy", "clips.npy"

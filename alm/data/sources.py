@@ -11,10 +11,10 @@ from typing import Generic, TypeVar, overload
 
 import numpy as np
 
+from alm.common.errors import ConfigError
 from alm.data.manifest import read_manifest
 from alm.data.records import Record
 from alm.data.shards import ShardedRecords, is_shard_folder
-from alm.errors import ConfigError
 
 T = TypeVar("T")
 

@@ -6,9 +6,9 @@ import hashlib
 import json
 from pathlib import Path
 
+from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
 from alm.data.manifest import read_manifest
-from alm.errors import ConfigError
 
 
 def write_share(source: Path, out: Path, share: float, seed: int = 0) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.errors import ConfigError
+from alm.common.errors import ConfigError
 from encoders.mel import KaldiFbank, n_frames_for
 from encoders.published import FbankPatchConfig, PublishedEncoder
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from encoders.errors import ConfigError
+from alm.common.errors import ConfigError
 from encoders.hf import TransformersConfig, TransformersEncoder
 from encoders.stft import StftMel
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from encoders.errors import ConfigError
+from alm.common.errors import ConfigError
 from encoders.published import SHIFT_SAMPLES, PublishedEncoder, vit_block, vit_sizes
 from encoders.stft import StftMel
 from encoders.vit import NORM_EPS

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alm.common.errors import AudioError, ConfigError
 from encoders.base import AudioEncoder, AudioTokens, EncoderConfig, n_time_mask
-from encoders.errors import AudioError, ConfigError
 from encoders.mel import frames_or_error
 
 Events = list[tuple[float, float | None, str]]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from alm.common.errors import ConfigError
 from encoders.base import AudioEncoder, AudioTokens, EncoderConfig, n_time_mask
-from encoders.errors import ConfigError
 from encoders.mel import KaldiFbank, frames_or_error
 
 # AudioSet's log-mel statistics, used as AudioMosaic's training uses them, so both see equal numbers.

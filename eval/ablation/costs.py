@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alm.errors import UserError
+from alm.common.errors import UserError
 from eval.ablation.grid import Arm, make_arms
 from eval.ablation.recipes import Inputs, Recipe, plan_steps, shared_inputs
 from eval.ablation.results import failure, planned

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 from eval.ablation.settings import STAGES, AblationSettings, Axes, Patch, merged
 from eval.ablation.tokens import encoder_config, match_tokens, tokens_per_second
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from alm.common.errors import ConfigError, UserError
 from alm.common.files import write_text_atomic
 from alm.common.settings import read_yaml
 from alm.data.labels import labelled_clips
 from alm.data.manifest import read_manifest
-from alm.errors import ConfigError, is_users
 from alm.generation import pick_device
 from encoders import AudioEncoder, load_encoder
 from encoders.audio import load_audio, pad_batch
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         write_text_atomic(Path(out), json.dumps(probe(read_yaml(config))) + "\n")
     except Exception as error:
-        if not is_users(error):
+        if not isinstance(error, UserError):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

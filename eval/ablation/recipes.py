@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 from eval.ablation.grid import Arm
 from eval.ablation.settings import AblationSettings, merged
 from eval.ablation.steps import CONFIG, HERE, ROOT, Step

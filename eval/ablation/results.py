@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alm.errors import UserError
+from alm.common.errors import UserError
 from eval.ablation.recipes import PROBE, RUN
 from eval.ablation.steps import DONE, FAILED, LOG
 from eval.runner.predictions import Prediction, read_predictions

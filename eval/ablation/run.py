@@ -8,8 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from alm.common.errors import UserError
 from alm.common.files import write_text_atomic
-from alm.errors import UserError
 from eval.ablation.costs import Plan, costed, n_jobs, told
 from eval.ablation.recipes import Inputs, probe_step, recipe, shared_inputs
 from eval.ablation.report import write_report

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alm.common.errors import ConfigError
 from alm.common.settings import apply_overrides, parse_settings, read_yaml, set_dotted
-from alm.errors import ConfigError
 from eval.runner.predictions import CONTROLS, HEADLINE
 
 STAGES = ("pretrain", "align", "instruct")

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alm.common.errors import UserError
 from alm.data.records import AudioRef, Record
-from alm.errors import UserError
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.reports.html_report import EXAMPLE_HZ, Example, sound_of
 from eval.runner.benchmark_data import read_records

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from alm.common.errors import AudioError
 from alm.common.files import write_text_atomic
 from alm.data.records import AudioRef
-from alm.errors import AudioError
 from eval.reports.charts import (
     data_address,
     flac_bytes,

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import alm
 from alm.checkpoint import resolve
-from alm.common.files import write_text_atomic
+from alm.common.files import sha256_of, write_text_atomic
 from alm.common.progress import progress
 from alm.common.settings import load_settings
 from alm.data.records import Record
-from encoders.checkpoint import sha256_of
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.errors import EvaluationError
 from eval.reports.run_report import write_run_report

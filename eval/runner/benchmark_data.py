@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from alm.common.errors import ConfigError
 from alm.data.records import Record
-from alm.errors import ConfigError
 from eval.benchmarks._base import Benchmark
 from eval.errors import EvaluationError
 

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from alm.common.errors import AudioError
 from alm.data.records import AUDIO_MARKER, AudioRef, Record
 from alm.generation import generate_answers
-from encoders.errors import AudioError
 from eval.errors import EvaluationError
 from eval.runner.batching import Answer, with_smaller_batches
 from eval.runner.likelihood import rank_choices

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 from eval.runner.likelihood import NORMALISATIONS
 from eval.runner.manifest import ANSWER_MODES
 from eval.runner.predictions import CONTROLS

@@ -25,10 +25,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from alm.common.errors import AudioError, CheckpointError, ConfigError
 from alm.common.progress import progress
 from alm.data.records import AudioRef
 from alm.data.shards import ShardRef
-from alm.errors import AudioError, CheckpointError, ConfigError
 from encoders import AudioEncoder
 from encoders.checkpoint import write_weights
 from train.engine.ranks import barrier, rank, say, world_size

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from alm.errors import AudioError
+from alm.common.errors import AudioError
 from train.data.settings import DataSettings
 
 FILE = "quarantine.jsonl"

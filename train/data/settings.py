@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 from train.finetune.settings import FoldSettings
 
 SUPERVISED = ("assistant", "all")

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 from train.datasets._base import DatasetReader, LabelledClip, LabelledData
 
 __all__ = ["DatasetReader", "LabelledClip", "LabelledData", "list_datasets", "read_dataset"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from alm.errors import ManifestError
+from alm.common.errors import ManifestError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _MISSING_SHOWN = 5

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from alm.errors import ManifestError
+from alm.common.errors import ManifestError
 
 
 def read_entries(path: Path, under: str | None, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from alm.errors import ConfigError, ManifestError
+from alm.common.errors import ConfigError, ManifestError
 from train.datasets._base import (
     DatasetReader,
     LabelledClip,

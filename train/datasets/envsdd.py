@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 from train.datasets._base import DatasetReader, LabelledClip, LabelledData, check_classes, checked, folder_of
 from train.datasets._json import read_entries
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alm.errors import ConfigError, ManifestError
+from alm.common.errors import ConfigError, ManifestError
 from train.datasets._base import DatasetReader, LabelledClip, LabelledData, checked, folder_of, read_rows
 
 _COLUMNS = ("filename", "fold", "category", "esc10", "src_file")

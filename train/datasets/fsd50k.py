@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alm.errors import ManifestError
+from alm.common.errors import ManifestError
 from train.datasets._base import (
     DatasetReader,
     LabelledClip,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from alm.errors import ManifestError
+from alm.common.errors import ManifestError
 from train.datasets._base import DatasetReader, LabelledClip, LabelledData, checked, folder_of
 
 _NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<index>\d+)")

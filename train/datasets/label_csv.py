@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from alm.common.errors import ManifestError
 from alm.data.scenes.events import recording_of
-from alm.errors import ManifestError
 from train.datasets._base import DatasetReader, LabelledClip, LabelledData, check_classes, checked, read_rows
 
 _LABEL_COLUMNS = ("category", "label", "target")

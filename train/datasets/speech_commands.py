@@ -14,7 +14,7 @@ from pathlib import Path
 
 import soundfile
 
-from alm.errors import ConfigError, ManifestError
+from alm.common.errors import ConfigError, ManifestError
 from train.datasets._base import DatasetReader, LabelledClip, LabelledData, checked, folder_of
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")

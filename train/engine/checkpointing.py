@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import Trainer
 
-from alm.errors import CheckpointError, UserError
+from alm.common.errors import CheckpointError, UserError
 from encoders.checkpoint import write_weights
 from train.engine import checkpoints
 from train.engine.collectives import any_process, rank_and_world

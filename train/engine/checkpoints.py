@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alm.errors import CheckpointError
-from encoders.checkpoint import load_strict, read_weights, sha256_of
+from alm.common.errors import CheckpointError
+from alm.common.files import sha256_of
+from encoders.checkpoint import load_strict, read_weights
 
 COMPLETE = "complete.json"
 WEIGHTS = "weights.safetensors"

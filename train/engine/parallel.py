@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from alm.common.errors import UserError
 from alm.common.progress import ROW
-from alm.errors import UserError, is_users
 
 Step = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -85,7 +85,7 @@ def _work(
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
-        if not is_users(error):
+        if not isinstance(error, UserError):
             raise
         complaints.put(str(error))
         raise SystemExit(2) from error

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from alm.errors import Preempted, UserError
+from alm.common.errors import Preempted, UserError
 from encoders.checkpoint import write_weights
 from train.data.sampling import EpochBatches
 from train.engine import checkpoints

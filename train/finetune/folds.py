@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
-from alm.errors import ConfigError
 from train.engine.ranks import is_main, say
 from train.finetune.scores import fold_markdown, fold_summary
 from train.finetune.splits import folds_of, read_data

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 from encoders import AudioEncoder, AudioMosaicEncoder
 from train.engine.collectives import rank_and_world
 from train.engine.sync_norm import SyncBatchNorm1d

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from alm.common.errors import AudioError
 from alm.data.records import AudioRef
-from alm.errors import AudioError
 from encoders import AudioEncoder
 from encoders.audio import pad_batch
 from train.data.feature_cache import Feature, encoded_once

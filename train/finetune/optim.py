@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 from encoders.checkpoint import read_weights, write_text, write_weights
 from train.engine.checkpoints import trained_weights
 from train.engine.ranks import is_main

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 
 HEADS = ("auto", "attentive", "aasist")
 MODES = ("full", "linear", "attentive", "weighted_sum")

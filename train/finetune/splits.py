@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 from train.data.settings import DataSettings
 from train.datasets import LabelledClip, LabelledData, read_dataset
 from train.settings import TrainSettings

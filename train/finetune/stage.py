@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
-from alm.errors import ConfigError
 from alm.generation import pick_device
 from encoders import AudioEncoder, AudioMosaicEncoder, list_encoders, load_encoder
 from encoders.checkpoint import write_text, write_weights

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alm.common.errors import ConfigError
 from alm.data.sources import open_records
-from alm.errors import ConfigError
 from alm.generation import pick_device
 from train.data.sampling import EpochBatches
 from train.engine.ranks import world_size

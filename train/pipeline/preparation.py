@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from alm.common.errors import ConfigError, UserError
 from alm.common.files import write_text_atomic
 from alm.common.progress import counter, progress
 from alm.common.settings import parse_settings
 from alm.data.manifest import read_manifest
 from alm.data.scenes.compose import ComposeConfig, build_bank, compose
 from alm.data.scenes.language import Language
-from alm.errors import ConfigError, UserError
 from train.engine.ranks import is_main
 from train.pipeline.rundir import ATTEMPT
 from train.pipeline.stages import run_step

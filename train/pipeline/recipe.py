@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from alm.common.errors import ConfigError
 from alm.common.settings import apply_overrides, parse_settings, read_yaml
-from alm.errors import ConfigError
 from train.engine.ranks import barrier, is_main, say
 from train.pipeline.preparation import PREPARATIONS, prepare
 from train.pipeline.recipe_report import write_report

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from alm.common.errors import UserError
 from alm.common.settings import parse_settings
-from alm.errors import UserError
 from train.engine import checkpoints
 from train.pipeline.dry_run import plan
 from train.pipeline.preparation import PREPARATIONS, prepared_by

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alm.common.errors import UserError
 from alm.common.settings import read_yaml
-from alm.errors import UserError
 from train.engine import checkpoints
 from train.pipeline.rundir import ATTEMPT, MARKER, read_json
 

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from alm.common.errors import UserError
 from alm.common.files import write_text_atomic
 from alm.common.fingerprint import code_hash, fingerprint
-from alm.errors import UserError
 from encoders import AudioEncoder
 
 __all__ = [

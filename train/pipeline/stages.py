@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from alm.common.errors import ConfigError, UserError
 from alm.common.settings import dump_settings
 from alm.data.sources import open_records
-from alm.errors import ConfigError, UserError
 from projectors.registry import check_projector
 from train.engine.ranks import barrier, is_main
 from train.pipeline.rundir import (

@@ -15,11 +15,11 @@ import numpy as np
 from torch import Tensor, tensor
 from torch.utils.data import Dataset
 
+from alm.common.errors import AudioError, ConfigError
 from alm.data.records import AudioRef
 from alm.data.scenes.events import read_labels
 from alm.data.shards import ShardedRecords, is_shard_folder
 from alm.data.sources import Chain, is_records_source, open_records, parts_of
-from alm.errors import AudioError, ConfigError
 from encoders.audio import AUDIO_SUFFIXES, pad_batch
 from encoders.mel import frames_or_error
 from train.data.draws import clip_key

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alm.common.errors import ConfigError
 from alm.data.scenes.events import Clip, RecordedEvents
-from alm.errors import ConfigError
 from encoders import AudioEncoder, AudioTokens
 from encoders.audio import load_audio, pad_batch
 from train.settings import ProbeSettings

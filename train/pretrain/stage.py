@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from alm.common.errors import AudioError, ConfigError
 from alm.data.scenes.events import RecordedEvents
 from alm.data.sources import Chain
-from alm.errors import AudioError, ConfigError
 from encoders import AudioEncoder, AudioMosaicEncoder, load_encoder
 from encoders.checkpoint import load_strict
 from encoders.mel import frames_or_error

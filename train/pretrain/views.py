@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 from encoders.mel import LOG_FLOOR, KaldiFbank, hz_to_mel
 from train.data.draws import ClipKeys, Lots, names, uniform
 

@@ -26,8 +26,8 @@ from transformers import (
 from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
 from transformers.trainer_callback import PrinterCallback
 
+from alm.common.errors import ConfigError, UserError
 from alm.data.scenes.language import Language
-from alm.errors import ConfigError, UserError
 from alm.head import causal_lm_loss
 from train.engine.runlog import RunLog
 from train.quickstart.muon import MuonAdamW

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alm import load
+from alm.common.errors import ConfigError, UserError
 from alm.common.progress import counter, progress
 from alm.common.settings import apply_overrides, parse_settings, read_yaml, set_dotted
 from alm.data.manifest import read_manifest
@@ -19,7 +20,6 @@ from alm.data.scenes.compose import MARKER as DATA_MARKER
 from alm.data.scenes.compose import ComposeConfig, build_bank, compose
 from alm.data.scenes.language import Language
 from alm.data.sources import open_records
-from alm.errors import ConfigError, UserError
 from encoders import load_encoder
 from eval.runner.manifest import CONTROLS, evaluate_manifest
 from projectors.registry import check_projector

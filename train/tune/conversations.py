@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from alm.common.errors import AudioError, UserError
 from alm.data.records import AudioRef, Record
 from alm.data.sources import first_unanswered
-from alm.errors import AudioError, UserError
 from alm.processor import AudioLanguageProcessor
 from encoders import AudioEncoder
 from encoders.audio import pad_batch

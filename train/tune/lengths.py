@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from alm.common.errors import AudioError
 from alm.data.records import AudioRef, Record
 from alm.data.shards import ShardedRecords
 from alm.data.sources import parts_of
-from alm.errors import AudioError
 from alm.processor import AudioLanguageProcessor
 
 _CALIBRATION = 64  # records whose text is tokenised, to learn how many characters a token has

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alm.errors import ConfigError
+from alm.common.errors import ConfigError
 
 IGNORE = -100
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from alm.checkpoint import load_llm, load_model, load_processor
+from alm.common.errors import CheckpointError
 from alm.data.records import Record
 from alm.data.sources import open_records, parts_of
-from alm.errors import CheckpointError
 from alm.generation import pick_device
 from alm.model import AudioLanguageModel
 from alm.processor import AudioLanguageProcessor, build_processor

@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from pkgutil import iter_modules
 from typing import Any
 
+from alm.common.errors import ConfigError, ManifestError, UserError
 from alm.common.files import write_text_atomic
 from alm.data.manifest import write_manifest
-from alm.errors import ConfigError, ManifestError, UserError
 from encoders.audio import AUDIO_SUFFIXES
 
 MISSING = "missing.txt"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from alm.common.errors import ManifestError
 from alm.data.convert import AudioFiles, Item, read_table
 from alm.data.from_labels import KINDS, QuestionWriter, Templates
-from alm.errors import ManifestError
 
 _FILES = ("filename", "slice_file_name", "file_name", "fname", "path")
 _LABELS = ("category", "class", "label", "labels")

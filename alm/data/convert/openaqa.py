@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from alm.common.errors import ManifestError
 from alm.data.convert import AudioFiles, Item, read_json
-from alm.errors import ManifestError
 
 _KEYS = ("instruction", "audio_id", "output")
 

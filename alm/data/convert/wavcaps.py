@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from alm.common.errors import ManifestError
 from alm.data.convert import AudioFiles, Item, read_json, tables
-from alm.errors import ManifestError
 
 SOURCES = {
     "as_final.json": "AudioSet_SL",

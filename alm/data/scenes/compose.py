@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from alm.common.errors import ConfigError, ManifestError, UserError
 from alm.common.files import write_text_atomic
 from alm.data.manifest import write_manifest
 from alm.data.scenes.events import SPLITS, Clip, EventBank, GeneratedEvents, RecordedEvents
@@ -28,7 +29,6 @@ from alm.data.scenes.language import Language, Question
 from alm.data.scenes.phrases import NUMBER_WORDS
 from alm.data.scenes.scene import Scene, mix_scene, sample_scene, whole_clip_scene
 from alm.data.scenes.synthesis import SAMPLE_RATE
-from alm.errors import ConfigError, ManifestError, UserError
 from encoders.audio import save_wav
 
 MARKER = "compose.json"

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from alm.common.errors import AudioError, ManifestError
 from alm.data.scenes.synthesis import SAMPLE_RATE, SYNTHESIZERS, Waveform
 from alm.data.scenes.variation import vary
-from alm.errors import AudioError, ManifestError
 from encoders.audio import load_audio
 
 SPLITS = ("train", "validation", "test")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from alm.common.errors import ConfigError
 from alm.data.scenes.phrases import (
     CAPTION_TEMPLATES,
     CHOICE_QUESTIONS,
@@ -23,7 +24,6 @@ from alm.data.scenes.phrases import (
     WHAT_QUESTIONS,
 )
 from alm.data.scenes.scene import Scene
-from alm.errors import ConfigError
 
 QUESTION_KINDS = ("what", "how_many", "order", "presence", "choice")
 

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from alm.common.errors import ConfigError
 from encoders.base import EncoderConfig, coerce_fields, located
-from encoders.errors import ConfigError
 from encoders.mel import KaldiFbank, frames_or_error
 
 PRETRAIN = "AudioMosaicPretrain"

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from alm.common.errors import ConfigError
 from encoders.base import AudioEncoder, AudioTokens, n_time_mask, read_config, resolve_encoder
 from encoders.checkpoint import load_strict, read_weights
-from encoders.errors import ConfigError
 from encoders.vit import (
     NORM_EPS,
     Attention,

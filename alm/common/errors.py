@@ -1,0 +1,32 @@
+"""Typed errors that a user can act on; the command line prints their one line and exits with code 2."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Base of every error that the user can fix.
+
+    The message is one line: what was got, what was expected, where (file, line, config key) and the fix.
+    """
+
+
+class AudioError(UserError):
+    """Audio that cannot be read, or is too short, empty, corrupt or not audio at all."""
+
+
+class CheckpointError(UserError):
+    """Weights that are missing, unreadable or do not fit the module they are loaded into."""
+
+
+class ConfigError(UserError):
+    """An unknown config key, a value of the wrong type, or values that contradict each other."""
+
+
+class ManifestError(UserError):
+    """A manifest or a table that cannot be read; the message names file and line."""
+
+
+class Preempted(Exception):
+    """The run received SIGTERM or SIGUSR1 and saved a checkpoint; the same command resumes from it."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
