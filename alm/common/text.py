@@ -1,0 +1,76 @@
+"""Text from strangers at the boundary, escaped in one place each: terminals, Markdown, CSV; and plain tables.
+
+Answers, ids, file names and error messages may hold anything. HTML is escaped by the templates of `eval.reports`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+# Control characters, direction overrides, lone surrogates (names that are not UTF-8): they steer a terminal, or
+# cannot be written at all.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def printable(text: str) -> str:
+    r"""Text that a terminal shows and does not obey: control characters as `\x1b`; line feed and tab stay."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def one_line(text: str) -> str:
+    """Printable text without line breaks, runs of white space as one blank."""
+    return " ".join(printable(text).split())
+
+
+def markdown_cell(text: str) -> str:
+    """Text inside a Markdown page or table: no raw HTML, no column separator, no line break."""
+    escaped = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
+    return escaped.replace("|", "\\|")
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table.
+
+    Args:
+        head: Names of the columns.
+        rows: Cells, as many per row as there are columns.
+    """
+    table = [[markdown_cell(cell) for cell in head], ["---"] * len(head)]
+    table += [[markdown_cell(cell) for cell in row] for row in rows]
+    return [f"| {' | '.join(cells)} |" for cells in table]
+
+
+def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Lines of an aligned table for a terminal.
+
+    Args:
+        head: Names of the columns.
+        rows: Cells, as many per row as there are columns.
+        right: Numbers of the columns that are aligned to the right.
+    """
+    table = [[one_line(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    return ["  ".join(
+        cell.rjust(width) if column in right else cell.ljust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ).rstrip() for row in table]  # fmt: skip
+
+
+def csv_cell(value: Any) -> Any:
+    """A value as a CSV cell that no spreadsheet takes for a formula: text that begins with `= + - @` gets a `'`."""
+    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV text."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([csv_cell(value) for value in row] for row in rows)
+    return text.getvalue()
