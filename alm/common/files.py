@@ -1,11 +1,89 @@
-"""Writing files so that a half-written one is never seen."""
+"""Reading regular files only, and writing so that nobody ever sees a half-written file or folder."""
 
+from __future__ import annotations
+
+import fcntl
 import hashlib
 import os
-import tempfile
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from alm.common.errors import ManifestError
+from alm.common.errors import ManifestError, UserError
+
+_NOT_REGULAR = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def reason(error: Exception) -> str:
+    """Say in a few words why a file operation failed, without the path that the message already names."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "the name holds a NUL character" if "null byte" in str(error) else str(error)
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading; pipes and devices, which could block forever, are refused.
+
+    Raises:
+        OSError: The file is missing, cannot be read or is not a regular file; `reason` words it.
+        ValueError: The path holds a NUL character or cannot be encoded.
+    """
+    _check_regular(os.stat(path).st_mode)
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        _check_regular(os.fstat(handle).st_mode)
+        os.set_blocking(handle, True)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _check_regular(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _NOT_REGULAR.get(stat.S_IFMT(mode), "something else")
+        raise OSError(None, f"it is {kind}, not a regular file")
+
+
+def read_bytes(
+    path: str | os.PathLike[str], what: str = "a file", error: type[UserError] = ManifestError
+) -> bytes:
+    """Read a whole regular file.
+
+    Args:
+        path: The file.
+        what: What is expected there, for the error.
+        error: Class of the error to raise.
+
+    Raises:
+        UserError: Of class `error`: the file is missing, not regular or cannot be read.
+    """
+    try:
+        with open_regular(path) as stream:
+            return stream.read()
+    except (OSError, ValueError) as problem:
+        raise error(f"{path}: cannot be read ({reason(problem)}); expected {what}") from problem
+
+
+def read_text(
+    path: str | os.PathLike[str], what: str = "a text file", error: type[UserError] = ManifestError
+) -> str:
+    """Read a whole UTF-8 file, see `read_bytes`; line ends are kept."""
+    try:
+        return read_bytes(path, what, error).decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise error(f"{path}: byte {problem.start} is not UTF-8; save it as UTF-8") from problem
 
 
 def write_text_atomic(path: Path, text: str) -> None:
@@ -18,21 +96,162 @@ def write_text_atomic(path: Path, text: str) -> None:
     Raises:
         ManifestError: The file cannot be written.
     """
-    temporary = ""
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(text)
-        os.chmod(temporary, 0o644)  # temporary files are private; a manifest is not
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        data = text.encode("utf-8")
+    except UnicodeEncodeError as error:
         raise ManifestError(
-            f"{path}: cannot write it ({error.strerror}); use a folder you may write to"
+            f"{path}: cannot write {text[error.start : error.end]!r}, which UTF-8 cannot hold; rename the file or "
+            "replace the character"
         ) from error
+    write_bytes_atomic(path, data)
+
+
+def write_bytes_atomic(
+    path: Path, data: bytes, error: type[UserError] = ManifestError, clean: bool = True
+) -> None:
+    """Write a file through a temporary file beside it, with the permissions that the umask gives.
+
+    Args:
+        path: The file to write; its folder must exist.
+        data: Its whole content.
+        error: Class of the error to raise.
+        clean: Remove temporary files that killed writers of this file left; this lists the folder.
+
+    Raises:
+        UserError: Of class `error`: the file cannot be written. Nothing of it is left behind.
+    """
+    temporary: Path | None = None
+    try:
+        if clean:
+            remove_leftovers(path)
+        temporary, stream = _locked_file(path)
+        with stream:
+            stream.write(data)
+            stream.flush()
+            os.replace(temporary, path)
+    except (OSError, ValueError) as problem:
+        if temporary is not None:
+            with suppress(OSError, ValueError):
+                temporary.unlink(missing_ok=True)
+        raise error(
+            f"{path}: cannot be written ({reason(problem)}); choose a folder that exists, is writable and has room"
+        ) from problem
+    except BaseException:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Fill a hidden folder that becomes `out` when the block ends without an error, and is removed otherwise.
+
+    Each writer has a folder of its own, so that two processes with the same `out` cannot mix their files. What a
+    killed process left is removed by the next one with the same `out`.
+
+    Args:
+        out: The folder to make; it must not exist, or be empty. Missing parents are made.
+
+    Yields:
+        The folder to fill.
+
+    Raises:
+        UserError: `out` holds something, or the folder cannot be written (no permission, no space).
+    """
+    target = Path(os.path.abspath(out))  # `.` has no name to put a hidden folder beside
+    partial: Path | None = None
+    handle = -1
+    try:
+        try:
+            if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+                raise UserError(f"{out}: exists already; choose a new or empty folder")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(target)
+            partial, handle = _locked_folder(target)
+            yield partial
+            os.replace(partial, target)
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) or "null byte" in str(error):
+                raise UserError(
+                    f"{out}: cannot be written ({reason(error)}); choose a new folder that is writable and has room"
+                ) from error
+            raise
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+        if handle >= 0:
+            os.close(handle)
+
+
+def remove_leftovers(out: Path) -> None:
+    """Remove the temporary files and folders that killed writers of `out` left beside it.
+
+    A writer that is still running holds a lock on its file or folder, which is then kept.
+    """
+    ours = re.compile(rf"\.{re.escape(_short(out.name))}\.partial(-[0-9a-f]+)?")
+    try:
+        found = [entry.path for entry in os.scandir(out.parent) if ours.fullmatch(entry.name)]
+    except (OSError, ValueError):
+        return  # the write that follows names the problem
+    for path in found:
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # locked by a running writer, or a file system without locks
+            continue
+        else:
+            if os.path.isdir(path):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    os.unlink(path)
+        finally:
+            os.close(handle)
+
+
+def _locked_file(path: Path) -> tuple[Path, BinaryIO]:
+    """A new temporary file beside `path`, locked as long as it is open."""
+    while True:
+        temporary = _partial_name(path)
+        stream = open(temporary, "xb")  # the caller closes it
+        if _lock(stream.fileno()) and os.fstat(stream.fileno()).st_nlink:
+            return temporary, stream
+        stream.close()  # another process took it for a leftover before it was locked
+
+
+def _locked_folder(out: Path) -> tuple[Path, int]:
+    """A new hidden folder beside `out`, and the descriptor that holds its lock."""
+    while True:
+        partial = _partial_name(out)
+        partial.mkdir()
+        handle = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if _lock(handle) and os.fstat(handle).st_nlink:
+            return partial, handle
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock a file or folder; False where another process holds the lock."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: its leftovers are never removed by others
+        return True
+    return True
+
+
+def _partial_name(path: Path) -> Path:
+    return path.with_name(f".{_short(path.name)}.partial-{secrets.token_hex(4)}")
+
+
+def _short(name: str) -> str:
+    """The name itself, or the start and a hash of one that would be too long with our marks around it."""
+    raw = os.fsencode(name)
+    return name if len(raw) <= 200 else f"{name[:40]}-{hashlib.sha256(raw).hexdigest()[:16]}"
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

@@ -1,0 +1,88 @@
+"""Reading JSON that strangers wrote: every way to fail is one typed error."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from alm.common.errors import ManifestError, UserError
+from alm.common.files import read_text
+
+_MAYBE_SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
+
+
+def read_json(path: str | os.PathLike[str], error: type[UserError] = ManifestError) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: The file, UTF-8 with or without a byte order mark.
+        error: Class of the error to raise.
+
+    Raises:
+        UserError: Of class `error`: the file is missing, no regular file, or not valid JSON; see `parse_json`.
+    """
+    return parse_json(read_text(Path(path), "a JSON file", error).removeprefix("\ufeff"), str(path), error)
+
+
+def parse_json(text: str, where: str, error: type[UserError] = ManifestError) -> Any:
+    """Parse JSON strictly.
+
+    Refused besides broken syntax: a key given twice, NaN and Infinity, numbers too large for a float, nesting deeper
+    than Python's stack, and strings with half of a surrogate pair, which no file or terminal can hold.
+
+    Args:
+        text: The JSON.
+        where: File, or file and line, for the error.
+        error: Class of the error to raise.
+
+    Raises:
+        UserError: Of class `error`.
+    """
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique_keys,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_integer,
+        )
+        if _MAYBE_SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError as problem:
+        raise error(
+            f"{where}: a string holds half of a surrogate pair; write the character itself"
+        ) from problem
+    except RecursionError as problem:
+        raise error(f"{where}: broken JSON (nested too deeply)") from problem
+    except ValueError as problem:
+        raise error(f"{where}: broken JSON ({problem})") from problem
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} given twice")
+    return result
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > 300:  # more digits than the largest float has
+        raise ValueError(f"the number {text[:40]}… of {len(text)} digits is too large")
+    return int(text)
