@@ -4,13 +4,18 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 BIN := .venv/bin
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test fuzz lint clean
 
 quickstart: .venv/installed
 	$(BIN)/alm quickstart --out quickstart
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)  # tiny models: threads would only wait for each other
+
+FUZZ_SECONDS ?= 60
+
+fuzz: .venv/installed  # every tests/fuzz_*.py for FUZZ_SECONDS
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzzing.py $(FUZZ_SECONDS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

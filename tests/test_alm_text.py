@@ -20,6 +20,7 @@ def test_a_terminal_shows_escapes_and_does_not_obey_them():
 
 def test_markdown_has_no_raw_html_and_keeps_its_columns():
     assert markdown_cell("<script>|x\n&") == "&lt;script>\\|x &amp;"
+    assert markdown_cell("![x](http://x) 84 [81, 87]") == r"![x\](http://x) 84 [81, 87]"
     lines = markdown_table(["a|b", "c"], [["1\n2", "<b>"]])
     assert lines == ["| a\\|b | c |", "| --- | --- |", "| 1 2 | &lt;b> |"]
 
@@ -32,7 +33,7 @@ def test_columns_are_aligned():
     ]
 
 
-@pytest.mark.parametrize("cell", ["=1+1", "+cmd", "-x", "@a", "\t=1"])
+@pytest.mark.parametrize("cell", ["=1+1", "+cmd", "-x", "@a", "\t=1", "  =1"])
 def test_no_cell_is_a_formula(cell):
     row = next(csv.reader(io.StringIO(csv_text([[cell, -1.5, "-2.5", "+3e-4", "plain"]]))))
     assert row == ["'" + cell, "-1.5", "-2.5", "+3e-4", "plain"]

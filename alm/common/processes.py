@@ -1,15 +1,87 @@
-"""Child processes that end with their parent, however the parent ends."""
+"""Python processes: where they import from, how one starts another and ends with it, and which of several this one is.
+
+The folder that the user works in may hold a `train.py` or an `encoders/`. Nothing of ours imports it: the command drops
+that folder from the import path, our own packages are found beside each other only, and child processes start likewise.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import importlib.machinery
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
 
+from alm.common.errors import ConfigError
+
+PACKAGES = ("alm", "encoders", "projectors", "eval", "train", "configs")
+"""Top-level packages of this project."""
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder that holds them: a checkout or site-packages."""
+
+_SAFE_PATH = "PYTHONSAFEPATH"  # the environment variable of `python -P`
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+
+
+class _OwnPackages:
+    """Finds the packages of this project beside this one, whatever comes first on the import path."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if path is None and name in PACKAGES:
+            return importlib.machinery.PathFinder.find_spec(name, [str(ROOT)], target)
+        return None
+
+
+def protect_imports() -> None:
+    """Import nothing from the working directory, here and in child processes.
+
+    A folder that the user names in PYTHONPATH stays on the import path.
+    """
+    if _OwnPackages not in sys.meta_path:
+        sys.meta_path.insert(0, _OwnPackages)
+    here = os.path.abspath(os.curdir)
+    named = {os.path.abspath(entry) for entry in _named_in_pythonpath(os.environ)}
+    if here not in named and here != str(ROOT):
+        sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != here]
+    os.environ[_SAFE_PATH] = "1"
+
+
+def child_command(*words: str) -> list[str]:
+    """The command line that starts Python without the working directory on its import path.
+
+    Args:
+        *words: Arguments of Python, for example `-m`, `alm`, `train`.
+    """
+    return [sys.executable, "-P", *words]
+
+
+def child_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a child that runs this very code, with the import path of `child_command`.
+
+    Args:
+        more: Variables to set besides; they win over those of this process.
+    """
+    environment = {**os.environ, **(more or {})}
+    folders = _named_in_pythonpath(environment)
+    if ROOT.name not in ("site-packages", "dist-packages"):  # a checkout: found by its path, installed or not
+        folders = [str(ROOT), *(folder for folder in folders if folder != str(ROOT))]
+    environment["PYTHONPATH"] = os.pathsep.join(folders)
+    environment[_SAFE_PATH] = "1"
+    return environment
+
+
+def _named_in_pythonpath(environment: Mapping[str, str]) -> list[str]:
+    """The folders of PYTHONPATH; an empty entry, which means the working directory, is nobody's wish."""
+    return [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
 
 
 def end_with_parent(parent: int | None = None) -> None:
@@ -39,3 +111,64 @@ def end_with_parent(parent: int | None = None) -> None:
             os._exit(1)
 
         threading.Thread(target=wait, daemon=True).start()
+
+
+def rank() -> int:
+    """Number of this process among those of one launch (RANK), from 0.
+
+    Raises:
+        ConfigError: RANK or WORLD_SIZE is no number, or they contradict each other.
+    """
+    found = _number("RANK", 0)
+    if not 0 <= found < world_size():
+        raise ConfigError(
+            f"RANK={found} with WORLD_SIZE={world_size()}: expected a rank below the world size"
+        )
+    return found
+
+
+def world_size() -> int:
+    """How many processes one launch started (WORLD_SIZE).
+
+    Raises:
+        ConfigError: WORLD_SIZE is no positive number.
+    """
+    found = _number("WORLD_SIZE", 1)
+    if found < 1:
+        raise ConfigError(f"WORLD_SIZE={found}: expected 1 or more")
+    return found
+
+
+def local_rank() -> int:
+    """Number of this process on its machine (LOCAL_RANK), from 0."""
+    return _number("LOCAL_RANK", 0)
+
+
+def is_main_process() -> bool:
+    """Whether this process writes what all of them share."""
+    return rank() == 0
+
+
+def check_launch() -> None:
+    """Check the variables that a launcher such as torchrun sets.
+
+    Raises:
+        ConfigError: Some are set and others are missing, or they are no numbers.
+    """
+    rank(), local_rank()
+    if "RANK" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise ConfigError("RANK is set without WORLD_SIZE; unset it, or start with torchrun")
+    if world_size() > 1:
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            raise ConfigError(
+                f"WORLD_SIZE={world_size()} without {', '.join(missing)}; start with torchrun, or unset WORLD_SIZE"
+            )
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    try:
+        return int(text) if text else default
+    except ValueError:
+        raise ConfigError(f"{name}={text!r}: expected a whole number") from None

@@ -14,7 +14,8 @@ from typing import Any
 # Control characters, direction overrides, lone surrogates (names that are not UTF-8): they steer a terminal, or
 # cannot be written at all.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_FORMULA = re.compile(r"[=+\-@\t\r]")
+_FORMULA = re.compile(r"\s*[=+\-@]|[\t\r]")
+_LINK = re.compile(r"\](?=[(\[])")  # `[text](address)`, `![picture](address)`, `[text][name]`
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -29,9 +30,9 @@ def one_line(text: str) -> str:
 
 
 def markdown_cell(text: str) -> str:
-    """Text inside a Markdown page or table: no raw HTML, no column separator, no line break."""
+    """Text inside a Markdown page or table: no raw HTML, no link or image, no column separator, no line break."""
     escaped = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
-    return escaped.replace("|", "\\|")
+    return _LINK.sub(r"\\]", escaped.replace("|", "\\|"))
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -13,7 +13,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any
 import yaml
 
 from alm.common.files import write_text_atomic
+from alm.common.processes import child_command, child_environment
 from eval.ablation.steps import CONFIG, DONE, FAILED, LOG, Step, all_steps, placed
 
 _LOCK = "lock"
@@ -122,9 +122,9 @@ def _start(work: Path, step: Step, lock: int, jobs: int) -> _Running:
     if step.config is not None:
         values = yaml.safe_dump(placed(step.config, work, step), sort_keys=False)
         write_text_atomic(folder / CONFIG, values)
-    command = [sys.executable, "-m", *placed(step.words, work, step)]
+    command = child_command("-m", *placed(step.words, work, step))
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
+    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **child_environment()}
     with (folder / LOG).open("wb") as log:
         process = subprocess.Popen(
             command,

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from alm.common.errors import UserError
+from alm.common.processes import end_with_parent
 from alm.common.progress import ROW
 
 Step = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -77,7 +77,7 @@ def _work(
 ) -> None:
     import torch
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     os.environ[ROW] = str(row)
     torch.set_num_threads(threads)
     try:
@@ -89,11 +89,3 @@ def _work(
             raise
         complaints.put(str(error))
         raise SystemExit(2) from error
-
-
-def _end_with_parent() -> None:
-    """A killed parent must not leave workers that write into directories a new run is using."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

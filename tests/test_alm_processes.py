@@ -1,0 +1,123 @@
+"""Processes (import path, ranks), and the fuzzing harness."""
+
+import subprocess
+import sys
+import time
+
+import fuzzing
+import pytest
+
+from alm.common.errors import ConfigError, UserError
+from alm.common.processes import (
+    ROOT,
+    check_launch,
+    child_command,
+    child_environment,
+    is_main_process,
+    rank,
+    world_size,
+)
+
+SHOW = (
+    "import sys, json, train, eval.metrics, encoders; print(json.dumps([train.__file__, encoders.__file__]))"
+)
+
+
+def working_directory_of_a_user(folder):
+    """A folder with the user's own modules, each of which leaves a mark when it is imported."""
+    for name in (
+        "train.py",
+        "eval.py",
+        "encoders/__init__.py",
+        "configs/__init__.py",
+        "yaml.py",
+        "numpy.py",
+        "queue.py",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(
+            f"open({str(folder / 'IMPORTED')!r}, 'a').write({name!r})\nraise SystemExit(9)\n"
+        )
+    return folder
+
+
+@pytest.mark.parametrize("pythonpath", ["", ":", "{here}", ".:/nonexistent"])
+def test_a_child_imports_nothing_from_the_working_directory(tmp_path, monkeypatch, pythonpath):
+    """A user may name the folder in PYTHONPATH: then its other modules are found, but ours stay ours."""
+    here = working_directory_of_a_user(tmp_path)
+    explicit = pythonpath not in ("", ":")
+    if explicit:
+        for name in ("yaml.py", "numpy.py", "queue.py"):
+            (here / name).unlink()
+        (here / "of_the_user.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", pythonpath.format(here=here))
+    code = SHOW + ("; import of_the_user" if explicit else "")
+    done = subprocess.run(
+        child_command("-c", code), env=child_environment({"X": "1"}), cwd=here, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(ROOT) in done.stdout.decode() and not (here / "IMPORTED").exists()
+
+
+def test_the_command_imports_nothing_from_the_working_directory(tmp_path, monkeypatch):
+    here = working_directory_of_a_user(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:")  # the empty entry is the working directory
+    done = subprocess.run(
+        [sys.executable, "-m", "alm", "list", "projectors"], cwd=here, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "mlp" in done.stdout.split(), done.stderr
+    assert not (here / "IMPORTED").exists()
+
+
+def test_ranks(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    check_launch()
+    assert (rank(), world_size(), is_main_process()) == (0, 1, True)
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ConfigError, match="RANK=1 with WORLD_SIZE=1"):
+        check_launch()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="WORLD_SIZE=2 without MASTER_ADDR, MASTER_PORT"):
+        check_launch()
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    check_launch()
+    assert (rank(), world_size(), is_main_process()) == (1, 2, False)
+    monkeypatch.setenv("RANK", "one")
+    with pytest.raises(ConfigError, match="RANK='one'"):
+        check_launch()
+
+
+def refuse(text="no"):
+    raise UserError(text)
+
+
+def test_the_fuzzing_harness_tells_refusals_from_findings():
+    assert fuzzing.attempt(lambda: None) == fuzzing.attempt(lambda: 0) == "accepted"
+    assert fuzzing.attempt(refuse) == fuzzing.attempt(lambda: sys.exit(2)) == "refused"
+    assert "exit code 3" in fuzzing.attempt(lambda: 3) and "ZeroDivision" in fuzzing.attempt(lambda: 1 / 0)
+    assert "without a message" in fuzzing.attempt(lambda: refuse(" "))
+    assert "takes longer" in fuzzing.attempt(lambda: time.sleep(5), limit_s=0.05)
+    assert "takes longer" in fuzzing.attempt(lambda: [1 for _ in iter(int, 1)], limit_s=0.05)
+
+    def case(rng):
+        number = rng.randrange(3)
+        return str(number), [lambda: None, refuse, lambda: 1 / 0][number]
+
+    first, second = (fuzzing.fuzz("self", case, n=30, seed=1) for _ in range(2))
+    assert first.counts == second.counts and set(first.counts) == {"accepted", "refused", "findings"}
+    assert len(first.findings) == first.counts["findings"] == fuzzing.report(first)
+
+
+def test_the_fuzzing_harness_changes_one_place():
+    import random
+
+    tree = {"a": {"b": [1, 2, {"c": "d"}]}, "e": None}
+    for number in range(200):
+        what, changed = fuzzing.corrupted(random.Random(number), tree)
+        assert changed != tree or what, what
+    assert tree == {"a": {"b": [1, 2, {"c": "d"}]}, "e": None}
+    data = bytes(range(50))
+    changed = [fuzzing.damaged(random.Random(number), data) for number in range(50)]
+    assert sum(one != data for _, one in changed) > 40 and len({what.split()[0] for what, _ in changed}) > 4
