@@ -11,7 +11,6 @@ from alm.common.settings import parse_settings
 from encoders.registry import encoder_class
 from eval.ablation.claims import Comparison, compare, rank_stability, score_arms, spearman, statements
 from eval.ablation.costs import Plan, budgeted
-from eval.ablation.figures import Spot, heat_map, pareto_front, pareto_plot
 from eval.ablation.grid import make_arms
 from eval.ablation.proxies import EARLY, PROBE, early_loss, proxies
 from eval.ablation.recipes import plan_steps, recipe, shared_inputs
@@ -19,6 +18,7 @@ from eval.ablation.results import ArmResult, Results, Run
 from eval.ablation.settings import AblationSettings, load_ablation
 from eval.ablation.steps import Step, placed
 from eval.ablation.tokens import match_tokens
+from eval.reports.charts import Spot, heat_map, pareto_chart, pareto_front
 from eval.scoring.stats import Interval
 from train.settings import TrainSettings
 
@@ -312,7 +312,9 @@ def test_the_early_loss_is_read_before_its_share():
 def test_the_front_is_what_nothing_cheaper_beats():
     spots = [Spot(n, c, s, s - 1, s + 1) for n, c, s in (("a", 1, 5), ("b", 2, 4), ("c", 3, 9), ("d", 3, 8))]
     assert [spot.name for spot in pareto_front(spots)] == ["a", "c"]
-    drawn = pareto_plot(spots, "FLOPs", "accuracy")
-    assert drawn.startswith("<svg") and drawn == pareto_plot(spots, "FLOPs", "accuracy")
-    assert heat_map(["a"], ["k"], np.array([[50.0]]), "%").startswith("<svg")
-    assert heat_map([], [], np.zeros((0, 0)), "%") == ""
+    drawn = pareto_chart(spots, "FLOPs", "accuracy", "t")
+    assert drawn.svg.startswith("<svg") and drawn == pareto_chart(spots, "FLOPs", "accuracy", "t")
+    assert heat_map(["a"], ["k"], np.array([[50.0]]), "%").svg.startswith("<svg")
+    same = [Spot(n, 6.25, s, None, None) for n, s in (("a", 1), ("b", 2))]
+    assert pareto_chart(same, "tokens", "accuracy", "t") is None  # arms of one cost: there is nothing to see
+    assert heat_map([], [], np.zeros((0, 0)), "%") is None

@@ -1,4 +1,4 @@
-"""Which pictures an ablation's report has, and what is drawn in them."""
+"""The charts of an ablation's report."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval.ablation.claims import Scored, value_of
-from eval.ablation.figures import Spot, curves_plot, heat_map, pareto_plot
-from eval.ablation.results import Results, Run
+from eval.ablation.results import Run
+from eval.reports.charts import Spot, heat_map, line_chart, pareto_chart
+from eval.reports.sections import Picture
 
 
-def pictures(results: Results, scored: Sequence[Scored], key: str) -> dict[str, tuple[str, str]]:
-    """File name -> (title, SVG) of every picture that has something to show."""
+def pictures(scored: Sequence[Scored], key: str) -> dict[str, Picture]:
+    """File name -> chart, of every chart that has something to show."""
     label = f"{key}, %" if key.startswith("qa/") else key
     curves = {one.arm.name: mean_curve(one.arm.scored) for one in scored}
     kinds = sorted({name for one in scored for name in one.pooled if name.startswith("qa/")} - {"qa/overall"})
@@ -20,24 +21,32 @@ def pictures(results: Results, scored: Sequence[Scored], key: str) -> dict[str, 
         [[100 * value_of(one.pooled[k]) if k in one.pooled else np.nan for k in kinds] for one in scored]
     )
     found = {
-        "pareto-tokens": (
+        "pareto-tokens": pareto_chart(
+            _spots(scored, key, "tokens_per_s"),
+            "LLM tokens per second of audio",
+            label,
             "Score against tokens per second",
-            pareto_plot(_spots(scored, key, "tokens_per_s"), "LLM tokens per second of audio", label),
         ),
-        "pareto-flops": (
+        "pareto-flops": pareto_chart(
+            _spots(scored, key, "flops"),
+            "FLOPs of the tuned stages",
+            label,
             "Score against FLOPs of training",
-            pareto_plot(_spots(scored, key, "flops"), "FLOPs of the tuned stages", label),
         ),
-        "curves": (
-            "Learning curves, mean over seeds",
-            curves_plot(curves, "step, over all tuned stages", "training loss"),
+        "curves": line_chart(
+            curves,
+            x_label="step, over all tuned stages",
+            y_label="training loss",
+            title="Learning curves, mean over seeds",
         ),
-        "categories": (
+        "categories": heat_map(
+            [one.arm.name for one in scored],
+            [kind.removeprefix("qa/") for kind in kinds],
+            values,
             "Accuracy per kind of question, %",
-            heat_map([one.arm.name for one in scored], [kind.removeprefix("qa/") for kind in kinds], values, "%"),
         ),
-    }  # fmt: skip
-    return {name: (title, svg) for name, (title, svg) in found.items() if svg}
+    }
+    return {name: picture for name, picture in found.items() if picture}
 
 
 def _spots(scored: Sequence[Scored], key: str, cost: str) -> list[Spot]:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from alm.common.files import write_text_atomic
+from alm.common.text import csv_text, markdown_cell
 from eval.ablation.claims import Comparison, Scored, compare, p_text, rank_stability, score_arms, statements
 from eval.ablation.drawn import pictures
 from eval.ablation.grid import NATIVE
-from eval.ablation.pages import Section, csv_text, html, markdown
 from eval.ablation.proxies import PROBE, Proxy, proxies
 from eval.ablation.results import NOT_RUN, ArmResult, Results, read_results
-from eval.reports.page import page
+from eval.reports.pages import html_page, markdown_page
 from eval.reports.score_table import format_interval
+from eval.reports.sections import Section, Table
 from eval.scoring.stats import Interval
 
 FOLDER = "report"
+_FIGURES = "figures"
 _HEAD = (
     "arm", "tokens/s", "score", "seeds (sd)", "difference", "p (Holm)", "no audio", "other clip",
     "trainable", "parameters", "LLM tokens", "FLOPs", "wall s", "lr x",
 )  # fmt: skip
 
 
-def write_report(root: Path) -> Path:
+def write_ablation_report(root: Path) -> Path:
     """Write the report of the ablation in `root`; returns its page.
 
     Raises:
@@ -35,21 +38,31 @@ def write_report(root: Path) -> Path:
     key = results.settings["scoring"]["score"]
     comparisons = compare(results, scored, key)
     folder = root / FOLDER
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    drawn = pictures(results, scored, key)
-    for name, (_, svg) in drawn.items():
-        write_text_atomic(folder / "figures" / f"{name}.svg", svg + "\n")
+    (folder / _FIGURES).mkdir(parents=True, exist_ok=True)
+    drawn = pictures(scored, key)
+    for name, picture in drawn.items():
+        write_text_atomic(folder / _FIGURES / f"{name}.svg", picture.svg + "\n")
     sections = _sections(results, scored, comparisons, key, backends)
     write_text_atomic(folder / "arms.csv", csv_text(_score_rows(results, scored, comparisons)))
     write_text_atomic(folder / "runs.csv", csv_text(_run_rows(results, scored, key)))
-    write_text_atomic(folder / "report.md", markdown(sections, drawn))
+    title = f"Ablation: {Path(results.settings['out']).name}"
+    files = "".join(f"![{markdown_cell(p.title)}]({_FIGURES}/{n}.svg)\n\n" for n, p in drawn.items())
+    write_text_atomic(folder / "report.md", f"{markdown_page(title, sections)}\n{files}".rstrip() + "\n")
     path = folder / "report.html"
-    write_text_atomic(path, page(_title(results), html(sections, drawn, results)))
+    charts = Section("Charts", pictures=list(drawn.values()))
+    write_text_atomic(path, html_page(title, [sections[0], charts, *sections[1:], _configs(results)]))
     return path
 
 
-def _title(results: Results) -> str:
-    return f"Ablation: {Path(results.settings['out']).name}"
+def _configs(results: Results) -> Section:
+    """Every arm's config, with the hashes of its runs."""
+    hashes = {arm.name: ", ".join(f"seed {run.seed}: {run.key}" for run in arm.runs) for arm in results.arms}
+    return Section(
+        "Configs",
+        details={
+            f"{arm.name} ({hashes[arm.name]})": json.dumps(arm.config, indent=1) for arm in results.arms
+        },
+    )
 
 
 def _sections(
@@ -61,7 +74,7 @@ def _sections(
 ) -> list[Section]:
     settings = results.settings
     said = statements(comparisons, scored, key) or ["Nothing: no arm could be compared with the baseline."]
-    found: list[Section] = [("What the tests support", (), (), said)]
+    found = [Section("What the tests support", notes=said)]
     for track in dict.fromkeys(arm.track for arm in results.arms):
         arms = [arm for arm in results.arms if arm.track == track]
         rows = [_arm_row(arm, settings, scored, comparisons, key) for arm in arms]
@@ -74,7 +87,7 @@ def _sections(
         if len(settings["seeds"]) < 3:
             notes.append("Fewer than three seeds: too few to speak of stability over seeds.")
         name = "Arms at their native token rate" if track == NATIVE else "Arms at matched tokens per second"
-        found.append((name, _HEAD, rows, notes))
+        found.append(Section(name, tables=[Table(_HEAD, rows)], notes=notes))
         mine = [one for one in scored if one.arm.track == track]
         ceilings = (settings["ceiling"], f"{settings['ceiling']} @{track}")
         oracle = next((one.arm.name for one in mine if one.arm.name in ceilings), "")
@@ -83,8 +96,9 @@ def _sections(
         )
     failed = [(arm.name, error) for arm in results.arms for error in arm.errors]
     if failed:
-        found.append(("Failed or not run", ("arm", "why"), failed, ("They count for nothing above.",)))
-    found.append(("How to read this", (), (), _method(results, scored, key, backends)))
+        notes = ["They have no score above."]
+        found.append(Section("Failed or not run", tables=[Table(("arm", "why"), failed)], notes=notes))
+    found.append(Section("How to read this", notes=_method(results, scored, key, backends)))
     return found
 
 
@@ -104,10 +118,10 @@ def _arm_row(
               (("trainable", ",.0f"), ("parameters", ",.0f"), ("tokens", ",.0f"), ("flops", ".3g"))]  # fmt: skip
     head = [name, f"{arm.tokens_per_s:.3g}"]
     if one is None:
-        told = "not run" if all(error.endswith(NOT_RUN) for error in arm.errors) else "failed"
+        state = "not run" if all(error.endswith(NOT_RUN) for error in arm.errors) else "failed"
         return [
             *head,
-            told,
+            state,
             f"0 of {len(settings['seeds'])}",
             *["–"] * 4,
             *priced,
@@ -159,7 +173,7 @@ def _proxy_section(found: Sequence[Proxy], oracle: str, track: str) -> Section:
         )
     if oracle:
         notes.append(f"{oracle} is left out: it is no candidate, and any proxy ranks it right.")
-    return (f"Cheap proxies ({track})", head, rows, notes)
+    return Section(f"Cheap proxies ({track})", tables=[Table(head, rows)], notes=notes)
 
 
 def _method(results: Results, scored: Sequence[Scored], key: str, backends: Mapping[str, str]) -> list[str]:

@@ -137,7 +137,8 @@ def planned(work: Path, folder: str) -> dict[str, Any] | None:
         return None
     for line in reversed((work / "steps" / folder / LOG).read_text(encoding="utf-8").splitlines()):
         if line.startswith("{"):
-            return json.loads(line)
+            plan: dict[str, Any] = json.loads(line)
+            return plan
     return None
 
 

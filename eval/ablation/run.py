@@ -12,7 +12,7 @@ from alm.common.errors import UserError
 from alm.common.files import write_text_atomic
 from eval.ablation.costs import Plan, costed, n_jobs, told
 from eval.ablation.recipes import Inputs, probe_step, recipe, shared_inputs
-from eval.ablation.report import write_report
+from eval.ablation.report import write_ablation_report
 from eval.ablation.results import INDEX, failure, validation_loss
 from eval.ablation.runner import run_steps
 from eval.ablation.settings import AblationSettings, load_ablation
@@ -44,7 +44,7 @@ def run_ablation(
     settings = load_ablation(config, list(overrides), data)
     root = Path(settings.out).resolve()
     if report_only:
-        return write_report(root)
+        return write_ablation_report(root)
     work = Path(settings.work or settings.out).resolve()
     for key, folder in (("out", root), ("work", work / "steps")):
         try:
@@ -69,7 +69,7 @@ def run_ablation(
     last += [plan.probe for plan in ready if plan.probe is not None]
     _write_index(settings, root, work, plans)
     run_steps(work, last, n_jobs(settings))
-    return write_report(root)
+    return write_ablation_report(root)
 
 
 def _choose_learning_rates(settings: AblationSettings, work: Path, inputs: Inputs, plans: list[Plan]) -> None:

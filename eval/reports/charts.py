@@ -1,185 +1,211 @@
-"""Pictures and sounds of a report as text: line charts and interval charts as SVG, spectrograms, data addresses.
+"""Charts of all reports, drawn by matplotlib as SVG that is the same whenever it is drawn from the same numbers."""
 
-Charts take their colours from classes (`s0` … `s4`, `grid`, `tick`), so that a page's style sheet can serve light and
-dark. Series differ in marker as well as in colour.
-"""
+from __future__ import annotations
 
-import base64
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec
 
 import numpy as np
 
-WIDTH = 640
-N_STYLES = 5
-_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_TOP, _MARGIN_BOTTOM = 60, 16, 28, 48
+from eval.reports.sections import Picture
+
+Points = Sequence[tuple[float, float]]
+Triple = tuple[float, float | None, float | None]
+"""A value with both ends of its interval, where it has one."""
+
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "alm",  # element names are random otherwise
+    "svg.fonttype": "path",
+    "font.size": 10,
+    "text.parse_math": False,  # names of arms and kinds may hold a $
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "figure.constrained_layout.use": True,
+}
+_MARKERS = "osD^v"  # series differ in marker as well as in colour
 # More points than a chart has columns only make the page heavier.
 _MOST_POINTS = 400
 
-Points = Sequence[tuple[float, float]]
+Arguments = ParamSpec("Arguments")
 
 
+def _styled(draw: Callable[Arguments, Picture | None]) -> Callable[Arguments, Picture | None]:
+    """Let a chart be drawn in our style, without touching matplotlib's settings outside."""
+
+    @wraps(draw)
+    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Picture | None:
+        from matplotlib import rc_context
+
+        with rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
+@dataclass(frozen=True)
+class Spot:
+    """An arm in a plot of score against cost."""
+
+    name: str
+    cost: float
+    score: float
+    low: float | None
+    high: float | None
+
+
+@_styled
 def line_chart(
-    series: Mapping[str, Points], *, x_label: str, y_label: str, title: str, height: int = 260
-) -> str:
+    series: Mapping[str, Points], *, x_label: str, y_label: str, title: str, detail: str = ""
+) -> Picture | None:
     """Draw lines over one another.
 
     Args:
-        series: Per name its (x, y) points in order of x; values that are not finite are left out.
+        series: Per name its (x, y) points in order of x; values that are not finite are skipped.
         x_label: What x is.
         y_label: What y is.
-        title: Read out in place of the picture.
-        height: In the units in which the chart is `WIDTH` wide.
+        title: Caption.
+        detail: Small print beside the caption.
 
     Returns:
-        An `<svg>` element; empty where no series has a point.
+        The chart; None where no series has a point.
     """
     drawn = {name: _finite(points) for name, points in series.items()}
     drawn = {name: points for name, points in drawn.items() if points}
     if not drawn:
-        return ""
-    xs = [x for points in drawn.values() for x, _ in points]
-    ys = [y for points in drawn.values() for _, y in points]
-    x_ticks, y_ticks = _ticks(min(xs), max(xs)), _ticks(min(ys), max(ys))
-    to_x = _scale(min(x_ticks[0], min(xs)), max(xs), _MARGIN_LEFT, WIDTH - _MARGIN_RIGHT)
-    to_y = _scale(y_ticks[0], max(y_ticks[-1], max(ys)), height - _MARGIN_BOTTOM, _MARGIN_TOP)
-    parts = []
-    for tick in y_ticks:
-        y = to_y(tick)
-        parts.append(
-            f'<line class="grid" x1="{_MARGIN_LEFT}" x2="{WIDTH - _MARGIN_RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-        parts.append(
-            f'<text class="tick" x="{_MARGIN_LEFT - 6}" y="{y + 5:.1f}" text-anchor="end">{_number(tick)}</text>'
-        )
-    for tick in x_ticks:
-        if tick <= max(xs):
-            x, y = to_x(tick), height - _MARGIN_BOTTOM + 18
-            parts.append(
-                f'<text class="tick" x="{x:.1f}" y="{y}" text-anchor="middle">{_number(tick)}</text>'
-            )
-    middle = (_MARGIN_LEFT + WIDTH - _MARGIN_RIGHT) / 2
-    parts.append(
-        f'<text class="tick" x="{middle}" y="{height - 6}" text-anchor="middle">{escape(x_label)}</text>'
-    )
-    parts.append(f'<text class="tick" x="{_MARGIN_LEFT}" y="{_MARGIN_TOP - 14}">{escape(y_label)}</text>')
-    for number, points in enumerate(drawn.values()):
-        style = f"s{number % N_STYLES}"
-        path = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in points)
-        parts.append(f'<polyline class="line {style}" points="{path}"/>')
-        if len(points) <= 30:
-            parts += [_marker(number, to_x(x), to_y(y)) for x, y in points]
-    return _svg(parts, height, title) + legend(list(drawn))
+        return None
+    figure, axes = _figure(6.4, 3.2)
+    for number, (name, points) in enumerate(drawn.items()):
+        marker = _MARKERS[number % len(_MARKERS)] if len(points) <= 30 else ""
+        line = "-" if number < 10 else "--"
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, line, marker=marker, markersize=4, color=f"C{number % 10}", label=name, linewidth=1.3)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    if len(drawn) > 1:
+        axes.legend(fontsize=8, frameon=False)
+    return Picture(title, _svg(figure), detail)
 
 
+@_styled
 def interval_chart(
-    rows: Mapping[str, Sequence[tuple[float, float | None, float | None] | None]], *, title: str
-) -> str:
-    """Draw scores between 0 and 1 as markers with their intervals, one row per name, one marker per arm.
+    rows: Mapping[str, Sequence[Triple | None]], series: Sequence[str] = ("",), *, title: str
+) -> Picture | None:
+    """Draw accuracies as markers with their intervals, one row per name, one marker per series.
 
     Args:
-        rows: Per row name, per arm (value, low, high) or None; all rows have the arms in one order.
-        title: Read out in place of the picture.
+        rows: Per row name and series (value, low, high), shares between 0 and 1, or None.
+        series: Names of the series, in the order of each row's values.
+        title: Caption.
 
     Returns:
-        An `<svg>` element without legend; empty without rows.
+        The chart; None without rows.
     """
     if not rows:
-        return ""
-    left, step = 170, 12
-    n_arms = max(len(arms) for arms in rows.values())
-    row_height = step * n_arms + 14
-    height = row_height * len(rows) + _MARGIN_BOTTOM
-    to_x = _scale(0.0, 1.0, left, WIDTH - _MARGIN_RIGHT)
-    parts = []
-    for percent in range(0, 101, 25):
-        x = to_x(percent / 100)
-        parts.append(
-            f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{height - _MARGIN_BOTTOM + 6}"/>'
-        )
-        parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{height - 16}" text-anchor="middle">{percent} %</text>'
-        )
-    for number, (name, arms) in enumerate(rows.items()):
-        top = number * row_height + 10
-        label_y = top + step * (n_arms - 1) / 2 + 4
-        parts.append(
-            f'<text class="label" x="{left - 10}" y="{label_y:.1f}" text-anchor="end">{escape(name)}</text>'
-        )
-        for arm, score in enumerate(arms):
-            if score is None:
-                continue
-            value, low, high = score
-            y = top + step * arm
-            if low is not None and high is not None:
-                ends = f'x1="{to_x(max(0.0, low)):.1f}" x2="{to_x(min(1.0, high)):.1f}"'
-                parts.append(f'<line class="whisker s{arm % N_STYLES}" {ends} y1="{y}" y2="{y}"/>')
-            parts.append(_marker(arm, to_x(value), y))
-    return _svg(parts, height, title)
+        return None
+    step, gap = 1.0, 1.4
+    height = 0.17 * (len(rows) * (len(series) * step + gap)) + 0.9
+    figure, axes = _figure(6.4, height)
+    pitch = len(series) * step + gap
+    for number, name in enumerate(series):
+        style = {"fmt": _MARKERS[number % len(_MARKERS)], "color": f"C{number % 10}", "markersize": 5}
+        for row, values in enumerate(rows.values()):
+            value = values[number]
+            if value is not None:
+                _whisker(axes, value, row * pitch + number * step, **style)
+        axes.errorbar([], [], label=name, **style)
+    middle = (len(series) - 1) * step / 2
+    axes.set_yticks([row * pitch + middle for row in range(len(rows))], list(rows), fontsize=9)
+    axes.set_ylim(len(rows) * pitch - gap / 2 - step / 2, -gap / 2 - step / 2)
+    axes.set_xlim(-2, 102)
+    axes.set_xlabel("%")
+    axes.grid(visible=False, axis="y")
+    if len(series) > 1:
+        figure.legend(loc="outside lower left", ncols=min(3, len(series)), fontsize=8, frameon=False)
+    return Picture(title, _svg(figure))
 
 
-def legend(names: Sequence[str]) -> str:
-    """Marker and name of each series, in order."""
-    items = "".join(
-        f'<li><svg class="key" viewBox="0 0 16 16" aria-hidden="true">{_marker(number, 8, 8)}</svg>{escape(name)}</li>'
-        for number, name in enumerate(names)
-    )
-    return f'<ul class="legend">{items}</ul>'
-
-
-def spectrogram_png(waveform: np.ndarray, sample_rate: int) -> bytes:
-    """Picture of a clip's spectrum over time: 25 ms windows every 10 ms, linear frequency, 80 dB below the loudest.
+@_styled
+def pareto_chart(spots: Sequence[Spot], cost: str, score: str, title: str) -> Picture | None:
+    """Score against cost, with intervals and the front: arms that no cheaper or equally cheap arm beats.
 
     Args:
-        waveform: (S,) float.
-        sample_rate: In Hz.
+        spots: The arms.
+        cost: What the cost is, for the axis; drawn on a logarithmic scale where costs differ tenfold.
+        score: What the score is.
+        title: Caption.
 
     Returns:
-        A PNG, at most 600 pixels wide, low frequencies at the bottom.
+        The chart; None without arms, and where all cost the same, which shows nothing.
     """
-    import matplotlib
-
-    window = max(64, round(0.025 * sample_rate))
-    hop = max(1, round(0.010 * sample_rate))
-    padded = np.pad(np.asarray(waveform, dtype=np.float64), (0, max(0, window - len(waveform))))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
-    # Wide pictures are thinned by averaging power, which keeps short sounds visible.
-    power = np.abs(np.fft.rfft(frames * np.hanning(window), n=512 if window <= 512 else None)) ** 2
-    group = math.ceil(len(power) / 600)
-    power = np.stack([chunk.mean(axis=0) for chunk in np.array_split(power, math.ceil(len(power) / group))])
-    level = 10 * np.log10(np.maximum(power, 1e-12))
-    level = np.clip(level, level.max() - 80, level.max())
-    shade = (level - level.min()) / max(1e-9, level.max() - level.min())
-    pixels = matplotlib.colormaps["magma"](shade.T[::-1])
-    return png_bytes(pixels)
-
-
-def png_bytes(pixels: np.ndarray) -> bytes:
-    """Encode (rows, columns, 4) values in [0, 1] as PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
-    from matplotlib import image
-
-    file = io.BytesIO()
-    image.imsave(file, pixels, format="png")
-    return file.getvalue()
+    if len({spot.cost for spot in spots}) < 2:
+        return None
+    figure, axes = _figure(6.4, 4.2)
+    for number, spot in enumerate(spots):
+        below = 0.0 if spot.low is None else max(0.0, spot.score - spot.low)
+        above = 0.0 if spot.high is None else max(0.0, spot.high - spot.score)
+        axes.errorbar(spot.cost, spot.score, [[below], [above]], fmt="o", color=f"C{number % 10}", capsize=3)
+        axes.annotate(
+            spot.name, (spot.cost, spot.score), xytext=(6, 4), textcoords="offset points", fontsize=8
+        )
+    front = pareto_front(spots)
+    axes.plot([s.cost for s in front], [s.score for s in front], "--", color="0.5", zorder=0)
+    costs = [spot.cost for spot in spots]
+    if min(costs) > 0 and max(costs) / min(costs) > 10:
+        axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.set_xlabel(cost)
+    axes.set_ylabel(score)
+    return Picture(title, _svg(figure))
 
 
-def flac_bytes(waveform: np.ndarray, sample_rate: int) -> bytes:
-    """Encode a mono waveform as 16-bit FLAC, which every current browser plays."""
-    import soundfile
+def pareto_front(spots: Sequence[Spot]) -> list[Spot]:
+    """The arms that no arm of at most their cost beats, by cost."""
+    front: list[Spot] = []
+    for spot in sorted(spots, key=lambda one: (one.cost, -one.score)):
+        if not front or spot.score > front[-1].score:
+            front.append(spot)
+    return front
 
-    file = io.BytesIO()
-    soundfile.write(file, np.clip(waveform, -1.0, 1.0), sample_rate, format="FLAC", subtype="PCM_16")
-    return file.getvalue()
+
+@_styled
+def heat_map(rows: Sequence[str], columns: Sequence[str], values: np.ndarray, title: str) -> Picture | None:
+    """A table of numbers as colours with the numbers in them.
+
+    Args:
+        rows: Names, R of them.
+        columns: Names, C of them.
+        values: (R, C); NaN stays empty.
+        title: Caption: what the numbers are.
+    """
+    if not len(rows) or not len(columns) or not np.isfinite(values).any():
+        return None
+    figure, axes = _figure(2.2 + 0.75 * len(columns), 1.4 + 0.34 * len(rows))
+    image = axes.imshow(values, cmap="viridis", aspect="auto")
+    low, high = np.nanmin(values), np.nanmax(values)
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            shade = "black" if value > (low + high) / 2 else "white"
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=shade)
+    axes.grid(visible=False)
+    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    figure.colorbar(image)
+    return Picture(title, _svg(figure))
 
 
-def data_address(kind: str, content: bytes) -> str:
-    """A `data:` address that holds the content itself."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+def _whisker(axes: Any, triple: Triple, y: float, **style: Any) -> None:
+    value, low, high = triple
+    ends = None
+    if low is not None and high is not None:
+        ends = [[100 * max(0.0, value - low)], [100 * max(0.0, high - value)]]
+    axes.errorbar([100 * value], [y], xerr=ends, **style)
 
 
 def _finite(points: Points) -> list[tuple[float, float]]:
@@ -188,39 +214,15 @@ def _finite(points: Points) -> list[tuple[float, float]]:
     return kept if stride <= 1 else [*kept[::stride], kept[-1]]
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """About five round numbers that cover a range."""
-    if high <= low:
-        high = low + (abs(low) or 1.0)
-    rough = (high - low) / 5
-    unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return [number * step for number in range(first, last + 1)]
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots()
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    span = (high - low) or 1.0
-    return lambda value: start + (value - low) / span * (end - start)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _marker(number: int, x: float, y: float) -> str:
-    """A marker whose shape tells the series apart without colour."""
-    style = f"mark s{number % N_STYLES}"
-    shapes = (
-        f'<circle class="{style}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>',
-        f'<rect class="{style}" x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8"/>',
-        f'<path class="{style}" d="M{x:.1f} {y - 5.5:.1f}l5.5 5.5-5.5 5.5-5.5-5.5z"/>',
-        f'<path class="{style}" d="M{x:.1f} {y - 5:.1f}l5 9h-10z"/>',
-        f'<path class="{style}" d="M{x:.1f} {y + 5:.1f}l5-9h-10z"/>',
-    )
-    return shapes[number % N_STYLES]
-
-
-def _svg(parts: Sequence[str], height: float, title: str) -> str:
-    inner = "".join(parts)
-    return f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">{inner}</svg>'
+def _svg(figure: Any) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    whole = text.getvalue()
+    return whole[whole.index("<svg") :]

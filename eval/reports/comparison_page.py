@@ -1,17 +1,20 @@
 """A comparison of two models as text, Markdown and one HTML page."""
 
+from __future__ import annotations
+
 import json
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from alm.common.files import write_text_atomic
-from eval.reports.charts import interval_chart, legend
+from alm.common.text import text_table
+from eval.reports.charts import interval_chart
 from eval.reports.disagreements import as_examples
-from eval.reports.html_report import example_list
-from eval.reports.page import page
+from eval.reports.pages import html_page, markdown_page
+from eval.reports.score_report import triple
 from eval.reports.score_table import format_interval
+from eval.reports.sections import Section, Table
 
 _HEAD = (
     "set",
@@ -26,27 +29,17 @@ _HEAD = (
     "McNemar",
     "only first / only second",
 )
-_CONTROL_HEAD = ("set", "score", "heard", "first", "gap to first", "second", "gap to second")
+_CONTROL_HEAD = ("set", "score", "control", "first", "gap to first", "second", "gap to second")
+_CONTROLS_HEADING = "Does it listen?"
 
 
 def format_comparison(comparison: Mapping[str, Any]) -> str:
     """The comparison as plain text."""
-    names = comparison["names"]
-    lines = [f"first: {names[0]}", f"second: {names[1]}", ""]
-    lines += _columns([list(_HEAD), *(_cells(row) for row in comparison["rows"])])
-    controls = _control_cells(comparison)
-    if controls:
-        lines += ["", *_columns([list(_CONTROL_HEAD), *controls]), ""]
+    lines = [_names(comparison), ""]
+    lines += text_table(_HEAD, [_cells(row) for row in comparison["rows"]])
+    if controls := _control_cells(comparison):
+        lines += ["", *text_table(_CONTROL_HEAD, controls), ""]
     return "\n".join([*lines, *_remarks(comparison)])
-
-
-def _columns(table: list[list[str]]) -> list[str]:
-    """Lines of a table in plain text."""
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    ]
 
 
 def write_comparison(out_dir: str | Path, comparison: Mapping[str, Any]) -> Path:
@@ -55,62 +48,47 @@ def write_comparison(out_dir: str | Path, comparison: Mapping[str, Any]) -> Path
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text_atomic(folder / "comparison.json", text)
-    rows = _markdown([list(_HEAD), *map(_cells, comparison["rows"])])
+    names = Section("", lead=_names(comparison))
+    remarks = Section("How to read this", notes=_remarks(comparison))
+    tables = [Section("Scores", tables=[Table(_HEAD, list(map(_cells, comparison["rows"])))])]
     if controls := _control_cells(comparison):
-        rows += ["", "## Does it listen?", "", *_markdown([list(_CONTROL_HEAD), *controls])]
-    names = comparison["names"]
-    head = ["# Comparison", "", f"first: {names[0]}  ", f"second: {names[1]}", ""]
-    remarks = [f"- {remark}" for remark in _remarks(comparison)]
-    write_text_atomic(folder / "comparison.md", "\n".join([*head, *rows, "", *remarks, ""]))
+        tables.append(Section(_CONTROLS_HEADING, tables=[Table(_CONTROL_HEAD, controls)]))
+    write_text_atomic(folder / "comparison.md", markdown_page("Comparison", [names, *tables, remarks]))
     path = folder / "comparison.html"
-    write_text_atomic(path, page("Comparison", _body(comparison)))
+    sections = [part for one in comparison["sets"] for part in _set_sections(comparison, one)]
+    write_text_atomic(path, html_page("Comparison", [names, *sections, remarks]))
     return path
 
 
-def _markdown(table: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table; the first row is its head."""
-    return [f"| {' | '.join(cells)} |" for cells in (table[0], ["---"] * len(table[0]), *table[1:])]
+def _names(comparison: Mapping[str, Any]) -> str:
+    return "first: {}\nsecond: {}".format(*comparison["names"])
 
 
-def _body(comparison: Mapping[str, Any]) -> str:
-    names = comparison["names"]
-    parts = [f'<p class="quiet">first: {escape(names[0])}<br>second: {escape(names[1])}</p>']
-    for one in comparison["sets"]:
-        rows = [row for row in comparison["rows"] if row["set"] == one["name"]]
-        chart = interval_chart(
-            {
-                row["score"].removeprefix("qa/"): [_triple(row["first"]), _triple(row["second"])]
-                for row in rows
-                if row["score"].startswith(("qa/", "ranking/"))
-            },
-            title=f"Accuracy on {one['name']} with 95 % intervals; the numbers are in the table",
-        )
-        figure = f"<figure>{chart}{legend(['first', 'second'])}</figure>" if chart else ""
-        controls = [cells[1:] for cells in _control_cells({"sets": [one]})]
-        listens = f"<h3>Does it listen?</h3>{_table(_CONTROL_HEAD[1:], controls)}" if controls else ""
-        heard = example_list(as_examples(one["disagreements"], one["run"]))
-        parted = f"<h3>Where they part</h3>{heard}" if heard else ""
-        limited = ", only the first ones of the benchmark (--limit)" if one["limited"] else ""
-        parts.append(
-            f'<section><h2>{escape(one["name"])}</h2><p class="quiet">{one["n_records"]} records, '
-            f"{one['n_clips']} clips{limited}</p>{_table(_HEAD[1:], [_cells(row)[1:] for row in rows])}"
-            f"{figure}{listens}{parted}</section>"
-        )
-    parts.append("".join(f'<p class="quiet">{escape(remark)}</p>' for remark in _remarks(comparison)))
-    return "".join(parts)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(cells[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in cells[1:])
-        + "</tr>"
-        for cells in rows
-    )  # fmt: skip
-    return (
-        f'<div class="scroll" role="region" tabindex="0"><table><thead><tr>{columns}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+def _set_sections(comparison: Mapping[str, Any], one: Mapping[str, Any]) -> list[Section]:
+    """One benchmark: its scores, whether both models listen, and clips on which they differ."""
+    rows = [row for row in comparison["rows"] if row["set"] == one["name"]]
+    chart = interval_chart(
+        {
+            row["score"].removeprefix("qa/"): [triple(row["first"]), triple(row["second"])]
+            for row in rows
+            if row["score"].startswith(("qa/", "ranking/"))
+        },
+        ["first", "second"],
+        title=f"Accuracy on {one['name']}, 95 % intervals",
     )
+    limited = ", only the first records of the benchmark (--limit)" if one["limited"] else ""
+    controls = [cells[1:] for cells in _control_cells({"sets": [one]})]
+    tables = [Table(_CONTROL_HEAD[1:], controls)] if controls else []
+    return [
+        Section(
+            one["name"],
+            lead=f"{one['n_records']} records, {one['n_clips']} clips{limited}",
+            tables=[Table(_HEAD[1:], [_cells(row)[1:] for row in rows], f"Scores on {one['name']}")],
+            pictures=[chart] if chart else [],
+        ),
+        Section(_CONTROLS_HEADING, tables=tables, level=3),
+        Section("Where they differ", examples=as_examples(one["disagreements"], one["run"]), level=3),
+    ]
 
 
 def _control_cells(comparison: Mapping[str, Any]) -> list[list[str]]:
@@ -121,10 +99,6 @@ def _control_cells(comparison: Mapping[str, Any]) -> list[list[str]]:
            for side in ("first", "first_gap", "second", "second_gap"))]
         for one in comparison["sets"] for row in one["controls"]
     ]  # fmt: skip
-
-
-def _triple(score: Mapping[str, Any]) -> tuple[float, float | None, float | None]:
-    return score["value"], score["low"], score["high"]
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Clips on which two models part: questions that only one of them gets right, to read and to hear."""
+"""Clips on which two models differ: questions that only one of them answers right, to read and to hear."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,15 @@ from typing import Any
 from alm.common.errors import UserError
 from alm.data.records import AudioRef, Record
 from eval.benchmarks import list_benchmarks, load_benchmark
-from eval.reports.html_report import EXAMPLE_HZ, Example, sound_of
+from eval.reports.score_report import EXAMPLE_HZ, clip_waveform
+from eval.reports.sections import Example
 from eval.runner.benchmark_data import read_records
 from eval.runner.predictions import Prediction
 from eval.scoring.arm_scores import is_correct
 
 logger = logging.getLogger(__name__)
 
-_MOST_PER_MODEL = 6
+_MAX_PER_MODEL = 6
 
 
 def disagreements(
@@ -37,7 +38,7 @@ def disagreements(
         answers = [said[record.id]["prediction"] for said in lines]
         right = [is_correct(record, answer) for answer in answers]
         side = "first" if right[0] else "second"
-        if right[0] == right[1] or len(found[side]) == _MOST_PER_MODEL:
+        if right[0] == right[1] or len(found[side]) == _MAX_PER_MODEL:
             continue
         clips.add(record.clip)
         found[side].append(
@@ -76,7 +77,7 @@ def as_examples(found: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> l
     recordings = _recordings(run) if found else {}
     examples = []
     for one in (one for one in found if one["id"] in recordings):
-        waveform = sound_of(recordings[one["id"]])
+        waveform = clip_waveform(recordings[one["id"]])
         if waveform is None:
             continue
         first, second = one["answers"]

@@ -13,7 +13,8 @@ from alm.data.records import Record
 from alm.data.scenes.compose import ComposeConfig, build_bank
 from alm.data.scenes.events import RecordedEvents
 from encoders.audio import load_audio
-from eval.reports.html_report import Baseline, Example, write_report
+from eval.reports.score_report import Baseline, write_score_page
+from eval.reports.sections import Example
 from eval.runner.predictions import read_predictions
 from eval.scoring.baselines import logmel_baseline
 from eval.scoring.scores import format_scores, is_correct, score_predictions, write_scores
@@ -52,7 +53,7 @@ def summarise(
     write_scores(out / "scores.json", scores | {"baselines": [dataclasses.asdict(b) for b in baselines]})
     (out / "predictions.jsonl").write_bytes((out / "evaluate" / "predictions.jsonl").read_bytes())
     stages = ("text_llm", "pretrain", "align", "instruct")
-    write_report(
+    write_score_page(
         out / "report.html",
         title="Quickstart: an audio-language model and whether it listens",
         scores={"test split": scores},

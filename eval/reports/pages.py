@@ -1,0 +1,92 @@
+"""Reports as files: one self-contained HTML page, or Markdown, from the same sections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from alm.common.text import markdown_cell, markdown_table
+from eval.reports.media import data_address, flac_bytes, png_bytes, spectrogram_png
+from eval.reports.sections import Example, Section
+
+# Seconds of a clip that are put into the page; a half-hour recording would make it too heavy to open.
+MAX_SOUND_S = 60.0
+
+
+def html_page(title: str, sections: Sequence[Section]) -> str:
+    """A page that loads nothing, for a phone or a desk, in light and dark; everything in it is escaped.
+
+    Args:
+        title: Heading and title, as text.
+        sections: What it shows; empty ones are skipped.
+    """
+    shown = [
+        {**{name: getattr(section, name) for name in (*section.__dataclass_fields__, "empty")},
+         "examples": [_example(one, number) for number, one in enumerate(section.examples, start=1)]}
+        for section in sections
+    ]  # fmt: skip
+    page: str = _template().render(title=title, sections=shown)
+    return page
+
+
+def markdown_page(title: str, sections: Sequence[Section]) -> str:
+    """The same as Markdown, without charts and clips.
+
+    Args:
+        title: Heading.
+        sections: What it shows; empty ones are skipped.
+    """
+    lines = [f"# {markdown_cell(title)}", ""]
+    for section in sections:
+        if section.empty or (section.examples and not section.tables):
+            continue
+        if section.heading:
+            lines += [f"{'#' * section.level} {markdown_cell(section.heading)}", ""]
+        if section.lead:
+            lines += [*(f"{markdown_cell(line)}  " for line in section.lead.splitlines()), ""]
+        for table in section.tables:
+            lines += [*markdown_table(table.head, [[str(cell) for cell in row] for row in table.rows]), ""]
+        if section.notes:
+            lines += [*(f"- {markdown_cell(note)}" for note in section.notes), ""]
+        if section.facts:
+            lines += [
+                *(f"- {markdown_cell(f'{name}: {value}')}" for name, value in section.facts.items()),
+                "",
+            ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _example(example: Example, number: int) -> dict[str, Any]:
+    """A clip as the template shows it: sound and picture as addresses."""
+    seconds = len(example.waveform) / example.sample_rate
+    shown = example.waveform[: int(MAX_SOUND_S * example.sample_rate)]
+    cut = f" (the first {MAX_SOUND_S:.0f} s here)" if len(shown) < len(example.waveform) else ""
+    pixels = example.spectrogram
+    picture = spectrogram_png(shown, example.sample_rate) if pixels is None else png_bytes(pixels)
+    return {
+        "name": example.title or f"clip {number}",
+        "kind": example.kind.replace("_", " "),
+        "axis": f"{seconds:.1f} s{cut}, 0 to {example.sample_rate / 2000:g} kHz",
+        "picture": data_address("image/png", picture),
+        "sound": data_address("audio/flac", flac_bytes(shown, example.sample_rate)),
+        "question": example.question,
+        "reference": example.reference,
+        "answer": example.answer,
+        "correct": example.correct,
+        "captions": example.captions,
+    }
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("eval.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html")

@@ -1,0 +1,247 @@
+"""The report of scores: headline numbers beside their controls, tables, charts, clips and training curves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alm.common.errors import AudioError
+from alm.common.files import write_text_atomic
+from alm.data.records import AudioRef
+from eval.reports.charts import Triple, interval_chart, line_chart
+from eval.reports.pages import html_page
+from eval.reports.score_table import arm_remarks, format_interval
+from eval.reports.sections import Card, Cell, Example, Picture, Section, Table
+from eval.scoring.scores import HEADLINE, Scores
+
+logger = logging.getLogger(__name__)
+
+# At which rate clips are played.
+EXAMPLE_HZ = 16000
+
+ARM_NAMES = {
+    HEADLINE: "model",
+    "no_audio": "no audio",
+    "other_clip": "another clip's audio",
+    "qformer": "Q-Former",
+}
+
+Curve = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A score of a simpler method, to compare the model's score with.
+
+    Attributes:
+        name: What it is.
+        score: What is measured, for example "what is this sound, accuracy".
+        value: The score; accuracies between 0 and 1.
+        n: Samples it was measured on.
+        low: Lower end of the 95 % interval, where there is one.
+        high: Upper end.
+        model_value: The model's score on the same samples, where it was measured.
+    """
+
+    name: str
+    score: str
+    value: float
+    n: int
+    low: float | None = None
+    high: float | None = None
+    model_value: float | None = None
+
+
+def write_score_page(
+    path: str | Path,
+    *,
+    title: str,
+    scores: Mapping[str, Scores],
+    curves: Mapping[str, Curve] | None = None,
+    examples: Sequence[Example] = (),
+    facts: Mapping[str, object] | None = None,
+    baselines: Sequence[Baseline] = (),
+) -> None:
+    """Write a report as one self-contained HTML file, whole or not at all.
+
+    Args:
+        path: The file; its folder must exist.
+        title: Heading of the page.
+        scores: Per model or test set its scores, as `eval.scoring.scores.score_predictions` returns them.
+        curves: Per training stage its log: dicts with `step` and any numbers whose name holds "loss".
+        examples: Clips to show and play.
+        facts: What was run: data, model, seed, time, versions.
+        baselines: Scores of simpler methods.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    sections: list[Section] = []
+    for name, one in scores.items():
+        heading = "Scores" if len(scores) == 1 else f"Scores: {name}"
+        sections += score_sections(one, heading)
+    charts = [curve_chart(stage, curve) for stage, curve in (curves or {}).items()]
+    sections += [
+        Section("Simpler methods on the same clips", tables=_baseline_tables(baselines)),
+        Section("Test clips", examples=examples),
+        Section("Training", pictures=[chart for chart in charts if chart]),
+        Section("What was run", facts=facts or {}),
+    ]
+    write_text_atomic(Path(path), html_page(title, sections))
+
+
+def score_sections(scores: Scores, heading: str) -> list[Section]:
+    """Headline numbers, table, chart and remarks of one set of scores, and one section per breakdown."""
+    chart = _score_chart(scores)
+    found = [
+        Section(
+            heading,
+            lead=f"{scores['n_records']} records about {scores['n_clips']} clips. Accuracies in percent, with 95 % "
+            "intervals from resampling clips.",
+            cards=_cards(scores),
+            tables=[score_table(scores)],
+            pictures=[chart] if chart else [],
+            notes=_remarks(scores),
+        )
+    ]
+    for group, values in scores["arms"][HEADLINE].get("groups", {}).items():
+        by_value = _group_chart(group, values)
+        tables = [_group_table(group, values)]
+        found.append(Section(f"By {group}", tables=tables, pictures=[by_value] if by_value else []))
+    return found
+
+
+def arm_name(arm: str) -> str:
+    """An arm's name for readers."""
+    return ARM_NAMES.get(arm, arm.replace("_", " "))
+
+
+def score_table(scores: Scores) -> Table:
+    """All scores of all arms, and the gap to another clip's audio."""
+    arms = list(scores["arms"])
+    gaps = {f"model minus {arm_name(arm)}": gap for arm, gap in scores["gaps"].items() if arm == "other_clip"}
+    rows: list[list[str | Cell]] = []
+    totals = set()
+    for key, own in scores["arms"][HEADLINE]["scores"].items():
+        cells = [interval_cell(scores["arms"][arm]["scores"].get(key), key) for arm in arms]
+        cells += [interval_cell(gap.get(key), key, signed=True) for gap in gaps.values()]
+        if key == "qa/overall":
+            totals.add(len(rows))
+        rows.append([_score_name(key), str(own["n"]), *cells])
+    head = ["score", "n", *map(arm_name, arms), *gaps]
+    return Table(head, rows, "Scores and their controls", frozenset(totals))
+
+
+def interval_cell(score: Mapping[str, Any] | None, key: str, signed: bool = False) -> Cell:
+    """A score with its interval below it; a dash where there is none."""
+    if score is None:
+        return Cell("–")
+    value, _, interval = format_interval(score, key, signed=signed).partition(" ")
+    return Cell(value, interval)
+
+
+def curve_chart(stage: str, curve: Curve) -> Picture | None:
+    """The losses of one stage over its steps; None where it logged none."""
+    names = sorted({key for row in curve for key in row if "loss" in key and not isinstance(row[key], str)})
+    # The training loss first: the first series has the plainest style.
+    names.sort(key=lambda name: name != "loss")
+    series = {
+        name: [(row["step"], row[name]) for row in curve if row.get(name) is not None and "step" in row]
+        for name in names
+    }
+    last = ", ".join(f"{name} {points[-1][1]:.3f}" for name, points in series.items() if points)
+    return line_chart(series, x_label="step", y_label="loss", title=f"{stage}: loss over steps", detail=last)
+
+
+def clip_waveform(ref: AudioRef) -> np.ndarray | None:
+    """A clip (S,) as a page plays it, at `EXAMPLE_HZ`; None, with a warning, where it cannot be read."""
+    try:
+        return ref.load(EXAMPLE_HZ)
+    except AudioError as error:
+        logger.warning("not shown in the report: %s", error)
+        return None
+
+
+def _cards(scores: Scores) -> list[Card]:
+    """The two numbers a reader looks for first, each beside its control."""
+    own = scores["arms"][HEADLINE]["scores"]
+    other = scores["arms"].get("other_clip", {}).get("scores", {})
+    cards = []
+    for key, label in (("qa/overall", "questions answered right"), ("caption/cider_d", "captions, CIDEr-D")):
+        if key not in own:
+            continue
+        percent = " %" if key.startswith("qa/") else ""
+        cell = interval_cell(own[key], key)
+        notes = [f"95 % interval {cell.note}"] if cell.note else []
+        if key in other:
+            notes.append(f"with another clip's audio {interval_cell(other[key], key).text}{percent}")
+        cards.append(Card(f"{cell.text}{percent}", label, notes))
+    return cards
+
+
+def _score_name(key: str) -> str:
+    known = {
+        "caption/bleu_4": "caption BLEU\u20114",
+        "caption/rouge_l": "caption ROUGE\u2011L",
+        "caption/cider_d": "caption CIDEr\u2011D",
+        "qa/overall": "all questions",
+    }
+    return known.get(key, key.removeprefix("qa/").replace("_", " "))
+
+
+def _score_chart(scores: Scores) -> Picture | None:
+    arms = list(scores["arms"])
+    keys = [key for key in scores["arms"][HEADLINE]["scores"] if key.startswith("qa/")]
+    rows = {
+        _score_name(key): [triple(scores["arms"][arm]["scores"].get(key)) for arm in arms] for key in keys
+    }
+    return interval_chart(
+        rows, [arm_name(arm) for arm in arms], title="Accuracy per kind of question, 95 % intervals"
+    )
+
+
+def triple(score: Mapping[str, Any] | None) -> Triple | None:
+    """A score as (value, low, high)."""
+    return None if score is None else (score["value"], score["low"], score["high"])
+
+
+def _group_chart(group: str, values: Mapping[str, Mapping[str, Any]]) -> Picture | None:
+    """Accuracy per value of what scores are broken down by."""
+    rows = {
+        f"{value} ({found['qa/overall']['n']})": [triple(found["qa/overall"])]
+        for value, found in values.items()
+        if "qa/overall" in found
+    }
+    return interval_chart(rows, title=f"Accuracy by {group}, 95 % intervals")
+
+
+def _group_table(group: str, values: Mapping[str, Mapping[str, Any]]) -> Table:
+    keys = list(dict.fromkeys(key for found in values.values() for key in found))
+    rows: list[list[str | Cell]] = [
+        [value, str(next(iter(found.values()))["n"]), *(interval_cell(found.get(key), key) for key in keys)]
+        for value, found in values.items()
+    ]
+    return Table([group, "n", *keys], rows, f"Scores by {group}")
+
+
+def _remarks(scores: Scores) -> list[str]:
+    remarks = [*scores["notes"], *arm_remarks(scores)]
+    remarks += [f"{metric} is absent: {why}." for metric, why in scores.get("absent", {}).items()]
+    return [*remarks, f"Computed by {', '.join(sorted(set(scores['backends'].values())))}."]
+
+
+def _baseline_tables(baselines: Sequence[Baseline]) -> list[Table]:
+    if not baselines:
+        return []
+    rows: list[list[str | Cell]] = []
+    for one in baselines:
+        score = {"value": one.value, "low": one.low, "high": one.high}
+        own = None if one.model_value is None else {"value": one.model_value, "low": None, "high": None}
+        cells = [interval_cell(score, "qa/"), interval_cell(own, "qa/")]
+        rows.append([one.name, one.score, str(one.n), *cells])
+    return [Table(["baseline", "score", "n", "baseline, %", "model, %"], rows, "Baselines")]
