@@ -171,7 +171,7 @@ def test_a_long_clip_is_cut_and_says_so(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_a_typed_error(tmp_path):
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match="cannot be written"):
         write_score_page(tmp_path / "absent" / "report.html", title="t", scores={})
 
 
