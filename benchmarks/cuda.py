@@ -24,8 +24,9 @@ from benchmarks.measure import Row, main, seconds
 from encoders import AudioMosaicEncoder
 from encoders.audio import load_audio
 from encoders.zoo.audiomosaic.config import AudioMosaicConfig
-from train.pretrain.masks import n_kept
-from train.pretrain.stage import ContrastiveModel
+from train.pretrain.contrastive import ContrastiveModel
+from train.pretrain.losses.nt_xent import NTXent
+from train.pretrain.masks.base import n_visible
 from train.pretrain.views import make_views
 from train.settings import ContrastiveSettings
 
@@ -67,7 +68,7 @@ class Step:
     ) -> None:
         encoder = AudioMosaicEncoder(config)
         self.device = device
-        self.model = ContrastiveModel(encoder, ContrastiveSettings()).to(device).train()
+        self.model = ContrastiveModel(encoder, NTXent(), ContrastiveSettings()).to(device).train()
         if compiled:
             for block in encoder.blocks:
                 block.compile()
@@ -112,7 +113,7 @@ def one(batch: int, compiled: bool, checkpointed: bool, peak: float, decode: flo
     except torch.cuda.OutOfMemoryError:
         return Row("pretraining", what, "does not fit in memory")
     rate = batch / step_s
-    kept = (n_kept(config.grid[0], 0.6) * config.n_freq, n_kept(config.n_freq, 0.4) * config.grid[0])
+    kept = (n_visible(config.grid[0], 0.6) * config.n_freq, n_visible(config.n_freq, 0.4) * config.grid[0])
     mfu = rate * step_flops(config, kept) / 1e12 / peak
     facts = (
         f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB",

@@ -28,14 +28,14 @@ def one_step(batch: int, chunk: int, queue: Any) -> None:
     import torch
 
     from encoders.zoo.audiomosaic.model import AudioMosaicConfig, AudioMosaicEncoder
-    from train.pretrain.contrastive import ContrastiveModel
+    from train.pretrain.contrastive import ContrastiveModel, build_loss
     from train.settings import ContrastiveSettings
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = AudioMosaicConfig(spec_size=(512, 128), embed_dim=192, depth=6, num_heads=3, drop_path_rate=0.1)
     settings = ContrastiveSettings(grad_cache_chunk=chunk, loss_chunk_rows=chunk)
-    model = ContrastiveModel(AudioMosaicEncoder(config), settings).train()
+    model = ContrastiveModel(AudioMosaicEncoder(config), build_loss(settings), settings).train()
     before = peak_mb()
     inputs = {
         "waveforms": 0.1 * torch.randn(batch, CLIP_SAMPLES),

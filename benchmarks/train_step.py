@@ -14,8 +14,9 @@ from benchmarks.flops import step_flops
 from benchmarks.measure import Row, alternate, gemm_gflops, main, spread
 from encoders import AudioMosaicEncoder
 from encoders.zoo.audiomosaic.config import AudioMosaicConfig
-from train.pretrain.losses import nt_xent
-from train.pretrain.masks import sample_keep
+from train.pretrain.losses.nt_xent import nt_xent
+from train.pretrain.masks.base import generator_noise, sample_visible_tokens
+from train.pretrain.masks.time_frequency import time_frequency
 
 View = tuple[Tensor, Tensor]  # normalised log-mel (B, T, M), kept tokens (B, K)
 
@@ -101,8 +102,9 @@ def _backward(model: nn.Module, loss: Tensor) -> Tensor:
 def make_views(config: AudioMosaicConfig, batch: int, seed: int = 0) -> tuple[View, View]:
     """Random log-mel with the method's time mask (0.6) and frequency mask (0.4)."""
     generator = torch.Generator().manual_seed(seed)
+    noise = generator_noise(batch, generator)
     keeps = [
-        sample_keep("time_frequency", config.grid, batch, ratio, branch, generator)
+        sample_visible_tokens(time_frequency, config.grid, ratio, branch, noise)
         for ratio, branch in ((0.6, "time"), (0.4, "freq"))
     ]
     mels = [torch.randn(batch, *config.spec_size, generator=generator) for _ in keeps]

@@ -14,7 +14,8 @@ from alm.common.errors import CheckpointError, ConfigError
 from encoders import AudioMosaicEncoder, load_encoder
 from encoders.checkpoint import read_weights
 from encoders.zoo.audiomosaic.config import CLASSIFIER, LAYER, PRETRAIN, PROBES, AudioMosaicConfig
-from train.pretrain.stage import ContrastiveModel
+from train.pretrain.contrastive import ContrastiveModel
+from train.pretrain.losses.nt_xent import NTXent
 from train.settings import ContrastiveSettings
 
 # Named parameters of the official constructors; each also swallows further keywords.
@@ -206,7 +207,9 @@ def test_trainer_checkpoint(saved: Path, tmp_path: Path) -> None:
     encoder = load_encoder(saved)
     folder = tmp_path / "run" / "checkpoint-7"
     folder.mkdir()
-    save_file(ContrastiveModel(encoder, ContrastiveSettings()).state_dict(), folder / "model.safetensors")
+    save_file(
+        ContrastiveModel(encoder, NTXent(), ContrastiveSettings()).state_dict(), folder / "model.safetensors"
+    )
     assert same_weights(encoder, load_encoder(folder, config=saved))
     with pytest.raises(ConfigError, match="config.json: no such file"):
         load_encoder(folder)

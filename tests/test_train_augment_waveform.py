@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from train.data.draws import generator_of
+from train.data.clip_random import generator_of
 from train.pretrain.augment_waveform import augment, shift_pitch, stretch_time
 from train.pretrain.views import ViewConfig
 

@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from encoders.zoo.audiomosaic.model import AudioMosaicConfig, AudioMosaicEncoder
 from train.engine.sync_norm import SyncBatchNorm1d
-from train.pretrain.contrastive import ContrastiveModel
-from train.pretrain.masks import keep_of
+from train.pretrain.contrastive import ContrastiveModel, build_loss
+from train.pretrain.masks import MASK_LAYOUTS
+from train.pretrain.masks.base import clip_noise, sample_visible_tokens
 from train.settings import ContrastiveSettings
 
 CASES = [
@@ -38,7 +39,8 @@ def build(drop: float = 0.0, **options: object) -> ContrastiveModel:
         for module in encoder.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 module.weight.mul_(8)
-    return ContrastiveModel(encoder, ContrastiveSettings(**options), seed=3).train()
+    settings = ContrastiveSettings(**options)
+    return ContrastiveModel(encoder, build_loss(settings), settings, seed=3).train()
 
 
 def batch(n: int = N_CLIPS) -> dict[str, Tensor]:
@@ -103,30 +105,31 @@ def test_recomputed_blocks_change_no_gradient(fraction: float) -> None:
     assert_same(*results, atol=1e-6)
 
 
+def visible_tokens(keys: object, layout: str, grid: tuple[int, int], ratio: float, **scope: int) -> Tensor:
+    return sample_visible_tokens(MASK_LAYOUTS.get(layout), grid, ratio, "time", clip_noise(keys, **scope))
+
+
 def test_masks_belong_to_the_clip() -> None:
     keys = list(range(40))
-    whole = keep_of(keys, "time_frequency", (64, 8), 0.6, "time", seed=1, epoch=2, view=0)
+    whole = visible_tokens(keys, "time_frequency", (64, 8), 0.6, seed=1, epoch=2, view=0)
     halves = [
-        keep_of(part, "time_frequency", (64, 8), 0.6, "time", seed=1, epoch=2, view=0)
+        visible_tokens(part, "time_frequency", (64, 8), 0.6, seed=1, epoch=2, view=0)
         for part in (keys[:20], torch.tensor(keys[20:]))
     ]
     assert torch.equal(whole, torch.cat(halves)) and whole.shape == (40, 200)
     assert len({tuple(row.tolist()) for row in whole}) == 40
     for other in ({"seed": 2}, {"epoch": 3}, {"view": 1}):
         scope = {"seed": 1, "epoch": 2, "view": 0} | other
-        assert not torch.equal(whole, keep_of(keys, "time_frequency", (64, 8), 0.6, "time", **scope))
+        assert not torch.equal(whole, visible_tokens(keys, "time_frequency", (64, 8), 0.6, **scope))
     # the same in another interpreter: nothing hangs on Python's hash seed
-    code = (
-        "from train.pretrain.masks import keep_of; "
-        "print(keep_of([5, 'a'], 'unstructured', (8, 2), 0.5, 'time', seed=1).tolist())"
-    )
+    code = "from train.pretrain.masks.base import clip_noise; print(clip_noise([5, 'a'], seed=1)(4).tolist())"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           cwd=Path(__file__).resolve().parents[1])  # fmt: skip
-    assert said.stdout.strip() == str(keep_of([5, "a"], "unstructured", (8, 2), 0.5, "time", seed=1).tolist())
+    assert said.stdout.strip() == str(clip_noise([5, "a"], seed=1)(4).tolist())
 
 
 def test_columns_and_bands_are_kept_equally_often() -> None:
-    keep = keep_of(list(range(2000)), "time", (16, 1), 0.5, "time")
+    keep = visible_tokens(list(range(2000)), "time", (16, 1), 0.5)
     share = torch.bincount(keep.flatten(), minlength=16) / 2000
     assert (share - 0.5).abs().max() < 0.05
 

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from train.pretrain.masks import BRANCHES, LAYOUTS, n_kept, sample_keep
+from alm.common.errors import ConfigError
+from train.pretrain.masks import MASK_LAYOUTS
+from train.pretrain.masks.base import BRANCHES, generator_noise, n_visible, sample_visible_tokens
 
 GRID = (64, 8)
 
@@ -15,7 +18,8 @@ GRID = (64, 8)
 def draw(
     layout: str, branch: str, ratio: float, batch: int = 16, grid: tuple[int, int] = GRID, seed: int = 0
 ) -> Tensor:
-    return sample_keep(layout, grid, batch, ratio, branch, torch.Generator().manual_seed(seed))
+    noise = generator_noise(batch, torch.Generator().manual_seed(seed))
+    return sample_visible_tokens(MASK_LAYOUTS.get(layout), grid, ratio, branch, noise)
 
 
 def as_grid(keep: Tensor, grid: tuple[int, int] = GRID) -> Tensor:
@@ -26,7 +30,7 @@ def as_grid(keep: Tensor, grid: tuple[int, int] = GRID) -> Tensor:
 
 @pytest.mark.parametrize("grid", [GRID, (31, 5), (8, 2)])
 @pytest.mark.parametrize("branch", BRANCHES)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", MASK_LAYOUTS.names())
 def test_tokens_are_distinct_in_range_and_in_time_order(
     layout: str, branch: str, grid: tuple[int, int]
 ) -> None:
@@ -61,6 +65,33 @@ def test_one_sided_and_unstructured_layouts(branch: str) -> None:
     assert torch.equal(draw("time", branch, 0.6), draw("time_frequency", "time", 0.6))
     assert torch.equal(draw("freq", branch, 0.4), draw("time_frequency", "freq", 0.4))
     assert draw("unstructured", branch, 0.6).shape == (16, 204)
+
+
+@pytest.mark.parametrize(("grid", "ratio"), [(GRID, 0.6), (GRID, 0.4), ((31, 5), 0.45), ((8, 2), 0.9)])
+@pytest.mark.parametrize("branch", BRANCHES)
+@pytest.mark.parametrize("layout", ["time_frequency", "official", "unstructured", "time", "freq"])
+def test_layouts_equal_a_grid_drawn_by_hand(
+    layout: str, branch: str, grid: tuple[int, int], ratio: float
+) -> None:
+    """A picture of the grid is painted line by line; the released code paints it with its two axes exchanged."""
+    drawn = draw(layout, branch, ratio, batch=6, grid=grid, seed=4)
+    n_time, n_freq = grid[::-1] if layout == "official" else grid
+    lines = {"time": n_time, "freq": n_freq}.get(layout if layout in BRANCHES else branch, 0)
+    n = n_time * n_freq if layout == "unstructured" else lines
+    noise = torch.rand(6, n, generator=torch.Generator().manual_seed(4)).numpy()
+    for row, numbers in zip(drawn, noise, strict=True):
+        visible = sorted(range(n), key=lambda i, numbers=numbers: numbers[i])[
+            : max(1, int(n * (1 - ratio) + 1e-9))
+        ]
+        picture = np.zeros((n_time, n_freq), dtype=bool)
+        for i in visible:
+            if layout == "unstructured":
+                picture.flat[i] = True
+            elif layout == "time" or (branch == "time" and layout != "freq"):
+                picture[i, :] = True
+            else:
+                picture[:, i] = True
+        assert row.tolist() == np.flatnonzero(picture).tolist()
 
 
 def official_time_blocks(keep: Tensor) -> Tensor:
@@ -100,7 +131,13 @@ def test_official_draws_equal_the_released_arithmetic() -> None:
 
 
 def test_counts() -> None:
-    assert [n_kept(64, 0.6), n_kept(8, 0.4), n_kept(20, 0.9), n_kept(8, 0.99), n_kept(8, 0.0)] == [
+    assert [
+        n_visible(64, 0.6),
+        n_visible(8, 0.4),
+        n_visible(20, 0.9),
+        n_visible(8, 0.99),
+        n_visible(8, 0.0),
+    ] == [
         25,
         4,
         2,
@@ -109,9 +146,9 @@ def test_counts() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("layout", "branch", "ratio"), [("tiles", "time", 0.5), ("time", "both", 0.5), ("time", "time", 1)]
-)
-def test_bad_arguments(layout: str, branch: str, ratio: float) -> None:
-    with pytest.raises(ValueError, match="one of"):
-        draw(layout, branch, ratio)
+def test_bad_arguments() -> None:
+    for branch, ratio in (("both", 0.5), ("time", 1.0), ("freq", -0.1)):
+        with pytest.raises(ValueError, match="one of time, freq"):
+            draw("time", branch, ratio)
+    with pytest.raises(ConfigError, match="unknown mask layout 'tim'; did you mean 'time'"):
+        draw("tim", "time", 0.5)

@@ -13,7 +13,7 @@ from alm.common.errors import AudioError, ConfigError, ManifestError, UserError
 from alm.common.settings import parse_settings
 from encoders import load_encoder
 from encoders.audio import save_wav
-from train.data.draws import clip_key
+from train.data.clip_random import clip_key
 from train.data.sampling import EpochBatches
 from train.engine.trainer import fit
 from train.pipeline.stages import run_stage

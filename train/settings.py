@@ -9,11 +9,11 @@ from alm.common.errors import ConfigError
 from alm.policy import Policy
 from train.data.settings import DataSettings
 from train.finetune.settings import FinetuneSettings
-from train.pretrain.masks import LAYOUTS
+from train.pretrain.losses import LOSSES
+from train.pretrain.masks import MASK_LAYOUTS
 from train.pretrain.views import ViewConfig
 
 STAGES = ("pretrain", "finetune", "align", "instruct")
-LOSSES = ("nt_xent", "siglip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ class ContrastiveSettings:
     probe: ProbeSettings = ProbeSettings()
 
     def __post_init__(self) -> None:
-        for key, choices in (("loss", LOSSES), ("mask_layout", LAYOUTS)):
+        for key, choices in (("loss", LOSSES.names()), ("mask_layout", MASK_LAYOUTS.names())):
             if getattr(self, key) not in choices:
                 raise ConfigError(
                     f"contrastive.{key}: got '{getattr(self, key)}', expected one of {', '.join(choices)}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
-from train.data.draws import generator_of
+from train.data.clip_random import generator_of
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from encoders import AudioMosaicEncoder
 from train.finetune.settings import AugmentSettings
-from train.pretrain.masks import sample_keep
+from train.pretrain.masks.base import generator_noise, visible_bands, visible_columns
 
 _NOISE_LEVEL = 0.1  # `rand * rand / 10` on the normalised log-mel, in AST's and the official data loaders
 _NOISE_SHIFT_FRAMES = 10
@@ -89,7 +89,7 @@ def _noisy(mel: Tensor, key: int) -> Tensor:
 
 def _kept(key: int, grid: tuple[int, int], augment: AugmentSettings) -> Tensor:
     """Tokens (K,) in the time columns and frequency bands that are both kept."""
-    generator = torch.Generator().manual_seed(key)
-    columns = sample_keep("time", grid, 1, augment.mask_time, "time", generator)[0]
-    bands = sample_keep("freq", grid, 1, augment.mask_freq, "freq", generator)[0]
+    noise = generator_noise(1, torch.Generator().manual_seed(key))
+    columns = visible_columns(noise, grid, augment.mask_time)[0]
+    bands = visible_bands(noise, grid, augment.mask_freq)[0]
     return columns[torch.isin(columns, bands)]

@@ -15,8 +15,8 @@ from alm.common.errors import AudioError
 from alm.data.records import AudioRef
 from encoders import AudioEncoder
 from encoders.audio import pad_batch
+from train.data.clip_cache import ClipCache
 from train.data.feature_cache import Feature, encoded_once
-from train.data.kept import KeptAudio
 from train.datasets import LabelledClip
 from train.finetune.augment import clip_key
 from train.finetune.heads import Features, FinetuneModel, encode
@@ -34,7 +34,7 @@ class ClipAudio:
 
     def __init__(self, encoder: AudioEncoder) -> None:
         self.config = encoder.config
-        self._audio = KeptAudio(encoder.config.sample_rate)
+        self._audio = ClipCache(encoder.config.sample_rate)
 
     def read(self, clip: LabelledClip) -> np.ndarray:
         """(S,) float32 at the encoder's rate.

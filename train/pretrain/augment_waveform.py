@@ -19,7 +19,7 @@ import torch
 from scipy import signal
 
 from encoders.mel import hz_to_mel, mel_to_hz
-from train.data.draws import generator_of
+from train.data.clip_random import generator_of
 from train.pretrain.clips import ClipDataset, NamedClip
 from train.pretrain.views import ViewConfig
 

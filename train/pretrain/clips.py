@@ -22,8 +22,8 @@ from alm.data.shards import ShardedRecords, is_shard_folder
 from alm.data.sources import Chain, is_records_source, open_records, parts_of
 from encoders.audio import AUDIO_SUFFIXES, pad_batch
 from encoders.mel import frames_or_error
-from train.data.draws import clip_key
-from train.data.kept import KeptAudio
+from train.data.clip_cache import ClipCache
+from train.data.clip_random import clip_key
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class ClipDataset(Dataset):
         self.clips = clips
         self.sample_rate = sample_rate
         self.frame_shift_ms = frame_shift_ms
-        self._audio = KeptAudio(sample_rate)
+        self._audio = ClipCache(sample_rate)
         self.order: Callable[[int, int], np.ndarray] | None = None
         """What `train.data.sampling` asks for an epoch's order, from (seed, epoch); None takes a random one."""
 

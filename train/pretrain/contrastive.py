@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from encoders import AudioMosaicEncoder
-from train.data.kept import KeptMels
+from train.data.clip_cache import MelCache
 from train.engine.sync_norm import synchronise_batch_norm
 from train.pretrain.gradcache import in_chunks
-from train.pretrain.losses import SigmoidLoss, nt_xent
-from train.pretrain.masks import keep_of
+from train.pretrain.losses import LOSSES
+from train.pretrain.losses.base import ContrastiveLoss
+from train.pretrain.masks import MASK_LAYOUTS
+from train.pretrain.masks.base import clip_noise, sample_visible_tokens
 from train.pretrain.monitor import agreement, spread
 from train.pretrain.views import fit_frames, make_views_of_mel
 from train.settings import ContrastiveSettings
@@ -26,12 +28,18 @@ from train.settings import ContrastiveSettings
 _SILENT_PEAK = 2.0**-15
 
 
+def build_loss(settings: ContrastiveSettings) -> ContrastiveLoss:
+    """Build the loss that `contrastive.loss` names."""
+    return LOSSES.get(settings.loss)(settings.temperature, settings.loss_chunk_rows)
+
+
 class ContrastiveModel(nn.Module):
     """The encoder with its two masked branches; forward returns the loss.
 
     Args:
-        encoder: An AudioMosaic encoder with its contrastive head, whose BatchNorm then sees all processes.
-        settings: Views, masks and loss.
+        encoder: An AudioMosaic encoder with its contrastive head; its BatchNorm is made to average over all processes.
+        loss: The objective, for example of `build_loss`; what it learns trains with the encoder.
+        settings: Views and masks.
         seed: Seed of views and masks.
         compiled: Compile the encoder (torch.compile); names in the state dict stay as they are.
         background: Mel powers (frames, M) float32 for views with other clips in the background
@@ -41,6 +49,7 @@ class ContrastiveModel(nn.Module):
     def __init__(
         self,
         encoder: AudioMosaicEncoder,
+        loss: ContrastiveLoss,
         settings: ContrastiveSettings,
         seed: int = 0,
         compiled: bool = False,
@@ -48,29 +57,29 @@ class ContrastiveModel(nn.Module):
     ) -> None:
         super().__init__()
         synchronise_batch_norm(encoder)
-        self.encoder = encoder
+        self.encoder, self.loss = encoder, loss
         # DeepSpeed's automatic bucket sizes follow this.
         self.config = PretrainedConfig.from_dict({"hidden_size": encoder.dim})
         self.settings = settings
         self.views = dataclasses.replace(settings.views, n_frames=encoder.config.spec_size[0])
+        self._layout = MASK_LAYOUTS.get(settings.mask_layout)
         self.seed = seed
         self.epoch = 0
-        self._mels = KeptMels(encoder.fbank)
-        self._background = background  # no buffer: DDP would send it round at every step
-        self.sigmoid = SigmoidLoss(settings.loss_chunk_rows) if settings.loss == "siglip" else None
+        self._mels = MelCache(encoder.fbank)
+        self._background = background  # no buffer: DDP would broadcast it at every step
         self._encode = torch.compile(encoder.forward_mel) if compiled else encoder.forward_mel
         self._seen: tuple[Tensor, Tensor] | None = None
         self._silent: Tensor | int = 0
         self._queued: dict[str, float] = {}
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the model the epoch; views and masks are functions of (seed, epoch, clip, view)."""
+        """Choose the epoch; views and masks are functions of (seed, epoch, clip, view)."""
         self.epoch = epoch
 
     def pooled(self, waveforms: Tensor, lengths: Tensor, clip_keys: Tensor) -> Tensor:
-        """Pooled features of both views (B, V, D): view 0 hides time columns, view 1 frequency bands.
+        """Compute pooled features of both views (B, V, D): view 0 hides time columns, view 1 frequency bands.
 
-        Nothing in here looks across the batch.
+        Every clip is computed by itself, independent of the rest of the batch.
         """
         encoder, settings = self.encoder, self.settings
         views: Sequence[Tensor]
@@ -98,22 +107,14 @@ class ContrastiveModel(nn.Module):
         keys = clip_keys.tolist()
         branches = (("time", settings.time_ratio), ("freq", settings.freq_ratio))
         for view, (mel, (branch, ratio)) in enumerate(zip(views, branches, strict=True)):
-            keep = keep_of(
-                keys,
-                settings.mask_layout,
-                encoder.config.grid,
-                ratio,
-                branch,
-                seed=self.seed,
-                epoch=self.epoch,
-                view=view,
-            )
-            tokens = self._encode(encoder.normalise(mel), keep.to(mel.device))
+            noise = clip_noise(keys, self.seed, self.epoch, view)
+            visible = sample_visible_tokens(self._layout, encoder.config.grid, ratio, branch, noise)
+            tokens = self._encode(encoder.normalise(mel), visible.to(mel.device))
             features.append(encoder.pool(tokens))
         return torch.stack(features, dim=1)
 
     def embed(self, waveforms: Tensor, lengths: Tensor, clip_keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Both views' embeddings (B, E); each goes through the head's BatchNorm on its own."""
+        """Compute both views' embeddings (B, E); the head's BatchNorm normalises each view separately."""
         pooled = in_chunks(self.pooled, self.settings.grad_cache_chunk, waveforms, lengths, clip_keys)
         first, second = (self.encoder.embed_head(pooled[:, view]) for view in (0, 1))
         if self.training:
@@ -122,28 +123,21 @@ class ContrastiveModel(nn.Module):
         return first, second
 
     def forward(self, waveforms: Tensor, lengths: Tensor, clip_keys: Tensor) -> dict[str, Tensor]:
-        """The loss over the batch.
+        """Compute the loss over the batch.
 
         Args:
             waveforms: (B, S) float32 in [-1, 1], or (B, V, S) where the loader made the views.
             lengths: (B,) in samples.
             clip_keys: (B,) long.
         """
-        first, second = self.embed(waveforms, lengths, clip_keys)
-        if self.sigmoid is not None:
-            return {"loss": self.sigmoid(first, second)}
-        settings = self.settings
-        return {"loss": nt_xent(first, second, settings.temperature, settings.loss_chunk_rows)}
+        return {"loss": self.loss(*self.embed(waveforms, lengths, clip_keys))}
 
     def queue_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Figures to go into the next line of the log."""
+        """Add figures to the next line of the log."""
         self._queued |= metrics
 
     def take_metrics(self) -> dict[str, float]:
-        """What is queued, what the last training batch says about collapse, and how many silent clips came.
-
-        Taken once, by whoever writes the log.
-        """
+        """Return and clear the queued figures, those of the last batch, and the number of silent clips."""
         metrics, self._queued = self._queued, {}
         if self._seen is None:
             return metrics
@@ -151,9 +145,7 @@ class ContrastiveModel(nn.Module):
         for name, features in (("pooled", pooled[:, 0]), ("embedding", embedding)):
             metrics |= {f"{name}_{key}": value for key, value in spread(features).items()}
         metrics["view_agreement"] = agreement(pooled[:, 0], pooled[:, 1])
-        if self.sigmoid is not None:
-            metrics["logit_scale"] = float(self.sigmoid.log_scale.detach().exp())
-            metrics["logit_bias"] = float(self.sigmoid.bias.detach())
+        metrics |= self.loss.figures()
         metrics["silent_clips"] = int(self._silent)
         self._seen, self._silent = None, 0
         return metrics

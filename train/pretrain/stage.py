@@ -24,7 +24,7 @@ from train.engine.ranks import is_main, say, world_size
 from train.engine.trainer import StageTrainer, fit, gathered_weights
 from train.pretrain.augment_waveform import WaveformViews
 from train.pretrain.clips import ClipDataset, NamedClip, collate_clips, read_clips
-from train.pretrain.contrastive import ContrastiveModel
+from train.pretrain.contrastive import ContrastiveModel, build_loss
 from train.pretrain.monitor import collapse_warning
 from train.pretrain.online_probe import OnlineProbe
 from train.pretrain.views import background_tape
@@ -195,7 +195,10 @@ def starting_point(settings: TrainSettings) -> tuple[ContrastiveModel, ClipDatas
     tape = None
     if settings.contrastive.views.background_p:
         tape = background_tape(_background_clips(dataset), encoder.fbank, encoder.config.spec_size[0])
-    model = ContrastiveModel(encoder, settings.contrastive, settings.run.seed, settings.run.compile, tape)
+    loss = build_loss(settings.contrastive)
+    model = ContrastiveModel(
+        encoder, loss, settings.contrastive, settings.run.seed, settings.run.compile, tape
+    )
     return model, dataset
 
 

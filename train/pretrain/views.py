@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from alm.common.errors import ConfigError
 from encoders.mel import LOG_FLOOR, KaldiFbank, hz_to_mel
-from train.data.draws import ClipKeys, Lots, names, uniform
+from train.data.clip_random import ClipKeys, ClipRandom, key_list, uniform
 
 # White noise to take excerpts from: long enough that two of the same 10 s hardly ever meet.
 _NOISE_BANK_S = 120
@@ -157,14 +157,14 @@ def make_views_of_mel(
         return view, view.clone()
     if config.background_p and background is None:
         raise ValueError("views.background_p needs a background to take excerpts from (background_tape)")
-    listed = names(keys)  # once: a tensor of keys may lie on a device
+    listed = key_list(keys)  # once: a tensor of keys may lie on a device
     # The warps are matrix products: under autocast bf16 would blur them.
     with torch.autocast(mel.device.type, enabled=False):
         first, second = (
             _augment(
                 mel,
                 n_frames.cpu(),
-                Lots(uniform(f"{seed}/{epoch}/{view}", listed, N_DRAWS)),
+                ClipRandom(uniform(f"{seed}/{epoch}/{view}", listed, N_DRAWS)),
                 fbank,
                 config,
                 background,
@@ -182,7 +182,7 @@ def fit_frames(mel: Tensor, n_frames: int) -> Tensor:
 def _augment(
     mel: Tensor,
     n_frames: Tensor,
-    lots: Lots,
+    draws: ClipRandom,
     fbank: KaldiFbank,
     config: ViewConfig,
     background: Tensor | None,
@@ -193,32 +193,34 @@ def _augment(
     no device waits for the host.
     """
     device = mel.device
-    speed = torch.where(lots.happens(config.time_stretch_p), lots.between(*config.time_stretch), 1.0)
-    at = lots.unit()
+    speed = torch.where(draws.bernoulli(config.time_stretch_p), draws.between(*config.time_stretch), 1.0)
+    at = draws.unit()
     if config.crop:
         view, real, ended = _crop_and_stretch(mel, n_frames, at, speed, config.n_frames)
     else:
         view = _roll_and_stretch(mel, n_frames, (at * n_frames).floor() * config.roll, speed, config.n_frames)
         real = _real_frames(n_frames, config.n_frames)
         ended = ~real
-    gain = lots.roll_gain(config.roll_gain_beta)  # (B,) natural log of the power gain
-    noisy, snr_db, start = lots.happens(config.noise_p), lots.between(*config.noise_snr_db), lots.unit()
+    gain = draws.roll_gain(config.roll_gain_beta)  # (B,) natural log of the power gain
+    noisy, snr_db, start = draws.bernoulli(config.noise_p), draws.between(*config.noise_snr_db), draws.unit()
     if len(rows := noisy.nonzero()[:, 0]):
         bank, _ = _noise_bank(fbank.sample_rate, fbank.n_mels, fbank.frame_shift_ms, device)
         view[rows] = _add_noise(view[rows], real[rows].to(device), snr_db[rows], start[rows], bank, fbank)
-    gain += torch.where(lots.happens(config.gain_p), lots.between(*config.gain_db), 0.0) * math.log(10) / 10
-    gains = gain[:, None] + _filter_gains(lots, fbank, config)
+    gain += (
+        torch.where(draws.bernoulli(config.gain_p), draws.between(*config.gain_db), 0.0) * math.log(10) / 10
+    )
+    gains = gain[:, None] + _filter_gains(draws, fbank, config)
     if config.equaliser_db:
-        gains += _equaliser_gains(lots, fbank.n_mels, config.equaliser_db)
+        gains += _equaliser_gains(draws, fbank.n_mels, config.equaliser_db)
     view += gains.to(device)[:, None]
     view.clamp_(min=LOG_FLOOR)  # or the pitch warp would smear a notch's depth over its neighbours
-    pitched, semitones = lots.happens(config.pitch_p), lots.between(*config.pitch_semitones)
+    pitched, semitones = draws.bernoulli(config.pitch_p), draws.between(*config.pitch_semitones)
     if len(rows := pitched.nonzero()[:, 0]):
         view[rows] = _shift_pitch(view[rows], semitones[rows], fbank)
     mixed, snr_db, start = (
-        lots.happens(config.background_p),
-        lots.between(*config.background_snr_db),
-        lots.unit(),
+        draws.bernoulli(config.background_p),
+        draws.between(*config.background_snr_db),
+        draws.unit(),
     )
     if background is not None and len(rows := mixed.nonzero()[:, 0]):
         view[rows] = _add_noise(
@@ -338,7 +340,7 @@ def _noise_bank(
     return bank, bank.mean(dim=0)
 
 
-def _filter_gains(lots: Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
+def _filter_gains(draws: ClipRandom, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
     """Natural-log power gains (B, M) of the high-pass and the band-stop at the mels' centres.
 
     Butterworth magnitude responses, 6 dB per octave and order.
@@ -347,18 +349,18 @@ def _filter_gains(lots: Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
     low, high = (round(db / 6) for db in config.rolloff_db)
 
     def order() -> Tensor:
-        return (low + (lots.unit() * (high - low + 1)).floor())[:, None]
+        return (low + (draws.unit() * (high - low + 1)).floor())[:, None]
 
     used, cutoff, steep = (
-        lots.happens(config.high_pass_p),
-        lots.between_hz(*config.high_pass_hz)[:, None],
+        draws.bernoulli(config.high_pass_p),
+        draws.between_hz(*config.high_pass_hz)[:, None],
         order(),
     )
     # softplus(x) is log(1 + e^x) without the power itself, which overflows where a filter is deepest
     high_pass = -functional.softplus(2 * steep * (cutoff / hz).log())
     gains = high_pass * used[:, None]
-    used, centre = lots.happens(config.band_stop_p), lots.between_hz(*config.band_stop_hz)[:, None]
-    width, steep = centre * lots.between(*config.band_stop_width)[:, None], order()
+    used, centre = draws.bernoulli(config.band_stop_p), draws.between_hz(*config.band_stop_hz)[:, None]
+    width, steep = centre * draws.between(*config.band_stop_width)[:, None], order()
     lower, upper = (centre - width / 2).clamp(min=1.0), centre + width / 2
     distance = (hz.square() - lower * upper).abs().clamp(min=1e-3) / (hz * (upper - lower))  # 1 at both edges
     # A band-stop of order n falls off n * 6 dB per octave on either side of the edge (two poles each).
@@ -370,12 +372,12 @@ def _filter_gains(lots: Lots, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
 _EQUALISER_WAVES = 3
 
 
-def _equaliser_gains(lots: Lots, n_mels: int, deviation_db: float) -> Tensor:
+def _equaliser_gains(draws: ClipRandom, n_mels: int, deviation_db: float) -> Tensor:
     """Natural-log power gains (B, M) of a random sum of half waves over the mel axis, the finer the weaker."""
     waves = torch.arange(1, _EQUALISER_WAVES + 1)
     shapes = torch.cos(torch.linspace(0, math.pi, n_mels) * waves[:, None]) / waves[:, None]  # (waves, M)
     shapes *= deviation_db * math.log(10) / 10 / shapes.square().sum(dim=0).mean().sqrt()
-    sizes = torch.stack([lots.normal() for _ in waves], dim=1)  # (B, waves)
+    sizes = torch.stack([draws.normal() for _ in waves], dim=1)  # (B, waves)
     return sizes.to(shapes) @ shapes
 
 

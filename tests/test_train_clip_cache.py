@@ -9,7 +9,7 @@ from alm.common.errors import AudioError
 from alm.data.records import AudioRef
 from encoders.audio import pad_batch, save_wav
 from encoders.mel import KaldiFbank
-from train.data.kept import Kept, KeptAudio, KeptMels
+from train.data.clip_cache import ArrayCache, ClipCache, MelCache
 from train.pretrain.clips import ClipDataset, read_clips
 
 
@@ -20,14 +20,14 @@ def noise(n_samples, seed=0):
 def test_a_recording_is_decoded_once(tmp_path):
     file = tmp_path / "a.wav"
     save_wav(file, noise(4000), 16000)
-    audio = KeptAudio(8000)
+    audio = ClipCache(8000)
     first = audio.read(AudioRef(file))
     part = audio.read(AudioRef(file, 0.05, 0.1))
     assert len(first) == 2000 and len(part) == 400
     file.unlink()
     assert audio.read(AudioRef(file)) is first and audio.read(AudioRef(file, 0.05, 0.1)) is part
     with pytest.raises(AudioError):
-        KeptAudio(8000).read(AudioRef(file))
+        ClipCache(8000).read(AudioRef(file))
 
 
 def test_pretraining_clips_are_decoded_once(tmp_path):
@@ -39,7 +39,7 @@ def test_pretraining_clips_are_decoded_once(tmp_path):
 
 
 def test_what_does_not_fit_is_made_each_time():
-    kept, made = Kept(room_bytes=9), []
+    kept, made = ArrayCache(limit_bytes=9), []
 
     def make(size):
         made.append(size)
@@ -54,7 +54,7 @@ class Counted(Dataset):
     """Gives how many arrays are kept after each item's was asked for."""
 
     def __init__(self):
-        self.kept = Kept()
+        self.kept = ArrayCache()
 
     def __len__(self):
         return 3
@@ -73,7 +73,7 @@ def test_kept_log_mel_is_the_front_ends():
     fbank = KaldiFbank(16000, 64)
     waveforms, lengths = pad_batch([noise(n, n) for n in (16000, 500, 9000)])
     keys = torch.tensor([7, 8, 9])
-    mels = KeptMels(fbank)
+    mels = MelCache(fbank)
     expected, n_expected = fbank(waveforms, lengths)
     for _ in range(2):
         mel, n_frames = mels(waveforms, lengths, keys)
@@ -89,6 +89,6 @@ def test_kept_log_mel_is_the_front_ends():
 def test_a_clips_log_mel_does_not_depend_on_the_batch():
     fbank = KaldiFbank(16000)
     waveforms, lengths = pad_batch([noise(n, n) for n in (16000, 3000)])
-    together, _ = KeptMels(fbank)(waveforms, lengths, torch.tensor([1, 2]))
-    alone, _ = KeptMels(fbank)(waveforms[1:, :3000], lengths[1:], torch.tensor([2]))
+    together, _ = MelCache(fbank)(waveforms, lengths, torch.tensor([1, 2]))
+    alone, _ = MelCache(fbank)(waveforms[1:, :3000], lengths[1:], torch.tensor([2]))
     assert torch.equal(together[1, : alone.shape[1]], alone[0])

@@ -1,7 +1,7 @@
-"""Randomness without state: numbers that belong to a clip in an epoch, not to a generator's history.
+"""Random-number streams keyed by clip: numbers that belong to a clip in an epoch, not to a generator's history.
 
-Whatever is drawn here is a function of what it is drawn for. So neither batch size, nor loader worker, nor the
-number of processes, nor resuming changes it. Axis letters: B batch.
+Every number is a function of its scope (seed, epoch, view) and of the clip's key. So batch size, loader worker, number
+of processes and resuming do not change it. Axis letters: B batch.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ ClipKeys = Sequence[int | str] | Tensor
 
 
 def uniform(scope: str, keys: ClipKeys, n: int) -> np.ndarray:
-    """Uniform numbers in [0, 1), a function of the scope and of each clip's key alone.
+    """Draw uniform numbers in [0, 1), a function of the scope and of each clip's key alone.
 
     Args:
-        scope: What is drawn, for example `seed/epoch/view`.
+        scope: Names the stream, for example `seed/epoch/view`.
         keys: B clip ids, integers or strings.
         n: Numbers per clip.
 
@@ -32,28 +32,37 @@ def uniform(scope: str, keys: ClipKeys, n: int) -> np.ndarray:
     """
     rows = [
         np.frombuffer(hashlib.shake_128(f"{scope}/{key}".encode()).digest(4 * n), dtype="<u4")
-        for key in names(keys)
+        for key in key_list(keys)
     ]
     return ((np.stack(rows) >> 8) / (1 << 24)).astype(np.float32)
 
 
-def names(keys: ClipKeys) -> list[int | str]:
+def key_list(keys: ClipKeys) -> list[int | str]:
     """Clip ids as a list."""
     return keys.tolist() if isinstance(keys, Tensor) else list(keys)
 
 
 def clip_key(name: str) -> int:
-    """A clip's name as a number that fits an int64 tensor; 56 bits, so a million clips hardly ever share one."""
+    """Hash a clip's name to a number that fits an int64 tensor.
+
+    It has 56 bits: two of a million clips share one with a probability of 1 in 140,000.
+    """
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])
 
 
 def generator_of(scope: str, key: int | str) -> np.random.Generator:
-    """A generator that starts anew for every scope and clip, for draws whose number is not known beforehand."""
+    """A new generator for a scope and a clip, where the number of draws is not known beforehand."""
     return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{scope}/{key}".encode()).digest()[:16]))
 
 
-class Lots:
-    """Hands out one column after the other of uniform numbers (B, n); the order of calls is part of the recipe."""
+class ClipRandom:
+    """Random numbers of a batch of clips; every call uses the next column.
+
+    The order of the calls is part of the recipe: changing it changes the views of a seed.
+
+    Args:
+        numbers: (B, n) uniform in [0, 1), n the most calls that are made.
+    """
 
     def __init__(self, numbers: np.ndarray) -> None:
         self._columns = iter(np.ascontiguousarray(numbers.T))
@@ -75,7 +84,7 @@ class Lots:
         low_mel, high_mel = hz_to_mel(torch.tensor([low, high])).tolist()
         return mel_to_hz(self.between(low_mel, high_mel))
 
-    def happens(self, probability: float) -> Tensor:
+    def bernoulli(self, probability: float) -> Tensor:
         """(B,) bool, True with the probability."""
         return self.unit() < probability
 

@@ -1,4 +1,4 @@
-"""What a run over few recordings would decode and compute in every epoch anew, kept in memory while it fits.
+"""In-memory caches of decoded clips and of their log-mels, up to a size limit.
 
 Axis letters: B batch, S samples, T frames, M mels.
 """
@@ -19,36 +19,37 @@ from encoders.mel import KaldiFbank
 
 Value = TypeVar("Value", np.ndarray, Tensor)
 
-# Of either kind: 4.5 h of waveforms at 16 kHz, or 5.8 h of log-mel with 128 bands.
-ROOM_BYTES = 1 << 30
+# Of each cache: 4.5 h of waveforms at 16 kHz, or 5.8 h of log-mel with 128 bands.
+LIMIT_BYTES = 1 << 30
 
 
-class Kept(Generic[Value]):
-    """Arrays by name, made when first asked for and kept as long as there is room.
+class ArrayCache(Generic[Value]):
+    """Arrays by name, computed on first use and kept until the limit is reached.
 
-    A loader's process keeps nothing: it ends with the epoch, and each would hold a copy.
+    Nothing is evicted: every epoch reads all clips once, so that evicting the oldest would never give a hit. A loader's
+    worker process caches nothing: it ends with the epoch, and each worker would hold a copy.
 
     Args:
-        room_bytes: Room for them; what does not fit is made each time.
+        limit_bytes: Size limit; an array that does not fit is computed each time.
     """
 
-    def __init__(self, room_bytes: int = ROOM_BYTES) -> None:
-        self._room = room_bytes
+    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
+        self._free_bytes = limit_bytes
         self._values: dict[Hashable, Value] = {}
 
     def get(self, name: Hashable, make: Callable[[], Value]) -> Value:
-        """The array of a name; whoever gets it must not write into it."""
+        """Return the array of a name; the caller must not write into it."""
         if name in self._values:
             return self._values[name]
         value = make()
-        if value.nbytes <= self._room and get_worker_info() is None:
-            self._room -= value.nbytes
+        if value.nbytes <= self._free_bytes and get_worker_info() is None:
+            self._free_bytes -= value.nbytes
             self._values[name] = value
         return value
 
 
-class KeptAudio:
-    """Decoded recordings.
+class ClipCache:
+    """Decoded clips.
 
     Args:
         sample_rate: Rate in Hz to deliver.
@@ -56,19 +57,19 @@ class KeptAudio:
 
     def __init__(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate
-        self._kept: Kept[np.ndarray] = Kept()
+        self._cache: ArrayCache[np.ndarray] = ArrayCache()
 
     def read(self, ref: AudioRef) -> np.ndarray:
-        """The waveform (S,) float32, not to be written into.
+        """Return the waveform (S,) float32; the caller must not write into it.
 
         Raises:
             AudioError: The file cannot be read.
         """
-        return self._kept.get(ref, lambda: ref.load(self.sample_rate))
+        return self._cache.get(ref, lambda: ref.load(self.sample_rate))
 
 
-class KeptMels:
-    """The front end of clips that come again; every clip by itself, so that no other one changes its rounding.
+class MelCache:
+    """Log-mels of clips; each clip is computed alone, so that no other clip of a batch changes its rounding.
 
     Args:
         fbank: The front end.
@@ -76,22 +77,22 @@ class KeptMels:
 
     def __init__(self, fbank: KaldiFbank) -> None:
         self.fbank = fbank
-        self._kept: Kept[Tensor] = Kept()
+        self._cache: ArrayCache[Tensor] = ArrayCache()
 
     def __call__(self, waveforms: Tensor, lengths: Tensor, clip_keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-mel of a batch, as the front end itself gives it.
+        """Compute the log-mel of a batch, or take it from the cache.
 
         Args:
-            waveforms: (B, S) float32 in [-1, 1], on the CPU: on a device the front end costs next to nothing.
+            waveforms: (B, S) float32 in [-1, 1], on the CPU (on a GPU the front end is cheap).
             lengths: (B,) samples.
-            clip_keys: (B,) long, what a clip is known by.
+            clip_keys: (B,) long, the clips' keys in the cache.
 
         Returns:
             mel (B, T, M) float32, zeros past each clip's end, and n_frames (B,).
         """
         rows = []
         for wave, length, key in zip(waveforms, lengths, clip_keys.tolist(), strict=True):
-            rows.append(self._kept.get(key, partial(self._mel, wave[: int(length)])))
+            rows.append(self._cache.get(key, partial(self._mel, wave[: int(length)])))
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(r) for r in rows])
 
     def _mel(self, wave: Tensor) -> Tensor:

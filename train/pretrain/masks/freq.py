@@ -1,0 +1,15 @@
+"""Both branches hide frequency bands."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from train.pretrain.masks.base import Noise, visible_bands
+
+
+def freq(noise: Noise, grid: tuple[int, int], ratio: float, branch: str) -> Tensor:
+    """Choose the visible tokens; see `MaskLayout`."""
+    return visible_bands(noise, grid, ratio)
+
+
+MASK_LAYOUT = freq
