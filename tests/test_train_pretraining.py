@@ -19,7 +19,7 @@ from train.engine.trainer import fit
 from train.pipeline.stages import run_stage
 from train.pretrain.augment_waveform import WaveformViews
 from train.pretrain.clips import ClipDataset, collate_clips, read_clips
-from train.pretrain.contrastive import ContrastiveModel
+from train.pretrain.contrastive import ContrastiveModel, build_loss
 from train.pretrain.stage import clip_dataset, pretraining_encoder, starting_point, training_clips
 from train.settings import TrainSettings
 
@@ -169,7 +169,7 @@ def test_waveform_views_come_from_the_workers_epoch_by_epoch(folder: Path, tmp_p
             heard.extend(zip(clip_keys.tolist(), waveforms[:, 0].clone(), strict=True))
             return super().forward(waveforms, lengths, clip_keys)
 
-    model = Listening(encoder, run.contrastive)
+    model = Listening(encoder, build_loss(run.contrastive), run.contrastive)
     fit(run, model, dataset, collate_clips, tmp_path, "test")
     assert len(heard) == 16 and model.epoch == dataset.epoch == 1  # 3 batches of 4 in an epoch of 13 clips
     for epoch, part in ((0, heard[:12]), (1, heard[12:])):
