@@ -18,13 +18,14 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
 from alm.common.errors import CheckpointError, UserError
-from alm.common.files import sha256_of
+from alm.common.files import sha256_of, write_bytes_atomic
+from alm.common.pretrained import from_pretrained
 from alm.configuration import AudioLanguageConfig
+from alm.decoding import check_generation_config
 from alm.ltu import is_ltu, load_ltu, load_ltu_processor
 from alm.policy import adapter_keys
 from encoders.base import make_folder
-from encoders.checkpoint import load_strict, read_weights, resolve_source, write_text, write_weights
-from encoders.hf import without_bars
+from encoders.checkpoint import load_strict, read_weights, resolve_source, write_weights
 
 if TYPE_CHECKING:
     from alm.model import AudioLanguageModel
@@ -84,7 +85,8 @@ def save_model(
     if values.get("llm") and Path(values["llm"]).is_dir():
         values["llm"] = os.path.relpath(Path(values["llm"]).resolve(), folder.resolve())
     model.generation_config.save_pretrained(folder)
-    write_text(folder / "config.json", json.dumps(values, indent=2, sort_keys=True) + "\n")
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    write_bytes_atomic(folder / "config.json", text.encode(), CheckpointError)
 
 
 def load_model(source: str | Path, *, dtype: torch.dtype | str | None = None) -> AudioLanguageModel:
@@ -127,8 +129,32 @@ def load_model(source: str | Path, *, dtype: torch.dtype | str | None = None) ->
     if config.llm is None:
         model.llm.tie_weights()
         if (folder / "generation_config.json").is_file():  # a referenced LLM brings its own
-            model.generation_config = model.llm.generation_config = GenerationConfig.from_pretrained(folder)
+            own = from_pretrained(GenerationConfig, folder, role="model")
+            model.generation_config = model.llm.generation_config = own
+    check_generation_config(model.generation_config, f"{config.llm or folder}/generation_config.json")
     return _cast(model, dtype)
+
+
+def model_id_of(folder: Path) -> str:
+    """Identity of a model: a hash of the configs, tokenizer files and weights of its directory.
+
+    Compute it once, before the model is loaded: a directory may change or disappear while its model is in use.
+
+    Raises:
+        CheckpointError: The directory holds no model.
+    """
+    digest = hashlib.sha256()
+    files = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.suffix in (".json", ".safetensors", ".bin", ".model", ".jinja", ".txt")
+        and "eval" not in file.parts[len(folder.parts) :]
+    ]
+    if not files:
+        raise CheckpointError(f"{folder}: holds no model; give the directory of a trained model")
+    for file in files:
+        digest.update(f"{file.relative_to(folder)} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()[:32]
 
 
 def _cast(model: AudioLanguageModel, dtype: torch.dtype | str | None) -> AudioLanguageModel:
@@ -200,6 +226,7 @@ def load_llm(
     wanted_by: str = "llm",
     bits: int | None = None,
     loader: Any = AutoModelForCausalLM,
+    trust_remote_code: bool = False,
     **options: Any,
 ) -> PreTrainedModel:
     """A causal LLM from a directory or hub id, loaded completely.
@@ -210,6 +237,7 @@ def load_llm(
         wanted_by: Who asks, for messages.
         bits: 4 or 8 quantises the weights while loading, through bitsandbytes; None keeps them.
         loader: The class whose `from_pretrained` is called.
+        trust_remote_code: Run Python code that the LLM's directory brings along; only where the user's config says so.
         **options: Passed to it.
 
     Raises:
@@ -220,13 +248,15 @@ def load_llm(
         options["quantization_config"] = _quantisation(bits)
     if Path(source).is_absolute() and not Path(source).is_dir():
         raise CheckpointError(f"{wanted_by}: its LLM directory {source} does not exist")
-    try:
-        with without_bars():
-            llm, info = loader.from_pretrained(source, revision=revision, output_loading_info=True, **options)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{wanted_by}: cannot load the LLM '{source}': {str(error).splitlines()[0]}"
-        ) from error
+    llm, info = from_pretrained(
+        loader,
+        source,
+        role=f"{wanted_by}: LLM" if wanted_by != "llm" else wanted_by,
+        trust_remote_code=trust_remote_code,
+        revision=revision,
+        output_loading_info=True,
+        **options,
+    )
     bad = {k: sorted(map(str, v)) for k, v in info.items() if v and k != "unexpected_keys"}
     if bad:
         raise CheckpointError(f"{wanted_by}: the LLM '{source}' does not load completely: {bad}")
@@ -259,10 +289,4 @@ def load_processor(source: str | Path) -> AudioLanguageProcessor:
     folder = resolve(source)
     if is_ltu(folder):
         return load_ltu_processor(folder)
-    try:
-        return AudioLanguageProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(
-            f"{folder}: cannot load the processor ({str(error).splitlines()[0]}); expected tokenizer files and "
-            "processor_config.json beside the model"
-        ) from error
+    return from_pretrained(AudioLanguageProcessor, folder, role="processor", local_files_only=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from alm.decoding import MAX_NEW_TOKENS, decoding_settings, decoding_with
 from encoders.audio import pad_batch
 
 Message = dict[str, Any]
@@ -22,7 +23,7 @@ def generate_answers(
     processor: Any,
     conversations: Sequence[Sequence[Message]],
     audios: Sequence[Sequence[np.ndarray]],
-    max_new_tokens: int = 64,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 16,
     progress: Callable[[int], None] | None = None,
     **options: Any,
@@ -39,14 +40,15 @@ def generate_answers(
         max_new_tokens: Longest answer in tokens.
         batch_size: Samples per batch.
         progress: Called with the number of samples finished since the last call.
-        **options: Further `generate` options, such as `do_sample` or `num_beams`; the default is greedy decoding.
+        **options: Further `generate` options, for example `do_sample` or `num_beams`; see
+            `alm.decoding.decoding_settings`. The default is greedy decoding.
 
     Yields:
         (index of the sample, answer text without special tokens); several per sample with `num_return_sequences`.
     """
     order = sorted(range(len(conversations)), key=lambda i: _size(conversations[i], audios[i]))
     tokenizer = processor.tokenizer
-    options = {**_generate_options(model, processor), "max_new_tokens": max_new_tokens, **options}
+    settings = decoding_settings(model, processor, max_new_tokens, **options)
     encoded = _EncodedOnce(model, Counter(id(clip) for clips in audios for clip in clips))
     model.eval()
     for start in range(0, len(order), batch_size):
@@ -54,7 +56,10 @@ def generate_answers(
         lengths = [[len(clip) for clip in audios[i]] for i in rows]
         batch = processor.tokenize([conversations[i] for i in rows], lengths, add_generation_prompt=True)
         batch |= encoded.inputs([clip for i in rows for clip in audios[i]])
-        out = model.generate(**{key: value.to(model.device) for key, value in batch.items()}, **options)
+        with decoding_with(model.llm, settings) as config:
+            out = model.generate(
+                **{key: value.to(model.device) for key, value in batch.items()}, generation_config=config
+            )
         texts = tokenizer.batch_decode(out, skip_special_tokens=True)
         n_each = len(texts) // len(rows)  # num_return_sequences
         for place, row in enumerate(rows):
@@ -69,7 +74,7 @@ def stream_answer(
     processor: Any,
     conversation: Sequence[Message],
     clips: Sequence[np.ndarray],
-    max_new_tokens: int = 64,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     **options: Any,
 ) -> Iterator[str]:
     """Answer one conversation piece by piece, as the model writes.
@@ -91,11 +96,12 @@ def stream_answer(
     inputs = processor([conversation], [clips], add_generation_prompt=True).to(model.device)
     streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     failure: list[BaseException] = []
-    options = {**_generate_options(model, processor), "max_new_tokens": max_new_tokens, **options}
+    settings = decoding_settings(model, processor, max_new_tokens, **options)
 
     def write() -> None:
         try:
-            model.generate(**inputs, streamer=streamer, **options)
+            with decoding_with(model.llm, settings) as config:
+                model.generate(**inputs, streamer=streamer, generation_config=config)
         except BaseException as error:  # raised again in the caller's thread
             failure.append(error)
             streamer.end()
@@ -145,18 +151,6 @@ class _EncodedOnce:
             "features_mask": torch.arange(int(sizes.max()), device=sizes.device)[None] < sizes[:, None],
             "audio_index": torch.tensor([place[id(clip)] for clip in clips]),
         }
-
-
-def _generate_options(model: Any, processor: Any) -> dict[str, Any]:
-    """Greedy decoding that stops where the LLM's own settings or the chat template say."""
-    stops = model.generation_config.eos_token_id
-    stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
-    return {
-        "do_sample": False,
-        "num_beams": 1,
-        "eos_token_id": sorted({*processor.stop_token_ids, *stops}),
-        "pad_token_id": processor.tokenizer.pad_token_id,
-    }
 
 
 def _size(conversation: Sequence[Message], clips: Sequence[np.ndarray]) -> tuple[int, int]:

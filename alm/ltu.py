@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from alm.common.errors import CheckpointError
+from alm.common.pretrained import from_pretrained
 from encoders.base import read_config
 from encoders.checkpoint import load_strict, read_weights
 from encoders.zoo.audiomosaic.config import BACKBONE, AudioMosaicConfig
@@ -98,7 +99,7 @@ def load_ltu_processor(
         variant=variant,
         token_norm=config.use_fc_norm,
     )
-    tokenizer = LlamaTokenizer.from_pretrained(folder)
+    tokenizer = from_pretrained(LlamaTokenizer, folder, role="tokenizer")
     tokenizer.pad_token = tokenizer.unk_token
     return AudioLanguageProcessor(
         tokenizer, config.to_dict(), projector.to_dict(), chat_template="alpaca-short"

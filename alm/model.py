@@ -49,7 +49,9 @@ class AudioLanguageModel(PreTrainedModel):
         self.encoder = encoder
         self.projector = projector or projector_from_config(projector_config(config.projector))
         self.llm: Any = (
-            llm if llm is not None else AutoModelForCausalLM.from_config(copy.deepcopy(config.text_config))
+            llm
+            if llm is not None
+            else AutoModelForCausalLM.from_config(copy.deepcopy(config.text_config), trust_remote_code=False)
         )
         for component, values in ((self.encoder, config.encoder_lora), (self.llm, config.llm_lora)):
             if values is not None:

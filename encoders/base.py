@@ -22,12 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from alm.common.errors import AudioError, CheckpointError, ConfigError
+from alm.common.files import write_bytes_atomic
+from alm.common.json_text import read_json_object
 from encoders.checkpoint import (
     LoadReport,
     load_strict,
     read_weights,
     resolve_source,
-    write_text,
     write_weights,
 )
 
@@ -320,7 +321,8 @@ class AudioEncoder(nn.Module, ABC):
         """
         folder = make_folder(directory)
         write_weights(folder / "model.safetensors", self.state_dict())
-        write_text(folder / "config.json", json.dumps(self.config.to_dict(), indent=2) + "\n")
+        text = json.dumps(self.config.to_dict(), indent=2) + "\n"
+        write_bytes_atomic(folder / "config.json", text.encode(), CheckpointError)
 
     def check_lengths(self, lengths: Tensor) -> list[int]:
         """Valid time steps of every clip.
@@ -387,15 +389,9 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     file = Path(path)
     file = file / "config.json" if file.is_dir() else file
-    if not file.is_file():
+    if not file.exists():
         raise ConfigError(f"{file}: no such file; an encoder directory holds it and model.safetensors")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{file}: is not readable as JSON ({error}); restore it") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file}: holds a {type(values).__name__}; a JSON object is expected")
-    return values
+    return read_json_object(file, ConfigError, constants=True)
 
 
 def n_time_mask(n_time: list[int], grid: tuple[int, int], device: torch.device) -> Tensor:

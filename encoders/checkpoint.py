@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from alm.common.errors import CheckpointError
+from alm.common.files import apply_umask
 
 # What wrappers put into names: torch.compile, activation checkpointing and FSDP wherever they wrapped a part...
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
@@ -188,24 +189,9 @@ def write_weights(
     try:
         plain = {key: value.detach().cpu().contiguous().clone() for key, value in state_dict.items()}
         save_file(plain, temporary, metadata={"format": "pt", **(notes or {})})
+        apply_umask(temporary)
         os.replace(temporary, file)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"{file}: cannot be written ({_one_line(error)})") from error
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file; it appears whole or not at all.
-
-    Raises:
-        CheckpointError: The place is not writable.
-    """
-    file = Path(path)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, file)
-    except OSError as error:
         temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{file}: cannot be written ({_one_line(error)})") from error
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -19,12 +17,15 @@ import torch
 from torch import Tensor
 
 from alm.common.errors import CheckpointError, ConfigError
+from alm.common.pretrained import from_pretrained
 from encoders.base import AudioEncoder, EncoderConfig, located, read_config
 from encoders.checkpoint import LoadReport, resolve_source
 from encoders.windows import WindowedConfig, WindowedEncoder
 
 _FILES = ("config.json", "preprocessor_config.json", "processor_config.json", "*.safetensors",
           "*.safetensors.index.json", "pytorch_model.bin")  # fmt: skip
+
+_EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)
@@ -218,13 +219,13 @@ class TransformersEncoder(WindowedEncoder):
             return super().from_pretrained(path, **config_overrides)
         from transformers import AutoFeatureExtractor
 
-        try:
-            extractor = AutoFeatureExtractor.from_pretrained(path).to_dict()
-        except (OSError, ValueError, KeyError) as error:
+        if not any((path / name).is_file() for name in _EXTRACTOR_FILES):
             raise ConfigError(
-                f"{path}: the feature extractor's preprocessor_config.json is missing or unreadable; download it "
-                "beside config.json"
-            ) from error
+                f"{path}: the feature extractor's preprocessor_config.json is missing; download it beside config.json"
+            )
+        extractor = from_pretrained(
+            AutoFeatureExtractor, path, role="feature extractor", error=ConfigError
+        ).to_dict()
         with located(str(path)):
             config = cls.config_class.from_published(values, extractor, str(path)).replace(**config_overrides)
         model, report = cls._load(path, config)
@@ -239,17 +240,16 @@ class TransformersEncoder(WindowedEncoder):
         before = logging.get_verbosity()
         logging.set_verbosity_error()  # the report below says it all, and strictly
         try:
-            with without_bars():
-                model, info = cls._model_class().from_pretrained(
-                    path,
-                    config=config.hf,
-                    dtype=torch.float32,
-                    key_mapping=cls.renamed or None,
-                    ignore_mismatched_sizes=True,  # collected and refused below, with every other complaint
-                    output_loading_info=True,
-                )
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())[:300]})") from error
+            model, info = from_pretrained(
+                cls._model_class(),
+                path,
+                role="encoder",
+                config=config.hf,
+                dtype=torch.float32,
+                key_mapping=cls.renamed or None,
+                ignore_mismatched_sizes=True,  # collected and refused below, with every other complaint
+                output_loading_info=True,
+            )
         finally:
             logging.set_verbosity(before)
         misshaped = [f"{key}: {tuple(got)} for {tuple(own)}" for key, got, own in info["mismatched_keys"]]
@@ -285,24 +285,10 @@ class TransformersEncoder(WindowedEncoder):
             return cls(config).eval()  # type: ignore[arg-type]
 
 
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Keep `transformers` from drawing its own progress bars through the output; warnings and errors stay."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def sample_mask(lengths: list[int], waveform: Tensor) -> Tensor:
     """(B, S) bool, True at the samples of each window."""
     places = torch.arange(waveform.shape[1], device=waveform.device)
     return places[None] < torch.tensor(lengths, device=waveform.device)[:, None]
 
 
-__all__ = ["AudioEncoder", "TransformersConfig", "TransformersEncoder", "sample_mask", "without_bars"]
+__all__ = ["AudioEncoder", "TransformersConfig", "TransformersEncoder", "sample_mask"]

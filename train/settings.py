@@ -197,6 +197,8 @@ class TrainSettings:
         llm: Causal LLM, directory or hub id (align).
         llm_bits: 4 or 8 keeps the LLM's weights in so many bits, through bitsandbytes; None as they are (align).
         chat_template: A Jinja template, or `plain` or `alpaca-short`; None takes the LLM's own (align).
+        trust_remote_code: Run Python code that comes with the LLM's directory or repository (align). Set it only for
+            an author whom you trust.
         model: Audio-language model to go on from (instruct; also align).
         policy: What trains.
         data: Manifests.
@@ -215,6 +217,7 @@ class TrainSettings:
     llm: str | None = None
     llm_bits: int | None = None
     chat_template: str | None = None
+    trust_remote_code: bool = False
     model: str | None = None
     policy: Policy = Policy()
     data: DataSettings = DataSettings()

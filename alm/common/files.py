@@ -254,6 +254,28 @@ def _short(name: str) -> str:
     return name if len(raw) <= 200 else f"{name[:40]}-{hashlib.sha256(raw).hexdigest()[:16]}"
 
 
+def apply_umask(path: str | os.PathLike[str]) -> None:
+    """Give a private file, or all private files directly in a folder, the permissions of a newly opened file.
+
+    `safetensors` and `tempfile` write files with mode 0600, which other users of a machine cannot read.
+
+    Args:
+        path: A file, or a folder; files with another mode than 0600 keep it.
+    """
+    path = Path(path)
+    for file in path.iterdir() if path.is_dir() else (path,):
+        if not file.is_symlink() and stat.S_IMODE(file.stat().st_mode) == 0o600 and file.is_file():
+            file.chmod(0o666 & ~_umask())
+
+
+def _umask() -> int:
+    """The umask; `os.umask` would have to set it to read it, also for other threads."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return 0o022
+
+
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """Hex SHA-256 of a file's bytes."""
     with Path(path).open("rb") as stream:

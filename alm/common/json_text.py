@@ -15,20 +15,39 @@ from alm.common.files import read_text
 _MAYBE_SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
 
 
-def read_json(path: str | os.PathLike[str], error: type[UserError] = ManifestError) -> Any:
+def read_json(
+    path: str | os.PathLike[str], error: type[UserError] = ManifestError, constants: bool = False
+) -> Any:
     """Read a JSON file.
 
     Args:
         path: The file, UTF-8 with or without a byte order mark.
         error: Class of the error to raise.
+        constants: Accept NaN and Infinity, as `json.dump` writes them.
 
     Raises:
         UserError: Of class `error`: the file is missing, no regular file, or not valid JSON; see `parse_json`.
     """
-    return parse_json(read_text(Path(path), "a JSON file", error).removeprefix("\ufeff"), str(path), error)
+    return parse_json(
+        read_text(Path(path), "a JSON file", error).removeprefix("\ufeff"), str(path), error, constants
+    )
 
 
-def parse_json(text: str, where: str, error: type[UserError] = ManifestError) -> Any:
+def read_json_object(
+    path: str | os.PathLike[str], error: type[UserError] = ManifestError, constants: bool = False
+) -> dict[str, Any]:
+    """Read a JSON file that holds an object; see `read_json`.
+
+    Raises:
+        UserError: Of class `error`: see `read_json`, and a list, string, number or null.
+    """
+    value = read_json(path, error, constants)
+    if not isinstance(value, dict):
+        raise error(f"{path}: holds {str(value)[:40]!r}, expected a JSON object in braces; restore the file")
+    return value
+
+
+def parse_json(text: str, where: str, error: type[UserError] = ManifestError, constants: bool = False) -> Any:
     """Parse JSON strictly.
 
     Refused besides broken syntax: a key given twice, NaN and Infinity, numbers too large for a float, nesting deeper
@@ -38,6 +57,7 @@ def parse_json(text: str, where: str, error: type[UserError] = ManifestError) ->
         text: The JSON.
         where: File, or file and line, for the error.
         error: Class of the error to raise.
+        constants: Accept NaN and Infinity, as `json.dump` writes them.
 
     Raises:
         UserError: Of class `error`.
@@ -46,7 +66,7 @@ def parse_json(text: str, where: str, error: type[UserError] = ManifestError) ->
         value = json.loads(
             text,
             object_pairs_hook=_unique_keys,
-            parse_constant=_no_constant,
+            parse_constant=float if constants else _no_constant,
             parse_float=_finite,
             parse_int=_integer,
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from alm.common.pretrained import from_pretrained
 from eval.errors import MetricUnavailable
 
 BATCH = 64
@@ -42,13 +43,10 @@ def load_text_model(source: str, kind: str = "AutoModel") -> tuple[Any, Any]:
     # The sentence-transformers layout keeps the transformer in a folder of its own where there are several modules.
     if (folder / "0_Transformer" / "config.json").is_file():
         source = str(folder / "0_Transformer")
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model = getattr(transformers, kind).from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise MetricUnavailable(
-            f"cannot load the text model {source!r}: {' '.join(str(error).split())[:300]}"
-        ) from error
+    tokenizer, model = (
+        from_pretrained(loader, source, role="text model", error=MetricUnavailable)
+        for loader in (transformers.AutoTokenizer, getattr(transformers, kind))
+    )
     return tokenizer, model.eval()
 
 

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import alm
-from alm.checkpoint import resolve
-from alm.common.files import sha256_of, write_text_atomic
+from alm.checkpoint import model_id_of, resolve
+from alm.common.files import write_text_atomic
 from alm.common.progress import progress
 from alm.common.settings import load_settings
 from alm.data.records import Record
@@ -39,6 +39,9 @@ def run(config: str | Path, model: str | Path, out: str | Path | None, overrides
     out_dir = Path(out) if out is not None else folder / "eval" / name
     shards = Shards(out_dir)
     main = shards.is_main
+    model_id = model_id_of(
+        folder
+    )  # before it is loaded: the directory may change while the questions are answered
     loaded, processor = alm.load(folder, shards.device)
     with ExitStack() as stack:
         advance = [lambda n: None]
@@ -52,7 +55,7 @@ def run(config: str | Path, model: str | Path, out: str | Path | None, overrides
             processor,
             records,
             out_dir,
-            model_id=model_id_of(folder),
+            model_id=model_id,
             controls=settings.controls,
             batch_size=settings.batch_size,
             max_new_tokens=settings.max_new_tokens,
@@ -81,7 +84,7 @@ def run(config: str | Path, model: str | Path, out: str | Path | None, overrides
         "data": str(Path(settings.data).resolve()),
         "prompt_version": benchmark.prompt_version,
         "citation": benchmark.citation,
-        "model_id": model_id_of(folder),
+        "model_id": model_id,
         "data_sha256": _data_hash(records),
         "answer_by": settings.answer_by,
         **({"rank_by": settings.rank_by} if settings.answer_by == "rank" else {}),
@@ -121,18 +124,6 @@ def find_config(config: str | Path) -> Path:
     raise EvaluationError(
         f"{config}: neither a YAML config nor a benchmark; benchmarks: {', '.join(list_benchmarks())}"
     )
-
-
-def model_id_of(folder: Path) -> str:
-    """What distinguishes a model's answers: a hash of its configs, tokenizer files and weights."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        if (
-            file.suffix in (".json", ".safetensors", ".model", ".jinja", ".txt")
-            and "eval" not in file.parts[len(folder.parts) :]
-        ):
-            digest.update(f"{file.relative_to(folder)} {sha256_of(file)}\n".encode())
-    return digest.hexdigest()[:32]
 
 
 def _data_hash(records: Sequence[Record]) -> str:

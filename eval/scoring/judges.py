@@ -172,11 +172,11 @@ def _endpoint(address: str, model: str) -> Ask:
 def _local(source: str) -> Ask:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from alm.common.pretrained import from_pretrained
     from alm.generation import pick_device
 
-    auto: Any = AutoModelForCausalLM
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    model = auto.from_pretrained(source).to(pick_device()).eval()
+    tokenizer = from_pretrained(AutoTokenizer, source, role="judge")
+    model = from_pretrained(AutoModelForCausalLM, source, role="judge").to(pick_device()).eval()
 
     def ask(prompt: str) -> str:
         text: Any = prompt

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from alm.common.errors import ConfigError
-from encoders.checkpoint import read_weights, write_text, write_weights
+from alm.common.files import write_text_atomic
+from encoders.checkpoint import read_weights, write_weights
 from train.engine.checkpoints import trained_weights
 from train.engine.ranks import is_main
 from train.engine.trainer import StageTrainer
@@ -138,7 +139,7 @@ class BestEpoch(TrainerCallback):
                 write_weights(self.folder / "best.safetensors", self.weights)
         self.best["last_epoch"] = epoch
         if saved:
-            write_text(self.folder / "best.json", json.dumps(self.best))
+            write_text_atomic(self.folder / "best.json", json.dumps(self.best))
 
     def restore(self) -> None:
         """Put the best weights back into the model."""

@@ -17,7 +17,7 @@ from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
 from alm.generation import pick_device
 from encoders import AudioEncoder, AudioMosaicEncoder, list_encoders, load_encoder
-from encoders.checkpoint import write_text, write_weights
+from encoders.checkpoint import write_weights
 from train.datasets import LabelledClip
 from train.engine.ranks import is_main, say, world_size
 from train.engine.trainer import fit
@@ -325,7 +325,9 @@ def _save(settings: TrainSettings, split: Split, encoder: AudioEncoder, head: Cl
         )
         saved = encoder.as_classifier(head.norm, head.linear) if whole else encoder  # type: ignore[operator]
         saved.save_pretrained(folder / "encoder")
-        write_text(folder / "encoder" / "labels.json", json.dumps(list(split.data.classes), indent=2) + "\n")
+        write_text_atomic(
+            folder / "encoder" / "labels.json", json.dumps(list(split.data.classes), indent=2) + "\n"
+        )
     place = folder / "classifier"
     place.mkdir(parents=True, exist_ok=True)
     write_weights(place / "head.safetensors", head.state_dict())
@@ -337,7 +339,7 @@ def _save(settings: TrainSettings, split: Split, encoder: AudioEncoder, head: Cl
         "encoder_options": {} if where == "../encoder" else settings.encoder_options,
         "finetune": dataclasses.asdict(settings.finetune),
     }
-    write_text(place / "classifier.json", json.dumps(described, indent=2) + "\n")
+    write_text_atomic(place / "classifier.json", json.dumps(described, indent=2) + "\n")
 
 
 def load_classifier(folder: str | Path) -> tuple[FinetuneModel, tuple[str, ...]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alm.checkpoint import load_llm, load_model, load_processor
-from alm.common.errors import CheckpointError
+from alm.common.pretrained import from_pretrained
 from alm.data.records import Record
 from alm.data.sources import open_records, parts_of
 from alm.generation import pick_device
@@ -39,11 +39,9 @@ def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLa
 
     assert settings.encoder is not None and settings.llm is not None
     encoder = load_encoder(settings.encoder, **settings.encoder_options)
-    llm = load_llm(settings.llm, bits=settings.llm_bits)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(settings.llm)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"llm: '{settings.llm}' has no usable tokenizer ({error})") from error
+    llm = load_llm(settings.llm, bits=settings.llm_bits, trust_remote_code=settings.trust_remote_code)
+    trusted = settings.trust_remote_code
+    tokenizer = from_pretrained(AutoTokenizer, settings.llm, role="llm: tokenizer", trust_remote_code=trusted)
     model = AudioLanguageModel.assemble(
         encoder,
         llm,

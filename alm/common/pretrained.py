@@ -1,0 +1,118 @@
+"""Loading with `transformers`: one function, which runs no foreign code, never prompts, and raises typed errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from alm.common.errors import CheckpointError, UserError
+from alm.common.json_text import read_json_object
+
+# Files that `from_pretrained` of models, tokenizers and processors reads; a broken one is named here, because
+# `transformers` would raise whatever its first wrong line of use happens to raise.
+_JSON_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "adapter_config.json",
+    "model.safetensors.index.json",
+)
+
+
+def from_pretrained(
+    loader: Any,
+    source: str | PathLike[str],
+    *,
+    role: str,
+    trust_remote_code: bool = False,
+    error: type[UserError] = CheckpointError,
+    **options: Any,
+) -> Any:
+    """Call `loader.from_pretrained`, without running Python code that the source brings along.
+
+    Args:
+        loader: A class of `transformers`, for example `AutoTokenizer`.
+        source: Directory or Hub id.
+        role: What is loaded, for messages, for example `llm`.
+        trust_remote_code: Run the source's own Python code where `transformers` has no class for it. Set it only
+            from the user's own config.
+        error: Type of the error to raise.
+        **options: Passed to `from_pretrained`.
+
+    Returns:
+        What `from_pretrained` returns.
+
+    Raises:
+        UserError: Of type `error`: the source is missing, broken, or needs code of its own.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        for name in _JSON_FILES:
+            if (folder / name).exists():
+                read_json_object(folder / name, error, constants=True)
+    with typed_errors(f"{role}: cannot load '{source}'", error, folder):
+        with without_progress_bars():
+            return loader.from_pretrained(str(source), trust_remote_code=trust_remote_code, **options)
+
+
+@contextmanager
+def typed_errors(
+    prefix: str, error: type[UserError] = CheckpointError, folder: Path | None = None
+) -> Iterator[None]:
+    """Turn any exception of library code that reads a file of the user into one typed line.
+
+    Such code raises whatever its first wrong line raises: KeyError, AttributeError, TypeError, RecursionError, a panic
+    of a Rust extension. The original exception stays attached as the cause.
+
+    Args:
+        prefix: Start of the message: what was read and where it is.
+        error: Type of the error to raise.
+        folder: Directory whose JSON files are searched for `auto_map`, to explain a refused custom class.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as cause:
+        if not isinstance(cause, Exception) and type(cause).__name__ != "PanicException":
+            raise  # KeyboardInterrupt, SystemExit
+        raise error(f"{prefix}: {_custom_code(folder) or one_line(cause)}") from cause
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """An exception's message on one line, with its type where the message alone says too little."""
+    text = " ".join(str(error).split())[:limit]
+    return text if " " in text else f"{type(error).__name__} {text}".strip()
+
+
+def _custom_code(folder: Path | None) -> str:
+    """Why a directory with classes of its own was refused; empty if it has none."""
+    for name in _JSON_FILES if folder is not None else ():
+        assert folder is not None
+        if (folder / name).is_file() and "auto_map" in read_json_object(folder / name, constants=True):
+            return (
+                f"{name} names Python code of its own (auto_map), which is not run; if you trust its author, set "
+                "trust_remote_code: true"
+            )
+    return ""
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep `transformers` from drawing progress bars; warnings and errors stay visible."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

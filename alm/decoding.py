@@ -1,0 +1,113 @@
+"""Decoding settings: which of them shape an answer, where they come from, and how they are validated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from alm.common.errors import CheckpointError, UserError
+
+MAX_NEW_TOKENS = 64
+
+# Settings of an LLM's generation_config.json that sampling follows: name to (valid values, test).
+_SAMPLING: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "temperature": ("a number above 0", lambda value: value > 0),
+    "top_k": ("0 (disabled) or a whole number above", lambda value: value >= 0 and value == int(value)),
+    "top_p": ("a number above 0, at most 1", lambda value: 0 < value <= 1),
+    "min_p": ("a number from 0 to 1", lambda value: 0 <= value <= 1),
+    "typical_p": ("a number above 0, at most 1", lambda value: 0 < value <= 1),
+    "epsilon_cutoff": ("a number from 0 to 1", lambda value: 0 <= value < 1),
+    "eta_cutoff": ("a number from 0 to 1", lambda value: 0 <= value < 1),
+    "repetition_penalty": ("a number above 0", lambda value: value > 0),
+    "no_repeat_ngram_size": (
+        "0 (disabled) or a whole number above",
+        lambda value: value >= 0 and value == int(value),
+    ),
+}
+
+
+def decoding_settings(
+    model: Any, processor: Any, max_new_tokens: int = MAX_NEW_TOKENS, **options: Any
+) -> dict[str, Any]:
+    """All settings that an answer depends on beside weights and prompt, as JSON values.
+
+    Greedy decoding and beam search are neutral: the LLM's generation_config.json contributes its stop tokens and
+    nothing else, so no repetition penalty or suppressed token changes an evaluation. With `do_sample=True` the LLM's
+    own sampling settings (temperature, top_p, repetition_penalty, ...) apply as well.
+
+    Args:
+        model: An `alm.model.AudioLanguageModel`.
+        processor: Its processor, which knows the chat template's end of turn.
+        max_new_tokens: Length limit of an answer in tokens.
+        **options: Settings of the caller; they win over all others.
+
+    Returns:
+        Arguments of `transformers.GenerationConfig`. The default is greedy decoding.
+
+    Raises:
+        UserError: A setting is out of its range.
+    """
+    stops = model.generation_config.eos_token_id
+    stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
+    own = {}
+    if options.get("do_sample"):
+        own = {key: getattr(model.generation_config, key, None) for key in _SAMPLING}
+    settings = {
+        **{key: value for key, value in own.items() if value is not None},
+        "do_sample": False,
+        "num_beams": 1,
+        "eos_token_id": sorted({*processor.stop_token_ids, *stops}),
+        "pad_token_id": processor.tokenizer.pad_token_id,
+        "max_new_tokens": max_new_tokens,
+        **options,
+    }
+    _check_sampling(settings, "decoding", UserError)
+    return settings
+
+
+@contextmanager
+def decoding_with(llm: Any, settings: dict[str, Any]) -> Iterator[Any]:
+    """Make some decoding settings the only ones that an LLM knows; yields them as a `GenerationConfig`.
+
+    `transformers` fills every setting that is not given from the LLM's own generation_config.
+    """
+    from transformers import GenerationConfig
+
+    own = llm.generation_config
+    config = GenerationConfig(**settings)
+    llm.generation_config = config
+    try:
+        yield config
+    finally:
+        llm.generation_config = own
+
+
+def check_generation_config(config: Any, where: str) -> None:
+    """Validate the settings of a generation_config.json that this package uses.
+
+    Args:
+        config: The `GenerationConfig`.
+        where: Its file, for messages.
+
+    Raises:
+        CheckpointError: A setting has the wrong type or is out of its range.
+    """
+    _check_sampling(config.to_dict(), where, CheckpointError)
+    for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        value = getattr(config, key, None)
+        values = value if isinstance(value, list) and key == "eos_token_id" else [value]
+        for one in values:
+            if one is not None and (isinstance(one, bool) or not isinstance(one, int) or one < 0):
+                raise CheckpointError(f"{where}: {key} is {value!r}, expected a token id; correct the file")
+
+
+def _check_sampling(settings: dict[str, Any], where: str, error_type: type[UserError]) -> None:
+    for key, (expected, is_valid) in _SAMPLING.items():
+        value = settings.get(key)
+        if value is None:
+            continue
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or not is_valid(value):
+            raise error_type(f"{where}: {key} is {value!r}, expected {expected}")
