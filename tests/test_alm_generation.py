@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 from alm.checkpoint import load_llm
-from alm.common.errors import UserError
+from alm.common.errors import CheckpointError, UserError
+from alm.decoding import check_generation_config, decoding_settings
 from alm.generation import generate_answers, stream_answer
 from alm.model import AudioLanguageModel
 from alm.policy import LoraOptions, Policy
@@ -223,3 +224,57 @@ def test_quantisation_without_its_library_says_so(llm_dir):
         load_llm(str(llm_dir), bits=4)
     with pytest.raises(UserError, match="expected 4 or 8"):
         load_llm(str(llm_dir), bits=3)
+
+
+PENALTIES = {
+    "repetition_penalty": 5.0,
+    "no_repeat_ngram_size": 1,
+    "suppress_tokens": list(range(4, 200)),
+    "bad_words_ids": [[8]],
+    "min_new_tokens": 7,
+    "temperature": 0.3,
+    "num_return_sequences": 3,
+    "guidance_scale": 3.0,
+}
+
+
+def test_greedy_answers_do_not_obey_the_generation_config(make, clips):
+    model, processor = make()
+    conversations = [[{"role": "user", "content": f"<|audio|>what is this {i}"}] for i in range(3)]
+    audios = [[clip] for clip in clips[:3]]
+    plain = dict(generate_answers(model, processor, conversations, audios, 12))
+    settings = decoding_settings(model, processor, 12)
+    assert settings == {
+        "do_sample": False, "num_beams": 1, "eos_token_id": [3], "pad_token_id": 0, "max_new_tokens": 12,
+    }  # fmt: skip
+    for key, value in PENALTIES.items():
+        setattr(model.generation_config, key, value)
+    own = model.llm.generation_config
+    assert dict(generate_answers(model, processor, conversations, audios, 12)) == plain
+    assert "".join(stream_answer(model, processor, conversations[0], audios[0], 12)).strip() == plain[0]
+    assert decoding_settings(model, processor, 12) == settings
+    assert model.llm.generation_config is own and own.repetition_penalty == 5.0
+    penalty = {"suppress_tokens": PENALTIES["suppress_tokens"]}
+    asked = dict(generate_answers(model, processor, conversations, audios, 12, **penalty))
+    assert asked != plain
+
+
+def test_sampling_follows_the_generation_config(make):
+    model, processor = make()
+    model.generation_config.top_p, model.generation_config.repetition_penalty = 0.5, 1.1
+    settings = decoding_settings(model, processor, do_sample=True, temperature=0.7)
+    assert (settings["top_p"], settings["repetition_penalty"], settings["temperature"]) == (0.5, 1.1, 0.7)
+    for bad in ({"temperature": 0.0}, {"top_p": 2}, {"temperature": float("nan")}, {"top_k": "x"}):
+        with pytest.raises(UserError, match=f"decoding: {next(iter(bad))} is "):
+            decoding_settings(model, processor, do_sample=True, **bad)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("repetition_penalty", 0.0), ("eos_token_id", "abc"), ("eos_token_id", [1, -2]), ("top_k", [1])],
+)
+def test_a_broken_generation_config_is_named(key, value):
+    config = GenerationConfig()
+    setattr(config, key, value)
+    with pytest.raises(CheckpointError, match=rf"generation_config\.json: {key} is .*expected"):
+        check_generation_config(config, "m/generation_config.json")

@@ -275,7 +275,7 @@ def test_places_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ConfigError, match="config.json: no such file"):
         load_encoder(tmp_path)
     (tmp_path / "config.json").write_text("{broken")
-    with pytest.raises(ConfigError, match=r"config\.json: not valid JSON"):
+    with pytest.raises(ConfigError, match=r"config\.json: broken JSON"):
         load_encoder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(AudioMosaicEncoder.tiny().config.to_dict()))
     with pytest.raises(CheckpointError, match="holds no weights"):

@@ -1,0 +1,149 @@
+"""The one door to `transformers`: no foreign code, no prompt, one typed error; permissions of what is written."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import stat
+import sys
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from alm.checkpoint import load_llm
+from alm.common.errors import CheckpointError, ConfigError, UserError
+from alm.common.files import apply_umask
+from alm.common.pretrained import from_pretrained, typed_errors
+from encoders import load_encoder
+from encoders.base import make_folder
+from encoders.checkpoint import read_weights, write_weights
+
+AUTO_MAP = {
+    name: f"evil.{name}"
+    for name in ("AutoConfig", "AutoModelForCausalLM", "AutoModel", "AutoTokenizer", "AutoFeatureExtractor")
+}
+
+
+@pytest.fixture
+def stranger(llm_dir, tmp_path, monkeypatch):
+    """An LLM directory with Python code of its own, and a user whose stdin says yes to everything."""
+    folder = tmp_path / "llm"
+    shutil.copytree(llm_dir, folder)
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    for name in ("config.json", "tokenizer_config.json"):
+        values = json.loads((folder / name).read_text())
+        values |= {"auto_map": AUTO_MAP, "model_type": "of_a_stranger"}
+        values.pop("tokenizer_class", None)
+        (folder / name).write_text(json.dumps(values))
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"auto_map": AUTO_MAP, "feature_extractor_type": "Unknown"})
+    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 100))
+    yield folder
+    assert not (tmp_path / "ran").exists(), "a stranger's code was run"
+    assert sys.stdin.read() == "y\n" * 100, "stdin was read"
+
+
+@pytest.mark.parametrize("loader", [AutoTokenizer, AutoConfig, AutoModelForCausalLM])
+def test_code_of_a_stranger_is_refused_in_one_line(stranger, loader):
+    with pytest.raises(
+        CheckpointError, match=r"judge: cannot load .*auto_map.*trust_remote_code: true"
+    ) as caught:
+        from_pretrained(loader, stranger, role="judge")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_place_that_loads_uses_the_door(stranger):
+    with pytest.raises(CheckpointError, match="trust_remote_code"):
+        load_llm(str(stranger))
+    from eval.errors import MetricUnavailable
+    from eval.metrics._encoder import load_text_model
+    from eval.scoring.judges import _local
+
+    with pytest.raises(MetricUnavailable, match="trust_remote_code"):
+        load_text_model(str(stranger))
+    with pytest.raises(CheckpointError, match="trust_remote_code"):
+        _local(str(stranger))
+    config = json.loads((stranger / "config.json").read_text())
+    (stranger / "config.json").write_text(json.dumps({**config, "model_type": "wav2vec2"}))
+    with pytest.raises(UserError):
+        load_encoder(stranger)
+
+
+def test_code_is_run_where_the_user_says_so(tmp_path, llm_dir):
+    folder = tmp_path / "llm"
+    shutil.copytree(llm_dir, folder)
+    (folder / "own.py").write_text(
+        "from transformers import LlamaConfig\nclass Own(LlamaConfig):\n    model_type = 'own_llama'\n"
+    )
+    values = json.loads((folder / "config.json").read_text())
+    values |= {"auto_map": {"AutoConfig": "own.Own"}, "model_type": "own_llama"}
+    (folder / "config.json").write_text(json.dumps(values))
+    config = from_pretrained(AutoConfig, folder, role="llm", trust_remote_code=True)
+    assert type(config).__name__ == "Own"
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "null", "5", '"x"', "", "{", "\0", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"]
+)
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_a_broken_file_is_named(llm_dir, tmp_path, name, text):
+    shutil.copytree(llm_dir, tmp_path / "llm")
+    (tmp_path / "llm" / name).write_text(text)
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        load_llm(str(tmp_path / "llm"))
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+def test_pickled_weights_of_an_llm_run_nothing(llm_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(llm_dir, tmp_path / "llm")
+    (tmp_path / "llm/model.safetensors").unlink()
+    for data in (pickle.dumps(Evil()), b"not a pickle"):
+        (tmp_path / "llm/pytorch_model.bin").write_bytes(data)
+        with pytest.raises(CheckpointError, match="llm: cannot load"):
+            load_llm(str(tmp_path / "llm"))
+    torch.save({"lm_head.weight": Evil()}, tmp_path / "llm/pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="llm: cannot load"):
+        load_llm(str(tmp_path / "llm"))
+    with pytest.raises(CheckpointError, match="plain state dict"):
+        read_weights(tmp_path / "llm/pytorch_model.bin")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_any_exception_of_a_library_is_one_line():
+    class PanicException(BaseException):
+        pass
+
+    for error in (KeyError("a"), AttributeError("x\ny"), RecursionError("deep"), PanicException("rust")):
+        with (
+            pytest.raises(ConfigError, match="^tokenizer: ") as caught,
+            typed_errors("tokenizer", ConfigError),
+        ):
+            raise error
+        assert "\n" not in str(caught.value) and caught.value.__cause__ is error
+    with pytest.raises(KeyboardInterrupt), typed_errors("tokenizer"):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_written_files_follow_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        folder = make_folder(tmp_path / "m")
+        write_weights(folder / "model.safetensors", {"a": torch.zeros(2)})
+        (folder / "private").touch(0o600)
+        (folder / "script").touch(0o700)
+        apply_umask(folder)
+        (folder / "opened").open("w").close()
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes["model.safetensors"] == modes["private"] == modes["opened"] == 0o666 & ~umask
+    assert modes["script"] == 0o700 & ~umask
