@@ -29,7 +29,7 @@ from eval.scoring.stats import Interval, difference_interval, mean_interval
 from train.finetune.splits import Split, choose_split, read_data
 from train.finetune.stage import logmel_probe
 from train.pipeline.rundir import MARKER, read_json, write_json
-from train.pipeline.stages import run_stage
+from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

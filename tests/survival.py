@@ -20,14 +20,14 @@ from alm.data.manifest import write_manifest
 from encoders import encoder_class
 from encoders.audio import save_wav
 from train.engine import checkpoints
-from train.pipeline.stages import run_stage
+from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
     [
         "survival",
-        "train.pipeline.stages",
+        "train.pipeline.runner",
         "train.tune.stage",
         "train.pretrain.stage",
         "peft",

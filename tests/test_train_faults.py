@@ -14,7 +14,7 @@ from alm.data.shards import ShardError
 from encoders.audio import save_wav
 from train.data.quarantine import FILE, GuardedDataset, check_audible
 from train.data.sampling import EpochBatches
-from train.pipeline.stages import run_stage
+from train.pipeline.runner import run_stage
 from train.pretrain.clips import ClipDataset, read_clips
 
 N_CLIPS, BAD = 300, (17, 170, 299)  # 1 %

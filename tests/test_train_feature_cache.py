@@ -19,7 +19,7 @@ from alm.data.sources import open_records
 from encoders import encoder_class
 from encoders.audio import save_wav
 from train.data.feature_cache import FeatureFolder
-from train.pipeline.stages import run_stage
+from train.pipeline.runner import run_stage
 from train.tune.conversations import ClipFeatures, clips_of
 
 CPU = torch.device("cpu")

@@ -28,7 +28,7 @@ from train.finetune.settings import AugmentSettings, FinetuneSettings
 from train.finetune.splits import choose_split, read_data
 from train.finetune.stage import load_classifier
 from train.pipeline.rundir import read_json
-from train.pipeline.stages import run_stage
+from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
 
 TONES = {"low": 300.0, "middle": 1000.0, "high": 3000.0}

@@ -21,7 +21,7 @@ from encoders.audio import save_wav
 from train.data.order import SampleOrder, apportion, group_by_length, one_source_order, tempered
 from train.data.sampling import epoch_order
 from train.data.settings import DataSettings
-from train.pipeline.stages import run_stage
+from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
 from train.tune.conversations import ClipAudio, ConversationCollator, ConversationDataset
 from train.tune.lengths import sample_lengths

@@ -9,9 +9,9 @@ from survival import make_data, make_parts, of_stage
 
 from alm.cli import main
 from alm.common.errors import UserError
-from train.pipeline.dry_run import plan
 from train.pipeline.run_listing import compare_runs, find_runs, read_run, runs_table
-from train.pipeline.stages import run_stage
+from train.pipeline.runner import run_stage
+from train.stages.base import STAGES
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,10 @@ def parts(data, llm_dir, tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("stage", ["pretrain", "align", "instruct"])
 def test_a_dry_run_counts_and_writes_nothing(stage, data, parts, tmp_path):
     run = of_stage(stage, data, tmp_path / "run", parts)
-    views = dataclasses.replace(run.contrastive.views, background_p=0.5)
-    run = dataclasses.replace(run, contrastive=dataclasses.replace(run.contrastive, views=views))
-    found = plan(run)
+    if stage == "pretrain":
+        views = dataclasses.replace(run.contrastive.views, background_p=0.5)
+        run = dataclasses.replace(run, contrastive=dataclasses.replace(run.contrastive, views=views))
+    found = STAGES.get(stage).dry_run(run)
     assert not (tmp_path / "run").exists()
     assert found.samples == 7 and found.global_batch == 4 and found.steps == 7
     assert 0 < found.trainable < found.parameters or stage == "pretrain"

@@ -10,7 +10,7 @@ from survival import make_data, make_parts, of_stage, run_processes, weights_of
 from alm.common.errors import AudioError, UserError
 from encoders.audio import save_wav
 from train.data.quarantine import GuardedDataset
-from train.pipeline.stages import run_stage
+from train.pipeline.runner import run_stage
 
 
 @pytest.fixture

@@ -88,7 +88,11 @@ def test_what_is_wrong_with_any_stage_is_said_before_the_first_runs(tmp_path):
         ("second", {"model": "stage:frist"}, "refers to 'frist', which is no earlier stage"),
         ("first", {"llm": "stage:second"}, "refers to 'second', which is no earlier stage"),
         ("second", {"optim": {"step": 1}}, "unknown key 'optim.step'; did you mean 'optim.steps'"),
-        ("second", {"stage": "instruckt"}, "expected one of compose"),
+        (
+            "second",
+            {"stage": "instruckt"},
+            "expected one of align, compose, finetune, instruct",
+        ),
         ("second", {"out": "x"}, "out is the recipe's"),
         ("scenes", {"n_trian": 1}, "did you mean 'n_train'"),
         ("second", {"evaluate": {"data": "x", "limits": 1}}, "did you mean 'limit'"),
@@ -132,7 +136,7 @@ def test_kills_in_the_middle_of_a_chain_change_no_bit(tmp_path):
     assert exit_code(killed, "forward", 2) == -signal.SIGKILL
     assert (out / "first" / "checkpoints" / "checkpoint-1").is_dir()
     stamps = [(out / name / "finished.json").stat().st_mtime_ns for name in ("scenes", "llm", "some")]
-    assert "goes on from step 1" in plan_recipe(load_recipe(killed))
+    assert "resumes from step 1" in plan_recipe(load_recipe(killed))
     # one step of the first, then in the second's second
     assert exit_code(killed, "forward", 3) == -signal.SIGKILL
     assert (out / "first" / "finished.json").is_file() and not (out / "second" / "finished.json").exists()
@@ -162,7 +166,7 @@ def test_a_dry_run_plans_every_stage_and_writes_nothing(tmp_path, capsys):
         [f"{i}/5", name] for i, name in enumerate(("scenes", "llm", "some", "first", "second"), 1)
     ]
     first = said.split("== 4/5 ")[1].split("== 5/5 ")[0]
-    for before, after in (("runs after ", "\n"), ("inputs of ", " are not there yet")):
+    for before, after in (("runs after ", "\n"), ("inputs not built yet: ", "\n")):
         assert (
             {"scenes", "llm"}
             <= set(first.split(before)[1].split(after)[0].split(", "))

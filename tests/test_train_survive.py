@@ -11,7 +11,7 @@ from survival import assert_bit_equal, make_data, make_parts, of_stage, run_chil
 
 from alm.common.errors import CheckpointError
 from train.engine import checkpoints
-from train.pipeline.stages import run_stage
+from train.pipeline.runner import run_stage
 
 
 @pytest.fixture(scope="module")

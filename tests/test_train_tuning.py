@@ -15,7 +15,7 @@ from alm.data.manifest import read_manifest, write_manifest
 from alm.generation import generate_answers
 from encoders import encoder_class
 from encoders.audio import save_wav
-from train.pipeline.stages import run_stage
+from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
 from train.tune.controls import with_other_audio
 

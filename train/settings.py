@@ -12,8 +12,8 @@ from train.finetune.settings import FinetuneSettings
 from train.pretrain.losses import LOSSES
 from train.pretrain.masks import MASK_LAYOUTS
 from train.pretrain.views import ViewConfig
+from train.stages.base import STAGES, StageSettings
 
-STAGES = ("pretrain", "finetune", "align", "instruct")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,33 +183,32 @@ class ContrastiveSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainSettings:
-    """One stage.
+class TrainSettings(StageSettings):
+    """The config of a stage that trains a model: pretrain, finetune, align, instruct.
 
     Attributes:
-        stage: pretrain, finetune, align or instruct.
-        out: Run directory; the artifact is written to `out/model` (`out/encoder` when pretraining,
-            `out/classifier` when fine-tuning).
-        encoder: Encoder name, directory or hub id (pretrain, finetune, align).
-        encoder_options: Overrides of the encoder's config.
-        projector: Projector name (align).
-        projector_options: The projector's options.
-        llm: Causal LLM, directory or hub id (align).
-        llm_bits: 4 or 8 keeps the LLM's weights in so many bits, through bitsandbytes; None as they are (align).
-        chat_template: A Jinja template, or `plain` or `alpaca-short`; None takes the LLM's own (align).
-        trust_remote_code: Run Python code that comes with the LLM's directory or repository (align). Set it only for
-            an author whom you trust.
-        model: Audio-language model to go on from (instruct; also align).
-        policy: What trains.
-        data: Manifests.
-        optim: Optimiser.
-        run: Seed, precision, DeepSpeed, logging.
-        contrastive: Objective of pretraining.
-        finetune: Head, recipe and evaluation of fine-tuning.
+        stage: Name of the stage. Options of other stages are refused.
+        out: Run directory. The artifact is `out/encoder` (pretrain), `out/classifier` (finetune) or `out/model`
+            (align, instruct).
+        encoder: Encoder name, directory or hub id (all stages; align and instruct only without `model`).
+        encoder_options: Values that replace keys of the encoder's config.
+        projector: Projector name (align, instruct).
+        projector_options: The projector's options (align, instruct).
+        llm: Causal LLM: directory or hub id (align, instruct).
+        llm_bits: Quantise the LLM's weights to 4 or 8 bits with bitsandbytes; None keeps their precision
+            (align, instruct; not with `model`).
+        chat_template: A Jinja template, or `plain` or `alpaca-short`; None takes the LLM's own (align, instruct).
+        trust_remote_code: Run Python code that comes with the LLM's directory or repository (align, instruct). Set it
+            only for an author whom you trust.
+        model: Audio-language model to start from, instead of encoder, projector and LLM (align, instruct).
+        policy: Which parts are trainable (align, instruct).
+        data: Training, validation and test data.
+        optim: Optimiser and schedule.
+        run: Seed, precision, DeepSpeed, checkpoints, logging.
+        contrastive: Objective (pretrain).
+        finetune: Head, recipe and evaluation (finetune).
     """
 
-    stage: str
-    out: str
     encoder: str | None = None
     encoder_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     projector: str = "mlp"
@@ -227,63 +226,14 @@ class TrainSettings:
     finetune: FinetuneSettings = FinetuneSettings()
 
     def __post_init__(self) -> None:
-        if self.stage not in STAGES:
-            raise ConfigError(f"stage: got '{self.stage}', expected one of {', '.join(STAGES)}")
-        if self.run.eval_every and (self.stage not in ("align", "instruct") or not self.data.validation):
-            raise ConfigError("run.eval_every: needs data.validation, in stage align or instruct")
+        stage = STAGES.get(self.stage)
+        if not isinstance(self, stage.settings):
+            raise ConfigError(
+                f"stage: '{self.stage}' has its own options ({stage.settings.__name__}), not those of a training stage"
+            )
         if self.run.on_nan == "skip" and self.run.deepspeed and self.optim.accumulation > 1:
             raise ConfigError(
-                "run.on_nan: DeepSpeed cannot take back the micro-batches before the one to skip; use stop, or "
+                "run.on_nan: DeepSpeed cannot undo the micro-batches before the one to skip; use stop, or "
                 "optim.accumulation=1"
             )
-        if self.stage in ("pretrain", "finetune"):
-            self._check_without_text()
-        if self.stage == "finetune":
-            self._check_finetune()
-            return
-        if not self.data.train:
-            raise ConfigError("data.train: no manifest given; name at least one JSONL file")
-        if self.stage == "pretrain" and not self.encoder:
-            raise ConfigError(
-                "encoder: pretraining needs an encoder name or directory, for example audiomosaic"
-            )
-        if self.stage == "pretrain" and self.run.gradient_checkpointing:
-            raise ConfigError(
-                "run.gradient_checkpointing: is the LLM's; pretraining takes run.checkpoint_fraction"
-            )
-        if self.stage != "pretrain" and (self.run.checkpoint_fraction or self.run.compile):
-            raise ConfigError(
-                "run: checkpoint_fraction and compile are for stage pretrain; an LLM's activations are recomputed "
-                "with run.gradient_checkpointing"
-            )
-        if self.stage != "pretrain" and not self.model and not (self.encoder and self.llm):
-            raise ConfigError(f"model: stage {self.stage} needs either model, or both encoder and llm")
-        if self.llm_bits is not None and self.model:
-            raise ConfigError("llm_bits: a model keeps its LLM in the bits it was aligned with; leave it out")
-
-    def _check_without_text(self) -> None:
-        """What is about conversations decides nothing where there are none."""
-        plain = DataSettings()
-        for key in ("mixture", "group_by_length", "supervise", "pack"):
-            if getattr(self.data, key) != getattr(plain, key):
-                raise ConfigError(f"data.{key}: is for stages align and instruct, not {self.stage}")
-
-    def _check_finetune(self) -> None:
-        """Fine-tuning needs an encoder and one source of labelled clips."""
-        if not self.encoder:
-            raise ConfigError(
-                "encoder: fine-tuning needs an encoder name or directory, for example audiomosaic"
-            )
-        if self.data.on_bad != "stop":
-            raise ConfigError(
-                "data.on_bad: a fine-tuning run scores its data set as it is; leave out the clips that it names"
-            )
-        if bool(self.data.dataset) == bool(self.data.train):
-            got = "both" if self.data.train else "neither"
-            raise ConfigError(
-                f"data: got {got} of data.dataset (alm list datasets) and data.train (label CSVs); give one"
-            )
-        if self.data.dataset and (self.data.test or self.data.validation):
-            raise ConfigError(
-                "data: data.dataset brings its own splits; leave data.test and data.validation out"
-            )
+        stage.check_values(self)

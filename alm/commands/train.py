@@ -31,25 +31,28 @@ def add(commands: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from alm.common.settings import load_settings, read_yaml
-    from train.pipeline.stages import run_stage
-    from train.settings import TrainSettings
+    from alm.common.errors import ConfigError
+    from alm.common.settings import apply_overrides, read_yaml
+    from train.pipeline.runner import run_stage
+    from train.stages.base import STAGES, parse_stage
 
-    if "stages" in read_yaml(arguments.config):
+    values = read_yaml(arguments.config)
+    if "stages" in values:
         from train.pipeline.recipe import load_recipe, run_recipe
         from train.pipeline.recipe_plan import plan_recipe
 
         recipe = load_recipe(arguments.config, arguments.overrides)
         print(plan_recipe(recipe) if arguments.dry_run else run_recipe(recipe))
         return
-    settings = load_settings(TrainSettings, arguments.config, arguments.overrides)
-    if arguments.dry_run:
-        import dataclasses
-        import json
-
-        from train.pipeline.dry_run import plan
-
-        found = plan(settings)
-        print(json.dumps(dataclasses.asdict(found)) if arguments.json else found)
-    else:
+    apply_overrides(values, arguments.overrides)
+    settings = parse_stage(values, arguments.config)
+    if not arguments.dry_run:
         print(run_stage(settings))
+        return
+    import dataclasses
+    import json
+
+    cost = STAGES.get(settings.stage).dry_run(settings)
+    if cost is None:
+        raise ConfigError(f"stage: '{settings.stage}' has no dry run; run it without --dry-run")
+    print(json.dumps(dataclasses.asdict(cost)) if arguments.json else cost)

@@ -271,7 +271,7 @@ class StageTrainer(CheckpointTrainer):
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
 
-def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArguments:
+def training_arguments(settings: TrainSettings, folder: Path, drop_last: bool = False) -> TrainingArguments:
     """The stage's settings in the Trainer's terms."""
     run, optim = settings.run, settings.optim
     # Named only where it is asked for: newer releases of transformers call it activation_checkpointing.
@@ -302,7 +302,7 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
         label_names=["labels"],
-        dataloader_drop_last=settings.stage == "pretrain",
+        dataloader_drop_last=drop_last,
     )
 
 
@@ -322,6 +322,7 @@ def fit(
     callbacks: Sequence[TrainerCallback] = (),
     trainer_class: type[StageTrainer] = StageTrainer,
     validate: Callable[[], float] | None = None,
+    drop_last: bool = False,
 ) -> StageTrainer:
     """Train `model` and return the trainer; an interrupted run goes on from its last checkpoint.
 
@@ -335,6 +336,7 @@ def fit(
         callbacks: More callbacks.
         trainer_class: The trainer to use.
         validate: Gives the validation loss, for `run.eval_every`; the model then ends with the best weights.
+        drop_last: Skip the last batch of an epoch if it is not full.
 
     Raises:
         Preempted: The run was asked to leave, and saved a checkpoint.
@@ -344,7 +346,7 @@ def fit(
 
     trainer = trainer_class(
         model=model,
-        args=training_arguments(settings, folder),
+        args=training_arguments(settings, folder, drop_last),
         train_dataset=dataset,
         data_collator=collator,
         callbacks=[RunLog(title, folder / "metrics.jsonl"), *callbacks],

@@ -1,4 +1,4 @@
-"""Recipes: stages one after the other, each starting from what earlier ones left.
+"""Recipes: stages that run one after the other; a stage can start from the artifacts of earlier stages.
 
 A recipe is one YAML file::
 
@@ -10,39 +10,42 @@ A recipe is one YAML file::
 
 `stage:NAME` anywhere in a stage stands for the artifact of the stage of that name, `stage:NAME/FILE` for a file in
 it. Every stage has a directory of its own below `out`, whose fingerprint covers its config, its inputs' content and
-the code: a finished stage is skipped, a changed one runs again, and so does what it changes.
+the code: a finished stage is skipped; a changed stage runs again, and so do the stages that use its artifact.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from alm.common.errors import ConfigError
 from alm.common.settings import apply_overrides, parse_settings, read_yaml
+from projectors.registry import check_projector
 from train.engine.ranks import barrier, is_main, say
-from train.pipeline.preparation import PREPARATIONS, prepare
-from train.pipeline.recipe_report import write_report
+from train.pipeline.recipe_report import write_recipe_report
 from train.pipeline.rundir import MARKER, read_json
-from train.pipeline.stages import artifact_of, run_stage
-from train.settings import STAGES, TrainSettings
+from train.pipeline.runner import run_stage
+from train.settings import TrainSettings
+from train.stages.base import STAGES, StageSettings, parse_stage
+from train.stages.training import TrainingStage
 
 REFERENCE = "stage:"
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateSettings:
-    """How the model of a stage is scored.
+class RecipeEvaluation:
+    """How the model of a stage is evaluated.
 
     Attributes:
         data: Manifest or shard directory with references.
         batch_size: Questions per batch.
         max_new_tokens: Longest answer in tokens.
-        limit: Score only the first so many records.
-        controls: How the audio is given: as it is (`none`), another clip's (`other_clip`), not at all.
+        limit: Evaluate only the first `limit` records; None evaluates all.
+        controls: Which audio the model gets: the record's own (`none`), another clip's (`other_clip`), or none
+            (`no_audio`).
     """
 
     data: str
@@ -53,13 +56,13 @@ class EvaluateSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class RecipeStage:
     """One stage of a recipe.
 
     Attributes:
-        name: Its name; the directory below `out`.
-        values: Its config with references, defaults put in: of a training stage, or of a preparation.
-        evaluate: How its model is scored; None scores nothing.
+        name: Its name, and the name of its directory below `out`.
+        values: Its config, defaults filled in, references not yet resolved.
+        evaluate: How its model is evaluated; None: not at all.
     """
 
     name: str
@@ -68,7 +71,7 @@ class Stage:
 
     @property
     def kind(self) -> str:
-        """pretrain, align, ..., or a preparation."""
+        """Name of the stage that runs: pretrain, align, compose, ..."""
         return str(self.values["stage"])
 
 
@@ -82,16 +85,13 @@ class Recipe:
     """
 
     out: Path
-    stages: tuple[Stage, ...]
+    stages: tuple[RecipeStage, ...]
 
     def artifact(self, name: str) -> Path:
         """Where the artifact of a stage is, once it is finished."""
-        stage = self.stage(name)
-        if stage.kind in PREPARATIONS:
-            return self.out / name / PREPARATIONS[stage.kind].artifact
-        return artifact_of(self.out / name, stage.kind)
+        return self.out / name / STAGES.get(self.stage(name).kind).artifact
 
-    def stage(self, name: str) -> Stage:
+    def stage(self, name: str) -> RecipeStage:
         """The stage of a name."""
         return next(stage for stage in self.stages if stage.name == name)
 
@@ -106,14 +106,10 @@ class Recipe:
             return str(self.artifact(name) / rest)
         return value
 
-    def settings(self, stage: Stage) -> TrainSettings:
-        """The config of a training stage."""
+    def settings(self, stage: RecipeStage) -> StageSettings:
+        """The config of a stage, references resolved."""
         values = self.resolve(stage.values) | {"out": str(self.out / stage.name)}
-        return parse_settings(TrainSettings, values, f"{self.out.name}: stage '{stage.name}'")
-
-    def options(self, stage: Stage) -> dict[str, Any]:
-        """The config of a preparation."""
-        return self.resolve({key: value for key, value in stage.values.items() if key != "stage"})
+        return parse_stage(values, f"{self.out.name}: stage '{stage.name}'")
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -141,7 +137,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             if unknown
             else f"{path}: out is missing; name a directory for the runs"
         )
-    stages: list[Stage] = []
+    stages: list[RecipeStage] = []
     for name, given in by_name.items():
         stage = _stage(name, given, values.get("defaults") or {}, path)
         known = [earlier.name for earlier in stages]
@@ -162,29 +158,28 @@ def run_recipe(recipe: Recipe) -> Path:
     results: list[dict[str, Any]] = []
     for number, stage in enumerate(recipe.stages, start=1):
         say(f"\n== {number}/{len(recipe.stages)} {stage.name} ({stage.kind})")
-        if stage.kind in PREPARATIONS:
-            prepare(stage.kind, recipe.options(stage), recipe.out / stage.name)
-        else:
-            run_stage(recipe.settings(stage))
+        run_stage(recipe.settings(stage))
         facts = read_json(recipe.out / stage.name / MARKER)
         results.append({"name": stage.name, "stage": stage.kind, "facts": facts})
         if stage.evaluate is not None:
-            results[-1]["scores"] = _score(recipe, stage, facts["fingerprint"])
+            results[-1]["scores"] = _evaluate(recipe, stage, facts["fingerprint"])
         if is_main():
-            table = write_report(recipe.out, results)  # after every stage: what is done can be read already
+            table = write_recipe_report(
+                recipe.out, results
+            )  # after every stage, so that it can be read meanwhile
     if is_main():
         print(f"\n{table}\n\n{recipe.out / 'report.md'}")
     return recipe.artifact(recipe.stages[-1].name)
 
 
-def _score(recipe: Recipe, stage: Stage, fingerprint: str) -> dict[str, Any]:
-    """Score a stage's model; answers that were given before are kept."""
+def _evaluate(recipe: Recipe, stage: RecipeStage, fingerprint: str) -> dict[str, Any]:
+    """Score a stage's model; answers that were given before are reused."""
     from alm import load
     from alm.common.progress import progress
     from alm.data.manifest import read_manifest
     from eval.runner.manifest import evaluate_manifest
 
-    options = parse_settings(EvaluateSettings, recipe.resolve(stage.evaluate), f"{stage.name}.evaluate")
+    options = parse_settings(RecipeEvaluation, recipe.resolve(stage.evaluate), f"{stage.name}.evaluate")
     records = read_manifest(options.data)
     folder = recipe.out / f"{stage.name}-scores"
     model, processor = load(recipe.artifact(stage.name))
@@ -220,23 +215,24 @@ def _by_name(listed: list[dict[str, Any]], path: str | Path) -> dict[str, dict[s
     return by_name
 
 
-def _stage(name: str, given: dict[str, Any], defaults: dict[str, Any], path: str | Path) -> Stage:
-    kinds = (*PREPARATIONS, *STAGES)
-    if given.get("stage") not in kinds:
+def _stage(name: str, given: dict[str, Any], defaults: dict[str, Any], path: str | Path) -> RecipeStage:
+    kind = given.get("stage")
+    if kind not in STAGES.names():
         raise ConfigError(
-            f"{path}: stage '{name}': stage is {given.get('stage')!r}, expected one of {', '.join(kinds)}"
+            f"{path}: stage '{name}': stage is {kind!r}, expected one of {', '.join(STAGES.names())}"
         )
     values = dict(given)
     evaluate = values.pop("evaluate", None)
-    if values["stage"] in PREPARATIONS:
-        if evaluate is not None:
-            raise ConfigError(
-                f"{path}: stage '{name}': a {values['stage']} stage leaves no model to evaluate"
-            )
-        return Stage(name, values)
+    stage = STAGES.get(kind)
+    if evaluate is not None and not stage.makes_model:
+        raise ConfigError(
+            f"{path}: stage '{name}': evaluate is for stages that make an audio-language model, not {kind}"
+        )
     if "out" in values:
         raise ConfigError(f"{path}: stage '{name}': out is the recipe's; remove it")
-    return Stage(name, _merged(defaults, values), evaluate)
+    if isinstance(stage, TrainingStage):
+        values = _merged(defaults, values)
+    return RecipeStage(name, values, evaluate)
 
 
 def _merged(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -259,18 +255,12 @@ def references(value: Any) -> list[str]:
     return []
 
 
-def _check(recipe: Recipe, stage: Stage, path: str) -> None:
-    """Parse a stage's config, so that what is wrong with the last one is said before the first one runs."""
-    where: Callable[[str], str] = lambda part: f"{path}: stage '{stage.name}'{part}"  # noqa: E731
-    if stage.kind in PREPARATIONS:
-        parse_settings(PREPARATIONS[stage.kind].config, recipe.options(stage), where(""))
-        return
-    settings = recipe.settings(stage)
-    if settings.stage in ("align", "instruct"):
-        from projectors.registry import check_projector
-
+def _check(recipe: Recipe, stage: RecipeStage, path: str) -> None:
+    """Parse a stage's config, so that an error in the last stage is reported before the first one runs."""
+    where = f"{path}: stage '{stage.name}'"
+    values = recipe.resolve(stage.values) | {"out": str(recipe.out / stage.name)}
+    settings = parse_stage(values, where)
+    if isinstance(settings, TrainSettings):
         check_projector(settings.projector, settings.projector_options)
     if stage.evaluate is not None:
-        if settings.stage not in ("align", "instruct"):
-            raise ConfigError(where(": evaluate is for align and instruct, whose model answers questions"))
-        parse_settings(EvaluateSettings, recipe.resolve(stage.evaluate), where(".evaluate"))
+        parse_settings(RecipeEvaluation, recipe.resolve(stage.evaluate), f"{where}.evaluate")

@@ -1,4 +1,4 @@
-"""The report of a recipe: what every stage trained, its held-out loss and its scores, as Markdown and JSON."""
+"""The report of a recipe, as Markdown and JSON: per stage its trainable parts, held-out losses and scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOSSES = {
 }
 
 
-def write_report(out: Path, results: Sequence[dict[str, Any]]) -> str:
+def write_recipe_report(out: Path, results: Sequence[dict[str, Any]]) -> str:
     """Write `report.json` and `report.md`.
 
     Args:

@@ -11,9 +11,8 @@ from typing import Any
 from alm.common.errors import UserError
 from alm.common.settings import read_yaml
 from train.engine import checkpoints
-from train.pipeline.rundir import ATTEMPT, MARKER, read_json
+from train.pipeline.rundir import ATTEMPT, CONFIG, MARKER, read_json
 
-CONFIG = "config.yaml"
 _SHOWN = ("loss", "eval_loss", "view_retrieval", "validation")
 
 

@@ -7,6 +7,7 @@ import json
 import platform
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,11 @@ __all__ = [
 
 MARKER = "finished.json"
 ATTEMPT = "attempt.json"
-# What stages leave in their run directory, besides the marker.
-LEFT_BY_STAGES = (
-    *("model", "encoder", "classifier", "control", "checkpoints"),
-    *(
-        "metrics.jsonl",
-        "nonfinite.jsonl",
-        "quarantine.jsonl",
-        "predictions.jsonl",
-        "scores.json",
-        "scores.md",
-    ),
+CONFIG = "config.yaml"
+# What stages of earlier versions left, whose `attempt.json` does not list it.
+_LEFT_BEFORE = (
+    *("model", "encoder", "classifier", "control", "checkpoints", "metrics.jsonl", "nonfinite.jsonl"),
+    *("quarantine.jsonl", "predictions.jsonl", "scores.json", "scores.md"),
 )
 
 
@@ -56,41 +51,68 @@ def encoder_digest(encoder: AudioEncoder) -> Any:
     return digest
 
 
-def is_finished(folder: Path, print_: str) -> bool:
+def is_finished(folder: Path, key: str) -> bool:
     """Whether `folder` holds the finished result of exactly this fingerprint."""
     try:
-        return json.loads((folder / MARKER).read_text())["fingerprint"] == print_
+        return json.loads((folder / MARKER).read_text())["fingerprint"] == key
     except (OSError, ValueError, KeyError):
         return False
 
 
-def begin(folder: Path, print_: str) -> None:
-    """Make an empty run directory; an unfinished run of the same fingerprint keeps its checkpoints.
+def begin(
+    folder: Path, key: str, artifact: Path, leaves: Sequence[str] = (), resumes: Sequence[str] = ()
+) -> None:
+    """Prepare the run directory: remove older results, keep what an unfinished run of the same fingerprint needs.
+
+    Args:
+        folder: The run directory.
+        key: The fingerprint.
+        artifact: The file or folder that the run writes.
+        leaves: Names of other files and folders that it writes.
+        resumes: Names of what an interrupted run needs in order to resume.
 
     Raises:
-        UserError: The directory cannot be written, or holds what is not ours to replace.
+        UserError: The directory cannot be written, or holds files that no run of ours wrote.
     """
-    old = [folder / name for name in (*LEFT_BY_STAGES, MARKER)]
-    if any(path.exists() for path in old) and not (folder / ATTEMPT).exists():
+    written = [artifact, *(folder / name for name in (*leaves, *resumes, *_LEFT_BEFORE, MARKER))]
+    attempt = _attempt(folder)
+    if attempt is None and any(path.exists() for path in written):
         raise UserError(f"{folder}: holds files that no run of ours left; choose an empty out directory")
+    before = [
+        name
+        for name in (attempt or {}).get("leaves", ())
+        if isinstance(name, str) and Path(name).name == name
+    ]
+    kept = []
+    if attempt is not None and attempt.get("fingerprint") == key:
+        kept = [folder / name for name in resumes]
     try:
-        if (folder / MARKER).exists() or not is_attempt(folder, print_):
-            for path in old:
+        for path in [*written, *(folder / name for name in before)]:
+            if path not in kept:
                 _remove(path)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / ATTEMPT, {"fingerprint": print_})
+        names = [path.name for path in written if path.parent == folder and path.name not in _LEFT_BEFORE]
+        write_json(folder / ATTEMPT, {"fingerprint": key, "leaves": names})
     except OSError as error:
         raise UserError(
             f"{folder}: cannot write there ({error.strerror}); choose another out directory"
         ) from error
 
 
-def is_attempt(folder: Path, print_: str) -> bool:
-    """Whether `folder` holds a run of exactly this fingerprint, finished or not."""
+def _attempt(folder: Path) -> dict[str, Any] | None:
+    """What the last run in a directory wrote when it started; None if no run started there."""
     try:
-        return json.loads((folder / ATTEMPT).read_text())["fingerprint"] == print_
-    except (OSError, ValueError, KeyError):
-        return False
+        values = json.loads((folder / ATTEMPT).read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def is_attempt(folder: Path, key: str) -> bool:
+    """Whether `folder` holds a run of exactly this fingerprint, finished or not."""
+    return (_attempt(folder) or {}).get("fingerprint") == key
 
 
 def _remove(path: Path) -> None:
@@ -100,11 +122,9 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def finish(folder: Path, print_: str, facts: dict[str, Any]) -> None:
+def finish(folder: Path, key: str, facts: dict[str, Any]) -> None:
     """Write the completion marker, last of all."""
-    write_json(
-        folder / MARKER, {"fingerprint": print_, "finished": time.strftime("%Y-%m-%dT%H:%M:%S"), **facts}
-    )
+    write_json(folder / MARKER, {"fingerprint": key, "finished": time.strftime("%Y-%m-%dT%H:%M:%S"), **facts})
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,23 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from alm import load
-from alm.common.errors import ConfigError, UserError
-from alm.common.progress import counter, progress
+from alm.common.errors import ConfigError
+from alm.common.progress import progress
 from alm.common.settings import apply_overrides, parse_settings, read_yaml, set_dotted
 from alm.data.manifest import read_manifest
-from alm.data.scenes.compose import MARKER as DATA_MARKER
-from alm.data.scenes.compose import ComposeConfig, build_bank, compose
-from alm.data.scenes.language import Language
+from alm.data.scenes.compose import ComposeConfig
 from alm.data.sources import open_records
 from encoders import load_encoder
 from eval.runner.manifest import CONTROLS, evaluate_manifest
 from projectors.registry import check_projector
 from train.engine.parallel import Step, run_side_by_side
-from train.pipeline.rundir import ATTEMPT, MARKER, read_json
-from train.pipeline.stages import run_stage, run_step
+from train.pipeline.rundir import MARKER, read_json
+from train.pipeline.runner import run_stage, run_step
 from train.quickstart.report import summarise
-from train.quickstart.text_llm import TextLLMConfig, train_text_llm
+from train.quickstart.text_llm import TextLLMConfig
 from train.settings import TrainSettings
+from train.stages.compose import compose_scenes
+from train.stages.text_llm import train_small_llm
 from train.tune.stage import keeps_features, kept_features
 
 QUICKSTART_STAGES = ("pretrain", "align", "instruct")
@@ -36,7 +35,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"  # beside the packages
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
+class QuickstartEvaluation:
     """How the result is scored.
 
     Attributes:
@@ -97,7 +96,7 @@ class QuickstartSettings:
     pretrain: dict[str, Any] = field(default_factory=dict)
     align: dict[str, Any] = field(default_factory=dict)
     instruct: dict[str, Any] = field(default_factory=dict)
-    evaluate: EvaluateSettings = EvaluateSettings()
+    evaluate: QuickstartEvaluation = QuickstartEvaluation()
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def arm(self, name: str) -> ArmSettings:
@@ -189,9 +188,9 @@ def run_quickstart(out: str | Path, data: str | None, seed: int, overrides: Sequ
         stage = stage_settings(settings, out, name, settings.untrained, "llm", arm)
         check_projector(stage.projector, stage.projector_options)
     title("1/4", "compose scenes")
-    compose_scenes(settings, out)
+    make_scenes(settings, out)
     title("2/4", "language model and encoder")
-    first: list[Step] = [] if settings.llm else [(train_llm, (settings, out))]
+    first: list[Step] = [] if settings.llm else [(make_llm, (settings, out))]
     run_side_by_side([*first, (pretrain_encoder, (settings, out))])
     title("3/4", f"align, tune and score {', '.join(arm or 'the model' for arm in arms)}")
     run_side_by_side([(train_arm, (settings, out, arm)) for arm in arms])
@@ -206,9 +205,9 @@ def run_quickstart(out: str | Path, data: str | None, seed: int, overrides: Sequ
 def make_inputs(out: str | Path, data: str | None, seed: int, overrides: Sequence[str]) -> None:
     """Only what the stages start from: the scenes (`out/data`) and the small LLM (`out/llm`)."""
     settings = load_quickstart(data, seed, overrides)
-    compose_scenes(settings, Path(out))
+    make_scenes(settings, Path(out))
     if not settings.llm:
-        train_llm(settings, Path(out))
+        make_llm(settings, Path(out))
 
 
 def title(number: str, text: str) -> None:
@@ -226,33 +225,24 @@ def model_dir(out: Path) -> Path:
     return out / "instruct" / "model"
 
 
-def compose_scenes(settings: QuickstartSettings, out: Path) -> None:
+def make_scenes(settings: QuickstartSettings, out: Path) -> None:
     """`out/data`: scenes with captions and questions in three splits."""
-    config = settings.compose
-    inputs: list[str | Path] = [config.labels_csv] if config.labels_csv else []
-
-    def work(folder: Path) -> dict[str, Any]:
-        if (out / "data" / DATA_MARKER).is_file():  # an older data set of ours; anything else is left alone
-            shutil.rmtree(out / "data")
-        with progress("compose", config.n_train + config.n_validation + config.n_test, "scene") as advance:
-            compose(config, out / "data", counter(advance))
-        return {}
-
-    run_step(out / "compose", dataclasses.asdict(config), inputs, work, out / "data" / DATA_MARKER)
-
-
-def train_llm(settings: QuickstartSettings, out: Path) -> None:
-    """`out/llm`: a small LLM that answers questions about scenes told in words."""
-
-    def work(folder: Path) -> dict[str, Any]:
-        language = Language(tuple(build_bank(settings.compose).kinds))
-        return {"reading": train_text_llm(settings.text_llm, language, out / "llm")}
-
-    inputs: list[str | Path] = [out / "data" / "compose.json"]
-    if (out / "llm").exists() and not (out / "text_llm" / ATTEMPT).exists():
-        raise UserError(f"{out / 'llm'}: was not made by a quickstart; choose another out directory")
+    config, data = settings.compose, out / "data"
+    inputs = [config.labels_csv] if config.labels_csv else []
     run_step(
-        out / "text_llm", dataclasses.asdict(settings.text_llm), inputs, work, out / "llm" / "config.json"
+        out / "compose", dataclasses.asdict(config), inputs, lambda _: compose_scenes(config, data), data
+    )
+
+
+def make_llm(settings: QuickstartSettings, out: Path) -> None:
+    """`out/llm`: a small LLM that answers questions about scenes described in words."""
+    inputs = [out / "data" / "compose.json"]
+    run_step(
+        out / "text_llm",
+        dataclasses.asdict(settings.text_llm),
+        inputs,
+        lambda _: train_small_llm(settings.compose, settings.text_llm, out / "llm"),
+        out / "llm",
     )
 
 

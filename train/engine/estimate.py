@@ -1,4 +1,4 @@
-"""What a stage is going to cost, before it is run: `alm train CONFIG --dry-run`.
+"""Estimate the cost of a stage before it runs: `alm train CONFIG --dry-run`.
 
 Counts come from the config and the data, time and FLOPs from a few real steps on the first batches. Nothing is written.
 """
@@ -13,21 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alm.common.errors import ConfigError
-from alm.data.sources import open_records
 from alm.generation import pick_device
 from train.data.sampling import EpochBatches
 from train.engine.ranks import world_size
 from train.settings import TrainSettings
-from train.tune.conversations import ClipAudio
 
 _TIMED_STEPS = 2
 _ADAM_BYTES = 8  # two float32 moments per parameter
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A stage in numbers.
+class CostEstimate:
+    """The estimated cost of a stage.
 
     Attributes:
         stage: Its name.
@@ -35,10 +32,10 @@ class Plan:
         global_batch: Samples per optimiser step, over all processes.
         steps: Optimiser steps.
         parameters: All parameters.
-        trainable: Those that train.
+        trainable: Trainable parameters.
         state_bytes: Weights, gradients and optimiser of one process without ZeRO; activations come on top.
         peak_bytes: Largest GPU memory of the calibration (with gradients, without optimiser); None on a CPU.
-        tokens: LLM tokens of the whole run, prompts, audio and answers; None where no LLM is trained.
+        tokens: LLM tokens of the whole run, prompts, audio and answers; None for stages without an LLM.
         flops: Floating-point operations of the whole run (matrix products, as PyTorch counts them).
         seconds: Expected time on this device with this many processes, all equally fast; data loading excluded.
     """
@@ -71,20 +68,20 @@ class Plan:
         return "\n".join([f"stage {self.stage}", *(f"  {name:<{width}}  {v}" for name, v in lines.items())])
 
 
-def plan(settings: TrainSettings) -> Plan:
-    """Build the stage's model and data, and try a few steps; no run directory is touched.
+def estimate_cost(
+    settings: TrainSettings, model: nn.Module, dataset: Any, collate: Callable[..., dict[str, Tensor]]
+) -> CostEstimate:
+    """Try a few steps of a stage; no run directory is touched.
+
+    Args:
+        settings: The stage.
+        model: The model with its trainable parts.
+        dataset: The samples.
+        collate: Makes batches of samples.
 
     Raises:
-        ConfigError: A stage that cannot be planned.
         UserError: Whatever would end the run before its first step.
     """
-    from transformers import set_seed
-
-    set_seed(settings.run.seed)
-    builders: dict[str, Callable[..., Any]] = {"pretrain": _pretrain, "align": _tune, "instruct": _tune}
-    if settings.stage not in builders:
-        raise ConfigError(f"stage: '{settings.stage}' has no dry run; it is for {', '.join(builders)}")
-    model, dataset, collate = builders[settings.stage](settings)
     world, optim = world_size(), settings.optim
     batches = EpochBatches(dataset, optim.batch_size, settings.run.seed)
     first = [collate([dataset[i] for i in batches.batch(n)]) for n in range(min(_TIMED_STEPS, len(batches)))]
@@ -100,7 +97,7 @@ def plan(settings: TrainSettings) -> Plan:
         for batch in first
         if "input_ids" in batch
     ]
-    return Plan(
+    return CostEstimate(
         stage=settings.stage,
         samples=len(dataset),
         global_batch=optim.batch_size * optim.accumulation * world,
@@ -113,22 +110,6 @@ def plan(settings: TrainSettings) -> Plan:
         flops=flops * passes * world,
         seconds=seconds * passes,
     )
-
-
-def _tune(settings: TrainSettings) -> tuple[nn.Module, Any, Callable[..., dict[str, Tensor]]]:
-    from train.tune.stage import starting_model, training_data
-
-    records = open_records(settings.data.train)
-    model, processor = starting_model(settings)
-    model.set_policy(settings.policy)
-    return model, *training_data(settings, records, processor, ClipAudio(processor.sample_rate))
-
-
-def _pretrain(settings: TrainSettings) -> tuple[nn.Module, Any, Callable[..., dict[str, Tensor]]]:
-    from train.pretrain.clips import collate_clips
-    from train.pretrain.stage import starting_point
-
-    return *starting_point(settings), collate_clips
 
 
 def _calibrate(model: nn.Module, batches: list[dict[str, Tensor]]) -> tuple[float, float, int | None]:

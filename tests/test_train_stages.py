@@ -1,0 +1,143 @@
+"""Stages are found by file: the shipped ones keep their contract, and one file in a plug-in folder adds another."""
+
+import json
+
+import pytest
+import yaml
+
+from alm.cli import main
+from alm.common.errors import ConfigError
+from alm.common.settings import parse_settings
+from train.settings import TrainSettings
+from train.stages.base import STAGES, Stage, StageSettings, parse_stage
+from train.stages.training import training_stages
+
+PLUGIN = """
+import dataclasses
+from pathlib import Path
+from train.stages.base import Stage, StageSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class CountSettings(StageSettings):
+    text: str = ""
+    times: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    characters: int
+
+    def __str__(self):
+        return f"{self.characters} characters"
+
+
+class CountStage(Stage[CountSettings]):
+    settings = CountSettings
+    artifact = "counts"
+    leaves = ("notes.txt",)
+
+    def inputs(self, settings):
+        return [settings.text]
+
+    def dry_run(self, settings):
+        return Cost(len(Path(settings.text).read_text()) * settings.times)
+
+    def run(self, settings, folder):
+        (folder / "counts").mkdir()
+        (folder / "counts" / "n.txt").write_text(str(len(Path(settings.text).read_text()) * settings.times))
+        (folder / "notes.txt").write_text("done")
+        return {"characters": len(Path(settings.text).read_text())}
+
+
+STAGE = CountStage()
+"""
+
+
+@pytest.mark.parametrize("name", STAGES.names())
+def test_every_stage_keeps_the_contract(name):
+    stage = STAGES.get(name)
+    assert isinstance(stage, Stage) and issubclass(stage.settings, StageSettings)
+    written = (stage.artifact, *stage.leaves, *stage.resumes)
+    assert len(set(written)) == len(written) and all(name and "/" not in name for name in written)
+    with pytest.raises(ConfigError, match="no_such_key"):
+        parse_stage({"stage": name, "out": "x", "no_such_key": 1}, "a config")
+
+
+def test_the_shipped_stages_are_those_of_the_files():
+    assert STAGES.names() == ["align", "compose", "finetune", "instruct", "pretrain", "select", "text_llm"]
+    assert set(training_stages()) == {"align", "finetune", "instruct", "pretrain"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "values", "said"),
+    [
+        ("pretrain", {"data": {"pack": True}}, "data.pack: is for stages align and instruct, not pretrain"),
+        ("pretrain", {"llm": "x"}, "llm: is for stages align and instruct, not pretrain"),
+        ("pretrain", {"policy": {"llm": "full"}}, "policy: is for stages align and instruct, not pretrain"),
+        ("align", {"contrastive": {"temperature": 0.2}}, "contrastive: is for stage pretrain, not align"),
+        ("align", {"run": {"compile": True}}, "run.compile: is for stage pretrain, not align"),
+        ("instruct", {"data": {"test": ["x.csv"]}}, "data.test: is for stage finetune, not instruct"),
+        ("finetune", {"run": {"eval_every": 5}}, "run.eval_every: is for stages align and instruct, not finetune"),
+    ],
+)  # fmt: skip
+def test_options_of_other_stages_are_refused(stage, values, said):
+    data = {"train": ["a.jsonl"], **values.pop("data", {})}
+    with pytest.raises(ConfigError, match=said):
+        parse_settings(
+            TrainSettings, {"stage": stage, "out": "x", "encoder": "audiomosaic", "data": data, **values}
+        )
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """A plug-in folder with stage `count`, a config of it, and its input."""
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "count.py").write_text(PLUGIN)
+    monkeypatch.setenv("ALM_PLUGINS", str(tmp_path / "plugins"))
+    (tmp_path / "in.txt").write_text("hello")
+    values = {"stage": "count", "out": str(tmp_path / "run"), "text": str(tmp_path / "in.txt"), "times": 3}
+    (tmp_path / "count.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path
+
+
+def test_one_file_and_one_config_add_a_stage(plugin, capsys):
+    config, run = str(plugin / "count.yaml"), plugin / "run"
+    assert main(["train", config, "--dry-run"]) == 0
+    assert capsys.readouterr().out == "15 characters\n" and not run.exists()
+    assert main(["train", config, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"characters": 15}
+    assert main(["train", config]) == 0
+    assert (run / "counts" / "n.txt").read_text() == "15" and str(run / "counts") in capsys.readouterr().out
+    marker = (run / "finished.json").read_bytes()
+    assert main(["train", config]) == 0
+    assert (
+        "run: already done, reused" in capsys.readouterr().out
+        and (run / "finished.json").read_bytes() == marker
+    )
+    assert main(["train", config, "times=2"]) == 0  # another option, another content: it runs again
+    assert (run / "counts" / "n.txt").read_text() == "10"
+    (plugin / "in.txt").write_text("hi")
+    assert main(["train", config, "times=2"]) == 0
+    assert (run / "counts" / "n.txt").read_text() == "4"
+    assert main(["train", config, "tmies=2"]) == 2
+    assert "unknown key 'tmies'; did you mean 'times'" in capsys.readouterr().err
+
+
+def test_a_recipe_runs_a_stage_of_a_plug_in(plugin, capsys):
+    stages = [
+        {"name": "first", "stage": "count", "text": str(plugin / "in.txt")},
+        {"name": "second", "stage": "count", "text": "stage:first/n.txt"},
+    ]
+    (plugin / "recipe.yaml").write_text(yaml.safe_dump({"out": str(plugin / "out"), "stages": stages}))
+    assert main(["train", str(plugin / "recipe.yaml")]) == 0
+    assert (plugin / "out" / "second" / "counts" / "n.txt").read_text() == "1"
+    assert main(["train", str(plugin / "recipe.yaml"), "--dry-run"]) == 0
+    assert capsys.readouterr().out.count(": finished") == 2
+
+
+def test_a_stage_without_estimate_says_so(tmp_path, capsys):
+    values = {"stage": "compose", "out": str(tmp_path / "run"), "n_train": 1}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
+    assert main(["train", str(tmp_path / "c.yaml"), "--dry-run"]) == 2
+    assert "stage 'compose' has no dry run" in capsys.readouterr().err.replace("stage: ", "stage ")

@@ -1,0 +1,117 @@
+"""Run a stage in its run directory, once: a finished result is reused; after a change the stage runs again."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from alm.common.errors import UserError
+from alm.common.settings import dump_settings
+from train.engine.ranks import barrier, is_main
+from train.pipeline.rundir import (
+    CONFIG,
+    MARKER,
+    begin,
+    environment,
+    fingerprint,
+    finish,
+    is_finished,
+    read_json,
+    write_json,
+)
+from train.stages.base import STAGES, StageSettings
+
+
+def artifact_of(settings: StageSettings) -> Path:
+    """Where the artifact of a stage is, once it is finished."""
+    return Path(settings.out) / STAGES.get(settings.stage).artifact
+
+
+def run_stage(settings: StageSettings) -> Path:
+    """Run one stage, or reuse its finished result; returns the artifact's directory.
+
+    A stage that runs in parts (fine-tuning on several folds) runs each as a stage of its own; the result is then the
+    directory of their summary.
+
+    Raises:
+        UserError: Inputs that cannot be used, or a run directory that holds other files.
+    """
+    stage = STAGES.get(settings.stage)
+    summary = stage.run_parts(settings, run_stage)
+    if summary is not None:
+        return summary
+    values, inputs = fingerprint_inputs(settings)
+
+    def work(folder: Path) -> dict[str, Any]:
+        if is_main():
+            (folder / CONFIG).write_text(dump_settings(settings), encoding="utf-8")
+        return stage.run(settings, folder)
+
+    artifact = artifact_of(settings)
+    run_step(Path(settings.out), values, inputs, work, artifact, stage.leaves, stage.resumes)
+    return artifact
+
+
+def fingerprint_inputs(settings: StageSettings) -> tuple[dict[str, Any], list[str]]:
+    """What the result of a stage depends on: plain values, and files and directories.
+
+    Raises:
+        UserError: Inputs that cannot be used, or an input inside the run directory, which the run replaces.
+    """
+    stage = STAGES.get(settings.stage)
+    inputs, out = stage.inputs(settings), Path(settings.out).resolve()
+    for source in inputs:
+        if Path(source).exists() and Path(source).resolve().is_relative_to(out):
+            raise UserError(
+                f"{source}: lies inside out={settings.out}, which this run replaces; choose another out"
+            )
+    return dataclasses.asdict(settings) | stage.check(settings), inputs
+
+
+def run_step(
+    folder: Path,
+    settings: dict[str, Any],
+    inputs: Sequence[str | Path],
+    work: Callable[[Path], dict[str, Any]],
+    artifact: Path,
+    leaves: Sequence[str] = (),
+    resumes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Do a piece of work in `folder` unless its finished result is there already.
+
+    Args:
+        folder: Run directory; gets a completion marker when `work` has returned.
+        settings: Plain values that the result depends on.
+        inputs: Files and directories whose content the result depends on.
+        work: Called with the folder; returns facts to keep in the marker.
+        artifact: The file or folder that the work writes; without it the work is not finished.
+        leaves: Names of other files and folders that the work writes into `folder`.
+        resumes: Names of what an interrupted run needs in order to resume.
+
+    Returns:
+        The facts, as kept.
+    """
+    key = step_fingerprint(settings, inputs)
+    done = is_finished(folder, key) and artifact.exists()
+    barrier()  # every process decides before the first one changes anything
+    if done:
+        print(f"{folder.name}: already done, reused", flush=True)
+        return read_json(folder / MARKER)
+    if is_main():
+        begin(folder, key, artifact, leaves, resumes)
+        write_json(folder / "environment.json", environment())
+    barrier()
+    started = time.perf_counter()
+    facts = work(folder)
+    if is_main():
+        finish(folder, key, {**facts, "seconds": round(time.perf_counter() - started, 1)})
+    barrier()
+    return read_json(folder / MARKER)
+
+
+def step_fingerprint(settings: dict[str, Any], inputs: Sequence[str | Path]) -> str:
+    """The fingerprint of a piece of work; independent of the directory it runs in."""
+    return fingerprint({key: value for key, value in settings.items() if key != "out"}, inputs)

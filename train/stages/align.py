@@ -1,0 +1,71 @@
+"""Stage `align`: train an audio-language model from an encoder, a projector and an LLM (or an earlier model)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from alm.common.errors import ConfigError
+from train.settings import TrainSettings
+from train.stages.training import TrainingStage, zero_stage
+
+
+class TuneStage(TrainingStage):
+    """Train an audio-language model on captions and conversations; `policy` decides which parts are trainable."""
+
+    artifact = "model"
+    makes_model = True
+    takes = (
+        *("encoder", "encoder_options", "projector", "projector_options", "llm", "llm_bits", "chat_template"),
+        *("model", "policy", "data.cache_features", "data.feature_folder", "data.cache_limit_gb"),
+        *("data.max_length", "data.on_bad", "data.max_bad_share", "data.mixture", "data.group_by_length"),
+        *("data.supervise", "data.pack", "run.eval_every", "run.patience", "run.gradient_checkpointing"),
+    )
+
+    def check_values(self, settings: TrainSettings) -> None:
+        """Manifests are needed, and a model or the parts to make one of."""
+        super().check_values(settings)
+        if not settings.data.train:
+            raise ConfigError("data.train: no manifest given; name at least one JSONL file")
+        if settings.run.eval_every and not settings.data.validation:
+            raise ConfigError("run.eval_every: needs data.validation")
+        if not settings.model and not (settings.encoder and settings.llm):
+            raise ConfigError(f"model: stage {settings.stage} needs either model, or both encoder and llm")
+        if settings.llm_bits is not None and settings.model:
+            raise ConfigError("llm_bits: a model keeps its LLM in the bits it was aligned with; remove it")
+
+    def check(self, settings: TrainSettings) -> dict[str, Any]:
+        """The manifests can be read, the projector takes its options, DeepSpeed can restore the best weights."""
+        from alm.data.sources import open_records
+        from projectors.registry import check_projector
+
+        super().check(settings)
+        if settings.run.eval_every and zero_stage(settings) == 3:
+            raise ConfigError(
+                "run.eval_every: the best weights cannot be restored under ZeRO-3, which splits them over processes; "
+                "use configs/deepspeed/zero2.json"
+            )
+        open_records(settings.data.train)
+        open_records(settings.data.validation)
+        check_projector(settings.projector, settings.projector_options)
+        return {}
+
+    def build(self, settings: TrainSettings) -> Any:
+        """The model with its trainable parts, and its samples."""
+        from alm.data.sources import open_records
+        from train.tune.conversations import ClipAudio
+        from train.tune.stage import starting_model, training_data
+
+        records = open_records(settings.data.train)
+        model, processor = starting_model(settings)
+        model.set_policy(settings.policy)
+        return model, *training_data(settings, records, processor, ClipAudio(processor.sample_rate))
+
+    def run(self, settings: TrainSettings, folder: Path) -> dict[str, Any]:
+        """Train and save the model."""
+        from train.tune.stage import tune
+
+        return tune(settings, folder)
+
+
+STAGE = TuneStage()

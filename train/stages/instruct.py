@@ -1,0 +1,7 @@
+"""Stage `instruct`: as `align`, on questions and answers; usually starts from an aligned model."""
+
+from __future__ import annotations
+
+from train.stages.align import TuneStage
+
+STAGE = TuneStage()

@@ -1,0 +1,55 @@
+"""Stage `pretrain`: AudioMosaic learns from two masked views of every clip, without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from alm.common.errors import ConfigError
+from train.settings import TrainSettings
+from train.stages.training import TrainingStage
+
+
+class PretrainStage(TrainingStage):
+    """Contrastive pretraining; leaves an encoder in the release layout."""
+
+    artifact = "encoder"
+    takes = (
+        *("encoder", "encoder_options", "contrastive", "data.on_bad", "data.max_bad_share"),
+        *("run.checkpoint_fraction", "run.compile"),
+    )
+
+    def check_values(self, settings: TrainSettings) -> None:
+        """An encoder and clips are needed."""
+        super().check_values(settings)
+        if not settings.data.train:
+            raise ConfigError("data.train: no source of clips given; name at least one manifest or folder")
+        if not settings.encoder:
+            raise ConfigError(
+                "encoder: pretraining needs an encoder name or directory, for example audiomosaic"
+            )
+
+    def check(self, settings: TrainSettings) -> dict[str, Any]:
+        """The clips can be listed and fill a batch; the list of a folder's files is part of the result's inputs."""
+        from train.pretrain.clips import listing
+        from train.pretrain.stage import check_pretraining
+
+        super().check(settings)
+        check_pretraining(settings)
+        return {"folders": listing([*settings.data.train, *settings.data.validation])}
+
+    def build(self, settings: TrainSettings) -> Any:
+        """The contrastive model and its clips."""
+        from train.pretrain.clips import collate_clips
+        from train.pretrain.stage import starting_point
+
+        return *starting_point(settings), collate_clips
+
+    def run(self, settings: TrainSettings, folder: Path) -> dict[str, Any]:
+        """Train and save the encoder."""
+        from train.pretrain.stage import pretrain
+
+        return pretrain(settings, folder)
+
+
+STAGE = PretrainStage()

@@ -1,0 +1,49 @@
+"""Stage `text_llm`: a small LLM, trained on text alone (`train.quickstart.text_llm`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from alm.data.scenes.compose import ComposeConfig, build_bank
+from alm.data.scenes.language import Language
+from train.quickstart.text_llm import TextLLMConfig, train_text_llm
+from train.stages.base import Stage, StageSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class TextLLMSettings(StageSettings):
+    """The config of stage `text_llm`.
+
+    Attributes:
+        compose: The scenes that the LLM learns to read about: those of the recipe's compose stage.
+        model: The LLM and its training.
+    """
+
+    compose: ComposeConfig = ComposeConfig()
+    model: TextLLMConfig = TextLLMConfig()
+
+
+class TextLLMStage(Stage[TextLLMSettings]):
+    """Train a small LLM that answers questions about scenes described in words."""
+
+    settings = TextLLMSettings
+    artifact = "llm"
+
+    def inputs(self, settings: TextLLMSettings) -> list[str]:
+        """The label table of recordings, if there is one."""
+        return [settings.compose.labels_csv] if settings.compose.labels_csv else []
+
+    def run(self, settings: TextLLMSettings, folder: Path) -> dict[str, Any]:
+        """Train and save tokenizer and LLM."""
+        return train_small_llm(settings.compose, settings.model, folder / self.artifact)
+
+
+def train_small_llm(scenes: ComposeConfig, config: TextLLMConfig, out: Path) -> dict[str, Any]:
+    """Train the small LLM on the words of the composer's sounds; returns its scores on fresh scenes."""
+    language = Language(tuple(build_bank(scenes).kinds))
+    return {"reading": train_text_llm(config, language, out)}
+
+
+STAGE = TextLLMStage()

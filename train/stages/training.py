@@ -1,0 +1,106 @@
+"""What the stages that train a model with the shared training loop have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alm.common.errors import ConfigError
+from train.settings import TrainSettings
+from train.stages.base import STAGES, Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from train.engine.estimate import CostEstimate
+
+
+class TrainingStage(Stage[TrainSettings]):
+    """A stage with the config `TrainSettings`.
+
+    Attributes:
+        takes: Dotted options that only some stages take, and this one does. An option that another stage lists and
+            this one does not is refused unless it has its default value.
+    """
+
+    settings = TrainSettings
+    resumes: tuple[str, ...] = ("checkpoints", "metrics.jsonl", "nonfinite.jsonl", "quarantine.jsonl")
+    takes: tuple[str, ...] = ()
+
+    def check_values(self, settings: TrainSettings) -> None:
+        """Refuse options that only other stages take."""
+        default = TrainSettings.__dataclass_fields__
+        for key in sorted({key for stage in training_stages().values() for key in stage.takes}):
+            if key in self.takes:
+                continue
+            section, _, name = key.rpartition(".")
+            if section:
+                value, usual = (
+                    getattr(getattr(settings, section), name),
+                    getattr(default[section].default, name),
+                )
+            else:
+                factory = default[key].default_factory
+                value = getattr(settings, name)
+                usual = default[key].default if factory is dataclasses.MISSING else factory()
+            if value != usual:
+                takers = [other for other, stage in training_stages().items() if key in stage.takes]
+                raise ConfigError(
+                    f"{key}: is for stage{'s' * (len(takers) > 1)} {' and '.join(takers)}, not {settings.stage}"
+                )
+
+    def inputs(self, settings: TrainSettings) -> list[str]:
+        """Data, encoder, LLM and model, label table of the probe, DeepSpeed config."""
+        data = settings.data
+        named = (settings.encoder, settings.llm, settings.model, settings.contrastive.probe.labels)
+        return [*data.train, *data.validation, *data.test, *filter(None, (*named, settings.run.deepspeed))]
+
+    def check(self, settings: TrainSettings) -> dict[str, Any]:
+        """Check that the DeepSpeed config can be read."""
+        zero_stage(settings)
+        return {}
+
+    def build(
+        self, settings: TrainSettings
+    ) -> tuple[nn.Module, Any, Callable[..., dict[str, Tensor]]] | None:
+        """Model, samples and collator for the dry run; None if this stage has no dry run."""
+        return None
+
+    def dry_run(self, settings: TrainSettings) -> CostEstimate | None:
+        """Time and FLOPs of a few real steps, scaled to the whole run."""
+        from transformers import set_seed
+
+        from train.engine.estimate import estimate_cost
+
+        set_seed(settings.run.seed)
+        built = self.build(settings)
+        return None if built is None else estimate_cost(settings, *built)
+
+
+def training_stages() -> dict[str, TrainingStage]:
+    """The stages that train with `TrainSettings`, by name."""
+    found = {name: STAGES.get(name) for name in STAGES.names()}
+    return {name: stage for name, stage in found.items() if isinstance(stage, TrainingStage)}
+
+
+def zero_stage(settings: TrainSettings) -> int:
+    """The ZeRO stage of the DeepSpeed config; 0 without DeepSpeed.
+
+    Raises:
+        ConfigError: The DeepSpeed config is missing or not a JSON object.
+    """
+    path = settings.run.deepspeed
+    if path is None:
+        return 0
+    if not Path(path).is_file():
+        raise ConfigError(f"run.deepspeed: no such file '{path}'; see configs/deepspeed")
+    try:
+        zero = json.loads(Path(path).read_text(encoding="utf-8")).get("zero_optimization", {})
+        return int(zero.get("stage", 0))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"run.deepspeed: {path} is not a DeepSpeed config ({error}); see configs/deepspeed"
+        ) from error
