@@ -152,7 +152,9 @@ def test_other_audio_never_is_the_own_clip():
 def test_mistakes_are_named(data, encoder_dir, llm_dir, tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'optim.lr'"):
         settings(data, tmp_path, optim={"lrr": 1})
-    with pytest.raises(ConfigError, match="expected one of pretrain, finetune, align, instruct"):
+    with pytest.raises(
+        ConfigError, match="unknown stage .tune.; .*align, compose, finetune, instruct, pretrain"
+    ):
         settings(data, tmp_path, stage="tune")
     with pytest.raises(ConfigError, match="needs either model"):
         settings(data, tmp_path)

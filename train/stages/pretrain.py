@@ -21,6 +21,10 @@ class PretrainStage(TrainingStage):
 
     def check_values(self, settings: TrainSettings) -> None:
         """An encoder and clips are needed."""
+        if settings.run.gradient_checkpointing:
+            raise ConfigError(
+                "run.gradient_checkpointing: is for the LLM (align, instruct); pretraining takes run.checkpoint_fraction"
+            )
         super().check_values(settings)
         if not settings.data.train:
             raise ConfigError("data.train: no source of clips given; name at least one manifest or folder")
