@@ -15,7 +15,6 @@ from train.pretrain.views import ViewConfig
 from train.stages.base import STAGES, StageSettings
 
 
-
 @dataclasses.dataclass(frozen=True)
 class OptimSettings:
     """The optimiser and its schedule (AdamW, linear warm-up, cosine).

@@ -23,7 +23,7 @@ class PretrainStage(TrainingStage):
         """An encoder and clips are needed."""
         if settings.run.gradient_checkpointing:
             raise ConfigError(
-                "run.gradient_checkpointing: is for the LLM (align, instruct); pretraining takes run.checkpoint_fraction"
+                "run.gradient_checkpointing: is for the LLM (align, instruct); use run.checkpoint_fraction"
             )
         super().check_values(settings)
         if not settings.data.train:
