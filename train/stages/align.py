@@ -17,6 +17,7 @@ class TuneStage(TrainingStage):
     makes_model = True
     takes = (
         *("encoder", "encoder_options", "projector", "projector_options", "llm", "llm_bits", "chat_template"),
+        "trust_remote_code",
         *("model", "policy", "data.cache_features", "data.feature_folder", "data.cache_limit_gb"),
         *("data.max_length", "data.on_bad", "data.max_bad_share", "data.mixture", "data.group_by_length"),
         *("data.supervise", "data.pack", "run.eval_every", "run.patience", "run.gradient_checkpointing"),
