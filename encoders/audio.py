@@ -8,8 +8,9 @@ from __future__ import annotations
 import io
 import os
 import struct
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,15 +20,25 @@ import soxr
 import torch
 from torch import Tensor
 
-from alm.common.errors import AudioError
+from alm.common.errors import AudioError, ConfigError, UserError
+from alm.common.files import open_regular, reason, write_bytes_atomic
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
-"""Endings of files that are taken for audio where a folder is searched."""
+"""Suffixes, in lower case, of the files that a search of a folder takes for audio."""
+
+MAX_SECONDS_VARIABLE = "ALM_MAX_AUDIO_S"
+"""Environment variable: longest audio in seconds that is decoded; longer files and segments are refused unread."""
+
+_MAX_SECONDS = 3600.0
+# A file of many channels or a high rate may take no more memory than the longest one at 48 kHz in stereo.
+_MAX_VALUES_PER_SECOND = 2 * 48_000
 
 # A decoder overshoots full scale by a few dB at most. Float files further out carry integer-scaled samples.
 _LARGEST_SANE_PEAK = 8.0
 # Written by streaming encoders that could not seek back: "length unknown, read to the end".
 _UNKNOWN_SIZE = 0xFFFFFFFF
+_UNKNOWN_FRAMES = 1 << 62  # libsndfile gives 2^63 - 1 for a FLAC stream without a length
+_MOST_WAV_CHUNKS = 10_000
 
 
 def load_audio(
@@ -50,22 +61,15 @@ def load_audio(
         Waveform (S,) float32 in [-1, 1].
 
     Raises:
-        AudioError: The file is missing, a directory, empty, corrupt, truncated, not audio, holds no samples
-            in the segment, or holds NaN or infinite samples.
+        AudioError: The file is missing, not a regular file, empty, corrupt, truncated, not audio, longer than
+            `max_seconds`, holds no samples in the segment, or holds NaN or infinite samples.
     """
     file = Path(path)
-    if not file.exists():
-        raise AudioError(
-            f"{file}: no such file; check the path (a manifest's paths are relative to the manifest)"
-        )
-    if file.is_dir():
-        raise AudioError(f"{file}: is a directory; give one audio file")
-    try:
-        with file.open("rb") as stream:
-            _check_readable(stream, file.stat().st_size, str(file))
-    except OSError as error:
-        raise AudioError(f"{file}: cannot be read ({error.strerror})") from error
-    return _waveform(file, str(file), sample_rate, start_s, end_s)
+    with _typed_errors(str(file)):
+        with _open(file) as stream:
+            _check_readable(stream, os.fstat(stream.fileno()).st_size, str(file))
+        # As bytes: libsndfile's wrapper cannot encode a name that is not UTF-8.
+        return _waveform(os.fsencode(file), str(file), sample_rate, start_s, end_s)
 
 
 def decode_audio(
@@ -87,18 +91,23 @@ def decode_audio(
         AudioError: As in `load_audio`.
     """
     stream = io.BytesIO(data)
-    _check_readable(stream, len(data), name)
-    stream.seek(0)
-    return _waveform(stream, name, sample_rate, start_s, end_s)
+    with _typed_errors(name):
+        _check_readable(stream, len(data), name)
+        stream.seek(0)
+        return _waveform(stream, name, sample_rate, start_s, end_s)
 
 
 def _waveform(
-    source: Path | BinaryIO, file: str, sample_rate: int, start_s: float | None, end_s: float | None
+    source: bytes | BinaryIO, file: str, sample_rate: int, start_s: float | None, end_s: float | None
 ) -> np.ndarray:
     """Decode, check, mix down and resample; `file` is what errors call it."""
     samples, native_hz = _decode(source, file, start_s, end_s)
     if not len(samples):
-        raise AudioError(f"{file}: holds no samples; give a recording that is longer than nothing")
+        if start_s is None and end_s is None:
+            raise AudioError(f"{file}: holds no samples; record or export it again")
+        raise AudioError(
+            f"{file}: the segment from {start_s or 0.0} s to {end_s} s holds no samples; choose a longer one"
+        )
     if not np.isfinite(samples).all():
         raise AudioError(f"{file}: holds NaN or infinite samples; re-export the recording")
     peak = float(np.abs(samples).max())
@@ -106,20 +115,101 @@ def _waveform(
         raise AudioError(
             f"{file}: samples reach {peak:.4g} where full scale is 1; re-export them as integers or scaled"
         )
-    mono = samples.mean(axis=1, dtype=np.float32)  # (S, channels) -> (S,)
-    return np.clip(resample(mono, native_hz, sample_rate), -1.0, 1.0)
+    mono: np.ndarray = samples.mean(axis=1, dtype=np.float32)  # (S, channels) -> (S,)
+    clipped: np.ndarray = np.clip(resample(mono, native_hz, sample_rate), -1.0, 1.0)
+    return clipped
 
 
-def seconds_of(source: str | os.PathLike[str] | BinaryIO) -> float:
-    """Length of a file in seconds, from its header alone.
+@dataclass(frozen=True)
+class AudioHeader:
+    """What a file's header says about its samples.
+
+    Attributes:
+        frames: Samples per channel.
+        rate_hz: Sample rate in Hz.
+        channels: Number of channels.
+    """
+
+    frames: int
+    rate_hz: int
+    channels: int
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return self.frames / self.rate_hz
+
+
+def read_header(source: str | os.PathLike[str] | bytes, name: str | None = None) -> AudioHeader:
+    """Read a file's header, without decoding its samples.
+
+    Args:
+        source: The path of a file, or the whole content of one as bytes.
+        name: What to call it in errors; None is its path.
 
     Raises:
-        AudioError: The file is missing, empty or not audio.
+        AudioError: The file is missing, not a regular file, empty, not audio, or does not say its length.
     """
+    shown = name or ("audio" if isinstance(source, bytes) else str(source))
+    with _typed_errors(shown):
+        if isinstance(source, bytes):
+            stream: bytes | BinaryIO = io.BytesIO(source)
+        else:
+            _open(Path(source)).close()
+            stream = os.fsencode(source)
+        with soundfile.SoundFile(stream) as sound:
+            header = AudioHeader(sound.frames, sound.samplerate, sound.channels)
+        if header.frames >= _UNKNOWN_FRAMES or header.frames < 0 or header.rate_hz <= 0:
+            raise _unknown_length(shown)
+        return header
+
+
+def seconds_of(path: str | os.PathLike[str]) -> float:
+    """Length of a file in seconds, from its header alone; see `read_header`."""
+    return read_header(path).seconds
+
+
+def max_seconds() -> float:
+    """Longest audio in seconds that is decoded: an hour, or what `ALM_MAX_AUDIO_S` says.
+
+    A small compressed file can decode to more samples than memory holds.
+
+    Raises:
+        ConfigError: The variable is not a number above 0.
+    """
+    text = os.environ.get(MAX_SECONDS_VARIABLE)
+    if text is None:
+        return _MAX_SECONDS
     try:
-        return soundfile.info(source).duration
-    except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{source}: its length cannot be read ({error}); run alm data verify") from error
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise ConfigError(f"{MAX_SECONDS_VARIABLE} is {text!r}; expected a number of seconds above 0")
+    return value
+
+
+def check_seconds(seconds: float, file: str, values: int = 0) -> None:
+    """Refuse audio that is too long to decode.
+
+    Args:
+        seconds: Length of what would be decoded.
+        file: What to call it in the error.
+        values: Samples times channels of it.
+
+    Raises:
+        AudioError: It is longer than `max_seconds`, or has more values than that length has at 48 kHz in stereo.
+    """
+    limit = max_seconds()
+    needed = max(seconds, values / _MAX_VALUES_PER_SECOND)
+    if needed > limit:
+        what = (
+            f"{seconds:.6g} s long" if seconds > limit else f"as large as {needed:.6g} s at 48 kHz in stereo"
+        )
+        raise AudioError(
+            f"{file}: is {what}, over the limit of {limit:g} s; give a segment of it, or set "
+            f"{MAX_SECONDS_VARIABLE}={needed * 1.001:.0f} to decode it"
+        )
 
 
 def resample(waveform: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
@@ -135,7 +225,8 @@ def resample(waveform: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     """
     if from_hz == to_hz:
         return waveform
-    return soxr.resample(waveform, from_hz, to_hz, quality="HQ").astype(np.float32, copy=False)
+    resampled: np.ndarray = soxr.resample(waveform, from_hz, to_hz, quality="HQ")
+    return resampled.astype(np.float32, copy=False)
 
 
 def save_wav(path: str | os.PathLike[str], waveform: np.ndarray, sample_rate: int) -> None:
@@ -154,21 +245,9 @@ def save_wav(path: str | os.PathLike[str], waveform: np.ndarray, sample_rate: in
         raise AudioError(
             f"{file}: a waveform of shape (S,), S > 0, with finite samples is needed to write a wav"
         )
-    try:
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".tmp")
-        os.close(handle)
-        try:
-            pcm = np.clip(waveform, -1.0, 1.0)
-            soundfile.write(temporary, pcm, sample_rate, subtype="PCM_16", format="WAV")
-            os.chmod(temporary, 0o644)  # mkstemp makes files only their owner may read
-            os.replace(temporary, file)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except (OSError, soundfile.SoundFileError) as error:
-        raise AudioError(
-            f"{file}: cannot be written ({error}); choose a folder that exists and is writable"
-        ) from error
+    content = io.BytesIO()
+    soundfile.write(content, np.clip(waveform, -1.0, 1.0), sample_rate, subtype="PCM_16", format="WAV")
+    write_bytes_atomic(file, content.getvalue(), AudioError, clean=False)
 
 
 def pad_batch(waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
@@ -198,7 +277,9 @@ def _check_readable(stream: BinaryIO, size: int, file: str) -> None:
 def _check_wav_is_whole(stream: BinaryIO, size: int, file: str) -> None:
     """Compare the data chunk's declared size with what is there: libsndfile shortens the clip silently."""
     at = 12
-    while at + 8 <= size:
+    for _ in range(_MOST_WAV_CHUNKS):
+        if at + 8 > size:
+            break
         stream.seek(at)
         name, declared = struct.unpack("<4sI", stream.read(8))
         if name == b"data":
@@ -214,33 +295,69 @@ def _check_wav_is_whole(stream: BinaryIO, size: int, file: str) -> None:
 
 
 def _decode(
-    source: Path | BinaryIO, file: str, start_s: float | None, end_s: float | None
+    source: bytes | BinaryIO, file: str, start_s: float | None, end_s: float | None
 ) -> tuple[np.ndarray, int]:
     """Samples (S, channels) float32 of the segment, and the file's rate in Hz."""
-    if start_s is not None and start_s < 0:
+    if start_s is not None and not start_s >= 0:
         raise AudioError(f"{file}: start_s is {start_s}; it must be 0 or more")
-    if end_s is not None and end_s <= (start_s or 0.0):
+    if end_s is not None and not end_s > (start_s or 0.0):
         raise AudioError(f"{file}: end_s is {end_s}; it must be after start_s ({start_s or 0.0})")
+    with soundfile.SoundFile(source) as sound:
+        rate_hz, frames = sound.samplerate, sound.frames
+        if (start_s or 0.0) * rate_hz >= max(frames, 1):
+            raise AudioError(f"{file}: start_s is {start_s} but the clip ends at {frames / rate_hz:.3f} s")
+        first = round((start_s or 0.0) * rate_hz)
+        last = frames if end_s is None or end_s * rate_hz >= frames else round(end_s * rate_hz)
+        if last >= _UNKNOWN_FRAMES or frames < 0 or rate_hz <= 0:
+            raise _unknown_length(file)
+        check_seconds((last - first) / rate_hz, file, (last - first) * sound.channels)
+        if first:
+            sound.seek(first)
+        samples = sound.read(last - first, dtype="float32", always_2d=True)
+        if len(samples) < last - first:
+            raise AudioError(
+                f"{file}: is truncated or corrupt: {len(samples)} of {last - first} samples decode; "
+                "copy or download it again"
+            )
+        return samples, rate_hz
+
+
+def _open(file: Path) -> BinaryIO:
+    """Open a regular file; an `AudioError` says what else is there."""
     try:
-        with soundfile.SoundFile(source) as sound:
-            first = round((start_s or 0.0) * sound.samplerate)
-            last = sound.frames if end_s is None else min(sound.frames, round(end_s * sound.samplerate))
-            if first and first >= sound.frames:
-                clip_s = sound.frames / sound.samplerate
-                raise AudioError(f"{file}: start_s is {start_s} but the clip ends at {clip_s:.3f} s")
-            if first:
-                sound.seek(first)
-            samples = sound.read(last - first, dtype="float32", always_2d=True)
-            if len(samples) < last - first:
-                raise AudioError(
-                    f"{file}: is truncated or corrupt: {len(samples)} of {last - first} samples decode; "
-                    "copy or download it again"
-                )
-            return samples, sound.samplerate
-    except (soundfile.SoundFileError, OSError) as error:
-        raise _undecodable(file, error) from error
+        return open_regular(file)
+    except FileNotFoundError as error:
+        hint = (
+            "download it first"
+            if "://" in str(file) or ":/" in str(file)
+            else ("check the path (a manifest's paths are relative to the manifest)")
+        )
+        raise AudioError(f"{file}: no such file; {hint}") from error
+    except (OSError, ValueError) as error:
+        raise AudioError(f"{file}: cannot be read ({reason(error)}); give one audio file") from error
 
 
-def _undecodable(file: str | Path, error: Exception) -> AudioError:
-    reason = str(error).split(": ", 1)[-1].rstrip(".")
-    return AudioError(f"{file}: cannot be decoded as audio ({reason}); wav, flac, ogg and mp3 are read")
+@contextmanager
+def _typed_errors(file: str) -> Iterator[None]:
+    """Turn whatever a decoder, its wrapper or an array of its samples raises into an `AudioError`.
+
+    What a decoder raises on bad input is not documented: libsndfile's wrapper alone raises its own error, `TypeError`,
+    `OverflowError`, `AssertionError` and `MemoryError`, depending on the file.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        why = "its samples do not fit in memory" if isinstance(error, MemoryError) else str(error)
+        why = why.rsplit(": ", 1)[-1].rstrip(".") or type(error).__name__
+        raise AudioError(
+            f"{file}: cannot be decoded as audio ({why}); wav, flac, ogg and mp3 are read"
+        ) from error
+
+
+def _unknown_length(file: str) -> AudioError:
+    return AudioError(
+        f"{file}: its header does not say how long it is (it was written to a pipe); write it to a file again, for "
+        "example with `sox IN OUT.wav`"
+    )

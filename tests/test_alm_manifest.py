@@ -95,7 +95,7 @@ def test_an_unknown_answer_is_null(tmp_path):
         ("", "blank line"),
         ("[1]", "JSON list"),
         ('{"id": "b", "id": "c"}', "'id' given twice"),
-        ({**GOOD, "id": "a"}, "id 'a' is used at"),
+        ({**GOOD, "id": "a"}, "id 'a' was already used at"),
         ({**GOOD, "id": 7}, "'id' is 7"),
         ({"id": "b", "audio": "a.wav"}, "expected exactly one of"),
         ({"id": "b", "audio": "a.wav", "quesiton": "What?", "answer": "x"}, "did you mean 'question'"),
@@ -167,10 +167,10 @@ def test_written_manifests_read_back_and_line_separators_stay_inside_lines(tmp_p
 def test_writing_is_whole_or_not_at_all(tmp_path):
     path = write(tmp_path / "m.jsonl", GOOD)
     before = path.read_bytes()
-    with pytest.raises(ManifestError, match=r"m\.jsonl:2: id 'a' is used"):
+    with pytest.raises(ManifestError, match=r"m\.jsonl:2: id 'a' was already used"):
         write_manifest(path, [GOOD, GOOD])
     with pytest.raises(ManifestError, match="'answer' is missing"):
         write_manifest(path, [GOOD, {"id": "b", "audio": "a", "question": "q"}])
-    with pytest.raises(ManifestError, match="cannot write"):
+    with pytest.raises(ManifestError, match="cannot be written"):
         write_manifest(tmp_path / "no" / "m.jsonl", [GOOD])
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["m.jsonl"]

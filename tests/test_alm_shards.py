@@ -175,7 +175,7 @@ def test_missing_and_truncated_shards_are_named_with_their_records(shards):
 def test_writing_is_whole_or_not_at_all(source, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").touch()
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         write_shards(read_manifest(source), tmp_path / "there")
     bad = tmp_path / "bad.jsonl"
     (tmp_path / "text.wav").write_text("no audio at all")
@@ -263,4 +263,4 @@ def test_verify_names_every_bad_clip_of_a_manifest(tmp_path, capsys):
     with (tmp_path / "m.jsonl").open("a") as file:
         file.write(json.dumps(rows[0]) + "\n")
     assert main(["data", "verify", str(tmp_path / "m.jsonl")]) == 2
-    assert "id 'good' is used" in capsys.readouterr().err
+    assert "id 'good' was already used" in capsys.readouterr().err

@@ -117,7 +117,7 @@ def test_an_id_used_twice_is_named_with_both_places(data, parts, tmp_path):
     other.write_text(lines[4])
     write_shards(read_manifest(other), tmp_path / "shards")
     for sources, error, said in (
-        ([twice], ManifestError, r"twice.jsonl:8: id 'r2' is used at .*twice.jsonl:3 too"),
+        ([twice], ManifestError, r"twice.jsonl:8: id 'r2' was already used at .*twice.jsonl:3"),
         ([data / "train.jsonl", other], ConfigError, r"other.jsonl:1: id 'r4' was already used at .*train.jsonl:5"),
         ([data / "train.jsonl", tmp_path / "shards"], ConfigError, r"shard-0.*id 'r4' was already used at .*:5"),
     ):  # fmt: skip

@@ -30,3 +30,17 @@ class Preempted(Exception):
     """The run received SIGTERM or SIGUSR1 and saved a checkpoint; the same command resumes from it."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
+def shown(value: object, length: int = 200) -> str:
+    """A value as an error message shows it: its `repr`, cut in the middle where it is long.
+
+    Args:
+        value: Anything, also numbers of thousands of digits and deeply nested lists.
+        length: Most characters of the result.
+    """
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply; an integer of more than 4300 digits
+        text = f"a {type(value).__name__} that is too large to show"
+    return text if len(text) <= length else f"{text[: length // 2]}…{text[-length // 2 + 1 :]}"

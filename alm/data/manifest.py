@@ -1,4 +1,4 @@
-"""Manifests: JSON Lines files that say which audio goes with which conversation.
+"""Manifests: JSON Lines files of records, each a clip and a conversation about it.
 
 One line is one record::
 
@@ -7,10 +7,10 @@ One line is one record::
     {"id": "r3", "audio": ["a.wav", "b.wav"], "messages": [{"role": "user", "content": "..."}, ...]}
     {"id": "r4", "audio": "a.wav"}
 
-The last form, audio alone, is for pretraining an encoder; whatever asks for text refuses it.
+The last form, audio without text, is for pretraining an encoder; all other stages refuse it.
 
-Relative audio paths start from the folder of the manifest. No line is ever skipped: one that cannot be read
-is an error naming file and line.
+Relative audio paths start from the folder of the manifest. No line is ever skipped: a line that is not a valid
+record is an error that names file and line.
 """
 
 import json
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from alm.common.errors import ManifestError
-from alm.common.files import write_text_atomic
+from alm.common.files import read_bytes, write_text_atomic
+from alm.common.json_text import parse_json
 from alm.data.records import Record, parse_record
 
 
@@ -31,8 +32,8 @@ def read_manifest(
 
     Args:
         path: A UTF-8 JSON Lines file, or a directory written by `alm data shard`.
-        check_files: Also look whether every audio file exists (one `stat` per record).
-        audio_only: Take records that say nothing about their audio, as pretraining does.
+        check_files: Also check that every audio file exists (one `stat` per file).
+        audio_only: Accept records without text, for pretraining.
 
     Returns:
         The records in file order.
@@ -45,11 +46,7 @@ def read_manifest(
         from alm.data.shards import ShardedRecords
 
         return list(ShardedRecords(path, audio_only))
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot read it ({error.strerror}); expected a JSONL file") from error
-    lines = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = read_bytes(path, "a JSONL manifest").removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if lines[-1] == b"":  # what follows the last newline is not a line
         lines.pop()
     if not lines:
@@ -71,14 +68,14 @@ def read_manifest(
 
 
 def write_manifest(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> None:
-    """Write records as a manifest, whole or not at all.
+    """Write a manifest; the file appears complete or not at all.
 
     Args:
         path: The file to write; its folder must exist.
         records: One mapping per line, in the form read here; all are checked before anything is written.
 
     Raises:
-        ManifestError: A record that could not be read back, or a file that cannot be written.
+        ManifestError: A record that could not be read back, or the file cannot be written.
     """
     path = Path(path)
     lines: list[str] = []
@@ -86,13 +83,18 @@ def write_manifest(path: str | os.PathLike[str], records: Iterable[Mapping[str, 
     for number, record in enumerate(records, start=1):
         source = f"{path}:{number}"
         _note_id(parse_record(dict(record), path.parent, source).id, source, seen)
-        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+        try:
+            lines.append(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ManifestError(f"{source}: a value cannot be written as JSON ({error})") from error
     write_text_atomic(path, "".join(lines))
 
 
 def _note_id(identifier: str, source: str, seen: dict[str, str]) -> None:
     if identifier in seen:
-        raise ManifestError(f"{source}: id {identifier!r} is used at {seen[identifier]} too; make ids unique")
+        raise ManifestError(
+            f"{source}: id {identifier!r} was already used at {seen[identifier]}; make ids unique"
+        )
     seen[identifier] = source
 
 
@@ -105,22 +107,7 @@ def _parse_line(line: bytes, source: str) -> dict[str, Any]:
         ) from error
     if not text.strip():
         raise ManifestError(f"{source}: blank line; expected a JSON record, remove the line")
-    try:
-        data = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-    except ValueError as error:
-        raise ManifestError(f"{source}: broken JSON ({error}); expected one object per line") from error
+    data = parse_json(text, source)
     if not isinstance(data, dict):
         raise ManifestError(f'{source}: got a JSON {type(data).__name__}; expected an object {{"id": …}}')
     return data
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} given twice")
-    return result
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")

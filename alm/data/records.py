@@ -1,19 +1,23 @@
-"""Records: audio and the conversation that goes with it, and the forms in which a manifest's line may say so."""
+"""Records: clips and the conversation about them, and parsing of the forms that a line of a manifest may have."""
 
 import difflib
 import hashlib
-import math
+import os
 import re
+import stat
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alm.common.errors import AudioError, ManifestError
+from alm.common.errors import AudioError, ManifestError, shown
+from alm.common.files import read_bytes
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from encoders.audio import AudioHeader
 
 AUDIO_MARKER = "<|audio|>"
 
@@ -31,6 +35,7 @@ _ROLES = ("system", "user", "assistant")
 _BODIES = ("messages", "question", "captions")
 _KEYS = frozenset({"id", "audio", "answer", "choices", "kind", "clip", "prompt", *_BODIES})
 _AUDIO_KEYS = ("path", "start_s", "end_s")
+_LATEST_S = 1e9  # 31 years
 _TURN_FORM = '{"role", "content"}'
 _AUDIO_FORM = 'a path or {"path", "start_s", "end_s"}'
 
@@ -41,8 +46,8 @@ class AudioRef:
 
     Attributes:
         path: The audio file; relative paths are already joined to the manifest's folder.
-        start_s: Where to start, in seconds; None is the beginning.
-        end_s: Where to stop, in seconds; None is the end.
+        start_s: Start of the segment in seconds; None is the beginning of the file.
+        end_s: End of the segment in seconds; None is the end of the file.
     """
 
     path: Path
@@ -63,23 +68,31 @@ class AudioRef:
         """The whole file, as it is stored.
 
         Raises:
-            AudioError: The file is missing or cannot be read.
+            AudioError: The file is missing, is not a regular file, or cannot be read.
         """
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise AudioError(f"{self.path}: cannot be read ({error.strerror})") from error
+        return read_bytes(self.path, "an audio file", AudioError)
 
     def exists(self) -> bool:
-        """Whether the file is there."""
-        return self.path.is_file()
+        """Whether the file exists."""
+        return self.state() is not None
 
     def state(self) -> tuple[int, int] | None:
-        """Bytes of the file and when it was written in ns, which a replaced file changes; None where it is gone."""
-        if not self.path.is_file():
+        """Size in bytes and time of change in ns, which differ for a replaced file; None if there is no file."""
+        try:
+            status = os.stat(self.path)
+        except (OSError, ValueError):  # ValueError: a name with a NUL character
             return None
-        stat = self.path.stat()
-        return stat.st_size, stat.st_mtime_ns
+        return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+    def header(self) -> "AudioHeader":
+        """Length, rate and channels of the whole file, without decoding it.
+
+        Raises:
+            AudioError: The file's header cannot be read.
+        """
+        from encoders.audio import read_header
+
+        return read_header(self.path)
 
     def seconds(self) -> float:
         """Length of the clip without decoding it.
@@ -87,14 +100,8 @@ class AudioRef:
         Raises:
             AudioError: The file's header cannot be read.
         """
-        if self.end_s is not None:
-            return self.end_s - (self.start_s or 0.0)
-        return self._whole_seconds() - (self.start_s or 0.0)
-
-    def _whole_seconds(self) -> float:
-        from encoders.audio import seconds_of
-
-        return seconds_of(self.path)
+        end_s = self.header().seconds if self.end_s is None else self.end_s
+        return end_s - (self.start_s or 0.0)
 
     @property
     def file_name(self) -> str:
@@ -110,14 +117,14 @@ class Record:
         id: Unique within its manifest.
         audio: The audio the conversation refers to, in the order of its markers.
         messages: The conversation as `{"role", "content"}` dicts, with one `<|audio|>` per audio in the
-            user turns. It ends with the assistant's answer where that is known. Empty for audio alone.
-        kind: What is asked: `caption`, `qa` or what the manifest says; `audio` for audio alone.
-        question: The last user turn's text, choices included, audio markers left out.
+            user turns. It ends with the assistant's answer if that is known. Empty for audio without text.
+        kind: `caption`, `qa` or the manifest's `kind`; `audio` for audio without text.
+        question: The last user turn's text with its choices and without audio markers.
         answer: The last assistant turn's text; None where the manifest gives `null`.
         choices: The options of a multiple-choice question.
         captions: All captions of a captioning record.
         clip: The recording or scene the record is about; statistics are clustered by it.
-        meta: Every key that has no meaning here, as read.
+        meta: All other keys of the record, unchanged.
         source: `file:line` of the record.
     """
 
@@ -144,10 +151,10 @@ class Record:
         """The messages with the `index`-th caption (modulo their number) as the answer.
 
         Args:
-            index: Which caption; without meaning for records that are not captioning records.
+            index: Which caption; ignored for records without captions.
 
         Returns:
-            The conversation, ending with the assistant's answer where that is known.
+            The conversation; it ends with the assistant's answer if the answer is known.
         """
         if not self.captions:
             return self.messages
@@ -165,7 +172,7 @@ def format_choices(question: str, choices: Sequence[str]) -> str:
 
     Args:
         question: The question.
-        choices: At most 26 options; none leaves the question as it is.
+        choices: At most 26 options; without options the question is returned unchanged.
 
     Returns:
         The question with its options.
@@ -175,13 +182,13 @@ def format_choices(question: str, choices: Sequence[str]) -> str:
 
 
 def parse_record(data: Mapping[str, Any], base: Path, source: str, audio_only: bool = False) -> Record:
-    """Check one record and bring it to the form the rest of the project uses.
+    """Check one line of a manifest and turn it into a record.
 
     Args:
         data: The decoded line.
-        base: The folder relative audio paths start from.
-        source: `file:line`, for the errors.
-        audio_only: Take a record that says nothing about its audio; its kind is `audio`.
+        base: The folder that relative audio paths start from.
+        source: `file:line`, for error messages.
+        audio_only: Accept a record without text, for pretraining; its kind is `audio`.
 
     Returns:
         The record.
@@ -237,7 +244,7 @@ def parse_record(data: Mapping[str, Any], base: Path, source: str, audio_only: b
 
 
 def caption_prompt(identifier: str) -> str:
-    """The wording of the caption request for a record.
+    """Choose the wording of the caption request for a record.
 
     Args:
         identifier: The record's id; the same id always gets the same wording, in every process.
@@ -254,7 +261,7 @@ def _near_miss(data: Mapping[str, Any]) -> str:
     for key in data:
         close = difflib.get_close_matches(key, _BODIES, n=1, cutoff=0.75) if key not in _KEYS else []
         if close:
-            return f" (did you mean {close[0]!r} for {key!r}?)"
+            return f" (did you mean {close[0]!r} for {shown(key)}?)"
     return ""
 
 
@@ -263,7 +270,7 @@ def _text(data: Mapping[str, Any], key: str, source: str) -> str:
         raise ManifestError(f"{source}: {key!r} is missing; expected a non-empty string")
     value = data[key]
     if not isinstance(value, str) or not value.strip():
-        raise ManifestError(f"{source}: {key!r} is {value!r}; expected a non-empty string")
+        raise ManifestError(f"{source}: {key!r} is {shown(value)}; expected a non-empty string")
     return value
 
 
@@ -271,7 +278,7 @@ def _texts(data: Mapping[str, Any], key: str, source: str) -> tuple[str, ...]:
     value = data[key]
     whole = isinstance(value, list) and all(isinstance(item, str) and item.strip() for item in value)
     if not whole or not value:
-        raise ManifestError(f"{source}: {key!r} is {value!r}; expected a list of non-empty strings")
+        raise ManifestError(f"{source}: {key!r} is {shown(value)}; expected a list of non-empty strings")
     return tuple(value)
 
 
@@ -289,20 +296,24 @@ def _parse_audio(data: Mapping[str, Any], base: Path, source: str) -> tuple[tupl
 
 def _parse_ref(item: Any, base: Path, source: str) -> tuple[AudioRef, str]:
     if isinstance(item, str) and item:
+        _check_path(item, source)
         return AudioRef(base / item), item
     if not isinstance(item, dict):
-        raise ManifestError(f"{source}: 'audio' holds {item!r}; expected {_AUDIO_FORM}")
+        raise ManifestError(f"{source}: 'audio' holds {shown(item)}; expected {_AUDIO_FORM}")
     for key in item:
         if key not in _AUDIO_KEYS:
             near = difflib.get_close_matches(key, _AUDIO_KEYS, n=1, cutoff=0.0)[0]
-            raise ManifestError(f"{source}: unknown key {key!r} in 'audio'; the nearest one is {near!r}")
+            raise ManifestError(f"{source}: unknown key {shown(key)} in 'audio'; the nearest one is {near!r}")
     name = _text(item, "path", source)
+    _check_path(name, source)
     times: dict[str, float | None] = {}
     for key in ("start_s", "end_s"):
         value = item.get(key)
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (numeric and math.isfinite(value) and value >= 0):
-            raise ManifestError(f"{source}: {key!r} is {value!r}; expected seconds, 0 or more")
+        if value is not None and not (numeric and 0 <= value <= _LATEST_S):
+            raise ManifestError(
+                f"{source}: {key!r} is {shown(value)}; expected seconds from 0 to {_LATEST_S:.0f}"
+            )
         times[key] = None if value is None else float(value)
     start_s, end_s = times["start_s"], times["end_s"]
     if end_s is not None and end_s <= (start_s or 0.0):
@@ -312,24 +323,31 @@ def _parse_ref(item: Any, base: Path, source: str) -> tuple[AudioRef, str]:
     return AudioRef(base / name, start_s, end_s), name
 
 
+def _check_path(name: str, source: str) -> None:
+    if "\0" in name:
+        raise ManifestError(f"{source}: the path {shown(name)} in 'audio' holds a NUL character; correct it")
+
+
 def _parse_messages(value: Any, source: str) -> list[dict[str, str]]:
     if not isinstance(value, list) or not value:
-        raise ManifestError(f"{source}: 'messages' is {value!r}; expected a list of turns {_TURN_FORM}")
+        raise ManifestError(f"{source}: 'messages' is {shown(value)}; expected a list of turns {_TURN_FORM}")
     messages: list[dict[str, str]] = []
     for index, item in enumerate(value):
         where = f"{source}: messages[{index}]"
         if not isinstance(item, dict) or set(item) != {"role", "content"}:
-            raise ManifestError(f"{where} is {item!r}; expected {_TURN_FORM}")
-        if item["role"] not in _ROLES:
-            raise ManifestError(f"{where} has role {item['role']!r}; expected one of {', '.join(_ROLES)}")
+            raise ManifestError(f"{where} is {shown(item)}; expected {_TURN_FORM}")
+        if not isinstance(item["role"], str) or item["role"] not in _ROLES:
+            raise ManifestError(
+                f"{where} has role {shown(item['role'])}; expected one of {', '.join(_ROLES)}"
+            )
         if not isinstance(item["content"], str) or not item["content"].strip():
-            raise ManifestError(f"{where} has content {item['content']!r}; expected a non-empty string")
+            raise ManifestError(f"{where} has content {shown(item['content'])}; expected a non-empty string")
         messages.append({"role": item["role"], "content": item["content"]})
     turns = [message["role"] for message in messages]
     turns = turns[1:] if turns[0] == "system" else turns
     if not turns or turns != ["user", "assistant"] * (len(turns) // 2) + ["user"] * (len(turns) % 2):
         raise ManifestError(
-            f"{source}: 'messages' has the roles {[message['role'] for message in messages]}; "
+            f"{source}: 'messages' has the roles {shown([message['role'] for message in messages])}; "
             "expected an optional system turn, then user and assistant in turn"
         )
     return messages
@@ -345,7 +363,9 @@ def _parse_question(data: Mapping[str, Any], choices: tuple[str, ...], source: s
     if data["answer"] is not None:
         answer = _text(data, "answer", source)
         if choices and answer not in choices:
-            raise ManifestError(f"{source}: the answer {answer!r} is not one of the choices {list(choices)}")
+            raise ManifestError(
+                f"{source}: the answer {shown(answer)} is not one of the choices {shown(list(choices))}"
+            )
         messages.append({"role": "assistant", "content": answer})
     return messages
 

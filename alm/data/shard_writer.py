@@ -6,21 +6,22 @@ import hashlib
 import io
 import json
 import os
-import shutil
+import re
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
-from alm.common.errors import AudioError, ConfigError, UserError
-from alm.common.files import sha256_of, write_text_atomic
+from alm.common.errors import AudioError, ConfigError
+from alm.common.files import new_folder, sha256_of, write_text_atomic
 from alm.data.records import AudioRef, Record, format_choices
-from alm.data.shards import CLIP_ROW, CLIPS, FORMAT, INDEX, RECORD_ROW, RECORDS
+from alm.data.shards import CLIP_ROW, CLIPS, FORMAT, INDEX, RECORD_ROW, RECORDS, id_hash
+from encoders.audio import read_header
 
 _BLOCK = tarfile.BLOCKSIZE
+_SUFFIX = re.compile(r"\.[a-z0-9_-]{1,16}")  # of a member's name, which tar limits to 100 bytes
 
 
 def write_shards(
@@ -30,30 +31,28 @@ def write_shards(
     shuffle_seed: int | None = None,
     progress: Callable[[int], None] = lambda n: None,
 ) -> dict[str, Any]:
-    """Write records and their audio as shards; the directory appears whole or not at all.
+    """Write records and their audio as shards; the directory appears complete or not at all.
 
     Records about the same clips share one sample, so audio is stored once. Files are copied byte by byte; records
-    that hear a part of a file keep their times. Equal input gives equal bytes.
+    about a segment of a file keep its times. Equal input gives equal bytes.
 
     Args:
         records: The records, with unique ids.
         out: The directory to make; must not exist, or be empty.
         shard_mb: Start a new shard when one has this many megabytes.
-        shuffle_seed: Put the samples in a random order, for readers that go through shards from front to end;
-            None keeps the order.
-        progress: Told how many records are done with each sample.
+        shuffle_seed: Seed of a random order of the samples, for readers that read shards from front to end; None
+            keeps the order.
+        progress: Called after each sample with the number of its records.
 
     Returns:
         The index, as written.
 
     Raises:
-        UserError: The directory is in the way or not writable, or an audio file is missing or unreadable.
+        UserError: The directory holds something or cannot be written, or an audio file cannot be read.
     """
     out = Path(out)
-    if shard_mb <= 0:
+    if not 0 < shard_mb < 1e9:
         raise ConfigError(f"--shard-mb: got {shard_mb}, expected more than 0")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is there already; name a new directory")
     samples: dict[tuple[str, ...], list[int]] = {}
     for number, record in enumerate(records):
         samples.setdefault(tuple(dict.fromkeys(_key(ref) for ref in record.audio)), []).append(number)
@@ -61,31 +60,21 @@ def write_shards(
     if shuffle_seed is not None:
         order = np.random.default_rng(shuffle_seed).permutation(len(groups))
         groups = [groups[i] for i in order]
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-        writer = _Writer(partial, int(shard_mb * 1e6))
+    with new_folder(out) as folder:
+        writer = _Writer(folder, int(shard_mb * 1e6))
         for key, group in enumerate(groups):
             writer.add(f"{key:09d}", [records[number] for number in group])
             progress(len(group))
-        index = writer.close()
-        if out.exists():
-            out.rmdir()
-        os.replace(partial, out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); use a folder with room") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return index
+        return writer.close()
 
 
 def _key(ref: AudioRef) -> str:
-    """What tells files apart, members of shards too."""
+    """A key that differs for different files, also for members of one shard."""
     return f"{ref.path}:{getattr(ref, 'at', '')}"
 
 
 class _Writer:
-    """Tar files and the tables of the index, as they grow."""
+    """Writes samples one by one into tar files, and then the index."""
 
     def __init__(self, folder: Path, shard_bytes: int) -> None:
         self.folder, self.shard_bytes = folder, shard_bytes
@@ -95,7 +84,7 @@ class _Writer:
         self.tar: tarfile.TarFile | None = None
 
     def add(self, key: str, records: Sequence[Record]) -> None:
-        """One sample: the clips of `records`, which all are about the same files, and the records."""
+        """Write one sample: `records`, which all are about the same files, and these files."""
         if self.tar is None or self.tar.offset >= self.shard_bytes:
             self._next()
         first_clip, names = len(self.clips), {}
@@ -103,31 +92,31 @@ class _Writer:
         refs = {_key(ref): ref for record in records for ref in record.audio}
         for place, (file, ref) in enumerate(refs.items()):
             data, frames, rate = _read(ref, records[0])
-            suffix = Path(getattr(ref, "name", "") or ref.path.name).suffix.lower() or ".wav"
+            suffix = Path(getattr(ref, "name", "") or ref.path.name).suffix.lower()
+            suffix = suffix if _SUFFIX.fullmatch(suffix) else ".wav"
             names[file] = f"{key}{f'.{place}' if len(refs) > 1 else ''}{suffix}"
             at = self._member(names[file], data)
             files[file] = (len(self.shards), at, len(data), frames, rate), hashlib.sha256(data).digest()[:16]
-        heard: dict[tuple[Any, ...], int] = {}  # file and times -> which of the sample's clips
+        segments: dict[tuple[Any, ...], int] = {}  # file and times -> which of the sample's clips
         clips: list[list[int]] = []
         for place, record in enumerate(records):
             clips.append([])
             for ref in record.audio:
                 part = (_key(ref), ref.start_s, ref.end_s)
-                if part not in heard:
-                    heard[part] = len(heard)
+                if part not in segments:
+                    segments[part] = len(segments)
                     where, digest = files[_key(ref)]
                     self.clips.append((*where, len(self.rows) + place, digest))
-                clips[-1].append(heard[part])
+                clips[-1].append(segments[part])
         values = {"records": [_plain(record, names) for record in records], "clips": clips}
         data = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
         at = self._member(f"{key}.json", data)
         for place, record in enumerate(records):
-            identity = int.from_bytes(hashlib.sha256(record.id.encode()).digest()[:8], "little")
             text = sum(len(message["content"]) for message in record.messages)
             answered = bool(record.messages) and record.messages[-1]["role"] == "assistant"
             row = (len(self.shards), at, len(data), place, first_clip)
-            seconds = sum(_heard_s(ref, *files[_key(ref)][0][3:]) for ref in record.audio)
-            self.rows.append((*row, identity, text, seconds, answered, bool(record.messages)))
+            seconds = sum(_segment_s(ref, *files[_key(ref)][0][3:]) for ref in record.audio)
+            self.rows.append((*row, id_hash(record.id), text, seconds, answered, bool(record.messages)))
 
     def close(self) -> dict[str, Any]:
         """Finish the last shard and write the index."""
@@ -169,8 +158,8 @@ class _Writer:
         return at
 
 
-def _heard_s(ref: AudioRef, frames: int, rate: int) -> float:
-    """Seconds of a clip, a part of a file or all of it."""
+def _segment_s(ref: AudioRef, frames: int, rate: int) -> float:
+    """Seconds of a clip: of the segment, or of the whole file."""
     return (ref.end_s if ref.end_s is not None else frames / rate) - (ref.start_s or 0.0)
 
 
@@ -178,10 +167,10 @@ def _read(ref: AudioRef, record: Record) -> tuple[bytes, int, int]:
     """A file, its length in frames and its rate in Hz."""
     try:
         data = ref.read_bytes()
-        with soundfile.SoundFile(io.BytesIO(data)) as sound:
-            return data, sound.frames, sound.samplerate
-    except (AudioError, soundfile.SoundFileError) as error:
-        raise AudioError(f"{record.source}: {ref.path}: {error}") from error
+        header = read_header(data, str(ref.path))
+    except AudioError as error:
+        raise AudioError(f"{record.source}: {error}") from error
+    return data, header.frames, header.rate_hz
 
 
 def _plain(record: Record, names: dict[str, str]) -> dict[str, Any]:

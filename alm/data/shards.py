@@ -8,26 +8,31 @@ A shard directory is written by `alm data shard` (`alm.data.shard_writer`)::
     clips.npy          where each clip lies, its length, its SHA-256
 
 A sample's JSON is `{"records": [...], "clips": [...]}`: all records about its files, in the manifest's form, and
-which of the sample's clips (files, or parts of them) each record hears. Records and clips are read with ranged reads
-at offsets from the memory-mapped tables; no tar is ever scanned.
+for each record the numbers of its clips (files, or segments of files) among the sample's clips. Records and clips
+are read at the offsets that the memory-mapped tables give; no tar is ever scanned.
 """
 
 from __future__ import annotations
 
-import io
-import json
+import hashlib
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from alm.common.errors import ManifestError
+from alm.common.errors import ManifestError, shown
+from alm.common.files import open_regular, reason, sha256_of
+from alm.common.json_text import parse_json, read_json
+from alm.common.names import check_file_name
 from alm.data.records import AudioRef, Record, parse_record
+
+if TYPE_CHECKING:
+    from encoders.audio import AudioHeader
 
 INDEX = "index.json"
 RECORDS, CLIPS = "records.npy", "clips.npy"
@@ -62,18 +67,18 @@ _OPEN_FILES = 128
 
 
 class ShardError(ManifestError):
-    """A shard that is missing, truncated or not what its index says; shard and record are named."""
+    """A shard or an index that is missing, truncated or corrupt; the message names shard and record."""
 
 
 class _Handles(threading.local):
-    """File descriptors of this thread of this process, the least recently used closed first."""
+    """Open file descriptors of this thread; the least recently used is closed first."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
         self.open: OrderedDict[str, int] = OrderedDict()
 
     def of(self, path: str) -> int:
-        if self.process != os.getpid():  # a forked worker opens its own
+        if self.process != os.getpid():  # a forked worker must not share file positions and locks
             self.process, self.open = os.getpid(), OrderedDict()
         if path in self.open:
             self.open.move_to_end(path)
@@ -88,23 +93,23 @@ _handles = _Handles()
 
 
 def read_range(path: Path, at: int, size: int, what: str) -> bytes:
-    """`size` bytes of a shard from `at` on.
+    """Read `size` bytes of a shard, beginning at byte `at`.
 
     Args:
         path: The tar file.
-        at: First byte.
-        size: How many.
-        what: The record or clip they belong to, for the errors.
+        at: Offset of the first byte.
+        size: Number of bytes.
+        what: The record or clip they belong to, for the error.
 
     Raises:
-        ShardError: The shard is missing, unreadable or ends before.
+        ShardError: The shard is missing, cannot be read, or ends earlier.
     """
     try:
         data = os.pread(_handles.of(str(path)), size, at)
     except FileNotFoundError as error:
         raise ShardError(f"{path}: the shard is missing; {what} lies in it; copy it again") from error
-    except OSError as error:
-        raise ShardError(f"{path}: cannot be read ({error.strerror}); {what} lies in it") from error
+    except (OSError, ValueError, OverflowError, MemoryError) as error:
+        raise ShardError(f"{path}: cannot be read ({reason(error)}); {what} lies in it") from error
     if len(data) != size:
         raise ShardError(
             f"{path}: the shard is truncated: {what} lies at {at}-{at + size}, the file ends at "
@@ -115,12 +120,12 @@ def read_range(path: Path, at: int, size: int, what: str) -> bytes:
 
 @dataclass(frozen=True)
 class ShardRef(AudioRef):
-    """A clip, or a part of it, inside a shard; `path` is the tar file.
+    """A clip, or a segment of it, inside a shard; `path` is the tar file.
 
     Attributes:
         name: The member's name.
-        at: Where its bytes begin.
-        size: How many there are.
+        at: Offset of the member's content in the tar file, in bytes.
+        size: Length of the content in bytes.
     """
 
     name: str = ""
@@ -139,10 +144,11 @@ class ShardRef(AudioRef):
         """The whole audio file, as it was before it was put into the shard."""
         return read_range(self.path, self.at, self.size, f"clip {self.name}")
 
-    def _whole_seconds(self) -> float:
-        from encoders.audio import seconds_of
+    def header(self) -> AudioHeader:
+        """Length, rate and channels of the whole file, without decoding it."""
+        from encoders.audio import read_header
 
-        return seconds_of(io.BytesIO(self.read_bytes()))
+        return read_header(self.read_bytes(), f"{self.path}:{self.name}")
 
     @property
     def file_name(self) -> str:
@@ -152,31 +158,26 @@ class ShardRef(AudioRef):
 
 def is_shard_folder(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a directory with a shard index."""
-    return (Path(path) / INDEX).is_file()
+    return os.path.isfile(os.path.join(path, INDEX))
 
 
 class ShardedRecords(Sequence[Record]):
-    """The records of a shard directory, each read from its shard when it is asked for.
+    """The records of a shard directory; each is read from its shard on access.
 
-    Opening looks at the index and at every shard's size, not into the shards. Safe in forked and spawned loader
-    processes: each opens its own files.
+    Opening reads the index and checks every shard's size; it does not read the shards. Safe in forked and spawned
+    loader processes: each opens its own files.
 
     Args:
         folder: The shard directory.
-        audio_only: Take records that say nothing about their audio, as pretraining does.
+        audio_only: Accept records without text, for pretraining.
 
     Raises:
-        ShardError: No index, or a shard that is missing or has another size than when it was written.
+        ShardError: The index is missing or corrupt, or a shard is missing or has another size than the index says.
     """
 
     def __init__(self, folder: str | os.PathLike[str], audio_only: bool = False) -> None:
-        self.folder = Path(folder)
-        self.audio_only = audio_only
-        self.contents = read_index(self.folder)
-        self.shards = [self.folder / shard["name"] for shard in self.contents["shards"]]
-        self.rows = _table(self.folder / RECORDS, RECORD_ROW, self.contents["records"])
-        self.clips = _table(self.folder / CLIPS, CLIP_ROW, self.contents["clips"])
-        self._check_shards()
+        self._open(Path(folder), audio_only)
+        self._check_tables()
         if not audio_only and not self.rows["has_text"].all():
             row = int(np.argmin(self.rows["has_text"]))
             raise ShardError(
@@ -184,11 +185,20 @@ class ShardedRecords(Sequence[Record]):
                 "'messages', 'question', 'captions'"
             )
 
+    def _open(self, folder: Path, audio_only: bool) -> None:
+        self.folder = folder
+        self.audio_only = audio_only
+        self.contents = read_index(folder)
+        self.shards = [folder / shard["name"] for shard in self.contents["shards"]]
+        self.rows = _table(folder / RECORDS, RECORD_ROW, self.contents["records"])
+        self.clips = _table(folder / CLIPS, CLIP_ROW, self.contents["clips"])
+        self._check_shards()
+
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "audio_only": self.audio_only}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        ShardedRecords.__init__(self, **state)
+        self._open(**state)  # the process that pickled it has checked the tables
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -212,29 +222,41 @@ class ShardedRecords(Sequence[Record]):
         shard = self.shards[row["shard"]]
         data = read_range(shard, int(row["at"]), int(row["size"]), f"record {index}")
         try:
-            sample = json.loads(data)
+            sample = parse_json(data.decode(), source, ShardError)
             values, offsets = sample["records"][row["place"]], sample["clips"][row["place"]]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+            record = parse_record(values, shard.parent, source, self.audio_only)
+            clips = [int(row["first_clip"]) + offset for offset in offsets]
+            if id_hash(record.id) != row["id_hash"] or not all(self._is_of(clip, row) for clip in clips):
+                raise IndexError
+            refs = tuple(self._ref(ref, clip) for ref, clip in zip(record.audio, clips, strict=True))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ShardError(
-                f"{source}: not the sample that the index says (record {index}); copy the shard again, or make "
-                "the shards anew"
+                f"{source}: not the sample that the index describes (record {index}); copy the shard again, or write "
+                "the shards again"
             ) from error
-        record = parse_record(values, shard.parent, source, self.audio_only)
-        clips = [int(row["first_clip"]) + offset for offset in offsets]
-        refs = tuple(self._ref(ref, clip) for ref, clip in zip(record.audio, clips, strict=True))
         return replace(record, audio=refs), clips
+
+    def _is_of(self, clip: int, row: Any) -> bool:
+        """Whether a clip belongs to the sample that holds the record of `row`."""
+        first = self.rows[int(self.clips[clip]["record"])] if clip >= 0 else None
+        return first is not None and first["shard"] == row["shard"] and first["at"] == row["at"]
 
     def __iter__(self) -> Iterator[Record]:
         return (self[i] for i in range(len(self)))
 
     def source(self, index: int) -> str:
-        """`shard:member` of a record, for errors."""
+        """`shard:offset[place]` of a record, for error messages."""
         row = self.rows[index]
         return f"{self.shards[row['shard']]}:{int(row['at'])}[{int(row['place'])}]"
 
     def named_clip(self, clip: int) -> tuple[str, AudioRef]:
-        """The `clip`-th different clip, and its name: the id of the first record about it (`id#1` of several)."""
-        record, clips = self._read(int(self.clips[clip]["record"]))
+        """The `clip`-th distinct clip, and its name: the id of the first record about it (`id#1` of several)."""
+        row = int(self.clips[clip]["record"])
+        record, clips = self._read(row)
+        if clip not in clips:
+            raise ShardError(
+                f"{self.source(row)}: the record is not about clip {clip}; copy the directory again"
+            )
         place = clips.index(clip)
         return record.id if len(clips) == 1 else f"{record.id}#{place}", record.audio[place]
 
@@ -249,40 +271,97 @@ class ShardedRecords(Sequence[Record]):
             if got != shard["bytes"]:
                 rows = np.flatnonzero(self.rows["shard"] == number)
                 what = "is missing" if got is None else f"has {got} bytes, {shard['bytes']} were written"
+                lost = (
+                    f"its {len(rows)} records from record {int(rows[0])} on cannot be read; "
+                    if len(rows)
+                    else ""
+                )
+                raise ShardError(f"{path}: the shard {what}; {lost}copy it again")
+
+    def _check_tables(self) -> None:
+        """Compare the tables with their hashes, and every offset with what it points into."""
+        sizes = np.array([shard["bytes"] for shard in self.contents["shards"]], np.uint64)
+        for name, table in ((RECORDS, self.rows), (CLIPS, self.clips)):
+            path = self.folder / name
+            if sha256_of(path) != self.contents["tables"][name]:
                 raise ShardError(
-                    f"{path}: the shard {what}; its {len(rows)} records from record {int(rows[0])} on cannot be "
-                    "read; copy it again"
+                    f"{path}: its bytes are not those that were written; copy the directory again"
+                )
+            if not len(table):
+                continue
+            inside = table["shard"] < len(sizes)
+            inside[inside] = (table["at"][inside] <= sizes[table["shard"][inside]]) & (
+                table["size"][inside] <= sizes[table["shard"][inside]] - table["at"][inside]
+            )
+            inside &= (
+                table["first_clip"] < len(self.clips) if name == RECORDS else table["record"] < len(self.rows)
+            )
+            if not inside.all():
+                row = int(np.argmin(inside))
+                raise ShardError(
+                    f"{path}: row {row} points outside the shards or tables; copy the directory again, or write the "
+                    "shards again"
                 )
 
 
+def id_hash(identifier: str) -> int:
+    """The hash under which the index knows a record's id."""
+    return int.from_bytes(hashlib.sha256(identifier.encode()).digest()[:8], "little")
+
+
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a shard directory.
+    """Read the index of a shard directory and check every key.
 
     Raises:
-        ShardError: It is missing, broken, or of another format.
+        ShardError: It is missing, broken, or of another format; the key is named.
     """
     path = folder / INDEX
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    if not is_shard_folder(folder):
         raise ShardError(
-            f"{folder}: no shard index ({INDEX}: {error.strerror}); expected a JSONL file or a directory written by "
-            "'alm data shard'"
-        ) from error
-    except ValueError as error:
-        raise ShardError(f"{path}: broken JSON ({error}); copy it again") from error
+            f"{folder}: no shard index ({INDEX}); expected a JSONL file or a directory written by 'alm data shard'"
+        )
+    index = read_json(path, ShardError)
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         got = index.get("format") if isinstance(index, dict) else type(index).__name__
-        raise ShardError(f"{path}: format {got!r}; expected {FORMAT!r}: make the shards anew")
+        raise ShardError(f"{path}: format {shown(got)}; expected {FORMAT!r}: write the shards again")
+    for key in ("records", "clips"):
+        _check(_is_count(index.get(key)), path, key, index.get(key), "a number of rows")
+    tables: Any = index.get("tables")
+    shards: Any = index.get("shards")
+    _check(isinstance(tables, dict), path, "tables", tables, "the tables' hashes")
+    for name in (RECORDS, CLIPS):
+        _check(isinstance(tables.get(name), str), path, f"tables.{name}", tables.get(name), "a hash")
+    _check(isinstance(shards, list), path, "shards", shards, "a list of shards")
+    for number, shard in enumerate(shards):
+        where = f"shards[{number}]"
+        _check(isinstance(shard, dict), path, where, shard, "a shard's name, bytes and sha256")
+        for key, is_right in (("name", _is_text), ("bytes", _is_count), ("sha256", _is_text)):
+            _check(is_right(shard.get(key)), path, f"{where}.{key}", shard.get(key), "what was written")
+        check_file_name(shard["name"], f"{path}: {where}.name")
     return index
 
 
-def _table(path: Path, dtype: np.dtype, n_rows: int) -> np.ndarray:
+def _check(is_right: bool, path: Path, key: str, value: object, expected: str) -> None:
+    if not is_right:
+        raise ShardError(f"{path}: {key} is {shown(value)}; expected {expected}: copy the directory again")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _table(path: Path, dtype: np.dtype[Any], n_rows: int) -> np.ndarray:
     """A table of the index, memory-mapped."""
     try:
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ShardError(f"{path}: cannot be read ({error}); copy it again") from error
-    if table.dtype != dtype or len(table) != n_rows:
-        raise ShardError(f"{path}: {len(table)} rows, the index says {n_rows}; copy the directory again")
+        open_regular(path).close()  # a pipe would block forever
+        table: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # numpy documents no errors for broken headers
+        raise ShardError(f"{path}: cannot be read ({reason(error)}); copy it again") from error
+    if table.dtype != dtype or table.shape != (n_rows,):
+        got = f"{table.shape} rows" if table.dtype == dtype else "other columns"
+        raise ShardError(f"{path}: has {got}, the index says ({n_rows},) rows; copy the directory again")
     return table

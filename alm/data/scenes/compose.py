@@ -1,19 +1,20 @@
-"""Compose a data set of scenes: audio, captions and questions, split into train, validation and test.
+"""Composing a data set of scenes: audio, captions and questions, split into train, validation and test.
 
 ::
 
     out/
       train.jsonl  validation.jsonl  test.jsonl    manifests (see alm.data.manifest)
       audio/<scene id>.wav                         16 kHz, 16 bit
-      scenes.jsonl                                 what happens when in every scene
-      compose.json                                 the configuration; written last
+      scenes.jsonl                                 the sounds of every scene with their times
+      compose.json                                 the configuration; marks the data set as complete
 """
 
 import json
 import os
-import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,8 +23,11 @@ from typing import Any
 import numpy as np
 
 from alm.common.errors import ConfigError, ManifestError, UserError
-from alm.common.files import write_text_atomic
-from alm.data.manifest import write_manifest
+from alm.common.files import new_folder, read_text, write_text_atomic
+from alm.common.json_text import parse_json, read_json
+from alm.common.names import check_file_name
+from alm.common.processes import end_with_parent
+from alm.data.manifest import read_manifest, write_manifest
 from alm.data.scenes.events import SPLITS, Clip, EventBank, GeneratedEvents, RecordedEvents
 from alm.data.scenes.language import Language, Question
 from alm.data.scenes.phrases import NUMBER_WORDS
@@ -34,6 +38,7 @@ from encoders.audio import save_wav
 MARKER = "compose.json"
 
 _SCENES_PER_TASK = 25
+_WAV_HEADER_BYTES = 44
 _WHOLE_CLIP_GAIN_DB = (-6.0, 3.0)
 
 
@@ -142,13 +147,13 @@ def compose(
     progress: Callable[[int, int], None] | None = None,
     workers: int = 2,
 ) -> Path:
-    """Compose a data set, whole or not at all.
+    """Compose a data set; the folder appears complete or not at all.
 
     Args:
         config: What to compose.
-        out_dir: Where to; a finished data set of the same configuration that lies there is kept.
-        progress: Called with (scenes done, scenes in all).
-        workers: Processes; 1 composes in this one. The result does not depend on it.
+        out_dir: The folder to make; a complete data set of the same configuration in it is kept.
+        progress: Called with (scenes done, total scenes).
+        workers: Number of processes; 1 composes in this process. The result does not depend on it.
 
     Returns:
         `out_dir`.
@@ -157,61 +162,78 @@ def compose(
         UserError: `out_dir` is not writable or holds something else, or the recordings cannot be used.
     """
     out = Path(out_dir)
-    fingerprint = _fingerprint(config)
-    if _is_finished(out, fingerprint):
+    marker = _marker(config)
+    if _is_finished(out, marker):
         return out
     tasks = _plan(config, build_bank(config))
     total = sum(task.stop - task.start for task in tasks)
-    partial = out.with_name(f".{out.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / "audio").mkdir(parents=True)
-    except OSError as error:
-        raise UserError(
-            f"{out}: cannot write there ({error.strerror}); choose a folder you may write to"
-        ) from error
-    try:
-        done: list[tuple[str, Composed]] = []
-        for task, composed in _run(config, tasks, partial, workers):
-            done += [(task.split, item) for item in composed]
-            if progress:
-                progress(len(done), total)
-        _write_tables(done, partial)
-        write_text_atomic(partial / MARKER, json.dumps(fingerprint, indent=2) + "\n")
-        if out.is_dir():
-            out.rmdir()  # seen to be empty above
-        os.replace(partial, out)
-    except OSError as error:
-        raise UserError(
-            f"{out}: cannot write there ({error.strerror}); free space or choose another folder"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with new_folder(out) as folder:
+            (folder / "audio").mkdir()
+            done: list[tuple[str, Composed]] = []
+            for task, composed in _run(config, tasks, folder, workers):
+                done += [(task.split, item) for item in composed]
+                if progress:
+                    progress(len(done), total)
+            _write_tables(done, folder)
+            write_text_atomic(folder / MARKER, json.dumps(marker, indent=2) + "\n")
+    except UserError:
+        if out.is_dir() and _is_finished(out, marker):  # another process was faster
+            return out
+        raise
     return out
 
 
-def _fingerprint(config: ComposeConfig) -> dict[str, Any]:
-    """What must be equal for a finished data set to be the one asked for."""
+def _marker(config: ComposeConfig) -> dict[str, Any]:
+    """The content of `compose.json`; a finished data set is kept if its marker is equal to this."""
     values = asdict(config)
     if config.labels_csv is not None:
-        values["labels_csv"] = str(Path(config.labels_csv).resolve())
+        values["labels_csv"] = os.path.realpath(config.labels_csv)
     plain: dict[str, Any] = json.loads(json.dumps({"format": 1, "config": values}))
     return plain
 
 
-def _is_finished(out: Path, fingerprint: Mapping[str, Any]) -> bool:
-    if out.exists() and not out.is_dir():
+def _is_finished(out: Path, marker: Mapping[str, Any]) -> bool:
+    if os.path.lexists(out) and not out.is_dir():
         raise UserError(f"{out}: is a file; expected a new or empty folder")
     try:
-        found = json.loads((out / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        if out.is_dir() and any(out.iterdir()):
-            message = "holds something other than a finished data set; delete it or choose a new folder"
-            raise UserError(f"{out}: {message}") from None
-        return False
-    if found != fingerprint:
+        if not out.is_dir() or not any(out.iterdir()):
+            return False
+    except OSError as error:
+        raise UserError(f"{out}: cannot be read ({error.strerror}); choose a new folder") from error
+    if not (out / MARKER).is_file():
+        message = "holds something other than a finished data set; delete it or choose a new folder"
+        raise UserError(f"{out}: {message}")
+    if read_json(out / MARKER, UserError) != marker:
         raise UserError(f"{out}: holds a data set of another configuration; delete it or choose a new folder")
+    _check_complete(out)
     return True
+
+
+def _check_complete(out: Path) -> None:
+    """Compare the manifests and recordings of a data set with its list of scenes.
+
+    Raises:
+        UserError: A file is missing, cut or unreadable; the file is named.
+    """
+    scenes: dict[str, set[str]] = {split: set() for split in SPLITS}
+    try:
+        lines = read_text(out / "scenes.jsonl").splitlines()
+        for number, line in enumerate(lines, start=1):
+            scene = parse_json(line, f"{out / 'scenes.jsonl'}:{number}")
+            scenes[scene["split"]].add(scene["id"])
+            wave = out / "audio" / f"{check_file_name(scene['id'], 'the id of a scene')}.wav"
+            expected = _WAV_HEADER_BYTES + 2 * round(scene["duration_s"] * SAMPLE_RATE)
+            if wave.stat().st_size != expected:
+                raise ManifestError(f"{wave}: has {wave.stat().st_size} bytes; expected {expected}")
+        for split in SPLITS:
+            path = out / f"{split}.jsonl"
+            if {record.clip for record in read_manifest(path)} != scenes[split]:
+                raise ManifestError(f"{path}: does not hold the scenes of scenes.jsonl")
+    except (OSError, ManifestError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{out}: the data set is damaged ({error}); delete the folder and compose it again"
+        ) from error
 
 
 def _plan(config: ComposeConfig, bank: EventBank) -> list[_Task]:
@@ -241,6 +263,10 @@ def _run(
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (config, folder)) as pool:
         try:
             yield from zip(tasks, pool.map(_run_in_worker, tasks), strict=True)
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"{folder}: a worker process was killed, perhaps for lack of memory; free some and run it again"
+            ) from error
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
@@ -251,6 +277,8 @@ _composer: "_Composer | None" = None  # of a worker process
 
 def _start_worker(config: ComposeConfig, folder: Path) -> None:
     global _composer
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which shuts the pool down
     _composer = _Composer(config, folder)
 
 

@@ -64,7 +64,8 @@ def _band(wave: Array, low_hz: float | None, high_hz: float | None, order: int =
         sos = butter(order, low_hz, "highpass", fs=SAMPLE_RATE, output="sos")
     else:
         sos = butter(order, (low_hz, high_hz), "bandpass", fs=SAMPLE_RATE, output="sos")
-    return sosfilt(sos, wave)
+    filtered: Array = sosfilt(sos, wave)
+    return filtered
 
 
 def _pulses(onsets_s: Array, gains: Array, grain: Array, n_samples: int) -> Array:
@@ -73,7 +74,8 @@ def _pulses(onsets_s: Array, gains: Array, grain: Array, n_samples: int) -> Arra
     positions = (np.asarray(onsets_s) * SAMPLE_RATE).astype(int)
     inside = positions < n_samples
     np.add.at(train, positions[inside], np.asarray(gains)[inside])
-    return fftconvolve(train, grain)[:n_samples]
+    convolved: Array = fftconvolve(train, grain)
+    return convolved[:n_samples]
 
 
 def _regular(rng: np.random.Generator, n_samples: int, rate_hz: float, jitter: float = 0.03) -> Array:
