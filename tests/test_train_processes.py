@@ -26,7 +26,7 @@ from survival import (
 import alm
 from alm.common.settings import dump_settings
 from train.data.sampling import EpochBatches, epoch_order
-from train.engine.ranks import barrier
+from train.engine.processes import barrier
 from train.settings import TrainSettings
 
 DEEPSPEED = Path(__file__).resolve().parents[1] / "configs" / "deepspeed"

@@ -26,12 +26,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from alm.common.errors import AudioError, CheckpointError, ConfigError
+from alm.common.processes import rank, world_size
 from alm.common.progress import progress
 from alm.data.records import AudioRef
 from alm.data.shards import ShardRef
 from encoders import AudioEncoder
 from encoders.checkpoint import write_weights
-from train.engine.ranks import barrier, rank, say, world_size
+from train.engine.processes import barrier, say
 from train.pipeline.rundir import encoder_digest
 
 SHARD_BYTES = 64 << 20  # what a kill can cost: the clips that are not yet in a shard

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from alm.common.errors import CheckpointError, UserError
+from alm.common.processes import is_main_process
 from encoders.checkpoint import write_weights
 from train.engine import checkpoints
-from train.engine.collectives import any_process, rank_and_world
-from train.engine.ranks import barrier, is_main
+from train.engine.processes import any_process, barrier, rank_and_world
 
 
 class CheckpointTrainer(Trainer):
@@ -59,7 +59,7 @@ class CheckpointTrainer(Trainer):
         loss = float(self._mean_loss())
         reason: str | None = None
         try:
-            if is_main():
+            if is_main_process():
                 checkpoints.clear_unfinished(folder)
                 unfinished.mkdir(parents=True)
             barrier()
@@ -67,7 +67,7 @@ class CheckpointTrainer(Trainer):
         except (OSError, CheckpointError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
         failed = any_process([reason is not None], self.args.device)[0]
-        if not failed and is_main():
+        if not failed and is_main_process():
             facts = {
                 "world": self.args.world_size,
                 "deepspeed": self.is_deepspeed_enabled,
@@ -85,7 +85,7 @@ class CheckpointTrainer(Trainer):
             except OSError as error:
                 reason = str(error)
         if any_process([reason is not None], self.args.device)[0]:
-            if is_main():
+            if is_main_process():
                 checkpoints.clear_unfinished(folder)
             last = checkpoints.found(folder)
             kept = f"{last[-1][1]} is whole" if last else "there is no older one"
@@ -99,10 +99,10 @@ class CheckpointTrainer(Trainer):
         """Weights that train, optimiser, schedule and counters."""
         if self.is_deepspeed_enabled:
             self._engine.save_checkpoint(str(folder), exclude_frozen_parameters=True)
-        elif is_main():
+        elif is_main_process():
             write_weights(folder / checkpoints.WEIGHTS, checkpoints.trained_weights(self.network))
             torch.save(self.optimizer.state_dict(), folder / checkpoints.OPTIMIZER)  # type: ignore[union-attr]
-        if is_main():
+        if is_main_process():
             torch.save(self.lr_scheduler.state_dict(), folder / checkpoints.SCHEDULER)  # type: ignore[union-attr]
             self.state.save_to_json(str(folder / "trainer_state.json"))
 

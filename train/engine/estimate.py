@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alm.common.processes import world_size
 from alm.generation import pick_device
 from train.data.sampling import EpochBatches
-from train.engine.ranks import world_size
 from train.settings import TrainSettings
 
 _TIMED_STEPS = 2

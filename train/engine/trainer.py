@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from alm.common.errors import Preempted, UserError
+from alm.common.processes import is_main_process
 from encoders.checkpoint import write_weights
 from train.data.sampling import EpochBatches
 from train.engine import checkpoints
 from train.engine.checkpointing import CheckpointTrainer
-from train.engine.collectives import any_process, gather_objects
-from train.engine.ranks import barrier, is_main, say
+from train.engine.processes import any_process, barrier, gather_objects, say
 from train.engine.runlog import RunLog, cut_log
 from train.engine.signals import Signals
 from train.settings import TrainSettings
@@ -172,7 +172,7 @@ class StageTrainer(CheckpointTrainer):
         }
         lines = gather_objects(line)
         file = self.folder.parent / NONFINITE
-        if is_main():
+        if is_main_process():
             with file.open("a", encoding="utf-8") as handle:
                 handle.writelines(json.dumps(entry) + "\n" for entry in lines)
         self.skipped += 1
@@ -230,7 +230,7 @@ class StageTrainer(CheckpointTrainer):
         if self.best is None or loss < self.best["loss"]:
             self.best = {"step": step, "loss": loss, "since": 0}
             weights = gathered_weights(self)
-            if is_main():
+            if is_main_process():
                 kept = checkpoints.trained_keys(self.network)
                 self.best_weights.parent.mkdir(parents=True, exist_ok=True)
                 write_weights(self.best_weights, {key: weights[key] for key in kept})
@@ -378,7 +378,7 @@ def last_checkpoint(folder: Path, title: str) -> Path | None:
     Damaged ones are passed over, and said to be.
     """
     checkpoint: Path | None = None
-    if is_main():
+    if is_main_process():
         checkpoints.clear_unfinished(folder / "checkpoints")
         checkpoint, said = checkpoints.newest_whole(folder / "checkpoints")
         instead = f"going on from {checkpoint.name}" if checkpoint else "starting anew"

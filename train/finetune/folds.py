@@ -8,7 +8,8 @@ from pathlib import Path
 
 from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
-from train.engine.ranks import is_main, say
+from alm.common.processes import is_main_process
+from train.engine.processes import say
 from train.finetune.scores import fold_markdown, fold_summary
 from train.finetune.splits import folds_of, read_data
 from train.pipeline.rundir import read_json, write_json
@@ -57,7 +58,7 @@ def run_folds(settings: TrainSettings, run: Callable[[TrainSettings], Path]) -> 
         results[fold] = read_json(folder / f"fold-{fold}" / "scores.json")
     summary = fold_summary(folder.name, results)
     page = fold_markdown(summary)
-    if is_main():
+    if is_main_process():
         write_json(folder / "scores.json", summary)
         write_text_atomic(folder / "scores.md", page)
     say(page)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from alm.common.errors import ConfigError
 from encoders import AudioEncoder, AudioMosaicEncoder
-from train.engine.collectives import rank_and_world
+from train.engine.processes import rank_and_world
 from train.engine.sync_norm import SyncBatchNorm1d
 from train.finetune.aasist import Aasist
 from train.finetune.augment import augmented_clip_features

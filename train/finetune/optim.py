@@ -13,9 +13,9 @@ from transformers import TrainerCallback
 
 from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
+from alm.common.processes import is_main_process
 from encoders.checkpoint import read_weights, write_weights
 from train.engine.checkpoints import trained_weights
-from train.engine.ranks import is_main
 from train.engine.trainer import StageTrainer
 
 
@@ -119,7 +119,7 @@ class BestEpoch(TrainerCallback):
         """Score, and keep the weights where they are the best so far."""
         score, loss = self.score()
         epoch = float(round(state.epoch or 0, 3))
-        if is_main():
+        if is_main_process():
             with self.log.open("a", encoding="utf-8") as handle:
                 line = {
                     "step": state.global_step,
@@ -128,7 +128,7 @@ class BestEpoch(TrainerCallback):
                     "validation_loss": loss,
                 }
                 handle.write(json.dumps(line) + "\n")
-        saved = is_main() and args.save_strategy != "no"
+        saved = is_main_process() and args.save_strategy != "no"
         if self.best is None or (score, -loss) > (self.best["score"], -self.best["loss"]):
             self.best = {"score": score, "loss": loss, "epoch": epoch}
             self.weights = {

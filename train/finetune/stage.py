@@ -15,11 +15,12 @@ from torch import Tensor
 
 from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
+from alm.common.processes import is_main_process, world_size
 from alm.generation import pick_device
 from encoders import AudioEncoder, AudioMosaicEncoder, list_encoders, load_encoder
 from encoders.checkpoint import write_weights
 from train.datasets import LabelledClip
-from train.engine.ranks import is_main, say, world_size
+from train.engine.processes import say
 from train.engine.trainer import fit
 from train.finetune.heads import AttentiveHead, ClipHead, FinetuneModel, build_head, encode
 from train.finetune.inputs import (
@@ -108,7 +109,7 @@ def finetune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         say(f"finetune: {note}")
     encoder = _load(settings)
     said, facts, model = _train(settings, split, encoder, folder)
-    if is_main():
+    if is_main_process():
         _save(settings, split, encoder, model.head, folder)
         _write_predictions(split, said, folder / "predictions.jsonl")
     targets = split.targets(split.test).numpy()
@@ -118,7 +119,7 @@ def finetune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         said, facts, _ = _train(settings, split, untrained, folder / "control")
         name = f"{_title(settings)}, untrained encoder"
         systems[name] = report(data, split.test, said, targets) | facts
-    if settings.finetune.baseline and is_main():
+    if settings.finetune.baseline and is_main_process():
         said, strength = logmel_probe(split, encoder.config.sample_rate, settings.run.seed)
         systems["log-mel logistic regression"] = report(data, split.test, said, targets) | {
             "strength": strength
@@ -136,7 +137,7 @@ def finetune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         },
         "systems": systems,
     }
-    if is_main():
+    if is_main_process():
         write_json(folder / "scores.json", scores)
         write_text_atomic(folder / "scores.md", markdown(scores))
     say(markdown(scores))

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from alm.common.errors import ConfigError
+from alm.common.processes import is_main_process
 from alm.common.settings import apply_overrides, parse_settings, read_yaml
 from projectors.registry import check_projector
-from train.engine.ranks import barrier, is_main, say
+from train.engine.processes import barrier, say
 from train.pipeline.recipe_report import write_recipe_report
 from train.pipeline.rundir import MARKER, read_json
 from train.pipeline.runner import run_stage
@@ -163,11 +164,11 @@ def run_recipe(recipe: Recipe) -> Path:
         results.append({"name": stage.name, "stage": stage.kind, "facts": facts})
         if stage.evaluate is not None:
             results[-1]["scores"] = _evaluate(recipe, stage, facts["fingerprint"])
-        if is_main():
+        if is_main_process():
             table = write_recipe_report(
                 recipe.out, results
             )  # after every stage, so that it can be read meanwhile
-    if is_main():
+    if is_main_process():
         print(f"\n{table}\n\n{recipe.out / 'report.md'}")
     return recipe.artifact(recipe.stages[-1].name)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from alm.common.errors import UserError
+from alm.common.processes import is_main_process
 from alm.common.settings import dump_settings
-from train.engine.ranks import barrier, is_main
+from train.engine.processes import barrier
 from train.pipeline.rundir import (
     CONFIG,
     MARKER,
@@ -46,7 +47,7 @@ def run_stage(settings: StageSettings) -> Path:
     values, inputs = fingerprint_inputs(settings)
 
     def work(folder: Path) -> dict[str, Any]:
-        if is_main():
+        if is_main_process():
             (folder / CONFIG).write_text(dump_settings(settings), encoding="utf-8")
         return stage.run(settings, folder)
 
@@ -100,13 +101,13 @@ def run_step(
     if done:
         print(f"{folder.name}: already done, reused", flush=True)
         return read_json(folder / MARKER)
-    if is_main():
+    if is_main_process():
         begin(folder, key, artifact, leaves, resumes)
         write_json(folder / "environment.json", environment())
     barrier()
     started = time.perf_counter()
     facts = work(folder)
-    if is_main():
+    if is_main_process():
         finish(folder, key, {**facts, "seconds": round(time.perf_counter() - started, 1)})
     barrier()
     return read_json(folder / MARKER)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from alm.common.errors import AudioError, ConfigError
+from alm.common.processes import is_main_process, world_size
 from alm.data.scenes.events import RecordedEvents
 from alm.data.sources import Chain
 from encoders import AudioEncoder, AudioMosaicEncoder, load_encoder
@@ -20,7 +20,7 @@ from encoders.checkpoint import load_strict
 from encoders.mel import frames_or_error
 from train.data.order import one_source_order
 from train.data.quarantine import check_audible, guarded
-from train.engine.ranks import is_main, say, world_size
+from train.engine.processes import say
 from train.engine.trainer import StageTrainer, fit, gathered_weights
 from train.pretrain.augment_waveform import WaveformViews
 from train.pretrain.clips import ClipDataset, NamedClip, collate_clips, read_clips
@@ -227,7 +227,7 @@ def check_batch(settings: TrainSettings, n_clips: int) -> None:
     Raises:
         ConfigError: Too few clips, or a batch of one.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = world_size()
     batch = settings.optim.batch_size * world
     what = f"optim.batch_size={settings.optim.batch_size}" + (f" in {world} processes" if world > 1 else "")
     if batch < 2:
@@ -249,6 +249,8 @@ def save_encoder(trainer: StageTrainer, encoder: AudioMosaicEncoder, folder: Pat
     }
     trained = type(encoder)(encoder.config)
     load_strict(trained, weights, source="the trained encoder")
-    if is_main():  # saved before anything else can fail; only the marker says that the run is finished
+    if (
+        is_main_process()
+    ):  # saved before anything else can fail; only the marker says that the run is finished
         trained.save_pretrained(folder)
     return trained

@@ -8,6 +8,7 @@ from typing import Any
 
 from alm.checkpoint import load_llm, load_model, load_processor
 from alm.common.pretrained import from_pretrained
+from alm.common.processes import is_main_process, world_size
 from alm.data.records import Record
 from alm.data.sources import open_records, parts_of
 from alm.generation import pick_device
@@ -16,7 +17,7 @@ from alm.processor import AudioLanguageProcessor, build_processor
 from encoders import AudioEncoder, load_encoder
 from train.data.order import SampleOrder, tempered
 from train.data.quarantine import guarded
-from train.engine.ranks import is_main, say, world_size
+from train.engine.processes import say
 from train.engine.trainer import fit, gathered_weights
 from train.settings import TrainSettings
 from train.tune.controls import listening_losses, mean_loss, samples_of
@@ -135,7 +136,7 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     trainer = fit(settings, model, trained_on, collator, folder, settings.stage, validate=validate)
     # Saved before anything else can fail; only the marker says that the run is finished.
     weights = gathered_weights(trainer)
-    if is_main():
+    if is_main_process():
         model.save_pretrained(folder / "model", state_dict=weights)
         processor.save_pretrained(folder / "model")
     facts: dict[str, Any] = {"trainable": table.splitlines(), "samples": len(records)}

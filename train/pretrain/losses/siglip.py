@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from train.engine.collectives import gather_with_gradient, rank_and_world
+from train.engine.processes import gather_with_gradient, rank_and_world
 from train.pretrain.losses.base import ContrastiveLoss, check_pair, sum_in_chunks
 
 
