@@ -11,9 +11,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# Control characters, direction overrides, lone surrogates (names that are not UTF-8): they steer a terminal, or
-# cannot be written at all.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Control characters, and lone surrogates (names that are not UTF-8), which no file can hold.
+_CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff"
+_UNWRITABLE = re.compile(f"[{_CONTROLS}]")
+_UNPRINTABLE = re.compile(
+    f"[{_CONTROLS}\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)  # directions steer a terminal, too
 _FORMULA = re.compile(r"\s*[=+\-@]|[\t\r]")
 _LINK = re.compile(r"\](?=[(\[])")  # `[text](address)`, `![picture](address)`, `[text][name]`
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -21,7 +24,16 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 def printable(text: str) -> str:
     r"""Text that a terminal shows and does not obey: control characters as `\x1b`; line feed and tab stay."""
-    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def writable(text: str) -> str:
+    """Text that a UTF-8 page can hold and show: control characters and lone surrogates are escaped."""
+    return _UNWRITABLE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
 
 
 def one_line(text: str) -> str:

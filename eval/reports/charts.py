@@ -11,6 +11,7 @@ from typing import Any, ParamSpec
 
 import numpy as np
 
+from alm.common.text import one_line
 from eval.reports.sections import Picture
 
 Points = Sequence[tuple[float, float]]
@@ -32,6 +33,7 @@ _STYLE: dict[Any, Any] = {
 _MARKERS = "osD^v"  # series differ in marker as well as in colour
 # More points than a chart has columns only make the page heavier.
 _MOST_POINTS = 400
+_LONGEST_LABEL = 48
 
 Arguments = ParamSpec("Arguments")
 
@@ -85,9 +87,18 @@ def line_chart(
         marker = _MARKERS[number % len(_MARKERS)] if len(points) <= 30 else ""
         line = "-" if number < 10 else "--"
         x, y = zip(*points, strict=True)
-        axes.plot(x, y, line, marker=marker, markersize=4, color=f"C{number % 10}", label=name, linewidth=1.3)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+        axes.plot(
+            x,
+            y,
+            line,
+            marker=marker,
+            markersize=4,
+            color=f"C{number % 10}",
+            label=_label(name),
+            linewidth=1.3,
+        )
+    axes.set_xlabel(_label(x_label))
+    axes.set_ylabel(_label(y_label))
     if len(drawn) > 1:
         axes.legend(fontsize=8, frameon=False)
     return Picture(title, _svg(figure), detail)
@@ -119,9 +130,9 @@ def interval_chart(
             value = values[number]
             if value is not None:
                 _whisker(axes, value, row * pitch + number * step, **style)
-        axes.errorbar([], [], label=name, **style)
+        axes.errorbar([], [], label=_label(name), **style)
     middle = (len(series) - 1) * step / 2
-    axes.set_yticks([row * pitch + middle for row in range(len(rows))], list(rows), fontsize=9)
+    axes.set_yticks([row * pitch + middle for row in range(len(rows))], map(_label, rows), fontsize=9)
     axes.set_ylim(len(rows) * pitch - gap / 2 - step / 2, -gap / 2 - step / 2)
     axes.set_xlim(-2, 102)
     axes.set_xlabel("%")
@@ -152,7 +163,7 @@ def pareto_chart(spots: Sequence[Spot], cost: str, score: str, title: str) -> Pi
         above = 0.0 if spot.high is None else max(0.0, spot.high - spot.score)
         axes.errorbar(spot.cost, spot.score, [[below], [above]], fmt="o", color=f"C{number % 10}", capsize=3)
         axes.annotate(
-            spot.name, (spot.cost, spot.score), xytext=(6, 4), textcoords="offset points", fontsize=8
+            _label(spot.name), (spot.cost, spot.score), xytext=(6, 4), textcoords="offset points", fontsize=8
         )
     front = pareto_front(spots)
     axes.plot([s.cost for s in front], [s.score for s in front], "--", color="0.5", zorder=0)
@@ -160,8 +171,8 @@ def pareto_chart(spots: Sequence[Spot], cost: str, score: str, title: str) -> Pi
     if min(costs) > 0 and max(costs) / min(costs) > 10:
         axes.set_xscale("log")
     axes.margins(x=0.15)
-    axes.set_xlabel(cost)
-    axes.set_ylabel(score)
+    axes.set_xlabel(_label(cost))
+    axes.set_ylabel(_label(score))
     return Picture(title, _svg(figure))
 
 
@@ -194,10 +205,16 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], values: np.ndarray, ti
             shade = "black" if value > (low + high) / 2 else "white"
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=shade)
     axes.grid(visible=False)
-    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", fontsize=8)
-    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    axes.set_xticks(range(len(columns)), map(_label, columns), rotation=35, ha="right", fontsize=8)
+    axes.set_yticks(range(len(rows)), map(_label, rows), fontsize=8)
     figure.colorbar(image)
     return Picture(title, _svg(figure))
+
+
+def _label(text: str) -> str:
+    """A name as a chart can draw it: on one line, printable, not wider than the chart."""
+    line = one_line(text)
+    return line if len(line) <= _LONGEST_LABEL else f"{line[: _LONGEST_LABEL - 1]}…"
 
 
 def _whisker(axes: Any, triple: Triple, y: float, **style: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from alm.common.text import markdown_cell, markdown_table
+from alm.common.text import markdown_cell, markdown_table, writable
 from eval.reports.media import data_address, flac_bytes, png_bytes, spectrogram_png
 from eval.reports.sections import Example, Section
 
@@ -81,10 +81,16 @@ def _example(example: Example, number: int) -> dict[str, Any]:
 @cache
 def _template() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(value: Any) -> Any:
+        """Text without control characters and lone surrogates, which no file can hold."""
+        return writable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     environment = Environment(
         loader=PackageLoader("eval.reports"),
         autoescape=True,
+        finalize=shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
