@@ -197,6 +197,8 @@ class AudioEncoder(nn.Module, ABC):
     """Licence of the published weights (SPDX), as their publisher states it; `-` no weights."""
     n_parameters: ClassVar[int | None] = None
     """Parameters at the default config, so that listing builds nothing; None where nobody counted."""
+    learned_statistics: ClassVar[tuple[str, ...]] = ()
+    """Names of submodules whose BatchNorm statistics training updates. Those of all others never change."""
     hears: ClassVar[bool] = True
     """False for a control that looks its tokens up instead of hearing them."""
     load_report: LoadReport | None = None
@@ -285,12 +287,19 @@ class AudioEncoder(nn.Module, ABC):
         return self.train(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode, except that a frozen encoder stays in evaluation mode.
+        """Set training mode, except for a frozen encoder and for BatchNorm layers.
 
-        A parent's `.train()` reaches this too. Without the exception a frozen encoder would drop paths and
-        move its BatchNorm statistics while the rest of the model learns.
+        A parent's `.train()` calls this too. Without the first exception a frozen encoder would drop paths while
+        the rest of the model trains. Without the second, LoRA or full tuning would normalise each group of
+        windows by its own statistics and overwrite the pretrained ones; the layers' weights still train.
         """
-        return super().train(mode and not self._frozen)
+        super().train(mode and not self._frozen)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(
+                name == learned or name.startswith(f"{learned}.") for learned in self.learned_statistics
+            ):
+                module.train(False)
+        return self
 
     @classmethod
     def from_pretrained(

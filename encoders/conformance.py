@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -314,14 +315,10 @@ def check_lora_reach(encoder: AudioEncoder) -> None:
                 "lora_reach", f"lora_targets is empty but there are Linear modules: {linears[:3]}"
             )
         raise NotApplicable("the encoder has no Linear modules to adapt")
-    from peft import LoraConfig, inject_adapter_in_model
-
     unused = [t for t in encoder.lora_targets if not any(f".{name}".endswith(f".{t}") for name in linears)]
     if unused:
         raise ConformanceError("lora_reach", f"lora_targets {unused} name no Linear module")
-    # init_lora_weights=False starts both factors random: with a zero one, the other's gradient is zero by design.
-    lora = LoraConfig(r=2, target_modules=list(encoder.lora_targets), init_lora_weights=False)
-    adapted = inject_adapter_in_model(lora, copy.deepcopy(encoder).freeze())
+    adapted = _with_adapters(copy.deepcopy(encoder).freeze())
     n = _samples(encoder, 1.4)
     with torch.enable_grad():
         out = adapted(_noise(n, seed=7)[None], torch.tensor([n]))
@@ -340,6 +337,56 @@ def check_lora_reach(encoder: AudioEncoder) -> None:
     thawed = [name for name, p in adapted.named_parameters() if p.requires_grad and name not in adapters]
     if thawed:
         raise ConformanceError("lora_reach", f"frozen parameters learn beside the adapters: {thawed[:3]}")
+
+
+def check_fixed_statistics(encoder: AudioEncoder) -> None:
+    """Training the encoder, in full or through LoRA adapters, changes none of its buffers and uses no batch statistics.
+
+    BatchNorm in training mode would normalise every batch by its own statistics and overwrite the pretrained ones.
+    """
+    full = _samples(encoder, 1.4)
+    lengths = [full, full, full // 2]
+    wave = torch.stack([_noise(full, seed=seed, amplitude=0.02 * 3**seed) for seed in range(3)])
+    for how in ("full training", "LoRA training"):
+        trained = copy.deepcopy(encoder)
+        if how == "LoRA training":
+            if not encoder.lora_targets:
+                continue
+            trained = _with_adapters(trained)
+        trained.train()
+        learned = tuple(f"{name}." for name in trained.learned_statistics)
+        buffers = {key: value.clone() for key, value in trained.named_buffers()}
+        by_batch: list[str] = []
+
+        def note(module: nn.Module, given: object, out: object, *, name: str, found: list[str]) -> None:
+            if module.training:
+                found.append(name)
+
+        for name, module in trained.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not f"{name}.".startswith(learned):
+                module.register_forward_hook(partial(note, name=name, found=by_batch))
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            trained(wave, torch.tensor(lengths))
+        moved = [key for key, value in trained.named_buffers() if not torch.equal(value, buffers[key])]
+        if moved or by_batch:
+            raise ConformanceError(
+                "fixed_statistics",
+                f"under {how}, "
+                + (f"a forward pass changes {', '.join(moved)}" if moved else "")
+                + (" and " if moved and by_batch else "")
+                + (f"{', '.join(dict.fromkeys(by_batch))} normalises by batch statistics" if by_batch else "")
+                + ": keep BatchNorm in evaluation mode, as AudioEncoder.train does",
+            )
+
+
+def _with_adapters(encoder: AudioEncoder) -> AudioEncoder:
+    """The encoder with random LoRA adapters on its `lora_targets`, changed in place."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    # init_lora_weights=False starts both factors random: with a zero one, the other's gradient is zero by design.
+    lora = LoraConfig(r=2, target_modules=list(encoder.lora_targets), init_lora_weights=False)
+    adapted: AudioEncoder = inject_adapter_in_model(lora, encoder)  # type: ignore[assignment]
+    return adapted
 
 
 def check_window_stitching(encoder: AudioEncoder) -> None:
@@ -375,6 +422,7 @@ CHECKS: dict[str, Callable[[AudioEncoder], None]] = {
     "batch_invariance": check_batch_invariance,
     "save_load": check_save_load,
     "lora_reach": check_lora_reach,
+    "fixed_statistics": check_fixed_statistics,
     "window_stitching": check_window_stitching,
 }
 

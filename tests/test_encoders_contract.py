@@ -238,6 +238,10 @@ def raises(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
         (zoo("wav2vec2", pads=True), "padding_invariance", "sees the padding"),
         (zoo("data2vec", pads=True), "padding_invariance", "sees the padding"),
         (zoo("wavlm", lora_targets=("q_proj", "output_dense")), "lora_reach", "no gradient reaches 4 of 8"),
+        (zoo("dasheng", train=nn.Module.train), "fixed_statistics", "init_bn.1 normalises by batch statistics"),
+        (zoo("dasheng", train=nn.Module.train), "fixed_statistics", "full training, .* init_bn.1.running_mean"),
+        (zoo("clap", train=nn.Module.train), "fixed_statistics", "a forward pass changes model.*running_mean"),
+        (MovingStatistics, "fixed_statistics", "changes extra.running_mean"),
         (miscounting(1), "valid_length", "frame_rate_hz says about"),
         (miscounting(-2), "valid_length", "frame_rate_hz says about"),
         (zoo("audiomosaic", forward=end_cut_off), "valid_length", "or its end is cut off"),
@@ -266,6 +270,34 @@ def test_a_broken_encoder_is_caught(broken: type[AudioEncoder], check: str, diag
     with pytest.raises(ConformanceError, match=diagnosis) as caught:
         CHECKS[check](broken.tiny())
     assert caught.value.check == check
+
+
+def test_full_tuning_of_dasheng_normalises_by_the_pretrained_statistics() -> None:
+    encoder = encoders.encoder_class("dasheng").tiny()
+    norm = encoder.init_bn[1]
+    norm.running_mean.uniform_(-60, -20, generator=torch.Generator().manual_seed(1))
+    norm.running_var.uniform_(100, 400, generator=torch.Generator().manual_seed(2))
+    kept = norm.running_mean.clone(), norm.running_var.clone()
+    wave = torch.randn(3, 16000, generator=torch.Generator().manual_seed(0)) * torch.tensor([[0.3], [0.1], [0.01]])
+    lengths = torch.tensor([16000, 9000, 9000])  # two groups of windows of equal length
+    with torch.no_grad():
+        expected = encoder(wave, lengths).tokens
+    parent = nn.ModuleDict({"encoder": encoder, "rest": nn.Linear(2, 2)})
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=0.0)
+    for _ in range(4):
+        tokens = parent.train()["encoder"](wave, lengths).tokens
+        tokens.square().mean().backward()
+        optimizer.step()
+        assert torch.equal(tokens, expected)
+    assert torch.equal(norm.running_mean, kept[0]) and torch.equal(norm.running_var, kept[1])
+    assert encoder.training and norm.weight.grad.abs().sum() > 0  # its weights do train
+
+
+def test_the_contrastive_head_of_audiomosaic_still_learns_its_statistics() -> None:
+    encoder = AudioMosaicEncoder.tiny().train()
+    before = encoder.projector[1].running_mean.clone()
+    encoder.embed_head(torch.randn(8, 32, generator=torch.Generator().manual_seed(0)))
+    assert not torch.equal(encoder.projector[1].running_mean, before)
 
 
 def test_whatever_an_encoder_raises_is_a_finding_with_its_place() -> None:

@@ -102,7 +102,7 @@ def test_it_is_listed_and_checked(plugins, capsys):
     assert row == ["bands", "16", "25", "16000", "0.01", "M", "Apache-2.0"]
     assert main(["encoders", "check", "bands", "--plugins", str(plugins)]) == 0
     out = capsys.readouterr().out
-    assert "bands, tiny and untrained" in out and out.count("passed") == 9
+    assert "bands, tiny and untrained" in out and out.count("passed") == 10
     assert "keeps the contract" in out
     assert main(["encoders", "check", str(plugins / "bands.py")]) == 0  # a file needs no plugin directory
 
@@ -135,7 +135,7 @@ def test_a_broken_one_fails_its_check_with_the_reason(plugins, capsys):
     out = capsys.readouterr().out
     assert "FAILED  padding_invariance" in out and "sees the padding" in out
     assert "FAILED  batch_invariance" in out and "spans the batch" in out
-    assert "2 of 9 checks failed" in out
+    assert "2 of 10 checks failed" in out
 
 
 def test_one_that_cannot_be_built_says_where(plugins, capsys):

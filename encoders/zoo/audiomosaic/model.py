@@ -49,6 +49,7 @@ class AudioMosaicEncoder(AudioEncoder):
     head_drop_out: nn.Dropout
     config_class = AudioMosaicConfig
     lora_targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    learned_statistics = ("projector",)
     n_parameters = 86_111_232
 
     max_windows_per_pass = 32
