@@ -8,13 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import types
-import typing
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from alm.common.errors import AudioError, CheckpointError, ConfigError
+from alm.common.fields import coerce_fields, located
 from alm.common.files import write_bytes_atomic
 from alm.common.json_text import read_json_object
 from encoders.checkpoint import (
@@ -31,6 +28,9 @@ from encoders.checkpoint import (
     resolve_source,
     write_weights,
 )
+
+LAST_LAYER = "last"
+"""Value of the option `layer` that stands for the encoder's own output."""
 
 
 @dataclass
@@ -67,6 +67,8 @@ class EncoderConfig(ABC):
 
     model_classes: ClassVar[tuple[str, ...]] = ()
     """Every `model_class` this config stands for; the first is the default."""
+    model_types: ClassVar[tuple[str, ...]] = ()
+    """`model_type` of the publishers' config.json files that this config reads."""
 
     @property
     @abstractmethod
@@ -118,67 +120,31 @@ class EncoderConfig(ABC):
             ConfigError: Unknown key (names the nearest), wrong type, or values that do not fit together.
         """
         with located(where):
-            return cls(**coerce_fields(cls, cls._flat(values)))
+            return cls._checked(cls(**coerce_fields(cls, cls._flat(values))))
 
     def replace(self, where: str = "encoder config", **overrides: Any) -> Self:
         """A copy with some values changed, checked like `from_dict`."""
         with located(where):
-            return dataclasses.replace(self, **coerce_fields(type(self), overrides))
+            return self._checked(dataclasses.replace(self, **coerce_fields(type(self), overrides)))
+
+    @classmethod
+    def _checked(cls, config: Self) -> Self:
+        """The config, if its `model_class` is one of this class and its sizes have no zero or negative number.
+
+        Raises:
+            ConfigError: Naming the key.
+        """
+        if cls.model_classes and config.model_class not in cls.model_classes:
+            expected = " or ".join(cls.model_classes)
+            raise ConfigError(f"model_class is {config.model_class!r}; expected {expected}")
+        if config.sample_rate < 1:
+            raise ConfigError(f"sample_rate is {config.sample_rate}; expected a rate in Hz of at least 1")
+        return config
 
     @classmethod
     def _flat(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Values by field name; a config whose file nests some of them unpacks them here."""
         return values
-
-
-@contextmanager
-def located(where: str) -> Iterator[None]:
-    """Put the place before the message of any ConfigError raised inside."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def coerce_fields(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Check keys and types of values for a dataclass; lists become tuples and integers floats where asked.
-
-    Raises:
-        ConfigError: Unknown key (names the nearest) or wrong type.
-    """
-    hints = typing.get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls) if field.init]
-    checked = {}
-    for key, value in values.items():
-        if key not in names:
-            near = get_close_matches(key, names, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(sorted(names))}"
-            raise ConfigError(f"unknown key {key!r}; {hint}")
-        try:
-            checked[key] = _coerce(value, hints[key])
-        except TypeError as error:
-            raise ConfigError(f"{key} is {value!r}; expected {error}") from error
-    return checked
-
-
-def _coerce(value: Any, hint: Any) -> Any:
-    """The value as the hinted type; TypeError carries the words for what was expected."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        for argument in arguments:
-            if argument is not type(None):
-                return _coerce(value, argument)
-    if origin is tuple:
-        if not isinstance(value, list | tuple) or len(value) != len(arguments):
-            raise TypeError(f"{len(arguments)} values ({', '.join(a.__name__ for a in arguments)})")
-        return tuple(_coerce(item, argument) for item, argument in zip(value, arguments, strict=True))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise TypeError(f"a value of type {hint.__name__}")
-    return value
 
 
 class AudioEncoder(nn.Module, ABC):
@@ -317,7 +283,8 @@ class AudioEncoder(nn.Module, ABC):
             ConfigError: config.json or the overrides are not valid.
         """
         path = resolve_encoder(source, revision)
-        config = cls.config_class.from_dict(read_config(path), where=str(path / "config.json"))
+        file = config_file(path)
+        config = cls.config_class.from_dict(read_config(file), where=str(file))
         encoder = cls(config.replace(**config_overrides))
         encoder.load_report = load_strict(encoder, read_weights(path), source=path)
         return encoder.eval()
@@ -374,6 +341,11 @@ def resolve_encoder(
     )
     in_run = path / "encoder"
     return in_run if (in_run / "config.json").is_file() and not (path / "config.json").is_file() else path
+
+
+def config_file(path: Path) -> Path:
+    """Where the config.json of an encoder directory or of a weights file is expected."""
+    return (path if path.is_dir() else path.parent) / "config.json"
 
 
 def make_folder(directory: str | os.PathLike[str]) -> Path:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from alm.common.errors import CheckpointError
 from alm.common.files import apply_umask
+from alm.common.text import one_line
 
 # What wrappers put into names: torch.compile, activation checkpointing and FSDP wherever they wrapped a part...
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
@@ -150,9 +151,7 @@ def read_training_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{file}: cannot be read ({_one_line(error)}); get it again") from error
     except Exception as error:  # torch.load lets pickle's own error types through; none is worth a traceback
-        raise CheckpointError(
-            f"{file}: is no plain state dict ({_one_line(error)}); save model.state_dict() alone"
-        ) from error
+        raise CheckpointError(f"{file}: {_refused(error)}; save model.state_dict() alone") from error
     beside: dict[str, Any] = {}
     while isinstance(loaded, dict):
         inner = next((key for key in _STATE_DICT_KEYS if isinstance(loaded.get(key), dict)), None)
@@ -242,6 +241,16 @@ def _strip_wrappers(key: str) -> str:
     return key
 
 
+def _refused(error: Exception) -> str:
+    """Why torch refused a pickled file: the Python object in it, where the message names one."""
+    found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    if found is not None:
+        return (
+            f"holds a Python object ({one_line(found[1])}), which is never loaded because it could run code"
+        )
+    return f"is no plain state dict ({_one_line(error)})"
+
+
 def _one_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return one_line(lines[0])[:200] if lines else type(error).__name__

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from alm.common.errors import CheckpointError, ConfigError
+from alm.common.fields import located
 from alm.common.pretrained import from_pretrained
-from encoders.base import AudioEncoder, EncoderConfig, located, read_config
+from encoders.base import AudioEncoder, EncoderConfig, config_file, read_config
 from encoders.checkpoint import LoadReport, resolve_source
 from encoders.windows import WindowedConfig, WindowedEncoder
 
@@ -26,6 +27,9 @@ _FILES = ("config.json", "preprocessor_config.json", "processor_config.json", "*
           "*.safetensors.index.json", "pytorch_model.bin")  # fmt: skip
 
 _EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,9 @@ class TransformersEncoder(WindowedEncoder):
             ConfigError: A config file or the overrides are not valid.
         """
         path = resolve_source(source, revision, _FILES)
-        values = read_config(path)
+        values = read_config(config_file(path))
+        if path.is_file() and path.name in _WEIGHT_FILES:
+            path = path.parent  # the directory that `transformers` loads this file from
         if "model_class" in values:
             return super().from_pretrained(path, **config_overrides)
         from transformers import AutoFeatureExtractor

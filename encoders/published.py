@@ -1,4 +1,4 @@
-"""Encoders of our own making that read what other projects published: strict loading from their files.
+"""Our own implementations of encoders that other projects published: strict loading of their files.
 
 Axis letters: B batch, S samples, F frames, M mels.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from alm.common.errors import CheckpointError, ConfigError
-from encoders.base import read_config
+from alm.common.fields import located, shown
+from encoders.base import config_file, read_config
 from encoders.checkpoint import load_strict, read_training_file, resolve_source
 from encoders.mel import KaldiFbank, n_frames_for
 from encoders.vit import NORM_EPS, Attention, Block, Mlp
@@ -38,14 +40,11 @@ class FbankPatchConfig(WindowedConfig):
     patch_size: int = 16
 
     def __post_init__(self) -> None:
-        if self.sample_rate != 16000:
-            raise ConfigError(f"sample_rate is {self.sample_rate}; expected 16000")
-        if self.embed_dim % self.num_heads:
-            raise ConfigError(
-                f"num_heads is {self.num_heads}; expected a divisor of embed_dim ({self.embed_dim})"
-            )
+        check_vit(self)
+        if self.patch_size < 1:
+            raise ConfigError(f"patch_size is {self.patch_size}; expected at least 1")
         for key in ("n_frames", "n_mels"):
-            if getattr(self, key) % self.patch_size:
+            if getattr(self, key) < 1 or getattr(self, key) % self.patch_size:
                 raise ConfigError(
                     f"{key} is {getattr(self, key)}; expected whole patches of {self.patch_size}"
                 )
@@ -72,7 +71,7 @@ class FbankPatchConfig(WindowedConfig):
 
     @property
     def window_samples(self) -> int:
-        """Samples that the frames of a window hear."""
+        """Samples that the frames of a window cover."""
         return (self.n_frames - 1) * SHIFT_SAMPLES + FRAME_SAMPLES
 
     def steps_in(self, n_samples: int) -> int:
@@ -80,11 +79,30 @@ class FbankPatchConfig(WindowedConfig):
         return -(-n_frames_for(n_samples, self.sample_rate) // self.patch_size)
 
 
+def check_vit(config: Any) -> None:
+    """Refuse sizes that no transformer over 16 kHz audio can have.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
+    if config.sample_rate != 16000:
+        raise ConfigError(f"sample_rate is {config.sample_rate}; expected 16000")
+    if config.depth < 1:
+        raise ConfigError(f"depth is {config.depth}; expected at least 1")
+    if config.num_heads < 1 or config.embed_dim < 1 or config.embed_dim % config.num_heads:
+        raise ConfigError(
+            f"num_heads is {config.num_heads}; expected a divisor of embed_dim ({config.embed_dim})"
+        )
+    if int(config.embed_dim * config.mlp_ratio) < 1:
+        raise ConfigError(f"mlp_ratio is {config.mlp_ratio}; expected more than 0")
+
+
 class PublishedEncoder(WindowedEncoder):
     """Loads a publisher's directory, hub id or weights file; each class says how to read it."""
 
-    others: ClassVar[tuple[str, ...]] = ()
-    """Patterns of the weights that publishers' files hold beside the encoder's; they are left out."""
+    config: WindowedConfig
+    skipped: ClassVar[tuple[str, ...]] = ()
+    """Patterns of the weights that publishers' files hold beside the encoder's; they are not loaded."""
 
     @classmethod
     @abstractmethod
@@ -103,6 +121,7 @@ class PublishedEncoder(WindowedEncoder):
 
         Raises:
             KeyError: A weight that tells the sizes is missing.
+            ConfigError: The publisher's config asks for a computation that this encoder does not do.
         """
 
     @classmethod
@@ -111,24 +130,37 @@ class PublishedEncoder(WindowedEncoder):
     ) -> Self:
         """Load a publisher's directory, hub id or weights file, or what `save_pretrained` wrote, strictly.
 
+        The config.json beside a weights file is read where it is one of this encoder's; that of another model is
+        ignored.
+
         Raises:
-            CheckpointError: Not there, unreadable, or weights that do not fit, naming every such key.
+            CheckpointError: Missing, unreadable, or weights that do not fit, naming every such key.
             ConfigError: A config file or the overrides are not valid.
         """
         path = resolve_source(source, revision, ("config.json", "*.safetensors", "*.bin", "*.pt", "*.pth"))
         config_overrides.pop("config", None)
-        file = (path if path.is_dir() else path.parent) / "config.json"
-        values = read_config(file) if path.is_dir() and file.is_file() else {}
-        if "model_class" in values:
+        file = config_file(path)
+        values = read_config(file) if file.is_file() else {}
+        if values.get("model_class") in cls.config_class.model_classes:
             return super().from_pretrained(path, **config_overrides)
+        if values and values.get("model_type") not in cls.config_class.model_types:
+            if path.is_dir() and "model_class" in values:
+                raise ConfigError(
+                    f"{file}: model_class is {values['model_class']!r}; this is not a {cls.__name__}"
+                )
+            values = {}
         weights, beside = read_training_file(path)
         try:
-            weights, own = cls.translate(weights, beside, values)
-        except KeyError as error:
-            raise CheckpointError(f"{path}: is not in {cls.__name__}'s format: no weight {error}") from error
-        config = cls.config_class.from_dict(own, where=str(path)).replace(**config_overrides)
+            with located(str(path)):
+                weights, own = cls.translate(weights, beside, values)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            detail = (
+                f"no weight {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+            )
+            raise CheckpointError(f"{path}: is not in {cls.__name__}'s format: {detail}") from error
+        config = cls.config_class.from_dict(own | config_overrides, where=str(path))
         encoder = cls(config)
-        encoder.load_report = load_strict(encoder, weights, source=path, allow_unexpected=cls.others)
+        encoder.load_report = load_strict(encoder, weights, source=path, allow_unexpected=cls.skipped)
         return encoder.eval()
 
     @classmethod
@@ -139,11 +171,38 @@ class PublishedEncoder(WindowedEncoder):
             return cls(config).eval()
 
 
-def vit_sizes(weights: dict[str, Tensor]) -> dict[str, int]:
-    """embed_dim, depth and num_heads of a state dict with `blocks.<i>`."""
+def require_stated(stated: Mapping[str, Any], required: Mapping[str, Any], where: str) -> None:
+    """Refuse a publisher's config that asks for another computation than this encoder's.
+
+    Args:
+        stated: The publisher's config.
+        required: The only value we compute with, for every argument of the official constructor that changes tokens.
+        where: What the config is called in messages.
+
+    Raises:
+        ConfigError: Naming the key, its value and the value that is supported.
+    """
+    for key, wanted in required.items():
+        got = stated.get(key, wanted)
+        same = (
+            tuple(got) == tuple(wanted)
+            if isinstance(got, list | tuple) and isinstance(wanted, list | tuple)
+            else (got == wanted and isinstance(got, bool) == isinstance(wanted, bool))
+        )
+        if not same:
+            raise ConfigError(
+                f"{where}: {key} is {shown(got)}; only {shown(wanted)} is supported, and another value would change "
+                "the tokens"
+            )
+
+
+def vit_sizes(weights: dict[str, Tensor]) -> dict[str, Any]:
+    """embed_dim, depth, num_heads and mlp_ratio of a state dict with `blocks.<i>`."""
     width = len(weights["blocks.0.norm1.weight"])
     depth = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks."))
-    return {"embed_dim": width, "depth": depth, "num_heads": max(1, width // _HEAD_DIM)}
+    hidden = len(weights["blocks.0.mlp.fc1.weight"])
+    heads = max(1, width // _HEAD_DIM)
+    return {"embed_dim": width, "depth": depth, "num_heads": heads, "mlp_ratio": hidden / width}
 
 
 def vit_attention(dim: int, heads: int) -> Attention:

@@ -1,7 +1,7 @@
 """Finding encoders: `encoders/zoo/<name>.py`, or a package of that name, sets `ENCODER` to the class of `<name>`.
 
-So is such a file in a directory of the environment variable ALM_PLUGINS, and an entry point of the group
-`alm.encoders`.
+A file in a directory of `--plugins` (the environment variable ALM_PLUGINS) does the same, and so does an entry
+point of the group `alm.encoders`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from alm.common.errors import ConfigError
 from alm.common.plugins import PLUGINS, Registry
-from encoders.base import AudioEncoder, EncoderConfig, read_config, resolve_encoder
+from encoders.base import LAST_LAYER, AudioEncoder, EncoderConfig, read_config, resolve_encoder
 from encoders.checkpoint import looks_like_hub_id
 
 ENCODERS: Registry[type[AudioEncoder]] = Registry(
@@ -26,26 +26,27 @@ ENCODERS: Registry[type[AudioEncoder]] = Registry(
     expected="<a subclass of AudioEncoder>",
 )
 _HUB_FILES = ("*.json", "*.safetensors", "*.bin", "*.pt")
+_LAYERS = "layers"  # the encoder that wraps another one to return one of its layers
 
 
 def list_encoders() -> list[str]:
     """Names of all encoders, sorted; imports none of them."""
-    return sorted(ENCODERS.sources())
+    return ENCODERS.names()
 
 
 def encoder_class(name: str) -> type[AudioEncoder]:
     """The encoder class for a registry name (`audiomosaic`) or a `model_class` (`AudioMosaicPretrain`).
 
     Raises:
-        ConfigError: There is none; names the nearest.
+        ConfigError: There is none; the message names the nearest.
     """
     sources = ENCODERS.sources()
     if name in sources:
-        found = sources[name][1]()
+        found: type[AudioEncoder] = sources[name][1]()
         if name not in ENCODERS.shipped():
             _require_own_model_class(name, found, sources)
         return found
-    classes = {known: load() for known, (_, load) in sources.items()}
+    classes: dict[str, type[AudioEncoder]] = {known: load() for known, (_, load) in sources.items()}
     for known, found in classes.items():
         if name in found.config_class.model_classes:
             _require_own_model_class(known, found, sources)
@@ -54,24 +55,32 @@ def encoder_class(name: str) -> type[AudioEncoder]:
     near = get_close_matches(name, candidates, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else "it is neither an encoder nor a directory."
     raise ConfigError(
-        f"unknown encoder {name!r}; {hint} Encoders: {', '.join(sources)}. One in a file of yours is found when "
-        f"its directory is given as --plugins or in {PLUGINS}"
+        f"unknown encoder {name!r}; {hint} Encoders: {', '.join(sources)}. To use an encoder from a file of your "
+        f"own, give the file's directory as --plugins or in {PLUGINS}"
     )
+
+
+def named_class(source: str) -> type[AudioEncoder] | None:
+    """The class that an encoder's name or Python file stands for; None where the source has weights."""
+    if source.endswith(".py"):
+        found: type[AudioEncoder] = ENCODERS.load_file(source)
+        return found
+    return encoder_class(source) if source in ENCODERS.sources() else None
 
 
 def _require_own_model_class(
     name: str, found: type[AudioEncoder], sources: dict[str, tuple[str, Callable[[], Any]]]
 ) -> None:
-    """Refuse an encoder whose saved directories another one would load.
+    """Refuse an encoder that saves itself under another encoder's `model_class`: that one would load it.
 
     Raises:
-        ConfigError: Says which two and what they have in common.
+        ConfigError: Naming both encoders and the `model_class`.
     """
     others = [other for other in sources if other != name and not {name, other} <= {*ENCODERS.shipped()}]
     for other in others:
         try:
             theirs = sources[other][1]()
-        except Exception:  # a file that does not import loads nothing
+        except Exception:  # a file that does not import cannot load anything either
             continue
         shared = sorted({*theirs.config_class.model_classes} & {*found.config_class.model_classes})
         if shared:
@@ -91,10 +100,10 @@ def _class_of(values: dict[str, Any], where: str) -> type[AudioEncoder]:
     known: dict[str, type[AudioEncoder]] = {}
     for _, load in ENCODERS.sources().values():
         found = load()
-        known |= dict.fromkeys(getattr(found.config_class, "model_types", ()), found)
+        known |= dict.fromkeys(found.config_class.model_types, found)
     if published not in known:
         raise ConfigError(
-            f"{where}: no encoder reads model_type {published!r}; those that are read: {', '.join(sorted(known))}"
+            f"{where}: no encoder reads model_type {published!r}; supported: {', '.join(sorted(known))}"
         )
     return known[published]
 
@@ -114,46 +123,63 @@ def load_encoder(source: str | os.PathLike[str], **overrides: Any) -> AudioEncod
     """An encoder by name (untrained), or from a directory, a hub id or a weights file (its weights, strictly).
 
     Args:
-        source: A registry name, a directory in the release layout, a run directory whose `encoder` it is,
-            `organisation/name`, or a weights file. A name wins over a directory of that name; write `./name` for
-            the directory.
-        **overrides: Config values, and for weights also `from_pretrained`'s arguments (`revision`). Where no
-            config.json is beside the weights, `model_class` says whose they are (`beats`). `layer`: `last`, a
-            number, or `sum`; see `encoders.layers`.
+        source: A registry name, a directory in the release layout, a run directory that holds an `encoder`
+            directory, `organisation/name`, or a weights file. A name wins over a directory of that name; write
+            `./name` for the directory.
+        **overrides: Config values, and for weights also `from_pretrained`'s arguments (`revision`). `model_class`
+            names the encoder that a weights file belongs to (`beats`); it wins over a config.json beside the file.
+            `layer`: `last`, a number, or `sum`; see `encoders.zoo.layers`.
 
     Raises:
-        ConfigError: Unknown name or config key.
-        CheckpointError: Weights that are not there or do not fit.
+        ConfigError: Unknown name or config key, or a `model_class` that contradicts a directory's config.json.
+        CheckpointError: Weights that are missing or do not fit.
     """
     if "layer" in overrides:
-        from encoders.layers import LayersEncoder
-
         layer = str(overrides.pop("layer"))
-        return LayersEncoder.around(load_encoder(source, **overrides), layer)
-    sources = ENCODERS.sources()
-    if str(source) in sources:
+        encoder = load_encoder(source, **overrides)
+        wrapper: Any = encoder_class(_LAYERS)
+        wrapped: AudioEncoder = encoder if layer == LAST_LAYER else wrapper.around(encoder, layer)
+        return wrapped
+    if str(source) in ENCODERS.sources():
         found = encoder_class(str(source))
         return found(found.config_class.from_dict(overrides, where=f"encoder {source!r}"))
     is_path = Path(source).expanduser().exists() or os.sep in str(source)
     if not is_path and not looks_like_hub_id(str(source)):
         encoder_class(str(source))  # raises, naming the nearest
     path = resolve_encoder(source, overrides.pop("revision", None), _HUB_FILES)
-    folder = path if path.is_dir() else path.parent
-    bare = "config" not in overrides and not (folder / "config.json").is_file()
-    if bare and isinstance(overrides.get("model_class"), str):
-        return encoder_class(overrides.pop("model_class")).from_pretrained(path, **overrides)
-    given = overrides.get("config", folder)
+    found = _class_for(path, overrides)
+    named = overrides.get("model_class")
+    if isinstance(named, str) and named not in found.config_class.model_classes:
+        del overrides["model_class"]  # a registry name: it says which encoder, and changes no config value
+    return found.from_pretrained(path, **overrides)
+
+
+def _class_for(path: Path, overrides: dict[str, Any]) -> type[AudioEncoder]:
+    """The encoder class of a directory or weights file: by `config`, by `model_class`, or by its config.json."""
+    given = overrides.get("config")
     if isinstance(given, EncoderConfig):
-        return encoder_class(given.model_class).from_pretrained(path, **overrides)
-    values = given if isinstance(given, dict) else _config_beside(given)
-    return _class_of(values, str(given)).from_pretrained(path, **overrides)
-
-
-def _config_beside(place: str | os.PathLike[str]) -> dict[str, Any]:
+        return encoder_class(given.model_class)
+    if isinstance(given, dict):
+        return _class_of(given, "config")
+    named = overrides.get("model_class")
+    explicit = encoder_class(named) if isinstance(named, str) else None
+    if given is None and explicit is not None and not path.is_dir():
+        return explicit
+    folder = path if path.is_dir() else path.parent
+    place = folder if given is None else given
     try:
-        return read_config(place)
+        values = read_config(place)
     except ConfigError as error:
+        if explicit is not None:
+            return explicit
         raise ConfigError(
-            f"{error}; for weights that come without one say whose they are, for example "
-            "encoder_options.model_class=beats"
+            f"{error}; for weights without a config.json, say which encoder they belong to, for example "
+            "model_class=beats (encoder_options in a config, --encoder-option on the command line)"
         ) from error
+    found = _class_of(values, str(place))
+    if explicit is not None and explicit is not found:
+        raise ConfigError(
+            f"{place}: its config.json is that of {found.__name__}, model_class={named} that of "
+            f"{explicit.__name__}; remove model_class, or give the weights file instead of the directory"
+        )
+    return found

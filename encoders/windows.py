@@ -1,4 +1,4 @@
-"""Encoders that see a window of fixed length at a time: cutting clips into windows and stitching tokens.
+"""Encoders that process a window of fixed length at a time: cutting clips into windows and stitching tokens.
 
 Axis letters: B batch, S samples, W windows of a clip, T time steps of a window, F frequency steps, P prefix
 tokens, D width.
@@ -21,10 +21,10 @@ EncodeWindows = Callable[[Tensor, list[int]], list[tuple[Tensor, Tensor | None]]
 
 @dataclass(frozen=True)
 class WindowedConfig(EncoderConfig):
-    """A window hears `window_samples`, the next one starts `hop_samples` later and continues its time steps.
+    """A window covers `window_samples`; the next one starts `hop_samples` later and continues its time steps.
 
-    The two differ where a time step hears more than the distance to the next: overlapping by that much keeps
-    the steps of a long clip evenly spaced across windows.
+    The two differ where a time step covers more samples than the distance to the next step: overlapping windows by
+    that much keeps the steps of a long clip evenly spaced.
     """
 
     @property
@@ -46,6 +46,10 @@ class WindowedConfig(EncoderConfig):
     def steps_in(self, n_samples: int) -> int:
         """Valid time steps of a piece that fits into one window; 0 where it is too short for one."""
 
+    def weight_of(self, n_samples: int) -> int:
+        """How much a piece of a clip counts in the mean of the clip's window features: its time steps."""
+        return self.steps_in(n_samples)
+
     @property
     def frame_rate_hz(self) -> float:
         """Time steps per second."""
@@ -63,18 +67,18 @@ class WindowedConfig(EncoderConfig):
         if steps < 1:
             raise AudioError(
                 f"clip of {n_samples} samples ({1000 * n_samples / self.sample_rate:.1f} ms) is too short for one "
-                "time step of the encoder; leave it out or give a longer one"
+                "time step of the encoder; remove it or give a longer one"
             )
         return steps
 
 
 class WindowedEncoder(AudioEncoder):
-    """An encoder that only has to say what it makes of windows."""
+    """An encoder that implements `encode_windows`; cutting, stitching and masks are done here."""
 
     config: WindowedConfig
 
     max_windows_per_pass = 32
-    """Windows encoded at once; bounds memory for long clips and big batches."""
+    """Windows encoded at once; limits memory for long clips and big batches."""
 
     @abstractmethod
     def encode_windows(self, waveform: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor | None]:
@@ -98,6 +102,18 @@ class WindowedEncoder(AudioEncoder):
         """
         raise self._no_layers()
 
+    def window_features(self, tokens: Tensor, prefix: Tensor | None) -> Tensor | None:
+        """The encoder's own feature of each window; a clip's feature is their mean, weighted by `weight_of`.
+
+        Args:
+            tokens: (B, T, F, D), as `encode_windows` returns them.
+            prefix: (B, P, D) or None, likewise.
+
+        Returns:
+            (B, D'), or None where the encoder has no feature of its own.
+        """
+        return None
+
     def forward(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
         """Encode a padded batch; see `AudioEncoder.forward`. Prefix (B, W * P, D): each window's in turn."""
         return self._over_windows(waveform, lengths, lambda *piece: [self.encode_windows(*piece)])[0]
@@ -109,7 +125,7 @@ class WindowedEncoder(AudioEncoder):
         return self._over_windows(waveform, lengths, self.encode_window_layers)
 
     def _over_windows(self, waveform: Tensor, lengths: Tensor, encode: EncodeWindows) -> list[AudioTokens]:
-        """Cut clips into windows, encode some at a time, and stitch each layer that comes out."""
+        """Cut clips into windows, encode `max_windows_per_pass` at a time, and stitch each layer of the output."""
         config, n_time = self.config, self.check_lengths(lengths)
         pieces = []  # (clip, window, samples)
         for row, (steps, n_samples) in enumerate(zip(n_time, lengths.tolist(), strict=True)):
@@ -144,12 +160,21 @@ class WindowedEncoder(AudioEncoder):
         grid = (max(n_time), config.n_freq)
         mask = n_time_mask(n_time, grid, device)
         flat = stitched.flatten(1, 3)[:, : mask.shape[1]] * mask[..., None]  # (B, n_time * n_freq, D)
-        if not prefix:
-            return AudioTokens(flat, mask, grid)
-        extra = torch.cat(prefix)  # (pieces, P, D)
-        kept = extra.new_zeros(len(n_time), n_windows, *extra.shape[1:])
-        kept[rows, places] = extra
-        return AudioTokens(flat, mask, grid, prefix=kept.flatten(1, 2))
+        out = AudioTokens(flat, mask, grid)
+        if prefix:
+            extra = torch.cat(prefix)  # (pieces, P, D)
+            kept = extra.new_zeros(len(n_time), n_windows, *extra.shape[1:])
+            kept[rows, places] = extra
+            out.prefix = kept.flatten(1, 2)
+        features = [self.window_features(*window) for window in made]
+        own = [feature for feature in features if feature is not None]  # each (pieces of a pass, D')
+        if own:
+            weights = torch.tensor([config.weight_of(size) for _, _, size in pieces], device=device)
+            total = weights.new_zeros(len(n_time)).index_add_(0, rows, weights)
+            share = (weights / total[rows]).to(own[0].dtype)
+            pooled = own[0].new_zeros(len(n_time), own[0].shape[1])
+            out.pooled = pooled.index_add(0, rows, torch.cat(own) * share[:, None])
+        return out
 
     def _windows(self, waveform: Tensor, pieces: list[tuple[int, int, int]]) -> tuple[Tensor, list[int]]:
         """The windows of some pieces, zeros past each one's end, and their lengths."""
@@ -162,7 +187,7 @@ class WindowedEncoder(AudioEncoder):
 
 
 def equal_groups(values: list[int], device: torch.device) -> list[tuple[int, Tensor]]:
-    """Rows that share a value, for models that must not see padding: (value, rows) in order of value."""
+    """Group rows by value, for models that must not see padding: (value, rows) in order of value."""
     return [
         (value, torch.tensor([row for row, other in enumerate(values) if other == value], device=device))
         for value in sorted(set(values))

@@ -238,9 +238,21 @@ def raises(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
         (zoo("wav2vec2", pads=True), "padding_invariance", "sees the padding"),
         (zoo("data2vec", pads=True), "padding_invariance", "sees the padding"),
         (zoo("wavlm", lora_targets=("q_proj", "output_dense")), "lora_reach", "no gradient reaches 4 of 8"),
-        (zoo("dasheng", train=nn.Module.train), "fixed_statistics", "init_bn.1 normalises by batch statistics"),
-        (zoo("dasheng", train=nn.Module.train), "fixed_statistics", "full training, .* init_bn.1.running_mean"),
-        (zoo("clap", train=nn.Module.train), "fixed_statistics", "a forward pass changes model.*running_mean"),
+        (
+            zoo("dasheng", train=nn.Module.train),
+            "fixed_statistics",
+            "init_bn.1 normalises by batch statistics",
+        ),
+        (
+            zoo("dasheng", train=nn.Module.train),
+            "fixed_statistics",
+            "full training, .* init_bn.1.running_mean",
+        ),
+        (
+            zoo("clap", train=nn.Module.train),
+            "fixed_statistics",
+            "a forward pass changes model.*running_mean",
+        ),
         (MovingStatistics, "fixed_statistics", "changes extra.running_mean"),
         (miscounting(1), "valid_length", "frame_rate_hz says about"),
         (miscounting(-2), "valid_length", "frame_rate_hz says about"),
@@ -278,7 +290,9 @@ def test_full_tuning_of_dasheng_normalises_by_the_pretrained_statistics() -> Non
     norm.running_mean.uniform_(-60, -20, generator=torch.Generator().manual_seed(1))
     norm.running_var.uniform_(100, 400, generator=torch.Generator().manual_seed(2))
     kept = norm.running_mean.clone(), norm.running_var.clone()
-    wave = torch.randn(3, 16000, generator=torch.Generator().manual_seed(0)) * torch.tensor([[0.3], [0.1], [0.01]])
+    wave = torch.randn(3, 16000, generator=torch.Generator().manual_seed(0)) * torch.tensor(
+        [[0.3], [0.1], [0.01]]
+    )
     lengths = torch.tensor([16000, 9000, 9000])  # two groups of windows of equal length
     with torch.no_grad():
         expected = encoder(wave, lengths).tokens

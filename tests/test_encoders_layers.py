@@ -11,7 +11,7 @@ from alm.model import AudioLanguageModel
 from alm.policy import Policy
 from alm.processor import build_processor
 from encoders import encoder_class, load_encoder
-from encoders.layers import LayersEncoder
+from encoders.zoo.layers import LayersEncoder
 
 WITH_LAYERS = ["audiomosaic", "ast", "whisper", "wav2vec2", "wavlm"]
 WITHOUT = ["clap", "qwen2_audio", "logmel", "dasheng"]

@@ -1,4 +1,4 @@
-"""`alm embed`: what an encoder makes of audio files, as numbers."""
+"""`alm embed`: clip and frame embeddings of audio files."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def add(commands: Any) -> None:
         "audio", nargs="+", metavar="AUDIO", help="audio files, folders, patterns, or - for stdin"
     )
     parser.add_argument("--out", required=True, metavar="X.npz", help="where to write")
+    add_encoder_options(parser)
     parser.add_argument("--batch-size", type=_positive, default=16, help="files per batch (16)")
     parser.set_defaults(run=_embed)
 
@@ -41,13 +42,14 @@ def _embed(arguments: argparse.Namespace) -> None:
 
     from alm.common.errors import AudioError, UserError
     from alm.common.progress import progress
+    from alm.encoder import load_any_encoder
     from encoders.audio import load_audio
 
     out = Path(arguments.out)
     if out.suffix != ".npz" or not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: expected a name ending in .npz in a folder that exists")
     files = find_audio(arguments.audio)
-    encoder = load_any_encoder(arguments.model)
+    encoder = load_any_encoder(arguments.model, **encoder_options(arguments))
     config = encoder.config
 
     def read(path: str) -> np.ndarray:
@@ -85,6 +87,33 @@ def _embed(arguments: argparse.Namespace) -> None:
     )
 
 
+def add_encoder_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--encoder-option KEY=VALUE`."""
+    parser.add_argument(
+        "--encoder-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=(
+            "a config value of the encoder, or model_class=NAME for a weights file without a config.json "
+            "(model_class=beats); may be repeated"
+        ),
+    )
+
+
+def encoder_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The values of `--encoder-option`.
+
+    Raises:
+        ConfigError: An option is not KEY=VALUE with a YAML value.
+    """
+    from alm.common.settings import apply_overrides
+
+    values: dict[str, Any] = {}
+    apply_overrides(values, arguments.encoder_option)
+    return values
+
+
 def _embeddings(encoder: AudioEncoder, waveforms: list[Any]) -> list[tuple[Any, Any]]:
     """Per clip its feature (D',) and its frames (n_time, D), as numpy arrays."""
     import torch
@@ -100,47 +129,3 @@ def _embeddings(encoder: AudioEncoder, waveforms: list[Any]) -> list[tuple[Any, 
     steps = out.mask.unflatten(1, out.grid)[:, :, 0].sum(dim=1).tolist()
     features = out.clip_features().float().cpu().numpy()
     return [(feature, row[:n]) for feature, row, n in zip(features, rows, steps, strict=True)]
-
-
-def named_class(source: str) -> type[AudioEncoder] | None:
-    """The class that an encoder's name or file stands for; None for what has weights."""
-    from encoders.registry import ENCODERS, encoder_class, list_encoders
-
-    if source.endswith(".py"):
-        return ENCODERS.load_file(source)
-    return encoder_class(source) if source in list_encoders() else None
-
-
-def load_any_encoder(source: str) -> AudioEncoder:
-    """The encoder of that name, file or directory, or the one inside an audio-language model directory.
-
-    One without weights is the same every time, and stderr says that it is untrained.
-    """
-    import json
-    import sys
-
-    import torch
-
-    from encoders import load_encoder
-
-    found = named_class(source)
-    if found is not None:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            untrained = found(found.config_class.from_dict({}, where=f"encoder {source!r}"))
-        if next(untrained.parameters(), None) is not None:
-            print(f"{source}: untrained weights (seed 0); for trained ones name a directory", file=sys.stderr)
-        return untrained
-    file = Path(source) / "config.json"
-    if file.is_file():
-        try:
-            is_model = json.loads(file.read_text(encoding="utf-8")).get("model_type") == "audio_language"
-        except (ValueError, AttributeError):
-            is_model = False
-        if is_model:
-            import alm
-
-            model, _ = alm.load(source)
-            encoder: AudioEncoder = model.encoder
-            return encoder
-    return load_encoder(source)

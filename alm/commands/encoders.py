@@ -1,4 +1,4 @@
-"""`alm encoders`: what encoders there are, and whether one keeps the contract."""
+"""`alm encoders`: list, describe and check encoders."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+from alm.commands.embed import add_encoder_options, encoder_options
+
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "encoders",
-        help="list encoders, look at one, check one of yours",
+        help="list encoders, describe one, check one of yours",
         description=(
             "List the encoders, describe one, check that one keeps the contract, or write the labels control's table. "
             "An encoder of your own is found in the files of --plugins DIR, or of the directories in ALM_PLUGINS."
@@ -49,6 +51,7 @@ def _add_info(actions: Any) -> None:
     parser.add_argument(
         "encoder", metavar="DIR", help="encoder directory, hub id, name or file, or model directory"
     )
+    add_encoder_options(parser)
     parser.set_defaults(run=_info)
 
 
@@ -67,6 +70,7 @@ def _add_check(actions: Any) -> None:
         metavar="NAME_OR_FILE.py_OR_DIR",
         help="encoder name, file, directory or hub id, or model directory",
     )
+    add_encoder_options(parser)
     parser.set_defaults(run=_check)
 
 
@@ -103,7 +107,7 @@ def _list(arguments: argparse.Namespace) -> int:
             rows.append((name, *_facts(encoder_class(name))))
         except UserError as error:
             broken.append(f"{name}: {error}")
-        except Exception as error:  # a stranger's file: the others are listed all the same
+        except Exception as error:  # a user's file may raise anything; list the others
             broken.append(f"{name}: raises {describe_error(error)}")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *numbers, licence in rows:
@@ -138,10 +142,10 @@ def _check(arguments: argparse.Namespace) -> int:
     from encoders.conformance import describe_error, run_checks
 
     try:
-        encoder, what = _encoder_to_check(arguments.encoder)
+        encoder, what = _encoder_to_check(arguments.encoder, encoder_options(arguments))
     except UserError:
         raise
-    except Exception as error:  # a stranger's constructor: what it raises is what is wrong with it
+    except Exception as error:  # a user's constructor may raise anything; report it as the check's finding
         print(f"{arguments.encoder}\n  FAILED  tiny()  raises {describe_error(error)}")
         return 1
     print(what)
@@ -154,14 +158,24 @@ def _check(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _encoder_to_check(given: str) -> tuple[Any, str]:
-    """The encoder that a name, a file or a directory stands for, and how to call it."""
-    from alm.commands.embed import load_any_encoder, named_class
+def _encoder_to_check(given: str, options: dict[str, Any]) -> tuple[Any, str]:
+    """The encoder that a name, a file or a directory stands for, and its name for the report.
+
+    Raises:
+        ConfigError: Options for a name or a Python file: its tiny size is checked.
+    """
+    from alm.common.errors import ConfigError
+    from alm.encoder import load_any_encoder
+    from encoders.registry import named_class
 
     found = named_class(given)
     if found is not None:
+        if options:
+            raise ConfigError(
+                f"{given}: is checked at its tiny size; remove --encoder-option ({', '.join(options)})"
+            )
         return found.tiny(), f"{Path(given).name}, tiny and untrained"
-    encoder = load_any_encoder(given)
+    encoder = load_any_encoder(given, **options)
     return encoder, f"{given}, {encoder.config.model_class}"
 
 
@@ -173,20 +187,27 @@ def _labels(arguments: argparse.Namespace) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    print("\n".join(f"{key}: {value}" for key, value in describe(arguments.encoder)))
+    print(
+        "\n".join(f"{key}: {value}" for key, value in describe(arguments.encoder, encoder_options(arguments)))
+    )
 
 
-def describe(source: str) -> list[tuple[str, str]]:
-    """What there is to say about an encoder, as (key, value) lines.
+def describe(source: str, options: dict[str, Any] | None = None) -> list[tuple[str, str]]:
+    """Describe an encoder in (key, value) lines.
+
+    Args:
+        source: As for `alm.encoder.load_any_encoder`.
+        options: Likewise.
 
     Raises:
-        UserError: There is no such encoder, or it does not load.
+        UserError: Unknown encoder, or it does not load.
     """
     import torch
 
-    from alm.commands.embed import load_any_encoder, named_class
+    from alm.encoder import load_any_encoder
+    from encoders.registry import named_class
 
-    encoder = load_any_encoder(source)
+    encoder = load_any_encoder(source, **(options or {}))
     config = encoder.config
     seen_s = max(config.clip_s, 1.0) if math.isfinite(config.clip_s) else 1.0
     n_samples = int(config.sample_rate * seen_s)

@@ -1,23 +1,39 @@
 """AudioMAE (Huang et al. 2022), from the official `pretrained.pth` and `finetuned.pth`.
 
-Key names, sizes and the front end follow facebookresearch/AudioMAE (models_mae.py, models_vit.py, dataset.py).
-Not verified: numbers against the official code, which needs an old timm; the published files were not at hand.
+Key names, sizes and the front end follow facebookresearch/AudioMAE (models_mae.py, models_vit.py, dataset.py). The
+numbers were compared with that code on random weights; see the README's table.
 Axis letters: B batch, S samples, T time steps, F frequency steps, D width.
 """
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from alm.common.errors import ConfigError
 from encoders.mel import KaldiFbank
-from encoders.published import FbankPatchConfig, PublishedEncoder, filled_log_mel, vit_block, vit_sizes
+from encoders.published import (
+    FbankPatchConfig,
+    PublishedEncoder,
+    filled_log_mel,
+    require_stated,
+    vit_block,
+    vit_sizes,
+)
 from encoders.vit import NORM_EPS, PatchEmbed, sincos_positions
 
-_MEAN, _DIVISOR = -4.2677393, 2 * 4.5689974  # AudioSet's, as main_pretrain.py and dataset.py use them
+# (mean, standard deviation) by the training script's `--dataset` (main_finetune_as.py, main_finetune_esc.py).
+_STATISTICS = {
+    "audioset": (-4.2677393, 4.5689974),
+    "esc50": (-6.6268077, 5.358466),
+    "speechcommands": (-6.845978, 5.5654526),
+}
+# Arguments of the training scripts that change what a patch is.
+_REQUIRED = {"use_custom_patch": False}
 
 
 @dataclass(frozen=True)
@@ -26,9 +42,28 @@ class AudioMaeConfig(FbankPatchConfig):
 
     model_class: str = "AudioMaeEncoder"
     final_norm: bool = True
-    """Normalise the tokens; fine-tuned checkpoints normalise their mean instead, and that norm is left out."""
+    """Normalise the tokens; fine-tuned checkpoints normalise their mean instead (`pooling: published`)."""
+    norm_mean: float = _STATISTICS["audioset"][0]
+    """Log-mel mean of the training data."""
+    norm_std: float = _STATISTICS["audioset"][1]
+    """Log-mel standard deviation of the training data; the log-mel is divided by twice this."""
+    pooling: str = "mean"
+    """Clip feature: `mean` of the tokens that cover audio, or `published`, what fine-tuned checkpoints classify: the
+    mean of all of a window's tokens (silence included), then the checkpoint's fc_norm."""
 
     model_classes: ClassVar[tuple[str, ...]] = ("AudioMaeEncoder",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pooling not in ("mean", "published"):
+            raise ConfigError(f"pooling is {self.pooling!r}; expected mean or published")
+        if self.pooling == "published" and self.final_norm:
+            raise ConfigError(
+                "pooling is 'published', which needs a fine-tuned checkpoint (its fc_norm); use mean, or attentive "
+                "and linear probes on the tokens"
+            )
+        if self.norm_std <= 0:
+            raise ConfigError(f"norm_std is {self.norm_std}; expected more than 0")
 
 
 class AudioMaeEncoder(PublishedEncoder):
@@ -37,7 +72,7 @@ class AudioMaeEncoder(PublishedEncoder):
     config: AudioMaeConfig
     config_class = AudioMaeConfig
     lora_targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-    others = ("decoder_*", "mask_token", "fc_norm.*", "head.*")
+    skipped = ("decoder_*", "mask_token", "fc_norm.*", "head.*")
     licence = "CC-BY-NC-4.0"
     n_parameters = 85_648_128
 
@@ -51,11 +86,14 @@ class AudioMaeEncoder(PublishedEncoder):
         self.pos_embed = nn.Parameter(sincos_positions(dim, grid), requires_grad=False)
         self.blocks = nn.ModuleList(vit_block(dim, own.num_heads, own.mlp_ratio) for _ in range(own.depth))
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS) if own.final_norm else nn.Identity()
+        self.fc_norm = nn.LayerNorm(dim, eps=NORM_EPS) if own.pooling == "published" else None
 
     def encode_windows(self, waveform: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
         """Tokens (B, T, F, D) and prefix (B, 1, D) of windows (B, S)."""
         own = self.config
-        mel = (filled_log_mel(self.fbank, waveform, lengths, own.n_frames) - _MEAN) / _DIVISOR
+        mel = (filled_log_mel(self.fbank, waveform, lengths, own.n_frames) - own.norm_mean) / (
+            2 * own.norm_std
+        )
         x = self.patch_embed(mel.to(self.cls_token.dtype))  # (B, T * F, D)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
         for block in self.blocks:
@@ -63,13 +101,28 @@ class AudioMaeEncoder(PublishedEncoder):
         x = self.norm(x)
         return x[:, 1:].unflatten(1, (own.steps_per_window, own.n_freq)), x[:, :1]
 
+    def window_features(self, tokens: Tensor, prefix: Tensor | None) -> Tensor | None:
+        """`fc_norm` of the mean of all of a window's patches (models_vit.py, global_pool); None for `mean`."""
+        return None if self.fc_norm is None else self.fc_norm(tokens.flatten(1, 2).mean(dim=1))
+
     @classmethod
     def translate(
         cls, weights: dict[str, Tensor], beside: dict[str, Any], values: dict[str, Any]
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Sizes from the weights; a window is as long as the positions say."""
+        """Sizes from the weights; a window is as long as the positions say; statistics by the data set."""
+        arguments = beside.get("args")
+        stated = vars(arguments) if isinstance(arguments, Namespace) else {}
+        require_stated(stated, _REQUIRED, "args")
+        dataset = stated.get("dataset", "audioset")
+        if dataset not in _STATISTICS:
+            raise ConfigError(
+                f"args: dataset is {dataset!r}, whose log-mel statistics are not known; expected one of "
+                f"{', '.join(_STATISTICS)}, or save the state dict alone and give norm_mean and norm_std"
+            )
+        mean, std = _STATISTICS[dataset]
         patch = weights["patch_embed.proj.weight"].shape[-1]
         config = vit_sizes(weights) | {"patch_size": patch, "final_norm": "norm.weight" in weights}
+        config |= {"norm_mean": mean, "norm_std": std}
         n_freq = AudioMaeConfig.n_mels // patch
         return weights, config | {"n_frames": (weights["pos_embed"].shape[1] - 1) // n_freq * patch}
 

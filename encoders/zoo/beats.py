@@ -1,7 +1,7 @@
 """BEATs (Chen et al. 2023), from the official `BEATs_iter*.pt`.
 
-Key names, sizes and computation follow microsoft/unilm (beats/BEATs.py, beats/backbone.py). Not verified: numbers
-against the official code; the published files were not at hand.
+Key names, sizes and computation follow microsoft/unilm (beats/BEATs.py, beats/backbone.py). The numbers were compared
+with that code on random weights; see the README's table. It encodes clips whole, this encoder in windows of `n_frames`.
 Axis letters: B batch, S samples, T time steps, F frequency steps, N tokens, H heads, D width, E patch width.
 """
 
@@ -17,11 +17,21 @@ from torch.nn import functional
 
 from alm.common.errors import ConfigError
 from encoders.mel import KaldiFbank, n_frames_for
-from encoders.published import FbankPatchConfig, PublishedEncoder
+from encoders.published import FbankPatchConfig, PublishedEncoder, require_stated
 
 _MEAN, _DIVISOR = 15.41663, 2 * 6.55582  # BEATs.preprocess, for samples scaled to 16 bits
 _FULL_SCALE = 2.0**15
 _POVEY = 0.85  # kaldi's default window is a hann window to this power
+# BEATsConfig: a checkpoint's cfg replaces some of these defaults.
+_OFFICIAL = {
+    "input_patch_size": -1, "embed_dim": 512, "conv_bias": False, "encoder_layers": 12, "encoder_embed_dim": 768,
+    "encoder_ffn_embed_dim": 3072, "encoder_attention_heads": 12, "activation_fn": "gelu",
+    "layer_norm_first": False, "deep_norm": False, "conv_pos": 128, "conv_pos_groups": 16,
+    "relative_position_embedding": False, "num_buckets": 320, "max_distance": 1280, "gru_rel_pos": False,
+}  # fmt: skip
+_REQUIRED = {
+    "layer_norm_first": False, "relative_position_embedding": True, "gru_rel_pos": True, "activation_fn": "gelu",
+}  # fmt: skip
 _SHARED_BIAS = "self_attn.relative_attention_bias.weight"
 
 
@@ -34,7 +44,7 @@ class BeatsConfig(FbankPatchConfig):
     """Width E of a patch before it is projected to embed_dim."""
     conv_bias: bool = False
     conv_pos: int = 128
-    """Tokens that a position convolution hears."""
+    """Tokens that the position convolution covers."""
     conv_pos_groups: int = 16
     num_buckets: int = 320
     max_distance: int = 800
@@ -42,8 +52,23 @@ class BeatsConfig(FbankPatchConfig):
 
     model_classes: ClassVar[tuple[str, ...]] = ("BeatsEncoder",)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.conv_pos < 1 or self.conv_pos_groups < 1 or self.embed_dim % self.conv_pos_groups:
+            raise ConfigError(
+                f"conv_pos_groups is {self.conv_pos_groups}, conv_pos {self.conv_pos}; expected a divisor of "
+                f"embed_dim ({self.embed_dim}) and at least 1"
+            )
+        if self.num_buckets < 4 or self.max_distance <= self.num_buckets // 4:
+            raise ConfigError(
+                f"num_buckets is {self.num_buckets}, max_distance {self.max_distance}; expected at least 4 buckets, "
+                "and a distance above a quarter of them"
+            )
+        if self.patch_dim < 1:
+            raise ConfigError(f"patch_dim is {self.patch_dim}; expected at least 1")
+
     def steps_in(self, n_samples: int) -> int:
-        """Whole patches: nothing is filled up."""
+        """Whole patches: a rest shorter than a patch is dropped, as officially."""
         return n_frames_for(n_samples, self.sample_rate) // self.patch_size
 
 
@@ -135,7 +160,7 @@ class BeatsEncoder(PublishedEncoder):
     config: BeatsConfig
     config_class = BeatsConfig
     lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-    others = ("predictor.*", f"encoder.layers.*.{_SHARED_BIAS}")  # every layer's entry is the first one's
+    skipped = ("predictor.*", f"encoder.layers.*.{_SHARED_BIAS}")  # every layer's entry is the first one's
     licence = "MIT"
     n_parameters = 90_311_792
 
@@ -169,16 +194,13 @@ class BeatsEncoder(PublishedEncoder):
     def translate(
         cls, weights: dict[str, Tensor], beside: dict[str, Any], values: dict[str, Any]
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The checkpoint's own `cfg` says the sizes."""
-        cfg = beside["cfg"]
-        for key, wanted in (
-            ("layer_norm_first", False),
-            ("relative_position_embedding", True),
-            ("gru_rel_pos", True),
-            ("activation_fn", "gelu"),
-        ):
-            if cfg.get(key, wanted) != wanted:
-                raise ConfigError(f"BEATs checkpoint: cfg.{key} is {cfg[key]!r}; expected {wanted!r}")
+        """Sizes from the checkpoint's own `cfg`; what it leaves out has BEATsConfig's defaults."""
+        if not isinstance(beside.get("cfg"), dict):
+            raise ConfigError(
+                "the file holds no cfg beside the weights; give a BEATs checkpoint as published"
+            )
+        cfg: dict[str, Any] = _OFFICIAL | beside["cfg"]
+        require_stated(cfg, _REQUIRED, "cfg")
         convolution = "encoder.pos_conv.0."
         renamed = {
             f"{convolution}weight_g": f"{convolution}parametrizations.weight.original0",

@@ -1,9 +1,9 @@
 """Dasheng (Dinkel et al. 2024), from the official `dasheng_*.pt` and the hub's `mispeech/dasheng-*`.
 
 Key names, sizes and computation follow RicherMans/Dasheng (pretrained.py, models.py) and the hub's
-modeling_dasheng.py (config.json with model_type `dasheng`, keys `encoder.*`). Not verified: numbers against the
-official code, which needs einops and old torch calls; the published files were not at hand. Longer clips differ
-from it on purpose: the spectrogram is made per window, and the decibel floor is per window, not per batch.
+modeling_dasheng.py (config.json with model_type `dasheng`, keys `encoder.*`). The numbers were compared with that code
+on random weights; see the README's table. Clips longer than a window differ on purpose: the spectrogram and its decibel
+floor are computed per window, officially per clip and per batch.
 Axis letters: B batch, S samples, F frames, M mels, T time steps, D width.
 """
 
@@ -16,7 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from alm.common.errors import ConfigError
-from encoders.published import SHIFT_SAMPLES, PublishedEncoder, vit_block, vit_sizes
+from encoders.published import (
+    SHIFT_SAMPLES,
+    PublishedEncoder,
+    check_vit,
+    require_stated,
+    vit_block,
+    vit_sizes,
+)
 from encoders.stft import StftMel
 from encoders.vit import NORM_EPS
 from encoders.windows import WindowedConfig, equal_groups
@@ -25,6 +32,14 @@ _N_FFT = 512
 _TOP_DB = 120.0
 _HEADS = {768: 12, 1280: 16, 1536: 24}  # dasheng_base, 06B, 12B in pretrained.py
 _HUB = "encoder."
+# Arguments of AudioTransformerMAE_Encoder and of the hub's feature extractor that change the tokens, and the only
+# value we compute with.
+_REQUIRED = {
+    "n_fft": _N_FFT, "win_size": _N_FFT, "win_length": _N_FFT, "hop_size": SHIFT_SAMPLES, "hop_length": SHIFT_SAMPLES,
+    "f_min": 0, "f_max": 8000, "center": True, "top_db": _TOP_DB, "sample_rate": 16000, "sampling_rate": 16000,
+    "input_channels": 1, "qkv_bias": True, "init_values": None, "norm_layer": None, "act_layer": None,
+    "block_type": "Block", "attention_type": "Attention",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,11 +60,14 @@ class DashengConfig(WindowedConfig):
     model_types: ClassVar[tuple[str, ...]] = ("dasheng",)
 
     def __post_init__(self) -> None:
-        if self.sample_rate != 16000:
-            raise ConfigError(f"sample_rate is {self.sample_rate}; expected 16000")
-        if self.embed_dim % self.num_heads:
+        check_vit(self)
+        if self.n_mels < 1 or self.patch_frames < 1:
             raise ConfigError(
-                f"num_heads is {self.num_heads}; expected a divisor of embed_dim ({self.embed_dim})"
+                f"n_mels is {self.n_mels}, patch_frames {self.patch_frames}; expected at least 1"
+            )
+        if self.target_length < self.patch_frames:
+            raise ConfigError(
+                f"target_length is {self.target_length}; expected at least one patch of {self.patch_frames} frames"
             )
 
     @property
@@ -89,7 +107,7 @@ class DashengEncoder(PublishedEncoder):
     config: DashengConfig
     config_class = DashengConfig
     lora_targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-    others = ("front_end.*", "outputlayer.*")
+    skipped = ("front_end.*", "outputlayer.*")
     licence = "Apache-2.0"
     n_parameters = 85_447_808
 
@@ -141,8 +159,13 @@ class DashengEncoder(PublishedEncoder):
         _, _, n_mels, frames = named["patch_embed.proj.weight"].shape
         config |= {"n_mels": n_mels, "patch_frames": frames}
         config["target_length"] = named["time_pos_embed"].shape[-1] * frames
-        stated = values.get("encoder_kwargs") or beside.get("config") or {}
-        heads = stated.get("num_heads", _HEADS.get(config["embed_dim"])) if isinstance(stated, dict) else None
+        stated: dict[str, Any] = {}
+        for part in (beside.get("config"), values, values.get("encoder_kwargs")):
+            stated |= part if isinstance(part, dict) else {}
+        sizes = {key: config[key] for key in ("embed_dim", "depth", "mlp_ratio", "n_mels", "target_length")}
+        sizes |= {"patch_size": (n_mels, frames), "patch_stride": (n_mels, frames)}
+        require_stated(stated, _REQUIRED | sizes, "config")
+        heads = stated.get("num_heads", _HEADS.get(config["embed_dim"]))
         return named, config if heads is None else config | {"num_heads": heads}
 
     @classmethod

@@ -2,8 +2,8 @@
 
 Reads the hub release (`worstchan/EAT-*`: config.json with model_type `eat`, keys `model.*`) and the weights of a
 fairseq checkpoint (`modality_encoders.IMAGE.*`). Key names and computation follow cwx-worst-one/EAT and the hub's
-eat_model.py. Not verified: numbers against the official code, which needs fairseq or timm; the published files
-were not at hand, SSLAM's least of all.
+eat_model.py. The numbers of EAT were compared with that code on random weights (see the README's table), those of SSLAM
+were not.
 Axis letters: B batch, S samples, T time steps, F frequency steps, D width.
 """
 
@@ -15,11 +15,24 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from alm.common.errors import ConfigError
 from encoders.mel import KaldiFbank
-from encoders.published import FbankPatchConfig, PublishedEncoder, filled_log_mel, vit_attention, vit_sizes
+from encoders.published import (
+    FbankPatchConfig,
+    PublishedEncoder,
+    filled_log_mel,
+    require_stated,
+    vit_attention,
+    vit_sizes,
+)
 from encoders.vit import NORM_EPS, Mlp, PatchEmbed, sincos_positions
 
 _MEAN, _DIVISOR = -4.268, 2 * 4.569  # feature_extract.py
+# Arguments of EATConfig and of fairseq's data2vec_multi that change the tokens, and the only value we compute with.
+_REQUIRED = {
+    "in_chans": 1, "qkv_bias": True, "layer_norm_first": False, "norm_eps": NORM_EPS, "norm_affine": True,
+    "fixed_positions": True,
+}  # fmt: skip
 _FAIRSEQ = "modality_encoders.IMAGE."
 _HUB = "model."
 
@@ -30,10 +43,22 @@ class EatConfig(FbankPatchConfig):
 
     model_class: str = "EatEncoder"
     max_steps: int = 768
-    """Time steps there are positions for (768 in the hub's files, 64 in fairseq's)."""
+    """Time steps that have a position (768 in the hub's files, 64 in fairseq's)."""
+    pooling: str = "mean"
+    """Clip feature: `mean` of the tokens that cover audio, or `cls`, what the published evaluation classifies."""
 
     model_classes: ClassVar[tuple[str, ...]] = ("EatEncoder",)
     model_types: ClassVar[tuple[str, ...]] = ("eat",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pooling not in ("mean", "cls"):
+            raise ConfigError(f"pooling is {self.pooling!r}; expected mean or cls")
+        if self.steps_per_window > self.max_steps:
+            raise ConfigError(
+                f"n_frames is {self.n_frames}, {self.steps_per_window} time steps; expected at most "
+                f"{self.max_steps * self.patch_size}, the weights have {self.max_steps} positions"
+            )
 
 
 class PostNormBlock(nn.Module):
@@ -58,7 +83,7 @@ class EatEncoder(PublishedEncoder):
     config: EatConfig
     config_class = EatConfig
     lora_targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-    others = ("fc_norm.*", "head.*", "decoder.*", "recon_proj.*", "shared_decoder.*", "cls_proj.*", "center")
+    skipped = ("fc_norm.*", "head.*", "decoder.*", "recon_proj.*", "shared_decoder.*", "cls_proj.*", "center")
     licence = "MIT"
     n_parameters = 89_972_736
 
@@ -86,11 +111,19 @@ class EatEncoder(PublishedEncoder):
             x = block(x)
         return x[:, 1:].unflatten(1, (own.steps_per_window, own.n_freq)), x[:, :1]
 
+    def window_features(self, tokens: Tensor, prefix: Tensor | None) -> Tensor | None:
+        """Each window's CLS (B, D) for `cls`; None for `mean`."""
+        return None if prefix is None or self.config.pooling == "mean" else prefix[:, 0]
+
     @classmethod
     def translate(
         cls, weights: dict[str, Tensor], beside: dict[str, Any], values: dict[str, Any]
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Both layouts under our names; sizes from the weights."""
+        """Both layouts under our names; sizes from the weights, heads and window from a config where there is one."""
+        cfg = beside.get("cfg")
+        stated = values or (cfg.get("model") if isinstance(cfg, dict) else None) or {}
+        require_stated(stated, _REQUIRED, "config.json" if values else "cfg.model")
+        n_mels = stated.get("mel_bins", EatConfig.n_mels)
         named = {}
         for key, value in weights.items():
             for old, new in (
@@ -104,11 +137,17 @@ class EatEncoder(PublishedEncoder):
                 key = new + key[len(old) :] if key.startswith(old) else key
             named[key] = value
         patch = named["patch_embed.proj.weight"].shape[-1]
-        steps = named["positions"].shape[1] // (EatConfig.n_mels // patch)
-        config = vit_sizes(named) | {"patch_size": patch, "max_steps": steps}
-        if "num_heads" in values:
-            config["num_heads"] = values["num_heads"]
-        return named, config
+        steps = named["positions"].shape[1] // (n_mels // patch)
+        config = vit_sizes(named) | {"patch_size": patch, "max_steps": steps, "n_mels": n_mels}
+        sizes = {key: config[key] for key in ("embed_dim", "depth", "patch_size", "mlp_ratio")} | {
+            "stride": patch
+        }
+        require_stated(stated, sizes, "config.json" if values else "cfg.model")
+        if "num_heads" in stated:
+            config["num_heads"] = stated["num_heads"]
+        frames, mels = stated.get("img_size", (min(EatConfig.n_frames, steps * patch), n_mels))
+        require_stated({"img_size": (frames, mels)}, {"img_size": (frames, n_mels)}, "config.json")
+        return named, config | {"n_frames": frames}
 
     @classmethod
     def tiny(cls, seed: int = 0) -> Self:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from alm.common.errors import ConfigError
-from encoders.base import EncoderConfig, coerce_fields, located
+from alm.common.fields import coerce_fields, located
+from encoders.base import EncoderConfig
 from encoders.mel import KaldiFbank, frames_or_error
 
 PRETRAIN = "AudioMosaicPretrain"

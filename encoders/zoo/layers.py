@@ -1,6 +1,6 @@
-"""Another layer of an encoder than its last, or a learned sum of all of them, under the encoder contract.
+"""One layer of another encoder, or a learned weighted sum of all its layers, under the encoder contract.
 
-`load_encoder(source, layer=...)` and `encoder_options: {layer: 6}` put it around any encoder that offers its layers.
+`load_encoder(source, layer=...)` and `encoder_options: {layer: 6}` wrap any encoder that offers its layers.
 Axis letters: B batch, S samples, L layers, N tokens, D width.
 """
 
@@ -8,33 +8,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from alm.common.errors import ConfigError
-from encoders.base import AudioEncoder, AudioTokens, EncoderConfig
+from encoders.base import LAST_LAYER, AudioEncoder, AudioTokens, EncoderConfig
+from encoders.registry import config_from_dict, encoder_class
 from encoders.zoo.audiomosaic.config import BACKBONE
 
-LAST, SUM = "last", "sum"
+SUM = "sum"
 
 
 @dataclass(frozen=True)
 class LayersConfig(EncoderConfig):
-    """The encoder around which this is put, and what is taken from it."""
+    """The wrapped encoder, and which of its layers to use."""
 
     model_class: str = "LayersEncoder"
-    encoder: dict = field(default_factory=lambda: {"model_class": BACKBONE})
-    """Config of the encoder."""
+    encoder: dict[str, Any] = field(default_factory=lambda: {"model_class": BACKBONE})
+    """Config of the wrapped encoder."""
     layer: str = SUM
-    """A number (0 is what enters the first block, 1 the first block's output), or `sum`."""
+    """A number (0: the input of the first block, 1: the output of the first block), or `sum`."""
 
     model_classes: ClassVar[tuple[str, ...]] = ("LayersEncoder",)
 
     def __post_init__(self) -> None:
         if self.layer != SUM and not self.layer.isdigit():
-            raise ConfigError(f"layer is {self.layer!r}; expected {LAST}, a number from 0, or {SUM}")
+            raise ConfigError(f"layer is {self.layer!r}; expected {LAST_LAYER}, a number from 0, or {SUM}")
         if self.sample_rate != self.inner.sample_rate:
             raise ConfigError(
                 f"sample_rate is {self.sample_rate}; expected the encoder's, {self.inner.sample_rate}"
@@ -42,9 +43,7 @@ class LayersConfig(EncoderConfig):
 
     @cached_property
     def inner(self) -> EncoderConfig:
-        """The encoder's config."""
-        from encoders.registry import config_from_dict
-
+        """The wrapped encoder's config."""
         return config_from_dict(self.encoder)
 
     @property
@@ -73,10 +72,10 @@ class LayersConfig(EncoderConfig):
 
 
 class LayersEncoder(AudioEncoder):
-    """One layer of an encoder, or the sum of all, weighted by a softmax (SUPERB, Yang et al. 2021, section 3).
+    """One layer of an encoder, or the softmax-weighted sum of all (SUPERB, Yang et al. 2021, section 3).
 
-    The weights start equal. They are the only parameters here and learn with whatever reads the tokens, also where
-    the encoder is frozen.
+    The weights start equal. They are the only parameters of this class. They train together with the projector or
+    head that reads the tokens, even where the encoder is frozen.
     """
 
     config: LayersConfig
@@ -84,8 +83,6 @@ class LayersEncoder(AudioEncoder):
     licence = "-"
 
     def __init__(self, config: LayersConfig | None = None, encoder: AudioEncoder | None = None) -> None:
-        from encoders.registry import encoder_class
-
         config = config or LayersConfig()
         super().__init__(config)
         self.encoder = encoder or encoder_class(config.inner.model_class)(config.inner)
@@ -93,7 +90,7 @@ class LayersEncoder(AudioEncoder):
         if n_layers is None:
             raise ConfigError(
                 f"layer is {config.layer!r}, but {type(self.encoder).__name__} does not offer the outputs of its "
-                f"layers; leave it out or set it to {LAST}"
+                f"layers; remove it or set it to {LAST_LAYER}"
             )
         if config.layer != SUM and int(config.layer) >= n_layers:
             raise ConfigError(f"layer is {config.layer!r}; the encoder has 0 to {n_layers - 1}, or {SUM}")
@@ -103,12 +100,16 @@ class LayersEncoder(AudioEncoder):
 
     @classmethod
     def around(cls, encoder: AudioEncoder, layer: str) -> AudioEncoder:
-        """Take `layer` of a loaded encoder; the encoder itself for its last one.
+        """Wrap a loaded encoder so that it returns one of its layers; the encoder itself for `last`.
+
+        Args:
+            encoder: The encoder to wrap.
+            layer: `last`, a number, or `sum`.
 
         Raises:
             ConfigError: No such layer, or the encoder does not offer its layers.
         """
-        if layer == LAST:
+        if layer == LAST_LAYER:
             return encoder
         config = LayersConfig(
             sample_rate=encoder.config.sample_rate, encoder=encoder.config.to_dict(), layer=layer
@@ -119,7 +120,7 @@ class LayersEncoder(AudioEncoder):
 
     @property
     def n_layers(self) -> int | None:
-        """None: a layer of layers is not offered."""
+        """None: the wrapped encoder has the layers, this class has none of its own."""
         return None
 
     @property
