@@ -23,7 +23,7 @@ from alm.policy import Policy
 from benchmarks.measure import Row, alternate, main, seconds, spread
 from encoders import AudioEncoder, encoder_class
 from encoders.audio import save_wav
-from train.tune.conversations import ClipAudio, ClipFeatures
+from train.tune.conversations import ClipFeatures, ClipWaveforms
 
 BASE = {"spec_size": [1024, 128], "embed_dim": 768, "depth": 12, "num_heads": 12}
 _VOCABULARY, _PROMPT, _ANSWER, _AUDIO_ID = 4000, 20, 20, 4000
@@ -66,10 +66,10 @@ def _steps(encoder: AudioEncoder, clips: list[AudioRef], rounds: int) -> Row:
     model.set_policy(Policy())
     model.train()
     trainable = [p for p in model.parameters() if p.requires_grad]
-    live, kept = ClipAudio(encoder.config.sample_rate), _kept(encoder, clips, None)
+    live, kept = ClipWaveforms(encoder.config.sample_rate), _kept(encoder, clips, None)
     losses: dict[str, float] = {}
 
-    def step(source: ClipAudio, name: str) -> Callable[[], None]:
+    def step(source: ClipWaveforms, name: str) -> Callable[[], None]:
         optimiser = torch.optim.AdamW(trainable, lr=0.0)  # the same losses in every round
 
         def work() -> None:
@@ -94,7 +94,7 @@ def _steps(encoder: AudioEncoder, clips: list[AudioRef], rounds: int) -> Row:
     )
 
 
-def _batch(model: Any, source: ClipAudio, clips: list[AudioRef]) -> dict[str, torch.Tensor]:
+def _batch(model: Any, source: ClipWaveforms, clips: list[AudioRef]) -> dict[str, torch.Tensor]:
     """Prompt, audio and answer of every clip; what a collator makes of them, without a tokenizer's noise."""
     lengths, audio = source.collate(clips)
     encoder, projector = model.encoder.config, model.projector.config

@@ -35,7 +35,8 @@ import train.tune.conversations  # what a training process has imported anyway
 started = time.perf_counter()
 from alm.data.sources import open_records
 from train.tune.conversations import ConversationDataset
-from train.data.sampling import EpochBatches, epoch_order
+from train.data.order import epoch_order
+from train.data.sampling import EpochBatches
 
 def private_mb():
     lines = open("/proc/self/smaps_rollup").read().splitlines()

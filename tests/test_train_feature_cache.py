@@ -236,7 +236,7 @@ def test_clips_that_cannot_be_used_are_named_and_never_kept(data, clips, tmp_pat
         Counting().features(listed, folder)
     for _ in range(2):
         counting = Counting()
-        found = counting.features(listed, folder, keep_going=True)
+        found = counting.features(listed, folder, collect_bad=True)
         with pytest.raises(AudioError, match=r"gone\.wav.*no such file"):
             found.check(listed[3])
         assert set(found.bad) == set(listed[2:])

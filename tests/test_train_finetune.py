@@ -21,7 +21,7 @@ from eval.scoring.logistic import fit_logistic
 from train.datasets import LabelledClip, LabelledData
 from train.finetune.augment import augmented_clip_features, clip_key
 from train.finetune.heads import AttentiveHead, FinetuneModel, LayerSumHead, build_head, encode
-from train.finetune.inputs import ClipAudio, DrawnClips, WaveformRows, compute_features, mix
+from train.finetune.inputs import DrawnClips, LabelledAudio, WaveformRows, compute_features, mix
 from train.finetune.optim import BestEpoch, FinetuneTrainer, layer_scales
 from train.finetune.scores import fold_markdown, fold_summary, report, score
 from train.finetune.settings import AugmentSettings, FinetuneSettings
@@ -135,6 +135,35 @@ def test_takes_of_a_tested_recording_are_left_out_and_said_so(tones):
         settings_of(tones, data={"train": ["x"], "folds": {"test": 2}}, finetune={"validation_share": 0.4}),
     )
     assert "0" not in {c.id for c in split.clips} and "source recording is in the test set" in split.notes[0]
+
+
+@pytest.mark.parametrize("validation", ["auto", "3", "next"])
+@pytest.mark.parametrize("tested", ["1", "2"])
+def test_recordings_with_takes_in_several_folds_stay_on_one_side(tones, tested, validation):
+    """No recording that is tested trains or chooses the epoch, though most have takes in several folds."""
+    clips = [
+        clip(f"{group}-{fold}", "ab"[group // 6 % 2], fold=fold, group=f"g{group}")
+        for group in range(60)
+        for fold in (["12", "23", "13", "1", "2", "3"][group % 6] if group % 5 else "123")
+    ]
+    folds = {"test": tested, "validation": validation}
+    settings = settings_of(tones, data={"train": ["x"], "folds": folds}, finetune={"validation_share": 0.3})
+    split = choose_split(LabelledData(("a", "b"), tuple(clips)), settings)
+    train, chosen, test = ({c.group for c in part} for part in (split.train, split.validation, split.test))
+    assert chosen and not chosen & test and not train & test and not train & chosen
+    assert test == {c.group for c in clips if c.fold == tested}
+    assert any("source recording is in the test set" in note for note in split.notes)
+
+
+def test_published_validation_clips_of_tested_recordings_are_dropped(tones):
+    parts = {"train": range(8), "validation": range(6, 14), "test": range(12, 18)}
+    clips = [
+        clip(f"{s}{i}", "ab"[i % 2], split=s, group=f"g{i}") for s, groups in parts.items() for i in groups
+    ]
+    split = choose_split(LabelledData(("a", "b"), tuple(clips)), settings_of(tones, data={"train": ["x"]}))
+    assert [c.group for c in split.validation] == [f"g{i}" for i in range(6, 12)]
+    assert [c.group for c in split.train] == [f"g{i}" for i in range(6)]
+    assert any(note.startswith("2 ") for note in split.notes) and len(split.notes) == 2
 
 
 @pytest.mark.parametrize(
@@ -322,7 +351,7 @@ def test_cached_features_are_what_the_encoder_gives_and_come_back_from_the_folde
 ):
     encoder, options = AudioMosaicEncoder.tiny(), FinetuneSettings(mode="attentive")
     clips = read_data(settings_of(tones).data).clips[:5]
-    audio = ClipAudio(encoder)
+    audio = LabelledAudio(encoder)
     device = torch.device("cpu")
     features = compute_features(encoder, options, audio, clips, device, 1.0, tmp_path)
     wave = torch.from_numpy(load_audio(clips[3].path, 16000))[None]
@@ -375,7 +404,7 @@ def test_every_augmentation_does_something(clips, part):
 def rows_of(tones, options, seed=0):
     data = read_data(settings_of(tones).data)
     targets = torch.eye(3)[[data.classes.index(c.labels[0]) for c in data.clips]]
-    return WaveformRows(ClipAudio(AudioMosaicEncoder.tiny()), data.clips, targets, options, seed)
+    return WaveformRows(LabelledAudio(AudioMosaicEncoder.tiny()), data.clips, targets, options, seed)
 
 
 def test_mixup_mixes_labels_as_it_mixes_sound(tones):
@@ -392,6 +421,26 @@ def test_mixup_mixes_labels_as_it_mixes_sound(tones):
     assert not np.array_equal(again[3]["waveform"], first[3]["waveform"])
     a, b = np.array([1.0, -1.0, 1.0, -1.0], np.float32), np.array([2.0, -2.0], np.float32)
     np.testing.assert_allclose(mix(a, b, 0.75), [1.25, -1.25, 0.75, -0.75])
+
+
+def test_random_crops_begin_anywhere_and_test_crops_are_evenly_spaced(tmp_path):
+    """Of a ramp, the first sample says where a crop begins."""
+    ramp = (np.arange(4000) / 4000).astype(np.float32)
+    soundfile.write(tmp_path / "ramp.wav", ramp, 16000, subtype="FLOAT")
+    ramp_clip = LabelledClip("r", tmp_path / "ramp.wav", ("a",), "t.csv:1", "r")
+    audio = LabelledAudio(AudioMosaicEncoder.tiny())
+    options = FinetuneSettings(
+        mode="full", augment=AugmentSettings(crop_s=0.245), test_crops=3
+    )  # 3920 samples
+    starts = []
+    for seed in range(600):
+        crop = audio.random_crop(ramp_clip, options, np.random.default_rng(seed))
+        start = round(float(crop[0]) * 4000)
+        np.testing.assert_array_equal(crop, ramp[start : start + 3920])
+        starts.append(start)
+    assert min(starts) <= 1 and max(starts) >= 79 and 36 < np.mean(starts) < 44  # of 0 to 80
+    assert [round(float(crop[0]) * 4000) for crop in audio.crops(ramp_clip, options)] == [0, 40, 80]
+    assert [len(crop) for crop in audio.crops(ramp_clip, options)] == [3920] * 3
 
 
 def test_balanced_draws_make_classes_equally_frequent():

@@ -18,14 +18,13 @@ from alm.model import AudioLanguageModel
 from alm.processor import build_processor
 from encoders import encoder_class
 from encoders.audio import save_wav
-from train.data.order import SampleOrder, apportion, group_by_length, one_source_order, tempered
-from train.data.sampling import epoch_order
+from train.data.order import SampleOrder, apportion, epoch_order, group_by_length, one_source_order, tempered
 from train.data.settings import DataSettings
 from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
-from train.tune.conversations import ClipAudio, ConversationCollator, ConversationDataset
+from train.tune.conversations import ClipWaveforms, ConversationCollator, ConversationDataset
 from train.tune.lengths import sample_lengths
-from train.tune.packing import check_packing, fill_rows
+from train.tune.packing import check_packing, fill_rows, pack
 
 
 def test_an_epoch_is_a_permutation_and_a_function_of_seed_and_epoch():
@@ -117,14 +116,15 @@ def assembled(llm_dir, family, attention):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_packed_rows_give_the_loss_and_gradients_of_padded_ones(data, llm_dir, family, attention):
+@pytest.mark.parametrize("supervise", ["assistant", "all"])
+def test_packed_rows_give_the_loss_and_gradients_of_padded_ones(data, llm_dir, family, attention, supervise):
     model, processor = assembled(llm_dir, family, attention)
     check_packing(model.llm)
     dataset = ConversationDataset(read_manifest(data / "a.jsonl"))
     samples = [dataset[i] for i in range(len(dataset))]
     results = []
     for packed in (False, True):
-        batch = ConversationCollator(processor, ClipAudio(16000), packed=packed)(samples)
+        batch = ConversationCollator(processor, ClipWaveforms(16000), 2048, packed, supervise)(samples)
         model.zero_grad()
         out = model(**batch)
         out.loss.backward()
@@ -134,10 +134,24 @@ def test_packed_rows_give_the_loss_and_gradients_of_padded_ones(data, llm_dir, f
     assert packed_loss == pytest.approx(padded_loss, abs=1e-5)
     torch.testing.assert_close(packed_grad, padded_grad, atol=1e-6, rtol=1e-4)
     assert len(packed["input_ids"]) < len(padded["input_ids"]) and "attention_mask" not in packed
-    assert (packed["labels"] != -100).sum() == (padded["labels"] != -100).sum()
+    assert (packed["labels"] != -100).sum() == (padded["labels"][:, 1:] != -100).sum()
     seeing = dict(packed, position_ids=None)  # the test can fail: with one long sequence the loss is another
     seeing["position_ids"] = torch.arange(packed["input_ids"].shape[1]).expand_as(packed["input_ids"])
     assert abs(float(model(**seeing).loss.detach()) - padded_loss) > 1e-3
+
+
+def test_no_packed_sample_is_asked_for_its_first_token():
+    """Nothing of its own stands before it; the token before it belongs to another sample. All text is labelled here."""
+    batch = {
+        "input_ids": torch.tensor([[5, 6, 7, 0], [8, 9, 10, 11], [12, 0, 0, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]]),
+    }
+    batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    packed, order = pack(batch, 0)
+    assert order == [1, 0, 2]
+    assert packed["input_ids"].tolist() == [[8, 9, 10, 11], [5, 6, 7, 12]]
+    assert packed["labels"].tolist() == [[-100, 9, 10, 11], [-100, 6, 7, -100]]
+    assert packed["position_ids"].tolist() == [[0, 1, 2, 3], [0, 1, 2, 0]]
 
 
 def test_an_llm_that_cannot_keep_samples_apart_is_refused(llm_dir):
@@ -166,7 +180,7 @@ def test_lengths_are_the_same_from_files_and_from_shards(data, llm_dir, tmp_path
     np.testing.assert_allclose(
         lengths, sample_lengths(open_records([str(tmp_path / "s")]), processor), atol=1
     )
-    collator = ConversationCollator(processor, ClipAudio(16000))
+    collator = ConversationCollator(processor, ClipWaveforms(16000))
     dataset = ConversationDataset(records)
     true = [int(collator([dataset[i]])["attention_mask"].sum()) for i in range(9)]
     assert np.corrcoef(lengths, true)[0, 1] > 0.95

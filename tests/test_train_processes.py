@@ -25,11 +25,26 @@ from survival import (
 
 import alm
 from alm.common.settings import dump_settings
-from train.data.sampling import EpochBatches, epoch_order
+from train.data.order import epoch_order
+from train.data.protocols import TrainingDataset
+from train.data.sampling import EpochBatches
 from train.engine.processes import barrier
 from train.settings import TrainSettings
 
 DEEPSPEED = Path(__file__).resolve().parents[1] / "configs" / "deepspeed"
+
+
+class Numbers(TrainingDataset):
+    """A dataset of which only the length is known."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __len__(self):
+        return self.n
+
+    def name(self, index):
+        return str(index)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +178,7 @@ def test_a_loss_that_is_no_number_on_one_process(zero, data, parts, tmp_path):
     assert [(line["step"], line["process"]) for line in lines] == [(3, 0), (3, 1)]
     assert lines[1]["loss"] == "nan" != lines[0]["loss"]
     batches = EpochBatches(
-        range(N_CLIPS), 2, run.run.seed, 1, 2
+        Numbers(N_CLIPS), 2, run.run.seed, 1, 2
     )  # what a process that knows only numbers draws
     batches.set_epoch(1)
     assert lines[1]["ids"] == [f"r{index}" for index in batches.batch(1)]
@@ -181,7 +196,7 @@ def test_every_world_draws_the_same_samples_in_the_same_order():
         for epoch in (0, 1):
             passes = {}
             for world, size in ((1, 4), (2, 2), (4, 1)):
-                dealt = [EpochBatches(range(n), size, 5, rank, world, drop_last) for rank in range(world)]
+                dealt = [EpochBatches(Numbers(n), size, 5, rank, world, drop_last) for rank in range(world)]
                 for batches in dealt:
                     batches.set_epoch(epoch)
                 assert len({len(list(batches)) for batches in dealt}) == 1

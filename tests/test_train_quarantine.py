@@ -1,6 +1,7 @@
 """Bad recordings: put aside and replaced alike by everybody, counted, and too many of them end the run."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from survival import make_data, make_parts, of_stage, run_processes, weights_of
 
 from alm.common.errors import AudioError, UserError
 from encoders.audio import save_wav
+from train.data.protocols import TrainingDataset
 from train.data.quarantine import GuardedDataset
 from train.pipeline.runner import run_stage
 
@@ -66,6 +68,49 @@ def test_bad_recordings_are_replaced_by_the_next(stage, cached, data, parts, tmp
         assert np.array_equal(weights_of(again)[key].numpy(), value.numpy()), key
 
 
+def add_records(data: Path) -> None:
+    """One clip too short for one token, and one answer longer than `data.max_length`."""
+    save_wav(data / "audio" / "short.wav", np.full(100, 0.1, np.float32), 16000)
+    rows = [
+        {"id": "short", "audio": "audio/short.wav", "question": "what is this", "answer": "a dog"},
+        {"id": "long", "audio": "audio/1.wav", "question": "what is this", "answer": "dog " * 400},
+    ]
+    with (data / "train.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize(("stage", "cached"), [("align", True), ("instruct", False)])
+def test_what_the_collator_refuses_is_quarantined(stage, cached, data, parts, tmp_path):
+    add_records(data)
+    optim = {"steps": 10, "batch_size": 3, "accumulation": 1}
+    values = {"cache_features": cached, "on_bad": "quarantine", "max_bad_share": 0.3, "max_length": 200}
+    run_stage(of_stage(stage, data, tmp_path / "run", parts, optim=optim, data=values))
+    reasons = put_aside(tmp_path / "run")
+    assert sorted(reasons) == ["long", "short"]
+    assert "100 samples" in reasons["short"]
+    assert "train.jsonl:9: a sample has" in reasons["long"] and "max_length=200" in reasons["long"]
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_what_the_collator_refuses_is_named_alone(cached, data, parts, tmp_path):
+    """Every batch of nine holds it; the message names this record and no other."""
+    whole = (data / "train.jsonl").read_text()
+    add_records(data)
+    lines = (data / "train.jsonl").read_text().splitlines(keepends=True)
+    optim = {"steps": 1, "batch_size": 8, "accumulation": 1}
+    stage = "align" if cached else "instruct"
+    for line, named in (
+        (lines[-2], r"short\.wav|train\.jsonl:8: "),
+        (lines[-1], r"train\.jsonl:8: a sample has"),
+    ):
+        (data / "train.jsonl").write_text(whole + line)
+        values = {"cache_features": cached, "max_length": 200}
+        run = of_stage(stage, data, tmp_path / "run", parts, optim=optim, data=values)
+        with pytest.raises(UserError, match=named) as caught:
+            run_stage(run)
+        assert len(re.findall(r"jsonl:|\.wav", str(caught.value))) == 1
+
+
 def test_too_many_end_the_run(data, parts, tmp_path):
     spoil(data)
     run = of_stage(
@@ -88,7 +133,7 @@ def test_too_many_end_all_processes(data, parts, tmp_path):
 
 
 def test_what_stands_in_depends_on_the_data_alone(tmp_path):
-    class Letters:
+    class Letters(TrainingDataset):
         def __len__(self):
             return 5
 
@@ -102,7 +147,7 @@ def test_what_stands_in_depends_on_the_data_alone(tmp_path):
 
     guarded = GuardedDataset(Letters(), lambda sample: None, tmp_path / "q.jsonl", 0.4)
     assert [guarded[i]["letter"] for i in range(5)] == ["a", "c", "c", "d", "a"]
-    assert guarded.names() == {"b", "e"} and guarded.complaint() is None
+    assert guarded.quarantined() == {"b", "e"} and guarded.complaint() is None
     with (tmp_path / "q.jsonl").open("a") as file:
         file.write('{"id": "c", "reason": "another process"}\n{"id": "cut')
     assert "3 of 5" in str(guarded.complaint())

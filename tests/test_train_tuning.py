@@ -1,6 +1,7 @@
 """Align and instruct on a tiny model: artifacts chain, finished runs are reused, the right parts move."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ from alm.checkpoint import load_llm
 from alm.common.errors import CheckpointError, ConfigError, UserError
 from alm.common.settings import parse_settings
 from alm.data.manifest import read_manifest, write_manifest
+from alm.data.records import Record
 from alm.generation import generate_answers
 from encoders import encoder_class
 from encoders.audio import save_wav
 from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
-from train.tune.controls import with_other_audio
+from train.tune.controls import mean_loss, with_other_audio
+from train.tune.conversations import ConversationDataset
 
 WORDS = ("bell", "dog", "rain", "horn")
 
@@ -147,6 +150,46 @@ def test_other_audio_never_is_the_own_clip():
     samples = [{"audio": (c,), "n": i} for i, c in enumerate("aabbc")]
     swapped = with_other_audio(samples, list("aabbc"))
     assert all(s["audio"] != o["audio"] and s["n"] == o["n"] for s, o in zip(swapped, samples, strict=True))
+
+
+def test_the_held_out_loss_is_a_mean_over_tokens_not_over_batches():
+    """A model whose loss on a batch is the mean of its labels: with 5 labels of 1 and one of 7, that is 2, not 4."""
+
+    class Model(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def forward(self, labels):
+            assert not self.training
+            shifted = labels[:, 1:]
+            return SimpleNamespace(loss=shifted[shifted != -100].float().mean())
+
+    def collate(samples):
+        width = max(map(len, samples))
+        return {"labels": torch.tensor([row + [-100] * (width - len(row)) for row in samples])}
+
+    samples = [[9, 1, 1, 1], [9, 1, 1], [9, 7]]  # the first token of a row predicts, but is not predicted
+    model = Model().train()
+    for batch_size in (1, 2, 3):
+        assert mean_loss(model, collate, samples, batch_size) == pytest.approx(2.0)
+    assert model.training
+
+
+def test_captions_rotate_with_the_epoch():
+    turns = ({"role": "user", "content": "describe"}, {"role": "assistant", "content": "0"})
+    records = [
+        Record(f"c{i}", (), turns, "caption", "describe", None, captions=("0", "1", "2")) for i in range(20)
+    ]
+    shown = {}
+    for seed in (0, 1):
+        dataset = ConversationDataset(records, seed)
+        for epoch in range(4):
+            dataset.set_epoch(epoch)
+            shown[seed, epoch] = [dataset[i]["messages"][-1]["content"] for i in range(len(records))]
+        for i in range(len(records)):
+            turns = [shown[seed, epoch][i] for epoch in range(4)]
+            assert sorted(turns[:3]) == ["0", "1", "2"] and turns[3] == turns[0]
+        assert len(set(shown[seed, 0])) == 3  # records start with different captions
+    assert shown[0, 0] != shown[1, 0]
 
 
 def test_mistakes_are_named(data, encoder_dir, llm_dir, tmp_path):

@@ -1,4 +1,4 @@
-"""Orders of samples that mix sources or group by length: functions of (seed, epoch), for `train.data.sampling`."""
+"""Orders of samples: functions of (seed, epoch), for `train.data.sampling`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from train.data.sampling import epoch_order
+from train.data.clip_random import generator_of
 
 MEGABATCHES = 50  # batches sorted together when grouping by length, as in transformers
 
 
-def mixture_order(sizes: Sequence[int], weights: Sequence[float], seed: int, epoch: int) -> np.ndarray:
-    """Samples of several sources in the shares of a mixture.
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """Return a permutation of 0..n-1, a function of (seed, epoch)."""
+    return generator_of(f"order/{seed}", epoch).permutation(n)
 
-    Each source is gone through in an order of its own, over and over, and goes on in the next epoch where it stopped
-    in the last, so a source with a small weight is heard whole before any of it is repeated.
+
+def mixture_order(sizes: Sequence[int], weights: Sequence[float], seed: int, epoch: int) -> np.ndarray:
+    """Order samples of several sources in the shares of a mixture.
+
+    Each source has an order of its own and is repeated as often as needed. The next epoch continues where the last one
+    stopped, so that a source with a small weight is visited completely before any of its samples is repeated.
 
     Args:
         sizes: Records of each source; they are numbered one source after the other.
@@ -29,7 +34,7 @@ def mixture_order(sizes: Sequence[int], weights: Sequence[float], seed: int, epo
     counts = apportion(weights, sum(sizes))
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     parts = [
-        start + _turns(size, int(count), seed, source, epoch)
+        start + _repeated(size, int(count), seed, source, epoch)
         for source, (start, size, count) in enumerate(zip(starts, sizes, counts, strict=True))
     ]
     order = np.concatenate(parts)
@@ -37,7 +42,7 @@ def mixture_order(sizes: Sequence[int], weights: Sequence[float], seed: int, epo
 
 
 def one_source_order(sizes: Sequence[int], batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """All samples once, in batches of one source each, the batches of all sources in random order.
+    """Order all samples once, in batches of one source each, the batches of all sources shuffled.
 
     Args:
         sizes: Records of each source; they are numbered one source after the other.
@@ -46,23 +51,24 @@ def one_source_order(sizes: Sequence[int], batch_size: int, seed: int, epoch: in
         epoch: The epoch.
 
     Returns:
-        (n,) int64 record numbers. What is left of the sources when their whole batches are taken comes last.
+        (n,) int64 record numbers. Samples that do not fill a whole batch of their source come last, mixed.
     """
-    batches, left = [], []
+    batches, rest = [], []
     start = 0
     for source, size in enumerate(sizes):
         order = start + np.random.default_rng((seed, 1 + source, epoch)).permutation(size)
         whole = size // batch_size * batch_size
         batches.append(order[:whole].reshape(-1, batch_size))
-        left.append(order[whole:])
+        rest.append(order[whole:])
         start += size
-    every, last = np.concatenate(batches), np.concatenate(left)
+    whole_batches, last = np.concatenate(batches), np.concatenate(rest)
     rng = np.random.default_rng((seed, epoch))
-    return np.concatenate([every[rng.permutation(len(every))].ravel(), last[rng.permutation(len(last))]])
+    shuffled = whole_batches[rng.permutation(len(whole_batches))].ravel()
+    return np.concatenate([shuffled, last[rng.permutation(len(last))]])
 
 
-def _turns(size: int, count: int, seed: int, source: int, epoch: int) -> np.ndarray:
-    """Numbers `epoch * count` to `(epoch + 1) * count` of an endless sequence of permutations of a source."""
+def _repeated(size: int, count: int, seed: int, source: int, epoch: int) -> np.ndarray:
+    """Return items `epoch * count` to `(epoch + 1) * count` of an endless sequence of permutations of a source."""
     first, last = epoch * count, (epoch + 1) * count
     rounds = range(first // size, (last - 1) // size + 1) if count else range(0)
     passes = [np.random.default_rng((seed, 1 + source, number)).permutation(size) for number in rounds]
@@ -72,7 +78,7 @@ def _turns(size: int, count: int, seed: int, source: int, epoch: int) -> np.ndar
 
 
 def apportion(weights: Sequence[float], n_samples: int) -> np.ndarray:
-    """Whole numbers in the proportions of the weights that add up to `n_samples` (largest remainders)."""
+    """Return integers in the proportions of the weights that add up to `n_samples` (largest remainders)."""
     exact = np.asarray(weights, float) / np.sum(weights) * n_samples
     counts = np.floor(exact).astype(np.int64)
     left = n_samples - int(counts.sum())
@@ -81,7 +87,7 @@ def apportion(weights: Sequence[float], n_samples: int) -> np.ndarray:
 
 
 def tempered(weights: Sequence[float], temperature: float) -> list[float]:
-    """Shares proportional to `weight ** (1 / temperature)`: 1 follows the weights, more evens them out."""
+    """Return shares proportional to `weight ** (1 / temperature)`: 1 gives the weights, more evens them out."""
     logs = np.log(np.asarray(weights, float)) / temperature
     shares = np.exp(logs - logs.max())
     return [float(share) for share in shares / shares.sum()]
@@ -90,7 +96,7 @@ def tempered(weights: Sequence[float], temperature: float) -> list[float]:
 def group_by_length(
     order: np.ndarray, lengths: np.ndarray, batch_size: int, seed: int, epoch: int
 ) -> np.ndarray:
-    """Put samples of like length into the same batch; batches stay in random order.
+    """Put samples of similar length into the same batch; the batches stay in random order.
 
     Args:
         order: (n,) the samples in random order.
@@ -100,8 +106,8 @@ def group_by_length(
         epoch: The epoch.
 
     Returns:
-        (n,) the same samples. The batch with the longest one comes first, so that what does not fit into memory fails
-        at once.
+        (n,) the same samples. The batch with the longest one comes first, so that a run which does not fit into memory
+        fails at its first step.
     """
     window = batch_size * MEGABATCHES
     parts = []
@@ -123,8 +129,8 @@ class SampleOrder:
 
     Args:
         sizes: Records of each source.
-        weights: Shares of the sources; None: every record once an epoch.
-        lengths: Length of every record, to group by; None does not.
+        weights: Shares of the sources; None visits every record once an epoch.
+        lengths: Length of every record, to group by; None does not group.
         batch_size: Samples of a forward pass of all processes together, for grouping.
     """
 
@@ -139,7 +145,7 @@ class SampleOrder:
         self.lengths, self.batch_size = lengths, batch_size
 
     def __call__(self, seed: int, epoch: int) -> np.ndarray:
-        """Record numbers of an epoch, as many as there are records."""
+        """Return the record numbers of an epoch, as many as there are records."""
         if self.weights is None:
             order = epoch_order(sum(self.sizes), seed, epoch)
         else:

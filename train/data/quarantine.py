@@ -1,7 +1,6 @@
-"""Bad recordings: put aside with the reason, replaced by the next sample, and too many of them end the run.
+"""Quarantine: a bad sample is recorded with the reason and replaced by the next one; too many end the run.
 
-What stands in for a bad sample depends on the data alone, so every process, every worker and every resumed run draws
-the same.
+Which sample replaces a bad one depends on the data alone, so it is the same in every process, worker and resumed run.
 """
 
 from __future__ import annotations
@@ -13,64 +12,71 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
 
-from alm.common.errors import AudioError
+from alm.common.errors import AudioError, UserError
+from train.data.protocols import TrainingDataset
 from train.data.settings import DataSettings
 
 FILE = "quarantine.jsonl"
-# Peaks below one step of 16-bit audio: a recording of nothing, left by a failed download or conversion.
+# Peaks below one step of 16-bit audio: an empty recording, left by a failed download or conversion.
 _SILENT_PEAK = 2.0**-15
 
 
-def check_audible(waveform: np.ndarray, what: object) -> None:
-    """Whether a waveform (of any shape) holds any sound.
+def check_audible(waveform: np.ndarray, name: object) -> None:
+    """Check that a waveform of any shape is not silent.
+
+    Args:
+        waveform: The samples.
+        name: What to call it in the error.
 
     Raises:
         AudioError: It is silent throughout.
     """
     if float(np.abs(waveform).max(initial=0.0)) < _SILENT_PEAK:
-        raise AudioError(f"{what}: is silent throughout; download or convert it again")
+        raise AudioError(f"{name}: is silent throughout; download or convert it again")
 
 
-class GuardedDataset(Dataset):
+class GuardedDataset(TrainingDataset):
     """A dataset whose bad samples are replaced by the next good one.
 
     Args:
-        dataset: Gives a sample, or raises AudioError; has `name(index)`.
-        check: Called with every sample; raises AudioError about one that must not be trained on.
-        file: One line per bad sample is appended here, by whichever process meets it.
+        dataset: Gives a sample, or raises UserError.
+        check: Called with every sample; raises UserError for one that must not be part of a batch.
+        file: The process that meets a bad sample appends a line here.
         max_share: Share of bad samples above which `complaint` complains.
     """
 
     def __init__(
-        self, dataset: Any, check: Callable[[dict[str, Any]], None], file: Path, max_share: float
+        self,
+        dataset: TrainingDataset,
+        check: Callable[[dict[str, Any]], None],
+        file: Path,
+        max_share: float,
     ) -> None:
         self.dataset, self.check, self.file, self.max_share = dataset, check, file, max_share
         self._written: set[str] = set()
         self._size, self._names = -1, set[str]()
-        own = getattr(dataset, "order", None)
-        if own is not None:
-            self.order = own
 
     def set_epoch(self, epoch: int) -> None:
-        """Pass the epoch on."""
-        set_epoch = getattr(self.dataset, "set_epoch", None)
-        if set_epoch is not None:
-            set_epoch(epoch)
+        """Choose the epoch whose samples come next."""
+        self.dataset.set_epoch(epoch)
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """Return the order of the guarded dataset."""
+        return self.dataset.order(seed, epoch)
 
     def name(self, index: int) -> str:
-        """The name of the sample itself, whatever stands in for it."""
+        """Return the name of the sample itself, whatever replaces it."""
         return self.dataset.name(index)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The sample, or the next good one.
+        """Return the sample, or the next good one.
 
         Raises:
-            AudioError: There is no good one at all.
+            UserError: There is no good one at all.
         """
         for ahead in range(len(self)):
             other = (index + ahead) % len(self)
@@ -78,13 +84,13 @@ class GuardedDataset(Dataset):
                 sample = self.dataset[other]
                 self.check(sample)
                 return sample
-            except AudioError as error:
+            except UserError as error:
                 self._write(self.dataset.name(other), str(error))
-        raise AudioError(f"data.train: every one of the {len(self)} samples is bad; see {self.file}")
+        raise UserError(f"data.train: every one of the {len(self)} samples is bad; see {self.file}")
 
     def _write(self, name: str, reason: str) -> None:
-        """Add a line; short lines appended at once do not mix, whoever else writes."""
-        if name in self._written or name in self.names():
+        """Append a line; short lines appended at once do not mix with those of other processes."""
+        if name in self._written or name in self.quarantined():
             return
         self._written.add(name)
         line = json.dumps({"id": name, "reason": reason}) + "\n"
@@ -94,8 +100,8 @@ class GuardedDataset(Dataset):
         finally:
             os.close(handle)
 
-    def names(self) -> set[str]:
-        """The samples put aside so far by all processes."""
+    def quarantined(self) -> set[str]:
+        """Return the names of the samples that all processes have quarantined so far."""
         size = self.file.stat().st_size if self.file.is_file() else 0
         if size != self._size:
             lines = self.file.read_text(encoding="utf-8").splitlines() if size else []
@@ -103,8 +109,8 @@ class GuardedDataset(Dataset):
         return self._names
 
     def complaint(self) -> str | None:
-        """What to say where too many samples are bad; None where they are not."""
-        bad, allowed = len(self.names()), self.max_share * len(self)
+        """Return the message for too many bad samples; None while they are few enough."""
+        bad, allowed = len(self.quarantined()), self.max_share * len(self)
         if bad <= allowed:
             return None
         return (
@@ -114,7 +120,7 @@ class GuardedDataset(Dataset):
 
 
 def _name_in(line: str) -> str:
-    """The id in a line; empty where a kill cut the line short."""
+    """Return the id in a line; empty where a kill cut the line short."""
     try:
         return str(json.loads(line)["id"])
     except (ValueError, KeyError):
@@ -122,9 +128,9 @@ def _name_in(line: str) -> str:
 
 
 def guarded(
-    dataset: Any, check: Callable[[dict[str, Any]], None], settings: DataSettings, folder: Path
-) -> Any:
-    """The dataset itself with `data.on_bad: stop`, guarded with `quarantine`."""
+    dataset: TrainingDataset, check: Callable[[dict[str, Any]], None], settings: DataSettings, folder: Path
+) -> TrainingDataset:
+    """Return the dataset itself with `data.on_bad: stop`, guarded with `quarantine`."""
     if settings.on_bad == "stop":
         return dataset
     return GuardedDataset(dataset, check, folder / FILE, settings.max_bad_share)

@@ -1,19 +1,13 @@
-"""The order of samples: a function of (seed, epoch) alone, cut into steps the same way for any number of processes."""
+"""Batches of an epoch: its order of samples, cut into steps the same way for any number of processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
 
-from train.data.clip_random import generator_of
-
-
-def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch visits `n` samples: a permutation of 0..n-1 drawn from (seed, epoch)."""
-    return generator_of(f"order/{seed}", epoch).permutation(n)
+from train.data.protocols import TrainingDataset
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -25,17 +19,22 @@ class EpochBatches(Sampler[list[int]]):
     not every process would get one, samples from the beginning of the epoch come again.
 
     Args:
-        dataset: The samples. One with a method `order(seed, epoch)` (an array of indices, as long as the dataset)
-            decides about the order itself.
+        dataset: The samples; `dataset.order` gives an epoch's order.
         batch_size: Samples per process and forward pass.
         seed: Seed of the order.
         rank: This process.
         world: Number of processes.
-        drop_last: Leave out a last pass that is smaller than the others.
+        drop_last: Drop a last pass that is smaller than the others.
     """
 
     def __init__(
-        self, dataset: Any, batch_size: int, seed: int, rank: int = 0, world: int = 1, drop_last: bool = False
+        self,
+        dataset: TrainingDataset,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        drop_last: bool = False,
     ) -> None:
         self.dataset = dataset
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
@@ -56,14 +55,11 @@ class EpochBatches(Sampler[list[int]]):
         return (self._of_rank(order, number) for number in range(len(self)))
 
     def order(self) -> np.ndarray:
-        """The epoch's order of all samples."""
-        own = getattr(self.dataset, "order", None)
-        if own is not None:
-            return np.asarray(own(self.seed, self.epoch))
-        return epoch_order(len(self.dataset), self.seed, self.epoch)
+        """Return the epoch's order of all samples."""
+        return np.asarray(self.dataset.order(self.seed, self.epoch))
 
     def batch(self, number: int) -> list[int]:
-        """This process's batch of a forward pass of the current epoch."""
+        """Return this process's batch of a forward pass of the current epoch."""
         return self._of_rank(self.order(), number)
 
     def _of_rank(self, order: np.ndarray, number: int) -> list[int]:

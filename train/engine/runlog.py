@@ -11,10 +11,11 @@ from transformers import TrainerCallback
 
 from alm.common.files import write_text_atomic
 from alm.common.progress import progress
+from train.data.protocols import UsesEpoch
 
 
 class RunLog(TrainerCallback):
-    """Writes `metrics.jsonl` and shows a bar with loss and ETA; tells datasets and models the epoch.
+    """Writes `metrics.jsonl`, shows a bar with loss and ETA, and sets the epoch of datasets and models.
 
     Args:
         title: Name of the stage on the display.
@@ -42,9 +43,8 @@ class RunLog(TrainerCallback):
             getattr(loader, "batch_sampler", None),
         )
         for target in targets:
-            set_epoch = getattr(target, "set_epoch", None)
-            if set_epoch is not None:
-                set_epoch(epoch)
+            if isinstance(target, UsesEpoch):
+                target.set_epoch(epoch)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Move the bar."""

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from alm.common.errors import Preempted, UserError
 from alm.common.processes import is_main_process
 from encoders.checkpoint import write_weights
+from train.data.protocols import ReportsMetrics, TrainingDataset
 from train.data.sampling import EpochBatches
 from train.engine import checkpoints
 from train.engine.checkpointing import CheckpointTrainer
@@ -67,6 +68,12 @@ class StageTrainer(CheckpointTrainer):
     _looked_step = -1
 
     # ---- what trains, and on what ----
+    @property
+    def samples(self) -> TrainingDataset:
+        """The training samples."""
+        assert isinstance(self.train_dataset, TrainingDataset)
+        return self.train_dataset
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Names of the parameters that decay: matrices that are no embeddings of positions or queries."""
         return [
@@ -79,7 +86,7 @@ class StageTrainer(CheckpointTrainer):
         """Batches whose order is a function of (seed, epoch), dealt out to the processes."""
         args = self.args
         batches = EpochBatches(
-            self.train_dataset,
+            self.samples,
             self._train_batch_size,
             args.seed,
             args.process_index,
@@ -87,7 +94,7 @@ class StageTrainer(CheckpointTrainer):
             args.dataloader_drop_last,
         )
         return DataLoader(
-            self.train_dataset,  # type: ignore[arg-type]
+            self.samples,
             batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
@@ -131,7 +138,7 @@ class StageTrainer(CheckpointTrainer):
         if self.is_in_train and model.training:
             loss = (result[0] if isinstance(result, tuple) else result).detach()
             finite = bool(torch.isfinite(loss))
-            complaint = getattr(self.train_dataset, "complaint", lambda: None)()
+            complaint = self.samples.complaint()
             wrong, asked, bad = any_process(
                 [not finite, self.signals.received is not None, complaint is not None], loss.device
             )
@@ -194,18 +201,16 @@ class StageTrainer(CheckpointTrainer):
         accumulation = self.args.gradient_accumulation_steps
         steps_per_epoch = max(1, -(-len(batches) // accumulation))
         number = self.state.global_step % steps_per_epoch * accumulation + self._micro - 1
-        name = getattr(self.train_dataset, "name", str)
-        return [name(index) for index in batches.batch(number)]
+        return [self.samples.name(index) for index in batches.batch(number)]
 
     # ---- logs ----
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log a line; a model with `take_metrics` adds its own figures to those of training."""
-        take_metrics = getattr(self.model, "take_metrics", None)
-        if "loss" in logs and take_metrics is not None:
-            logs = {**logs, **take_metrics()}
-        put_aside = getattr(self.train_dataset, "names", None)
-        if put_aside is not None:
-            logs = {**logs, "quarantined": len(put_aside())}
+        if "loss" in logs and isinstance(self.model, ReportsMetrics):
+            logs = {**logs, **self.model.take_metrics()}
+        quarantined = self.samples.quarantined()
+        if quarantined is not None:
+            logs = {**logs, "quarantined": len(quarantined)}
         if "train_loss" in logs:  # of the whole run, not of what came after an interruption alone
             total = self._total_before + self._total_loss_scalar
             logs = {**logs, "train_loss": total / max(self.state.global_step, 1)}
@@ -315,7 +320,7 @@ def gathered_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 def fit(
     settings: TrainSettings,
     model: nn.Module,
-    dataset: Dataset,
+    dataset: TrainingDataset,
     collator: Any,
     folder: Path,
     title: str,

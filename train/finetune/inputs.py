@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from alm.common.errors import AudioError
 from alm.data.records import AudioRef
@@ -17,6 +16,7 @@ from encoders import AudioEncoder
 from encoders.audio import pad_batch
 from train.data.clip_cache import ClipCache
 from train.data.feature_cache import Feature, encoded_once
+from train.data.protocols import TrainingDataset
 from train.datasets import LabelledClip
 from train.finetune.augment import clip_key
 from train.finetune.heads import Features, FinetuneModel, encode
@@ -25,7 +25,7 @@ from train.finetune.settings import FinetuneSettings
 _ENCODE_BATCH = 16
 
 
-class ClipAudio:
+class LabelledAudio:
     """Waveforms of labelled clips, decoded once as long as they fit.
 
     Args:
@@ -74,7 +74,7 @@ class ClipAudio:
         return None if seconds is None else int(seconds * self.config.sample_rate)
 
 
-class DrawnClips(Dataset):
+class DrawnClips(TrainingDataset):
     """Which clips an epoch shows: each once, or weighted draws that make classes equally frequent.
 
     Args:
@@ -119,7 +119,7 @@ class DrawnClips(Dataset):
 class WaveformRows(DrawnClips):
     """Training clips as waveforms, cropped and mixed up; a function of (seed, epoch, clip)."""
 
-    def __init__(self, audio: ClipAudio, *args: Any) -> None:
+    def __init__(self, audio: LabelledAudio, *args: Any) -> None:
         super().__init__(*args)
         self.audio = audio
 
@@ -187,7 +187,7 @@ def stack_features(rows: Sequence[Tensor]) -> Features:
 def compute_features(
     encoder: AudioEncoder,
     settings: FinetuneSettings,
-    audio: ClipAudio,
+    audio: LabelledAudio,
     clips: Sequence[LabelledClip],
     device: torch.device,
     limit_gb: float,
@@ -221,7 +221,7 @@ def compute_features(
 def _encode_clips(
     encoder: AudioEncoder,
     settings: FinetuneSettings,
-    audio: ClipAudio,
+    audio: LabelledAudio,
     clips: Sequence[LabelledClip],
     device: torch.device,
 ) -> list[Feature]:

@@ -24,8 +24,8 @@ from train.engine.processes import say
 from train.engine.trainer import fit
 from train.finetune.heads import AttentiveHead, ClipHead, FinetuneModel, build_head, encode
 from train.finetune.inputs import (
-    ClipAudio,
     FeatureRows,
+    LabelledAudio,
     WaveformRows,
     collate_features,
     collate_waveforms,
@@ -177,7 +177,7 @@ def _train(
     options, data, device = settings.finetune, split.data, pick_device()
     set_seed(settings.run.seed)
     head = build_head(encoder, options, _example(encoder, options), len(data.classes))
-    audio = ClipAudio(encoder)
+    audio = LabelledAudio(encoder)
     if options.frozen:
         encoder.freeze()
     targets = split.targets(split.train)

@@ -53,14 +53,9 @@ class WaveformViews(ClipDataset):
         self.config = config
         self.window_samples = window_samples
         self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tell the dataset which epoch is being drawn."""
-        self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Both views (2, S) float32 and the clip's key."""
+        """Return both views (2, S) float32 and the clip's key."""
         sample = super().__getitem__(index)
         views = [
             augment(

@@ -13,7 +13,6 @@ from typing import Any, overload
 
 import numpy as np
 from torch import Tensor, tensor
-from torch.utils.data import Dataset
 
 from alm.common.errors import AudioError, ConfigError
 from alm.data.records import AudioRef
@@ -24,6 +23,7 @@ from encoders.audio import AUDIO_SUFFIXES, pad_batch
 from encoders.mel import frames_or_error
 from train.data.clip_cache import ClipCache
 from train.data.clip_random import clip_key
+from train.data.protocols import TrainingDataset
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _files_of(source: Path) -> list[Path]:
     return files
 
 
-class ClipDataset(Dataset):
+class ClipDataset(TrainingDataset):
     """Clips as waveforms.
 
     Args:
@@ -131,8 +131,8 @@ class ClipDataset(Dataset):
         self.sample_rate = sample_rate
         self.frame_shift_ms = frame_shift_ms
         self._audio = ClipCache(sample_rate)
-        self.order: Callable[[int, int], np.ndarray] | None = None
-        """What `train.data.sampling` asks for an epoch's order, from (seed, epoch); None takes a random one."""
+        self.own_order: Callable[[int, int], np.ndarray] | None = None
+        """The order of an epoch as a function of (seed, epoch); None visits all clips in random order."""
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -141,8 +141,12 @@ class ClipDataset(Dataset):
         """A clip's name."""
         return self.clips[index].name
 
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """Return the clips of an epoch in order; see `TrainingDataset.order`."""
+        return super().order(seed, epoch) if self.own_order is None else self.own_order(seed, epoch)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The clip's waveform (S,) float32 and its key.
+        """Return the clip's waveform (S,) float32 and its key.
 
         Raises:
             AudioError: The file cannot be read, or is shorter than one frame.

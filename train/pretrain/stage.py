@@ -141,7 +141,11 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
 
 
 def _check_sample(sample: dict[str, Any]) -> None:
-    """Whether a clip holds any sound; AudioError if not."""
+    """Check that a clip is not silent.
+
+    Raises:
+        AudioError: It is.
+    """
     check_audible(sample["waveform"], "the clip")
 
 
@@ -180,7 +184,7 @@ def training_clips(settings: TrainSettings, encoder: AudioMosaicEncoder) -> Clip
     parts = [read_clips((source,)) for source in sources]
     dataset = clip_dataset(settings, Chain(parts), encoder)
     together = settings.optim.batch_size * world_size()
-    dataset.order = partial(one_source_order, [len(part) for part in parts], together)
+    dataset.own_order = partial(one_source_order, [len(part) for part in parts], together)
     return dataset
 
 

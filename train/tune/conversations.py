@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from alm.common.errors import AudioError, UserError
 from alm.data.records import AudioRef, Record
@@ -20,6 +19,7 @@ from encoders import AudioEncoder
 from encoders.audio import pad_batch
 from train.data.feature_cache import Feature, encoded_once
 from train.data.order import SampleOrder
+from train.data.protocols import TrainingDataset
 from train.data.quarantine import check_audible
 from train.tune.packing import pack
 
@@ -29,8 +29,8 @@ def clips_of(records: Sequence[Record]) -> list[AudioRef]:
     return list(dict.fromkeys(ref for record in records for ref in record.audio))
 
 
-class ClipAudio:
-    """Clips as waveforms, read when asked for.
+class ClipWaveforms:
+    """Clips as waveforms, decoded when a batch needs them.
 
     Args:
         sample_rate: Rate in Hz to deliver.
@@ -38,46 +38,45 @@ class ClipAudio:
 
     def __init__(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate
-        self._held: dict[AudioRef, np.ndarray] = {}
+        self._checked: dict[AudioRef, np.ndarray] = {}
 
     def waveform(self, ref: AudioRef) -> np.ndarray:
-        """(S,) float32 mono."""
-        held = self._held.pop(ref, None)
-        return ref.load(self.sample_rate) if held is None else held
+        """Decode a clip, unless `check` has just done so: (S,) float32 mono."""
+        checked = self._checked.pop(ref, None)
+        return ref.load(self.sample_rate) if checked is None else checked
 
-    def check(self, ref: AudioRef) -> None:
-        """Read a clip and hold it for the batch it is about to be part of.
+    def check(self, ref: AudioRef) -> int:
+        """Decode a clip and hold its waveform for the batch that it becomes part of.
+
+        Returns:
+            Its length in samples.
 
         Raises:
-            AudioError: It cannot be read, or is silent throughout.
+            AudioError: It cannot be decoded, or is silent throughout.
         """
         waveform = self.waveform(ref)
         check_audible(waveform, ref.path)
-        self._held[ref] = waveform
-
-    def check_sample(self, sample: dict[str, Any]) -> None:
-        """Check all clips of a dataset's item; see `check`."""
-        for ref in sample["audio"]:
-            self.check(ref)
+        self._checked[ref] = waveform
+        return len(waveform)
 
     def collate(self, refs: Sequence[AudioRef]) -> tuple[list[int], dict[str, Tensor]]:
-        """Lengths in samples, and the model's audio inputs, of some different clips."""
+        """Return lengths in samples, and the model's audio inputs, of some different clips."""
         waveforms = [self.waveform(ref) for ref in refs]
         padded, lengths = pad_batch(waveforms)
-        return [len(w) for w in waveforms], {"waveforms": padded, "waveform_lengths": lengths}
+        return lengths.tolist(), {"waveforms": padded, "waveform_lengths": lengths}
 
 
-class ClipFeatures(ClipAudio):
+class ClipFeatures(ClipWaveforms):
     """Clips as tokens of a frozen encoder, each computed once (`train.data.feature_cache`).
 
     Args:
         encoder: The frozen encoder.
-        refs: All clips that will be asked for.
+        refs: All clips that will be needed.
         limit_gb: Refuse to hold more than this.
         device: Where to encode.
-        folder: Keep the tokens there too, for other runs with the same encoder; None keeps nothing.
+        folder: Cache the tokens there too, for other runs with the same encoder; None caches in memory alone.
         batch_size: Clips per forward pass.
-        keep_going: Remember clips that cannot be used instead of raising; `check` then says which they are.
+        collect_bad: Collect clips that cannot be used in `bad` instead of raising; `check` then raises for them.
     """
 
     def __init__(
@@ -88,89 +87,95 @@ class ClipFeatures(ClipAudio):
         device: torch.device,
         folder: Path | None = None,
         batch_size: int = 32,
-        keep_going: bool = False,
+        collect_bad: bool = False,
     ) -> None:
         super().__init__(encoder.config.sample_rate)
-        self.encoder, self.device, self.keep_going = encoder.eval(), device, keep_going
+        self.encoder, self.device, self.collect_bad = encoder.eval(), device, collect_bad
         self.bad: dict[AudioRef, AudioError] = {}
         self.features = encoded_once(encoder, refs, self._encode, batch_size, limit_gb, folder)
 
     def _encode(self, refs: Sequence[AudioRef]) -> list[Feature | None]:
-        usable = self._usable(refs) if self.keep_going else list(refs)
+        usable: dict[AudioRef, np.ndarray] = {}
+        for ref in refs:
+            try:
+                usable[ref] = self._usable_waveform(ref)
+            except AudioError as error:
+                if not self.collect_bad:
+                    raise
+                self.bad[ref] = error
         if not usable:
             return [None] * len(refs)
-        waveforms, lengths = pad_batch([self.waveform(ref) for ref in usable])
+        waveforms, lengths = pad_batch(list(usable.values()))
         out = self.encoder(waveforms.to(self.device), lengths)
         rows = zip(usable, out.tokens, out.mask, lengths.tolist(), strict=True)
         # (n_valid, D), time-major
         found = {ref: Feature(tokens[mask].cpu(), n) for ref, tokens, mask, n in rows}
         return [found.get(ref) for ref in refs]
 
-    def _usable(self, refs: Sequence[AudioRef]) -> list[AudioRef]:
-        """The clips that can be read and hold sound; the others are remembered."""
-        for ref in refs:
-            try:
-                super().check(ref)
-            except AudioError as error:
-                self.bad[ref] = error
-        return [ref for ref in refs if ref not in self.bad]
+    def _usable_waveform(self, ref: AudioRef) -> np.ndarray:
+        """Decode a clip that is long enough for the encoder and, where bad clips are collected, not silent."""
+        waveform = self.waveform(ref)
+        if self.collect_bad:
+            check_audible(waveform, ref.path)
+        try:
+            self.encoder.config.n_time_for(len(waveform))
+        except AudioError as error:
+            raise AudioError(f"{ref.path}: {error}") from error
+        return waveform
 
-    def check(self, ref: AudioRef) -> None:
-        """Whether a clip's tokens are there.
+    def check(self, ref: AudioRef) -> int:
+        """Return a clip's length in samples if its tokens were computed.
 
         Raises:
             AudioError: It could not be encoded.
         """
         if ref in self.bad:
             raise self.bad[ref]
+        return self.features[ref].n_samples
 
     def collate(self, refs: Sequence[AudioRef]) -> tuple[list[int], dict[str, Tensor]]:
-        """Lengths in samples, and padded cached tokens in place of waveforms."""
-        for ref in refs:
-            self.check(ref)
+        """Return lengths in samples, and padded cached tokens in place of waveforms."""
+        lengths = [self.check(ref) for ref in refs]
         rows = [self.features[ref].values for ref in refs]
-        longest = max(len(row) for row in rows)
-        features = rows[0].new_zeros(len(rows), longest, rows[0].shape[-1])
-        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            features[i, : len(row)] = row
-            mask[i, : len(row)] = True
-        return [self.features[ref].n_samples for ref in refs], {"features": features, "features_mask": mask}
+        features = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, N, D)
+        n_tokens = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(features.shape[1])[None] < n_tokens[:, None]
+        return lengths, {"features": features, "features_mask": mask}
 
 
-class ConversationDataset(Dataset):
+class ConversationDataset(TrainingDataset):
     """Records as (conversation, clips); a captioning record shows another of its captions each epoch.
 
     Args:
-        records: The records; each must end with an assistant's answer. Those of shards are read when asked for.
+        records: The records; each must end with an assistant's answer. Those of shards are read on access.
         seed: Seed of the choice of captions.
-        order: An order of its own (`train.data.sampling.EpochBatches` asks for it); None: all once an epoch.
+        order: The order of the samples; None visits all once an epoch, in random order.
     """
 
     def __init__(self, records: Sequence[Record], seed: int = 0, order: SampleOrder | None = None) -> None:
         source = first_unanswered(records)
         if source is not None:
-            raise UserError(f"{source}: the record has no answer to learn; add one or leave it out")
+            raise UserError(f"{source}: the record has no answer to train on; add one or remove the record")
         self.records = records
         self.seed = seed
-        self.epoch = 0
-        self.order = order
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tell the dataset which epoch is being drawn."""
-        self.epoch = epoch
+        self._order = order
 
     def __len__(self) -> int:
         return len(self.records)
 
     def name(self, index: int) -> str:
-        """A sample's id."""
+        """Return a sample's id."""
         return self.records[index].id
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """Return the samples of an epoch in order; see `TrainingDataset.order`."""
+        return super().order(seed, epoch) if self._order is None else self._order(seed, epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
-        pick = int.from_bytes(hashlib.sha256(f"{self.seed}/{record.id}".encode()).digest()[:4]) + self.epoch
-        return {"messages": record.conversation(pick), "audio": record.audio, "source": record.source}
+        first = int.from_bytes(hashlib.sha256(f"{self.seed}/{record.id}".encode()).digest()[:4])
+        messages = record.conversation(first + self.epoch)  # the number picks a caption
+        return {"messages": messages, "audio": record.audio, "source": record.source}
 
 
 class ConversationCollator:
@@ -187,7 +192,7 @@ class ConversationCollator:
     def __init__(
         self,
         processor: AudioLanguageProcessor,
-        clips: ClipAudio,
+        clips: ClipWaveforms,
         max_length: int = 2048,
         packed: bool = False,
         supervise: str = "assistant",
@@ -197,21 +202,25 @@ class ConversationCollator:
         self.max_length = max_length
         self.packed, self.supervise = packed, supervise
 
+    def check(self, sample: dict[str, Any]) -> None:
+        """Check that a sample can be part of a batch: its clips can be used, and its tokens are not too many.
+
+        Raises:
+            AudioError: A clip is missing, not decodable, silent, or too short for one token.
+            UserError: The conversation does not fit its clips, or is too long.
+        """
+        self._tokenize([sample], {ref: self.clips.check(ref) for ref in sample["audio"]})
+
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Collate dataset items; see `AudioLanguageProcessor.tokenize` for the text side."""
+        """Collate dataset items; see `AudioLanguageProcessor.tokenize` for the text side.
+
+        Raises:
+            UserError: A sample that cannot be part of a batch; the message names its record.
+        """
         refs = list(dict.fromkeys(ref for sample in samples for ref in sample["audio"]))
         row = {ref: i for i, ref in enumerate(refs)}
         lengths, audio = self.clips.collate(refs) if refs else ([], {})
-        try:
-            batch = self.processor.tokenize(
-                [sample["messages"] for sample in samples],
-                [[lengths[row[ref]] for ref in sample["audio"]] for sample in samples],
-                with_labels=True,
-                supervise=self.supervise,
-                max_length=self.max_length,
-            )
-        except UserError as error:
-            raise UserError(f"{', '.join(sample['source'] for sample in samples)}: {error}") from error
+        batch = self._tokenize(samples, dict(zip(refs, lengths, strict=True)))
         if self.packed:
             batch, order = pack(batch, self.processor.tokenizer.pad_token_id)
             samples = [samples[i] for i in order]
@@ -219,3 +228,21 @@ class ConversationCollator:
             index = torch.tensor([row[ref] for sample in samples for ref in sample["audio"]])
             batch |= audio | {"audio_index": index}
         return batch
+
+    def _tokenize(
+        self, samples: Sequence[dict[str, Any]], n_samples: dict[AudioRef, int]
+    ) -> dict[str, Tensor]:
+        """Tokenize conversations, given the length of each clip; an error names the first record that causes it."""
+        try:
+            return self.processor.tokenize(
+                [sample["messages"] for sample in samples],
+                [[n_samples[ref] for ref in sample["audio"]] for sample in samples],
+                with_labels=True,
+                supervise=self.supervise,
+                max_length=self.max_length,
+            )
+        except UserError as error:
+            if len(samples) > 1:
+                for sample in samples:
+                    self._tokenize([sample], n_samples)
+            raise type(error)(f"{', '.join(sample['source'] for sample in samples)}: {error}") from error

@@ -16,7 +16,7 @@ _CALIBRATION = 64  # records whose text is tokenised, to learn how many characte
 
 
 def sample_lengths(
-    records: Sequence[Record], processor: AudioLanguageProcessor, keep_going: bool = False
+    records: Sequence[Record], processor: AudioLanguageProcessor, skip_bad: bool = False
 ) -> np.ndarray:
     """Tokens of every sample, of audio and text together, (n,) int64.
 
@@ -26,7 +26,7 @@ def sample_lengths(
     Args:
         records: The records.
         processor: Counts tokens.
-        keep_going: Take a clip whose header cannot be read for one of no length, where it will be put aside anyway.
+        skip_bad: Give a clip whose header cannot be read the length 0; the run quarantines it later.
 
     Raises:
         AudioError: A file's header cannot be read.
@@ -35,7 +35,7 @@ def sample_lengths(
     parts = [
         _of_shards(part, processor, per_character)
         if isinstance(part, ShardedRecords)
-        else _of_list(part, processor, per_character, keep_going)
+        else _of_list(part, processor, per_character, skip_bad)
         for part in parts_of(records)
     ]
     return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
@@ -50,14 +50,14 @@ def _tokens_per_character(records: Sequence[Record], processor: AudioLanguagePro
 
 
 def _of_list(
-    records: Sequence[Record], processor: AudioLanguageProcessor, per_character: float, keep_going: bool
+    records: Sequence[Record], processor: AudioLanguageProcessor, per_character: float, skip_bad: bool
 ) -> np.ndarray:
     seconds: dict[AudioRef, float] = {}
     lengths = []
     for record in records:
         for ref in record.audio:
             if ref not in seconds:
-                seconds[ref] = _seconds(ref, keep_going)
+                seconds[ref] = _seconds(ref, skip_bad)
         text = sum(len(message["content"]) for message in record.messages) * per_character
         lengths.append(text + _tokens(processor, sum(seconds[ref] for ref in record.audio)))
     return np.array(lengths)
@@ -80,10 +80,10 @@ def _tokens(processor: AudioLanguageProcessor, seconds: float) -> int:
         return 0
 
 
-def _seconds(ref: AudioRef, keep_going: bool) -> float:
+def _seconds(ref: AudioRef, skip_bad: bool) -> float:
     try:
         return ref.seconds()
     except AudioError:
-        if keep_going:
+        if skip_bad:
             return 0.0
         raise

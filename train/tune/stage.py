@@ -22,8 +22,8 @@ from train.engine.trainer import fit, gathered_weights
 from train.settings import TrainSettings
 from train.tune.controls import listening_losses, mean_loss, samples_of
 from train.tune.conversations import (
-    ClipAudio,
     ClipFeatures,
+    ClipWaveforms,
     ConversationCollator,
     ConversationDataset,
     clips_of,
@@ -58,7 +58,7 @@ def training_data(
     settings: TrainSettings,
     records: Sequence[Record],
     processor: AudioLanguageProcessor,
-    clips: ClipAudio,
+    clips: ClipWaveforms,
 ) -> tuple[ConversationDataset, ConversationCollator]:
     """The samples in the order that the config asks for, and what makes batches of them."""
     data = settings.data
@@ -78,7 +78,7 @@ def _sample_order(
         shares = ", ".join(f"{path} {share:.1%}" for path, share in zip(data.train, weights, strict=True))
         say(f"{settings.stage}: mixture of {shares}")
     if data.group_by_length:
-        lengths = sample_lengths(records, processor, keep_going=data.on_bad == "quarantine")
+        lengths = sample_lengths(records, processor, skip_bad=data.on_bad == "quarantine")
     together = settings.optim.batch_size * world_size()
     return SampleOrder(sizes, weights, lengths, together)
 
@@ -101,8 +101,8 @@ def kept_features(
     encoder.to(device)
     folder = Path(data.feature_folder) if data.feature_folder else None
     refs = clips_of([*records, *held_out])
-    keep_going = data.on_bad == "quarantine"
-    features = ClipFeatures(encoder, refs, data.cache_limit_gb, device, folder, keep_going=keep_going)
+    collect_bad = data.on_bad == "quarantine"
+    features = ClipFeatures(encoder, refs, data.cache_limit_gb, device, folder, collect_bad=collect_bad)
     for ref in clips_of(held_out):  # what is scored is never replaced
         features.check(ref)
     return features
@@ -121,13 +121,13 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     model, processor = starting_model(settings)
     table = model.set_policy(settings.policy)
     say(table)
-    clips = ClipAudio(processor.sample_rate)
+    clips = ClipWaveforms(processor.sample_rate)
     if keeps_features(settings, model.encoder):
         clips = kept_features(settings, model.encoder, records, held_out)
     if settings.data.pack:
         check_packing(model.llm)
     dataset, collator = training_data(settings, records, processor, clips)
-    trained_on = guarded(dataset, clips.check_sample, settings.data, folder)
+    trained_on = guarded(dataset, collator.check, settings.data, folder)
     samples = samples_of(held_out)  # says now, not after training, which record has no answer
 
     def validate() -> float:

@@ -1,0 +1,60 @@
+"""What the trainer needs from datasets and models besides samples and a loss."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from train.data.order import epoch_order
+
+
+class TrainingDataset(Dataset[dict[str, Any]]):
+    """The samples of a stage.
+
+    Attributes:
+        epoch: The current pass over the data.
+    """
+
+    epoch = 0
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Return what logs and messages call a sample."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose samples come next."""
+        self.epoch = epoch
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """Return the sample numbers of an epoch in order, as many as the dataset is long: (n,) int64."""
+        return epoch_order(len(self), seed, epoch)
+
+    def quarantined(self) -> set[str] | None:
+        """Return the names of the samples that all processes have quarantined so far; None without quarantine."""
+        return None
+
+    def complaint(self) -> str | None:
+        """Return why the run must end, if too many samples are quarantined."""
+        return None
+
+
+@runtime_checkable
+class UsesEpoch(Protocol):
+    """A model (or collator) whose random numbers depend on the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch."""
+
+
+@runtime_checkable
+class ReportsMetrics(Protocol):
+    """A model with figures of its own for the log."""
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return and clear the figures since the last line of the log."""
