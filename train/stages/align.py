@@ -54,13 +54,13 @@ class TuneStage(TrainingStage):
     def build(self, settings: TrainSettings) -> Any:
         """The model with its trainable parts, and its samples."""
         from alm.data.sources import open_records
-        from train.tune.conversations import ClipAudio
+        from train.tune.conversations import ClipWaveforms
         from train.tune.stage import starting_model, training_data
 
         records = open_records(settings.data.train)
         model, processor = starting_model(settings)
         model.set_policy(settings.policy)
-        return model, *training_data(settings, records, processor, ClipAudio(processor.sample_rate))
+        return model, *training_data(settings, records, processor, ClipWaveforms(processor.sample_rate))
 
     def run(self, settings: TrainSettings, folder: Path) -> dict[str, Any]:
         """Train and save the model."""
