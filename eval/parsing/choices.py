@@ -19,7 +19,9 @@ A refusal ("none of the above", "I cannot hear") ends the search after tier 5 un
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from functools import cached_property
 
 from eval.parsing.cues import (
     ALTERNATIVE,
@@ -37,16 +39,17 @@ from eval.parsing.cues import (
     WEAK_CUE,
     WHETHER,
 )
-from eval.parsing.markup import marked_answer, strip_markdown, strip_tags, strip_thinking
+from eval.parsing.markup import marked_answer, shortened, strip_markdown, strip_tags, strip_thinking
 from eval.parsing.mentions import Mention, Options, canonical, options_for
 from eval.parsing.normalise import answers_match, digits_for_number_words, normalise_answer, parse_yes_no
-from eval.parsing.polarity import chosen, judge, sentences
+from eval.parsing.polarity import chosen, judge, mask, sentences
 from eval.parsing.reworded import reworded
 
 __all__ = ["answers_match", "digits_for_number_words", "normalise_answer", "parse_choice", "parse_yes_no"]
 
 PARSER_VERSION = "5"
 
+_WHETHER_LENGTH = 200  # characters before a cue in which "whether the" is looked for
 _LETTER = re.compile(r"""(?P<open>["'(\[]*)(?P<letter>[A-Za-z])(?![\w#])(?P<close>["')\]]*)""")
 _AFTER_LETTER = re.compile(
     r"\s*(?:$|[.,:;!)\]}\n]|[-\u2013\u2014/|]\s|\((?!\w\))|\s(?:because|since|as|is|with|for|due|based"
@@ -67,7 +70,7 @@ def parse_choice(text: str, choices: Sequence[str]) -> int | None:
     if not choices:
         return None
     options = options_for(tuple(choices))
-    body = ROLE.sub("", strip_markdown(strip_thinking(canonical(text))))
+    body = ROLE.sub("", strip_markdown(strip_thinking(canonical(shortened(text)))))
     marked = marked_answer(body)
     if marked is not None:
         # The model has marked its answer; what it said elsewhere does not count.
@@ -83,14 +86,14 @@ def _read(text: str, options: Options) -> int | None:
     whole = _whole(text, options)
     if whole is not None:
         return whole if whole >= 0 else None
-    mentions = judge(text, options.mentions(text))
-    retracted = [one.end() for one in RETRACTION.finditer(text) if not _within(one.start(), mentions)]
-    if retracted and any(one.start >= retracted[-1] and not one.rejected for one in mentions):
+    said = _Said(text, options)
+    retracted = [one.end() for one in RETRACTION.finditer(text) if not said.covered[one.start()]]
+    if retracted and any(one.start >= retracted[-1] and not one.rejected for one in said.mentions):
         return _read(text[retracted[-1] :], options)
-    found = _last_cue(text, mentions, options)
+    found = _last_cue(said)
     if found is not None:
         return found if found >= 0 else None
-    if _refuses(text, mentions):
+    if _refuses(said):
         return None
     for tier in (
         _own_line,
@@ -101,18 +104,80 @@ def _read(text: str, options: Options) -> int | None:
         _only_mention,
         _last_sentence,
     ):
-        found = tier(text, mentions, options)
+        found = tier(said)
         if found is not None:
             return found if found >= 0 else None
-    return None if mentions else reworded(text, options)
+    return None if said.mentions else reworded(text, options)
 
 
-# A tier's answer that there is an answer, but not a single choice.
+# A tier's result for a text that answers, but with no single choice.
 _CONFLICT = -1
 
 
-def _within(place: int, mentions: Sequence[Mention]) -> bool:
-    return any(one.start <= place < one.end for one in mentions)
+class _Said:
+    """A clean text with the choices that it names, and its sentences, each found once.
+
+    Attributes:
+        text: The text.
+        options: The choices.
+        mentions: Where the text names a choice, in order of their start.
+        covered: Per character whether it belongs to a mention.
+        inner: Per character whether a mention starts before it and ends after it.
+        reached: The same, or whether one ends with the character before it.
+        rejected: Per character whether it belongs to a rejected mention.
+    """
+
+    def __init__(self, text: str, options: Options) -> None:
+        self.text, self.options = text, options
+        self.mentions = judge(text, options.mentions(text))
+        self.starts = [one.start for one in self.mentions]
+        self.covered, self.inner, self.reached, self.rejected = (bytearray(len(text) + 1) for _ in range(4))
+        for one in self.mentions:
+            ones = b"\1" * (one.end - one.start)
+            self.covered[one.start : one.end] = ones
+            self.inner[one.start + 1 : one.end] = ones[1:]
+            self.reached[one.start + 1 : one.end + 1] = ones
+            if one.rejected:
+                self.rejected[one.start : one.end] = ones
+
+    @cached_property
+    def sentences(self) -> list[tuple[int, int]]:
+        """Spans of the sentences."""
+        return sentences(self.text, self.mentions)
+
+    @cached_property
+    def _sentence_ends(self) -> list[int]:
+        return [end for _, end in self.sentences]
+
+    @cached_property
+    def _last_refusals(self) -> list[int]:
+        """Per sentence where the last refusal or hedge in it starts; -1 without."""
+        found = []
+        for begin, end in self.sentences:
+            sentence = self.text[begin:end]
+            starts = [one.start() for words in (REFUSAL, HEDGE) for one in words.finditer(sentence)]
+            found.append(begin + max(starts) if starts else -1)
+        return found
+
+    def mentions_in(self, start: int, end: int) -> list[Mention]:
+        """The mentions that start between two places."""
+        return self.mentions[bisect_left(self.starts, start) : bisect_left(self.starts, end)]
+
+    def sentence_at(self, start: int) -> int | None:
+        """Number of the first sentence that ends after a place."""
+        at = bisect_right(self._sentence_ends, start)
+        return at if at < len(self._sentence_ends) else None
+
+    def refuses_from(self, start: int) -> bool:
+        """Whether a refusal or a hedge starts between a place and the end of its sentence."""
+        at = self.sentence_at(start)
+        return at is not None and self._last_refusals[at] >= start
+
+    def asserted_from(self, start: int) -> list[Mention]:
+        """Asserted mentions from a place to the end of its sentence."""
+        at = self.sentence_at(start)
+        end = len(self.text) if at is None else self._sentence_ends[at]
+        return [one for one in self.mentions_in(start, end) if not one.rejected]
 
 
 def _drop_listing(text: str, options: Options) -> str:
@@ -214,74 +279,73 @@ def _whole(text: str, options: Options) -> int | None:
     return None
 
 
-def _last_cue(text: str, mentions: list[Mention], options: Options) -> int | None:
+def _last_cue(said: _Said) -> int | None:
     """Tier 5: the last cue that leads to one choice, or `_CONFLICT` where it leads to a refusal."""
+    text, options = said.text, said.options
     events: list[tuple[int, int]] = []
     for cue in CUE.finditer(text):
         rest = text[cue.end() :]
-        if any(one.start < cue.end() <= one.end for one in mentions):
+        if said.reached[cue.end()]:
             continue
-        start = None if WHETHER.search(text[: cue.start()]) else _start(rest, options)
+        asked = WHETHER.search(text[max(0, cue.start() - _WHETHER_LENGTH) : cue.start()])
+        start = None if asked else _start(rest, options)
         if start:
             if not re.match(r"^[\"')\]*]*\s*\?", rest[start[1] :]):
                 events.append((cue.end(), start[0]))
             continue
-        if NOT_NEXT.match(rest) or WHETHER.search(text[: cue.start()]):
+        if asked or NOT_NEXT.match(rest):
             continue
-        inside = _in_sentence(text, cue.end(), mentions)
+        inside = said.asserted_from(cue.end())
         if len({one.index for one in inside}) == 1:
             events.append((cue.end(), inside[0].index))
-            continue
-        said = _sentence_from(text, cue.end(), mentions)
-        if not inside and (REFUSAL.search(said) or HEDGE.search(said)):
+        elif not inside and said.refuses_from(cue.end()):
             events.append((cue.end(), _CONFLICT))
-    for mention in [*mentions, *options.common_mentions(text)]:
+    for mention in [*said.mentions, *options.common_mentions(text)]:
         if not mention.rejected and CORRECT.match(text[mention.end :]):
-            several = any(
-                one.index != mention.index
-                and not one.rejected
-                and ALTERNATIVE.fullmatch(text[one.end : mention.start])
-                for one in mentions
-            )
-            events.append((mention.end, _CONFLICT if several else mention.index))
+            events.append((mention.end, _CONFLICT if _has_alternative(said, mention) else mention.index))
     for match in LONE_LETTER.finditer(text):
         index = options.letter_index(match[1])
-        if index is not None and not _within(match.start(), mentions) and CORRECT.match(text[match.end() :]):
+        if index is not None and not said.covered[match.start()] and CORRECT.match(text[match.end() :]):
             events.append((match.end(), index))
     return max(events)[1] if events else None
 
 
-def _sentence_from(text: str, start: int, mentions: list[Mention]) -> str:
-    ends = [end for _, end in sentences(text, mentions) if end > start]
-    return text[start : ends[0] if ends else len(text)]
+def _has_alternative(said: _Said, mention: Mention) -> bool:
+    """Whether another choice stands right before a mention: "rain or" before "wind is correct"."""
+    before = said.mentions[: bisect_left(said.starts, mention.start)][-3:]
+    return any(
+        one.index != mention.index
+        and not one.rejected
+        and ALTERNATIVE.fullmatch(said.text[one.end : mention.start])
+        for one in before
+    )
 
 
-def _in_sentence(text: str, start: int, mentions: list[Mention]) -> list[Mention]:
-    """Asserted mentions from a place to the end of its sentence."""
-    end = start + len(_sentence_from(text, start, mentions))
-    return [one for one in mentions if start <= one.start < end and not one.rejected]
-
-
-def _refuses(text: str, mentions: list[Mention]) -> bool:
+def _refuses(said: _Said) -> bool:
     """Whether a text refuses to answer, the wording of the choices themselves aside."""
-    plain = list(text)
-    for one in mentions:
-        plain[one.start : one.end] = "\x00" * (one.end - one.start)
-    masked = "".join(plain)
+    masked = mask(said.text, said.mentions)
     if REFUSAL.search(masked):
         return True
-    asserted = [one.start for one in mentions if not one.rejected]
+    asserted = [one.start for one in said.mentions if not one.rejected]
+    last_begin, breaks = -1, [0]
     for hedge in HEDGE.finditer(masked):
-        begin, end = next(span for span in sentences(text, mentions) if span[0] <= hedge.start() < span[1])
-        breaks = [begin, *(begin + one.start() for one in CLAUSE_END.finditer(masked[begin:end])), end]
-        clause = next((a, b) for a, b in zip(breaks, breaks[1:], strict=False) if a <= hedge.start() < b)
-        if not any(at >= begin and not clause[0] <= at < clause[1] for at in asserted):
+        sentence = said.sentence_at(hedge.start())
+        assert sentence is not None  # a hedge is no white space, so it stands in a sentence
+        begin, end = said.sentences[sentence]
+        if begin != last_begin:
+            marks = (begin + one.start() for one in CLAUSE_END.finditer(masked[begin:end]))
+            last_begin, breaks = begin, [begin, *marks, end]
+        at = bisect_right(breaks, hedge.start())
+        first, last = (bisect_left(asserted, place) for place in breaks[at - 1 : at + 1])
+        # Nothing is asserted from this sentence on, outside the clause of the hedge.
+        if bisect_left(asserted, begin) == first and last == len(asserted):
             return True
     return False
 
 
-def _own_line(text: str, mentions: list[Mention], options: Options) -> int | None:
+def _own_line(said: _Said) -> int | None:
     """Tier 6: one choice alone has a line to itself, or the first line alone has a label."""
+    text, options = said.text, said.options
     lines = {_whole(line, options) for line in text.split("\n")} - {None}
     if lines:
         return lines.pop() if len(lines) == 1 else None
@@ -296,77 +360,74 @@ def _own_line(text: str, mentions: list[Mention], options: Options) -> int | Non
     if index is None or others - {index, None}:
         return None
     start = _start(text, options)
-    if start is None or any(one.rejected and one.start < start[1] for one in mentions):
+    if start is None or any(one.rejected for one in said.mentions_in(0, start[1])):
         return None
     return start[0]
 
 
-def _parenthesised(text: str, mentions: list[Mention], options: Options) -> int | None:
+def _parenthesised(said: _Said) -> int | None:
     """Tier 7: one single letter in parentheses, not rejected."""
     found = {}
-    for match in re.finditer(r"[(\[]([A-Za-z])[)\]]", text):
-        index = options.letter_index(match[1])
+    for match in re.finditer(r"[(\[]([A-Za-z])[)\]]", said.text):
+        index = said.options.letter_index(match[1])
         if index is not None:
-            inside = [one for one in mentions if one.start <= match.start() < one.end]
-            found[index] = all(not one.rejected for one in inside)
+            found[index] = not said.rejected[match.start()]
     asserted = [index for index, fine in found.items() if fine]
     return asserted[0] if len(found) == 1 and asserted else None
 
 
-def _weak_cue(text: str, mentions: list[Mention], options: Options) -> int | None:
+def _weak_cue(said: _Said) -> int | None:
     """Tier 8: the last "it is", "sounds like", "therefore" with a choice right after it."""
-    found = None
+    text, found = said.text, None
     for cue in WEAK_CUE.finditer(text):
-        if any(one.start < cue.end() < one.end for one in mentions) or NOT_NEXT.match(text[cue.end() :]):
+        if said.inner[cue.end()] or NOT_NEXT.match(text[cue.end() :]):
             continue
-        start = _start(text[cue.end() :], options)
+        start = _start(text[cue.end() :], said.options)
         if start is None:
             continue
         begin, end = cue.end(), cue.end() + start[1]
-        overlapping = [one for one in mentions if begin <= one.start < end]
         asked = re.match(r"^[\"')\]*]*\s*\?", text[end:])
-        if not asked and not any(one.rejected for one in overlapping):
+        if not asked and not any(one.rejected for one in said.mentions_in(begin, end)):
             found = start[0]
     return found
 
 
-def _after_colon(text: str, mentions: list[Mention], options: Options) -> int | None:
+def _after_colon(said: _Said) -> int | None:
     """Tier 8: the text ends with a colon and one choice alone: "the latter fits: rain"; but not "ruled out: rain"."""
-    colons = [one for one in re.finditer(r":(?=\s)", text) if not _within(one.start(), mentions)]
+    text, options = said.text, said.options
+    colons = [one for one in re.finditer(r":(?=\s)", text) if not said.covered[one.start()]]
     if not colons or text.endswith("?"):
         return None
     heading = text[: colons[-1].start()].rpartition("\n")[2]
     rest = text[colons[-1].end() :]
     # "A) Yes: no" is about a choice, it gives none.
     if (
-        any(one.rejected and one.start >= colons[-1].end() for one in mentions)
+        any(one.rejected for one in said.mentions_in(colons[-1].end(), len(text)))
         or _whole(heading, options) is not None
     ):
         return None
     return _whole(rest, options)
 
 
-def _own_sentence(text: str, mentions: list[Mention], options: Options) -> int | None:
+def _own_sentence(said: _Said) -> int | None:
     """Tier 8: one choice alone is a sentence, or the text starts with a "yes" or "no" that is a choice."""
-    said = [text[begin:end] for begin, end in sentences(text, mentions)]
-    alone = {_whole(one, options) for one in said if not NOT_NEXT.match(one) and "?" not in one[-3:]} - {None}
+    text, options = said.text, said.options
+    parts = [text[begin:end] for begin, end in said.sentences]
+    alone = {_whole(one, options) for one in parts if not NOT_NEXT.match(one) and "?" not in one[-3:]} - {None}
     if alone:
         return alone.pop() if len(alone) == 1 else None
-    first = [one for one in options.common_mentions(text) if not re.search(r"\w", text[: one.start])]
+    word = re.search(r"\w", text)
+    first = [one for one in options.common_mentions(text) if word is None or one.start <= word.start()]
     if first and re.match(r"\s*(?:[,.:;!(|]|[-\u2013\u2014]\s)", text[first[0].end :]):
         return first[0].index
     return None
 
 
-def _only_mention(text: str, mentions: list[Mention], options: Options) -> int | None:
+def _only_mention(said: _Said) -> int | None:
     """Tier 9: exactly one choice is asserted."""
-    return chosen(mentions)
+    return chosen(said.mentions)
 
 
-def _last_sentence(text: str, mentions: list[Mention], options: Options) -> int | None:
+def _last_sentence(said: _Said) -> int | None:
     """Tier 10: exactly one choice is asserted in the last sentence."""
-    spans = sentences(text, mentions)
-    if not spans:
-        return None
-    begin, end = spans[-1]
-    return chosen([one for one in mentions if begin <= one.start < end])
+    return chosen(said.mentions_in(*said.sentences[-1])) if said.sentences else None

@@ -50,9 +50,9 @@ WEAK_CUE = re.compile(
 )
 MARKS = re.compile(r"[^\w(\[#]*")
 LEAD = re.compile(
-    r"""(?:[\s"'*:=>-]|\b(?:that|it\s+is|it's|with|as|to\s+be|for|probably|likely|definitely|clearly"
-    r"|actually)\b)*""",
-    re.I,
+    r"(?:[\s\"'*:=>-]|\b(?:that|it\s+is|it's|with|as|to\s+be|for|probably|likely|definitely|clearly"
+    r"|actually)\b)*",
+    re.IGNORECASE,
 )
 ALTERNATIVE = re.compile(
     r"""^["')\]*.]*\s*(?:,?\s*\b(?:or|and)\b|[,/&;])\s*(?:perhaps|maybe|possibly|also)?\s*""", re.I

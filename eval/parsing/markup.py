@@ -10,10 +10,10 @@ _THINKING = (
     r"|reflection|rationale|explanation|cot)"
 )
 _OPEN, _CLOSE = r"[<\[\u25c1]", r"[>\]\u25b7]"
-_THINK = re.compile(rf"(?is){_OPEN}({_THINKING}){_CLOSE}.*?{_OPEN}/\1{_CLOSE}")
+_THINK_TAG = re.compile(rf"(?i){_OPEN}(/?)({_THINKING}){_CLOSE}")
 # An end without a beginning: what a prompt opened, or channels and consoles that say when thinking is over.
-_THINK_TAIL = re.compile(
-    rf"(?is)^.*(?:{_OPEN}/{_THINKING}{_CLOSE}|<\|channel\|>\s*final\s*<\|message\|>|\bdone thinking\b\W*)"
+_THINK_END = re.compile(
+    rf"(?i){_OPEN}/{_THINKING}{_CLOSE}|<\|channel\|>\s*final\s*<\|message\|>|\bdone thinking\b\W*"
 )
 # Thinking that never ended was cut off before the answer.
 _THINK_OPEN = re.compile(rf"(?is){_OPEN}{_THINKING}{_CLOSE}.*$")
@@ -22,12 +22,13 @@ _MARK = (
     r"(?:answer|ans|final|choice|chosen|option|result|solution"
     r"|verdict|response|output|select|letter|label|predict|decision)"
 )
-_TAG = re.compile(rf"(?is)[<\[](\w*{_MARK}\w*)[>\]](.*?)(?:[<\[]/\1[>\]]|$)")
+_MARKED_NAME = rf"(?=\w*{_MARK})(\w+)"
+_TAG = re.compile(rf"(?is)[<\[]{_MARKED_NAME}[>\]](.*?)(?:[<\[]/\1[>\]]|$)")
 _LATEX = re.compile(r"\\(?:text\w*|math\w+|emph|underline|fbox)\s*\{([^{}]*)\}")
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 # A field that JSON readers refuse, for quotes or commas that are not theirs.
 _LOOSE_FIELD = re.compile(
-    rf"""(?is)[{{,]\s*["']?(\w*{_MARK}\w*)["']?\s*:\s*(?:"([^"{{}}]*)"|'([^{{}}]*?)'(?=\s*[,}}]))"""
+    rf"""(?is)[{{,]\s*["']?{_MARKED_NAME}["']?\s*:\s*(?:"([^"{{}}]*)"|'([^{{}}]*?)'(?=\s*[,}}]))"""
 )
 _KEY = re.compile(rf"(?i)\w*{_MARK}\w*$")
 _PLURAL_KEY = re.compile(
@@ -35,11 +36,58 @@ _PLURAL_KEY = re.compile(
 )
 
 
+LONGEST = 8000
+"""Characters of an answer, thinking not counted, that are read. A longer one is read from its start and its end."""
+_FROM_START = 2000
+
+
+def shortened(text: str) -> str:
+    """A long answer without its middle.
+
+    Args:
+        text: What a model said.
+
+    Returns:
+        The text itself if it has at most `LONGEST` characters; otherwise, without thinking, its first 2,000 and its
+        last 6,000 characters, cut at white space. Answers stand in front of an explanation or behind it.
+    """
+    if len(text) <= LONGEST:
+        return text
+    text = strip_thinking(text).strip()
+    if len(text) <= LONGEST:
+        return text
+    start, end = text[:_FROM_START], text[-(LONGEST - _FROM_START) :]
+    # Not through the middle of a word.
+    start, end = re.sub(r"\S{0,99}$", "", start), re.sub(r"^\S{0,99}", "", end)
+    return f"{start}\n{end}"
+
+
 def strip_thinking(text: str) -> str:
     """Drop what a model says to itself before it answers."""
-    text = _THINK.sub(" ", text)
-    text = _THINK_TAIL.sub(" ", text)
+    text = _strip_closed_thinking(text)
+    ends = list(_THINK_END.finditer(text))
+    if ends:
+        text = " " + text[ends[-1].end() :]
     return _THINK_OPEN.sub(" ", text)
+
+
+def _strip_closed_thinking(text: str) -> str:
+    """Replace every span from an opening tag to the next closing tag of the same name by a space."""
+    tags = list(_THINK_TAG.finditer(text))
+    next_close: dict[str, int] = {}
+    closes: list[int | None] = [None] * len(tags)
+    for at in range(len(tags) - 1, -1, -1):
+        name = tags[at][2].lower()
+        if tags[at][1]:
+            next_close[name] = tags[at].end()
+        else:
+            closes[at] = next_close.get(name)
+    kept, done = [], 0
+    for tag, close in zip(tags, closes, strict=True):
+        if close is not None and tag.start() >= done:
+            kept += [text[done : tag.start()], " "]
+            done = close
+    return "".join([*kept, text[done:]])
 
 
 def strip_markdown(text: str) -> str:
@@ -80,10 +128,11 @@ def _json_fields(text: str) -> list[tuple[int, str]]:
         end = at + 1
         try:
             value, end = decoder.raw_decode(text, at)
+            content = _answer_of(value) if isinstance(value, dict) else None
         except (ValueError, RecursionError):
-            value = None
-        if isinstance(value, dict):
-            found += [(at, content) for content in [_answer_of(value)] if content is not None]
+            content = None
+        if content is not None:
+            found.append((at, content))
         at = text.find("{", end)
     if not found:
         fields = list(_LOOSE_FIELD.finditer(text))

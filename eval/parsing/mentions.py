@@ -3,6 +3,9 @@
 import re
 import string
 import unicodedata
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -56,6 +59,8 @@ _OWN_LETTER = re.compile(
     r"(?<![\w'.])(?!A\s+(?!(?i:major|minor|flat|sharp|natural|maj|min|string|chord|note|section)\b)[^\W\d_]{2})"
     r"([A-Z])(?![\w'#]|[:/][\w(]|\.(?=\s*\w))"
 )
+_NO_LABEL_LENGTH = 40  # the longest match of `_NO_LABEL`
+_LEADING_ARTICLE = re.compile(r"(?:an?|the)\s+", re.IGNORECASE)
 # What follows an A or I that is a label; before other small letters it is a word.
 _AFTER_LABEL = re.compile(
     r"\s+(?!\w+ly\s*(?:[.,;!]|$)|\w+(?:s|ed)\s+(?:the|what|all|best|better|with)\b|(?:is|are|was|were|do|did|seems?|fits?"
@@ -63,6 +68,7 @@ _AFTER_LABEL = re.compile(
     r"|since|given|based|due|for|and|or|but|to|from|not|rather|instead|over|than|with|which|then|while"
     r"|whereas|though|it|the|my|this|that|these)\b)[a-z]"
 )
+_NEXT_LABEL = re.compile(r"\s*(?:,\s*(?:and|or)?|and|or|/|&)\s*([A-Z])\b(?!')")
 _PLACES = {
     word: place
     for place, words in enumerate(
@@ -84,6 +90,9 @@ def canonical(text: str) -> str:
     """Even out width, quotes, number words and control characters, keeping case and punctuation."""
     text = unicodedata.normalize("NFKC", text).translate(_PLAIN).replace("\x00", " ")
     text = re.sub(r"[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", "\n", text)
+    # Long runs of one character or of white space say no more than shorter ones, but cost time in every pattern.
+    text = re.sub(r"(?s)(.)\1{99,}", lambda run: run[1] * 99, text)
+    text = re.sub(r"\s{20,}", lambda run: "\n\n" if "\n" in run[0] else " ", text)
     text = re.sub(r"[\u200b-\u200f\u2060\ufeff\xad]", "", text)
     text = re.sub(r"[\u2713\u2714\u2705\u2611\U0001f5f8]", YES_MARK, text)
     text = re.sub(r"[\u2717\u2718\u2715\u2716\u274c\u274e\u2612]", NO_MARK, text)
@@ -154,11 +163,20 @@ class Options:
         distinct.sort(key=lambda i: -sum(map(len, self.words[i])))
         return [(i, re.compile(_pattern(self.words[i], self.texts[i]), re.IGNORECASE)) for i in distinct]
 
+    @cached_property
+    def _by_first_letter(self) -> dict[str, list[tuple[int, re.Pattern[str]]]]:
+        """The patterns by the first character of what they match, in lower case."""
+        found = defaultdict(list)
+        for index, pattern in self._patterns:
+            found[self.words[index][0][0]].append((index, pattern))
+        return found
+
     def text_at(self, text: str, start: int) -> Mention | None:
         """The longest choice whose text stands at `start` (an article may stand before it)."""
         best: Mention | None = None
-        for begin in {start, start + len(re.match(r"(?:(?:an?|the)\s+)?", text[start:], re.I)[0])}:  # type: ignore[index]
-            for index, pattern in self._patterns:
+        article = _LEADING_ARTICLE.match(text, start)
+        for begin in {start, article.end() if article else start}:
+            for index, pattern in self._by_first_letter.get(text[begin : begin + 1].casefold()[:1], ()):
                 match = pattern.match(text, begin)
                 if match and (best is None or match.end() > best.end):
                     best = Mention(start, match.end(), index)
@@ -186,23 +204,27 @@ class Options:
     def text_mentions(self, text: str) -> list[Mention]:
         """Every place that names a choice by its text, longest match first, none overlapping."""
         found: list[Mention] = []
+        taken = bytearray(len(text))
+        length = len(text.rstrip())
         for index, pattern in self._patterns:
             if self._is_common(index):
                 continue
+            marks = self._last_marks[index]
             for match in pattern.finditer(text):
-                if all(match.end() <= other.start or match.start() >= other.end for other in found):
-                    found.append(Mention(match.start(), self._full_end(index, text, match.end()), index))
+                start, end = match.span()
+                if taken.find(1, start, end) >= 0:
+                    continue
+                # The full stop of "It rains." does not end a sentence.
+                if marks and text.startswith(marks, end) and length > end + len(marks):
+                    end += len(marks)
+                taken[start:end] = b"\1" * (end - start)
+                found.append(Mention(start, end, index))
         return sorted(found, key=lambda mention: mention.start)
 
-    def _full_end(self, index: int, text: str, end: int) -> int:
-        """Where a choice ends with its own last marks: the full stop of "It rains." is no sentence's end."""
-        marks = re.search(r"\W*$", canonical(self.texts[index].rstrip()))
-        own = marks[0] if marks else ""
-        return (
-            end + len(own)
-            if own and text.startswith(own, end) and len(text.rstrip()) > end + len(own)
-            else end
-        )
+    @cached_property
+    def _last_marks(self) -> list[str]:
+        """Per choice the punctuation at its end."""
+        return [re.sub(r"(?s)^.*\w", "", canonical(text.rstrip())) for text in self.texts]
 
     def label_mentions(self, text: str) -> list[Mention]:
         """Every place that names a choice by its label: `(B)`, `option B`, `B.` in front of a line, a lone `B`."""
@@ -217,15 +239,18 @@ class Options:
                 found.append(Mention(match.start(), match.end(), index))
             if match[3]:
                 found += self._listed_labels(text, match.end())
-        taken = [(one.start, one.end) for one in found]
+        taken = bytearray(len(text))
+        for one in found:
+            taken[one.start : one.end] = b"\1" * (one.end - one.start)
         bare = list(_BARE.finditer(text))
         # Where one letter may be a note or a grade, the others may be, too.
         for match in bare if self._own_letters.isdisjoint(one[1] for one in bare) else ():
             index = self.letter_index(match[1])
             word = match[1] in "AI" and _AFTER_LABEL.match(text, match.end())
-            if index is None or word or _NO_LABEL.search(text[: match.start()]):
+            before = text[max(0, match.start() - _NO_LABEL_LENGTH) : match.start()]
+            if index is None or word or _NO_LABEL.search(before):
                 continue
-            if not any(start <= match.start() < end for start, end in taken):
+            if not taken[match.start()]:
                 found.append(Mention(match.start(), match.end(), index))
         return found
 
@@ -252,7 +277,7 @@ class Options:
     def _listed_labels(self, text: str, start: int) -> list[Mention]:
         """Bare letters that go on with a list begun by "options A": `, B and C`."""
         found = []
-        while match := re.compile(r"\s*(?:,\s*(?:and|or)?|and|or|/|&)\s*([A-Z])\b(?!')").match(text, start):
+        while match := _NEXT_LABEL.match(text, start):
             index = self.letter_index(match[1])
             if index is not None:
                 found.append(Mention(match.start(1), match.end(), index))
@@ -265,8 +290,9 @@ class Options:
         labels = [*self.label_mentions(text), *self.place_mentions(text)]
         texts = self.text_mentions(text)
         # "Option D" is a label even where D is a choice's text; "(b)" within a choice's text is none.
-        labels = [one for one in labels if not any(_inside(one, other) and one != other for other in texts)]
-        texts = [one for one in texts if not any(_inside(one, other) for other in labels)]
+        same = set(texts)
+        labels = [one for one in labels if one in same] + _outside([one for one in labels if one not in same], texts)
+        texts = _outside(texts, labels)
         kinds = {mention: "label" for mention in labels} | {mention: "text" for mention in texts}
         last_kind = ""
         for mention in sorted(kinds, key=lambda one: one.start):
@@ -312,8 +338,15 @@ def _pattern(words: tuple[str, ...], text: str) -> str:
     return guard_before + pattern + guard_after
 
 
-def _inside(inner: Mention, outer: Mention) -> bool:
-    return outer.start <= inner.start and inner.end <= outer.end
+def _outside(mentions: Sequence[Mention], others: Sequence[Mention]) -> list[Mention]:
+    """The mentions that are not a part of one of the others."""
+    others = sorted(others, key=lambda one: one.start)
+    starts = [one.start for one in others]
+    reach, furthest = [-1], -1
+    for one in others:
+        furthest = max(furthest, one.end)
+        reach.append(furthest)
+    return [one for one in mentions if reach[bisect_right(starts, one.start)] < one.end]
 
 
 @lru_cache(maxsize=4096)

@@ -1,6 +1,7 @@
 """Whether a text asserts, rejects or only weighs the choices that it names."""
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -70,6 +71,7 @@ _CONTRAST = re.compile(
 _LIST_GLUE = re.compile(
     r"^(?:[\s,/&\"'()*\[\]-]|\b(?:and|or|nor|not|the|an?|options?|choices?)\b)*$", re.IGNORECASE
 )
+_LOWER_CASE = re.compile(r"\s+[a-z]")
 SENTENCE_END = re.compile(r"[.!?]+[\"')\]*]*(?=\s|$)(?!\s+(?:or|and|nor)\b)|\n+")
 
 # "All but X are wrong" and "none except X fits" leave X.
@@ -84,7 +86,7 @@ _AFFIRMED = re.compile(
     r"^\W*(?:yes|yeah|yep|indeed|exactly|definitely|certainly|absolutely|correct|likely|right|clearly)\b",
     re.I,
 )
-# A heading that puts aside what stands after its colon: "ruled out: X", but not "the others are ruled out: X".
+# A heading that rejects what stands after its colon: "ruled out: X", but not "the others are ruled out: X".
 _REJECTING_HEADING = re.compile(
     r"(?:^|[.;!?\n])(?![^.;!?\n]*\b(?:others?|rest|remaining|else|all)\b)[^.;!?\n]*\b"
     r"(?:rul\w+ out|eliminat\w+|exclud\w+|dismiss\w*|reject\w*|discard\w*|incorrect|wrong|unlikely"
@@ -96,7 +98,7 @@ _VERB_OF_BAD = re.compile(r"^[^\w\x00]*(?:contradicts|fails|lacks|conflicts)\b[^
 _DOES_NOT = re.compile(r"^[^\w\x00]*(?:does|do|did)(?:\s+not|n't)[\s\"')]*(?:[.!;,\n]|$)", re.IGNORECASE)
 _WHY = re.compile(r"(?:^|[.!?\n]\s*)why\b(?!\s+not)[^.!?\n]*$", re.IGNORECASE)
 
-# What introduces a choice only to put it aside for another one.
+# Words that introduce a choice only to reject it for another one.
 _WEIGHED = re.compile(
     r"\b(?:at first(?: glance| sight)?|initially|originally|first (?:idea|thought|impression|instinct"
     r"|guess|answer|choice)"
@@ -115,7 +117,7 @@ _WEIGHED_AFTER = re.compile(
     r"|might (?:be what|come|seem))",
     re.IGNORECASE,
 )
-# What the choice after it wins with over the one before.
+# Words with which a text turns from one choice to the next.
 _TURN = re.compile(
     r"\b(?:but|yet|however|instead|actually|in fact|in reality|ultimately|in the end|eventually"
     r"|nevertheless|nonetheless|still"
@@ -124,35 +126,112 @@ _TURN = re.compile(
 )
 
 
+# Words before a mention that may say something about it, in characters. Longer sentences are read from there on, so
+# that the cost of a mention does not grow with the length of its sentence.
+_CONTEXT = 200
+_CLOSES_SENTENCE = re.compile(r"[.!?]+[\"')\]*]*$")
+_COLON_BEFORE = re.compile(r":\s*(?:(?:an?|the)\s+)?$", re.IGNORECASE)
+_SPLIT_CLAUSE = re.compile(r"[,](?=\s)|\b(?:but|however|yet)\b", re.IGNORECASE)
+
+
+class _Masked:
+    """A text whose mentions are masked by `\x00`, with the places of its breaks found once."""
+
+    def __init__(self, text: str, mentions: Sequence[Mention]) -> None:
+        self.plain = plain = mask(text, mentions)
+        self._breaks = [match.end() for match in _CLAUSE_BREAK.finditer(plain)]
+        ends = list(SENTENCE_END.finditer(plain))
+        self._sentence_starts = [match.end() for match in ends]
+        self._sentence_ends = [match.start() for match in ends]
+        self._end_marks = [match[0] for match in ends]
+        turns = list(_TURN.finditer(plain))
+        self._turn_starts = [match.start() for match in turns]
+        self._turn_ends = [match.end() for match in turns]
+
+    def clause_before(self, mention: Mention) -> str:
+        """From the last clause break to the mention."""
+        start = mention.start
+        if start and self.plain[start - 1] in ".;:!?,":
+            return ""
+        return self._from(self._breaks, start)
+
+    def sentence_before(self, mention: Mention) -> str:
+        """From the start of the sentence to the mention."""
+        start = mention.start
+        if start and self.plain[start - 1] in ".!?\"')]*" and _CLOSES_SENTENCE.search(
+            self.plain, max(0, start - _CONTEXT), start
+        ):
+            return ""
+        return self._from(self._sentence_starts, start)
+
+    def _from(self, starts: Sequence[int], end: int) -> str:
+        at = bisect_right(starts, end)
+        return self.plain[max(starts[at - 1] if at else 0, end - _CONTEXT) : end]
+
+    def head(self, mention: Mention) -> str:
+        """What stands before a mention, across sentences."""
+        return self.plain[max(0, mention.start - _CONTEXT) : mention.start]
+
+    def sentence_end(self, mention: Mention) -> tuple[int, str] | None:
+        """Where the sentence of a mention ends and the marks that end it; None at the end of the text."""
+        at = bisect_left(self._sentence_ends, mention.end)
+        return (self._sentence_starts[at], self._end_marks[at]) if at < len(self._end_marks) else None
+
+    def turns(self, start: int, end: int) -> bool:
+        """Whether a word such as "but" stands between two places."""
+        at = bisect_left(self._turn_starts, start)
+        return at < len(self._turn_starts) and self._turn_ends[at] <= end
+
+
+def mask(text: str, mentions: Sequence[Mention]) -> str:
+    """The text with `\x00` for every character of a mention."""
+    masked = list(text)
+    for mention in mentions:
+        masked[mention.start : mention.end] = "\x00" * (mention.end - mention.start)
+    return "".join(masked)
+
+
 def judge(text: str, mentions: Sequence[Mention]) -> list[Mention]:
     """Mark the mentions that a text rejects, and those that it only weighs before it names another.
 
     Args:
         text: A canonical text.
-        mentions: Its mentions, in order, none overlapping.
+        mentions: Its mentions, in order of their start.
+
+    Returns:
+        The same mentions with `rejected` and `weighed` set.
     """
-    masked = list(text)
-    for mention in mentions:
-        masked[mention.start : mention.end] = "\x00" * (mention.end - mention.start)
-    plain = "".join(masked)
-    rejected = [_is_rejected(plain, mention) for mention in mentions]
+    masked = _Masked(text, mentions)
+    plain = masked.plain
+    negations = [_negation(masked, mention) for mention in mentions]
+    rejected = [
+        _is_rejected(masked, mention, negation)
+        for mention, negation in zip(mentions, negations, strict=True)
+    ]
     for start, end in _listings(text, mentions):
         rejected[start:end] = [True] * (end - start)
-    _carry(text, plain, mentions, rejected)
+    _share_rejections(text, plain, mentions, negations, rejected)
     for i in range(1, len(mentions)):
-        # "P contradicts the audio, Q does not": Q is what is left.
-        between = plain[mentions[i - 1].end : mentions[i].start]
-        if rejected[i - 1] and _VERB_OF_BAD.match(between) and _DOES_NOT.match(plain[mentions[i].end :]):
-            rejected[i] = False
-    weighed = [_is_weighed(plain, mention) for mention in mentions]
-    for later in range(1, len(mentions)):
-        # "P, but Q", "P. However, Q"
-        others = [i for i in range(later) if not rejected[i] and mentions[i].index != mentions[later].index]
-        if not others or rejected[later] or weighed[later]:
+        # "P contradicts the audio, Q does not": Q remains.
+        if not rejected[i - 1] or not rejected[i]:
             continue
-        earlier = others[-1]
-        if _TURN.search(plain[mentions[earlier].end : mentions[later].start]):
-            weighed[: earlier + 1] = [True] * (earlier + 1)
+        between = plain[mentions[i - 1].end : mentions[i].start]
+        if _VERB_OF_BAD.match(between) and _DOES_NOT.match(plain[mentions[i].end :]):
+            rejected[i] = False
+    weighed = [_is_weighed(masked, mention) for mention in mentions]
+    last: int | None = None  # the last mention that is not rejected,
+    last_other: int | None = None  # and the last one of another choice than that
+    overturned = 0  # "P, but Q", "P. However, Q": mentions up to here are only weighed
+    for at, mention in enumerate(mentions):
+        if rejected[at]:
+            continue
+        earlier = last if last is None or mentions[last].index != mention.index else last_other
+        if earlier is not None and not weighed[at] and masked.turns(mentions[earlier].end, mention.start):
+            overturned = max(overturned, earlier + 1)
+        if last is not None and mentions[last].index != mention.index:
+            last_other = last
+        last = at
+    weighed[:overturned] = [True] * overturned
     return [
         replace(one, rejected=bad, weighed=soft)
         for one, bad, soft in zip(mentions, rejected, weighed, strict=True)
@@ -173,74 +252,77 @@ def _listings(text: str, mentions: Sequence[Mention]) -> list[tuple[int, int]]:
     return found
 
 
-def _carry(text: str, plain: str, mentions: Sequence[Mention], rejected: list[bool]) -> None:
+def _share_rejections(
+    text: str, plain: str, mentions: Sequence[Mention], negations: Sequence[str], rejected: list[bool]
+) -> None:
     """Let a list share its rejection: "not X, Y or Z" and "X, Y and Z are wrong", but "unlike X, Y fits"."""
     carried = [""] * len(mentions)
-    for order in (range(1, len(mentions)), range(len(mentions) - 1, 0, -1)):
-        for i in order:
-            glued = _LIST_GLUE.match(text[mentions[i - 1].end : mentions[i].start])
-            if glued and order.step == 1 and rejected[i - 1]:
-                negation = carried[i - 1] or _before(plain, mentions[i - 1])
-                if negation and (re.search(r"\b(?:and|n?or)\b", glued[0]) or not _CONTRAST.search(negation)):
-                    rejected[i], carried[i] = True, negation
-            if glued and order.step == -1 and rejected[i] and _REJECTION.match(plain[mentions[i].end :]):
-                rejected[i - 1] = True
+    glues = [None] + [
+        _LIST_GLUE.match(text[before.end : after.start])
+        for before, after in zip(mentions, mentions[1:], strict=False)
+    ]
+    for i in range(1, len(mentions)):
+        glued = glues[i]
+        negation = carried[i - 1] or negations[i - 1]
+        if glued and rejected[i - 1] and negation:
+            if re.search(r"\b(?:and|n?or)\b", glued[0]) or not _CONTRAST.search(negation):
+                rejected[i], carried[i] = True, negation
+    for i in range(len(mentions) - 1, 0, -1):
+        if glues[i] and rejected[i] and _REJECTION.match(plain[mentions[i].end :]):
+            rejected[i - 1] = True
 
 
-def _before(plain: str, mention: Mention) -> str:
+def _negation(masked: _Masked, mention: Mention) -> str:
     """The negation before a mention in its clause, in lower case; empty without."""
-    head = plain[: mention.start]
-    breaks = [match.end() for match in _CLAUSE_BREAK.finditer(head)]
-    clause = head[breaks[-1] if breaks else 0 :]
+    clause = masked.clause_before(mention)
     match = _NEGATION.search(clause)
-    if match and match[0].lower().startswith("from") and not _FROM_TO.match(plain[mention.end :]):
+    if not match:
         return ""
-    if (
-        match
-        and match[0].lower().startswith("than")
-        and re.search(r"\b(?:less|worse)\b", clause[: match.start()])
-    ):
+    found = match[0].lower()
+    if found.startswith("from") and not _FROM_TO.match(masked.plain[mention.end :]):
         return ""
-    return match[0].lower() if match else ""
+    if found.startswith("than") and re.search(r"\b(?:less|worse)\b", clause[: match.start()]):
+        return ""
+    return found
 
 
-def _is_rejected(plain: str, mention: Mention) -> bool:
-    head, tail = plain[: mention.start], plain[mention.end :]
-    except_for = _EXCEPTIVE.search(_sentence_before(head))
+def _is_rejected(masked: _Masked, mention: Mention, negation: str) -> bool:
+    sentence, tail = masked.sentence_before(mention), masked.plain[mention.end :]
+    except_for = _EXCEPTIVE.search(sentence)
     if except_for:
         nothing = except_for[1].lower() in ("none", "nothing", "no")
         return not nothing and not _RULED_OUT.match(tail)
-    if _before(plain, mention) or _REJECTION.match(tail) or _REJECTING_HEADING.search(head):
+    head = masked.head(mention)
+    if negation or _REJECTION.match(tail) or (_COLON_BEFORE.search(head) and _REJECTING_HEADING.search(head)):
         return True
-    counterfactual = _COUNTERFACTUAL.search(_sentence_before(head))
+    counterfactual = _COUNTERFACTUAL.search(sentence)
     if counterfactual:
         return "evidence" not in counterfactual[0].lower() or bool(_NO_EVIDENCE.match(tail))
-    if re.search(rf"(?:^|\n)[^\n]*{NO_MARK}[^\n\x00]*$", head) and YES_MARK not in tail.partition("\n")[0]:
+    crossed = head.rpartition(NO_MARK)
+    if crossed[1] and not re.search(r"[\n\x00]", crossed[2]) and YES_MARK not in tail.partition("\n")[0]:
         return True
-    end = SENTENCE_END.search(tail)
-    asked = bool(end and "?" in end[0])
-    return asked and not (end and _AFFIRMED.match(tail[end.end() :])) and not _WHY.search(head)
+    end = masked.sentence_end(mention)
+    if end is None or "?" not in end[1]:
+        return False
+    return not _AFFIRMED.match(masked.plain[end[0] :]) and not _WHY.search(head)
 
 
-def _is_weighed(plain: str, mention: Mention) -> bool:
-    clause = re.split(
-        r"[,](?=\s)|\b(?:but|however|yet)\b", _sentence_before(plain[: mention.start]), flags=re.I
-    )[-1]
-    return bool(_WEIGHED.search(clause)) or bool(_WEIGHED_AFTER.match(plain[mention.end :]))
-
-
-def _sentence_before(head: str) -> str:
-    ends = [match.end() for match in SENTENCE_END.finditer(head)]
-    return head[ends[-1] if ends else 0 :]
+def _is_weighed(masked: _Masked, mention: Mention) -> bool:
+    clause = _SPLIT_CLAUSE.split(masked.sentence_before(mention))[-1]
+    return bool(_WEIGHED.search(clause)) or bool(_WEIGHED_AFTER.match(masked.plain[mention.end :]))
 
 
 def sentences(text: str, mentions: Sequence[Mention]) -> list[tuple[int, int]]:
     """Spans of the sentences of a text; a full stop inside a mention ends none."""
+    inside, closed = bytearray(len(text) + 1), bytearray(len(text) + 1)
+    for one in mentions:
+        inside[one.start + 1 : one.end] = b"\1" * max(0, one.end - one.start - 1)
+        closed[one.start + 1 : one.end + 1] = b"\1" * (one.end - one.start)
     spans, start = [], 0
     for match in SENTENCE_END.finditer(text):
-        # A choice's own full stop ends a sentence only where none goes on: "It rains. is wrong".
-        goes_on = re.match(r"\s+[a-z]", text[match.end() :])
-        if any(one.start < match.end() < one.end + bool(goes_on) for one in mentions):
+        # The full stop of a choice ends a sentence only if no sentence continues after it: "It rains. is wrong".
+        continues = _LOWER_CASE.match(text, match.end())
+        if (closed if continues else inside)[match.end()]:
             continue
         spans.append((start, match.end()))
         start = match.end()
