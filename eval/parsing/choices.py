@@ -47,7 +47,7 @@ from eval.parsing.reworded import reworded
 
 __all__ = ["answers_match", "digits_for_number_words", "normalise_answer", "parse_choice", "parse_yes_no"]
 
-PARSER_VERSION = "5"
+PARSER_VERSION = "6"
 
 _WHETHER_LENGTH = 200  # characters before a cue in which "whether the" is looked for
 _LETTER = re.compile(r"""(?P<open>["'(\[]*)(?P<letter>[A-Za-z])(?![\w#])(?P<close>["')\]]*)""")
@@ -413,7 +413,9 @@ def _own_sentence(said: _Said) -> int | None:
     """Tier 8: one choice alone is a sentence, or the text starts with a "yes" or "no" that is a choice."""
     text, options = said.text, said.options
     parts = [text[begin:end] for begin, end in said.sentences]
-    alone = {_whole(one, options) for one in parts if not NOT_NEXT.match(one) and "?" not in one[-3:]} - {None}
+    alone = {_whole(one, options) for one in parts if not NOT_NEXT.match(one) and "?" not in one[-3:]} - {
+        None
+    }
     if alone:
         return alone.pop() if len(alone) == 1 else None
     word = re.search(r"\w", text)

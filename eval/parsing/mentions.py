@@ -291,7 +291,9 @@ class Options:
         texts = self.text_mentions(text)
         # "Option D" is a label even where D is a choice's text; "(b)" within a choice's text is none.
         same = set(texts)
-        labels = [one for one in labels if one in same] + _outside([one for one in labels if one not in same], texts)
+        labels = [one for one in labels if one in same] + _outside(
+            [one for one in labels if one not in same], texts
+        )
         texts = _outside(texts, labels)
         kinds = {mention: "label" for mention in labels} | {mention: "text" for mention in texts}
         last_kind = ""

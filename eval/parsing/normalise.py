@@ -4,6 +4,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from eval.parsing.markup import shortened
+
 _UNITS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"
@@ -117,7 +119,7 @@ def parse_yes_no(text: str) -> bool | None:
         True or False where the answer starts with yes or no (or a synonym), ends with one after an answer cue, or
         holds exactly one of the two words; None otherwise.
     """
-    text = re.sub(r"(?is)^.*</think(?:ing)?>|<think(?:ing)?>.*$", " ", text)
+    text = re.sub(r"(?is)^.*</think(?:ing)?>|<think(?:ing)?>.*$", " ", shortened(text))
     words = words_of(_LEAD_IN.sub("", text.replace("*", " ")))
     if not words:
         return None
@@ -136,6 +138,7 @@ def answers_match(prediction: str, reference: str) -> bool:
     Where the reference is yes or no, a sentence that says so counts ("Yes, a dog barks").
     """
     target = normalise_answer(reference)
+    prediction = shortened(prediction)
     if normalise_answer(prediction) == target:
         return True
     if target in ("yes", "no"):

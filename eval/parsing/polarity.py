@@ -135,7 +135,7 @@ _SPLIT_CLAUSE = re.compile(r"[,](?=\s)|\b(?:but|however|yet)\b", re.IGNORECASE)
 
 
 class _Masked:
-    """A text whose mentions are masked by `\x00`, with the places of its breaks found once."""
+    r"""A text whose mentions are masked by `\x00`, with the places of its breaks found once."""
 
     def __init__(self, text: str, mentions: Sequence[Mention]) -> None:
         self.plain = plain = mask(text, mentions)
@@ -158,8 +158,10 @@ class _Masked:
     def sentence_before(self, mention: Mention) -> str:
         """From the start of the sentence to the mention."""
         start = mention.start
-        if start and self.plain[start - 1] in ".!?\"')]*" and _CLOSES_SENTENCE.search(
-            self.plain, max(0, start - _CONTEXT), start
+        if (
+            start
+            and self.plain[start - 1] in ".!?\"')]*"
+            and _CLOSES_SENTENCE.search(self.plain, max(0, start - _CONTEXT), start)
         ):
             return ""
         return self._from(self._sentence_starts, start)
@@ -184,7 +186,7 @@ class _Masked:
 
 
 def mask(text: str, mentions: Sequence[Mention]) -> str:
-    """The text with `\x00` for every character of a mention."""
+    r"""The text with `\x00` for every character of a mention."""
     masked = list(text)
     for mention in mentions:
         masked[mention.start : mention.end] = "\x00" * (mention.end - mention.start)
@@ -205,8 +207,7 @@ def judge(text: str, mentions: Sequence[Mention]) -> list[Mention]:
     plain = masked.plain
     negations = [_negation(masked, mention) for mention in mentions]
     rejected = [
-        _is_rejected(masked, mention, negation)
-        for mention, negation in zip(mentions, negations, strict=True)
+        _is_rejected(masked, mention, negation) for mention, negation in zip(mentions, negations, strict=True)
     ]
     for start, end in _listings(text, mentions):
         rejected[start:end] = [True] * (end - start)
