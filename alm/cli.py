@@ -3,65 +3,108 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from alm.commands import (
-    ablate,
-    ask,
-    compare,
-    data,
-    embed,
-    encoders,
-    evaluate,
-    export,
-    inspect,
-    listing,
-    quickstart,
-    runs,
-    score,
-    train,
-)
+import alm
+from alm.commands import all_commands
+from alm.common.errors import Preempted, UserError
+from alm.common.plugins import PLUGINS
+from alm.common.processes import protect_imports
+from alm.common.terminal import OutputClosed, drop_output, safe_streams
+from alm.common.text import one_line
 
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+TRACEBACK = "ALM_TRACEBACK"
+"""Environment variable: if set, errors that are printed as one line are shown with their traceback."""
+
+# What the machine refuses, rather than a fault of ours: the message names the file and the reason.
+_MACHINE = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE,
+    errno.ENOMEM, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR,
+})  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code.
 
-    0 done, 1 a check or some files failed, 2 the user's to fix, 75 preempted, 130 interrupted.
+    0: done. 1: a check or some files failed. 2: invalid input, configuration or environment. 75: received SIGTERM or
+    SIGUSR1 and saved a checkpoint. 130: interrupted. 141: the reader of the output has gone.
     """
-    parser = build_parser()
-    plugins, argv = _split_general(sys.argv[1:] if argv is None else argv)
-    arguments, rest = parser.parse_known_args(argv)
-    # argparse gives KEY=VALUE words only the first place they stand in; options may come between them.
-    wrong = [word for word in rest if word.startswith("-") or "=" not in word]
-    if wrong or (rest and not hasattr(arguments, "overrides")):
-        parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
-    if rest:
-        arguments.overrides = [*arguments.overrides, *rest]
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        with _in_environment(plugins):
-            return arguments.run(arguments) or 0
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        from alm.common.errors import Preempted, UserError
+    if argv is None:
+        protect_imports()
+    with safe_streams():
+        try:
+            code = _run(sys.argv[1:] if argv is None else argv)
+            _flush()
+            return code
+        except KeyboardInterrupt:
+            return _end("interrupted; run the same command again to resume", EXIT_INTERRUPTED)
+        except OutputClosed as closed:
+            drop_output()
+            return closed.exit_code
+        except Preempted as error:
+            return _end(str(error), error.exit_code)
+        except Exception as error:
+            line = _explain(error)
+            if line is None or os.environ.get(TRACEBACK):
+                raise
+            return _end(f"error: {line}", EXIT_USER_ERROR)
 
-        if isinstance(error, Preempted):
-            print(error, file=sys.stderr)
-            return error.exit_code
-        if not isinstance(error, UserError):
+
+def _run(argv: Sequence[str]) -> int:
+    plugins, words = _split_general(argv)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with _in_environment(plugins):
+        parser = build_parser()
+        try:
+            arguments, rest = parser.parse_known_args(words)
+        except SystemExit:
+            _flush()  # the help may have gone into a closed pipe
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        # argparse gives KEY=VALUE words only the first place they stand in; options may come between them.
+        wrong = [word for word in rest if word.startswith("-") or "=" not in word]
+        if wrong or (rest and not hasattr(arguments, "overrides")):
+            parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
+        if rest:
+            arguments.overrides = [*arguments.overrides, *rest]
+        return arguments.run(arguments) or 0
+
+
+def _end(line: str, code: int) -> int:
+    """Print the last line of a command; returns its exit code."""
+    with suppress(OutputClosed, OSError):
+        _flush()
+    with suppress(OutputClosed, OSError):
+        print(one_line(line), file=sys.stderr)
+    drop_output()
+    return code
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # None where the caller closed it
+        sys.stdout.flush()
+
+
+def _explain(error: Exception) -> str | None:
+    """One line for an error that is not a fault of ours; None for any other."""
+    if isinstance(error, UserError):
+        return str(error)
+    more = f"(set {TRACEBACK}=1 to see where)"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, on a GPU
+        return f"out of memory: {error or 'the machine has no more'}; use smaller batches or a smaller model {more}"
+    if isinstance(error, OSError) and error.errno in _MACHINE:
+        return f"{error.filename or 'writing or reading'}: {error.strerror} {more}"
+    if isinstance(error, RecursionError):
+        return f"an input is nested too deeply {more}"
+    if isinstance(error, UnicodeError):
+        return f"text cannot be read or written in its encoding: {error} {more}"
+    return None
 
 
 def _split_general(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -79,46 +122,33 @@ def _split_general(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 @contextmanager
 def _in_environment(plugins: Sequence[str]) -> Iterator[None]:
     """Put directories into ALM_PLUGINS, which worker processes inherit, for the time of a command."""
-    before = os.environ.get("ALM_PLUGINS")
+    before = os.environ.get(PLUGINS)
     there = before.split(os.pathsep) if before else []
     if plugins:
-        os.environ["ALM_PLUGINS"] = os.pathsep.join([*map(os.path.abspath, plugins), *there])
+        os.environ[PLUGINS] = os.pathsep.join([*map(os.path.abspath, plugins), *there])
     try:
         yield
     finally:
         if plugins and before is None:
-            del os.environ["ALM_PLUGINS"]
+            del os.environ[PLUGINS]
         elif plugins and before is not None:
-            os.environ["ALM_PLUGINS"] = before
+            os.environ[PLUGINS] = before
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """The whole command line, with the commands of plug-in folders."""
     parser = argparse.ArgumentParser(
         prog="alm",
         description="Build, train and evaluate audio-language models.",
         epilog="Each subcommand has its own --help.",
     )
+    parser.add_argument("--version", action="version", version=f"alm {alm.__version__}")
     parser.add_argument(
-        "--plugins", metavar="DIR", help="also find encoders in the files of DIR (or set ALM_PLUGINS)"
+        "--plugins",
+        metavar="DIR",
+        help=f"also find encoders, benchmarks, stages and other components in the files of DIR (or set {PLUGINS})",
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    commands = (
-        quickstart,
-        data,
-        train,
-        evaluate,
-        score,
-        compare,
-        ablate,
-        ask,
-        export,
-        inspect,
-        embed,
-        encoders,
-        listing,
-        runs,
-    )
-    for command in commands:
+    for command in all_commands():
         command.add(subparsers)
     return parser

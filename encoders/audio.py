@@ -23,7 +23,9 @@ from torch import Tensor
 from alm.common.errors import AudioError, ConfigError, UserError
 from alm.common.files import open_regular, reason, write_bytes_atomic
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
+AUDIO_SUFFIXES = (
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64",
+)  # fmt: skip
 """Suffixes, in lower case, of the files that a search of a folder takes for audio."""
 
 MAX_SECONDS_VARIABLE = "ALM_MAX_AUDIO_S"

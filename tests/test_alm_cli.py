@@ -1,23 +1,34 @@
 """The command line: help, answers about any audio file, and one clear line for every bad input."""
 
+import errno
 import io
 import json
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from transformers import AutoTokenizer
 
+import alm
 from alm.checkpoint import load_llm
 from alm.cli import build_parser, main
+from alm.common.processes import child_command, child_environment
+from alm.common.progress import progress
+from alm.common.terminal import safe_streams
 from alm.model import AudioLanguageModel
 from alm.processor import build_processor
 from encoders import encoder_class
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -263,3 +274,204 @@ def test_a_forgotten_question_is_noticed(tmp_path, capsys):
     (tmp_path / "b.wav").touch()
     assert main(["ask", "model", "a.wav", str(tmp_path / "b.wav")]) == 2
     assert_one_line(capsys, "question", "b.wav")
+
+
+def alm_process(*words, cwd=None, env=None, **streams):
+    """The command in a process of its own; only light commands, each takes a second."""
+    streams.setdefault("stdout", subprocess.PIPE)
+    return subprocess.Popen(
+        child_command("-m", "alm", *words),
+        cwd=cwd,
+        env=child_environment(env),
+        stderr=subprocess.PIPE,
+        **streams,
+    )
+
+
+def test_version_is_said_once(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"alm {alm.__version__}\n"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" not in project["project"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "alm.__version__"}
+
+
+def test_a_command_in_a_plugin_folder_is_one_file(tmp_path, capsys):
+    (tmp_path / "hello.py").write_text(
+        "from alm.commands import Command\n"
+        "def add(commands):\n"
+        "    parser = commands.add_parser('hello', help='greet')\n"
+        "    parser.add_argument('name')\n"
+        "    parser.set_defaults(run=lambda arguments: print('hello', arguments.name))\n"
+        "COMMAND = Command(add)\n"
+    )
+    assert main(["hello", "you", "--plugins", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "hello you\n"
+    with pytest.raises(SystemExit):
+        main(["--plugins", str(tmp_path), "--help"])
+    listed = re.findall(r"^    (\w+)  ", capsys.readouterr().out, re.MULTILINE)
+    assert listed[:3] == ["quickstart", "data", "train"] and listed[-1] == "hello"
+    (tmp_path / "hello.py").write_text("COMMAND = 3\n")
+    assert main(["hello", "you", "--plugins", str(tmp_path)]) == 2
+    assert_one_line(capsys, "hello.py", "COMMAND = Command(add)")
+
+
+ENVIRONMENT_ERRORS = [
+    (MemoryError(), "out of memory"),
+    (OSError(errno.ENOSPC, "No space left on device", "x/y"), "x/y: No space left on device"),
+    (PermissionError(errno.EACCES, "Permission denied", "x"), "x: Permission denied"),
+    (RecursionError("maximum"), "nested too deeply"),
+    (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), "surrogates not allowed"),
+]
+
+
+@pytest.mark.parametrize(("error", "words"), ENVIRONMENT_ERRORS, ids=lambda one: type(one).__name__)
+def test_what_the_machine_refuses_is_one_line(monkeypatch, capsys, error, words):
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setattr("alm.commands.listing._list", fail)
+    monkeypatch.delenv("ALM_TRACEBACK", raising=False)
+    assert main(["list", "encoders"]) == 2
+    assert_one_line(capsys, words, "ALM_TRACEBACK=1")
+    monkeypatch.setenv("ALM_TRACEBACK", "1")
+    with pytest.raises(type(error)):
+        main(["list", "encoders"])
+
+
+def test_a_missing_file_of_ours_is_a_bug_and_says_where(monkeypatch):
+    monkeypatch.setattr("alm.commands.listing._list", lambda arguments: open("/nonexistent/file"))
+    with pytest.raises(FileNotFoundError):
+        main(["list", "encoders"])
+
+
+@pytest.mark.parametrize("words", [["list", "projectors"], ["--help"]])
+def test_a_reader_that_has_gone_is_no_success(words):
+    read, write = os.pipe()
+    os.close(read)
+    process = alm_process(*words, stdout=write)
+    os.close(write)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 141 and said == b""
+
+
+def test_a_full_disk_and_a_closed_output():
+    with open("/dev/full", "w") as full:
+        process = alm_process("list", "projectors", stdout=full)
+        said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 2 and said.startswith("error: ") and "No space left" in said
+    assert len(said.splitlines()) == 1
+    command = " ".join(map(shlex.quote, child_command("-m", "alm", "list", "projectors")))
+    done = subprocess.run(f"{command} >&-", shell=True, env=child_environment(), capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+LOCALES = [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}]
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_names_that_the_locale_lacks(locale):
+    process = alm_process("--plugins", "größe", "list", "encoders", env=locale)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 2 and said.startswith(b"error: ") and b"gr\\xf6" in said, said
+
+
+def test_names_cannot_act_on_the_terminal(model_dir, sounds, tmp_path, capsys, monkeypatch):
+    """Names of files with escape sequences, and names that are not UTF-8: shown as escapes, exact in JSON."""
+    folder = os.fsencode(tmp_path)
+    names = [b"\x1b]52;c;aGk=\x07.wav", b"caf\xe9.wav", b"bad\x1b[2J.wav"]
+    for name in names[:2]:
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write((sounds / "b.wav").read_bytes())
+    with open(os.path.join(folder, names[2]), "wb"):
+        pass
+    command = ["caption", str(model_dir), str(tmp_path), "--max-new-tokens", "2"]
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err.replace("\x1b[A", "")
+    assert r"\x1b]52;c;aGk=\x07.wav: " in said.out and r"\udce9.wav: " in said.out
+    (line,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert r"bad\x1b[2J.wav" in line
+    assert main([*command, "--jsonl"]) == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {os.fsencode(row["audio"]) for row in rows} == {os.path.join(folder, name) for name in names}
+    raw = io.TextIOWrapper(io.BytesIO(b"\n".join(os.path.join(folder, name) for name in names[:2])))
+    monkeypatch.setattr("sys.stdin", raw)
+    assert main(["caption", str(model_dir), "-", "--max-new-tokens", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_words_that_no_file_can_be_named(model_dir, sounds, capsys):
+    question = "what is this sound " * 20
+    assert main(["ask", str(model_dir), str(sounds / "b.wav"), question, "--max-new-tokens", "2"]) == 0
+    capsys.readouterr()
+    words = ["x" * 300, "nul\0", "[", "caf\udce9*", str(sounds / "b.wav")]
+    assert main(["caption", str(model_dir), *words[:3], words[4], "--max-new-tokens", "2"]) == 1
+    said = capsys.readouterr()
+    assert len([line for line in said.err.splitlines() if line.startswith("error: ")]) == 3
+    assert main(["caption", str(model_dir), words[3]]) == 2
+    assert main(["caption", "x" * 300, words[4]]) == 2
+    assert main(["caption", "nul\0", words[4]]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_launch_that_is_half_set_up_is_one_line(tmp_path, capsys, monkeypatch):
+    config = tmp_path / "c.yaml"
+    config.write_text("stage: align\nout: x\nencoder: logmel\nllm: y\ndata: {train: [m.jsonl]}\n")
+    for variables in (
+        {"RANK": "0"},
+        {"LOCAL_RANK": "0"},
+        {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"},
+    ):
+        with monkeypatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            for words in (["train", str(config)], ["eval", "manifest", "--model", "x"]):
+                assert main(words) == 2
+                assert_one_line(capsys, "MASTER_ADDR", "torchrun")
+
+
+def test_lines_beside_a_progress_bar_begin_on_a_line_of_their_own(monkeypatch):
+    both = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", both)
+    monkeypatch.setattr(sys, "stdout", both)
+    with safe_streams():
+        with pytest.raises(ValueError), progress("answer", 3) as advance:
+            advance(1)
+            sys.stderr.write("\r 50%|###")
+            print("warning: one", file=sys.stderr)
+            sys.stderr.write("\r 60%|###")
+            print("answer")
+            sys.stderr.write("\r 70%|###")
+            raise ValueError
+        print("error: two", file=sys.stderr)
+    lines = re.split(r"[\r\n]", both.getvalue())
+    assert {"warning: one", "answer", "error: two"} <= set(lines)
+    for line in ("warning: one", "answer", "error: two"):
+        assert f"\n{line}\n" in both.getvalue()
+
+
+def test_an_interrupt_is_the_parents_alone(tmp_path):
+    """Ctrl-C goes to every process of a terminal; worker processes that are just starting print nothing."""
+    code = (
+        "import sys, time\nfrom train.engine import parallel\nparallel.n_cores = lambda: 2\n"
+        "if __name__ == '__main__':\n"
+        "    print('ready', flush=True)\n"
+        "    try:\n        parallel.run_side_by_side([(time.sleep, (60,))] * 2)\n"
+        "    except KeyboardInterrupt:\n        sys.exit(130)\n"
+    )
+    file = tmp_path / "two.py"
+    file.write_text(code)
+    process = subprocess.Popen(
+        child_command(str(file)), env=child_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    children = f"/proc/{process.pid}/task/{process.pid}/children"
+    deadline = time.monotonic() + 90
+    while len(open(children).read().split()) < 3:  # two workers beside multiprocessing's resource tracker
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)
+    assert process.returncode == 130 and said[1] == b"", said

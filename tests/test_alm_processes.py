@@ -78,7 +78,7 @@ def test_ranks(monkeypatch):
     with pytest.raises(ConfigError, match="RANK=1 with WORLD_SIZE=1"):
         check_launch()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="WORLD_SIZE=2 without MASTER_ADDR, MASTER_PORT"):
+    with pytest.raises(ConfigError, match="RANK, WORLD_SIZE without MASTER_ADDR, MASTER_PORT"):
         check_launch()
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "1")

@@ -1,4 +1,48 @@
-"""The subcommands of `alm`, one file each; a file's `add` puts its parser under `commands`.
+"""The subcommands of `alm`: a file that assigns `COMMAND`, here or in a plug-in folder, is one.
 
 A subcommand imports what it needs when it runs, so that help is immediate.
 """
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from alm.common.plugins import Registry
+
+Commands = argparse._SubParsersAction
+"""What `ArgumentParser.add_subparsers` returns; `add_parser` of it makes the parser of a subcommand."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Args:
+        add: Adds its parser to the subcommands; the parser's default `run` takes the parsed arguments and returns the
+            exit code, or None for 0.
+        order: Place in the help; plug-ins come last.
+    """
+
+    add: Callable[[Commands[argparse.ArgumentParser]], None]
+    order: int = 1000
+
+
+COMMANDS: Registry[Command] = Registry(
+    "command",
+    "COMMAND",
+    "alm.commands",
+    accepts=lambda found: isinstance(found, Command),
+    expected="Command(add)",
+)
+
+
+def all_commands() -> list[Command]:
+    """Every subcommand, in the order of the help.
+
+    Raises:
+        ConfigError: The file of a plug-in does not import or assigns something else.
+    """
+    found = [(name, COMMANDS.get(name)) for name in COMMANDS.names()]
+    return [command for _, command in sorted(found, key=lambda one: (one[1].order, one[0]))]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from alm.commands import Command
+
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
@@ -48,3 +50,6 @@ def _ablate(arguments: argparse.Namespace) -> None:
         print(
             f"\n{report.with_suffix('.md').read_text(encoding='utf-8').split('## How to read')[0]}\n{report}"
         )
+
+
+COMMAND = Command(add, order=7)

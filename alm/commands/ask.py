@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import glob
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +12,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64")
+from alm.commands import Command
+
 EXIT_SOME_FAILED = 1
 _AUDIO_HELP = "audio files, folders (searched through), patterns such as 'a/*.wav', or - for a list on stdin"
 _BATCHES_AT_ONCE = 8  # files read ahead, so that those of like length share a batch
@@ -80,7 +80,7 @@ def _add_answer_options(parser: argparse.ArgumentParser) -> None:
 def _ask(arguments: argparse.Namespace) -> int:
     from alm.common.errors import UserError
 
-    if Path(arguments.question).exists():
+    if os.path.exists(arguments.question):  # False for a question that no file name could be
         raise UserError(
             f"question: '{arguments.question}' is a file; the question comes last, after the audio"
         )
@@ -98,6 +98,7 @@ def _answer(arguments: argparse.Namespace, question: str) -> int:
     import alm
     from alm.checkpoint import load_processor, resolve
     from alm.common.progress import progress
+    from alm.common.text import json_line
 
     model_dir = resolve(arguments.model)
     processor = load_processor(model_dir)  # a broken directory is known before the files are looked for
@@ -120,9 +121,7 @@ def _answer(arguments: argparse.Namespace, question: str) -> int:
                     failed.append(error)
                 if arguments.jsonl:
                     outcome = {"answer": answer} if error is None else {"error": error}
-                    print(
-                        json.dumps({"audio": paths[row], "question": question, **outcome}, ensure_ascii=False)
-                    )
+                    print(json_line({"audio": paths[row], "question": question, **outcome}))
                 elif answer is not None:
                     print(answer if alone else f"{names[row]}: {answer}")
     for error in failed:  # below the bar, not through it
@@ -188,14 +187,15 @@ def find_audio(words: list[str]) -> list[str]:
         UserError: A folder, pattern or list that gives no file.
     """
     from alm.common.errors import UserError
+    from encoders.audio import AUDIO_SUFFIXES
 
     found: list[str] = []
     for word in words:
         if word == "-":
-            new = [line.strip() for line in sys.stdin if line.strip()]
-        elif os.path.isdir(word) and Path(word).suffix.lower() not in SUFFIXES:
+            new = _names_on_stdin()
+        elif os.path.isdir(word) and Path(word).suffix.lower() not in AUDIO_SUFFIXES:
             new = sorted(
-                str(p) for p in Path(word).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
+                str(p) for p in Path(word).rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()
             )
         elif glob.has_magic(word) and not os.path.exists(word):
             new = sorted(glob.glob(word, recursive=True))
@@ -203,10 +203,17 @@ def find_audio(words: list[str]) -> list[str]:
             new = [word]
         if not new:
             raise UserError(
-                f"{word}: no audio files there; give files, folders or patterns ({' '.join(SUFFIXES)})"
+                f"{word}: no audio files there; give files, folders or patterns ({' '.join(AUDIO_SUFFIXES)})"
             )
         found += new
     return list(dict.fromkeys(found))
+
+
+def _names_on_stdin() -> list[str]:
+    """File names, one per line; they may be bytes that are not UTF-8, as in the file system."""
+    raw = getattr(sys.stdin, "buffer", None)
+    lines = [os.fsdecode(line) for line in raw] if raw is not None else list(sys.stdin or ())
+    return [name for line in lines if (name := line.rstrip("\r\n")).strip()]
 
 
 def _read_clip(path: str, processor: Any, first_s: float | None) -> Any:
@@ -220,3 +227,6 @@ def _read_clip(path: str, processor: Any, first_s: float | None) -> Any:
     except AudioError as error:
         raise AudioError(f"{path}: {error}") from error
     return clip
+
+
+COMMAND = Command(add, order=8)

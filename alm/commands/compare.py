@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from alm.commands import Command
+
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
@@ -34,3 +36,6 @@ def _compare(arguments: argparse.Namespace) -> None:
     print(format_comparison(comparison))
     if arguments.out:
         print(f"comparison: {write_comparison(arguments.out, comparison)}")
+
+
+COMMAND = Command(add, order=6)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from alm.commands import Command
+
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
@@ -225,3 +227,6 @@ def _share(arguments: argparse.Namespace) -> None:
         Path(arguments.manifest), Path(arguments.out), arguments.share, arguments.seed
     )
     print(f"wrote {arguments.out}: {clips} clips, {records} records")
+
+
+COMMAND = Command(add, order=2)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alm.commands import Command
 from alm.commands.ask import _positive, find_audio
 
 if TYPE_CHECKING:
@@ -129,3 +130,6 @@ def _embeddings(encoder: AudioEncoder, waveforms: list[Any]) -> list[tuple[Any, 
     steps = out.mask.unflatten(1, out.grid)[:, :, 0].sum(dim=1).tolist()
     features = out.clip_features().float().cpu().numpy()
     return [(feature, row[:n]) for feature, row, n in zip(features, rows, steps, strict=True)]
+
+
+COMMAND = Command(add, order=11)

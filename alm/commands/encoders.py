@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from alm.commands import Command
 from alm.commands.embed import add_encoder_options, encoder_options
 
 
@@ -240,3 +241,6 @@ def describe(source: str, options: dict[str, Any] | None = None) -> list[tuple[s
     lines += [("clip feature", f"{out.clip_features().shape[1]} numbers"), ("prefix tokens", str(n_prefix))]
     lines += [(f"config.{key}", str(value)) for key, value in sorted(config.to_dict().items())]
     return lines
+
+
+COMMAND = Command(add, order=12)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from alm.commands import Command
+
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
@@ -36,6 +38,7 @@ def add(commands: Any) -> None:
 
 def _eval(arguments: argparse.Namespace) -> None:
     from alm.common.errors import ConfigError
+    from alm.common.processes import check_launch
     from eval.benchmarks import describe_benchmarks, run_benchmark
 
     if arguments.benchmark == "list":
@@ -43,8 +46,12 @@ def _eval(arguments: argparse.Namespace) -> None:
         return
     if arguments.model is None:
         raise ConfigError("--model is missing; give the directory of a trained model")
+    check_launch()
     given = {"data": arguments.data, "batch_size": arguments.batch_size, "limit": arguments.limit}
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
     if arguments.require:
         overrides.append(f"require=[{', '.join(arguments.require)}]")
     run_benchmark(arguments.benchmark, arguments.model, arguments.out, [*arguments.overrides, *overrides])
+
+
+COMMAND = Command(add, order=4)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from alm.commands import Command
+
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
@@ -30,3 +32,6 @@ def _export(arguments: argparse.Namespace) -> None:
         f"wrote {arguments.out}; logits differ by {found['reload']:.1e} after loading it back"
         + (f", by {found['merge']:.1e} of the largest after merging" if arguments.merge else "")
     )
+
+
+COMMAND = Command(add, order=9)

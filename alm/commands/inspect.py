@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from alm.commands import Command
+
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
@@ -21,3 +23,6 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from alm.inspect import describe
 
     print(describe(arguments.model))
+
+
+COMMAND = Command(add, order=10)

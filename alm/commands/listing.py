@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from alm.commands import Command
+
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
@@ -30,3 +32,6 @@ def _list(arguments: argparse.Namespace) -> None:
     else:
         from eval.benchmarks import list_benchmarks as names
     print("\n".join(names()))
+
+
+COMMAND = Command(add, order=13)

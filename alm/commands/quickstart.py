@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from alm.commands import Command
+
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
@@ -45,3 +47,6 @@ def _quickstart(arguments: argparse.Namespace) -> None:
 
     make = make_inputs if arguments.inputs_only else run_quickstart
     make(arguments.out, arguments.data, arguments.seed, arguments.overrides)
+
+
+COMMAND = Command(add, order=1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from alm.commands import Command
+
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
@@ -33,3 +35,6 @@ def _runs(arguments: argparse.Namespace) -> None:
         print(compare_runs([read_run(Path(folder)) for folder in arguments.folders]))
     else:
         print(runs_table(find_runs(arguments.folders)))
+
+
+COMMAND = Command(add, order=14)

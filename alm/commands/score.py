@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from alm.commands import Command
+
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
@@ -50,3 +52,6 @@ def _score(arguments: argparse.Namespace) -> None:
     if arguments.out:
         write_scores(arguments.out, scores)
         print(f"scores: {arguments.out}")
+
+
+COMMAND = Command(add, order=5)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from alm.commands import Command
+
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
@@ -32,10 +34,12 @@ def add(commands: Any) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     from alm.common.errors import ConfigError
+    from alm.common.processes import check_launch
     from alm.common.settings import apply_overrides, read_yaml
     from train.pipeline.runner import run_stage
     from train.stages.base import STAGES, parse_stage
 
+    check_launch()
     values = read_yaml(arguments.config)
     if "stages" in values:
         from train.pipeline.recipe import load_recipe, run_recipe
@@ -56,3 +60,6 @@ def _train(arguments: argparse.Namespace) -> None:
     if cost is None:
         raise ConfigError(f"stage: '{settings.stage}' has no dry run; run it without --dry-run")
     print(json.dumps(dataclasses.asdict(cost)) if arguments.json else cost)
+
+
+COMMAND = Command(add, order=3)

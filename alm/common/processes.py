@@ -13,7 +13,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -26,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds them: a checkout or site-packages."""
 
 _SAFE_PATH = "PYTHONSAFEPATH"  # the environment variable of `python -P`
+_LAUNCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
@@ -113,6 +115,19 @@ def end_with_parent(parent: int | None = None) -> None:
         threading.Thread(target=wait, daemon=True).start()
 
 
+@contextmanager
+def interrupts_kept_from_children() -> Iterator[None]:
+    """Keep Ctrl-C, which a terminal sends to all processes, from those started in this block.
+
+    They would each print a traceback; the parent ends them instead. An interrupt during the block arrives after it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def rank() -> int:
     """Number of this process among those of one launch (RANK), from 0.
 
@@ -156,13 +171,14 @@ def check_launch() -> None:
         ConfigError: Some are set and others are missing, or they are no numbers.
     """
     rank(), local_rank()
-    if "RANK" in os.environ and "WORLD_SIZE" not in os.environ:
-        raise ConfigError("RANK is set without WORLD_SIZE; unset it, or start with torchrun")
-    if world_size() > 1:
-        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if world_size() > 1 or "RANK" in os.environ or "LOCAL_RANK" in os.environ:
+        missing = [name for name in _LAUNCH if name not in os.environ]
         if missing:
+            there = [name for name in _LAUNCH if name in os.environ] + ["LOCAL_RANK"] * (
+                "LOCAL_RANK" in os.environ
+            )
             raise ConfigError(
-                f"WORLD_SIZE={world_size()} without {', '.join(missing)}; start with torchrun, or unset WORLD_SIZE"
+                f"{', '.join(there)} without {', '.join(missing)}; start with torchrun, or unset {', '.join(there)}"
             )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import difflib
+import math
+import os
 import re
 import typing
 from collections.abc import Sequence
@@ -13,8 +16,15 @@ from typing import Any, TypeVar
 import yaml
 
 from alm.common.errors import ConfigError
+from alm.common.files import read_text
 
 T = TypeVar("T")
+
+_LONGEST_CONFIG = 500_000  # characters; the parser reads some 100,000 a second
+_DEEPEST = 40
+_MOST_VALUES = 100_000
+_SEEDS = 2**32  # numpy's and so transformers' range
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 def load_settings(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] = ()) -> T:
@@ -37,11 +47,13 @@ def parse_settings(cls: type[T], values: dict[str, Any], where: str = "config") 
     """Build a dataclass from plain values, with the checks of `load_settings`."""
     import jsonargparse
 
+    check_values(values, where)
     check_keys(cls, values, where)
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", type=cls)
     try:
-        return parser.instantiate_classes(parser.parse_object({"config": values})).config
+        found: T = parser.instantiate_classes(parser.parse_object({"config": values})).config
+        return found
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         cause = error.__cause__
         while cause is not None and not isinstance(cause, ConfigError):
@@ -52,30 +64,117 @@ def parse_settings(cls: type[T], values: dict[str, Any], where: str = "config") 
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file whose top level is a mapping."""
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such config file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text ({error})") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    """Read a YAML file whose top level is a mapping.
+
+    Raises:
+        ConfigError: The file is missing, no regular file, too large, not YAML, or holds what no config needs; see
+            `check_values`.
+    """
+    if not os.path.lexists(path):
+        raise ConfigError(f"{path}: no such config file")
+    text = read_text(path, "a YAML config", ConfigError)
+    if len(text) > _LONGEST_CONFIG:
+        raise ConfigError(f"{path}: {len(text)} characters; expected a config of at most {_LONGEST_CONFIG}")
+    values = _parse_yaml(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values at the top level")
     return values
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Put `key.sub=value` strings into nested dictionaries; values are YAML."""
+    """Put `key.sub=value` strings into nested dictionaries; values are YAML.
+
+    Raises:
+        ConfigError: A string has no `=`, its value is not YAML, or a part of the key is a value, not a section.
+    """
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"override '{override}': expected key.sub=value")
-        try:
-            set_dotted(values, key, yaml.safe_load(text) if text else "")
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override '{override}': the value is not YAML") from error
+        set_dotted(values, key, _parse_yaml(text, f"override '{override}'") if text else "")
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, of which YAML's own would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+            if name is not None and name in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} given twice", key.start_mark
+                )
+            seen.add(name)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        values = yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
+    except RecursionError as error:
+        raise ConfigError(f"{where}: nested more than {_DEEPEST} levels deep") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: a date or number that is none
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())[:300]}") from error
+    check_values(values, where)
+    return values
+
+
+def check_values(values: Any, where: str) -> None:
+    """Check what every config must keep to, whatever its keys mean.
+
+    Refused are numbers that are not finite or need more than 64 bits, seeds that are negative or need more than 32
+    bits, text with NUL or half a surrogate pair, dates and other types of YAML, nesting deeper than 40 levels, and
+    aliases that expand to more than 100,000 values.
+
+    Args:
+        values: Nested dictionaries, lists and tuples of plain values.
+        where: File or option, for the error.
+
+    Raises:
+        ConfigError: Names the key.
+    """
+    waiting, seen = [("", values, 0)], 0
+    while waiting:
+        name, value, depth = waiting.pop()
+        seen += 1
+        if seen > _MOST_VALUES:
+            raise ConfigError(f"{where}: aliases expand to more than {_MOST_VALUES} values; write fewer")
+        if isinstance(value, dict | list | tuple):
+            if depth == _DEEPEST:
+                raise ConfigError(f"{where}: '{name[:60]}…' is nested more than {_DEEPEST} levels deep")
+            inner = (
+                value.items()
+                if isinstance(value, dict)
+                else ((f"[{i}]", item) for i, item in enumerate(value))
+            )
+            for key, item in inner:
+                if isinstance(value, dict):
+                    _check_value(f"a key of '{name}'" if name else "a key", key, where)
+                joined = (
+                    f"{name}{key}" if not isinstance(value, dict) else f"{name}.{key}" if name else f"{key}"
+                )
+                waiting.append((joined, item, depth + 1))
+        else:
+            _check_value(f"'{name}'", value, where)
+            is_seed = re.search(r"(^|[._])seed$|(^|\.)seeds\[\d+\]$", name) is not None
+            if is_seed and type(value) is int and not 0 <= value < _SEEDS:
+                raise ConfigError(f"{where}: '{name}' is {value}; expected a seed of 0 to {_SEEDS - 1}")
+
+
+def _check_value(name: str, value: Any, where: str) -> None:
+    problem = None
+    if isinstance(value, float) and not math.isfinite(value):
+        problem = f"is {value}; expected a finite number"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        problem = "needs more than 64 bits; expected a smaller number"
+    elif isinstance(value, str) and _NO_TEXT.search(value):
+        problem = f"is {value[:60]!r}, which holds NUL or half a surrogate pair; remove it"
+    elif isinstance(value, datetime.date | bytes | set):
+        problem = f"is a YAML {type(value).__name__}; put quotes around it for text"
+    if problem is not None:
+        raise ConfigError(f"{where}: {name} {problem}")
 
 
 def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -39,6 +40,12 @@ def _escape(match: re.Match[str]) -> str:
 def one_line(text: str) -> str:
     """Printable text without line breaks, runs of white space as one blank."""
     return " ".join(printable(text).split())
+
+
+def json_line(value: Any) -> str:
+    r"""A value as JSON on one line: readable text as it is, everything that `printable` escapes as `\uXXXX`."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def markdown_cell(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -259,17 +260,20 @@ def load_ablation(path: str | Path, overrides: list[str], data: str | None) -> A
     stages: dict[str, Any] = values["stages"] if isinstance(values.get("stages"), dict) else {}
     for stage, given in stages.items():
         if isinstance(given, dict) and "config" in given:
-            ground = read_yaml(Path(path).parent / given.pop("config"))
+            ground = read_yaml(Path(path).parent / str(given.pop("config")))
             stages[stage] = merged(ground, given)
     return parse_settings(AblationSettings, values, str(path))
 
 
-def _extended(path: Path) -> dict[str, Any]:
+def _extended(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A config over the one that it extends; axes and references are its own."""
+    chain = (*extended_by, Path(os.path.realpath(path)))
+    if chain[-1] in extended_by:
+        raise ConfigError(f"{path}: extends itself, by way of {' -> '.join(one.name for one in chain)}")
     values = read_yaml(path)
     if "extends" not in values:
         return values
-    ground = _extended(path.parent / str(values.pop("extends")))
+    ground = _extended(path.parent / str(values.pop("extends")), chain)
     for key in ("axes", "references"):
         if key in values:
             ground.pop(key, None)

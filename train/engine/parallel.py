@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from alm.common.errors import UserError
-from alm.common.processes import end_with_parent
+from alm.common.processes import end_with_parent, interrupts_kept_from_children
 from alm.common.progress import ROW
+from alm.common.terminal import OutputClosed, safe_streams
 
 Step = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -41,17 +42,21 @@ def run_side_by_side(steps: Sequence[Step]) -> None:
         context.Process(target=_work, args=(function, arguments, share, row, complaints))
         for row, (function, arguments) in enumerate(steps)
     ]
-    for worker in workers:
-        worker.start()
     try:
+        with interrupts_kept_from_children():
+            for worker in workers:
+                worker.start()
         _wait(workers)
     finally:
         for worker in workers:
             if worker.is_alive():
                 worker.terminate()
-            worker.join()
+            if worker.pid is not None:
+                worker.join()
     if not complaints.empty():
         raise UserError(complaints.get())
+    if any(worker.exitcode == OutputClosed.exit_code for worker in workers):
+        raise OutputClosed
     if any(worker.exitcode for worker in workers):
         raise RuntimeError("a step crashed; its traceback is printed above")
 
@@ -81,9 +86,8 @@ def _work(
     os.environ[ROW] = str(row)
     torch.set_num_threads(threads)
     try:
-        function(*arguments)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        with safe_streams():
+            function(*arguments)
     except Exception as error:
         if not isinstance(error, UserError):
             raise
