@@ -17,13 +17,17 @@ from eval.ablation.settings import load_ablation
 from eval.runner.settings import EvalSettings
 from train.pipeline.recipe import load_recipe
 from train.quickstart.workflow import QuickstartSettings
-from train.settings import TrainSettings
+from train.stages.base import parse_stage
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def _quickstart(path: Path) -> Any:
     return parse_settings(QuickstartSettings, read_yaml(path), str(path))
+
+
+def _stage(path: Path) -> Any:
+    return parse_stage(read_yaml(path), str(path))
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
@@ -54,7 +58,7 @@ def _read(source: Path, data: bytes) -> Callable[[], None]:
     def action() -> None:
         file.write_bytes(data)
         try:
-            READERS.get(source.parent.name, partial(load_settings, TrainSettings))(file)
+            READERS.get(source.parent.name, _stage)(file)
         finally:
             file.unlink()
 

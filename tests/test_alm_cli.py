@@ -312,9 +312,9 @@ def test_a_command_in_a_plugin_folder_is_one_file(tmp_path, capsys):
         main(["--plugins", str(tmp_path), "--help"])
     listed = re.findall(r"^    (\w+)  ", capsys.readouterr().out, re.MULTILINE)
     assert listed[:3] == ["quickstart", "data", "train"] and listed[-1] == "hello"
-    (tmp_path / "hello.py").write_text("COMMAND = 3\n")
+    (tmp_path / "other.py").write_text("COMMAND = 3\n")
     assert main(["hello", "you", "--plugins", str(tmp_path)]) == 2
-    assert_one_line(capsys, "hello.py", "COMMAND = Command(add)")
+    assert_one_line(capsys, "other.py", "COMMAND = Command(add)")
 
 
 ENVIRONMENT_ERRORS = [
@@ -374,7 +374,9 @@ LOCALES = [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYT
 def test_names_that_the_locale_lacks(locale):
     process = alm_process("--plugins", "größe", "list", "encoders", env=locale)
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == 2 and said.startswith(b"error: ") and b"gr\\xf6" in said, said
+    assert (
+        process.returncode == 2 and said.startswith(b"error: ") and b"gr\\" in said and b"fe is not" in said
+    ), said
 
 
 def test_names_cannot_act_on_the_terminal(model_dir, sounds, tmp_path, capsys, monkeypatch):
@@ -406,13 +408,17 @@ def test_words_that_no_file_can_be_named(model_dir, sounds, capsys):
     question = "what is this sound " * 20
     assert main(["ask", str(model_dir), str(sounds / "b.wav"), question, "--max-new-tokens", "2"]) == 0
     capsys.readouterr()
-    words = ["x" * 300, "nul\0", "[", "caf\udce9*", str(sounds / "b.wav")]
-    assert main(["caption", str(model_dir), *words[:3], words[4], "--max-new-tokens", "2"]) == 1
+    good = str(sounds / "b.wav")
+    assert main(["caption", str(model_dir), "x" * 300, "nul\0", good, "--max-new-tokens", "2"]) == 1
     said = capsys.readouterr()
-    assert len([line for line in said.err.splitlines() if line.startswith("error: ")]) == 3
-    assert main(["caption", str(model_dir), words[3]]) == 2
-    assert main(["caption", "x" * 300, words[4]]) == 2
-    assert main(["caption", "nul\0", words[4]]) == 2
+    assert len([line for line in said.err.splitlines() if line.startswith("error: ")]) == 2
+    for words in (
+        [str(model_dir), "caf\udce9*"],
+        [str(model_dir), "nul\0*"],
+        ["x" * 300, good],
+        ["nul\0", good],
+    ):
+        assert main(["caption", *words]) == 2, words
     assert "Traceback" not in capsys.readouterr().err
 
 
