@@ -26,7 +26,7 @@ from alm.common.errors import ConfigError, ManifestError, UserError
 from alm.common.files import new_folder, read_text, write_text_atomic
 from alm.common.json_text import parse_json, read_json
 from alm.common.names import check_file_name
-from alm.common.processes import end_with_parent
+from alm.common.processes import end_with_parent, interrupts_kept_from_children
 from alm.data.manifest import read_manifest, write_manifest
 from alm.data.scenes.events import SPLITS, Clip, EventBank, GeneratedEvents, RecordedEvents
 from alm.data.scenes.language import Language, Question
@@ -262,7 +262,9 @@ def _run(
     # spawn: forking a process that has used torch's threads can hang.
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (config, folder)) as pool:
         try:
-            yield from zip(tasks, pool.map(_run_in_worker, tasks), strict=True)
+            with interrupts_kept_from_children():
+                results = pool.map(_run_in_worker, tasks)  # starts the workers
+            yield from zip(tasks, results, strict=True)
         except BrokenProcessPool as error:
             raise UserError(
                 f"{folder}: a worker process was killed, perhaps for lack of memory; free some and run it again"
