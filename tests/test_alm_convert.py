@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 
+import corpus_trees
 import numpy as np
 import pytest
 import soundfile
@@ -85,7 +86,7 @@ def openaqa(root):
         {**entry, "audio_id": path, "output": "sad", "input": "I am so sad..."},
         {**entry, "audio_id": other, "output": "bells"},
     ]
-    root.mkdir(parents=True)
+    root.mkdir(parents=True, exist_ok=True)
     (root / "closed_ended.json").write_text(json.dumps(entries))
     audio(root / "dave_version" / "audio" / "LZq4Neh-oWU.flac", root / "audio_16k" / "LZq4Neh-oWU.wav")
 
@@ -102,7 +103,8 @@ def label_csv(root):
     audio(*(root / "audio" / row[0] for row in rows))
 
 
-TREES = {f.__name__: f for f in (clotho, audiocaps, clothoaqa, wavcaps, openaqa, label_csv)}
+OWN = {f.__name__: f for f in (clotho, audiocaps, clothoaqa, wavcaps, openaqa, label_csv)}
+TREES = {**corpus_trees.TREES, **OWN}
 
 
 def read(out):
@@ -111,12 +113,18 @@ def read(out):
 
 @pytest.mark.parametrize("source", list_sources())
 def test_every_source_is_read_in_its_published_layout(source, tmp_path, capsys):
-    TREES[source](tmp_path / "root")
-    assert main(["data", "convert", source, str(tmp_path / "root"), "--out", str(tmp_path / "out")]) == 0
-    assert "records" in capsys.readouterr().out and not (tmp_path / "out" / "missing.txt").exists()
+    (tmp_path / "root").mkdir()
+    options = TREES[source](tmp_path / "root") or {}
+    root, audio = options.get("root", str(tmp_path / "root")), options.get("audio")
+    share = options.get("max_missing_rate", 0.0)
+    command = ["data", "convert", source, root, "--out", str(tmp_path / "out"), "--max-missing", str(share)]
+    assert main(command + (["--audio", audio] if audio else [])) == 0
+    assert "records" in capsys.readouterr().out and (tmp_path / "out" / "missing.txt").exists() == (share > 0)
     splits = read(tmp_path / "out")
-    assert splits and all(record.references for records in splits.values() for record in records)
-    again = convert(source, tmp_path / "root", tmp_path / "again")
+    assert splits and all(
+        record.references for records in splits.values() for record in records if source != "mmau"
+    )
+    again = convert(source, root, tmp_path / "again", [audio] if audio else [], share)
     assert again.written == {split: len(records) for split, records in splits.items()}
     for path in (tmp_path / "out").glob("*.jsonl"):
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
@@ -151,7 +159,9 @@ def test_clothoaqa_gives_every_answer_in_training_and_the_commonest_in_test(tmp_
     assert splits["train"][1].meta["confidence"] == "maybe"
     assert [r.answer for r in splits["test"]] == ["yes", "rain"]
     assert [r.kind for r in splits["test"]] == ["yes_no", "open"]
-    assert splits["test"][0].meta["answers"] == ["yes", "no", "yes"]
+    # The answer of most is right, as in the benchmark, and what the others said is kept beside it.
+    assert splits["test"][0].meta["votes"] == ["yes", "no", "yes"] and "answers" not in splits["test"][0].meta
+    assert splits["test"][1].meta["answers"] == ["rain", "water"]
 
 
 def test_wavcaps_never_takes_another_sources_clip_of_the_same_id(tmp_path):
@@ -168,7 +178,7 @@ def test_openaqa_uses_the_folders_next_to_the_file(tmp_path):
     assert [r.audio[0].path.parent.name for r in records] == ["audio", "audio", "audio_16k"]
     assert records[1].question == "What is it?\nI am so sad..." and records[0].kind == "open-ended question"
     (tmp_path / "root" / "closed_ended.json").write_text('[{"instruction": "x", "audio_id": "y.wav"}]')
-    with pytest.raises(ManifestError, match="entry 0 has no output"):
+    with pytest.raises(ManifestError, match="entry 0 has no field 'output'"):
         convert("openaqa", tmp_path / "root", tmp_path / "out")
 
 
@@ -190,10 +200,12 @@ def test_wrong_trees_are_one_clear_error(tmp_path):
     for source in list_sources():
         with pytest.raises(UserError, match="empty"):
             convert(source, tmp_path / "empty", tmp_path / "out")
-    with pytest.raises(ConfigError, match="expected one of audiocaps, clotho"):
+    with pytest.raises(ConfigError, match="unknown corpus 'cloto'; did you mean 'clotho'"):
         convert("cloto", tmp_path, tmp_path / "out")
     table(tmp_path / "x" / "train.csv", ["youtube_id", "caption"], ["a", "b"])
-    with pytest.raises(ManifestError, match=r"train\.csv:1: no column 'audiocap_id', 'start_time'"):
+    with pytest.raises(
+        ManifestError, match=r"train\.csv:1: no column 'audiocap_id' among youtube_id, caption"
+    ):
         convert("audiocaps", tmp_path / "x", tmp_path / "out")
 
 

@@ -27,7 +27,7 @@ def test_stage_configs(path):
     settings = load_settings(TrainSettings, path)
     assert settings.stage == path.parent.name
     if settings.data.dataset:
-        from train.datasets import dataset_class
+        from train.finetune.datasets import dataset_class
 
         parse_settings(dataset_class(settings.data.dataset), settings.data.dataset_options)
     if settings.run.deepspeed:

@@ -239,13 +239,23 @@ def test_two_models_two_benchmarks_one_page(model_dir, clips, tmp_path):
 def test_perfect_answers_give_exactly_one_with_absent_classes():
     from pathlib import Path
 
-    from eval.benchmarks._readers import question_record
+    from alm.data.corpora import Clip, Entry
+    from eval.benchmarks._readers import entry_record
     from eval.scoring.arm_scores import score_arm
 
     labels = [f"label {word}" for word in "one two three four".split()]
     records = [
-        question_record(
-            str(i), Path(f"{i}.wav"), "{question}", "what", labels[i % 2], "s", choices=labels, shown=False
+        entry_record(
+            Entry(
+                str(i),
+                (Clip(f"{i}.wav", Path(f"{i}.wav")),),
+                "s",
+                question="what",
+                answer=labels[i % 2],
+                choices=tuple(labels),
+            ),
+            "{question}",
+            show_choices=False,
         )
         for i in range(7)
     ]

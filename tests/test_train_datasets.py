@@ -2,138 +2,13 @@
 """Every data set read from a small tree in its published layout, and what is said of trees that are not right."""
 
 import csv
-import json
 
-import numpy as np
 import pytest
-import soundfile
+from corpus_trees import LABELLED as BUILDERS
+from corpus_trees import audioset, envsdd, esc50, fsd50k, label_csv, speech_commands, table, vocalsound, wav
 
 from alm.common.errors import ConfigError, ManifestError
-from train.datasets import list_datasets, read_dataset
-
-
-def wav(path, seconds=0.1, rate=16000):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.full(int(seconds * rate), 0.1, dtype=np.float32), rate)
-
-
-def table(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text.strip() + "\n", encoding="utf-8")
-
-
-def esc50(root):
-    rows = ["filename,fold,target,category,esc10,src_file,take"]
-    for fold in (1, 2):
-        for target, name, esc10 in ((0, "dog", True), (1, "rooster", True), (2, "pig", False)):
-            for take in "AB":
-                rows.append(
-                    f"{fold}-{fold}00{target}-{take}-{target}.wav,{fold},{target},{name},{esc10},{fold}00{target},{take}"
-                )
-                wav(root / "audio" / f"{fold}-{fold}00{target}-{take}-{target}.wav")
-    table(root / "meta" / "esc50.csv", "\n".join(rows))
-    return {"root": str(root)}
-
-
-def audioset(root):
-    table(
-        root / "class_labels_indices.csv",
-        'index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/m/05zppz,"Male speech, man speaking"',
-    )
-    header = "# Segments csv created Sun Mar  5 10:54:31 2017\n# num_ytids=2\n# YTID, start_seconds, end_seconds, positive_labels\n"
-    table(
-        root / "balanced_train_segments.csv",
-        header + '--aaaaaaaaa, 30.000, 40.000, "/m/09x0r,/m/05zppz"\nbbbbbbbbbbb, 0.000, 10.000, "/m/09x0r"',
-    )
-    table(root / "unbalanced_train_segments.csv", header + 'ccccccccccc, 20.000, 30.000, "/m/05zppz"')
-    table(
-        root / "eval_segments.csv",
-        header + 'ddddddddddd, 1.500, 11.500, "/m/09x0r"\neeeeeeeeeee, 0.000, 10.000, "/m/09x0r"',
-    )
-    for name in ("balanced/--aaaaaaaaa.wav", "balanced/Ybbbbbbbbbbb.flac", "unbalanced/part00/ccccccccccc_20_30.wav",
-                 "eval/ddddddddddd_1500_11500.wav"):  # fmt: skip
-        wav(root / "audio" / name)
-    return {"root": str(root), "max_missing_rate": 0.3}
-
-
-def speech_commands(root):
-    names = []
-    for word in ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go", "cat", "tree"):
-        for speaker in ("aa11", "bb22", "cc33"):
-            names.append(f"{word}/{speaker}_nohash_0.wav")
-            wav(root / names[-1])
-    table(root / "validation_list.txt", "\n".join(n for n in names if "bb22" in n))
-    table(root / "testing_list.txt", "\n".join(n for n in names if "cc33" in n))
-    for name in ("white_noise", "pink_noise", "running_tap"):
-        wav(root / "_background_noise_" / f"{name}.wav", 2.5)
-    return {"root": str(root)}
-
-
-def envsdd(root):
-    for attack in ("tta", "ata"):
-        for part in ("dev/train", "dev/valid", "test/test01", "test/test02", "test/test03", "test/test04"):
-            entries = []
-            for i in range(2):
-                for label, folder in (
-                    ("real", "real_audio"),
-                    ("fake", f"fake_audio/{attack.upper()}/audioldm1"),
-                ):
-                    path = f"{part.split('/')[1]}/{folder}/UrbanSound8K/{i}.wav"
-                    wav(root / "data" / path)
-                    entries.append(
-                        {"file_path": path, "label": label, "attack_type": attack, "generative_model": "x"}
-                    )
-            place = root / "metadata" / attack / f"{part}.json"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(json.dumps(entries))
-    return {"root": str(root / "metadata"), "audio": str(root / "data")}
-
-
-def fsd50k(root):
-    truth = root / "FSD50K.ground_truth"
-    table(truth / "vocabulary.csv", "0,Bark,/m/05tny_\n1,Dog,/m/0bt9lr\n2,Rain,/m/06mb1")
-    table(
-        truth / "dev.csv",
-        'fname,labels,mids,split\n64760,"Bark,Dog","/m/05tny_,/m/0bt9lr",train\n16399,Rain,/m/06mb1,val',
-    )
-    table(truth / "eval.csv", "fname,labels,mids\n37199,Rain,/m/06mb1")
-    for name in ("dev_audio/64760", "dev_audio/16399", "eval_audio/37199"):
-        wav(root / f"FSD50K.{name}.wav")
-    return {"root": str(root)}
-
-
-def vocalsound(root):
-    table(
-        root / "class_labels_indices_vs.csv",
-        "index,mid,display_name\n0,/m/01j3sz,Laughter\n1,/m/01b_21,Cough",
-    )
-    for stem, speaker in (("tr", "f0003"), ("val", "m0004"), ("te", "f0005")):
-        entries = []
-        for name, mid in (("laughter", "/m/01j3sz"), ("cough", "/m/01b_21")):
-            wav(root / "audio_16k" / f"{speaker}_0_{name}.wav")
-            entries.append({"wav": f"/home/someone/vs/audio_16k/{speaker}_0_{name}.wav", "labels": mid})
-        place = root / "datafiles" / f"{stem}.json"
-        place.parent.mkdir(exist_ok=True)
-        place.write_text(json.dumps({"data": entries}))
-    return {"root": str(root)}
-
-
-def label_csv(root):
-    table(root / "meta.csv", "filename,category,fold,group\na.wav,bell,1,g1\nb.wav,rain,1,g1\nc.wav,bell,2,")
-    for name in ("a.wav", "audio/b.wav", "c.wav"):
-        wav(root / name)
-    return {"root": str(root / "meta.csv")}
-
-
-def fsdd(root):
-    for name in ("0_jackson_0", "1_jackson_0", "0_theo_0", "1_theo_12"):
-        wav(root / "recordings" / f"{name}.wav", rate=8000)
-    return {"root": str(root)}
-
-
-BUILDERS = {
-    f.__name__: f for f in (esc50, audioset, speech_commands, envsdd, fsd50k, vocalsound, label_csv, fsdd)
-}
+from train.finetune.datasets import list_datasets, read_dataset
 
 
 @pytest.mark.parametrize("name", list_datasets())
@@ -257,13 +132,16 @@ def test_label_tables(tmp_path):
     ("text", "message"),
     [
         ("filename,fold\na.wav,1", "no column 'category'"),
-        ("filenam,category\na.wav,bell", "no column 'filename' among filenam, category; rename 'filenam'"),
+        (
+            "filenam,category\na.wav,bell",
+            "no column 'filename' or .* among filenam, category; rename 'filenam' to 'filename'",
+        ),
         (
             "filename,category\na.wav,bell\na.wav,bell",
             "meta.csv:3: 'a.wav' was already listed at .*meta.csv:2",
         ),
         ("filename,category\nx.wav,bell", "meta.csv:2: no file .*x.wav"),
-        ("filename,category\na.wav,", "meta.csv:2: 'filename' or 'category' is empty"),
+        ("filename,category\na.wav,", "meta.csv:2 has no 'category'"),
         ("filename,category,split\na.wav,bell,tset", "meta.csv:2: split is 'tset'"),
         ("filename,category", "no clips below the header"),
     ],

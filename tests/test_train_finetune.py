@@ -18,8 +18,8 @@ from alm.common.settings import parse_settings
 from encoders import AudioMosaicEncoder, encoder_class, load_encoder
 from encoders.audio import load_audio, pad_batch
 from eval.scoring.logistic import fit_logistic
-from train.datasets import LabelledClip, LabelledData
 from train.finetune.augment import augmented_clip_features, clip_key
+from train.finetune.datasets import LabelledClip, LabelledData
 from train.finetune.heads import AttentiveHead, FinetuneModel, LayerSumHead, build_head, encode
 from train.finetune.inputs import DrawnClips, LabelledAudio, WaveformRows, compute_features, mix
 from train.finetune.optim import BestEpoch, FinetuneTrainer, layer_scales

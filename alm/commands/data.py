@@ -81,7 +81,7 @@ def _add_sources(actions: Any) -> None:
         ),
     )
     convert.add_argument(
-        "source", metavar="SOURCE", help="audiocaps, clotho, clothoaqa, label_csv, openaqa or wavcaps"
+        "source", metavar="SOURCE", help="name of a corpus, for example clotho; alm list corpora names all"
     )
     convert.add_argument("root", metavar="ROOT", help="the data set's folder, or its one table")
     labels = actions.add_parser(
@@ -192,23 +192,16 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 
 def _from_labels(arguments: argparse.Namespace) -> None:
-    from pathlib import Path
-
-    from alm.data.convert import AudioFiles, write_items
-    from alm.data.convert.label_csv import questions
+    from alm.data.convert import write_manifests
+    from alm.data.corpora.label_csv import LabelCsv
     from alm.data.from_labels import load_templates
 
-    table = Path(arguments.root)
-    kinds = tuple(arguments.kinds.split(","))
-    items = questions(table, kinds, load_templates(arguments.templates), arguments.separator)
-    files = AudioFiles([Path(folder) for folder in arguments.audio] or [table.parent, *_beside(table)])
-    _tell(write_items(items, files, arguments.out, arguments.max_missing), arguments.out)
-
-
-def _beside(table: Any) -> list[Any]:
-    """ESC-50's tables lie in `meta`, its clips in `audio` beside that."""
-    audio = table.parent.parent / "audio"
-    return [audio] if audio.is_dir() else []
+    corpus = LabelCsv(root=arguments.root, separator=arguments.separator)
+    kinds, templates = tuple(arguments.kinds.split(",")), load_templates(arguments.templates)
+    done = write_manifests(
+        "label_csv", corpus, arguments.out, arguments.audio, arguments.max_missing, kinds, templates
+    )
+    _tell(done, arguments.out)
 
 
 def _tell(done: Any, out: str) -> None:

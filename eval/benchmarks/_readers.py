@@ -1,191 +1,69 @@
-"""What the readers of benchmarks share: finding files of a layout, tables, and records out of rows."""
+"""Prompts that benchmarks share, and how the entries of a corpus become the records that are asked."""
 
-import csv
-import json
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from alm.common.errors import ManifestError
+from alm.data.corpora import Corpus, Entry, open_corpus
+from alm.data.corpora.audio_files import AudioFiles
 from alm.data.records import AUDIO_MARKER, AudioRef, Record, format_choices
+from eval.benchmarks._base import Reader
 from eval.errors import EvaluationError
 
 CAPTION_PROMPT = "Describe the sounds in this recording."
 CHOICE_PROMPT = "{question}\nAnswer with the letter of the right option."
 SHORT_PROMPT = "{question}\nAnswer with one word."
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus")
 
-
-def find(root: Path, *candidates: str) -> Path:
-    """The first of several places in which releases of a data set keep a file or folder.
-
-    Raises:
-        EvaluationError: None of them is there; all are named.
-    """
-    for candidate in candidates:
-        if (root / candidate).exists():
-            return root / candidate
-    raise EvaluationError(
-        f"{root}: none of {', '.join(candidates)} is there; point --data at the data set's folder"
-    )
-
-
-def audio_at(folders: Sequence[Path], *stems: str) -> Path:
-    """A recording by one of its possible names, with any suffix; the first name where there is none."""
-    for folder in folders:
-        for stem in stems:
-            for name in (stem, *(stem + suffix for suffix in AUDIO_SUFFIXES)):
-                if (folder / name).is_file():
-                    return folder / name
-    return folders[0] / stems[0]
-
-
-def read_csv(path: Path, columns: Sequence[str], **options: Any) -> list[tuple[str, dict[str, str]]]:
-    """Rows of a table with a header, as (`file:line`, row).
-
-    Raises:
-        EvaluationError: The file cannot be read, or lacks a column.
-    """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, **options)
-            missing = [name for name in columns if name not in (reader.fieldnames or ())]
-            if missing:
-                raise EvaluationError(
-                    f"{path}: no column {missing[0]!r}; expected {', '.join(columns)}, got {reader.fieldnames}"
-                )
-            rows = [(f"{path}:{reader.line_num}", row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise EvaluationError(f"{path}: cannot be read as a table ({error})") from error
-    if not rows:
-        raise EvaluationError(f"{path}: the table has no rows")
-    return rows
-
-
-def read_items(path: Path, fields: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Objects of a JSON list, JSON lines or parquet file, as (`file:number`, object).
-
-    Raises:
-        EvaluationError: The file cannot be read, or an object lacks a field.
-    """
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet
-
-            items = pyarrow.parquet.read_table(path).to_pylist()
-        elif path.suffix == ".jsonl":
-            lines = path.read_text(encoding="utf-8").split("\n")
-            items = [json.loads(line) for line in lines if line.strip()]
-        else:
-            items = json.loads(path.read_text(encoding="utf-8"))
-            items = (
-                items["data"] if isinstance(items, dict) and isinstance(items.get("data"), list) else items
-            )
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(items, list) or not items:
-        raise EvaluationError(f"{path}: expected a list of objects, at least one")
-    for number, item in enumerate(items, start=1):
-        missing = [name for name in fields if not isinstance(item, dict) or name not in item]
-        if missing:
-            raise EvaluationError(f"{path}:{number}: no field {missing[0]!r}; expected {', '.join(fields)}")
-    return [(f"{path}:{number}", item) for number, item in enumerate(items, start=1)]
-
-
-def caption_record(
-    identifier: str, audio: Path, captions: Sequence[str], source: str, meta: Mapping[str, Any] | None = None
-) -> Record:
-    """A record that asks for a caption."""
-    return _record(
-        identifier, [audio], CAPTION_PROMPT, "caption", None, source, meta, captions=tuple(captions)
-    )
-
-
-def question_record(
-    identifier: str,
-    audio: Path | Sequence[Path],
-    prompt: str,
-    question: str,
-    answer: str | None,
-    source: str,
-    *,
-    choices: Sequence[str] = (),
-    shown: bool = True,
-    kind: str = "qa",
-    answers: Sequence[str] = (),
-    meta: Mapping[str, Any] | None = None,
-) -> Record:
-    """A record that asks a question.
+def corpus_reader(name: str, prompt: str) -> Reader:
+    """The reader of a benchmark that asks one question about each entry of a corpus.
 
     Args:
-        identifier: Unique within the benchmark.
-        audio: Its recording, or several.
-        prompt: The benchmark's prompt; `{question}` is replaced.
-        question: What is asked, without choices.
-        answer: The right answer; None where it is not published.
-        source: `file:line`.
-        choices: Options; the answer is one of them, up to white space at the ends.
-        shown: Whether the prompt lists the choices.
-        kind: Kind of question; scores are given for each.
-        answers: Further answers that count as right.
-        meta: What scores are broken down by, and whatever else the row says.
+        name: The corpus, one of `alm.data.corpora.CORPORA`.
+        prompt: How a question is put; `{question}` is replaced by the question with its choices.
+    """
+
+    def read(root: Path, split: str) -> list[Record]:
+        return [entry_record(entry, prompt) for entry in read_entries(open_corpus(name, root), split)]
+
+    return read
+
+
+def read_entries(corpus: Corpus, split: str | None) -> list[Entry]:
+    """The entries of a split of a corpus.
 
     Raises:
-        EvaluationError: The answer is not one of the choices.
+        EvaluationError: The data is not in the published layout; names file and line.
     """
-    choices = [str(choice).strip() for choice in choices]
+    try:
+        return list(corpus.entries(AudioFiles(corpus.audio_folders()), split))
+    except ManifestError as error:
+        raise EvaluationError(str(error)) from error
+
+
+def entry_record(entry: Entry, prompt: str, show_choices: bool = True) -> Record:
+    """An entry as a record: with captions it asks for a caption, else its question.
+
+    Args:
+        entry: The entry; `answers` are further answers that count as right.
+        prompt: The benchmark's prompt; `{question}` is replaced.
+        show_choices: Whether the prompt lists the choices.
+    """
+    question = format_choices(entry.question, entry.choices if show_choices else ())
+    text = prompt.replace("{question}", question)
+    messages = [{"role": "user", "content": AUDIO_MARKER * len(entry.audio) + text}]
+    answer = entry.captions[0] if entry.captions else entry.answer
     if answer is not None:
-        answer = str(answer).strip()
-        if choices and answer not in choices:
-            raise EvaluationError(f"{source}: the answer {answer!r} is not one of the choices {choices}")
-    asked = format_choices(question.strip(), choices) if choices and shown else question.strip()
-    paths = [audio] if isinstance(audio, Path) else list(audio)
-    more = {**(meta or {}), **({"answers": list(answers)} if answers else {})}
-    return _record(
-        identifier,
-        paths,
-        prompt.replace("{question}", asked),
-        kind,
-        answer,
-        source,
-        more,
-        choices=tuple(choices),
-    )
-
-
-def _record(
-    identifier: str,
-    paths: Sequence[Path],
-    text: str,
-    kind: str,
-    answer: str | None,
-    source: str,
-    meta: Mapping[str, Any] | None,
-    choices: tuple[str, ...] = (),
-    captions: tuple[str, ...] = (),
-) -> Record:
-    messages = [{"role": "user", "content": AUDIO_MARKER * len(paths) + text}]
-    said = captions[0] if captions else answer
-    if said is not None:
-        messages.append({"role": "assistant", "content": said})
+        messages.append({"role": "assistant", "content": answer})
     return Record(
-        id=identifier,
-        audio=tuple(AudioRef(path) for path in paths),
+        id=entry.id,
+        audio=tuple(AudioRef(clip.path, clip.start_s, clip.end_s) for clip in entry.audio),
         messages=tuple(messages),
-        kind=kind,
+        kind="caption" if entry.captions else entry.kind,
         question=text,
-        answer=said,
-        choices=choices,
-        captions=captions,
-        clip="+".join(path.name for path in paths),
-        meta=dict(meta or {}),
-        source=source,
+        answer=answer,
+        choices=entry.choices,
+        captions=entry.captions,
+        clip="+".join(clip.path.name for clip in entry.audio),
+        meta={**entry.meta, **({"answers": list(entry.answers)} if entry.answers else {})},
+        source=entry.where,
     )
-
-
-def grouped(rows: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
-    """Values by key, both in the order in which they first come."""
-    found: dict[Any, list[Any]] = {}
-    for key, value in rows:
-        found.setdefault(key, []).append(value)
-    return found

@@ -1,35 +1,11 @@
-"""MMAR: `MMAR-meta.json` and the folder `audio`."""
+"""MMAR: multiple-choice questions that need deep reasoning."""
 
-from pathlib import Path
-
-from alm.data.records import Record
 from eval.benchmarks._base import Benchmark
-from eval.benchmarks._readers import CHOICE_PROMPT, find, question_record, read_items
-
-
-def _read(root: Path, split: str) -> list[Record]:
-    table = find(root, "MMAR-meta.json", "MMAR-meta.jsonl", "meta.json")
-    return [
-        question_record(
-            item["id"],
-            root / item["audio_path"],
-            CHOICE_PROMPT,
-            item["question"],
-            item["answer"],
-            source,
-            choices=item["choices"],
-            kind=item["modality"],
-            meta=item,
-        )
-        for source, item in read_items(
-            table, ["id", "audio_path", "question", "choices", "answer", "modality"]
-        )
-    ]
-
+from eval.benchmarks._readers import CHOICE_PROMPT, corpus_reader
 
 BENCHMARK = Benchmark(
     name="mmar",
-    reader=_read,
+    reader=corpus_reader("mmar", CHOICE_PROMPT),
     prompt=CHOICE_PROMPT,
     prompt_version="1",
     metrics=("qa",),

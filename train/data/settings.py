@@ -45,7 +45,7 @@ class DataSettings:
         validation: Manifests scored after training, with the right and with another clip's audio. When
             fine-tuning the tables that choose the epoch; none takes a share of the training clips.
         test: Label tables that fine-tuning is scored on.
-        dataset: A data set of train/datasets to fine-tune on, in place of tables.
+        dataset: A corpus of alm/data/corpora to fine-tune on, in place of tables.
         dataset_options: Its options, `root` among them.
         folds: Which folds fine-tuning holds out.
         workers: Loader processes.

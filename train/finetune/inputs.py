@@ -17,8 +17,8 @@ from encoders.audio import pad_batch
 from train.data.clip_cache import ClipCache
 from train.data.feature_cache import Feature, encoded_once
 from train.data.protocols import TrainingDataset
-from train.datasets import LabelledClip
 from train.finetune.augment import clip_key
+from train.finetune.datasets import LabelledClip
 from train.finetune.heads import Features, FinetuneModel, encode
 from train.finetune.settings import FinetuneSettings
 

@@ -11,7 +11,7 @@ import numpy as np
 from eval.metrics import load_metric
 from eval.scoring.ranking import Ranking, average_precision, equal_error_rate
 from eval.scoring.stats import N_RESAMPLES, Interval, mean_interval, weighted_interval
-from train.datasets import LabelledClip, LabelledData
+from train.finetune.datasets import LabelledClip, LabelledData
 
 # Resampling sorts nothing anew but adds up (clips x classes) numbers each time: fewer where these are many.
 _FEW_RESAMPLES, _MANY_NUMBERS = 200, 200_000

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alm.common.errors import ConfigError
 from train.data.settings import DataSettings
-from train.datasets import LabelledClip, LabelledData, read_dataset
+from train.finetune.datasets import LabelledClip, LabelledData, read_dataset, read_tables
 from train.settings import TrainSettings
 
 _MIN_CLIPS = 2
@@ -62,8 +62,6 @@ def read_data(data: DataSettings) -> LabelledData:
         if data.dataset == "label_csv":
             options.setdefault("fold_column", data.folds.column)
         return read_dataset(data.dataset, options)
-    from train.datasets.label_csv import read_tables
-
     classes = data.dataset_options.get("classes")
     if not data.test and not data.validation:  # one table with folds or splits of its own
         return read_tables({None: data.train}, data.folds.column, classes)

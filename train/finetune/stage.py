@@ -19,9 +19,9 @@ from alm.common.processes import is_main_process, world_size
 from alm.generation import pick_device
 from encoders import AudioEncoder, AudioMosaicEncoder, list_encoders, load_encoder
 from encoders.checkpoint import write_weights
-from train.datasets import LabelledClip
 from train.engine.processes import say
 from train.engine.trainer import fit
+from train.finetune.datasets import LabelledClip
 from train.finetune.heads import AttentiveHead, ClipHead, FinetuneModel, build_head, encode
 from train.finetune.inputs import (
     FeatureRows,

@@ -1,0 +1,183 @@
+"""What a corpus is: its options, how its tables are read, and the entries that reading yields."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+from alm.common.errors import ConfigError, ManifestError
+from alm.data.corpora.audio_files import AudioFiles, Clip
+from alm.data.corpora.rows import find_files
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a corpus: recordings with captions, a question or labels.
+
+    Attributes:
+        id: Unique within its split.
+        audio: Its recordings, in order.
+        where: `file:line` of the table, or the recording itself where no table lists it.
+        split: The corpus' own name of the part it belongs to; None where the corpus has no splits.
+        captions: Captions.
+        question: A question without its choices; empty for none.
+        answer: The right answer; None where it is not published.
+        answers: All answers that annotators gave, in order, where there were several annotators.
+        choices: Options of a multiple-choice question.
+        kind: Kind of question; scores are given for each kind.
+        labels: Names of its classes.
+        group: The source recording or speaker; entries of one group never fall on both sides of a split.
+        fold: The fold, where the corpus has folds.
+        subset: Part of the test set that is scored by itself.
+        meta: What else the row says; benchmarks break scores down by it.
+        manifest: Keys of the converted record that differ from the defaults (`id`, `kind`) or are added to it.
+
+    Raises:
+        ManifestError: The answer is not one of the choices.
+    """
+
+    id: str
+    audio: tuple[Clip, ...]
+    where: str
+    split: str | None = None
+    captions: tuple[str, ...] = ()
+    question: str = ""
+    answer: str | None = None
+    answers: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    kind: str = "qa"
+    labels: tuple[str, ...] = ()
+    group: str = ""
+    fold: str | None = None
+    subset: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.choices and self.answer is not None and self.answer not in self.choices:
+            raise ManifestError(
+                f"{self.where}: the answer {self.answer!r} is not one of the choices {list(self.choices)}"
+            )
+
+
+@dataclass(frozen=True)
+class Corpus(ABC):
+    """A corpus: its options are the fields of the dataclass.
+
+    Attributes:
+        root: Folder of the corpus as published, or its one table.
+        max_missing_rate: Largest share of the listed recordings that may be missing in fine-tuning.
+        splits: Names of its splits; none where it has none.
+        trainable: Whether fine-tuning can use it: its entries have labels, and splits or folds.
+        multi_label: Whether an entry may have several labels, or none.
+        metric: What classification on it is scored by, a name in `eval.metrics`; None chooses by `multi_label`.
+        positive: The class to detect where the metric is an equal error rate.
+    """
+
+    root: str
+    max_missing_rate: float = 0.0
+    splits: ClassVar[tuple[str, ...]] = ()
+    trainable: ClassVar[bool] = False
+    metric: ClassVar[str | None] = None
+    positive: ClassVar[str | None] = None
+    multi_label: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_missing_rate < 1:
+            raise ConfigError(
+                f"max_missing_rate: got {self.max_missing_rate}, expected 0 or more and less than 1"
+            )
+
+    @abstractmethod
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+        """Read the tables.
+
+        Args:
+            audio: Finds the recordings.
+            split: One of `splits`; None reads all.
+
+        Raises:
+            ManifestError: A table is missing or not as published; names file and line.
+        """
+
+    def class_names(self, entries: Sequence[Entry]) -> tuple[str, ...]:
+        """All class names, in the order of a classifier's outputs; by default those of the entries, sorted."""
+        return tuple(sorted({label for entry in entries for label in entry.labels}))
+
+    def has_several_labels(self) -> bool:
+        """Whether an entry may have several labels, or none."""
+        return self.multi_label
+
+    def audio_folders(self) -> list[Path]:
+        """Where recordings are searched, at any depth."""
+        return [self.path if self.path.is_dir() else self.path.parent]
+
+    @property
+    def path(self) -> Path:
+        """`root` as a path."""
+        return Path(self.root).expanduser()
+
+    def chosen(self, split: str | None) -> tuple[str, ...]:
+        """The names of the one split, or of all."""
+        return self.splits if split is None else (split,)
+
+    def tables(self, names: Iterable[str]) -> list[Path]:
+        """Those of several tables that are below the root, at any depth; or the root where it is a file.
+
+        Raises:
+            ManifestError: None of them is there, or the same table is in two folders.
+        """
+        names = list(names)
+        if self.path.is_file():
+            return [self.path]
+        found = find_files(self.path, names)
+        if not found:
+            raise ManifestError(f"{self.root}: none of {', '.join(names)} is there; expected {self.layout()}")
+        return [found[name] for name in names if name in found]
+
+    def table(self, *names: str) -> Path:
+        """The first of several places or names of one table that is below the root, at any depth.
+
+        Raises:
+            ManifestError: None of them is there, or it is in two folders.
+        """
+        return self.tables(names)[0]
+
+    def layout(self) -> str:
+        """The published layout in one line: the docstring's first line of the corpus' file."""
+        import sys
+
+        return (sys.modules[type(self).__module__].__doc__ or "the published layout").strip().splitlines()[0]
+
+
+def in_its_folder(audio: AudioFiles, name: str) -> Clip:
+    """The recording of a name whose folders are those of the published layout, so that no other file can fit."""
+    folder = str(PurePosixPath(name).parent)
+    return audio.clip(name, inside=() if folder == "." else (folder,))
+
+
+def check_option(name: str, value: str, expected: Sequence[str]) -> None:
+    """Refuse an option that is none of those expected.
+
+    Raises:
+        ConfigError: Names them.
+    """
+    if value not in expected:
+        raise ConfigError(f"{name}: got '{value}', expected one of {', '.join(expected)}")
+
+
+def check_classes(labels: Iterable[str], classes: Sequence[str] | set[str], where: str) -> None:
+    """Refuse a label that is no class.
+
+    Raises:
+        ManifestError: Names the nearest class.
+    """
+    for label in labels:
+        if label not in classes:
+            near = get_close_matches(label, list(classes), n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"the {len(classes)} classes have no such name"
+            raise ManifestError(f"{where}: unknown class '{label}'; {hint}")
