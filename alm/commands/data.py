@@ -18,12 +18,12 @@ def add(commands: Any) -> None:
         description=(
             "Compose sound scenes, each with five captions and several questions, into manifests for training, "
             "validation and test. Sounds are generated, or cut from labelled recordings; recordings of held-out "
-            "folds are heard in the test split only."
+            "folds are used in the test split only."
         ),
     )
     compose.add_argument("--out", required=True, metavar="DIR", help="new directory for manifests and audio")
     compose.add_argument("--data", metavar="LABELS.csv", help="labelled recordings: filename, category, fold")
-    compose.add_argument("--seed", type=int, default=0, help="seed of everything (0)")
+    compose.add_argument("--seed", type=int, default=0, help="random seed (0)")
     compose.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="composer settings, e.g. n_train=500"
     )
@@ -40,23 +40,23 @@ def _add_shard(actions: Any) -> None:
         help="pack a manifest and its audio into tar shards with an index",
         description=(
             "Write WebDataset-format tar files with an index, from which any record is read directly. Every command "
-            "and config that takes a manifest takes the directory as well."
+            "and config that accepts a manifest accepts the directory, too."
         ),
     )
     shard.add_argument("manifest", nargs="+", metavar="MANIFEST", help="JSONL manifests")
     shard.add_argument("--out", required=True, metavar="DIR", help="new directory for the shards")
     shard.add_argument("--shard-mb", type=float, default=500.0, help="megabytes per shard (500)")
-    shard.add_argument("--shuffle", type=int, metavar="SEED", help="put the clips in random order")
+    shard.add_argument("--shuffle", type=int, metavar="SEED", help="shuffle the clips with this seed")
     shard.set_defaults(run=_shard)
 
 
 def _add_checks(actions: Any) -> None:
     verify = actions.add_parser(
         "verify",
-        help="decode every clip; report what cannot be used",
+        help="decode every clip and list those that cannot be used",
         description=(
-            "Decode every record's audio and report what is missing, corrupt, truncated, silent or named twice; of "
-            "shards also compare every hash. Exits with 1 if anything is wrong."
+            "Decode every record's audio and list files that are missing, corrupt, truncated or silent, and ids that "
+            "occur twice; for shards compare every hash, too. Exits with 1 if there are any problems."
         ),
     )
     verify.add_argument("manifest", metavar="MANIFEST", help="a JSONL manifest or a shard directory")
@@ -116,13 +116,13 @@ def _add_sources(actions: Any) -> None:
 def _add_share(actions: Any) -> None:
     share = actions.add_parser(
         "share",
-        help="write a share of a manifest's clips",
-        description="Write the records of a share of a manifest's clips; smaller shares are part of larger ones.",
+        help="write a subset of a manifest",
+        description="Write the records of a share of a manifest's clips; a smaller share is contained in a larger one.",
     )
-    share.add_argument("manifest", metavar="MANIFEST.jsonl", help="the whole")
+    share.add_argument("manifest", metavar="MANIFEST.jsonl", help="the manifest")
     share.add_argument("--share", type=float, required=True, metavar="X", help="above 0, at most 1")
-    share.add_argument("--out", required=True, metavar="FILE.jsonl", help="where to write")
-    share.add_argument("--seed", type=int, default=0, help="decides which clips come first (0)")
+    share.add_argument("--out", required=True, metavar="FILE.jsonl", help="the manifest to write")
+    share.add_argument("--seed", type=int, default=0, help="seed of the order in which clips are taken (0)")
     share.set_defaults(run=_share)
 
 
@@ -157,13 +157,14 @@ def _shard(arguments: argparse.Namespace) -> None:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from alm.common.progress import progress
+    from alm.common.text import one_line
     from alm.data.audit import verify
     from alm.data.sources import open_source
 
     with progress("verify", len(open_source(arguments.manifest, audio_only=True)), "record") as advance:
         found = verify(arguments.manifest, advance)
     for where, what in found.problems:
-        print(f"{where}: {what}")
+        print(one_line(f"{where}: {what}"))
     print(f"{found.records} records, {found.clips} clips: {len(found.problems) or 'no'} problems")
     return 1 if found.problems else 0
 
@@ -171,6 +172,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _stats(arguments: argparse.Namespace) -> None:
     import json
 
+    from alm.common.text import one_line
     from alm.data.audit import statistics
 
     figures = statistics(arguments.manifest)
@@ -181,7 +183,7 @@ def _stats(arguments: argparse.Namespace) -> None:
         shown = (
             ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else value
         )
-        print(f"{name:<14}{shown}")
+        print(f"{name:<14}{one_line(str(shown))}")
 
 
 def _convert(arguments: argparse.Namespace) -> None:

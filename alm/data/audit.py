@@ -1,23 +1,19 @@
-"""Looking through data before training does: what cannot be used, and what there is."""
+"""Checks and statistics of a data set: which clips cannot be used, and how much there is of what."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from alm.common.errors import UserError
 from alm.common.files import sha256_of
-from alm.data.manifest import read_manifest
 from alm.data.records import AudioRef, Record
-from alm.data.shards import CLIPS, RECORDS, ShardedRecords, read_range
+from alm.data.shards import ShardedRecords, ShardError, read_range
 from alm.data.sources import open_source
 
 _SILENT_PEAK = 1e-4  # -80 dBFS
@@ -29,9 +25,9 @@ class Findings:
     """What `verify` found.
 
     Attributes:
-        records: How many were looked at.
-        clips: How many different clips were decoded.
-        problems: `(where, what)`, in the order found.
+        records: Number of records checked.
+        clips: Number of distinct clips decoded.
+        problems: `(where, what)` of each problem, in the order found.
     """
 
     records: int = 0
@@ -40,17 +36,20 @@ class Findings:
 
 
 def verify(path: str, progress: Callable[[int], None] = lambda n: None) -> Findings:
-    """Decode every record's audio; of shards also compare every hash.
+    """Decode every record's audio; compare the hashes of shards, too.
+
+    A clip that cannot be read is a problem like any other: the check continues with the next one.
 
     Args:
         path: A manifest or a shard directory.
-        progress: Told of each record done.
+        progress: Called with 1 after each record.
 
     Returns:
-        What is wrong; a clip that several records use is named once.
+        The problems; a clip that several records use is named once.
 
     Raises:
-        ManifestError: The manifest itself cannot be read (a duplicate id, a broken line, a missing shard).
+        ManifestError: The manifest or the shards' index cannot be read (a duplicate id, a broken line, a missing
+            shard).
     """
     records: Sequence[Record] = open_source(path, audio_only=True)
     found = Findings()
@@ -60,19 +59,21 @@ def verify(path: str, progress: Callable[[int], None] = lambda n: None) -> Findi
     ids: dict[str, int] = {}
     for number in range(len(records)):
         found.records += 1
+        progress(1)
         try:
             record = records[number]
         except UserError as error:
             found.problems.append((f"record {number}", str(error)))
             continue
         if record.id in ids:
-            found.problems.append((record.source, f"id {record.id!r} is record {ids[record.id]}'s too"))
+            found.problems.append(
+                (record.source, f"id {record.id!r} is also the id of record {ids[record.id]}")
+            )
         ids[record.id] = number
         for ref in record.audio:
             if ref not in seen:
                 seen.add(ref)
                 _verify_clip(ref, record, found)
-        progress(1)
     found.clips = len(seen)
     return found
 
@@ -84,14 +85,11 @@ def _verify_clip(ref: AudioRef, record: Record, found: Findings) -> None:
         found.problems.append((record.source, str(error)))
         return
     if float(np.abs(waveform).max()) < _SILENT_PEAK:
-        found.problems.append((record.source, f"{ref.path}: is silent; nothing can be heard in it"))
+        found.problems.append((record.source, f"{ref.path}: is silent"))
 
 
 def _verify_hashes(records: ShardedRecords, found: Findings) -> None:
-    for name in (RECORDS, CLIPS):
-        if sha256_of(records.folder / name) != records.contents["tables"][name]:
-            found.problems.append((name, f"{records.folder / name}: is not what was written; copy it again"))
-    bad = {
+    bad = {  # opening the shards has compared the tables
         number
         for number, (path, shard) in enumerate(zip(records.shards, records.contents["shards"], strict=True))
         if sha256_of(path) != shard["sha256"]
@@ -102,7 +100,11 @@ def _verify_hashes(records: ShardedRecords, found: Findings) -> None:
     for clip in np.flatnonzero(np.isin(records.clips["shard"], list(bad))):
         row = records.clips[clip]
         path = records.shards[row["shard"]]
-        data = read_range(path, int(row["at"]), int(row["size"]), f"clip {clip}")
+        try:
+            data = read_range(path, int(row["at"]), int(row["size"]), f"clip {clip}")
+        except ShardError as error:
+            found.problems.append((records.shards[row["shard"]].name, str(error)))
+            continue
         if hashlib.sha256(data).digest()[:16] != row["sha256"].tobytes():
             record = records.source(int(row["record"]))
             found.problems.append((record, f"{path}: clip {clip} changed since it was written"))
@@ -112,49 +114,48 @@ def statistics(path: str) -> dict[str, Any]:
     """Counts and lengths of a manifest or shard directory; audio headers are read, audio is not decoded.
 
     Returns:
-        `records`, `clips`, `hours`, `clip_s` and `answer_words` (min, median, mean, max), `kinds`
-        (records of each), `sample_rates` (clips of each), `unreadable` (clips whose header cannot be read).
+        `records`, `clips`, `hours`, `clip_s` and `answer_words` (min, median, mean, max), `kinds` (records of
+        each), `sample_rates` (clips of each), `unreadable` (clips whose header cannot be read, and records that
+        cannot be read from their shard).
 
     Raises:
-        ManifestError: The data cannot be read.
+        ManifestError: The manifest or the shards' index cannot be read.
     """
-    records = read_manifest(path, audio_only=True)
+    records = open_source(path, audio_only=True)
     kinds: Counter[str] = Counter()
     rates: Counter[int] = Counter()
     words: list[int] = []
-    lengths: dict[AudioRef, float] = {}
-    unreadable = 0
-    for record in records:
+    seconds: dict[AudioRef, float] = {}
+    unreadable: set[AudioRef | int] = set()
+    for number in range(len(records)):
+        try:
+            record = records[number]
+        except UserError:
+            unreadable.add(number)
+            continue
         kinds[record.kind] += 1
         words += [len(answer.split()) for answer in record.references]
         for ref in record.audio:
-            if ref in lengths:
+            if ref in seconds or ref in unreadable:
                 continue
             try:
-                duration, rate = _header(ref)
-            except (UserError, soundfile.SoundFileError, OSError):
-                duration, rate, unreadable = float("nan"), 0, unreadable + 1
-            rates[rate] += 1
-            start = ref.start_s or 0.0
-            lengths[ref] = (min(duration, ref.end_s) if ref.end_s is not None else duration) - start
-    seconds = [value for value in lengths.values() if np.isfinite(value)]
+                header = ref.header()
+            except UserError:
+                unreadable.add(ref)
+                continue
+            rates[header.rate_hz] += 1
+            end_s = header.seconds if ref.end_s is None else min(header.seconds, ref.end_s)
+            seconds[ref] = max(0.0, end_s - (ref.start_s or 0.0))
     return {
         "records": len(records),
-        "clips": len(lengths),
-        "hours": round(sum(seconds) / 3600, 4),
-        "clip_s": _spread(seconds),
+        "clips": len(seconds) + sum(isinstance(item, AudioRef) for item in unreadable),
+        "hours": round(sum(seconds.values()) / 3600, 4),
+        "clip_s": _spread(list(seconds.values())),
         "answer_words": _spread(words),
         "kinds": dict(kinds.most_common()),
-        "sample_rates": {str(rate): count for rate, count in rates.most_common() if rate},
-        "unreadable": unreadable,
+        "sample_rates": {str(rate): count for rate, count in rates.most_common()},
+        "unreadable": len(unreadable),
     }
-
-
-def _header(ref: AudioRef) -> tuple[float, int]:
-    """Duration of the whole file in seconds, and its rate in Hz."""
-    source: Any = ref.path if type(ref) is AudioRef else io.BytesIO(ref.read_bytes())
-    info = soundfile.info(str(source) if isinstance(source, Path) else source)
-    return info.frames / info.samplerate, info.samplerate
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

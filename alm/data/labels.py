@@ -1,4 +1,4 @@
-"""Label tables for the `labels` encoder: what is in a clip, under a hash of the clip's samples."""
+"""Label tables for the `labels` encoder: the labels of each clip, keyed by a hash of the clip's samples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from alm.common.errors import ManifestError
-from alm.common.files import write_text_atomic
+from alm.common.files import read_text, write_text_atomic
+from alm.common.json_text import parse_json
+from alm.common.names import check_file_name
 from alm.data.scenes.events import read_labels
 from encoders.audio import load_audio
 from encoders.zoo.labels import Events, clip_key
@@ -16,7 +18,7 @@ from encoders.zoo.labels import Events, clip_key
 def write_label_table(
     source: Path, out: Path, sample_rate: int, advance: Callable[[], None] = lambda: None
 ) -> int:
-    """Hash every clip of a labelled data set, at the rate the encoder will get it in.
+    """Hash every clip of a labelled data set, at the sample rate of the model that will use the table.
 
     Args:
         source: `scenes.jsonl` as `alm data compose` writes it (sounds with their times), or a label table in
@@ -43,7 +45,7 @@ def write_label_table(
 
 
 def labelled_clips(source: Path) -> Iterator[tuple[Path, Events, str]]:
-    """Every clip of a labelled data set: its file, what is in it, and where that is written.
+    """Read every clip of a labelled data set: its file, its labels with their times, and `file:line`.
 
     Raises:
         ManifestError: The source cannot be read.
@@ -52,23 +54,21 @@ def labelled_clips(source: Path) -> Iterator[tuple[Path, Events, str]]:
 
 
 def _scenes(source: Path) -> Iterator[tuple[Path, Events, str]]:
-    try:
-        lines = source.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{source}: cannot be read ({error}); expected scenes.jsonl") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(source, "scenes.jsonl").splitlines(), start=1):
+        where = f"{source}:{number}"
         try:
-            scene = json.loads(line)
+            scene = parse_json(line, where)
             events: Events = [
                 (event["onset_s"], event["onset_s"] + event["duration_s"], event["kind"])
                 for event in scene["events"]
             ]
-            path = source.parent / "audio" / f"{scene['id']}.wav"
-        except (ValueError, KeyError, TypeError) as error:
+            name = check_file_name(scene["id"], f"{where}: the id of the scene")
+        except (KeyError, TypeError, AttributeError) as error:
             raise ManifestError(
-                f"{source}:{number}: is no scene ({error!r}); expected a line of alm data compose's scenes.jsonl"
+                f"{where}: not a scene ({error!r}); expected a line of scenes.jsonl as alm data compose writes it"
             ) from error
-        yield path, events, f"{source}:{number}"
+        path = source.parent / "audio" / f"{name}.wav"
+        yield path, events, where
 
 
 def _recordings(source: Path) -> Iterator[tuple[Path, Events, str]]:

@@ -1,8 +1,7 @@
-"""Several sources of records as one sequence: JSONL manifests are held, shard directories are read when asked."""
+"""Several sources of records as one sequence: JSONL manifests are kept in memory, shards are read on access."""
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -14,13 +13,13 @@ import numpy as np
 from alm.common.errors import ConfigError
 from alm.data.manifest import read_manifest
 from alm.data.records import Record
-from alm.data.shards import ShardedRecords, is_shard_folder
+from alm.data.shards import ShardedRecords, id_hash, is_shard_folder
 
 T = TypeVar("T")
 
 
 class Chain(Sequence[T], Generic[T]):
-    """Sequences one after the other, without copying them.
+    """Several sequences as one, without copying them.
 
     Args:
         parts: The sequences.
@@ -38,7 +37,7 @@ class Chain(Sequence[T], Generic[T]):
     @overload
     def __getitem__(self, index: slice) -> list[T]: ...
     def __getitem__(self, index: int | slice) -> T | list[T]:
-        """One item, or a list of them."""
+        """Return one item, or a list of items for a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
@@ -52,18 +51,18 @@ class Chain(Sequence[T], Generic[T]):
 
 
 def open_records(paths: Sequence[str], audio_only: bool = False) -> Sequence[Record]:
-    """The records of several manifests and shard directories, with ids unique across them.
+    """Open several manifests and shard directories as one sequence of records.
 
     Args:
         paths: JSONL files and shard directories.
-        audio_only: Take records that say nothing about their audio.
+        audio_only: Accept records without text, for pretraining.
 
     Returns:
-        A sequence; records of shards are read when they are asked for, those of JSONL files are held.
+        The records; those of JSONL files are kept in memory, those of shards are read on access.
 
     Raises:
-        ManifestError: A source that cannot be read.
-        ConfigError: An id that two sources use.
+        ManifestError: A source cannot be read.
+        ConfigError: Two sources use the same id.
     """
     parts = [open_source(path, audio_only) for path in paths]
     _check_ids(parts)
@@ -73,14 +72,14 @@ def open_records(paths: Sequence[str], audio_only: bool = False) -> Sequence[Rec
 
 
 def open_source(path: str, audio_only: bool = False) -> Sequence[Record]:
-    """One manifest as a list, or one shard directory as a sequence that reads records when asked."""
+    """Open one manifest as a list, or one shard directory as a sequence that reads records on access."""
     if Path(path).is_dir():
         return ShardedRecords(path, audio_only)
     return read_manifest(path, audio_only=audio_only)
 
 
 def parts_of(records: Sequence[Record]) -> Sequence[Sequence[Record]]:
-    """The sources that `open_records` put together."""
+    """The sources that `open_records` combined."""
     return records.parts if isinstance(records, Chain) else [records]
 
 
@@ -96,10 +95,11 @@ def _check_ids(parts: Sequence[Sequence[Record]]) -> None:
     shards = [part for part in parts if isinstance(part, ShardedRecords)]
     if not shards:
         return
-    hashes = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") for name in seen]
-    everything = np.concatenate([np.array(hashes, np.uint64), *(part.rows["id_hash"] for part in shards)])
-    values, counts = np.unique(everything, return_counts=True)
-    for value in values[counts > 1]:  # few, if any: look at the ids themselves
+    hashes = np.array([id_hash(name) for name in seen], np.uint64)
+    values, counts = np.unique(
+        np.concatenate([hashes, *(part.rows["id_hash"] for part in shards)]), return_counts=True
+    )
+    for value in values[counts > 1]:  # few, if any; two ids may also share a hash
         found = [part[int(row)] for part in shards for row in np.flatnonzero(part.rows["id_hash"] == value)]
         for record in found:
             if record.id in seen:
@@ -108,19 +108,16 @@ def _check_ids(parts: Sequence[Sequence[Record]]) -> None:
 
 
 def is_records_source(path: str) -> bool:
-    """Whether a path is a manifest or a shard directory, not a folder of audio or a label table."""
+    """Whether a path is a manifest or a shard directory, rather than a folder of audio or a label table."""
     return is_shard_folder(path) or (not Path(path).is_dir() and Path(path).suffix != ".csv")
 
 
 def first_unanswered(records: Sequence[Record]) -> str | None:
-    """`file:line` of the first record that does not end with an answer; shards are asked by their index."""
+    """`file:line` of the first record without an answer, or None; for shards it is read from the index."""
     if isinstance(records, Chain):
         return next(filter(None, (first_unanswered(part) for part in records.parts)), None)
     if isinstance(records, ShardedRecords):
-        return (
-            None
-            if records.rows["answered"].all()
-            else records.source(int(np.argmin(records.rows["answered"])))
-        )
+        answered = records.rows["answered"]
+        return None if answered.all() else records.source(int(np.argmin(answered)))
     unanswered = (r.source for r in records if not r.messages or r.messages[-1]["role"] != "assistant")
     return next(unanswered, None)

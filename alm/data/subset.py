@@ -1,31 +1,32 @@
-"""A share of a manifest's clips, such that a smaller share is part of every larger one."""
+"""Subsets of a manifest's clips; a smaller share is contained in every larger one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from alm.common.errors import ConfigError
-from alm.common.files import write_text_atomic
+from alm.common.files import read_text, write_text_atomic
 from alm.data.manifest import read_manifest
 
 
 def write_share(source: Path, out: Path, share: float, seed: int = 0) -> tuple[int, int]:
-    """Write the records of a share of the clips; a clip is in with all of its records, in their order.
+    """Write all records of a share of the clips, in the order of the manifest.
 
     Args:
         source: The manifest.
         out: The manifest to write; audio is named by its absolute path.
         share: Above 0, at most 1; at least one clip is taken.
-        seed: Decides which clips come first.
+        seed: Seed of the order in which clips are taken.
 
     Returns:
         Numbers of clips and records written.
 
     Raises:
         ConfigError: The share is out of range.
-        ManifestError: The manifest cannot be read, or the other not written.
+        ManifestError: `source` cannot be read, or `out` cannot be written.
     """
     if not 0 < share <= 1:
         raise ConfigError(f"share: got {share}, expected above 0 and at most 1")
@@ -35,20 +36,19 @@ def write_share(source: Path, out: Path, share: float, seed: int = 0) -> tuple[i
         key=lambda clip: hashlib.sha256(f"{seed}/{clip}".encode()).digest(),
     )
     taken = set(clips[: max(1, round(share * len(clips)))])
-    raw = source.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    text = read_text(source, "a JSONL manifest").removeprefix("\ufeff")
     lines = []
-    for line, record in zip(raw, records, strict=False):  # one record per line; a last newline ends the last
+    for line, record in zip(
+        text.split("\n"), records, strict=False
+    ):  # the last line end has nothing after it
         if record.clip in taken:
             values = json.loads(line)
-            given = values["audio"]
-            refs = given if isinstance(given, list) else [given]
-            placed = [
-                {**ref, "path": str(found.path.resolve())}
-                if isinstance(ref, dict)
-                else str(found.path.resolve())
-                for ref, found in zip(refs, record.audio, strict=True)
+            paths = iter([os.path.realpath(ref.path) for ref in record.audio])
+            audio = [
+                {**ref, "path": next(paths)} if isinstance(ref, dict) else next(paths)
+                for ref in (values["audio"] if isinstance(values["audio"], list) else [values["audio"]])
             ]
-            values |= {"audio": placed if isinstance(given, list) else placed[0], "clip": record.clip}
+            values |= {"audio": audio if isinstance(values["audio"], list) else audio[0], "clip": record.clip}
             lines.append(json.dumps(values, ensure_ascii=False) + "\n")
     write_text_atomic(out, "".join(lines))
     return len(taken), len(lines)

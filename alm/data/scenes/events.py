@@ -3,7 +3,6 @@
 Both give the scene composer the same thing: a list of kinds, and a fresh rendering of a kind on request.
 """
 
-import csv
 import difflib
 import functools
 import hashlib
@@ -17,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from alm.common.errors import AudioError, ManifestError
+from alm.common.tables import read_csv
+from alm.data.records import AudioRef
 from alm.data.scenes.synthesis import SAMPLE_RATE, SYNTHESIZERS, Waveform
 from alm.data.scenes.variation import vary
 from encoders.audio import load_audio
@@ -243,20 +244,11 @@ def read_labels(path: Path) -> list[Clip]:
     Raises:
         ManifestError: The table cannot be read, lacks a column, or names a file that is not there.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            _check_columns(columns, path)
-            label = "category" if "category" in columns else "target"
-            clips = [_parse_row(row, label, path, reader.line_num) for row in reader]
-    except OSError as error:
-        raise ManifestError(
-            f"{path}: cannot read the label table ({error.strerror}); expected a CSV file"
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{path}: not a UTF-8 CSV file ({error}); save the table as UTF-8 CSV") from error
+    clips: list[Clip] = []
+    for where, row in read_csv(path):
+        if not clips:
+            _check_columns(list(row), path)
+        clips.append(_parse_row(row, "category" if "category" in row else "target", path, where))
     if not clips:
         raise ManifestError(f"{path}:1: no clips below the header; expected one row per recording")
     return clips
@@ -271,14 +263,14 @@ def _check_columns(columns: list[str], path: Path) -> None:
             raise ManifestError(f"{path}:1: no column {names} among {', '.join(columns) or 'none'}; {hint}")
 
 
-def _parse_row(row: dict[str, str | None], label: str, path: Path, line: int) -> Clip:
-    where = f"{path}:{line}"
-    values = {key: (row.get(key) or "").strip() for key in ("filename", "fold", label)}
+def _parse_row(row: dict[str, str], label: str, path: Path, where: str) -> Clip:
+    values = {key: row[key] for key in ("filename", "fold", label)}
     for key, value in values.items():
         if not value:
             raise ManifestError(f"{where}: {key!r} is empty; fill it in or remove the row")
     name = values["filename"]
-    file = next((p for p in (path.parent / name, path.parent / "audio" / name) if p.is_file()), None)
+    places = (path.parent / name, path.parent / "audio" / name)
+    file = next((place for place in places if AudioRef(place).exists()), None)
     if file is None:
         raise ManifestError(
             f"{where}: no file {name!r} in {path.parent} or its folder 'audio'; fix the row or add it"
