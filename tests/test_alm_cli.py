@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 import alm
 from alm.checkpoint import load_llm
 from alm.cli import build_parser, main
+from alm.common.errors import UserError
 from alm.common.processes import child_command, child_environment
 from alm.common.progress import progress
 from alm.common.terminal import safe_streams
@@ -481,3 +482,59 @@ def test_an_interrupt_is_the_parents_alone(tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate(timeout=60)
     assert process.returncode == 130 and said[1] == b"", said
+
+
+def test_embed_goes_on_after_a_bad_file(sounds, tmp_path, capsys):
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"no sound")
+    out = tmp_path / "x.npz"
+    latin = os.path.join(os.fsencode(tmp_path), b"caf\xe9.wav")
+    Path(os.fsdecode(latin)).write_bytes((sounds / "b.wav").read_bytes())
+    files = [str(sounds / "b.wav"), str(bad), os.fsdecode(latin), "x" * 300]
+    assert main(["embed", "logmel", *files, "--out", str(out), "--batch-size", "1"]) == 1
+    said = capsys.readouterr()
+    assert [line for line in said.err.splitlines() if line.startswith("error: ")][0].startswith(
+        f"error: {bad}"
+    )
+    assert "2 of 4 files could not be embedded" in said.err
+    with np.load(out) as found:
+        assert found["files"].tolist() == [files[0], files[2]] and len(found["clip"]) == 2
+        np.testing.assert_array_equal(found["clip"][0], found["clip"][1])
+    assert main(["embed", "logmel", str(bad), "--out", str(tmp_path / "y.npz")]) == 1
+    assert not (tmp_path / "y.npz").exists()
+    for place in ("nul\0.npz", "missing/x.npz", "x.txt", "b.npz/x.npz"):
+        assert main(["embed", "logmel", files[0], "--out", str(tmp_path / place)]) == 2
+    (tmp_path / "folder.npz").mkdir()
+    assert main(["embed", "logmel", files[0], "--out", str(tmp_path / "folder.npz")]) == 2
+
+
+def test_one_file_that_the_model_refuses_does_not_end_the_others(model_dir, sounds, capsys, monkeypatch):
+    import alm.generation as generation
+
+    answer = generation.generate_answers
+
+    def refuse_long(model, processor, conversations, clips, **options):
+        if any(len(clip) > 400_000 for (clip,) in clips):
+            raise UserError("the prompt has 9000 tokens, the LLM's context 512")
+        return answer(model, processor, conversations, clips, **options)
+
+    monkeypatch.setattr(generation, "generate_answers", refuse_long)
+    files = [str(sounds / name) for name in ("b.wav", "e.wav", "c.flac")]
+    assert main(["caption", str(model_dir), *files, "--max-new-tokens", "2"]) == 1
+    said = capsys.readouterr()
+    assert [line.split(":")[0] for line in said.out.splitlines()] == ["b.wav", "c.flac"]
+    assert f"error: {files[1]}: the prompt has 9000 tokens" in said.err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--seed", "-1"), ("--seed", "4294967296"), ("--seed", "9" * 5000), ("--temperature", "nan"),
+        ("--first-s", "inf"), ("--first-s", "x"), ("--batch-size", "0"), ("--beams", "٣" * 20),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_on_the_command_line(option, value, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["ask", "m", "a.wav", "q", option, value])
+    assert stop.value.code == 2
+    assert f"argument {option}: got '{value[:40]}', expected" in capsys.readouterr().err

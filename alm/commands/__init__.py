@@ -6,10 +6,12 @@ A subcommand imports what it needs when it runs, so that help is immediate.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from alm.common.plugins import Registry
+from alm.common.seeds import SEEDS
 
 Commands = argparse._SubParsersAction
 """What `ArgumentParser.add_subparsers` returns; `add_parser` of it makes the parser of a subcommand."""
@@ -46,3 +48,28 @@ def all_commands() -> list[Command]:
     """
     found = [(name, COMMANDS.get(name)) for name in COMMANDS.names()]
     return [command for _, command in sorted(found, key=lambda one: (one[1].order, one[0]))]
+
+
+def positive(text: str) -> int:
+    """Parse an option: a whole number of 1 or more."""
+    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got '{text[:40]}', expected a whole number of 1 or more")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """Parse an option: a seed that every generator of random numbers takes."""
+    if not text.isdecimal() or len(text) > 10 or int(text) >= SEEDS:
+        raise argparse.ArgumentTypeError(f"got '{text[:40]}', expected a seed of 0 to {SEEDS - 1}")
+    return int(text)
+
+
+def number(text: str) -> float:
+    """Parse an option: a finite number."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise argparse.ArgumentTypeError(f"got '{text[:40]}', expected a finite number")
+    return found

@@ -1,4 +1,4 @@
-"""`alm ask` and `alm caption`: what a model says about audio files."""
+"""`alm ask` and `alm caption`: a model's answers about audio files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from alm.commands import Command
+from alm.commands import Command, number, positive, seed
 
 EXIT_SOME_FAILED = 1
-_AUDIO_HELP = "audio files, folders (searched through), patterns such as 'a/*.wav', or - for a list on stdin"
-_BATCHES_AT_ONCE = 8  # files read ahead, so that those of like length share a batch
+_BATCHES_AT_ONCE = 8  # files read ahead, so that clips of similar length share a batch
 
 
 def add(commands: Any) -> None:
@@ -31,8 +30,7 @@ def _add_ask(commands: Any) -> None:
         help="ask a model a question about audio files",
         description="Ask one question about each file; wav, flac, ogg, mp3 of any rate and channel count.",
     )
-    parser.add_argument("model", metavar="MODEL", help="audio-language model directory or hub id")
-    parser.add_argument("audio", nargs="+", metavar="AUDIO", help=_AUDIO_HELP)
+    _add_model_and_audio(parser)
     parser.add_argument("question", metavar="QUESTION", help="what to ask")
     _add_answer_options(parser)
     parser.set_defaults(run=_ask)
@@ -44,34 +42,36 @@ def _add_caption(commands: Any) -> None:
         help="describe audio files",
         description="Write a caption for each file; wav, flac, ogg, mp3 of any rate and channel count.",
     )
-    parser.add_argument("model", metavar="MODEL", help="audio-language model directory or hub id")
-    parser.add_argument("audio", nargs="+", metavar="AUDIO", help=_AUDIO_HELP)
+    _add_model_and_audio(parser)
     _add_answer_options(parser)
     parser.set_defaults(run=_caption)
 
 
-def _positive(text: str) -> int:
-    """A number of one or more."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got '{text}', expected a whole number of 1 or more")
-    return int(text)
+def _add_model_and_audio(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="audio-language model directory or hub id")
+    parser.add_argument(
+        "audio",
+        nargs="+",
+        metavar="AUDIO",
+        help="audio files, folders (with all below them), patterns such as 'a/*.wav', or - for a list on stdin",
+    )
 
 
 def _add_answer_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch-size", type=_positive, default=16, help="files per batch (16)")
-    parser.add_argument("--max-new-tokens", type=_positive, default=64, help="longest answer in tokens (64)")
+    parser.add_argument("--batch-size", type=positive, default=16, help="files per batch (16)")
+    parser.add_argument("--max-new-tokens", type=positive, default=64, help="longest answer in tokens (64)")
     parser.add_argument(
-        "--first-s", type=float, metavar="SECONDS", help="hear only the first seconds of longer files (all)"
+        "--first-s", type=number, metavar="SECONDS", help="use only the first seconds of longer files (all)"
     )
     parser.add_argument(
         "--max-audio-tokens",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="refuse files that take more LLM tokens (no limit)",
     )
-    parser.add_argument("--beams", type=_positive, default=1, help="beams of beam search (1)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="above 0: sample (0, greedy)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of sampling (0)")
+    parser.add_argument("--beams", type=positive, default=1, help="beams of beam search (1)")
+    parser.add_argument("--temperature", type=number, default=0.0, help="above 0: sample (0, greedy)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of sampling (0)")
     parser.add_argument(
         "--jsonl", action="store_true", help="one JSON object per file instead of a line of text"
     )
@@ -94,11 +94,11 @@ def _caption(arguments: argparse.Namespace) -> int:
 
 
 def _answer(arguments: argparse.Namespace, question: str) -> int:
-    """Print one answer per file, in order; a file that cannot be read is reported and the rest goes on."""
+    """Print one answer per file, in order; a file that cannot be answered is reported, and the others are answered."""
     import alm
     from alm.checkpoint import load_processor, resolve
     from alm.common.progress import progress
-    from alm.common.text import json_line
+    from alm.common.text import json_line, one_line
 
     model_dir = resolve(arguments.model)
     processor = load_processor(model_dir)  # a broken directory is known before the files are looked for
@@ -108,14 +108,15 @@ def _answer(arguments: argparse.Namespace, question: str) -> int:
     options = _decoding(arguments)
     alone = len(paths) == 1
     names = [Path(path).name for path in paths]
-    names = names if len(set(names)) == len(names) else paths
+    names = [one_line(name) for name in (names if len(set(names)) == len(names) else paths)]
     failed = []
     step = arguments.batch_size * _BATCHES_AT_ONCE
     with progress("answer", len(paths), "file") if not alone else nullcontext(_silent) as advance:
         for start in range(0, len(paths), step):
             rows = range(start, min(start + step, len(paths)))
             clips = [partial(_read_clip, paths[i], processor, arguments.first_s) for i in rows]
-            results = _answer_some(load, processor, clips, question, options, advance)
+            named = paths[rows.start : rows.stop]
+            results = _answer_some(load, processor, clips, named, question, options, advance)
             for row, (answer, error) in zip(rows, results, strict=True):
                 if error is not None:
                     failed.append(error)
@@ -153,12 +154,14 @@ def _answer_some(
     load: Callable[[], Any],
     processor: Any,
     readers: Sequence[Callable[[], Any]],
+    names: Sequence[str],
     question: str,
     options: dict[str, Any],
     advance: Any,
 ) -> list[tuple[str | None, str | None]]:
-    """Per file its answer on one line, or what is wrong with it."""
-    from alm.common.errors import AudioError
+    """Per file its answer on one line, or the reason why there is none."""
+    from alm.common.errors import AudioError, UserError
+    from alm.common.text import one_line
     from alm.generation import generate_answers
 
     results: list[tuple[str | None, str | None]] = [(None, None)] * len(readers)
@@ -168,23 +171,41 @@ def _answer_some(
             clips.append([read()])
             good.append(row)
         except AudioError as error:
-            results[row] = (None, " ".join(str(error).split()))
+            results[row] = (None, one_line(str(error)))
             advance(1)
     if not clips:
         return results
+    model = load()
     turns = [{"role": "user", "content": f"{processor.audio_token}{question}"}]
-    for place, answer in generate_answers(
-        load(), processor, [turns] * len(clips), clips, progress=advance, **options
-    ):
-        results[good[place]] = (" ".join(answer.split()), None)
+
+    def answer(places: Sequence[int]) -> None:
+        chosen = [clips[place] for place in places]
+        for row, text in generate_answers(
+            model, processor, [turns] * len(chosen), chosen, progress=advance, **options
+        ):
+            results[good[places[row]]] = (" ".join(text.split()), None)
+
+    try:
+        answer(range(len(clips)))
+    except UserError:  # of one file, such as a prompt longer than the LLM's context: the others are answered
+        for place in range(len(clips)):
+            if results[good[place]][0] is None:
+                try:
+                    answer([place])
+                except UserError as error:
+                    results[good[place]] = (None, f"{names[good[place]]}: {one_line(str(error))}")
+                    advance(1)
     return results
 
 
 def find_audio(words: list[str]) -> list[str]:
-    """The files that the words of a command line stand for, in order, each once.
+    """Find the files that words of a command line name, in order, each once.
+
+    Args:
+        words: Files, folders, patterns, or `-` for a list on stdin; a file need not exist.
 
     Raises:
-        UserError: A folder, pattern or list that gives no file.
+        UserError: A folder, pattern or list names no file.
     """
     from alm.common.errors import UserError
     from encoders.audio import AUDIO_SUFFIXES

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alm.commands import Command
-from alm.commands.ask import _positive, find_audio
+from alm.commands import Command, positive
+from alm.commands.ask import EXIT_SOME_FAILED, find_audio
 
 if TYPE_CHECKING:
     from encoders import AudioEncoder
@@ -34,58 +37,74 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--out", required=True, metavar="X.npz", help="where to write")
     add_encoder_options(parser)
-    parser.add_argument("--batch-size", type=_positive, default=16, help="files per batch (16)")
+    parser.add_argument("--batch-size", type=positive, default=16, help="files per batch (16)")
     parser.set_defaults(run=_embed)
 
 
-def _embed(arguments: argparse.Namespace) -> None:
+def _embed(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from alm.common.errors import AudioError, UserError
+    from alm.common.files import write_bytes_atomic
     from alm.common.progress import progress
+    from alm.common.text import one_line
     from alm.encoder import load_any_encoder
     from encoders.audio import load_audio
 
     out = Path(arguments.out)
-    if out.suffix != ".npz" or not out.absolute().parent.is_dir():
+    if out.suffix != ".npz" or not os.path.isdir(out.absolute().parent):
         raise UserError(f"--out {out}: expected a name ending in .npz in a folder that exists")
     files = find_audio(arguments.audio)
     encoder = load_any_encoder(arguments.model, **encoder_options(arguments))
     config = encoder.config
+    failed: list[str] = []
+    good: list[str] = []
 
-    def read(path: str) -> np.ndarray:
-        wave = load_audio(path, config.sample_rate)
+    def read(path: str) -> np.ndarray | None:
+        try:
+            wave = load_audio(path, config.sample_rate)
+        except AudioError as error:
+            failed.append(str(error))
+            return None
         try:
             config.n_time_for(len(wave))
         except AudioError as error:
-            raise AudioError(f"{path}: {error}") from error
+            failed.append(f"{path}: {error}")
+            return None
+        good.append(path)
         return wave
 
     clips: list[np.ndarray] = []
     frames: list[np.ndarray] = []
     with progress("embed", len(files), "file") as advance:
         for start in range(0, len(files), arguments.batch_size):
-            batch = [read(path) for path in files[start : start + arguments.batch_size]]
-            for clip, rows in _embeddings(encoder, batch):
+            paths = files[start : start + arguments.batch_size]
+            batch = [wave for wave in map(read, paths) if wave is not None]
+            for clip, rows in _embeddings(encoder, batch) if batch else ():
                 clips.append(clip)
                 frames.append(rows)
-            advance(len(batch))
+            advance(len(paths))
+    for line in failed:
+        print(f"error: {one_line(line)}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of {len(files)} files could not be embedded", file=sys.stderr)
+    if not clips:
+        return EXIT_SOME_FAILED
     sizes = [len(rows) for rows in frames]
-    times = [(np.arange(size) + 0.5) / config.frame_rate_hz for size in sizes]
-    try:
-        np.savez(
-            out,
-            files=np.array(files),
-            clip=np.stack(clips),
-            frames=np.concatenate(frames),
-            frame_times_s=np.concatenate(times),
-            offsets=np.concatenate([[0], np.cumsum(sizes)]),
-        )
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from error
+    content = io.BytesIO()
+    np.savez(
+        content,
+        files=np.array(good),
+        clip=np.stack(clips),
+        frames=np.concatenate(frames),
+        frame_times_s=np.concatenate([(np.arange(size) + 0.5) / config.frame_rate_hz for size in sizes]),
+        offsets=np.concatenate([[0], np.cumsum(sizes)]),
+    )
+    write_bytes_atomic(out, content.getvalue(), UserError)
     print(
         f"{out}: {len(clips)} clips of {clips[0].shape[0]} numbers, {sum(sizes)} frames of {frames[0].shape[1]}"
     )
+    return EXIT_SOME_FAILED if failed else 0
 
 
 def add_encoder_options(parser: argparse.ArgumentParser) -> None:

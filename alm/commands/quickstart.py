@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from alm.commands import Command
+from alm.commands import Command, seed
 
 
 def add(commands: Any) -> None:
@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
         metavar="LABELS.csv",
         help="make the scenes from labelled recordings: a CSV with filename, category, fold (as ESC-50's)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of data, weights and sampling (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of data, weights and sampling (0)")
     parser.add_argument(
         "--inputs-only",
         action="store_true",

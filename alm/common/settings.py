@@ -17,13 +17,13 @@ import yaml
 
 from alm.common.errors import ConfigError
 from alm.common.files import read_text
+from alm.common.seeds import SEEDS
 
 T = TypeVar("T")
 
 _LONGEST_CONFIG = 500_000  # characters; the parser reads some 100,000 a second
 _DEEPEST = 40
 _MOST_VALUES = 100_000
-_SEEDS = 2**32  # numpy's and so transformers' range
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -159,8 +159,8 @@ def check_values(values: Any, where: str) -> None:
         else:
             _check_value(f"'{name}'", value, where)
             is_seed = re.search(r"(^|[._])seed$|(^|\.)seeds\[\d+\]$", name) is not None
-            if is_seed and type(value) is int and not 0 <= value < _SEEDS:
-                raise ConfigError(f"{where}: '{name}' is {value}; expected a seed of 0 to {_SEEDS - 1}")
+            if is_seed and type(value) is int and not 0 <= value < SEEDS:
+                raise ConfigError(f"{where}: '{name}' is {value}; expected a seed of 0 to {SEEDS - 1}")
 
 
 def _check_value(name: str, value: Any, where: str) -> None:
