@@ -1,20 +1,24 @@
 """The grid, its hashes, token matching, and what the report may say."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzz_ablation import case_in, index_of
+from fuzzing import fuzz
 
 from alm.common.errors import ConfigError, UserError
 from alm.common.settings import parse_settings
 from encoders.registry import encoder_class
+from eval.ablation.arm_steps import arm_steps, plan_steps, shared_inputs
 from eval.ablation.claims import Comparison, compare, rank_stability, score_arms, spearman, statements
-from eval.ablation.costs import Plan, budgeted
+from eval.ablation.costs import ArmPlan, budgeted
 from eval.ablation.grid import make_arms
 from eval.ablation.proxies import EARLY, PROBE, early_loss, proxies
-from eval.ablation.recipes import plan_steps, recipe, shared_inputs
-from eval.ablation.results import ArmResult, Results, Run
+from eval.ablation.report import write_ablation_report
+from eval.ablation.results import ArmResult, Results, SeedRun
 from eval.ablation.settings import AblationSettings, load_ablation
 from eval.ablation.steps import Step, placed
 from eval.ablation.tokens import match_tokens
@@ -55,7 +59,7 @@ def test_tiny_configs_make_their_arms(path):
     assert settings.inputs.recordings == str(Path("labels.csv").resolve())
     inputs = shared_inputs(settings)
     for arm in arms:
-        run = recipe(settings, arm, inputs, 1)
+        run = arm_steps(settings, arm, inputs, 1)
         for step in run.train:
             values = parse_settings(TrainSettings, placed(step.config, Path("/root"), step))
             assert values.stage == step.name and values.data.validation
@@ -124,7 +128,7 @@ def test_an_arm_that_cannot_be_matched_says_so():
 # ---- hashes ----
 def steps_of(settings, seed=0, scale=1.0):
     inputs = shared_inputs(settings)
-    return recipe(settings, make_arms(settings)[0], inputs, seed, scale)
+    return arm_steps(settings, make_arms(settings)[0], inputs, seed, scale)
 
 
 def test_hashes_follow_what_decides():
@@ -162,7 +166,7 @@ def test_arms_of_one_seed_get_the_same_data_in_the_same_order():
     axes = {"encoder": {n: {"align": {"encoder": n}} for n in ("logmel", "random")}}
     settings = settings_of(axes=axes)
     inputs = shared_inputs(settings)
-    runs = [recipe(settings, arm, inputs, 2) for arm in make_arms(settings)]
+    runs = [arm_steps(settings, arm, inputs, 2) for arm in make_arms(settings)]
     for first, second in zip(runs[0].train, runs[1].train, strict=True):
         # The order of samples is a function of (seed, epoch) and the manifests.
         assert first.config["run"] == second.config["run"] == {"seed": 2}
@@ -191,7 +195,7 @@ def test_costs_are_found_on_small_inputs_from_scratch():
 def test_a_budget_becomes_steps(unit, steps, tmp_path):
     settings = settings_of(budget={"unit": unit, "amount": {"align": 500}}, scoring={"control_seeds": 3})
     arm = make_arms(settings)[0]
-    plan = Plan(arm, plan_steps(settings, arm, shared_inputs(settings)))
+    plan = ArmPlan(arm, plan_steps(settings, arm, shared_inputs(settings)))
     if unit != "steps":
         with pytest.raises(UserError, match="plan: was not run"):
             budgeted(settings, tmp_path, plan)
@@ -200,7 +204,7 @@ def test_a_budget_becomes_steps(unit, steps, tmp_path):
     (folder / "log.txt").write_text('loading\n{"steps": 10, "tokens": 100, "flops": 1000.0}\n')
     (folder / "finished.json").write_text("{}")
     assert budgeted(settings, tmp_path, plan) == {"align": steps}
-    made = recipe(settings, arm, shared_inputs(settings), 0, 1.0, {"align": steps})
+    made = arm_steps(settings, arm, shared_inputs(settings), 0, 1.0, {"align": steps})
     assert made.train[0].config["optim"]["steps"] == steps
     assert "controls=[none,no_audio,other_clip]" in made.score.words
 
@@ -219,7 +223,7 @@ def lines_of(right, seed, control="none"):
 
 def arm_of(name, right, seeds=(0, 1, 2), probe=None, error="", loss=1.0):
     runs = [
-        Run(seed, f"key{seed}", lines_of(right, 10 * seed + round(100 * right)), 1.0,
+        SeedRun(seed, f"key{seed}", lines_of(right, 10 * seed + round(100 * right)), 1.0,
             [[(10, loss + 1), (20, loss)]], loss)
         for seed in seeds
     ]  # fmt: skip
@@ -241,7 +245,7 @@ def test_orders_are_stated_only_where_the_test_supports_them():
     assert said[0].startswith("oracle > base > low")
     text = "\n".join(said)
     assert "oracle > base (" in text and "base > low (" in text
-    assert "same and base are not told apart" in text and "same > base" not in text
+    assert "no significant difference between same and base" in text and "same > base" not in text
     assert all(one.p_holm >= one.p for one in found)
 
 
@@ -253,7 +257,7 @@ def test_a_difference_that_one_seed_contradicts_is_not_stated():
     torn = replace(clear, by_seed={0: 0.3, 1: 0.2, 2: -0.1})
     assert not torn.supported and "not every seed agrees" in torn.statement(True)
     weak = replace(clear, p_holm=0.06)
-    assert not weak.supported and "not told apart" in weak.statement(True)
+    assert not weak.supported and "no significant difference" in weak.statement(True)
 
 
 def test_arms_are_compared_on_the_seeds_they_share_and_failed_ones_on_none():
@@ -306,6 +310,33 @@ def test_arms_that_share_an_encoder_share_its_probe():
 def test_the_early_loss_is_read_before_its_share():
     assert early_loss([(10, 5.0), (20, 4.0), (40, 3.0)], 0.5) == 4.0
     assert early_loss([(40, 3.0)], 0.25) is None
+
+
+# ---- what a stranger left ----
+def test_an_index_of_a_stranger_is_refused_in_one_line_and_leads_nowhere_else(tmp_path):
+    (tmp_path / "arms.json").write_text(json.dumps(index_of()))
+    page = write_ablation_report(tmp_path).read_text()
+    assert "not run" in page
+    evil = index_of()
+    evil["arms"][0] |= {"name": "<script>alert(1)</script>", "config": {"<img src=x>": {}}}
+    (tmp_path / "arms.json").write_text(json.dumps(evil))
+    page = write_ablation_report(tmp_path).read_text()
+    assert "<script" not in page and "<img src=x" not in page and "&lt;script&gt;" in page
+    assert "<script" not in (tmp_path / "report" / "report.md").read_text()
+    away = index_of()
+    away["arms"][0]["runs"][0]["chain"] = ["../../x"]
+    (tmp_path / "arms.json").write_text(json.dumps(away))
+    with pytest.raises(UserError, match="path separator"):
+        write_ablation_report(tmp_path)
+
+    assert not fuzz("arms.json", case_in(tmp_path), n=80, seed=1).findings
+
+
+def test_a_config_that_extends_itself_is_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(ConfigError, match="extends itself"):
+        load_ablation(tmp_path / "a.yaml", [], None)
 
 
 # ---- pictures ----

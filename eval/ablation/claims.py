@@ -1,4 +1,4 @@
-"""What the answers support: scores over seeds, paired tests against the baseline, and what may be said."""
+"""What the answers support: scores over seeds, paired tests against the baseline, and statements in words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy import stats as distributions
 
 from alm.data.records import Record
 from eval.ablation.grid import NATIVE
-from eval.ablation.results import ArmResult, Results, Run
+from eval.ablation.results import ArmResult, Results, SeedRun
 from eval.errors import EvaluationError
 from eval.runner.predictions import HEADLINE
 from eval.scoring.arm_scores import ArmScore, score_arm
@@ -78,17 +78,17 @@ class Comparison:
         scale, unit = (100, " points") if percent else (1, "")
         ends = (self.difference.value, self.difference.low, self.difference.high)
         names = (self.arm, self.baseline)
-        if self.supported and self.difference.value < 0:  # told from the better one's side
+        if self.supported and self.difference.value < 0:  # stated with the better arm first
             names, ends = names[::-1], (ends[0], ends[2], ends[1])
             scale = -scale
         value, low, high = (None if end is None else end * scale for end in ends)
         span = "" if low is None or high is None else f" [{low:+.3g}, {high:+.3g}]"
-        told = f"{value:+.3g}{span}{unit}, p = {p_text(self.p_holm)} (Holm)"
+        figures = f"{value:+.3g}{span}{unit}, p = {p_text(self.p_holm)} (Holm)"
         if self.supported:
             seeds = f"in each of {len(self.by_seed)} seeds" if len(self.by_seed) > 1 else "in one seed"
-            return f"{names[0]} > {names[1]} ({told}, {seeds})"
+            return f"{names[0]} > {names[1]} ({figures}, {seeds})"
         why = "" if self.p_holm >= ALPHA else "; not every seed agrees"
-        return f"{names[0]} and {names[1]} are not told apart ({told}{why})"
+        return f"no significant difference between {names[0]} and {names[1]} ({figures}{why})"
 
 
 def p_text(p: float) -> str:
@@ -126,27 +126,27 @@ def score_arms(results: Results) -> tuple[list[Scored], dict[str, str]]:
             for control in dict.fromkeys(
                 line["control"] for line in run.lines if line["control"] != HEADLINE
             ):
-                said = _answers(run, control)
-                controls.setdefault(control, []).append(_score(records, said, backends, arm.name))
+                answers = _answers(run, control)
+                controls.setdefault(control, []).append(_score(records, answers, backends, arm.name))
         pooled = {name: pool(scores) for name, scores in controls.items()}
         found.append(Scored(arm, seeds, pool(list(seeds.values())), pooled))
     return found, backends
 
 
-def _answers(run: Run, control: str) -> dict[str, Any]:
+def _answers(run: SeedRun, control: str) -> dict[str, Any]:
     return {line["id"]: line for line in run.lines if line["control"] == control}
 
 
 def _score(
-    records: Sequence[Record], said: Mapping[str, Any], backends: dict[str, str], arm: str
+    records: Sequence[Record], answers: Mapping[str, Any], backends: dict[str, str], arm: str
 ) -> dict[str, ArmScore]:
-    missing = [record.id for record in records if record.id not in said]
+    missing = [record.id for record in records if record.id not in answers]
     if missing:
         raise EvaluationError(
             f"arm '{arm}': no answer to {missing[0]!r} and {len(missing) - 1} more that other runs answered; "
             "the runs were scored on different questions"
         )
-    return score_arm(records, [said[record.id]["prediction"] for record in records], backends)
+    return score_arm(records, [answers[record.id]["prediction"] for record in records], backends)
 
 
 def pool(scores: Sequence[dict[str, ArmScore]]) -> dict[str, ArmScore]:
@@ -180,19 +180,19 @@ def compare(results: Results, scored: Sequence[Scored], key: str) -> list[Compar
 
 
 def statements(comparisons: Sequence[Comparison], scored: Sequence[Scored], key: str) -> list[str]:
-    """What may be said, arms in order of their score; orders only where a test supports them."""
+    """Statements about all arms, in order of their score; an order only where a test supports it."""
     order = {one.arm.name: value_of(one.pooled[key]) for one in scored}
     ranked = sorted(comparisons, key=lambda one: -order[one.arm])
-    said = [one.statement(key.startswith("qa/")) for one in ranked]
+    found = [one.statement(key.startswith("qa/")) for one in ranked]
     for base in dict.fromkeys(one.baseline for one in ranked):
         mine = [one for one in ranked if one.baseline == base and one.supported]
         above = [one.arm for one in mine if one.difference.value > 0]
         below = [one.arm for one in mine if one.difference.value < 0]
         if above and below:
-            said.insert(
+            found.insert(
                 0, f"{_set(above)} > {base} > {_set(below)}: each comparison with {base} is supported"
             )
-    return said
+    return found
 
 
 def _set(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What every arm of an ablation costs, before it is run."""
+"""The cost of every arm of an ablation, measured before it is run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alm.common.errors import UserError
+from alm.common.text import one_line, text_table
+from eval.ablation.arm_steps import ArmSteps, Inputs, plan_steps, shared_inputs
 from eval.ablation.grid import Arm, make_arms
-from eval.ablation.recipes import Inputs, Recipe, plan_steps, shared_inputs
-from eval.ablation.results import failure, planned
+from eval.ablation.results import failure, measured_cost
 from eval.ablation.runner import run_steps
 from eval.ablation.settings import AblationSettings
 from eval.ablation.steps import Step
@@ -18,17 +19,17 @@ _HEAD = ("arm", "stage", "trainable", "parameters", "steps", "LLM tokens", "FLOP
 
 
 @dataclass
-class Plan:
-    """What is known of an arm while the ablation runs.
+class ArmPlan:
+    """The state of an arm while the ablation runs.
 
     Attributes:
         arm: The arm.
-        costs: Stage -> the step that finds out what it costs.
+        costs: Stage -> the step that measures its cost.
         steps: Stage -> optimiser steps, where the budget says so.
-        sweep: Factor on the learning rates -> what is run to judge it.
+        sweep: Factor on the learning rates -> the steps that try it.
         losses: Factor -> validation loss; None where it failed.
         lr_scale: The factor chosen.
-        runs: Seed -> what is run.
+        runs: Seed -> the steps that are run.
         probe: The encoder's probe.
         error: Why it cannot be run.
     """
@@ -36,10 +37,10 @@ class Plan:
     arm: Arm
     costs: dict[str, Step]
     steps: dict[str, int] = field(default_factory=dict)
-    sweep: dict[float, Recipe] = field(default_factory=dict)
+    sweep: dict[float, ArmSteps] = field(default_factory=dict)
     losses: dict[float, float | None] = field(default_factory=dict)
     lr_scale: float = 1.0
-    runs: dict[int, Recipe] = field(default_factory=dict)
+    runs: dict[int, ArmSteps] = field(default_factory=dict)
     probe: Step | None = None
     error: str = ""
 
@@ -53,11 +54,13 @@ def n_jobs(settings: AblationSettings) -> int:
     return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
 
 
-def costed(settings: AblationSettings, work: Path, inputs: Inputs) -> list[Plan]:
-    """All arms, with what they cost found out on small inputs and the budget turned into steps."""
+def plan_arms(settings: AblationSettings, work: Path, inputs: Inputs) -> list[ArmPlan]:
+    """All arms, with their cost measured on small inputs and the budget converted to optimiser steps."""
     sketch = shared_inputs(settings, sketch=True)
     arms, small = make_arms(settings, inputs.table), make_arms(settings, sketch.table)
-    plans = [Plan(arm, plan_steps(settings, little, sketch)) for arm, little in zip(arms, small, strict=True)]
+    plans = [
+        ArmPlan(arm, plan_steps(settings, little, sketch)) for arm, little in zip(arms, small, strict=True)
+    ]
     run_steps(work, [step for plan in plans for step in plan.costs.values()], n_jobs(settings))
     for plan in plans:
         try:
@@ -67,7 +70,7 @@ def costed(settings: AblationSettings, work: Path, inputs: Inputs) -> list[Plan]
     return plans
 
 
-def budgeted(settings: AblationSettings, work: Path, plan: Plan) -> dict[str, int]:
+def budgeted(settings: AblationSettings, work: Path, plan: ArmPlan) -> dict[str, int]:
     """Stage -> optimiser steps that the budget allows."""
     budget, steps = settings.budget, {}
     for stage, amount in budget.amount.items():
@@ -76,7 +79,7 @@ def budgeted(settings: AblationSettings, work: Path, plan: Plan) -> dict[str, in
         if budget.unit == "steps":
             steps[stage] = round(amount)
             continue
-        found = planned(work, plan.costs[stage].folder)
+        found = measured_cost(work, plan.costs[stage].folder)
         if found is None:
             why = failure(work, [step.folder for step in plan.costs[stage].chain()])
             raise UserError(f"the budget of {budget.unit} cannot be turned into steps: {why}")
@@ -84,17 +87,17 @@ def budgeted(settings: AblationSettings, work: Path, plan: Plan) -> dict[str, in
     return steps
 
 
-def told(settings: AblationSettings, work: Path, plans: list[Plan]) -> str:
-    """What every arm would cost, as text."""
-    rows: list[tuple[str, ...]] = [_HEAD]
+def cost_table(settings: AblationSettings, work: Path, plans: list[ArmPlan]) -> str:
+    """The cost of every arm and of the whole ablation, as text."""
+    rows: list[tuple[str, ...]] = []
     n_runs = len(settings.seeds) + len(settings.lr_scales) - 1
     total, pretrained = 0.0, set[str]()
     for plan in plans:
         for stage, step in plan.costs.items():
-            found = planned(work, step.folder)
+            found = measured_cost(work, step.folder)
             if found is None:
                 why = failure(work, [one.folder for one in step.chain()])
-                rows.append((plan.arm.name, stage, f"cannot be planned: {why}", *[""] * 5))
+                rows.append((plan.arm.name, stage, f"cannot be planned: {why}"))
                 continue
             steps = plan.steps.get(stage, found["steps"])
             share = steps / found["steps"]
@@ -109,18 +112,13 @@ def told(settings: AblationSettings, work: Path, plans: list[Plan]) -> str:
             sizes = (f"{found['trainable']:,}", f"{found['parameters']:,}", f"{steps:,}", tokens)
             seconds = f"{found['seconds'] * share:.0f} s x {runs}"
             rows.append((plan.arm.name, stage, *sizes, f"{found['flops'] * share:.3g}", seconds))
-        if plan.error:
-            rows.append((plan.arm.name, "", plan.error, *[""] * 5))
-        if plan.arm.remark:
-            rows.append((plan.arm.name, "", plan.arm.remark, *[""] * 5))
-    widths = [max(len(row[i]) for row in rows if row[4] or i < 2) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+        rows += [(plan.arm.name, "", remark) for remark in (plan.error, plan.arm.remark) if remark]
     jobs = n_jobs(settings)
+    remarks = ["  ".join(row) for row in rows if len(row) < len(_HEAD)]
+    lines = [*text_table(_HEAD, [row for row in rows if len(row) == len(_HEAD)]), *map(one_line, remarks)]
     lines.append(
         f"{len(plans)} arms, {len(settings.seeds)} seeds, {len(settings.lr_scales)} learning rates; "
-        f"about {total / jobs / 60:.0f} min of training with {jobs} at a time, beside "
-        "scoring and start-up; features that are kept make it less"
+        f"about {total / jobs / 60:.0f} min of training with {jobs} processes at a time, plus scoring and start-up; "
+        "cached features make it less"
     )
     return "\n".join(lines)

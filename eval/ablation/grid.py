@@ -27,7 +27,7 @@ class Arm:
         stages: Stage -> values of its config, in the order they run; without inputs, seed and budget.
         data_size: Share of the training clips.
         tokens_per_s: LLM tokens per second of audio.
-        remark: What has to be said beside its name.
+        remark: A note beside its name (its token rate is not matched).
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Linear probe of an encoder: `python -m eval.ablation.probe CONFIG.yaml OUT.json`.
 
 Logistic regression per label on the encoder's clip features tells which labels a clip has; mean average precision on
-the validation clips is the score. Test clips are never looked at.
+the validation clips is the score. Test clips are never used.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def probe(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _clips(manifests: Sequence[str], known: dict[Path, set[str]]) -> list[Path]:
-    """Recordings of some manifests that have labels and are heard whole, each once."""
+    """Whole recordings of some manifests that have labels, each once."""
     refs = [
         ref for path in manifests for record in read_manifest(path, audio_only=True) for ref in record.audio
     ]
@@ -90,7 +90,7 @@ def clip_features(encoder: AudioEncoder, paths: Sequence[Path]) -> np.ndarray:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Read the config, write the figures; the exit code is 2 for what the user has to mend."""
+    """Read the config, write the figures; the exit code is 2 for invalid input."""
     config, out = argv
     try:
         write_text_atomic(Path(out), json.dumps(probe(read_yaml(config))) + "\n")

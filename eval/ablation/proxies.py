@@ -1,4 +1,4 @@
-"""Cheap figures of an arm, and how well their order agrees with that of the full results."""
+"""Cheap proxies of an arm's score, and how well their ranking agrees with that of the scores."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Proxy:
     p: float | None
 
 
-def proxies(scored: Sequence[Scored], key: str, early_share: float, leave_out: str = "") -> list[Proxy]:
+def proxies(scored: Sequence[Scored], key: str, early_share: float, exclude: str = "") -> list[Proxy]:
     """The proxies of all arms of one track.
 
     Args:
         scored: The arms.
-        key: The score that they should foretell.
+        key: The score that they should predict.
         early_share: Share of the first tuned stage after which the early loss is read.
-        leave_out: The ceiling: an oracle is no candidate, and would make every proxy look good.
+        exclude: The ceiling: an oracle is not a candidate, and would make every proxy look good.
     """
-    arms = [one for one in scored if one.arm.name != leave_out]
+    arms = [one for one in scored if one.arm.name != exclude]
     found = []
     for name, sign in ((PROBE, 1), (EARLY, -1), (VALIDATION, -1)):
         values = {one.arm.name: _value(one, name, early_share) for one in arms}

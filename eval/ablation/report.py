@@ -9,11 +9,11 @@ from typing import Any
 
 from alm.common.files import write_text_atomic
 from alm.common.text import csv_text, markdown_cell
+from eval.ablation.charts import pictures
 from eval.ablation.claims import Comparison, Scored, compare, p_text, rank_stability, score_arms, statements
-from eval.ablation.drawn import pictures
 from eval.ablation.grid import NATIVE
 from eval.ablation.proxies import PROBE, Proxy, proxies
-from eval.ablation.results import NOT_RUN, ArmResult, Results, read_results
+from eval.ablation.results import ArmResult, Results, read_results
 from eval.reports.pages import html_page, markdown_page
 from eval.reports.score_table import format_interval
 from eval.reports.sections import Section, Table
@@ -73,8 +73,10 @@ def _sections(
     backends: Mapping[str, str],
 ) -> list[Section]:
     settings = results.settings
-    said = statements(comparisons, scored, key) or ["Nothing: no arm could be compared with the baseline."]
-    found = [Section("What the tests support", notes=said)]
+    supported = statements(comparisons, scored, key) or [
+        "Nothing: no arm could be compared with the baseline."
+    ]
+    found = [Section("What the tests support", notes=supported)]
     for track in dict.fromkeys(arm.track for arm in results.arms):
         arms = [arm for arm in results.arms if arm.track == track]
         rows = [_arm_row(arm, settings, scored, comparisons, key) for arm in arms]
@@ -118,7 +120,7 @@ def _arm_row(
               (("trainable", ",.0f"), ("parameters", ",.0f"), ("tokens", ",.0f"), ("flops", ".3g"))]  # fmt: skip
     head = [name, f"{arm.tokens_per_s:.3g}"]
     if one is None:
-        state = "not run" if all(error.endswith(NOT_RUN) for error in arm.errors) else "failed"
+        state = "not run" if not arm.error and all(run.not_run for run in arm.runs) else "failed"
         return [
             *head,
             state,
@@ -172,7 +174,7 @@ def _proxy_section(found: Sequence[Proxy], oracle: str, track: str) -> Section:
             "Arms with one encoder share its probe: there they count once, with the mean of their scores."
         )
     if oracle:
-        notes.append(f"{oracle} is left out: it is no candidate, and any proxy ranks it right.")
+        notes.append(f"Without {oracle}: it is not a candidate, and any proxy ranks it right.")
     return Section(f"Cheap proxies ({track})", tables=[Table(head, rows)], notes=notes)
 
 
@@ -188,7 +190,7 @@ def _method(results: Results, scored: Sequence[Scored], key: str, backends: Mapp
     amounts = ", ".join(f"{stage} {amount:g}" for stage, amount in budget["amount"].items())
     return [
         f"Score: {key}{n}, the mean over seeds {settings['seeds']}; its 95 % interval comes from resampling clips. "
-        "The spread over seeds (standard deviation) stands beside it.",
+        "Beside it: the standard deviation over seeds.",
         "Difference: arm minus baseline on the same questions, averaged over seeds. p: paired permutation test that "
         "swaps whole clips, corrected by Holm over all comparisons in this report. An order is stated only where "
         "p < 0.05 and every seed shows it.",

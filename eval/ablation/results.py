@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from alm.common.errors import UserError
-from eval.ablation.recipes import PROBE, RUN
+from alm.common.json_text import read_json_object
+from alm.common.names import check_file_name
+from alm.common.settings import parse_settings
+from eval.ablation.arm_steps import PROBE, RUN
+from eval.ablation.settings import AblationSettings
 from eval.ablation.steps import DONE, FAILED, LOG
 from eval.runner.predictions import Prediction, read_predictions
 from eval.runner.process_shards import PREDICTIONS
@@ -18,7 +22,7 @@ INDEX = "arms.json"
 
 
 @dataclass(frozen=True)
-class Run:
+class SeedRun:
     """One seed of an arm.
 
     Attributes:
@@ -29,6 +33,7 @@ class Run:
         losses: Per tuned stage (step, training loss).
         validation_loss: Of the last stage.
         error: Why there are no answers; "" where there are.
+        not_run: Whether that is because a step was not run (yet), rather than failed.
     """
 
     seed: int
@@ -38,6 +43,7 @@ class Run:
     losses: list[list[tuple[int, float]]] = field(default_factory=list)
     validation_loss: float | None = None
     error: str = ""
+    not_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,12 @@ class ArmResult:
         name: Its name.
         track: `native` or `matched`.
         tokens_per_s: LLM tokens per second of audio.
-        remark: What has to be said beside its name.
+        remark: A note beside its name (its token rate is not matched).
         config: Stage -> values.
         lr_scale: Factor on the learning rates that the sweep chose.
         sweep: Per factor tried the validation loss (None: failed).
-        cost: Sums over its stages of what was planned (`steps`, `tokens`, `flops`), and `trainable` and `parameters`
-            of the last stage; empty where planning failed.
+        cost: Sums over its stages of the measured costs (`steps`, `tokens`, `flops`), and `trainable` and
+            `parameters` of the last stage; empty where measuring failed.
         probe: Linear probe, mean average precision.
         runs: Per seed.
         error: Why there are no runs at all.
@@ -68,11 +74,11 @@ class ArmResult:
     sweep: dict[str, float | None]
     cost: dict[str, float]
     probe: float | None
-    runs: list[Run]
+    runs: list[SeedRun]
     error: str = ""
 
     @property
-    def scored(self) -> list[Run]:
+    def scored(self) -> list[SeedRun]:
         """Runs with answers."""
         return [run for run in self.runs if not run.error]
 
@@ -95,72 +101,93 @@ def read_results(root: Path) -> Results:
     """Read what the last run of an ablation left.
 
     Raises:
-        UserError: Nothing was run there.
+        UserError: Nothing was run there, or its index is not as `alm ablate` writes it.
     """
+    if not (root / INDEX).exists():
+        raise UserError(f"{root}: holds no ablation (no {INDEX}); run it without --report-only first")
+    index = read_json_object(root / INDEX)
     try:
-        index = json.loads((root / INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{root}: holds no ablation ({error}); run it without --report-only first") from error
-    work = (root / index["work"]).resolve()
-    return Results(index["settings"], [_arm(work, entry) for entry in index["arms"]])
+        settings = asdict(parse_settings(AblationSettings, index["settings"], f"{root / INDEX}: settings"))
+        work = (root / index["work"]).resolve()
+        return Results(settings, [_arm(work, entry) for entry in index["arms"]])
+    except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise UserError(f"{root / INDEX}: not as `alm ablate` writes it ({problem}); run it again") from error
 
 
-NOT_RUN = "was not run"
+@dataclass(frozen=True)
+class Failure:
+    """Why a chain of steps has no result.
+
+    Attributes:
+        step: Name of the step that failed or was not run.
+        error: What it printed; None where it was not run.
+    """
+
+    step: str
+    error: str | None
+
+    def __str__(self) -> str:
+        return f"{self.step}: {'was not run' if self.error is None else self.error}"
 
 
-def failure(work: Path, folders: Sequence[str]) -> str:
-    """Why a chain of steps has no result; "" where all are done."""
+def failure(work: Path, folders: Sequence[str]) -> Failure | None:
+    """Why a chain of steps has no result; None where all are done."""
     for name in folders:
-        folder = work / "steps" / name
+        folder = _step_folder(work, name)
         if (folder / DONE).is_file():
             continue
-        try:
-            told = json.loads((folder / FAILED).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return f"{name.rsplit('-', 1)[0]}: {NOT_RUN}"
-        return f"{name.rsplit('-', 1)[0]}: {told['error']}"
-    return ""
-
-
-def validation_loss(work: Path, folder: str) -> float | None:
-    """The held-out loss of a finished training step."""
-    try:
-        facts = json.loads((work / "steps" / folder / RUN / DONE).read_text(encoding="utf-8"))
-        return float(facts["loss"])
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def planned(work: Path, folder: str) -> dict[str, Any] | None:
-    """What a dry run said: the last line of its log that is JSON."""
-    if failure(work, [folder]):
-        return None
-    for line in reversed((work / "steps" / folder / LOG).read_text(encoding="utf-8").splitlines()):
-        if line.startswith("{"):
-            plan: dict[str, Any] = json.loads(line)
-            return plan
+        step = name.rsplit("-", 1)[0]
+        if not (folder / FAILED).is_file():
+            return Failure(step, None)
+        return Failure(step, str(read_json_object(folder / FAILED).get("error", "no reason is known")))
     return None
 
 
+def validation_loss(work: Path, folder: str) -> float | None:
+    """The held-out loss of a finished training step; None where it has none."""
+    marker = _step_folder(work, folder) / RUN / DONE
+    loss = read_json_object(marker, constants=True).get("loss") if marker.is_file() else None
+    return float(loss) if isinstance(loss, int | float) else None
+
+
+def measured_cost(work: Path, folder: str) -> dict[str, Any] | None:
+    """The cost that a dry run printed: the last line of its log that is a JSON object; None where it failed."""
+    if failure(work, [folder]):
+        return None
+    for line in reversed((_step_folder(work, folder) / LOG).read_text(encoding="utf-8").splitlines()):
+        if line.startswith("{"):
+            cost: dict[str, Any] = json.loads(line)
+            return cost
+    return None
+
+
+def _step_folder(work: Path, name: str) -> Path:
+    """Where a step's files are; its name, read from the index, cannot lead elsewhere."""
+    return work / "steps" / check_file_name(name, f"{INDEX}: the step's folder")
+
+
 def _arm(work: Path, entry: dict[str, Any]) -> ArmResult:
-    told = {key: entry[key] for key in ("name", "track", "tokens_per_s", "remark", "config")}
     probe = None
     if entry["probe"] and not failure(work, entry["probe"]):
-        file = work / "steps" / entry["probe"][-1] / PROBE
-        probe = float(json.loads(file.read_text(encoding="utf-8"))["map"])
+        probe = float(read_json_object(_step_folder(work, entry["probe"][-1]) / PROBE)["map"])
     return ArmResult(
-        **told,
-        lr_scale=entry["lr_scale"],
+        name=str(entry["name"]),
+        track=str(entry["track"]),
+        tokens_per_s=float(entry["tokens_per_s"]),
+        remark=str(entry["remark"]),
+        config=entry["config"],
+        lr_scale=float(entry["lr_scale"]),
         sweep=entry["sweep"],
         cost=_cost(work, entry["plan"], entry["steps"]),
         probe=probe,
         runs=[_run(work, run) for run in entry["runs"]],
-        error=entry["error"],
+        error=str(entry["error"]),
     )
 
 
 def _cost(work: Path, plan: dict[str, str], steps: dict[str, int]) -> dict[str, float]:
-    found = {stage: planned(work, folder) for stage, folder in plan.items()}
+    found = {stage: measured_cost(work, folder) for stage, folder in plan.items()}
     if any(one is None for one in found.values()):
         return {}
     plans = {
@@ -178,18 +205,18 @@ def _cost(work: Path, plan: dict[str, str], steps: dict[str, int]) -> dict[str, 
     }
 
 
-def _run(work: Path, entry: dict[str, Any]) -> Run:
-    error = failure(work, entry["chain"])
-    if error:
-        return Run(entry["seed"], entry["key"], error=error)
-    steps = work / "steps"
+def _run(work: Path, entry: dict[str, Any]) -> SeedRun:
+    seed, key = int(entry["seed"]), str(entry["key"])
+    problem = failure(work, entry["chain"])
+    if problem:
+        return SeedRun(seed, key, error=str(problem), not_run=problem.error is None)
     timed = [*entry["train"], entry["score"]]
-    return Run(
-        seed=entry["seed"],
-        key=entry["key"],
-        lines=read_predictions(steps / entry["score"] / RUN / PREDICTIONS),
-        seconds=sum(json.loads((steps / name / DONE).read_text())["seconds"] for name in timed),
-        losses=[_losses(steps / name / RUN / "metrics.jsonl") for name in entry["train"]],
+    return SeedRun(
+        seed=seed,
+        key=key,
+        lines=read_predictions(_step_folder(work, entry["score"]) / RUN / PREDICTIONS),
+        seconds=sum(float(read_json_object(_step_folder(work, name) / DONE)["seconds"]) for name in timed),
+        losses=[_losses(_step_folder(work, name) / RUN / "metrics.jsonl") for name in entry["train"]],
         validation_loss=validation_loss(work, entry["train"][-1]),
     )
 

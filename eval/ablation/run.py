@@ -1,4 +1,4 @@
-"""An ablation from config to report: what it costs, the learning rates, the runs, the index that the report reads."""
+"""An ablation from config to report: costs, learning rates, runs, and the index that the report reads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from alm.common.errors import UserError
 from alm.common.files import write_text_atomic
-from eval.ablation.costs import Plan, costed, n_jobs, told
-from eval.ablation.recipes import Inputs, probe_step, recipe, shared_inputs
+from eval.ablation.arm_steps import Inputs, arm_steps, probe_step, shared_inputs
+from eval.ablation.costs import ArmPlan, cost_table, n_jobs, plan_arms
 from eval.ablation.report import write_ablation_report
 from eval.ablation.results import INDEX, failure, validation_loss
 from eval.ablation.runner import run_steps
@@ -26,14 +26,14 @@ def run_ablation(
     dry_run: bool = False,
     report_only: bool = False,
 ) -> Path | None:
-    """Run what is missing of an ablation and write its report.
+    """Run the missing steps of an ablation and write its report.
 
     Args:
         config: The config file.
         overrides: `key.sub=value`.
         data: A label table of recordings to make the scenes from.
         dry_run: Only print the arms and what they cost.
-        report_only: Only write the report, from the answers that are there.
+        report_only: Only write the report, from the stored answers.
 
     Returns:
         The report's page; None after a dry run.
@@ -54,17 +54,17 @@ def run_ablation(
                 f"{key}={getattr(settings, key)}: cannot write there ({error.strerror})"
             ) from error
     inputs = shared_inputs(settings)
-    plans = costed(settings, work, inputs)
+    plans = plan_arms(settings, work, inputs)
     if dry_run:
-        print(told(settings, work, plans))
+        print(cost_table(settings, work, plans))
         return None
     _choose_learning_rates(settings, work, inputs, plans)
     ready = [plan for plan in plans if not plan.error]
     for plan in ready:
         for seed in settings.seeds:
-            plan.runs[seed] = recipe(settings, plan.arm, inputs, seed, plan.lr_scale, plan.steps)
+            plan.runs[seed] = arm_steps(settings, plan.arm, inputs, seed, plan.lr_scale, plan.steps)
         plan.probe = probe_step(settings, plan.arm, inputs, plan.runs[settings.seeds[0]])
-    # Seed by seed: arms of one encoder then find its features kept, and no two processes make the same ones.
+    # Seed by seed: arms with one encoder then find its features cached, and no two processes compute the same ones.
     last = [plan.runs[seed].score for seed in settings.seeds for plan in ready]
     last += [plan.probe for plan in ready if plan.probe is not None]
     _write_index(settings, root, work, plans)
@@ -72,8 +72,10 @@ def run_ablation(
     return write_ablation_report(root)
 
 
-def _choose_learning_rates(settings: AblationSettings, work: Path, inputs: Inputs, plans: list[Plan]) -> None:
-    """Per arm the factor with the best validation loss of the first seed; test answers play no part."""
+def _choose_learning_rates(
+    settings: AblationSettings, work: Path, inputs: Inputs, plans: list[ArmPlan]
+) -> None:
+    """Per arm the factor with the best validation loss of the first seed; test answers are not used."""
     ready = [plan for plan in plans if not plan.error]
     for plan in ready:
         plan.lr_scale = settings.lr_scales[0]
@@ -81,7 +83,7 @@ def _choose_learning_rates(settings: AblationSettings, work: Path, inputs: Input
         return
     for plan in ready:
         for scale in settings.lr_scales:
-            made = recipe(settings, plan.arm, inputs, settings.seeds[0], scale, plan.steps)
+            made = arm_steps(settings, plan.arm, inputs, settings.seeds[0], scale, plan.steps)
             plan.sweep[scale] = made
     run_steps(work, [made.train[-1] for plan in ready for made in plan.sweep.values()], n_jobs(settings))
     for plan in ready:
@@ -93,10 +95,10 @@ def _choose_learning_rates(settings: AblationSettings, work: Path, inputs: Input
             plan.lr_scale = min(found, key=lambda scale: found[scale])
         else:
             first = plan.sweep[settings.lr_scales[0]].train[-1]
-            plan.error = failure(work, [step.folder for step in first.chain()]) or "no validation loss"
+            plan.error = str(failure(work, [step.folder for step in first.chain()]) or "no validation loss")
 
 
-def _write_index(settings: AblationSettings, root: Path, work: Path, plans: list[Plan]) -> None:
+def _write_index(settings: AblationSettings, root: Path, work: Path, plans: list[ArmPlan]) -> None:
     """Write down which steps make up which arm, before they are run."""
     arms = []
     for plan in plans:

@@ -1,7 +1,7 @@
-"""Running steps as processes, so many at a time, each once: what is finished is not run again, whatever was killed.
+"""Running steps as processes, a limited number at a time, each once: a finished step is never run again.
 
 A step's folder holds its log, a lock that its process keeps as long as it lives, and a marker when it is done. The lock
-outlives a killed `alm ablate`: a step whose process is still at work is waited for, not started twice.
+outlives a killed `alm ablate`: a step whose process is still running is waited for, not started twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from eval.ablation.steps import CONFIG, DONE, FAILED, LOG, Step, all_steps, plac
 
 _LOCK = "lock"
 _POLL_S = 0.1
-# At the start of a line, or glued to a progress bar that stood in its place.
+# At the start of a line, or behind a progress bar on the same line.
 _ERROR = re.compile(r"(?:^|[\])])\s*((?:error: |[\w.]*(?:Error|Exception|Interrupt)\b).*)")
 _GRACE_S = 20.0
 
@@ -54,18 +54,18 @@ def is_done(work: Path, step: Step) -> bool:
 
 
 def run_steps(work: Path, last: Sequence[Step], jobs: int, say: Say = print) -> None:
-    """Run some steps and all before them; a failed one is noted in its folder, and what needs it is left out.
+    """Run some steps and all before them; a failed one is noted in its folder, and steps that need it are skipped.
 
     Args:
         work: The folder that holds them.
         last: The steps whose results are wanted.
         jobs: Processes at a time.
-        say: Told what starts and ends.
+        say: Called with one line per step that ends.
     """
     waiting = [step for step in all_steps(last) if not is_done(work, step)]
     total, ended, failed = len(waiting), 0, set[str]()
     running: list[_Running] = []
-    before = signal.signal(signal.SIGTERM, _leave)  # asked to leave: the processes are, too
+    before = signal.signal(signal.SIGTERM, _interrupt)  # the steps' processes are stopped as after Ctrl-C
     try:
         while waiting or running:
             for step in list(waiting):
@@ -73,10 +73,10 @@ def run_steps(work: Path, last: Sequence[Step], jobs: int, say: Say = print) -> 
                     waiting.remove(step)
                     failed.add(step.key)
                     ended += 1
-                    say(f"[{ended}/{total}] {step.label}: left out, what it needs has failed")
+                    say(f"[{ended}/{total}] {step.label}: skipped: a step that it needs has failed")
                 elif len(running) < jobs and all(is_done(work, one) for one in step.needs):
                     lock = _lock(step_folder(work, step))
-                    if lock is None:  # another process is at work on it, perhaps left by a killed run
+                    if lock is None:  # another process runs it, perhaps one that a killed run left
                         continue
                     waiting.remove(step)
                     if is_done(work, step):
@@ -92,15 +92,15 @@ def run_steps(work: Path, last: Sequence[Step], jobs: int, say: Say = print) -> 
                     if problem is not None:
                         failed.add(one.step.key)
                     took = f"{time.perf_counter() - one.started:.0f} s"
-                    told = f"FAILED ({problem})" if problem else "done"
-                    say(f"[{ended}/{total}] {one.step.label}: {told}, {took}")
+                    state = f"FAILED ({problem})" if problem else "done"
+                    say(f"[{ended}/{total}] {one.step.label}: {state}, {took}")
             time.sleep(_POLL_S)
     finally:
         _stop(running)
         signal.signal(signal.SIGTERM, before)
 
 
-def _leave(*_: object) -> None:
+def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -139,7 +139,7 @@ def _start(work: Path, step: Step, lock: int, jobs: int) -> _Running:
 
 
 def _end(work: Path, one: _Running) -> str | None:
-    """Write the marker of a step that has ended; returns what went wrong."""
+    """Write the marker of a step that has ended; returns the error, if any."""
     folder, code = step_folder(work, one.step), one.process.returncode
     seconds = round(time.perf_counter() - one.started, 1)
     problem = None
@@ -147,11 +147,11 @@ def _end(work: Path, one: _Running) -> str | None:
         problem = f"{last_error(folder / LOG)} (exit code {code})"
     elif not (folder / one.step.leaves).exists():
         problem = f"left no {one.step.leaves}"
-    told: dict[str, Any] = {"step": one.step.label, "seconds": seconds}
+    marker: dict[str, Any] = {"step": one.step.label, "seconds": seconds}
     if problem is None:
-        write_text_atomic(folder / DONE, json.dumps(told) + "\n")
+        write_text_atomic(folder / DONE, json.dumps(marker) + "\n")
     else:
-        write_text_atomic(folder / FAILED, json.dumps({**told, "error": problem}) + "\n")
+        write_text_atomic(folder / FAILED, json.dumps({**marker, "error": problem}) + "\n")
     os.close(one.lock)
     return problem
 
@@ -161,11 +161,11 @@ def last_error(log: Path) -> str:
     text = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     named = [found[1] for line in lines if (found := _ERROR.search(line))]
-    return (named or lines or ["said nothing"])[-1][:500]
+    return (named or lines or ["printed nothing"])[-1][:500]
 
 
 def _stop(running: list[_Running]) -> None:
-    """Ask what is still at work to leave, as when the user interrupts; what does not is ended."""
+    """Send SIGTERM to running steps, as when the user interrupts, and SIGKILL to those that do not end."""
     for one in running:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(one.process.pid, signal.SIGTERM)

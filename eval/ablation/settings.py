@@ -61,7 +61,7 @@ class Axes:
     Attributes:
         encoder: Encoders.
         projector: Projectors.
-        layer: Which of the encoder's layers are heard.
+        layer: Which of the encoder's layers are used.
         tuning: What trains.
         llm: Language models.
         masking: Masks of the encoder's pretraining.
@@ -115,8 +115,8 @@ class TrackSettings:
     """How many tokens the LLM gets of a second of audio.
 
     Attributes:
-        native: Run every arm with its projector as configured.
-        matched_per_s: Run every arm (also) with the projector's option (`stack`, `stride`, `window_s`, `n_queries`)
+        native: SeedRun every arm with its projector as configured.
+        matched_per_s: SeedRun every arm (also) with the projector's option (`stack`, `stride`, `window_s`, `n_queries`)
             that comes nearest to so many tokens per second; None does not.
         clip_s: Length of the clip by which tokens are counted.
         tolerance: Relative difference up to which an arm counts as matched; the report names those beyond.
@@ -162,7 +162,7 @@ class ScoringSettings:
 
 @dataclass(frozen=True)
 class ProxySettings:
-    """Cheap figures that might foretell an arm's score.
+    """Cheap proxies that might predict an arm's score.
 
     Attributes:
         probe: Linear probe of the encoder as it enters the arm; needs `inputs.labels` or `inputs.scenes`.
@@ -181,20 +181,20 @@ class AblationSettings:
 
     Attributes:
         out: Its folder.
-        work: Folder of its steps and of kept features; ablations that name the same one do what they have in common
-            once. "" is `out`.
+        work: Folder of its steps and cached features; ablations that name the same one run what they share once. ""
+            is `out`.
         inputs: What all arms share.
         stages: Stage -> values of its config (`config: FILE.yaml` takes a file's values as the ground).
         axes: The grid.
         baseline: The arm that the others are compared with.
         references: Arms beside the grid, which every table shows: what they change from the first level of every
             axis.
-        floor: Arm that stands as the floor in every table (an untrained encoder); "" has none.
-        ceiling: Arm that stands as the ceiling (the oracle); "" has none.
-        seeds: Of the tuned stages; three or more say something about rank stability.
-        pretrain_per_seed: Pretrain the encoder anew for every seed; otherwise once per arm.
-        lr_scales: Factors on the tuned stages' learning rates, tried with the first seed; the best validation loss
-            decides for each arm.
+        floor: Arm marked as the floor in every table (an untrained encoder); "" marks none.
+        ceiling: Arm marked as the ceiling (the oracle); "" marks none.
+        seeds: Seeds of the tuned stages; rank stability needs three or more.
+        pretrain_per_seed: Pretrain the encoder for every seed; otherwise once per arm.
+        lr_scales: Factors on the tuned stages' learning rates, tried with the first seed; each arm takes the one with
+            the best validation loss.
         budget: How long to train.
         tracks: Tokens per second.
         scoring: How arms are scored.
@@ -245,7 +245,7 @@ def load_ablation(path: str | Path, overrides: list[str], data: str | None) -> A
     """Read an ablation's config.
 
     Args:
-        path: The YAML file; `extends:` names another (beside it) that it goes on from, and `config:` in a stage a
+        path: The YAML file; `extends:` names another (beside it) that it changes, and `config:` in a stage a
             config of `alm train`.
         overrides: `key.sub=value`.
         data: A label table of recordings to make the scenes from, in place of generated sounds.
@@ -266,7 +266,7 @@ def load_ablation(path: str | Path, overrides: list[str], data: str | None) -> A
 
 
 def _extended(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A config over the one that it extends; axes and references are its own."""
+    """A config merged over the one that it extends; axes and references replace the other's."""
     chain = (*extended_by, Path(os.path.realpath(path)))
     if chain[-1] in extended_by:
         raise ConfigError(f"{path}: extends itself, by way of {' -> '.join(one.name for one in chain)}")

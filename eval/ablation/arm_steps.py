@@ -1,4 +1,4 @@
-"""From an arm, a seed and a learning rate to the steps that train and score it."""
+"""The steps that train, score, cost and probe one arm, for a seed and a learning rate."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Inputs:
         labels: Source of labels, or "".
         table: The oracle's table, or "".
         needs: Steps that make them.
-        reads: Files of the user among them.
+        reads: Files of the user that they depend on.
     """
 
     train: tuple[str, ...]
@@ -51,7 +51,7 @@ class Inputs:
 
 
 def shared_inputs(settings: AblationSettings, sketch: bool = False) -> Inputs:
-    """The inputs of an ablation; as a sketch only as much as is needed to know what a step costs."""
+    """The inputs that all arms share; a sketch has just enough of them to measure what an optimiser step costs."""
     given = settings.inputs
     if given.scenes is not None:
         scenes = merged(given.scenes, _SKETCH) if sketch else given.scenes
@@ -80,7 +80,7 @@ def shared_inputs(settings: AblationSettings, sketch: bool = False) -> Inputs:
     if not found.labels:
         return found
     words = ("alm", "encoders", "labels", found.labels, "--out", f"{HERE}/{LABELS}")
-    table = Step("labels", "what the oracle knows", words, LABELS, needs=found.needs, reads=found.reads)
+    table = Step("labels", "label table of the oracle", words, LABELS, needs=found.needs, reads=found.reads)
     return replace(found, table=f"{table.ref}/{LABELS}", needs=(*found.needs, table))
 
 
@@ -99,7 +99,7 @@ def with_share(inputs: Inputs, share: float) -> Inputs:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ArmSteps:
     """The steps of one run of an arm.
 
     Attributes:
@@ -116,15 +116,15 @@ class Recipe:
         return [step for step in self.train if step.name != "pretrain"]
 
 
-def recipe(
+def arm_steps(
     settings: AblationSettings,
     arm: Arm,
     inputs: Inputs,
     seed: int,
     lr_scale: float = 1.0,
     steps: Mapping[str, int] | None = None,
-) -> Recipe:
-    """What it takes to train and score an arm once.
+) -> ArmSteps:
+    """The steps that train and score an arm once.
 
     Args:
         settings: The ablation.
@@ -137,7 +137,7 @@ def recipe(
     inputs = with_share(inputs, arm.data_size)
     who = f"{arm.name}, seed {seed}" + (f", lr x {lr_scale:g}" if lr_scale != 1.0 else "")
     made: list[Step] = []
-    before = ""
+    before: tuple[str, str] | None = None
     for stage, given in arm.stages.items():
         values = stage_values(stage, given, inputs, before)
         if stage != "pretrain" or settings.pretrain_per_seed:
@@ -152,8 +152,9 @@ def recipe(
         step = Step(stage, f"{who}: {stage}", ("alm", "train", f"{HERE}/{CONFIG}"),
                     f"{RUN}/{artifact}", values, needs, _reads(values, inputs))  # fmt: skip
         made.append(step)
-        before = f"{step.ref}/{RUN}/{artifact}"
-    return Recipe(tuple(made), _score(settings, who, inputs, made[-1], before, seed))
+        before = artifact, f"{step.ref}/{RUN}/{artifact}"
+    assert before is not None, "an arm has at least one stage"
+    return ArmSteps(tuple(made), _score(settings, who, inputs, made[-1], before[1], seed))
 
 
 def _score(settings: AblationSettings, who: str, inputs: Inputs, last: Step, model: str, seed: int) -> Step:
@@ -175,39 +176,41 @@ def _score(settings: AblationSettings, who: str, inputs: Inputs, last: Step, mod
                 f"{RUN}/scores.json", needs=(*inputs.needs, last), reads=inputs.reads)  # fmt: skip
 
 
-def stage_values(stage: str, given: dict[str, Any], inputs: Inputs, before: str) -> dict[str, Any]:
+def stage_values(
+    stage: str, given: dict[str, Any], inputs: Inputs, before: tuple[str, str] | None
+) -> dict[str, Any]:
     """The config of a stage: what the arm says, and its inputs.
 
     Args:
         stage: pretrain, align or instruct.
         given: The arm's values.
         inputs: The shared inputs.
-        before: The encoder or model to go on from; "" begins anew.
+        before: What the stage before leaves and where (`encoder` or `model`, path); None starts from scratch.
     """
     data: dict[str, Any] = {"train": list(inputs.train), "validation": list(inputs.validation)}
     values = {key: value for key, value in given.items() if key not in ("out", "model")} | {"stage": stage}
     if stage != "pretrain":
         if given.get("data", {}).get("cache_features"):
             data["feature_folder"] = _FEATURES
-        if before.endswith("/model"):
-            values["model"] = before
+        if before is not None and before[0] == "model":
+            values["model"] = before[1]
             for key in ("encoder", "encoder_options", "projector", "projector_options"):
                 values.pop(key, None)
-        elif before:
-            values |= {"encoder": before, "llm": given.get("llm", inputs.llm)}
+        elif before is not None:
+            values |= {"encoder": before[1], "llm": given.get("llm", inputs.llm)}
         else:
             values.setdefault("llm", inputs.llm)
     return merged(values, {"data": data})
 
 
 def plan_steps(settings: AblationSettings, arm: Arm, inputs: Inputs) -> dict[str, Step]:
-    """Per stage of an arm the step that finds out what it costs, on a sketch of the inputs."""
+    """Per stage of an arm the step that measures its cost, on a sketch of the inputs."""
     made = {}
     source, options = arm.encoder
     first = arm.stages[arm.tuned[0]]
     for stage, given in arm.stages.items():
-        values = stage_values(stage, given, inputs, "")
-        if stage != "pretrain":  # begun from scratch: what it goes on from has the same size
+        values = stage_values(stage, given, inputs, None)
+        if stage != "pretrain":  # from scratch: what it would start from has the same size
             ends = {"encoder": source, "encoder_options": options}
             ends |= {key: first[key] for key in ("projector", "projector_options") if key in first}
             values |= ends
@@ -218,8 +221,8 @@ def plan_steps(settings: AblationSettings, arm: Arm, inputs: Inputs) -> dict[str
     return made
 
 
-def probe_step(settings: AblationSettings, arm: Arm, inputs: Inputs, run: Recipe) -> Step | None:
-    """The linear probe of the encoder that an arm begins with; None where nothing has labels."""
+def probe_step(settings: AblationSettings, arm: Arm, inputs: Inputs, run: ArmSteps) -> Step | None:
+    """The linear probe of the encoder that an arm starts with; None without labels."""
     if not settings.proxies.probe or not inputs.labels:
         return None
     pretrained = [step for step in run.train if step.name == "pretrain"]
@@ -248,7 +251,7 @@ def _learning_rate(arm: Arm, stage: str, values: dict[str, Any]) -> float:
 
 
 def _reads(values: dict[str, Any], inputs: Inputs) -> tuple[str, ...]:
-    """The user's files that a stage begins from, beside the shared inputs."""
+    """The user's files that a stage starts from, beside the shared inputs."""
     named = [values.get(key) for key in ("encoder", "llm", "model")]
     return (*inputs.reads, *(one for one in named if isinstance(one, str) and not one.startswith("{step ")))
 

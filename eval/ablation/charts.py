@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval.ablation.claims import Scored, value_of
-from eval.ablation.results import Run
+from eval.ablation.results import SeedRun
 from eval.reports.charts import Spot, heat_map, line_chart, pareto_chart
 from eval.reports.sections import Picture
 
@@ -61,7 +61,7 @@ def _spots(scored: Sequence[Scored], key: str, cost: str) -> list[Spot]:
     return spots
 
 
-def mean_curve(runs: Sequence[Run]) -> list[tuple[float, float]]:
+def mean_curve(runs: Sequence[SeedRun]) -> list[tuple[float, float]]:
     """The training loss over all tuned stages end to end, at the steps that every run has, as the mean over runs."""
     joined = []
     for run in runs:
