@@ -332,13 +332,6 @@ def test_an_index_of_a_stranger_is_refused_in_one_line_and_leads_nowhere_else(tm
     assert not fuzz("arms.json", case_in(tmp_path), n=80, seed=1).findings
 
 
-def test_a_config_that_extends_itself_is_refused(tmp_path):
-    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
-    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
-    with pytest.raises(ConfigError, match="extends itself"):
-        load_ablation(tmp_path / "a.yaml", [], None)
-
-
 # ---- pictures ----
 def test_the_front_is_what_nothing_cheaper_beats():
     spots = [Spot(n, c, s, s - 1, s + 1) for n, c, s in (("a", 1, 5), ("b", 2, 4), ("c", 3, 9), ("d", 3, 8))]
