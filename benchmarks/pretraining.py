@@ -22,13 +22,14 @@ import numpy as np
 import torch
 
 from alm.common.files import write_text_atomic
+from alm.common.json_text import read_json, write_json
 from alm.common.settings import load_settings
 from benchmarks.measure import arguments, clock, machine
 from encoders.audio import seconds_of
 from eval.scoring.stats import Interval, difference_interval, mean_interval
 from train.finetune.splits import Split, choose_split, read_data
 from train.finetune.stage import logmel_probe
-from train.pipeline.rundir import MARKER, read_json, write_json
+from train.pipeline.rundir import MARKER
 from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from alm.cli import main
 from alm.common.errors import AudioError, ConfigError
+from alm.common.json_text import read_json
 from alm.common.settings import parse_settings
 from encoders import AudioMosaicEncoder, encoder_class, load_encoder
 from encoders.audio import load_audio, pad_batch
@@ -27,7 +28,6 @@ from train.finetune.scores import fold_markdown, fold_summary, report, score
 from train.finetune.settings import AugmentSettings, FinetuneSettings
 from train.finetune.splits import choose_split, read_data
 from train.finetune.stage import load_classifier
-from train.pipeline.rundir import read_json
 from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
 
@@ -360,7 +360,7 @@ def test_cached_features_are_what_the_encoder_gives_and_come_back_from_the_folde
     monkeypatch.setattr(AudioMosaicEncoder, "forward", None)
     again = compute_features(encoder, options, audio, clips, device, 1.0, tmp_path)
     assert all(torch.equal(again[c.id][0], features[c.id][0]) for c in clips)
-    monkeypatch.setattr("train.pipeline.rundir.code_hash", lambda: "the encoder's file was edited")
+    monkeypatch.setattr("train.data.feature_cache.code_hash", lambda: "the encoder's file was edited")
     with pytest.raises(TypeError):  # they are computed again, by the forward that is not there
         compute_features(encoder, options, audio, clips, device, 1.0, tmp_path)
     monkeypatch.undo()

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from alm.common.errors import ConfigError
+from alm.common.settings import check_choice, check_ranges
 from alm.policy import Policy
 from train.data.settings import DataSettings
 from train.finetune.settings import FinetuneSettings
@@ -17,18 +18,18 @@ from train.stages.base import STAGES, StageSettings
 
 @dataclasses.dataclass(frozen=True)
 class OptimSettings:
-    """The optimiser and its schedule (AdamW, linear warm-up, cosine).
+    """The optimiser and its schedule: AdamW, linear warm-up, cosine decay. For all stages that train a model.
 
     Attributes:
-        lr: Peak learning rate.
-        steps: Optimiser steps.
-        batch_size: Samples per device and forward pass.
-        accumulation: Forward passes per optimiser step.
-        warmup_steps: Steps of linear warm-up.
-        min_lr_ratio: Floor of the cosine as a share of `lr`.
-        weight_decay: On matrices only; biases, norms, positions and the CLS token are exempt.
-        beta2: AdamW's second beta.
-        max_grad_norm: Gradient clipping; 0 turns it off.
+        lr: Peak learning rate; more than 0.
+        steps: Number of optimiser steps; 1 or more. In stage finetune `finetune.epochs` replaces it.
+        batch_size: Samples per process and forward pass; 1 or more.
+        accumulation: Forward passes per optimiser step (gradient accumulation); 1 or more.
+        warmup_steps: Steps in which the learning rate rises linearly from 0; 0 or more.
+        min_lr_ratio: Learning rate at the end of the cosine, as a share of `lr`; 0 to 1.
+        weight_decay: Weight decay of matrices; 0 or more. Biases, norms, positions and the CLS token have none.
+        beta2: AdamW's second beta; 0 or more, below 1.
+        max_grad_norm: Largest norm of the gradient, which is clipped; 0 disables clipping.
     """
 
     lr: float = 1e-3
@@ -42,36 +43,49 @@ class OptimSettings:
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        for key in ("steps", "batch_size", "accumulation"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"optim.{key}: got {getattr(self, key)}, expected 1 or more")
-        if self.lr <= 0 or self.warmup_steps < 0:
-            raise ConfigError(
-                f"optim: got lr={self.lr}, warmup_steps={self.warmup_steps}; expected lr > 0, warm-up >= 0"
-            )
+        at_least_one, at_least_zero = (1, None), (0, None)
+        check_ranges(
+            "optim",
+            self,
+            steps=at_least_one,
+            batch_size=at_least_one,
+            accumulation=at_least_one,
+            warmup_steps=at_least_zero,
+            min_lr_ratio=(0, 1),
+            weight_decay=at_least_zero,
+            max_grad_norm=at_least_zero,
+            lr=at_least_zero,
+            beta2=(0, 1),
+        )
+        if self.lr == 0 or self.beta2 == 1:
+            raise ConfigError(f"optim: got lr={self.lr}, beta2={self.beta2}; expected lr > 0 and beta2 < 1")
 
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """How a stage runs.
+    """How a stage runs. For all stages that train a model, unless stages are named.
 
     Attributes:
-        seed: Seed of initialisation, sampling and augmentation.
-        precision: fp32 or bf16.
-        deepspeed: A DeepSpeed JSON config; None trains without DeepSpeed.
-        log_every: Steps between log lines.
-        save_every: Steps between checkpoints that an interrupted run continues from; 0 saves none, except when the
-            run is asked to leave (SIGTERM, SIGUSR1).
-        keep_checkpoints: How many checkpoints are kept.
-        eval_every: Steps between looks at the validation loss (align, instruct); the weights that did best become the
-            artifact. 0 looks once, at the end.
-        patience: Looks in a row without a better loss that end the run; 0 never does.
-        on_nan: What a loss that is not a number does: `stop` the run, or `skip` the step (ten in a row stop it).
-            The batch's ids are written to `nonfinite.jsonl` either way.
-        report_to: Trainer logging backends, for example tensorboard or wandb.
-        gradient_checkpointing: Recompute the LLM's activations in the backward pass.
-        checkpoint_fraction: Share of the pretrained encoder's blocks whose activations are recomputed.
-        compile: Compile the pretrained encoder (torch.compile).
+        seed: Seed of initialisation, sampling and augmentation; 0 to 4294967295.
+        precision: `fp32` or `bf16` (mixed precision).
+        deepspeed: Path of a DeepSpeed JSON config; None trains without DeepSpeed.
+        log_every: Steps between two lines of the log; 1 or more.
+        save_every: Steps between two checkpoints; 0 disables them. A run that receives SIGTERM or SIGUSR1 saves one
+            in any case. The same command resumes from the newest checkpoint.
+        keep_checkpoints: Number of checkpoints to keep, the newest ones; 1 or more.
+        eval_every: Steps between two validation runs; the weights with the lowest validation loss become the
+            artifact (align, instruct). 0 disables them: the loss is computed once, at the end.
+        patience: Early stopping: number of consecutive validation runs without improvement after which training
+            stops (align, instruct). 0 disables it.
+        on_nan: What to do if the loss is not a number: `stop` the run, or `skip` the step (ten skipped steps in a
+            row stop the run). Either way the ids of the batch are written to `nonfinite.jsonl`.
+        report_to: Logging backends of the Trainer, for example `tensorboard` or `wandb`; empty: only
+            `metrics.jsonl`.
+        gradient_checkpointing: Recompute the LLM's activations in the backward pass, which saves memory (align,
+            instruct).
+        checkpoint_fraction: Share of the encoder's blocks whose activations are recomputed in the backward pass; 0
+            to 1 (pretrain).
+        compile: Compile the encoder with torch.compile (pretrain).
     """
 
     seed: int = 0
@@ -89,37 +103,33 @@ class RunSettings:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.log_every < 1 or self.save_every < 0:
-            raise ConfigError(
-                f"run: got log_every={self.log_every}, save_every={self.save_every}; expected >= 1, >= 0"
-            )
-        if self.eval_every < 0 or self.patience < 0 or (self.patience and not self.eval_every):
-            raise ConfigError(
-                f"run: got eval_every={self.eval_every}, patience={self.patience}; expected 0 or more, and "
-                "eval_every for patience"
-            )
-        if self.keep_checkpoints < 1:
-            raise ConfigError(f"run.keep_checkpoints: got {self.keep_checkpoints}, expected 1 or more")
-        if self.on_nan not in ("stop", "skip"):
-            raise ConfigError(f"run.on_nan: got '{self.on_nan}', expected stop or skip")
-        if self.precision not in ("fp32", "bf16"):
-            raise ConfigError(f"run.precision: got '{self.precision}', expected fp32 or bf16")
-        if not 0.0 <= self.checkpoint_fraction <= 1.0:
-            raise ConfigError(
-                f"run.checkpoint_fraction: got {self.checkpoint_fraction}, expected a share from 0 to 1"
-            )
+        check_ranges(
+            "run",
+            self,
+            seed=(0, 2**32 - 1),
+            log_every=(1, None),
+            save_every=(0, None),
+            keep_checkpoints=(1, None),
+            eval_every=(0, None),
+            patience=(0, None),
+            checkpoint_fraction=(0, 1),
+        )
+        if self.patience and not self.eval_every:
+            raise ConfigError(f"run.patience: got {self.patience} with eval_every=0; set run.eval_every too")
+        check_choice("run.on_nan", self.on_nan, ("stop", "skip"))
+        check_choice("run.precision", self.precision, ("fp32", "bf16"))
 
 
 @dataclasses.dataclass(frozen=True)
 class ProbeSettings:
-    """A small labelled set that pretraining is watched on.
+    """A small labelled data set on which the encoder is evaluated during pretraining (pretrain).
 
     Attributes:
-        labels: Label table with ESC-50's columns (filename, fold, category); None watches nothing.
-        every: Steps between probes.
-        test_folds: Folds that are asked about, the others are learnt from; None holds out the last one. Clips of
-            one source recording never are on both sides.
-        neighbours: The k of the k-nearest-neighbour probe.
+        labels: Label table with ESC-50's columns (filename, fold, category); None disables the probe.
+        every: Steps between two evaluations; 1 or more.
+        test_folds: Folds that are classified; the classifier is fitted on the others. None holds out the last fold.
+            Clips of one source recording are never on both sides.
+        neighbours: Number of neighbours of the k-nearest-neighbour probe; 1 or more.
     """
 
     labels: str | None = None
@@ -128,30 +138,29 @@ class ProbeSettings:
     neighbours: int = 10
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.neighbours < 1:
-            raise ConfigError(
-                f"contrastive.probe: got every={self.every}, neighbours={self.neighbours}; expected 1 or more"
-            )
+        check_ranges("contrastive.probe", self, every=(1, None), neighbours=(1, None))
 
 
 @dataclasses.dataclass(frozen=True)
 class ContrastiveSettings:
-    """The contrastive objective (AudioMosaic, sections 3.1-3.3).
+    """The contrastive objective (AudioMosaic, sections 3.1-3.3; pretrain).
 
     Attributes:
         mask_layout: `time_frequency` (the method) or another layout of `train.pretrain.masks`.
-        time_ratio: Share of time columns hidden from view 0.
-        freq_ratio: Share of frequency bands hidden from view 1.
-        loss: `nt_xent` (the published one) or `siglip` (all pairs by themselves, learnt temperature and bias).
-        temperature: NT-Xent temperature.
-        loss_chunk_rows: Rows of the logits computed at a time, for batches whose logits do not fit; 0: all.
-        grad_cache_chunk: Clips encoded at a time, for batches whose activations do not fit (see `gradcache`);
-            0: the whole batch. Costs one more forward pass.
-        views: Augmentations of `train.pretrain.views` (`views.augment: none` leaves only the masks to tell the two
-            views apart); `views.n_frames` is set to the encoder's window.
-        one_source_batches: Fill every batch from one entry of `data.train`, so that no clip is told from another by
-            the data set it is of. What is left over when a source's whole batches are taken mixes.
-        probe: A labelled set to watch the encoder on while it trains.
+        time_ratio: Share of time columns that is masked in view 0; 0 or more, below 1.
+        freq_ratio: Share of frequency bands that is masked in view 1; 0 or more, below 1.
+        loss: `nt_xent` (the published loss), `siglip` (independent pairs, learned temperature and bias) or another
+            loss of `train.pretrain.losses`.
+        temperature: Temperature of NT-Xent; more than 0.
+        loss_chunk_rows: Rows of the logits that are computed at a time, for batches whose logits do not fit into
+            memory; 0 computes all at once.
+        grad_cache_chunk: Clips that are encoded at a time, for batches whose activations do not fit into memory (see
+            `train.pretrain.gradcache`); costs one more forward pass. 0 encodes the whole batch at once.
+        views: Augmentations of `train.pretrain.views`. With `views.augment: none` the two views differ only in
+            their masks. `views.n_frames` is set to the encoder's window.
+        one_source_batches: Fill every batch from one entry of `data.train`, so that clips cannot be distinguished by
+            the data set that they come from. The remainders of all sources form mixed batches.
+        probe: Labelled data set for evaluation during training.
     """
 
     mask_layout: str = "time_frequency"
@@ -166,18 +175,21 @@ class ContrastiveSettings:
     probe: ProbeSettings = ProbeSettings()
 
     def __post_init__(self) -> None:
-        for key, choices in (("loss", LOSSES.names()), ("mask_layout", MASK_LAYOUTS.names())):
-            if getattr(self, key) not in choices:
-                raise ConfigError(
-                    f"contrastive.{key}: got '{getattr(self, key)}', expected one of {', '.join(choices)}"
-                )
-        for key in ("time_ratio", "freq_ratio"):
-            if not 0.0 <= getattr(self, key) < 1.0:
-                raise ConfigError(f"contrastive.{key}: got {getattr(self, key)}, expected 0 or more, below 1")
-        if self.temperature <= 0 or self.loss_chunk_rows < 0 or self.grad_cache_chunk < 0:
+        check_choice("contrastive.loss", self.loss, LOSSES.names())
+        check_choice("contrastive.mask_layout", self.mask_layout, MASK_LAYOUTS.names())
+        check_ranges(
+            "contrastive",
+            self,
+            time_ratio=(0, 1),
+            freq_ratio=(0, 1),
+            temperature=(0, None),
+            loss_chunk_rows=(0, None),
+            grad_cache_chunk=(0, None),
+        )
+        if 1 in (self.time_ratio, self.freq_ratio) or self.temperature == 0:
             raise ConfigError(
-                f"contrastive: got temperature={self.temperature}, loss_chunk_rows={self.loss_chunk_rows}, "
-                f"grad_cache_chunk={self.grad_cache_chunk}; expected > 0, >= 0, >= 0"
+                f"contrastive: got time_ratio={self.time_ratio}, freq_ratio={self.freq_ratio}, "
+                f"temperature={self.temperature}; expected ratios below 1 and a temperature above 0"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -16,6 +17,7 @@ from typing import BinaryIO
 
 from alm.common.errors import ManifestError, UserError
 
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 _NOT_REGULAR = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a pipe",
@@ -30,6 +32,17 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return "the name holds a NUL character" if "null byte" in str(error) else str(error)
+
+
+def disk_problem(error: BaseException) -> str | None:
+    """Why a write failed, if the disk is full or read-only; libraries wrap that in exceptions of their own.
+
+    Returns:
+        For example `No space left on device`; None if the error has another cause.
+    """
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        return os.strerror(error.errno)
+    return next((text for text in map(os.strerror, _DISK_ERRORS) if text in str(error)), None)
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:

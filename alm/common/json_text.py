@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alm.common.errors import ManifestError, UserError
-from alm.common.files import read_text
+from alm.common.files import read_text, write_text_atomic
 
 _MAYBE_SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
 
@@ -31,6 +31,15 @@ def read_json(
     return parse_json(
         read_text(Path(path), "a JSON file", error).removeprefix("\ufeff"), str(path), error, constants
     )
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON atomically, with indents; values that JSON does not know become strings.
+
+    Raises:
+        ManifestError: The file cannot be written.
+    """
+    write_text_atomic(path, json.dumps(values, indent=2, default=str) + "\n")
 
 
 def read_json_object(

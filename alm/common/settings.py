@@ -205,6 +205,39 @@ def check_keys(cls: Any, values: Any, where: str, prefix: str = "") -> None:
             check_keys(section, value, where, f"{prefix}{key}.")
 
 
+def check_ranges(section: str, settings: Any, **limits: tuple[float | None, float | None]) -> None:
+    """Check that numbers of a config section lie in their ranges; None values are skipped, NaN is refused.
+
+    Args:
+        section: Name of the section, for messages.
+        settings: The section.
+        **limits: Per key the smallest and the largest value; None is no limit.
+
+    Raises:
+        ConfigError: The first value outside its range.
+    """
+    for key, (low, high) in limits.items():
+        value = getattr(settings, key)
+        if value is None:
+            continue
+        finite = abs(value) < float("inf")  # False for NaN
+        if not finite or (low is not None and value < low) or (high is not None and value > high):
+            span = (
+                f"{low} or more" if high is None else f"{high} or less" if low is None else f"{low} to {high}"
+            )
+            raise ConfigError(f"{section}.{key}: got {value}, expected {span}")
+
+
+def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    """Check that a value is one of some words.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if value not in choices:
+        raise ConfigError(f"{key}: got '{value}', expected one of {', '.join(choices)}")
+
+
 def dump_settings(settings: Any) -> str:
     """The resolved config as YAML."""
     return yaml.safe_dump(_plain(dataclasses.asdict(settings)), sort_keys=False)

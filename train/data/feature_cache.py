@@ -20,12 +20,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from alm.common.errors import AudioError, CheckpointError, ConfigError
+from alm.common.fingerprint import code_hash
 from alm.common.processes import rank, world_size
 from alm.common.progress import progress
 from alm.data.records import AudioRef
@@ -33,11 +35,21 @@ from alm.data.shards import ShardRef
 from encoders import AudioEncoder
 from encoders.checkpoint import write_weights
 from train.engine.processes import barrier, say
-from train.pipeline.rundir import encoder_digest
 
 SHARD_BYTES = 64 << 20  # what a kill can cost: the clips that are not yet in a shard
 _UNFINISHED_S = 3600.0  # a temporary file this old was left by a killed run
 _NOTES = "clips"
+
+
+def encoder_digest(encoder: AudioEncoder) -> Any:
+    """A hash of what an encoder's features depend on (code, config, weights), to be updated with the clips."""
+    config = json.dumps(encoder.config.to_dict(), sort_keys=True, default=str)
+    digest = hashlib.sha256(f"{code_hash()}{config}".encode())
+    for name, value in encoder.state_dict().items():
+        flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(name.encode())
+        digest.update(flat.numpy().data)
+    return digest
 
 
 @dataclass(frozen=True)
@@ -154,7 +166,7 @@ def encoded_once(
     With a folder, several processes share the computing.
 
     Args:
-        encoder: The frozen encoder; its digest (`train.pipeline.rundir.encoder_digest`) identifies its features.
+        encoder: The frozen encoder; its digest (`encoder_digest`) identifies its features.
         clips: All different clips that will be asked for.
         encode: Called with a batch of clips; gives their features, or None for one that cannot be used.
         batch_size: Clips per batch.

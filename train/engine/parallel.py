@@ -1,6 +1,6 @@
-"""Independent steps side by side, each in a process of its own with its share of the cores.
+"""Independent pieces of work side by side, each in its own process with its share of the cores.
 
-Small models use one core well and two badly: two steps next to each other finish sooner than one after the other.
+Small models use one core well and two badly: two pieces of work side by side finish sooner than one after the other.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from alm.common.processes import end_with_parent, interrupts_kept_from_children
 from alm.common.progress import ROW
 from alm.common.terminal import OutputClosed, safe_streams
 
-Step = tuple[Callable[..., Any], tuple[Any, ...]]
+Work = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def run_side_by_side(steps: Sequence[Step]) -> None:
+def run_side_by_side(steps: Sequence[Work]) -> None:
     """Run module-level functions at the same time; on a GPU, or with one core, one after the other.
 
     Args:
-        steps: (function, arguments) pairs; results are left on disk.
+        steps: (function, arguments) pairs; results are files.
 
     Raises:
-        UserError: The first step that failed so; its message is kept. The other steps are ended.
+        UserError: A step raised it; the message of the first one. The other steps are terminated.
         RuntimeError: A step crashed; its traceback has been printed.
     """
     import torch
@@ -88,8 +88,6 @@ def _work(
     try:
         with safe_streams():
             function(*arguments)
-    except Exception as error:
-        if not isinstance(error, UserError):
-            raise
+    except UserError as error:
         complaints.put(str(error))
         raise SystemExit(2) from error

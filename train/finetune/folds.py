@@ -8,11 +8,11 @@ from pathlib import Path
 
 from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
+from alm.common.json_text import read_json, write_json
 from alm.common.processes import is_main_process
 from train.engine.processes import say
 from train.finetune.scores import fold_markdown, fold_summary
 from train.finetune.splits import folds_of, read_data
-from train.pipeline.rundir import read_json, write_json
 from train.settings import TrainSettings
 
 

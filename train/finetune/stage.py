@@ -15,6 +15,7 @@ from torch import Tensor
 
 from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
+from alm.common.json_text import read_json, write_json
 from alm.common.processes import is_main_process, world_size
 from alm.generation import pick_device
 from encoders import AudioEncoder, AudioMosaicEncoder, list_encoders, load_encoder
@@ -36,7 +37,6 @@ from train.finetune.optim import BestEpoch, FinetuneTrainer, layer_scales
 from train.finetune.scores import LOWER_IS_BETTER, markdown, metrics_of, report, score
 from train.finetune.settings import FinetuneSettings
 from train.finetune.splits import Split, choose_split, digest, read_data
-from train.pipeline.rundir import read_json, write_json
 from train.settings import TrainSettings
 
 if TYPE_CHECKING:

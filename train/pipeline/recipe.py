@@ -27,7 +27,7 @@ from alm.common.settings import apply_overrides, parse_settings, read_yaml
 from projectors.registry import check_projector
 from train.engine.processes import barrier, say
 from train.pipeline.recipe_report import write_recipe_report
-from train.pipeline.rundir import MARKER, read_json
+from train.pipeline.rundir import facts_of
 from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
 from train.stages.base import STAGES, StageSettings, parse_stage
@@ -160,7 +160,7 @@ def run_recipe(recipe: Recipe) -> Path:
     for number, stage in enumerate(recipe.stages, start=1):
         say(f"\n== {number}/{len(recipe.stages)} {stage.name} ({stage.kind})")
         run_stage(recipe.settings(stage))
-        facts = read_json(recipe.out / stage.name / MARKER)
+        facts = facts_of(recipe.out / stage.name)
         results.append({"name": stage.name, "stage": stage.kind, "facts": facts})
         if stage.evaluate is not None:
             results[-1]["scores"] = _evaluate(recipe, stage, facts["fingerprint"])

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from alm.common.files import write_text_atomic
+from alm.common.json_text import write_json
 from eval.scoring.scores import HEADLINE
-from train.pipeline.rundir import write_json
 
 _LOSSES = {
     "loss": "held-out loss",

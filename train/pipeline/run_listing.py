@@ -11,7 +11,7 @@ from typing import Any
 from alm.common.errors import UserError
 from alm.common.settings import read_yaml
 from train.engine import checkpoints
-from train.pipeline.rundir import ATTEMPT, CONFIG, MARKER, read_json
+from train.pipeline.rundir import ATTEMPT, CONFIG, MARKER, damage, facts_of
 
 _SHOWN = ("loss", "eval_loss", "view_retrieval", "validation")
 
@@ -68,9 +68,10 @@ def read_run(folder: Path) -> Run:
         metrics |= {key: value for key, value in line.items() if isinstance(value, int | float)}
     saved = checkpoints.found(folder / "checkpoints")
     state = f"unfinished, saved at {saved[-1][0]}" if saved else "unfinished"
-    if (folder / MARKER).is_file():
-        state = "finished"
-        facts = read_json(folder / MARKER)
+    if (folder / MARKER).exists():
+        wrong = damage(folder, hashes=False)
+        state = "finished" if wrong is None else f"damaged: {wrong}"
+        facts = facts_of(folder) if wrong is None else {}
         metrics |= {f"final_{k}": v for k, v in facts.items() if isinstance(v, int | float)}
     return Run(folder, dict(_flat(read_yaml(folder / CONFIG))), state, step, metrics)
 

@@ -1,32 +1,24 @@
-"""Run directories: what went in, what came out, and a marker that only a finished run has."""
+"""Run directories: what went in, what came out, and a marker that only a finished run has.
+
+The marker `finished.json` lists the files of the result with sizes and hashes; a result that was damaged afterwards
+does not count as finished.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import fcntl
+import os
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alm.common.errors import UserError
-from alm.common.files import write_text_atomic
-from alm.common.fingerprint import code_hash, fingerprint
-from encoders import AudioEncoder
-
-__all__ = [
-    "begin",
-    "code_hash",
-    "encoder_digest",
-    "environment",
-    "fingerprint",
-    "finish",
-    "is_finished",
-    "read_json",
-    "write_json",
-]
+from alm.common.errors import CheckpointError, UserError
+from alm.common.files import reason, sha256_of
+from alm.common.json_text import read_json_object, write_json
 
 MARKER = "finished.json"
 ATTEMPT = "attempt.json"
@@ -36,27 +28,45 @@ _LEFT_BEFORE = (
     *("model", "encoder", "classifier", "control", "checkpoints", "metrics.jsonl", "nonfinite.jsonl"),
     *("quarantine.jsonl", "predictions.jsonl", "scores.json", "scores.md"),
 )
+_LOCK_S = 15.0  # loader processes of a killed run hold its lock until they notice, at most five seconds later
+# Checked by their sizes only: a data set may hold hundreds of thousands.
+_NOT_HASHED = ".wav"
 
 
-def encoder_digest(encoder: AudioEncoder) -> Any:
-    """A hash over what an encoder's features depend on, to be updated with the clips: code, config, weights."""
-    import torch
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Keep other processes from running in the same directory; makes the directory.
 
-    config = json.dumps(encoder.config.to_dict(), sort_keys=True, default=str)
-    digest = hashlib.sha256(f"{code_hash()}{config}".encode())
-    for name, value in encoder.state_dict().items():
-        flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        digest.update(name.encode())
-        digest.update(flat.numpy().data)
-    return digest
+    The system releases the lock when the process ends, however it ends. Nothing is written.
 
-
-def is_finished(folder: Path, key: str) -> bool:
-    """Whether `folder` holds the finished result of exactly this fingerprint."""
+    Raises:
+        UserError: Another process runs there, or the directory cannot be made.
+    """
     try:
-        return json.loads((folder / MARKER).read_text())["fingerprint"] == key
-    except (OSError, ValueError, KeyError):
-        return False
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder}: cannot write there ({reason(error)}); choose another out directory"
+        ) from error
+    try:
+        until = time.monotonic() + _LOCK_S
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > until:
+                    raise UserError(
+                        f"{folder}: another process is running in it; wait until it ends, or choose another "
+                        "out directory"
+                    ) from error
+                time.sleep(0.2)
+            except OSError:  # a file system without locks
+                break
+        yield
+    finally:
+        os.close(handle)
 
 
 def begin(
@@ -78,36 +88,38 @@ def begin(
     attempt = _attempt(folder)
     if attempt is None and any(path.exists() for path in written):
         raise UserError(f"{folder}: holds files that no run of ours left; choose an empty out directory")
-    before = [
-        name
-        for name in (attempt or {}).get("leaves", ())
-        if isinstance(name, str) and Path(name).name == name
-    ]
-    kept = []
-    if attempt is not None and attempt.get("fingerprint") == key:
-        kept = [folder / name for name in resumes]
+    names = _leaves_of(attempt or {})
+    same = attempt is not None and attempt.get("fingerprint") == key
+    kept = [folder / name for name in resumes] if same else []
     try:
-        for path in [*written, *(folder / name for name in before)]:
+        for path in [*written, *(folder / name for name in names)]:
             if path not in kept:
                 _remove(path)
-        folder.mkdir(parents=True, exist_ok=True)
         names = [path.name for path in written if path.parent == folder and path.name not in _LEFT_BEFORE]
         write_json(folder / ATTEMPT, {"fingerprint": key, "leaves": names})
+        write_json(folder / "environment.json", environment())
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot write there ({error.strerror}); choose another out directory"
+            f"{folder}: cannot write there ({reason(error)}); choose another out directory"
         ) from error
 
 
 def _attempt(folder: Path) -> dict[str, Any] | None:
     """What the last run in a directory wrote when it started; None if no run started there."""
-    try:
-        values = json.loads((folder / ATTEMPT).read_text(encoding="utf-8"))
-    except OSError:
+    if not (folder / ATTEMPT).exists():
         return None
-    except ValueError:
+    try:
+        return read_json_object(folder / ATTEMPT)
+    except UserError:
         return {}
-    return values if isinstance(values, dict) else {}
+
+
+def _leaves_of(attempt: dict[str, Any]) -> list[str]:
+    """Names that an earlier run wrote down; anything that is no plain name in the directory is ignored."""
+    names = attempt.get("leaves")
+    if not isinstance(names, list):
+        return []
+    return [n for n in names if isinstance(n, str) and n not in ("", ".", "..") and not set(n) & {"/", "\0"}]
 
 
 def is_attempt(folder: Path, key: str) -> bool:
@@ -116,25 +128,81 @@ def is_attempt(folder: Path, key: str) -> bool:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def finish(folder: Path, key: str, facts: dict[str, Any]) -> None:
-    """Write the completion marker, last of all."""
-    write_json(folder / MARKER, {"fingerprint": key, "finished": time.strftime("%Y-%m-%dT%H:%M:%S"), **facts})
+def finish(folder: Path, key: str, facts: dict[str, Any], artifact: Path, leaves: Sequence[str] = ()) -> None:
+    """Write the completion marker, last of all: fingerprint, facts, and the files of the result.
+
+    Raises:
+        UserError: The result is not there, or the marker cannot be written.
+    """
+    files: dict[str, dict[str, Any]] = {}
+    for path in _files([artifact, *(folder / name for name in leaves)]):
+        files[os.path.relpath(path, folder)] = {
+            "bytes": path.stat().st_size,
+            **({} if path.suffix == _NOT_HASHED else {"sha256": sha256_of(path)}),
+        }
+    if not files:
+        raise UserError(f"{artifact}: the stage left nothing there; this is an error of the stage")
+    finished = time.strftime("%Y-%m-%dT%H:%M:%S")
+    write_json(folder / MARKER, {"fingerprint": key, "finished": finished, **facts, "files": files})
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON atomically."""
-    write_text_atomic(path, json.dumps(values, indent=2, default=str) + "\n")
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        yield from sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file written by `write_json`."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def is_finished(folder: Path, key: str) -> bool:
+    """Whether `folder` holds the finished, undamaged result of exactly this fingerprint."""
+    try:
+        marker = read_json_object(folder / MARKER, constants=True)
+    except UserError:
+        return False
+    return marker.get("fingerprint") == key and damage(folder) is None
+
+
+def damage(folder: Path, hashes: bool = True) -> str | None:
+    """What is wrong with a finished result; None if its files are as they were when the run finished.
+
+    Args:
+        folder: A run directory with a completion marker.
+        hashes: Compare contents; False compares only sizes.
+    """
+    try:
+        files = read_json_object(folder / MARKER, constants=True).get("files")
+    except UserError as error:
+        return str(error)
+    if files is None:  # written by an earlier version
+        return None
+    if not isinstance(files, dict) or not files:
+        return f"{MARKER} lists no files"
+    for name, wanted in files.items():
+        path = folder / name
+        if not isinstance(wanted, dict) or not isinstance(wanted.get("bytes"), int):
+            return f"{MARKER} does not give the size of {name}"
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != wanted["bytes"]:
+            return f"{name} has {path.stat().st_size} of {wanted['bytes']} bytes"
+        if hashes and "sha256" in wanted and sha256_of(path) != wanted["sha256"]:
+            return f"{name} has changed"
+    return None
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """The facts of a finished run: fingerprint, time, and what its stage found out.
+
+    Raises:
+        CheckpointError: There is no completion marker, or it is broken.
+    """
+    facts = read_json_object(folder / MARKER, CheckpointError, constants=True)
+    facts.pop("files", None)
+    return facts
 
 
 def environment() -> dict[str, Any]:

@@ -5,24 +5,17 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from alm.common.errors import UserError
+from alm.common.errors import Preempted, UserError
+from alm.common.files import disk_problem, write_text_atomic
+from alm.common.fingerprint import fingerprint
 from alm.common.processes import is_main_process
 from alm.common.settings import dump_settings
-from train.engine.processes import barrier
-from train.pipeline.rundir import (
-    CONFIG,
-    MARKER,
-    begin,
-    environment,
-    fingerprint,
-    finish,
-    is_finished,
-    read_json,
-    write_json,
-)
+from train.engine.processes import on_main
+from train.pipeline.rundir import CONFIG, begin, facts_of, finish, is_finished, run_lock
 from train.stages.base import STAGES, StageSettings
 
 
@@ -48,7 +41,7 @@ def run_stage(settings: StageSettings) -> Path:
 
     def work(folder: Path) -> dict[str, Any]:
         if is_main_process():
-            (folder / CONFIG).write_text(dump_settings(settings), encoding="utf-8")
+            write_text_atomic(folder / CONFIG, dump_settings(settings))
         return stage.run(settings, folder)
 
     artifact = artifact_of(settings)
@@ -96,21 +89,34 @@ def run_step(
         The facts, as kept.
     """
     key = step_fingerprint(settings, inputs)
-    done = is_finished(folder, key) and artifact.exists()
-    barrier()  # every process decides before the first one changes anything
-    if done:
-        print(f"{folder.name}: already done, reused", flush=True)
-        return read_json(folder / MARKER)
-    if is_main_process():
+
+    def prepare() -> bool:
+        """Whether the result is there already; otherwise make room for a new one."""
+        if is_finished(folder, key) and artifact.exists():
+            return True
         begin(folder, key, artifact, leaves, resumes)
-        write_json(folder / "environment.json", environment())
-    barrier()
-    started = time.perf_counter()
-    facts = work(folder)
-    if is_main_process():
-        finish(folder, key, {**facts, "seconds": round(time.perf_counter() - started, 1)})
-    barrier()
-    return read_json(folder / MARKER)
+        return False
+
+    with ExitStack() as held:
+        done = on_main(lambda: held.enter_context(run_lock(folder)) or prepare())
+        if done:
+            print(f"{folder.name}: already done, reused", flush=True)
+            return facts_of(folder)
+        started = time.perf_counter()
+        try:
+            facts = work(folder)
+        except Exception as error:
+            problem = None if isinstance(error, UserError | Preempted) else disk_problem(error)
+            if problem is None:
+                raise
+            where = getattr(error, "filename", None) or folder
+            raise UserError(
+                f"{where}: cannot be written ({problem}); make room or correct the permissions, then run the same "
+                "command again"
+            ) from error
+        facts = {**facts, "seconds": round(time.perf_counter() - started, 1)}
+        on_main(lambda: finish(folder, key, facts, artifact, leaves))
+        return on_main(lambda: facts_of(folder))
 
 
 def step_fingerprint(settings: dict[str, Any], inputs: Sequence[str | Path]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from alm.common.json_text import read_json
 from alm.data.manifest import read_manifest
 from alm.data.records import Record
 from alm.data.scenes.compose import ComposeConfig, build_bank
@@ -19,7 +20,7 @@ from eval.runner.predictions import read_predictions
 from eval.scoring.baselines import logmel_baseline
 from eval.scoring.scores import format_scores, is_correct, score_predictions, write_scores
 from eval.scoring.stats import mean_interval
-from train.pipeline.rundir import read_json
+from train.pipeline.rundir import MARKER, facts_of
 
 N_EXAMPLES = 10
 LOGS = {"text_llm": "llm"}  # step -> folder of its log, where they differ
@@ -88,9 +89,8 @@ def facts(out: Path, stages: Sequence[str], compose: ComposeConfig, seed: int) -
         "seed": seed,
     }
     for stage in stages:
-        marker = out / stage / "finished.json"
-        if marker.is_file():
-            kept = read_json(marker)
+        if (out / stage / MARKER).is_file():
+            kept = facts_of(out / stage)
             found[f"{stage}: seconds"] = kept["seconds"]
             if "loss_other_audio" in kept:
                 found[f"{stage}: held-out loss, right / another clip's audio"] = (

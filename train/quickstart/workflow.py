@@ -20,8 +20,8 @@ from alm.data.sources import open_records
 from encoders import load_encoder
 from eval.runner.manifest import CONTROLS, evaluate_manifest
 from projectors.registry import check_projector
-from train.engine.parallel import Step, run_side_by_side
-from train.pipeline.rundir import MARKER, read_json
+from train.engine.parallel import Work, run_side_by_side
+from train.pipeline.rundir import MARKER, facts_of
 from train.pipeline.runner import run_stage, run_step
 from train.quickstart.report import summarise
 from train.quickstart.text_llm import TextLLMConfig
@@ -190,7 +190,7 @@ def run_quickstart(out: str | Path, data: str | None, seed: int, overrides: Sequ
     title("1/4", "compose scenes")
     make_scenes(settings, out)
     title("2/4", "language model and encoder")
-    first: list[Step] = [] if settings.llm else [(make_llm, (settings, out))]
+    first: list[Work] = [] if settings.llm else [(make_llm, (settings, out))]
     run_side_by_side([*first, (pretrain_encoder, (settings, out))])
     title("3/4", f"align, tune and score {', '.join(arm or 'the model' for arm in arms)}")
     run_side_by_side([(train_arm, (settings, out, arm)) for arm in arms])
@@ -267,7 +267,7 @@ def train_arm(settings: QuickstartSettings, out: Path, arm: str) -> None:
     model = run_stage(stage_settings(settings, out, "instruct", str(aligned), arm=arm))
     records = read_manifest(out / "data" / "test.jsonl")
     options = settings.evaluate
-    print_ = read_json(model.parent / MARKER)["fingerprint"]
+    fingerprint = facts_of(model.parent)["fingerprint"]
     controls = CONTROLS[:1] if arm else CONTROLS
     total = len(records[: options.limit]) * len(controls)
     with progress(f"score {arm or 'the model'}", total, "answer") as advance:
@@ -275,7 +275,7 @@ def train_arm(settings: QuickstartSettings, out: Path, arm: str) -> None:
             *load(model),
             records,
             arm_folder(out, "evaluate", arm),
-            model_id=print_,
+            model_id=fingerprint,
             controls=controls,
             batch_size=options.batch_size,
             max_new_tokens=options.max_new_tokens,

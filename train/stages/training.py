@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alm.common.errors import ConfigError
+from alm.common.processes import check_launch
+from alm.common.settings import check_choice
 from train.settings import TrainSettings
 from train.stages.base import STAGES, Stage
 
@@ -59,8 +61,10 @@ class TrainingStage(Stage[TrainSettings]):
         return [*data.train, *data.validation, *data.test, *filter(None, (*named, settings.run.deepspeed))]
 
     def check(self, settings: TrainSettings) -> dict[str, Any]:
-        """Check that the DeepSpeed config can be read."""
+        """Check what starts the processes, the DeepSpeed config, and the logging backends."""
+        check_launch()
         zero_stage(settings)
+        check_report_to(settings.run.report_to)
         return {}
 
     def build(
@@ -84,6 +88,25 @@ def training_stages() -> dict[str, TrainingStage]:
     """The stages that train with `TrainSettings`, by name."""
     found = {name: STAGES.get(name) for name in STAGES.names()}
     return {name: stage for name, stage in found.items() if isinstance(stage, TrainingStage)}
+
+
+def check_report_to(names: Sequence[str]) -> None:
+    """Check that the logging backends of the Trainer exist and are installed.
+
+    Raises:
+        ConfigError: An unknown backend, or one whose package is missing.
+    """
+    if not names:
+        return
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in names:
+        check_choice("run.report_to", name, sorted(INTEGRATION_TO_CALLBACK))
+        if name not in get_available_reporting_integrations():
+            raise ConfigError(
+                f"run.report_to: the package of '{name}' is not installed; run pip install {name}, or remove it"
+            )
 
 
 def zero_stage(settings: TrainSettings) -> int:
