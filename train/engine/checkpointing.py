@@ -55,6 +55,7 @@ class CheckpointTrainer(Trainer):
             UserError: It cannot be written; older checkpoints are as they were.
         """
         folder, step = self.folder, self.state.global_step
+        self.store_flos()
         unfinished = checkpoints.hidden(folder, step)
         loss = float(self._mean_loss())
         reason: str | None = None
