@@ -1,0 +1,547 @@
+"""Kill commands and fill disks at random moments, and check that a restart ends with the same result.
+
+    python -m benchmarks.faults --kills 100 --seed 0 --kinds align eval shard
+
+Every trial runs one command on tiny inputs and interrupts it once: SIGKILL or SIGTERM at a random moment, or a disk
+that is full (a small tmpfs where this process may mount one, else a limit on the size of files). Then the same
+command runs again undisturbed. The trial fails if the result differs from an undisturbed run's, if a file is left
+over or missing, if a process still lives ten seconds after the interruption, or if a full disk ended in a traceback.
+
+Commands run in forks of this process, which has imported everything already: a trial takes seconds. Launchers
+(`torchrun`, `deepspeed`) run as real processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alm.common.processes import child_command, child_environment
+
+MARK = "ALM_FAULTS_TRIAL"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+ENCODER = {"spec_size": [64, 32], "embed_dim": 24, "depth": 1, "num_heads": 2, "project_embedding_dim": 16}
+_SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+_ALIVE_S = 10.0
+_LONGEST_S = 600.0
+# Not part of a result: times, logs, and what an interruption legitimately leaves to resume from.
+_TIMES = (
+    "seconds",
+    "time_s",
+    "finished",
+    "train_runtime",
+    "train_samples_per_second",
+    "train_steps_per_second",
+)
+_NOT_COMPARED = ("log.txt", "report.html")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A command to interrupt.
+
+    Attributes:
+        words: Gives the words behind `alm` from (inputs, out).
+        launcher: Words behind `python` that start it, with `{port}`; empty runs it in a fork.
+        disk: Whether full disks are tried too.
+        weight: How often it is drawn, relative to others.
+    """
+
+    words: Callable[[Path, Path], list[str]]
+    launcher: tuple[str, ...] = ()
+    disk: bool = True
+    weight: float = 1.0
+
+
+def _train(name: str) -> Callable[[Path, Path], list[str]]:
+    return lambda inputs, out: ["train", str(inputs / f"{name}.yaml"), f"out={out / 'run'}"]
+
+
+TOY = (
+    *("compose.n_train=6", "compose.n_validation=3", "compose.n_test=3", "compose.scene_s=1.5"),
+    *("text_llm.steps=2", "text_llm.n_layers=1", "text_llm.n_test_scenes=1", "pretrain.optim.steps=2"),
+    *("pretrain.optim.batch_size=4", "pretrain.optim.warmup_steps=0", "align.optim.steps=2"),
+    *("align.optim.warmup_steps=0", "instruct.optim.steps=2", "instruct.optim.warmup_steps=0"),
+    *("evaluate.max_new_tokens=2", "evaluate.limit=6", "arms={}"),
+)
+_TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "{port}", "-m", "alm")
+_DEEPSPEED = (
+    "-m",
+    "deepspeed.launcher.runner",
+    "--num_gpus",
+    "2",
+    "--master_port",
+    "{port}",
+    "--module",
+    "alm",
+)
+KINDS = {
+    "align": Kind(_train("align"), weight=3),
+    "pretrain": Kind(_train("pretrain"), weight=2),
+    "finetune": Kind(_train("finetune")),
+    "recipe": Kind(_train("recipe")),
+    "torchrun": Kind(_train("align"), _TORCHRUN, disk=False, weight=0.7),
+    "deepspeed": Kind(_train("deepspeed"), _DEEPSPEED, disk=False, weight=0.7),
+    "eval": Kind(
+        lambda inputs, out: [
+            *(
+                "eval",
+                "manifest",
+                "--model",
+                str(inputs / "model"),
+                "--data",
+                str(inputs / "scenes/test.jsonl"),
+            ),
+            *(
+                "--out",
+                str(out / "eval"),
+                "--batch-size",
+                "2",
+                "max_new_tokens=2",
+                "controls=[none, no_audio]",
+            ),
+        ],
+        weight=2,
+    ),
+    "compose": Kind(
+        lambda inputs, out: [
+            *("data", "compose", "--out", str(out / "scenes"), "n_train=40", "n_validation=4", "n_test=4"),
+            *("scene_s=2.0",),
+        ],
+        weight=2,
+    ),
+    "shard": Kind(
+        lambda inputs, out: [
+            *("data", "shard", str(inputs / "scenes/train.jsonl"), "--out", str(out / "shards")),
+            *("--shard-mb", "0.1"),
+        ],
+        weight=2,
+    ),
+    "export": Kind(
+        lambda inputs, out: ["export", str(inputs / "model"), "--out", str(out / "whole"), "--merge"],
+        weight=2,
+    ),
+    "ablate": Kind(
+        lambda inputs, out: ["ablate", str(inputs / "ablate.yaml"), f"out={out / 'out'}"], weight=0.5
+    ),
+    "quickstart": Kind(lambda inputs, out: ["quickstart", "--out", str(out / "q"), *TOY], weight=0.5),
+}
+
+
+# ---- inputs ----
+def make_inputs(folder: Path) -> None:
+    """Scenes, a small LLM, a model, and the configs of all kinds."""
+    from train.pipeline.runner import run_stage
+    from train.stages.base import parse_stage
+
+    def run(name: str, values: dict[str, Any]) -> Path:
+        return run_stage(parse_stage({**values, "out": str(folder / "made" / name)}, name))
+
+    scenes = {"stage": "compose", "n_train": 8, "n_validation": 3, "n_test": 3, "scene_s": 1.5}
+    shutil.copytree(run("scenes", scenes), folder / "scenes")
+    small = {"steps": 2, "n_layers": 1, "hidden_size": 32, "n_test_scenes": 1}
+    llm = run("llm", {"stage": "text_llm", "model": small})
+    lora = {"llm": "lora", "llm_lora": {"dropout": 0.3}}
+    optim = {"steps": 6, "batch_size": 2, "warmup_steps": 1, "lr": 1e-3}
+    data = {
+        "train": [str(folder / "scenes/train.jsonl")],
+        "validation": [str(folder / "scenes/validation.jsonl")],
+    }
+    running = {"save_every": 2, "log_every": 2, "seed": 5}
+    starts = {"encoder": "audiomosaic", "encoder_options": ENCODER, "llm": str(llm)}
+    align = {"stage": "align", **starts, "policy": lora, "data": data, "optim": optim, "run": running}
+    shutil.copytree(run("model", {**align, "optim": optim | {"steps": 1}}), folder / "model")
+    pretrain = {"stage": "pretrain", **{key: starts[key] for key in ("encoder", "encoder_options")}}
+    pretrain |= {
+        "data": data,
+        "optim": optim | {"batch_size": 4, "steps": 4},
+        "run": running | {"save_every": 1},
+    }
+    labels = folder / "labels"
+    _write_labels(folder / "scenes", labels)
+    finetune = {
+        "stage": "finetune",
+        **{key: starts[key] for key in ("encoder", "encoder_options")},
+        "data": {"train": [str(labels / "labels.csv")], "folds": {"test": "3"}},
+        "optim": {"batch_size": 4},
+        "run": running,
+        "finetune": {"mode": "full", "epochs": 3, "baseline": False},
+    }
+    recipe = {
+        "defaults": {"optim": {"steps": 2, "batch_size": 2, "warmup_steps": 0}, "run": {"save_every": 1}},
+        "stages": [
+            {"name": "some", "stage": "select", "data": data["train"][0], "kinds": ["caption", "what"]},
+            {"name": "first", "stage": "align", **starts, "data": {"train": ["stage:some/train.jsonl"]}},
+            {
+                "name": "second",
+                "stage": "instruct",
+                "model": "stage:first",
+                "data": {"train": data["train"]},
+                "evaluate": {"data": str(folder / "scenes/test.jsonl"), "limit": 4, "max_new_tokens": 2},
+            },
+        ],
+        "out": "out",
+    }
+    ablate = {
+        "out": "out",
+        "baseline": "logmel",
+        "inputs": {**data, "test": str(folder / "scenes/test.jsonl"), "llm": str(llm)},
+        "stages": {"align": {"projector": "linear", "optim": {**optim, "steps": 2}}},
+        "axes": {"encoder": {name: {"align": {"encoder": name}} for name in ("logmel", "random")}},
+        "seeds": [0],
+        "scoring": {"options": {"max_new_tokens": 2, "limit": 4}, "controls": ["no_audio"]},
+    }
+    deepspeed = {**align, "run": {**running, "deepspeed": str(CONFIGS / "deepspeed/zero1.json")}}
+    configs = {"align": align, "pretrain": pretrain, "finetune": finetune, "recipe": recipe, "ablate": ablate}
+    for name, values in (configs | {"deepspeed": deepspeed}).items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"out": "unused", **values}))
+
+
+def _write_labels(scenes: Path, out: Path) -> None:
+    """A label table with ESC-50's columns of the scenes' recordings, whose classes mean nothing."""
+    out.mkdir()
+    rows = ["filename,fold,category"]
+    for number, file in enumerate(sorted((scenes / "audio").glob("*.wav"))[:12]):
+        shutil.copy(file, out / file.name)
+        rows.append(f"{file.name},{number % 3 + 1},{'ab'[number // 3 % 2]}")
+    (out / "labels.csv").write_text("\n".join(rows) + "\n")
+
+
+# ---- processes ----
+def start(kind: Kind, words: Sequence[str], log: Path, mark: str, limit: int | None = None) -> int:
+    """Start the command as the leader of a new session; returns its process id."""
+    if kind.launcher:
+        with log.open("ab") as stream:
+            command = child_command(*(word.format(port=free_port()) for word in kind.launcher), *words)
+            more = {MARK: mark, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+            started = subprocess.Popen(
+                command, env=child_environment(more), stdout=stream, stderr=stream, start_new_session=True
+            )
+        return started.pid
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.setsid()
+        os.environ |= {MARK: mark, "OMP_NUM_THREADS": "1"}
+        stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(stream, 1)
+        os.dup2(stream, 2)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        if limit is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        import torch
+
+        from alm.cli import main
+
+        torch.set_num_threads(1)
+        code = main(list(words))
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(pid: int, seconds: float) -> int | None:
+    """The exit code of a child (negative: the signal that ended it); None if it runs longer than that."""
+    until = time.monotonic() + seconds
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > until:
+            return None
+        time.sleep(0.01)
+
+
+def alive(mark: str, session: int) -> list[int]:
+    """Processes that a trial started and that still run: by their session, or by the mark in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            environment = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        ours = int(fields[3]) == session or f"{MARK}={mark}".encode() in environment
+        if ours and fields[0] not in "ZX":
+            found.append(int(entry.name))
+    return found
+
+
+def still_alive(mark: str, session: int) -> list[int]:
+    """Processes of a trial that live ten seconds after it ended; they are then killed."""
+    until = time.monotonic() + _ALIVE_S
+    while (found := alive(mark, session)) and time.monotonic() < until:
+        time.sleep(0.1)
+    for pid in found:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return found
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# ---- results ----
+def result(out: Path) -> dict[str, str]:
+    """Relative path and content hash of every file that a command left; times are taken out of JSON files."""
+    found = {}
+    for path in sorted(out.rglob("*")):
+        name = path.relative_to(out).as_posix()
+        if path.is_file() and path.name not in _NOT_COMPARED:
+            found[name] = hashlib.sha256(_content(path, out)).hexdigest()
+    return found
+
+
+def _content(path: Path, out: Path) -> bytes:
+    """A file's content without times, and without the path of this trial."""
+    data = path.read_bytes().replace(str(out).encode(), b"OUT")
+    if path.suffix == ".json":
+        return json.dumps(_without_times(json.loads(data)), sort_keys=True).encode()
+    if path.suffix == ".jsonl":
+        lines = [_without_times(json.loads(line)) for line in data.splitlines() if line]
+        if path.name == "metrics.jsonl":  # losses of an interrupted log line are sums in another order
+            lines = [
+                {k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()} for line in lines
+            ]
+        return "\n".join(json.dumps(line, sort_keys=True) for line in lines).encode()
+    if path.suffix == ".pt" or path.name in ("report.md", "environment.json", "trainer_state.json"):
+        return b""  # pickles are not canonical, and reports tell times: only whether they are there
+    return data
+
+
+def _without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {k: v for k, v in value.items() if not k.endswith(_TIMES) and k not in ("sha256", "bytes")}
+        return {key: _without_times(item) for key, item in kept.items()}
+    if isinstance(value, list):
+        return [_without_times(item) for item in value]
+    return value
+
+
+# ---- trials ----
+@dataclass
+class Trials:
+    """Counts and failures of a session.
+
+    Attributes:
+        folder: Where everything is written.
+        draws: Random generator of all choices.
+        counts: Trials by (kind, fault).
+        failures: One line each.
+    """
+
+    folder: Path
+    draws: random.Random
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    _references: dict[str, tuple[dict[str, str], float, int]] = field(default_factory=dict)
+
+    def reference(self, name: str) -> tuple[dict[str, str], float, int]:
+        """Result, seconds and bytes of an undisturbed run."""
+        if name not in self._references:
+            out, began = self._out(name), time.monotonic()
+            code = wait(self._start(name, out, "reference"), _LONGEST_S)
+            if code != 0:
+                raise RuntimeError(
+                    f"{name}: the undisturbed run ended with {code}; see {out.parent / 'log.txt'}"
+                )
+            size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+            self._references[name] = result(out), time.monotonic() - began, size
+        return self._references[name]
+
+    def _out(self, name: str) -> Path:
+        out = self.folder / name / "out"
+        shutil.rmtree(out.parent, ignore_errors=True)
+        out.mkdir(parents=True)
+        return out
+
+    def _start(self, name: str, out: Path, mark: str, limit: int | None = None) -> int:
+        words = KINDS[name].words(self.folder / "inputs", out)
+        return start(KINDS[name], words, out.parent / "log.txt", mark, limit)
+
+    def run(self, name: str, fault: str, number: int) -> bool:
+        """One trial; returns whether it passed."""
+        wanted, seconds, size = self.reference(name)
+        mark = f"{os.getpid()}-{number}"
+        out = self._out(name)  # always the same: fingerprints cover paths
+        told = []
+        mounted = fault == "full" and mount(out, int(size * self.draws.uniform(0.05, 0.95)) + 16384)
+        limit = None
+        if fault == "full" and not mounted:
+            limit = int(max(512.0, size ** self.draws.uniform(0.4, 0.95)))
+        pid = self._start(name, out, mark, limit)
+        if fault == "full":
+            code = wait(pid, _LONGEST_S)
+            log = (out.parent / "log.txt").read_text(errors="replace")
+            if code not in (0, 2) or "Traceback" in log:
+                told.append(f"a full disk ended with {code} and {log.count('Traceback')} tracebacks")
+            if mounted:
+                subprocess.run(["mount", "-o", "remount,size=512m", str(out)], check=True)
+        else:
+            code = wait(pid, self.draws.uniform(0.0, 1.0) * seconds)
+            if code is None:
+                os.kill(pid, signal.Signals[fault])
+                code = wait(pid, 60.0)
+            if code is None:
+                told.append("it ignored the signal for 60 s")
+        if pids := still_alive(mark, pid):
+            told.append(f"{len(pids)} processes lived on")
+        again = self._start(name, out, f"{mark}-again")
+        code = wait(again, _LONGEST_S)
+        if code != 0:
+            told.append(f"the second run ended with {code}")
+        still_alive(f"{mark}-again", again)
+        told += differences(result(out), wanted)
+        self.counts[name, fault] += 1
+        if told:
+            kept = self.folder / f"failed-{number}-{name}"
+            shutil.copytree(out.parent, kept)
+            self.failures.append(f"{name} {fault} {number}: {'; '.join(told)} (see {kept})")
+        if mounted:
+            subprocess.run(["umount", str(out)], check=True)
+        return not told
+
+
+def mount(out: Path, size: int) -> bool:
+    """Mount a tmpfs of a size on a folder; False where this is not allowed."""
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size // 4096 * 4096}", "tmpfs", str(out)], capture_output=True
+    )
+    return done.returncode == 0
+
+
+def differences(got: dict[str, str], wanted: dict[str, str]) -> list[str]:
+    """What a result has less, more or other than the undisturbed one."""
+    sides = (
+        ("is missing", wanted.keys() - got.keys()),
+        ("is left over", got.keys() - wanted.keys()),
+        ("differs", {name for name in got.keys() & wanted.keys() if got[name] != wanted[name]}),
+    )
+    return [f"{sorted(names)[:4]} {what}" for what, names in sides if names]
+
+
+def choices(draws: random.Random, kinds: Sequence[str], n: int) -> Iterator[tuple[str, str]]:
+    """Random kinds with random faults; every kind comes up."""
+    for number in range(n):
+        weights = [KINDS[kind].weight for kind in kinds]
+        name = kinds[number] if number < len(kinds) else draws.choices(kinds, weights)[0]
+        faults = [signal.SIGKILL.name, signal.SIGTERM.name, *(["full"] if KINDS[name].disk else [])]
+        yield name, draws.choice(faults)
+
+
+def run_trials(
+    folder: Path, n: int, seed: int, kinds: Sequence[str], minutes: float = 1e9, inputs: Path | None = None
+) -> Trials:
+    """Run trials one after the other.
+
+    Args:
+        folder: An empty folder for everything.
+        n: How many.
+        seed: Of all choices.
+        kinds: Keys of `KINDS`.
+        minutes: Start no more after this time.
+        inputs: Inputs made before; None makes them.
+    """
+    _preload()
+    if inputs is not None:
+        (folder / "inputs").symlink_to(inputs)
+    else:
+        made = folder / "inputs"
+        made.mkdir(parents=True)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                make_inputs(made)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        if wait(pid, _LONGEST_S) != 0:
+            raise RuntimeError("the inputs could not be made")
+    trials, until = Trials(folder, random.Random(seed)), time.monotonic() + 60 * minutes
+    for number, (name, fault) in enumerate(choices(trials.draws, kinds, n)):
+        if time.monotonic() > until:
+            break
+        began = time.monotonic()
+        passed = trials.run(name, fault, number)
+        said = "ok" if passed else f"FAILED: {trials.failures[-1]}"
+        print(f"{number + 1}/{n} {name} {fault} ({time.monotonic() - began:.0f} s): {said}", flush=True)
+    return trials
+
+
+def _preload() -> None:
+    """Import what the commands need, before anything is forked; nothing is computed here."""
+    import deepspeed  # noqa: F401
+    import peft  # noqa: F401
+    import transformers.trainer  # noqa: F401
+
+    import train.finetune.stage
+    import train.pipeline.recipe
+    import train.pretrain.stage
+    import train.quickstart.workflow
+    import train.tune.stage  # noqa: F401
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the trials, print a table; returns 1 if one failed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=20, metavar="N", help="number of trials (20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all choices (0)")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="commands to interrupt"
+    )
+    parser.add_argument("--minutes", type=float, default=1e9, help="start no more trials after this time")
+    parser.add_argument("--folder", type=Path, help="empty folder for everything (a temporary one)")
+    options = parser.parse_args(argv)
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="alm-faults-"))
+    trials = run_trials(folder, options.kills, options.seed, options.kinds, options.minutes)
+    for (name, fault), count in sorted(trials.counts.items()):
+        print(f"{name:<12} {fault:<8} {count}")
+    print(f"{trials.counts.total()} trials, {len(trials.failures)} failed")
+    for line in trials.failures:
+        print(line)
+    if options.folder is None and not trials.failures:
+        shutil.rmtree(folder)
+    return 1 if trials.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
