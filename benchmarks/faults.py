@@ -196,7 +196,12 @@ def make_inputs(folder: Path) -> None:
                 "stage": "instruct",
                 "model": "stage:first",
                 "data": {"train": data["train"]},
-                "evaluate": {"data": str(folder / "scenes/test.jsonl"), "limit": 4, "max_new_tokens": 2},
+                "evaluate": {
+                    "data": str(folder / "scenes/test.jsonl"),
+                    "limit": 4,
+                    "max_new_tokens": 2,
+                    "controls": ["none"],
+                },
             },
         ],
         "out": "out",
