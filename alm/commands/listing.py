@@ -1,4 +1,4 @@
-"""`alm list`: what can be named in configs."""
+"""`alm list`: the names of components."""
 
 from __future__ import annotations
 
