@@ -105,7 +105,7 @@ def _add_sources(actions: Any) -> None:
         parser.add_argument("--audio", action="append", default=[], metavar="DIR", help="where the audio is")
         parser.add_argument(
             "--max-missing",
-            type=float,
+            type=number,
             default=0.0,
             metavar="SHARE",
             help="share of files that may be missing (0)",

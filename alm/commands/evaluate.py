@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
         "--require",
         metavar="METRIC",
         action="append",
-        help="fail if this metric cannot be computed; may be repeated",
+        help="fail if this metric cannot be computed",
     )
     parser.add_argument(
         "--out", metavar="DIR", help="folder for predictions and scores (MODEL/eval/BENCHMARK)"

@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
         metavar="METRIC",
         action="append",
         default=[],
-        help="fail if this metric cannot be computed; may be repeated",
+        help="fail if this metric cannot be computed",
     )
     parser.add_argument(
         "--judge",
