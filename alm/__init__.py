@@ -23,12 +23,15 @@ _HOME = {
 __all__ = ["AudioLanguageConfig", "AudioLanguageModel", "AudioLanguageProcessor", "load"]
 
 
-def load(source: str | Path, device: str | None = None) -> tuple[AudioLanguageModel, AudioLanguageProcessor]:
+def load(
+    source: str | Path, device: str | None = None, trust_remote_code: bool = False
+) -> tuple[AudioLanguageModel, AudioLanguageProcessor]:
     """Load a trained model and its processor.
 
     Args:
-        source: Model directory or hub id.
+        source: Model directory or Hub id.
         device: Where to put it; None takes a GPU where there is one.
+        trust_remote_code: Run Python code in the directory of the LLM that the model refers to.
 
     Returns:
         The model in eval mode, and its processor.
@@ -39,7 +42,7 @@ def load(source: str | Path, device: str | None = None) -> tuple[AudioLanguageMo
     from alm.checkpoint import load_model, load_processor
     from alm.generation import pick_device
 
-    model: Any = load_model(source)
+    model: Any = load_model(source, trust_remote_code=trust_remote_code)
     return model.to(device or pick_device()), load_processor(source)
 
 

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
+
+from alm.common.errors import CheckpointError
+from alm.common.json_text import read_json_object
+from alm.common.pretrained import check_sizes, from_pretrained, typed_errors
+from alm.policy import check_lora
+from encoders import config_from_dict
+from projectors import projector_config
 
 AUDIO_TOKEN = "<|audio|>"
 
@@ -16,8 +29,8 @@ class AudioLanguageConfig(PreTrainedConfig):
         encoder: The encoder's own config as a dictionary (`model_class` picks the class).
         projector: The projector's config as a dictionary (`name` picks the class).
         text_config: The causal LLM's config.
-        llm: Where the LLM's base weights are: a hub id, or a directory (relative to the model's own
-            directory). None when they are stored in this model's own safetensors file.
+        llm: Where the LLM's base weights are: a Hub id, or a directory (relative to the model's own directory). None:
+            they are stored in this model's own safetensors file.
         llm_revision: Hub revision of `llm`.
         llm_sha256: Content hash of a local `llm` directory's weights, checked on load.
         llm_bits: 4 or 8 where a referenced LLM is quantised while loading (bitsandbytes); None: it is not.
@@ -61,12 +74,119 @@ class AudioLanguageConfig(PreTrainedConfig):
         self.audio_token = audio_token
         self.audio_token_id = audio_token_id
         self.loss_chunk = loss_chunk
+        # Written by `AudioLanguageModel.save_pretrained`, never copied to another directory.
+        kwargs.pop("config_sha256", None)
+        self.weights_sha256 = kwargs.pop("weights_sha256", None)
         kwargs.setdefault("tie_word_embeddings", False)  # the LLM ties its own
         super().__init__(**kwargs)
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
         """The LLM's config; generation and the trainer read vocabulary and layer counts from it."""
         return self.text_config if self.text_config is not None else self
+
+
+def read_model_config(folder: Path, trust_remote_code: bool = False) -> AudioLanguageConfig:
+    """Read and validate the config.json of a model directory; a relative path to its LLM is resolved.
+
+    Args:
+        folder: The directory.
+        trust_remote_code: Take the config class of a referenced LLM from Python code in the LLM's directory.
+
+    Raises:
+        CheckpointError: The file is missing or broken; names the key.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        raise CheckpointError(f"{folder}: config.json is missing; expected an audio-language model directory")
+    values = read_json_object(path, CheckpointError, constants=True)
+    model_type = values.pop("model_type", None)
+    if model_type != AudioLanguageConfig.model_type:
+        raise CheckpointError(
+            f"{path}: model_type is {model_type!r}, expected '{AudioLanguageConfig.model_type}'"
+        )
+    check_sizes(values, str(path))
+    for key, (expected, is_valid) in _SCHEMA.items():
+        if key in values and not is_valid(values[key]):
+            raise CheckpointError(
+                f"{path}: {key} is {str(values[key])[:80]!r}, expected {expected}; correct the file"
+            )
+    for key in _REQUIRED:
+        if key not in values:
+            raise CheckpointError(f"{path}: {key} is missing; restore the file")
+    for key in values.keys() - _SCHEMA.keys():
+        if near := get_close_matches(key, _SCHEMA, n=1, cutoff=0.8):
+            raise CheckpointError(f"{path}: unknown key '{key}'; did you mean '{near[0]}'?")
+    pin = values.pop("config_sha256", None)
+    if pin is not None and pin != computing_sha256(values):
+        raise CheckpointError(
+            f"{path}: was changed after the weights were saved (config_sha256); restore the file, or remove "
+            "config_sha256 if you mean the change"
+        )
+    with typed_errors(str(path)):
+        config_from_dict(values["encoder"], "encoder")
+        projector_config(values["projector"])
+        for key in ("encoder_lora", "llm_lora"):
+            if values.get(key) is not None:
+                check_lora(values[key], key)
+        llm = values.get("llm")
+        if llm is not None and not Path(llm).is_absolute() and (folder / llm).is_dir():
+            values["llm"] = llm = str((folder / llm).resolve())
+        if llm is not None and trust_remote_code:
+            values["text_config"] = from_pretrained(
+                AutoConfig,
+                llm,
+                role="text_config",
+                trust_remote_code=True,
+                revision=values.get("llm_revision"),
+            )
+        return AudioLanguageConfig(**values)
+
+
+def computing_sha256(values: dict[str, Any]) -> str:
+    """Hash of the values of a config.json that results depend on.
+
+    An edited or damaged value may fit all weights and still change every answer, for example the encoder's
+    normalisation or the LLM's `rms_norm_eps`. The text_config of a referenced LLM is not used and not part of it.
+    """
+    keys = ["encoder", "projector", "encoder_lora", "llm_lora", "audio_token", "audio_token_id"]
+    keys += ["text_config"] if values.get("llm") is None else []
+    text = json.dumps({key: values.get(key) for key in keys}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) < 4096 and value.isprintable()
+
+
+def _or_null(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or is_valid(value)
+
+
+_SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "encoder": ("the encoder's config", lambda value: isinstance(value, dict)),
+    "projector": ("the projector's config", lambda value: isinstance(value, dict)),
+    "text_config": ("the LLM's config", lambda value: isinstance(value, dict)),
+    "llm": ("a directory, a Hub id or null", _or_null(_is_name)),
+    "llm_revision": ("a Hub revision or null", _or_null(_is_name)),
+    "llm_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
+    "llm_bits": ("4, 8 or null", lambda value: value is None or _is_whole(value) and value in (4, 8)),
+    "encoder_lora": ("adapter settings or null", _or_null(lambda value: isinstance(value, dict))),
+    "llm_lora": ("adapter settings or null", _or_null(lambda value: isinstance(value, dict))),
+    "audio_token": ("the placeholder's text", _is_name),
+    "audio_token_id": ("a token id", lambda value: _is_whole(value) and value >= 0),
+    "loss_chunk": ("a whole number from 0", lambda value: _is_whole(value) and value >= 0),
+    "weights_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
+    "config_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
+}
+_REQUIRED = ("encoder", "projector", "text_config", "audio_token_id")
 
 
 AutoConfig.register(AudioLanguageConfig.model_type, AudioLanguageConfig, exist_ok=True)

@@ -49,13 +49,17 @@ def generate_answers(
     order = sorted(range(len(conversations)), key=lambda i: _size(conversations[i], audios[i]))
     tokenizer = processor.tokenizer
     settings = decoding_settings(model, processor, max_new_tokens, **options)
-    encoded = _EncodedOnce(model, Counter(id(clip) for clips in audios for clip in clips))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    encoded = _EncodedOnce(model, [[id(clip) for row in rows for clip in audios[row]] for rows in batches])
     model.eval()
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        lengths = [[len(clip) for clip in audios[i]] for i in rows]
-        batch = processor.tokenize([conversations[i] for i in rows], lengths, add_generation_prompt=True)
-        batch |= encoded.inputs([clip for i in rows for clip in audios[i]])
+    for rows in batches:
+        batch = processor(
+            [conversations[i] for i in rows],
+            [audios[i] for i in rows],
+            collate=encoded,
+            add_generation_prompt=True,
+            n_new_tokens=settings["max_new_tokens"],
+        )
         with decoding_with(model.llm, settings) as config:
             out = model.generate(
                 **{key: value.to(model.device) for key, value in batch.items()}, generation_config=config
@@ -93,10 +97,12 @@ def stream_answer(
     from transformers import TextIteratorStreamer
 
     model.eval()
-    inputs = processor([conversation], [clips], add_generation_prompt=True).to(model.device)
+    settings = decoding_settings(model, processor, max_new_tokens, **options)
+    inputs = processor(
+        [conversation], [clips], add_generation_prompt=True, n_new_tokens=settings["max_new_tokens"]
+    ).to(model.device)
     streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     failure: list[BaseException] = []
-    settings = decoding_settings(model, processor, max_new_tokens, **options)
 
     def write() -> None:
         try:
@@ -115,42 +121,38 @@ def stream_answer(
 
 
 class _EncodedOnce:
-    """Encodes clips when they are first asked for, and keeps their tokens while they are still needed.
+    """Encodes each clip once, and keeps its tokens until the last batch that needs them.
 
     Args:
         model: The model whose encoder runs.
-        uses: How often each clip (by identity) will be asked for.
+        batches: The clips (by identity) of every batch, in the order in which the batches will come.
     """
 
-    def __init__(self, model: Any, uses: Counter[int]) -> None:
+    def __init__(self, model: Any, batches: Sequence[Sequence[int]]) -> None:
         self.model = model
-        self.uses = uses
+        self.uses = Counter(clip for batch in batches for clip in set(batch))
         self.kept: dict[int, Tensor] = {}
 
     @torch.no_grad()
-    def inputs(self, clips: Sequence[np.ndarray]) -> dict[str, Tensor]:
-        """The model's audio inputs for a batch's clips in reading order."""
-        if not clips:
-            return {}
-        unique = {id(clip): clip for clip in clips}
-        new = {key: clip for key, clip in unique.items() if key not in self.kept}
+    def __call__(self, clips: Sequence[np.ndarray]) -> tuple[list[int], dict[str, Tensor]]:
+        """Lengths in samples, and encoder tokens as the model's audio inputs, of a batch's different clips."""
+        new = [clip for clip in clips if id(clip) not in self.kept]
         if new:
-            waveforms, lengths = pad_batch(list(new.values()))
+            waveforms, lengths = pad_batch(new)
             out = self.model.encode(waveforms.to(self.model.device), lengths)
-            for key, tokens, mask in zip(new, out.tokens, out.mask, strict=True):
-                self.kept[key] = tokens[mask]  # (n_valid, D), time-major
-        rows = [self.kept[key] for key in unique]
+            for clip, tokens, mask in zip(new, out.tokens, out.mask, strict=True):
+                self.kept[id(clip)] = tokens[mask]  # (n_valid, D), time-major
+        rows = [self.kept[id(clip)] for clip in clips]
         sizes = torch.tensor([len(row) for row in rows], device=rows[0].device)
-        place = {key: i for i, key in enumerate(unique)}
         self.uses.subtract(id(clip) for clip in clips)
-        for key in unique:
-            if self.uses[key] <= 0:
-                del self.kept[key]
-        return {
+        for clip in clips:
+            if self.uses[id(clip)] <= 0:
+                del self.kept[id(clip)]
+        inputs = {
             "features": pad_sequence(rows, batch_first=True),  # (C, N, D)
             "features_mask": torch.arange(int(sizes.max()), device=sizes.device)[None] < sizes[:, None],
-            "audio_index": torch.tensor([place[id(clip)] for clip in clips]),
         }
+        return [len(clip) for clip in clips], inputs
 
 
 def _size(conversation: Sequence[Message], clips: Sequence[np.ndarray]) -> tuple[int, int]:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from alm.checkpoint import WEIGHTS, load_processor, read_model_config, resolve
+from alm.checkpoint import load_processor, resolve
 from alm.common.errors import CheckpointError
+from alm.configuration import read_model_config
+from alm.model import WEIGHTS
 
 
 def describe(source: str | Path) -> str:

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from alm.common.errors import CheckpointError
 from alm.common.pretrained import from_pretrained
+from alm.llm import load_llm
+from alm.model import AudioLanguageModel
+from alm.policy import adapter_keys, inject_lora
+from alm.processor import AudioLanguageProcessor
 from encoders.base import read_config
 from encoders.checkpoint import load_strict, read_weights
 from encoders.zoo.audiomosaic.config import BACKBONE, AudioMosaicConfig
 from encoders.zoo.audiomosaic.model import AudioMosaicEncoder
 from projectors.ltu import LTUConfig
-
-if TYPE_CHECKING:
-    from alm.model import AudioLanguageModel
-    from alm.processor import AudioLanguageProcessor
 
 ARCHITECTURE = "AudioMosaicLlamaForCausalLM"
 EXTRA_WEIGHTS = "extra_weights.bin"
@@ -54,9 +55,6 @@ def load_ltu(
     Raises:
         CheckpointError: A tensor is missing, unexpected or mis-shaped.
     """
-    from alm.model import AudioLanguageModel
-    from alm.policy import adapter_keys, inject_lora
-
     source = folder / EXTRA_WEIGHTS
     parts = _split(read_weights(source), source)
     encoder = AudioMosaicEncoder(_encoder_config(parts["audio_encoder"], source, encoder_options))
@@ -84,10 +82,6 @@ def load_ltu_processor(
     folder: Path, *, variant: str = "official", **encoder_options: Any
 ) -> AudioLanguageProcessor:
     """The processor: LTU's prompt, its tokenizer padded with the unknown token as in its recipe."""
-    from transformers import LlamaTokenizer
-
-    from alm.processor import AudioLanguageProcessor
-
     source = folder / EXTRA_WEIGHTS
     parts = _split(read_weights(source), source)
     config = _encoder_config(parts["audio_encoder"], source, encoder_options)
@@ -144,10 +138,6 @@ def _encoder_config(weights: dict[str, Tensor], source: Path, options: dict[str,
 
 
 def _base(folder: Path) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from alm.checkpoint import load_llm
-
     values = {
         key: value for key, value in read_config(folder).items() if key not in ("architectures", "model_type")
     }

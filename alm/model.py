@@ -7,21 +7,38 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
+import os
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from alm.common.errors import UserError
-from alm.configuration import AudioLanguageConfig
+from alm.common.errors import CheckpointError, UserError
+from alm.common.files import sha256_of, write_bytes_atomic
+from alm.common.pretrained import from_pretrained, typed_errors
+from alm.configuration import AudioLanguageConfig, computing_sha256, read_model_config
+from alm.decoding import check_generation_config
 from alm.head import causal_lm_loss
-from alm.policy import Policy, inject_lora, lora_values, set_trainable, trainable_table
+from alm.llm import llm_fingerprint, load_llm, weights_sha256
+from alm.policy import (
+    Policy,
+    adapter_keys,
+    inject_lora,
+    lora_values,
+    set_trainable,
+    trainable_table,
+)
 from encoders import AudioEncoder, AudioTokens, config_from_dict
+from encoders.base import make_folder
+from encoders.checkpoint import load_strict, read_weights, resolve_source, unusable_values, write_weights
 from encoders.registry import encoder_class
 from projectors import Projector, build_projector, projector_config, projector_from_config
+
+WEIGHTS = "model.safetensors"
 
 
 class AudioLanguageModel(PreTrainedModel):
@@ -83,8 +100,6 @@ class AudioLanguageModel(PreTrainedModel):
                 holding a copy of its weights.
             llm_bits: 4 or 8 where `llm` was loaded quantised from `llm_source`; it is again when reloaded.
         """
-        from alm.checkpoint import llm_fingerprint
-
         width = cast(nn.Embedding, llm.get_input_embeddings()).embedding_dim
         fresh = build_projector(projector, encoder, width, **(options or {}))
         config = AudioLanguageConfig(
@@ -289,10 +304,42 @@ class AudioLanguageModel(PreTrainedModel):
         return self.llm.generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Write config and weights; see `alm.checkpoint.save_model`."""
-        from alm.checkpoint import save_model
+        """Write config, weights and generation settings; each file is replaced atomically, the config last.
 
-        save_model(self, Path(save_directory), state_dict=kwargs.get("state_dict"))
+        An LLM that `config.llm` refers to is not stored, only its adapters.
+
+        Args:
+            save_directory: Created if needed.
+            *args: Ignored, as are other keywords; the Trainer passes them.
+            **kwargs: `state_dict`: gathered weights, where a sharded trainer holds them.
+
+        Raises:
+            CheckpointError: The directory cannot be written.
+        """
+        folder = make_folder(save_directory)
+        state = kwargs.get("state_dict") or self.state_dict()
+        skipped = self._absent_keys()
+        write_weights(folder / WEIGHTS, {key: value for key, value in state.items() if key not in skipped})
+        values = json.loads(json.dumps(self.config.to_dict()))
+        values["architectures"] = [type(self).__name__]
+        for nested in (values, values["text_config"]):
+            nested.pop("_name_or_path", None)  # a path of this machine, and `llm` says it already
+        if values.get("llm") and Path(values["llm"]).is_dir():
+            values["llm"] = os.path.relpath(Path(values["llm"]).resolve(), folder.resolve())
+        values["config_sha256"] = computing_sha256(values)
+        values["weights_sha256"] = sha256_of(folder / WEIGHTS)
+        self.generation_config.save_pretrained(folder)
+        text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+        write_bytes_atomic(folder / "config.json", text.encode(), CheckpointError)
+
+    def _absent_keys(self) -> set[str]:
+        """State-dict keys that are not stored: base weights of a referenced LLM, else a head tied to the embeddings."""
+        if self.config.llm is not None:
+            adapters = adapter_keys(self.llm)
+            return {f"llm.{key}" for key in self.llm.state_dict() if key not in adapters}
+        if self.llm.config.tie_word_embeddings:  # safetensors refuses shared memory; tying restores the head
+            return {f"llm.{key}" for key in (self.llm._tied_weights_keys or {})}
+        return set()
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:  # type: ignore[override]
         """Upload to the hub, as in transformers; refused where the LLM is a directory of this machine.
@@ -311,18 +358,127 @@ class AudioLanguageModel(PreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any
     ) -> AudioLanguageModel:
-        """Load a saved model strictly; see `alm.checkpoint.load_model`."""
-        from alm.checkpoint import load_model
+        """Load a model directory strictly: every tensor must be there, with its shape, finite, and no other.
 
+        Args:
+            pretrained_model_name_or_path: Directory written by `save_pretrained`, or a Hub id.
+            *args: None are accepted.
+            **kwargs: `dtype`: dtype to cast to, the stored one by default. `trust_remote_code`: run Python code in the
+                directory of a referenced LLM. What the Auto classes add on their own is ignored.
+
+        Returns:
+            The model in eval mode, on the CPU.
+
+        Raises:
+            CheckpointError: A file is missing or broken, a tensor is missing, unexpected, mis-shaped or not finite, or
+                the referenced LLM is gone or not the one the model was trained with.
+            UserError: An argument that is not supported.
+        """
         dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
-        # What the Auto classes pass along on their own; anything else would be dropped without a word.
         own = {"config", "trust_remote_code", "adapter_kwargs", "revision", "code_revision"}
         unknown = sorted(key for key in kwargs if key not in own and not key.startswith("_"))
-        if unknown or kwargs.get("revision", "main") not in (None, "main"):
+        if args or unknown or kwargs.get("revision", "main") not in (None, "main"):
             raise UserError(
                 f"AudioLanguageModel.from_pretrained does not take {', '.join(unknown) or 'revision'}"
             )
-        return load_model(pretrained_model_name_or_path, dtype=dtype)
+        folder = resolve(pretrained_model_name_or_path)
+        trusted = bool(kwargs.get("trust_remote_code"))
+        config = read_model_config(folder, trusted)
+        weights = folder / WEIGHTS
+        if not weights.is_file():
+            raise CheckpointError(f"{folder}: {WEIGHTS} is missing; the model was not saved completely")
+        llm = None
+        if config.llm is not None:
+            llm = _referenced_llm(config, folder, trusted)
+            config.text_config = copy.deepcopy(llm.config)
+        stored = read_weights(weights)
+        if llm is None:
+            _check_llm_size(config, stored, folder)
+        with typed_errors(f"{folder / 'config.json'}: cannot build the model"):
+            model = cls(config, llm=llm)
+        for key, value in model.state_dict(keep_vars=True).items():
+            if key in stored and not unusable_values(stored[key], value):
+                value.data = value.data.to(stored[key].dtype)  # float32 adapters of an LLM in bfloat16
+        absent = model._absent_keys()
+        if doubled := sorted(absent & stored.keys()):
+            raise CheckpointError(
+                f"{weights}: holds {doubled[0]}, which {folder / 'config.json'} says is stored elsewhere; restore "
+                "the config of these weights"
+            )
+        load_strict(model, stored, source=str(weights), allow_missing=tuple(absent))
+        if config.weights_sha256 is not None and config.weights_sha256 != sha256_of(weights):
+            raise CheckpointError(
+                f"{weights}: is not the file that was saved with {folder / 'config.json'} (weights_sha256); restore "
+                "it, or remove weights_sha256 if you mean the change"
+            )
+        if config.llm is None:
+            model.llm.tie_weights()
+            if (folder / "generation_config.json").is_file():  # a referenced LLM brings its own
+                settings = from_pretrained(GenerationConfig, folder, role="model")
+                check_generation_config(settings, str(folder / "generation_config.json"))
+                model.generation_config = model.llm.generation_config = settings
+        if dtype is not None and dtype != "auto":
+            nn.Module.to(model, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+        return model.eval()
+
+
+def resolve(source: str | Path) -> Path:
+    """The local directory of a model given as a directory or a Hub id, whose files are downloaded.
+
+    Raises:
+        CheckpointError: It does not exist, could not be downloaded, or is a file.
+    """
+    folder = resolve_source(
+        source, patterns=["*.json", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt"]
+    )
+    if not folder.is_dir():
+        raise CheckpointError(f"{source}: is a file; give the directory of a trained model")
+    return folder
+
+
+def _referenced_llm(config: AudioLanguageConfig, folder: Path, trust_remote_code: bool) -> PreTrainedModel:
+    """The LLM that a model refers to; refused if it is gone or has other weights than in training."""
+    assert config.llm is not None
+    local = Path(config.llm)
+    if not local.is_dir() and (local.is_absolute() or config.llm.startswith(".")):
+        # No Hub id: the model, or its LLM, was moved alone.
+        missing = local if local.is_absolute() else Path(os.path.normpath(folder.absolute() / local))
+        raise CheckpointError(
+            f"{folder}: its LLM is not at {missing} ('llm' in {folder / 'config.json'} is '{config.llm}'); move it "
+            "there or set 'llm' to where it is now; `alm export` writes a model that can be moved by itself"
+        )
+    if local.is_dir():
+        found = weights_sha256(local)
+        if config.llm_sha256 and found != config.llm_sha256:
+            raise CheckpointError(
+                f"{folder}: its LLM at {config.llm} has changed since training (weights sha256 {found[:12]}…, "
+                f"expected {config.llm_sha256[:12]}…); restore that LLM or train again"
+            )
+    return load_llm(
+        config.llm,
+        revision=config.llm_revision,
+        wanted_by=str(folder),
+        bits=config.llm_bits,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def _check_llm_size(config: AudioLanguageConfig, stored: dict[str, Tensor], folder: Path) -> None:
+    """Compare the LLM that config.json describes with the weights file before memory is allocated for it."""
+    path = folder / "config.json"
+    with typed_errors(f"{path}: text_config: cannot build the LLM"), torch.device("meta"):
+        described = AutoModelForCausalLM.from_config(
+            copy.deepcopy(config.text_config), trust_remote_code=False
+        )
+    size = sum(parameter.numel() for parameter in described.parameters())
+    found = sum(value.numel() for key, value in stored.items() if key.startswith("llm."))
+    if (
+        not found / 2 <= size <= found * 2
+    ):  # adapters and a tied head make small differences; load_strict finds them
+        raise CheckpointError(
+            f"{path}: text_config describes an LLM of {size:,} parameters, {WEIGHTS} holds {found:,}; restore the "
+            "config or the weights"
+        )
 
 
 def positions(attention_mask: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -70,6 +71,43 @@ def lora_values(options: LoraOptions, default_targets: tuple[str, ...] | str) ->
         "lora_dropout": options.dropout,
         "target_modules": list(targets) if not isinstance(targets, str) else targets,
     }
+
+
+def check_lora(values: Any, where: str) -> None:
+    """Validate adapter settings that were read from a file.
+
+    Only the keys that `lora_values` writes are accepted: `peft` would import modules that other keys name, and treat a
+    string as a regular expression that may take hours.
+
+    Raises:
+        ConfigError: Names the key.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: got {values!r}, expected r, lora_alpha, lora_dropout and target_modules")
+    for key, (expected, is_valid) in _LORA_SCHEMA.items():
+        if not is_valid(values.get(key)):
+            raise ConfigError(f"{where}.{key}: got {str(values.get(key))[:80]!r}, expected {expected}")
+    if unknown := sorted(map(str, values.keys() - _LORA_SCHEMA.keys())):
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; valid keys: {', '.join(_LORA_SCHEMA)}")
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) and one for one in value)
+
+
+_LORA_SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "r": (
+        "a whole number from 1 to 65536",
+        lambda value: isinstance(value, int) and _is_number(value, 1, 65536),
+    ),
+    "lora_alpha": ("a number above 0", lambda value: _is_number(value, 1e-9, 1e9)),
+    "lora_dropout": ("a number from 0 to 1", lambda value: _is_number(value, 0, 1)),
+    "target_modules": ("a list of module names", _are_names),
+}
 
 
 def inject_lora(component: nn.Module, values: dict[str, Any]) -> None:

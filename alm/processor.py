@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
-from alm.common.errors import AudioError, UserError
+from alm.common.errors import AudioError, CheckpointError, UserError
+from alm.common.pretrained import typed_errors
 from alm.configuration import AUDIO_TOKEN, AudioLanguageConfig
-from alm.templates import TEMPLATES
+from alm.templates import chat_template as named_template
+from alm.templates.render import render
 from encoders import config_from_dict
 from encoders.audio import pad_batch
 from projectors import projector_config
@@ -56,11 +58,16 @@ class AudioLanguageProcessor(ProcessorMixin):
         encoder: The encoder's config dictionary (sample rate, normalisation, time grid).
         projector: The projector's config dictionary (LLM tokens per clip).
         audio_token: The placeholder.
-        chat_template: A Jinja template, or `plain` or `alpaca-short`; None takes the tokenizer's, or the plain
-            one where it has none.
-        max_audio_tokens: Most audio tokens of a conversation; None sets no limit but the LLM's. Longer audio is
-            refused, never cut: give a part of it, or a projector with fewer tokens per second.
+        chat_template: A Jinja template, or the name of one in `alm.templates`; None takes the tokenizer's, or `plain`
+            if the tokenizer has none.
+        max_audio_tokens: Most audio tokens of a conversation; None sets no limit but the LLM's context. Longer audio
+            is refused, never cut: give a part of it, or train a projector with fewer tokens per second.
     """
+
+    context_length: int | None = None
+    """Most tokens that the LLM reads, prompt and answer together; None: unknown or unlimited."""
+    vocab_size: int | None = None
+    """Number of token embeddings of the LLM; None: unknown."""
 
     def __init__(
         self,
@@ -75,8 +82,7 @@ class AudioLanguageProcessor(ProcessorMixin):
             tokenizer.add_tokens([audio_token], special_tokens=True)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        chat_template = chat_template or tokenizer.chat_template or "plain"
-        chat_template = TEMPLATES.get(chat_template, chat_template)
+        chat_template = named_template(chat_template or tokenizer.chat_template or "plain")
         super().__init__(tokenizer=tokenizer, chat_template=chat_template)
         self.encoder = encoder
         self.projector = projector
@@ -95,7 +101,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         """LLM tokens that a clip of `n_samples` takes in the prompt.
 
         Raises:
-            AudioError: It is too short for one, or alone takes more than `max_audio_tokens`.
+            AudioError: It is too short for one token, or alone takes more than `max_audio_tokens` or the LLM's context.
         """
         n_tokens = self.projector_config.n_tokens_for(self.encoder_config.n_time_for(n_samples))
         self._check_budget(n_tokens, f"a clip of {n_samples / self.sample_rate:.1f} s")
@@ -106,6 +112,28 @@ class AudioLanguageProcessor(ProcessorMixin):
             raise AudioError(
                 f"{what} takes {n_tokens} audio tokens, more than max_audio_tokens={self.max_audio_tokens}; give a "
                 "part of it, raise the limit, or train a projector with fewer tokens per second"
+            )
+        if self.context_length is not None and n_tokens >= self.context_length:
+            raise AudioError(
+                f"{what} takes {n_tokens} audio tokens, the LLM's context has {self.context_length} tokens in all; "
+                "give a part of it, or train a projector with fewer tokens per second"
+            )
+
+    def _check_limits(self, row: Encoded, n_new_tokens: int) -> None:
+        """Refuse a sample that is longer than the LLM's context, or has tokens that the LLM does not know."""
+        n_audio = sum(end - start for start, end in row.spans)
+        n_text = len(row.ids) - n_audio
+        if self.context_length is not None and len(row.ids) + n_new_tokens > self.context_length:
+            answer = f" and an answer of up to {n_new_tokens}" if n_new_tokens else ""
+            raise UserError(
+                f"{n_audio} audio tokens, {n_text} text tokens{answer} are more than the LLM's context of "
+                f"{self.context_length} tokens; shorten the audio, the text or the answer"
+            )
+        largest = max((token for token in row.ids if token != self.audio_token_id), default=0)
+        if self.vocab_size is not None and largest >= self.vocab_size:
+            raise UserError(
+                f"token {self.tokenizer.convert_ids_to_tokens(largest)!r} has id {largest}, the LLM has "
+                f"{self.vocab_size} token embeddings; use the tokenizer of this LLM"
             )
 
     @cached_property
@@ -187,12 +215,14 @@ class AudioLanguageProcessor(ProcessorMixin):
     def _render(self, messages: list[Message], add_generation_prompt: bool) -> str:
         if not messages:
             return ""
-        return self.tokenizer.apply_chat_template(
-            messages,
-            chat_template=self.chat_template,
-            tokenize=False,
+        return render(
+            str(self.chat_template),
+            messages=messages,
+            tools=[],
+            documents=None,
             add_generation_prompt=add_generation_prompt,
             enable_thinking=False,  # Qwen3, SmolLM3: answers are not preceded by hidden reasoning
+            **self.tokenizer.special_tokens_map,
         )
 
     def _ids(self, text: str, continued: bool) -> list[int]:
@@ -246,73 +276,6 @@ class AudioLanguageProcessor(ProcessorMixin):
         self._check_budget(n_audio, f"the audio of a conversation ({len(out.spans)} clips)")
         return out
 
-    def _encode_all(
-        self,
-        conversations: Sequence[Sequence[Message]],
-        n_samples: Sequence[Sequence[int]],
-        max_length: int | None,
-        truncation: bool,
-        add_generation_prompt: bool,
-        supervise: str,
-    ) -> list[Encoded]:
-        """The samples, none longer than `max_length`; what had to be cut is reported."""
-        rows = [
-            self.encode_conversation(c, lengths, add_generation_prompt, supervise)
-            for c, lengths in zip(conversations, n_samples, strict=True)
-        ]
-        longest = max(len(row.ids) for row in rows)
-        if max_length is None or longest <= max_length:
-            return rows
-        if not truncation or add_generation_prompt:
-            raise UserError(
-                f"a sample has {longest} tokens, more than max_length={max_length}; shorten it or raise the limit"
-                + (" (a prompt is not cut: its end is the question)" if truncation else "")
-            )
-        cut = [row.cut(max_length) if len(row.ids) > max_length else row for row in rows]
-        clips = sum(len(a.spans) - len(b.spans) for a, b in zip(rows, cut, strict=True))
-        n_cut = sum(len(row.ids) > max_length for row in rows)
-        warnings.warn(
-            f"{n_cut} of {len(rows)} samples were cut to {max_length} tokens or less, {clips} clips left out; "
-            f"the longest had {longest}",
-            stacklevel=3,
-        )
-        empty = [i for i, row in enumerate(cut) if all(label == -100 for label in row.labels)]
-        if empty:
-            raise UserError(
-                f"sample {empty[0]} of the batch has no answer left in max_length={max_length} tokens; raise the limit"
-            )
-        return cut
-
-    def tokenize(
-        self,
-        conversations: Sequence[Sequence[Message]],
-        n_samples: Sequence[Sequence[int]],
-        *,
-        add_generation_prompt: bool = False,
-        with_labels: bool = False,
-        supervise: str = "assistant",
-        padding_side: str | None = None,
-        max_length: int | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """The text side of a batch, from the clips' lengths alone.
-
-        Args:
-            conversations: One list of messages per sample.
-            n_samples: Per sample the lengths of its clips, in samples.
-            add_generation_prompt: Prompts end where the assistant's answer begins.
-            with_labels: Also return `labels`.
-            supervise: What is labelled: `assistant` turns with their end-of-turn token, or `all` text.
-            padding_side: Default: left with `add_generation_prompt`, else right.
-            max_length: Longest allowed sample in tokens.
-
-        Raises:
-            UserError: Markers and clips disagree, or a sample is longer than `max_length`.
-        """
-        rows = self._encode_all(conversations, n_samples, max_length, False, add_generation_prompt, supervise)
-        return self._tensors(
-            rows, padding_side or ("left" if add_generation_prompt else "right"), with_labels
-        )
-
     def _tensors(self, rows: list[Encoded], side: str, with_labels: bool) -> dict[str, torch.Tensor]:
         longest = max(len(row.ids) for row in rows)
         batch = {
@@ -326,58 +289,131 @@ class AudioLanguageProcessor(ProcessorMixin):
     def __call__(
         self,
         conversations: Sequence[Sequence[Message]],
-        audios: Sequence[Sequence[np.ndarray]] | None = None,
+        audios: Sequence[Sequence[Any]] | None = None,
         *,
+        collate: Collate | None = None,
         add_generation_prompt: bool = False,
+        n_new_tokens: int = 0,
         with_labels: bool = False,
         supervise: str = "assistant",
         padding_side: str | None = None,
         max_length: int | None = None,
         truncation: bool = False,
     ) -> BatchFeature:
-        """Build a batch.
+        """Build a batch of model inputs: the only place where conversations and clips become tensors.
 
         Args:
             conversations: One list of messages per sample; several turns, several clips in a turn, or none.
-            audios: Per sample its clips, mono float32 at `sample_rate`; an array given several times (the same
-                object) is encoded once.
-            add_generation_prompt: See `tokenize`, as for the next four.
-            with_labels: See there.
-            supervise: See there.
-            padding_side: See there.
-            max_length: See there.
-            truncation: Cut longer samples at their end, with a warning; a clip is kept whole or left out.
+            audios: Per sample its clips: mono float32 at `sample_rate`, or what `collate` accepts. A clip that is given
+                several times (the same array, or an equal object of another type) is encoded once.
+            collate: Turns B different clips into their lengths in samples, and the model's audio inputs; None pads
+                waveforms (see `encoders.audio.pad_batch`).
+            add_generation_prompt: End prompts where the assistant's answer begins.
+            n_new_tokens: Length limit of an answer that must still fit into the LLM's context.
+            with_labels: Also return `labels`.
+            supervise: What is labelled: `assistant` turns with their end-of-turn token, or `all` text.
+            padding_side: Default: left with `add_generation_prompt`, else right.
+            max_length: Longest allowed sample in tokens.
+            truncation: Cut longer samples at their end, with a warning; a clip is kept whole or dropped.
 
         Returns:
-            `input_ids`, `attention_mask` (B, L) and, where there is audio, `waveforms` (C, S),
-            `waveform_lengths` (C,), `audio_index` (P,).
+            `input_ids`, `attention_mask` (B, L), `labels` (B, L) if asked for and, if there is audio, `waveforms`
+            (C, S) and `waveform_lengths` (C,), or what `collate` returns, and `audio_index` (P,).
 
         Raises:
-            UserError: Markers and clips disagree, a sample is longer than `max_length`, or has no answer left.
+            UserError: Markers and clips disagree, a sample is longer than `max_length` or the LLM's context, or has no
+                answer left.
         """
         audios = audios if audios is not None else [[]] * len(conversations)
         if len(audios) != len(conversations):
             raise UserError(f"got {len(conversations)} conversations and {len(audios)} lists of clips")
-        n_samples = [[len(clip) for clip in clips] for clips in audios]
-        rows = self._encode_all(
-            conversations, n_samples, max_length, truncation, add_generation_prompt, supervise
+        collate = collate or _collate_waveforms
+        distinct = _distinct(clip for clips in audios for clip in clips)
+        lengths, inputs = collate(list(distinct.values())) if distinct else ([], {})
+        n_samples = dict(zip(distinct, lengths, strict=True))
+        rows = [
+            self.encode_conversation(
+                conversation, [n_samples[_key(clip)] for clip in clips], add_generation_prompt, supervise
+            )
+            for conversation, clips in zip(conversations, audios, strict=True)
+        ]
+        rows = self._within(max_length, rows, truncation, add_generation_prompt)
+        for row in rows:
+            self._check_limits(row, n_new_tokens)
+        batch = self._tensors(
+            rows, padding_side or ("left" if add_generation_prompt else "right"), with_labels
         )
-        side = padding_side or ("left" if add_generation_prompt else "right")
-        batch = self._tensors(rows, side, with_labels)
-        row_of: dict[int, int] = {}
-        unique: list[np.ndarray] = []
-        index = []
-        for clip in (
-            clip for clips, row in zip(audios, rows, strict=True) for clip in clips[: len(row.spans)]
-        ):
-            if id(clip) not in row_of:
-                row_of[id(clip)] = len(unique)
-                unique.append(clip)
-            index.append(row_of[id(clip)])
-        if unique:
-            batch["waveforms"], batch["waveform_lengths"] = pad_batch(unique)
-            batch["audio_index"] = torch.tensor(index)
+        kept = [clip for clips, row in zip(audios, rows, strict=True) for clip in clips[: len(row.spans)]]
+        remaining = _distinct(kept)
+        if len(remaining) < len(distinct):
+            inputs = collate(list(remaining.values()))[1] if remaining else {}
+        if remaining:
+            place = {key: i for i, key in enumerate(remaining)}
+            batch |= inputs
+            batch["audio_index"] = torch.tensor([place[_key(clip)] for clip in kept])
         return BatchFeature(batch)
+
+    def _within(
+        self, max_length: int | None, rows: list[Encoded], truncation: bool, is_prompt: bool
+    ) -> list[Encoded]:
+        """The samples, none longer than `max_length`; truncated samples are reported."""
+        longest = max(len(row.ids) for row in rows)
+        if max_length is None or longest <= max_length:
+            return rows
+        if not truncation or is_prompt:
+            raise UserError(
+                f"a sample has {longest} tokens, more than max_length={max_length}; shorten it or raise the limit"
+                + (" (a prompt is not cut: its end is the question)" if truncation else "")
+            )
+        cut = [row.cut(max_length) if len(row.ids) > max_length else row for row in rows]
+        clips = sum(len(a.spans) - len(b.spans) for a, b in zip(rows, cut, strict=True))
+        n_cut = sum(len(row.ids) > max_length for row in rows)
+        warnings.warn(
+            f"{n_cut} of {len(rows)} samples were cut to {max_length} tokens or less, {clips} clips dropped; "
+            f"the longest had {longest}",
+            stacklevel=3,
+        )
+        empty = [i for i, row in enumerate(cut) if all(label == -100 for label in row.labels)]
+        if empty:
+            raise UserError(
+                f"sample {empty[0]} of the batch has no answer left in max_length={max_length} tokens; raise the limit"
+            )
+        return cut
+
+
+Collate = Callable[[Sequence[Any]], tuple[Sequence[int], dict[str, torch.Tensor]]]
+
+
+def _collate_waveforms(clips: Sequence[np.ndarray]) -> tuple[list[int], dict[str, torch.Tensor]]:
+    padded, lengths = pad_batch(clips)
+    return [len(clip) for clip in clips], {"waveforms": padded, "waveform_lengths": lengths}
+
+
+def _key(clip: Any) -> Any:
+    """What makes two clips the same: the array object itself, or equality of anything else."""
+    return id(clip) if isinstance(clip, np.ndarray) else clip
+
+
+def _distinct(clips: Iterable[Any]) -> dict[Any, Any]:
+    """The different clips by key, in order of first use."""
+    return {_key(clip): clip for clip in clips}
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Use a tokenizer once, so that a wrong value in its files raises here and not in the middle of a run."""
+    for text in ("What is this?", "<|audio|>\n é 音"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokenizer.batch_decode([ids], skip_special_tokens=True)
+        if not ids or not all(isinstance(token, int) for token in ids):
+            raise CheckpointError(f"the tokenizer makes no tokens of {text!r}; restore its files")
+
+
+def llm_limits(config: Any) -> tuple[int | None, int | None]:
+    """Context length and number of token embeddings that an LLM's config states; None where it states none."""
+    text = config.get_text_config()
+    context, words = getattr(text, "max_position_embeddings", None), getattr(text, "vocab_size", None)
+    found = [value if isinstance(value, int) and value > 0 else None for value in (context, words)]
+    return found[0], found[1]
 
 
 def _pad(rows: list[list[int]], value: int, side: str, width: int) -> torch.Tensor:
@@ -390,11 +426,15 @@ def _pad(rows: list[list[int]], value: int, side: str, width: int) -> torch.Tens
 
 
 def build_processor(tokenizer: Any, model: Any, chat_template: str | None = None) -> AudioLanguageProcessor:
-    """The processor of a freshly assembled model; also tells the model the placeholder's id."""
-    processor = AudioLanguageProcessor(
-        tokenizer, model.config.encoder, model.config.projector, chat_template=chat_template
-    )
+    """The processor of a freshly assembled model; also sets the placeholder's id in the model's config."""
+    with typed_errors("llm: cannot use the tokenizer"):
+        check_tokenizer(tokenizer)
+        processor = AudioLanguageProcessor(
+            tokenizer, model.config.encoder, model.config.projector, chat_template=chat_template
+        )
     model.config.audio_token_id = processor.audio_token_id
+    processor.context_length = llm_limits(model.llm.config)[0]
+    processor.vocab_size = model.get_input_embeddings().weight.shape[0]
     return processor
 
 

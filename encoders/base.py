@@ -21,6 +21,7 @@ from alm.common.errors import AudioError, CheckpointError, ConfigError
 from alm.common.fields import coerce_fields, located
 from alm.common.files import write_bytes_atomic
 from alm.common.json_text import read_json_object
+from alm.common.pretrained import check_sizes, typed_errors
 from encoders.checkpoint import (
     LoadReport,
     load_strict,
@@ -284,8 +285,9 @@ class AudioEncoder(nn.Module, ABC):
         """
         path = resolve_encoder(source, revision)
         file = config_file(path)
-        config = cls.config_class.from_dict(read_config(file), where=str(file))
-        encoder = cls(config.replace(**config_overrides))
+        config = cls.config_class.from_dict(read_config(file), where=str(file)).replace(**config_overrides)
+        with typed_errors(f"{file}: cannot build the encoder that it describes", ConfigError):
+            encoder = cls(config)
         encoder.load_report = load_strict(encoder, read_weights(path), source=path)
         return encoder.eval()
 
@@ -372,7 +374,9 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     file = file / "config.json" if file.is_dir() else file
     if not file.exists():
         raise ConfigError(f"{file}: no such file; an encoder directory holds it and model.safetensors")
-    return read_json_object(file, ConfigError, constants=True)
+    values = read_json_object(file, ConfigError, constants=True)
+    check_sizes(values, str(file), ConfigError)
+    return values
 
 
 def n_time_mask(n_time: list[int], grid: tuple[int, int], device: torch.device) -> Tensor:

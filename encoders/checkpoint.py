@@ -29,6 +29,7 @@ _STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict", "module")
 _FAIRSEQ_AVERAGE = "_ema"  # fairseq keeps the teacher's weights inside the state dict
 _HUB_FILES = ("config.json", "*.safetensors", "pytorch_model.bin")
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+_FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -74,16 +75,19 @@ def load_strict(
         The report of matched, missing and unexpected keys.
 
     Raises:
-        CheckpointError: Listing every key that is missing, unexpected or mis-shaped, with shapes.
+        CheckpointError: Listing every key that is missing, unexpected or mis-shaped, with shapes, or whose values are
+            not finite or not floating point where the module's are.
     """
     own = module.state_dict()
     wanted = {key for key in state_dict if not _allowed(key, leave_out)}
-    matched, misshaped = [], []
+    matched, misshaped, unusable = [], [], []
     for key, value in own.items():
         if key not in wanted:
             continue
         if state_dict[key].shape == value.shape:
             matched.append(key)
+            if fault := unusable_values(state_dict[key], value):
+                unusable.append(f"{key}: {fault}")
         else:
             misshaped.append(f"{key}: {tuple(state_dict[key].shape)} for {tuple(value.shape)}")
     missing = [key for key in own if key not in wanted]
@@ -105,8 +109,35 @@ def load_strict(
             f"{source}: weights do not fit {type(module).__name__}: {'; '.join(complaints)}; "
             "give the config these weights were saved with"
         )
+    if unusable:
+        raise CheckpointError(
+            f"{source}: unusable weights: {', '.join(unusable)}; restore the file or train again"
+        )
     module.load_state_dict({key: state_dict[key] for key in matched}, strict=False)
     return report
+
+
+def unusable_values(stored: Tensor, own: Tensor) -> str:
+    """Why values cannot serve as a module's tensor: their dtype, NaN or Infinity; empty if they can.
+
+    Args:
+        stored: Values of any shape.
+        own: The module's tensor.
+    """
+    if own.is_floating_point():
+        if stored.dtype not in _FLOAT_TYPES:
+            return (
+                f"has dtype {str(stored.dtype).removeprefix('torch.')}, expected a float of 16, 32 or 64 bits"
+            )
+        return "" if is_finite(stored) else "holds NaN or Infinity"
+    if own.dtype != stored.dtype:
+        return f"has dtype {str(stored.dtype).removeprefix('torch.')}, expected {str(own.dtype).removeprefix('torch.')}"
+    return ""
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite, in one pass and without a copy."""
+    return not values.numel() or all(bool(end.isfinite()) for end in torch.aminmax(values.detach()))
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -224,7 +255,7 @@ def resolve_source(
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # the hub client raises a dozen unrelated types; all mean "not obtainable"
         raise CheckpointError(
-            f"{source}: is no local directory and cannot be had from the hub ({type(error).__name__}); "
+            f"{source}: is no local directory and could not be downloaded from the Hub ({type(error).__name__}); "
             "download it on a connected machine and give the directory"
         ) from error
 

@@ -2,21 +2,24 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import alm
 from alm.checkpoint import load_llm, load_model, load_processor
-from alm.common.errors import CheckpointError, UserError
-from alm.generation import generate_answers
+from alm.common.errors import AudioError, CheckpointError, UserError
+from alm.generation import generate_answers, stream_answer
 from alm.model import AudioLanguageModel
 from alm.policy import LoraOptions, Policy
 from alm.processor import build_processor
 from encoders import encoder_class
+from eval.runner.likelihood import rank_choices
 from projectors import list_projectors
 
 QUESTIONS = ["what is this sound", "is there a bell", "describe the audio please", "how many"]
@@ -260,7 +263,7 @@ def test_a_model_that_cannot_be_loaded_says_why(saved, tmp_path, llm_dir):
     ):
         load_model(saved)
     (saved / "config.json").write_text("{broken")
-    with pytest.raises(CheckpointError, match="not valid JSON"):
+    with pytest.raises(CheckpointError, match=r"config\.json: broken JSON"):
         load_model(saved)
     (saved / "model.safetensors").write_bytes(b"\x00" * 20)
     (saved / "config.json").write_text(json.dumps(config))
@@ -269,6 +272,112 @@ def test_a_model_that_cannot_be_loaded_says_why(saved, tmp_path, llm_dir):
     (saved / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="processor"):
         load_processor(saved)
+
+
+def stored_with_llm(make, folder):
+    """A self-contained model: its LLM's weights are in its own file."""
+    model, processor = make()
+    model.set_policy(Policy(llm="full"))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("removed", ["all", "one"])
+def test_a_self_contained_model_without_its_llm_is_refused(make, tmp_path, removed):
+    folder = stored_with_llm(make, tmp_path / "m")
+    load_model(folder)
+    tensors = load_file(folder / "model.safetensors")
+    keys = sorted(key for key in tensors if key.startswith("llm."))
+    assert len(keys) > 10
+    for key in keys if removed == "all" else keys[3:4]:
+        del tensors[key]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="holds 0" if removed == "all" else f"missing {keys[3]}"):
+        load_model(folder)
+
+
+FAULTS = {
+    "nan": lambda value: torch.where(torch.arange(value.numel()).view_as(value) == 1, torch.nan, value),
+    "inf": lambda value: value.index_fill(0, torch.tensor([0]), torch.inf),
+    "int8": lambda value: value.to(torch.int8),
+    "int64": lambda value: value.to(torch.int64),
+    "float8": lambda value: value.to(torch.float8_e4m3fn),
+    "bool": lambda value: value.bool(),
+    "complex": lambda value: value.to(torch.complex64),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("part", ["encoder.blocks", "projector.", "llm.model.layers"])
+def test_weights_that_are_not_finite_floats_are_refused_and_named(make, tmp_path_factory, fault, part):
+    folder = tmp_path_factory.mktemp("m")
+    stored_with_llm(make, folder)
+    tensors = load_file(folder / "model.safetensors")
+    key = next(key for key in sorted(tensors) if key.startswith(part) and tensors[key].ndim == 2)
+    tensors[key] = FAULTS[fault](tensors[key])
+    save_file(tensors, folder / "model.safetensors")
+    words = "holds NaN or Infinity" if fault in ("nan", "inf") else "has dtype .*expected a float"
+    with pytest.raises(CheckpointError, match=rf"{re.escape(key)}: {words}"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_referenced_llm_with_unusable_weights_is_refused(llm_dir, tmp_path, fault):
+    shutil.copytree(llm_dir, tmp_path / "llm")
+    tensors = load_file(tmp_path / "llm/model.safetensors")
+    key = "model.layers.0.mlp.up_proj.weight"
+    tensors[key] = FAULTS[fault](tensors[key])
+    save_file(tensors, tmp_path / "llm/model.safetensors", metadata={"format": "pt"})
+    if fault in ("nan", "inf"):
+        with pytest.raises(CheckpointError, match=rf"{re.escape(key)} holds NaN or Infinity"):
+            load_llm(str(tmp_path / "llm"))
+    else:
+        try:  # transformers converts some of them to the config's dtype, which is no fault of ours
+            llm = load_llm(str(tmp_path / "llm"))
+        except CheckpointError as error:
+            assert "llm: " in str(error)
+        else:
+            assert {parameter.dtype for parameter in llm.parameters()} <= {torch.float32}
+
+
+def test_a_longer_prompt_than_the_context_is_refused_with_numbers(make, clips):
+    model, processor = make()
+    assert processor.context_length == 512 and processor.vocab_size == len(processor.tokenizer) - 1
+    minute = np.resize(clips[0], 30 * 16000)  # 375 audio tokens
+    text = "what " * 100
+    for build in (
+        lambda: processor([talk(text)], [[minute]], add_generation_prompt=True),
+        lambda: processor([talk(text, "a bell")], [[minute]], with_labels=True),
+        lambda: list(generate_answers(model, processor, [talk(text)], [[minute]], 4)),
+        lambda: list(stream_answer(model, processor, talk(text), [minute], 4)),
+        lambda: list(rank_choices(model, processor, [talk(text)], [[minute]], [["a", "b"]])),
+    ):
+        with pytest.raises(UserError, match=r"375 audio tokens, \d\d+ text tokens.*context of 512 tokens"):
+            build()
+    with pytest.raises(UserError, match="an answer of up to 500 are more"):
+        list(generate_answers(model, processor, [talk("what")], [[clips[0]]], 500))
+    with pytest.raises(AudioError, match="60.0 s takes 750 audio tokens.*context has 512"):
+        processor.n_audio_tokens(60 * 16000)
+    processor.vocab_size = 100
+    with pytest.raises(UserError, match=r"token '.*' has id \d+, the LLM has 100 token embeddings"):
+        processor([talk("what")], [[clips[0]]])
+
+
+def test_a_gpt2_prompt_that_is_too_long_is_refused(llm_dir, clips, tmp_path):
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    tokenizer = AutoTokenizer.from_pretrained(llm_dir)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=48)
+    model = AudioLanguageModel.assemble(encoder_class("audiomosaic").tiny(), GPT2LMHeadModel(config).eval())
+    processor = build_processor(tokenizer, model)
+    assert processor.context_length == 48
+    assert list(generate_answers(model, processor, [talk("w")], [[clips[1][:8000]]], 4))
+    with pytest.raises(UserError, match="context of 48 tokens"):
+        list(generate_answers(model, processor, [talk("xyz " * 20)], [[clips[1]]], 4))
+    model.save_pretrained(tmp_path / "m")
+    processor.save_pretrained(tmp_path / "m")
+    assert load_processor(tmp_path / "m").context_length == 48
 
 
 def test_importing_alm_loads_neither_torch_nor_transformers():
@@ -298,3 +407,39 @@ def test_under_zero_3_every_process_runs_the_head_once(make, clips, monkeypatch)
     monkeypatch.setattr("alm.head.is_deepspeed_zero3_enabled", lambda: True)
     model(**batch)
     assert calls == [int((batch["labels"] != -100).sum())]
+
+
+def test_a_changed_config_or_weight_is_refused_though_all_shapes_fit(make, tmp_path):
+    folder = stored_with_llm(make, tmp_path / "m")
+    text = (folder / "config.json").read_text()
+    for part, key, value in (
+        ("encoder", "attn_drop_rate", 0.4),
+        ("text_config", "rms_norm_eps", 0.1),
+        ("text_config", "rope_parameters", None),
+    ):
+        config = json.loads(text)
+        assert key in config[part]
+        config[part][key] = value
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(CheckpointError, match="was changed after the weights were saved"):
+            load_model(folder)
+    (folder / "config.json").write_text(json.dumps(json.loads(text) | {"loss_chunk": 7}))
+    assert load_model(folder).config.loss_chunk == 7
+    tensors = load_file(folder / "model.safetensors")
+    tensors["projector.norm.bias"] += 0.01
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: is not the file that was saved"):
+        load_model(folder)
+    config = json.loads(text)
+    del config["weights_sha256"], config["config_sha256"]  # as saved before, or edited on purpose
+    (folder / "config.json").write_text(json.dumps(config))
+    load_model(folder)
+
+
+def test_a_short_fuzz_of_model_directories(tmp_path):
+    from fuzz_model import case_for
+    from fuzzing import fuzz
+
+    outcome = fuzz("model directories", case_for(tmp_path), n=60, seed=1)
+    assert not outcome.findings, "\n".join(outcome.findings)
+    assert outcome.counts["refused"] > 15 and outcome.counts["accepted"] > 5

@@ -285,7 +285,8 @@ def test_places_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_hub_id_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
-        CheckpointError, match="no local directory and cannot be had from the hub.*give the directory"
+        CheckpointError,
+        match="no local directory and could not be downloaded from the Hub.*give the directory",
     ):
         load_encoder("some-organisation/some-encoder")
 

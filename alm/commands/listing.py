@@ -1,4 +1,4 @@
-"""`alm list`: the names of components."""
+"""`alm list`: what can be named in configs."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -24,6 +25,8 @@ _JSON_FILES = (
     "adapter_config.json",
     "model.safetensors.index.json",
 )
+_MOST_LAYERS = 10_000
+_LARGEST_SIZE = 10**11
 
 
 def from_pretrained(
@@ -56,7 +59,9 @@ def from_pretrained(
     if folder.is_dir():
         for name in _JSON_FILES:
             if (folder / name).exists():
-                read_json_object(folder / name, error, constants=True)
+                values = read_json_object(folder / name, error, constants=True)
+                if name == "config.json":
+                    check_sizes(values, str(folder / name), error)
     with typed_errors(f"{role}: cannot load '{source}'", error, folder):
         with without_progress_bars():
             return loader.from_pretrained(str(source), trust_remote_code=trust_remote_code, **options)
@@ -84,6 +89,29 @@ def typed_errors(
         if not isinstance(cause, Exception) and type(cause).__name__ != "PanicException":
             raise  # KeyboardInterrupt, SystemExit
         raise error(f"{prefix}: {_custom_code(folder) or one_line(cause)}") from cause
+
+
+def check_sizes(values: Any, where: str, error: type[UserError] = CheckpointError) -> None:
+    """Refuse numbers of a config.json that would take all memory or run for days.
+
+    Args:
+        values: The parsed file.
+        where: Its path, for messages.
+        error: Type of the error to raise.
+
+    Raises:
+        UserError: Of type `error`; names the key.
+    """
+    items = (
+        values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    )
+    for key, value in items:
+        limit = _MOST_LAYERS if "layer" in str(key) or key == "depth" else _LARGEST_SIZE
+        if isinstance(value, int) and abs(value) > limit:
+            raise error(f"{where}: {key} is {value}, expected at most {limit}; restore the file")
+        if isinstance(value, float) and math.isnan(value):
+            raise error(f"{where}: {key} is not a number (NaN); restore the file")
+        check_sizes(value, where, error)
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from alm.common.errors import AudioError, UserError
 from alm.data.records import AudioRef, Record
 from alm.data.sources import first_unanswered
-from alm.processor import AudioLanguageProcessor
+from alm.processor import AudioLanguageProcessor, Collate
 from encoders import AudioEncoder
 from encoders.audio import pad_batch
 from train.data.feature_cache import Feature, encoded_once
@@ -209,40 +209,52 @@ class ConversationCollator:
             AudioError: A clip is missing, not decodable, silent, or too short for one token.
             UserError: The conversation does not fit its clips, or is too long.
         """
-        self._tokenize([sample], {ref: self.clips.check(ref) for ref in sample["audio"]})
+        lengths = {ref: self.clips.check(ref) for ref in sample["audio"]}
+        self._build([sample], lambda refs: ([lengths[ref] for ref in refs], {}), lengths)
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Collate dataset items; see `AudioLanguageProcessor.tokenize` for the text side.
+        """Collate dataset items; see `AudioLanguageProcessor.__call__`.
 
         Raises:
             UserError: A sample that cannot be part of a batch; the message names its record.
         """
-        refs = list(dict.fromkeys(ref for sample in samples for ref in sample["audio"]))
-        row = {ref: i for i, ref in enumerate(refs)}
-        lengths, audio = self.clips.collate(refs) if refs else ([], {})
-        batch = self._tokenize(samples, dict(zip(refs, lengths, strict=True)))
-        if self.packed:
-            batch, order = pack(batch, self.processor.tokenizer.pad_token_id)
-            samples = [samples[i] for i in order]
-        if refs:
-            index = torch.tensor([row[ref] for sample in samples for ref in sample["audio"]])
-            batch |= audio | {"audio_index": index}
-        return batch
+        lengths: dict[AudioRef, int] = {}
 
-    def _tokenize(
-        self, samples: Sequence[dict[str, Any]], n_samples: dict[AudioRef, int]
+        def collate(refs: Sequence[AudioRef]) -> tuple[list[int], dict[str, Tensor]]:
+            found, inputs = self.clips.collate(refs)
+            lengths.update(zip(refs, found, strict=True))
+            return found, inputs
+
+        batch = self._build(samples, collate, lengths)
+        if not self.packed:
+            return batch
+        packed, order = pack(batch, self.processor.tokenizer.pad_token_id)
+        audio = {
+            key: value for key, value in batch.items() if key not in ("input_ids", "attention_mask", "labels")
+        }
+        if audio:
+            clips = audio["audio_index"].split([len(sample["audio"]) for sample in samples])
+            audio["audio_index"] = torch.cat([clips[i] for i in order])
+        return packed | audio
+
+    def _build(
+        self, samples: Sequence[dict[str, Any]], collate: Collate, lengths: dict[AudioRef, int]
     ) -> dict[str, Tensor]:
-        """Tokenize conversations, given the length of each clip; an error names the first record that causes it."""
+        """Build the batch; an error names the first record that causes it, unless a clip could not be read."""
         try:
-            return self.processor.tokenize(
+            batch = self.processor(
                 [sample["messages"] for sample in samples],
-                [[n_samples[ref] for ref in sample["audio"]] for sample in samples],
+                [sample["audio"] for sample in samples],
+                collate=collate,
                 with_labels=True,
                 supervise=self.supervise,
                 max_length=self.max_length,
             )
         except UserError as error:
+            if any(ref not in lengths for sample in samples for ref in sample["audio"]):
+                raise  # the clip's own error names its file
             if len(samples) > 1:
                 for sample in samples:
-                    self._tokenize([sample], n_samples)
+                    self._build([sample], lambda refs: ([lengths[ref] for ref in refs], {}), lengths)
             raise type(error)(f"{', '.join(sample['source'] for sample in samples)}: {error}") from error
+        return dict(batch)

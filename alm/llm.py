@@ -1,0 +1,114 @@
+"""Loading a causal LLM, completely and safely, and pinning the one that a model refers to."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+from alm.common.errors import CheckpointError, UserError
+from alm.common.files import sha256_of
+from alm.common.pretrained import from_pretrained
+from alm.decoding import check_generation_config
+from encoders.checkpoint import is_finite
+
+
+def llm_fingerprint(source: str | None, llm: PreTrainedModel) -> dict[str, Any]:
+    """Config values that pin a referenced LLM: the content hash of a directory, or the Hub commit of an id."""
+    if source is None:
+        return {}
+    if Path(source).is_dir():
+        return {"llm_sha256": weights_sha256(Path(source))}
+    return {"llm_revision": getattr(llm.config, "_commit_hash", None)}
+
+
+def weights_sha256(folder: Path) -> str:
+    """One hash over the names and contents of a directory's weight files."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
+    if not files:
+        raise CheckpointError(f"{folder}: no weight file (*.safetensors, *.bin); expected a saved causal LLM")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}:{sha256_of(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def load_llm(
+    source: str,
+    *,
+    revision: str | None = None,
+    wanted_by: str | None = None,
+    bits: int | None = None,
+    loader: Any = AutoModelForCausalLM,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> PreTrainedModel:
+    """A causal LLM from a directory or Hub id, loaded completely.
+
+    Args:
+        source: Directory or Hub id.
+        revision: Hub branch, tag or commit.
+        wanted_by: The model that refers to this LLM, for messages.
+        bits: 4 or 8 quantises the weights while loading, through bitsandbytes; None keeps them.
+        loader: The class whose `from_pretrained` is called.
+        trust_remote_code: Run Python code of the LLM's directory; set it only from the user's config.
+        **options: Passed to `from_pretrained`.
+
+    Raises:
+        CheckpointError: The LLM is missing, a tensor is missing, mis-shaped or not finite, or a file is broken.
+        UserError: `bits` without bitsandbytes, or another number than 4 and 8.
+    """
+    role = f"{wanted_by}: LLM" if wanted_by else "llm"
+    if bits is not None:
+        options["quantization_config"] = _quantisation(bits)
+    if Path(source).is_absolute() and not Path(source).is_dir():
+        raise CheckpointError(f"{role}: the directory {source} does not exist")
+    llm, info = from_pretrained(
+        loader,
+        source,
+        role=role,
+        trust_remote_code=trust_remote_code,
+        revision=revision,
+        output_loading_info=True,
+        **options,
+    )
+    bad = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys and kind != "unexpected_keys"}
+    if bad:
+        raise CheckpointError(f"{role}: '{source}' does not load completely: {bad}")
+    for name, parameter in llm.named_parameters():
+        if bits is None and not parameter.is_floating_point() or parameter.dtype in _FLOAT8:
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{role}: '{source}': {name} has dtype {dtype}, expected 16 or 32 bit floats"
+            )
+        if parameter.is_floating_point() and not is_finite(parameter):
+            raise CheckpointError(f"{role}: '{source}': {name} holds NaN or Infinity; restore the weights")
+    check_generation_config(llm.generation_config, f"{source}/generation_config.json")
+    logging.get_logger(__name__).info("loaded %s", source)
+    return llm
+
+
+_FLOAT8 = tuple(getattr(torch, name) for name in dir(torch) if name.startswith("float8"))
+
+
+def _quantisation(bits: int) -> Any:
+    if bits not in (4, 8):
+        raise UserError(f"llm bits: got {bits}, expected 4 or 8")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"an LLM in {bits} bits needs bitsandbytes, which is not installed; pip install 'alm-toolkit[quant]', or "
+            "load it unquantised"
+        )
+    from transformers import BitsAndBytesConfig
+
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    # NF4 with a 16 bit computation type: QLoRA's choice (Dettmers et al. 2023, section 3)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )

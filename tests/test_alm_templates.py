@@ -1,0 +1,161 @@
+"""Chat templates: rendered as `transformers` renders them, inside limits; each named one in a file of its own."""
+
+import time
+
+import pytest
+from transformers import AutoTokenizer
+
+from alm.common.errors import ConfigError, UserError
+from alm.templates import CHAT_TEMPLATES, chat_template
+from alm.templates.render import render
+
+MESSAGES = [
+    {"role": "system", "content": "be brief\n"},
+    {"role": "user", "content": '<|audio|>what\'s <that> & "why"?'},
+    {"role": "assistant", "content": " a béll "},
+    {"role": "user", "content": "sure"},
+]
+
+# constructs of published templates: ChatML, Llama 3, Mistral, Gemma, Phi, Qwen, SmolLM
+TEMPLATES = {
+    **{name: CHAT_TEMPLATES.get(name) for name in CHAT_TEMPLATES.names()},
+    "whitespace": "{%- for m in messages -%}\n  {{- '<|' + m.role + '|>\\n' + m['content'] | trim -}}\n{%- endfor %}\n",
+    "namespace": (
+        "{%- set ns = namespace(found=false, n=0) %}{% for m in messages %}{% set ns.n = ns.n + loop.index0 %}"
+        "{% if loop.first and m.role == 'system' %}{% set ns.found = true %}{% endif %}{% if not loop.last %}"
+        "{{ m.content }}|{% endif %}{% endfor %}{{ ns.found }}{{ ns.n }}{{ loop is defined }}"
+    ),
+    "system first": (
+        "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
+        "{% set s = messages[0]['content'] %}"
+        "{% else %}{% set loop_messages = messages %}{% endif %}{% for m in loop_messages %}"
+        "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}"
+        "{{ s ~ '::' ~ m['content'].strip() ~ eos_token }}{% endfor %}"
+    ),
+    "tools": (
+        "{% if tools %}{{ tools | tojson }}{% endif %}{{ documents is none }}{{ tools is defined }}"
+        "{{ enable_thinking }}"
+        "{{ messages | tojson(indent=2) }}{{ messages | map(attribute='role') | join(', ') }}{{ [1, 2] | join }}"
+    ),
+    "generation tag": (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
+        "{% continue %}{% endif %}{{ '%s: %s' % (m.role, m.content) }}{% if loop.index > 3 %}{% break %}{% endif %}"
+        "{% endfor %}{{ bos_token if add_generation_prompt else 'x' * 3 }}"
+    ),
+    "macro": (
+        "{% macro turn(role, text='') %}[{{ role | upper }}]{{ text | replace('a', 'b') | default('none') }}"
+        "{% endmacro %}"
+        "{% for m in messages | selectattr('role', 'ne', 'system') %}{{ turn(m.role, m.content) }}{% endfor %}"
+        "{% for k, v in messages[0].items() %}{{ k }}={{ v }}{% endfor %}{{ 'abc'[::-1] }}{{ 7 // 2 ** 1 }}"
+        "{% set parts = messages[1].content.split('>') %}{{ parts[-1].lstrip('w') }}{{ dict(a=1).a }}"
+        "{% for i in range(3) recursive %}{{ i }}{% endfor %}{% set block %}"
+        "{{ parts | length }}{% endset %}{{ block ~ 1 }}"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("add_generation_prompt", [False, True])
+def test_the_text_is_that_of_transformers(llm_dir, name, add_generation_prompt):
+    tokenizer = AutoTokenizer.from_pretrained(llm_dir)
+    expected = tokenizer.apply_chat_template(
+        MESSAGES,
+        chat_template=TEMPLATES[name],
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+        enable_thinking=False,
+    )
+    found = render(
+        TEMPLATES[name],
+        messages=MESSAGES,
+        tools=[],
+        documents=None,
+        add_generation_prompt=add_generation_prompt,
+        enable_thinking=False,
+        **tokenizer.special_tokens_map,
+    )
+    assert found == expected
+
+
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+BOMBS = {
+    "loops": LOOP,
+    "many loops": "{% for a in range(99999) %}x{% endfor %}" * 5,
+    "calls": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "power": "{{ 9 ** 99999999 }}",
+    "powers": "{{ 9 ** 60 ** 60 }}",
+    "factors": "{% set n = namespace(x=10) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}{{ n.x }}",
+    "repeated text": "{{ 'a' * 9000000000 }}",
+    "repeated list": "{{ (9000000000 * [1]) | length }}",
+    "doubled text": "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "doubled sum": "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "block": "{% set x %}{% for i in range(9999) %}{{ 'a' * 99999 }}{% endfor %}{% endset %}",
+    "output": "{% set a = 'a' * 999999 %}{% for i in range(9999) %}{{ a }}{% endfor %}",
+    "width": "{{ '%999999999d' % 1 }}",
+    "format": "{{ '{:999999999}'.format(1) }}",
+    "format argument": "{{ '{:{}}'.format(1, 999999999) }}",
+    "format filter": "{{ '%999999999d' | format(1) }}",
+    "star": "{{ '%*d' % (999999999, 1) }}",
+    "center": "{{ 'a'.center(9999999999) }}",
+    "center filter": "{{ 'a' | center(9999999999) }}",
+    "indent": "{{ 'a\n' | indent(9999999999) }}",
+    "zfill": "{{ 'a'.zfill(9999999999) }}",
+    "replace": "{{ ('a' * 99999).replace('a', 'b' * 99999) }}",
+    "replace filter": "{{ ('a' * 99999) | replace('a', 'b' * 99999) }}",
+    "join": "{{ (['a' * 99999] * 99999) | join('b') }}",
+    "join method": "{{ ('b' * 99999).join(['a'] * 99999) }}",
+    "batch": "{{ [1] | batch(9999999999, 1) | list }}",
+    "lipsum": "{{ lipsum(n=99999) }}",
+    "range": "{% for a in range(10000000) %}x{% endfor %}",
+    "long": " " * 3_000_000 + "{{ 1 }}",
+    "nested": "{{ " + "(" * 50_000 + "1" + ")" * 50_000 + " }}",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_ends_at_once_in_one_line(name):
+    started = time.monotonic()
+    with pytest.raises(UserError, match="the chat template ") as caught:
+        render(BOMBS[name], messages=MESSAGES)
+    assert time.monotonic() - started < 5 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.system('touch ran') }}",
+        "{{ raise_exception.__globals__['os'].system('touch ran') }}",
+        "{{ dict.__mro__[1] }}",
+        "{% set n = namespace(__class__=1) %}",
+        "{% set _ = messages.append(1) %}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}",
+        "{{ 1 / 0 }}",
+        "{% for %}",
+        "{{ messages[99]['content'].x.y }}",
+        "{{ raise_exception('System role not supported') }}",
+    ],
+)
+def test_an_escape_or_error_is_one_line(template, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="the chat template ") as caught:
+        render(template, messages=MESSAGES)
+    assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
+
+
+def test_a_template_cannot_change_the_messages():
+    before = [dict(message) for message in MESSAGES]
+    render("{{ messages | length }}{% for m in messages %}{% set m = 1 %}{% endfor %}", messages=MESSAGES)
+    assert MESSAGES == before
+
+
+def test_named_templates_are_files(tmp_path, monkeypatch):
+    assert chat_template("alpaca-short") == CHAT_TEMPLATES.get("alpaca_short")
+    with pytest.raises(ConfigError, match="did you mean 'plain'"):
+        chat_template("plane")
+    (tmp_path / "shouting.py").write_text("CHAT_TEMPLATE = '{{ messages[0].content | upper }}'\n")
+    monkeypatch.setenv("ALM_PLUGINS", str(tmp_path))
+    assert render(chat_template("shouting"), messages=MESSAGES[1:]) == MESSAGES[1]["content"].upper()
