@@ -19,6 +19,7 @@ from torch import Tensor
 from alm.common.errors import CheckpointError, ConfigError
 from alm.common.fields import located
 from alm.common.pretrained import from_pretrained
+from alm.common.text import one_line
 from encoders.base import AudioEncoder, EncoderConfig, config_file, read_config
 from encoders.checkpoint import LoadReport, resolve_source
 from encoders.windows import WindowedConfig, WindowedEncoder
@@ -75,8 +76,8 @@ class TransformersConfig(WindowedConfig):
 
         try:
             return getattr(transformers, self.config_name)(**{**self.transformers, **self.fixed})
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"transformers: {' '.join(str(error).split())[:300]}") from error
+        except Exception as error:  # its validation raises a dozen types
+            raise ConfigError(f"transformers: {one_line(str(error))[:300]}") from error
 
     @classmethod
     def _known(cls) -> list[str]:
@@ -157,7 +158,16 @@ class TransformersEncoder(WindowedEncoder):
     def __init__(self, config: TransformersConfig | None = None, model: Any = None) -> None:
         config = config or self.config_class()
         super().__init__(config)
-        self.model = self._model_class()(config.hf) if model is None else model
+        if model is None:
+            try:
+                model = self._model_class()(config.hf)
+            except Exception as error:  # values that do not fit together fail anywhere in a constructor
+                detail = f"{type(error).__name__}: {one_line(str(error))[:300]}"
+                raise ConfigError(
+                    f"transformers: {self.model_name} cannot be built from these values ({detail}); give the config "
+                    "these weights were saved with"
+                ) from error
+        self.model = model
 
     @classmethod
     def _model_class(cls) -> Any:

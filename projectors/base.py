@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from alm.common.errors import ConfigError
+from alm.common.fields import coerce_fields
 
 
 class ProjectorError(ConfigError):
-    """A projector was asked for something it cannot do; the message names the option and the fix."""
+    """Invalid projector options or inputs; the message names the option and the fix."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ProjectorConfig:
-    """What every projector knows about its two ends.
+    """The sizes of the encoder and the LLM that every projector connects.
 
     Attributes:
         encoder_dim: Width D of the encoder's tokens.
@@ -51,14 +52,35 @@ class ProjectorConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ProjectorConfig:
-        """Build the config; an unknown option is a ProjectorError that names the nearest one."""
+        """Build the config from plain values.
+
+        Raises:
+            ProjectorError: Unknown option (names the nearest), missing option, wrong type or size.
+        """
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in known and key != "name":
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"did you mean '{near[0]}'?" if near else f"known options: {', '.join(known)}"
                 raise ProjectorError(f"projector '{cls.name}' has no option '{key}'; {hint}")
-        return cls(**{key: value for key, value in values.items() if key != "name"})
+        given = {key: value for key, value in values.items() if key != "name"}
+        required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+        if missing := [key for key in required if key not in given]:
+            raise ProjectorError(
+                f"projector '{cls.name}': {', '.join(missing)} missing; expected a value for each"
+            )
+        try:
+            config = cls(**coerce_fields(cls, given))
+        except ProjectorError:
+            raise
+        except ConfigError as error:
+            raise ProjectorError(f"projector '{cls.name}': {error}") from error
+        for key in required:
+            if not getattr(config, key) > 0:
+                raise ProjectorError(
+                    f"projector '{cls.name}': {key}={getattr(config, key)}, expected more than 0"
+                )
+        return config
 
 
 class Projector(nn.Module):

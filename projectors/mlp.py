@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from projectors.base import Projector, stack_time
+from projectors.base import Projector, ProjectorError, stack_time
 from projectors.context import ClipContext
 from projectors.linear import StackedConfig
 
@@ -19,12 +19,17 @@ class MLPConfig(StackedConfig):
 
     Attributes:
         hidden: Width of the hidden layer; None takes the LLM's width.
-        context: Put the clip's statistics beside every stacked frame; see `projectors.context`.
+        context: Append the clip's statistics to every stacked frame; see `projectors.context`.
     """
 
     name: ClassVar[str] = "mlp"
     hidden: int | None = None
     context: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden is not None and self.hidden < 1:
+            raise ProjectorError(f"projector '{self.name}': hidden={self.hidden}, expected an integer >= 1")
 
 
 class MLPProjector(Projector):

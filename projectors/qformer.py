@@ -30,10 +30,9 @@ class QFormerConfig(ProjectorConfig):
     heads: int = 4
 
     def __post_init__(self) -> None:
-        if self.n_queries < 1 or self.depth < 1:
-            raise ProjectorError(
-                f"projector '{self.name}': n_queries={self.n_queries}, depth={self.depth}; expected both >= 1"
-            )
+        for key in ("n_queries", "depth", "heads", "hidden"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ProjectorError(f"projector '{self.name}': {key}={value}, expected an integer >= 1")
         if self.width % self.heads:
             raise ProjectorError(
                 f"projector '{self.name}': width {self.width} is not a multiple of heads={self.heads}; "

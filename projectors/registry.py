@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from alm.common.plugins import Registry
-from projectors.base import Projector, ProjectorConfig
+from projectors.base import Projector, ProjectorConfig, ProjectorError
 
 PROJECTORS: Registry[type[Projector]] = Registry(
     "projector",
@@ -53,7 +53,15 @@ def build_projector(name: str, encoder: Any, llm_dim: int, **options: Any) -> Pr
 
 
 def projector_config(values: dict[str, Any]) -> ProjectorConfig:
-    """The config object from its saved dictionary (`name` picks the class)."""
+    """The config object from its saved dictionary (`name` picks the class).
+
+    Raises:
+        ConfigError: No or unknown name, unknown or missing option, wrong type or size.
+    """
+    if not isinstance(values.get("name"), str):
+        raise ProjectorError(
+            f"projector: name is {values.get('name')!r}; expected one of {', '.join(list_projectors())}"
+        )
     return projector_class(values["name"]).config_class.from_dict(values)
 
 
