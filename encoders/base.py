@@ -30,6 +30,7 @@ from encoders.checkpoint import (
     write_weights,
 )
 
+_LOWEST_HZ = 1000  # below, a 25 ms frame or a 1 ms shift is less than a sample
 LAST_LAYER = "last"
 """Value of the option `layer` that stands for the encoder's own output."""
 
@@ -138,8 +139,8 @@ class EncoderConfig(ABC):
         if cls.model_classes and config.model_class not in cls.model_classes:
             expected = " or ".join(cls.model_classes)
             raise ConfigError(f"model_class is {config.model_class!r}; expected {expected}")
-        if config.sample_rate < 1:
-            raise ConfigError(f"sample_rate is {config.sample_rate}; expected a rate in Hz of at least 1")
+        if config.sample_rate < _LOWEST_HZ:
+            raise ConfigError(f"sample_rate is {config.sample_rate}; expected at least {_LOWEST_HZ} (Hz)")
         return config
 
     @classmethod

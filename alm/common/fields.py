@@ -77,9 +77,14 @@ def check_size(key: str, value: Any) -> None:
         words = key.rpartition(".")[2].split("_")
         if "seed" in words or "id" in words:
             return
-        most = _MOST_LAYERS if {*words} & {*_LAYERS} else _MOST_WIDTH if words[-1] in _WIDTHS else _MOST
+        counts_layers, counts_width = bool({*words} & {*_LAYERS}), words[-1] in _WIDTHS
+        most = _MOST_LAYERS if counts_layers else _MOST_WIDTH if counts_width else _MOST
+        if "dropout" in words or "drop" in words:
+            most = 1
         if abs(value) > most:
             raise ConfigError(f"{key} is {shown(value)}; expected at most {most:,}")
+        if value < 0 and (counts_layers or counts_width or most == 1 or words[-1] == "ratio"):
+            raise ConfigError(f"{key} is {shown(value)}; expected 0 or more")
 
 
 def shown(value: Any) -> str:

@@ -52,13 +52,34 @@ class ClapEncoderConfig(TransformersConfig):
     agreeing: ClassVar[dict[str, str]] = {"feature_size": "num_mel_bins"}
 
     def check(self) -> None:
-        """Refuse unknown ways to fill a window."""
+        """Refuse unknown ways to fill a window, and windows that the model cannot hold."""
         for key, choices in (
             ("truncation", ("fusion", "rand_trunc")),
             ("padding", ("repeatpad", "repeat", "pad")),
         ):
             if getattr(self, key) not in choices:
                 raise ConfigError(f"{key} is {getattr(self, key)!r}; expected {' or '.join(choices)}")
+        for key in ("n_fft", "frame_shift_samples", "window_s"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"{key} is {getattr(self, key)}; expected at least 1")
+        if not self.n_fft // 2 < self.window_samples:
+            raise ConfigError(
+                f"n_fft is {self.n_fft}; expected less than two windows ({self.window_samples} samples)"
+            )
+        if not 0 <= self.min_hz < self.max_hz:
+            raise ConfigError(f"min_hz is {self.min_hz}, max_hz {self.max_hz}; expected 0 <= min_hz < max_hz")
+        if self.hf.num_mel_bins < 1 or self.hf.spec_size < self.hf.num_mel_bins or not self.hf.depths:
+            raise ConfigError(
+                f"transformers: num_mel_bins is {self.hf.num_mel_bins}, spec_size {self.hf.spec_size}, depths "
+                f"{self.hf.depths}; expected at least one mel and stage, and no more mels than spec_size"
+            )
+        n_frames = 1 + self.window_samples // self.frame_shift_samples
+        most = self._grid[0] * self.hf.spec_size
+        if n_frames > most:
+            raise ConfigError(
+                f"window_s is {self.window_s}, {n_frames} frames of {self.frame_shift_samples} samples; expected at "
+                f"most {most}, what the model's image of spec_size {self.hf.spec_size} holds"
+            )
 
     @property
     def dim(self) -> int:
@@ -103,8 +124,9 @@ class ClapEncoderConfig(TransformersConfig):
 class ClapEncoder(TransformersEncoder):
     """HTSAT's last feature map, 3.2 time steps a second.
 
-    Longer clips are cut into windows that are heard in full, where ClapFeatureExtractor takes random parts; for
-    checkpoints with fusion every window therefore counts as one that fits.
+    Longer clips are cut into windows that are encoded in full, where ClapFeatureExtractor takes random parts. For
+    checkpoints with fusion every window therefore counts as one that fits. (ClapFeatureExtractor marks one random clip
+    of a batch as longer than a window where none is, so a short clip alone is always encoded as a long one there.)
     """
 
     config: ClapEncoderConfig

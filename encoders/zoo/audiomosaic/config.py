@@ -158,6 +158,8 @@ class AudioMosaicConfig(EncoderConfig):
                  self.probe_layer, f"a block from 0 to {self.depth - 1}")  # fmt: skip
         _require(self.num_attn_heads > 0 and self.embed_dim % self.num_attn_heads == 0, "num_attn_heads",
                  self.num_attn_heads, f"a divisor of embed_dim ({self.embed_dim})")  # fmt: skip
+        _require(self.frame_shift * self.sample_rate >= 1000, "frame_shift", self.frame_shift,
+                 "milliseconds of at least one sample")  # fmt: skip
         given = {self.normalisation == "custom", self.norm_mean is not None, bool(self.norm_std)}
         _require(len(given) == 1, "normalisation", self.normalisation,
                  "'custom' exactly where norm_mean and norm_std are given")  # fmt: skip
