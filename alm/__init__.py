@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+# Of typing, which `python -m alm` would import here, before the working directory is off the import path.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
     from alm.configuration import AudioLanguageConfig
     from alm.model import AudioLanguageModel

@@ -2,7 +2,7 @@
 
 import sys
 
-from alm.common.processes import protect_imports
+from alm.common.import_path import protect_imports
 
 protect_imports()  # before anything else of ours: python -m puts the working directory first
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 import alm
 from alm.commands import all_commands
 from alm.common.errors import Preempted, UserError
+from alm.common.import_path import protect_imports
 from alm.common.plugins import PLUGINS
-from alm.common.processes import protect_imports
 from alm.common.terminal import OutputClosed, drop_output, safe_streams
 from alm.common.text import one_line
 

@@ -1,5 +1,6 @@
 """Processes (import path, ranks), and the fuzzing harness."""
 
+import os
 import subprocess
 import sys
 import time
@@ -8,8 +9,8 @@ import fuzzing
 import pytest
 
 from alm.common.errors import ConfigError, UserError
+from alm.common.import_path import ROOT
 from alm.common.processes import (
-    ROOT,
     check_launch,
     child_command,
     child_environment,
@@ -23,17 +24,22 @@ SHOW = (
 )
 
 
+OURS = ("train.py", "eval.py", "encoders/__init__.py", "configs/__init__.py")
+STRANGERS = (
+    "yaml.py",
+    "numpy.py",
+    "queue.py",
+    "typing.py",
+    "pickle.py",
+    "argparse.py",
+    "signal.py",
+    "ctypes.py",
+)
+
+
 def working_directory_of_a_user(folder):
     """A folder with the user's own modules, each of which leaves a mark when it is imported."""
-    for name in (
-        "train.py",
-        "eval.py",
-        "encoders/__init__.py",
-        "configs/__init__.py",
-        "yaml.py",
-        "numpy.py",
-        "queue.py",
-    ):
+    for name in (*OURS, *STRANGERS):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(
             f"open({str(folder / 'IMPORTED')!r}, 'a').write({name!r})\nraise SystemExit(9)\n"
@@ -47,7 +53,7 @@ def test_a_child_imports_nothing_from_the_working_directory(tmp_path, monkeypatc
     here = working_directory_of_a_user(tmp_path)
     explicit = pythonpath not in ("", ":")
     if explicit:
-        for name in ("yaml.py", "numpy.py", "queue.py"):
+        for name in STRANGERS:
             (here / name).unlink()
         (here / "of_the_user.py").write_text("")
     monkeypatch.setenv("PYTHONPATH", pythonpath.format(here=here))
@@ -56,7 +62,7 @@ def test_a_child_imports_nothing_from_the_working_directory(tmp_path, monkeypatc
         child_command("-c", code), env=child_environment({"X": "1"}), cwd=here, capture_output=True
     )
     assert done.returncode == 0, done.stderr
-    assert str(ROOT) in done.stdout.decode() and not (here / "IMPORTED").exists()
+    assert ROOT in done.stdout.decode() and not (here / "IMPORTED").exists()
 
 
 def test_the_command_imports_nothing_from_the_working_directory(tmp_path, monkeypatch):
@@ -121,3 +127,22 @@ def test_the_fuzzing_harness_changes_one_place():
     data = bytes(range(50))
     changed = [fuzzing.damaged(random.Random(number), data) for number in range(50)]
     assert sum(one != data for _, one in changed) > 40 and len({what.split()[0] for what, _ in changed}) > 4
+
+
+def test_worker_processes_of_the_command_import_nothing_from_the_working_directory(tmp_path):
+    here = working_directory_of_a_user(tmp_path / "here")
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "work.py").write_text(
+        "import multiprocessing\n"
+        "from alm.commands import Command\n"
+        "def run(arguments):\n"
+        "    worker = multiprocessing.get_context('spawn').Process(target=print, args=('worked',))\n"
+        "    worker.start()\n    worker.join()\n    return worker.exitcode\n"
+        "COMMAND = Command(lambda commands: commands.add_parser('work').set_defaults(run=run))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "alm", "work", "--plugins", str(tmp_path / "plugins")],
+        cwd=here, env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "worked\n"), done.stderr
+    assert not (here / "IMPORTED").exists()

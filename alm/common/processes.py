@@ -1,60 +1,21 @@
-"""Python processes: where they import from, how one starts another and ends with it, and which of several this one is.
-
-The folder that the user works in may hold a `train.py` or an `encoders/`. Nothing of ours imports it: the command drops
-that folder from the import path, our own packages are found beside each other only, and child processes start likewise.
-"""
+"""Python processes: how one starts another and ends with it, and which of several processes this one is."""
 
 from __future__ import annotations
 
 import ctypes
-import importlib.machinery
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from types import ModuleType
 
 from alm.common.errors import ConfigError
+from alm.common.import_path import ROOT, SAFE_PATH, named_in_pythonpath
 
-PACKAGES = ("alm", "encoders", "projectors", "eval", "train", "configs")
-"""Top-level packages of this project."""
-
-ROOT = Path(__file__).resolve().parents[2]
-"""The folder that holds them: a checkout or site-packages."""
-
-_SAFE_PATH = "PYTHONSAFEPATH"  # the environment variable of `python -P`
 _LAUNCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
-
-
-class _OwnPackages:
-    """Finds the packages of this project beside this one, whatever comes first on the import path."""
-
-    @staticmethod
-    def find_spec(
-        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if path is None and name in PACKAGES:
-            return importlib.machinery.PathFinder.find_spec(name, [str(ROOT)], target)
-        return None
-
-
-def protect_imports() -> None:
-    """Import nothing from the working directory, here and in child processes.
-
-    A folder that the user names in PYTHONPATH stays on the import path.
-    """
-    if _OwnPackages not in sys.meta_path:
-        sys.meta_path.insert(0, _OwnPackages)
-    here = os.path.abspath(os.curdir)
-    named = {os.path.abspath(entry) for entry in _named_in_pythonpath(os.environ)}
-    if here not in named and here != str(ROOT):
-        sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != here]
-    os.environ[_SAFE_PATH] = "1"
 
 
 def child_command(*words: str) -> list[str]:
@@ -73,17 +34,15 @@ def child_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
         more: Variables to set besides; they win over those of this process.
     """
     environment = {**os.environ, **(more or {})}
-    folders = _named_in_pythonpath(environment)
-    if ROOT.name not in ("site-packages", "dist-packages"):  # a checkout: found by its path, installed or not
-        folders = [str(ROOT), *(folder for folder in folders if folder != str(ROOT))]
+    folders = named_in_pythonpath(environment)
+    if os.path.basename(ROOT) not in (
+        "site-packages",
+        "dist-packages",
+    ):  # a checkout: found by its path, installed or not
+        folders = [ROOT, *(folder for folder in folders if folder != ROOT)]
     environment["PYTHONPATH"] = os.pathsep.join(folders)
-    environment[_SAFE_PATH] = "1"
+    environment[SAFE_PATH] = "1"
     return environment
-
-
-def _named_in_pythonpath(environment: Mapping[str, str]) -> list[str]:
-    """The folders of PYTHONPATH; an empty entry, which means the working directory, is nobody's wish."""
-    return [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
 
 
 def end_with_parent(parent: int | None = None) -> None:
