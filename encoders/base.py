@@ -37,7 +37,7 @@ LAST_LAYER = "last"
 
 @dataclass
 class AudioTokens:
-    """What an encoder makes of a batch of clips."""
+    """Output of an encoder for a batch of clips."""
 
     tokens: Tensor
     """(B, N, D), time-major: token n = t * n_freq + f. Zeros where `mask` is False."""
@@ -46,9 +46,9 @@ class AudioTokens:
     grid: tuple[int, int]
     """(n_time, n_freq) with n_time * n_freq = N; n_time is the longest clip's."""
     prefix: Tensor | None = None
-    """(B, P, D) tokens that belong to no time, such as one CLS per window; zeros for windows a clip lacks."""
+    """(B, P, D) tokens without a place in time, for example one CLS per window; zeros for windows a clip lacks."""
     pooled: Tensor | None = None
-    """(B, D') what the encoder itself makes of a whole clip, for its own classifier; None: nothing of its own."""
+    """(B, D') the encoder's own clip feature, the input of its own classifier; None where it has none."""
 
     def clip_features(self) -> Tensor:
         """One feature per clip, (B, D'): the encoder's own, else the mean over the tokens that cover audio."""
@@ -60,7 +60,7 @@ class AudioTokens:
 
 @dataclass(frozen=True)
 class EncoderConfig(ABC):
-    """What an encoder is, without its weights. The processor computes token counts from it alone."""
+    """Sizes and front end of an encoder, without its weights. The processor computes token counts from it alone."""
 
     model_class: str = ""
     """Names the encoder in config.json; the registry finds the encoder by it."""
@@ -145,12 +145,12 @@ class EncoderConfig(ABC):
 
     @classmethod
     def _flat(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Values by field name; a config whose file nests some of them unpacks them here."""
+        """Values by field name; configs with nested sections in their file flatten them here."""
         return values
 
 
 class AudioEncoder(nn.Module, ABC):
-    """An audio encoder under the house contract.
+    """Base class of all encoders; `encoders.conformance` checks its contract.
 
     `forward` takes raw waveforms; the front end and its normalisation constants belong to the encoder. Clips
     longer than the encoder's window are cut into windows whose tokens are stitched in time. A clip's tokens
@@ -164,11 +164,11 @@ class AudioEncoder(nn.Module, ABC):
     licence: ClassVar[str] = "unstated"
     """Licence of the published weights (SPDX), as their publisher states it; `-` no weights."""
     n_parameters: ClassVar[int | None] = None
-    """Parameters at the default config, so that listing builds nothing; None where nobody counted."""
+    """Parameters at the default config, so that listing builds no model; None where the number is not stated."""
     learned_statistics: ClassVar[tuple[str, ...]] = ()
     """Names of submodules whose BatchNorm statistics training updates. Those of all others never change."""
-    hears: ClassVar[bool] = True
-    """False for a control that looks its tokens up instead of hearing them."""
+    uses_audio: ClassVar[bool] = True
+    """False for a control that looks its tokens up in a table instead of computing them from the audio."""
     load_report: LoadReport | None = None
     """What `from_pretrained` matched; None for an untrained encoder."""
 
@@ -182,7 +182,7 @@ class AudioEncoder(nn.Module, ABC):
         """Encode a padded batch.
 
         Args:
-            waveform: (B, S) float32 in [-1, 1] at `config.sample_rate`; what lies past a length is ignored.
+            waveform: (B, S) float32 in [-1, 1] at `config.sample_rate`; samples past a clip's length are ignored.
             lengths: (B,) samples of each clip (on the CPU this costs no device synchronisation).
 
         Returns:
@@ -193,15 +193,15 @@ class AudioEncoder(nn.Module, ABC):
         """
 
     def forward_layers(self, waveform: Tensor, lengths: Tensor) -> list[AudioTokens]:
-        """Encode a padded batch and keep what every layer gives; for probes of single layers or their sum.
+        """Encode a padded batch and return the output of every layer, for probes of single layers or their sum.
 
         Args:
             waveform: As for `forward`.
             lengths: As for `forward`.
 
         Returns:
-            What enters the first block, then the output of each: `n_layers` of them. The last is as the encoder's
-            own code lists it, for some models after the norm that follows it.
+            The input of the first block, then the output of each block: `n_layers` items. The last one is what the
+            encoder's own code returns, for some models after the final norm.
 
         Raises:
             ConfigError: The encoder does not offer its layers.
@@ -227,17 +227,17 @@ class AudioEncoder(nn.Module, ABC):
 
     @property
     def n_layers(self) -> int | None:
-        """How many `forward_layers` gives; None: it does not offer them."""
+        """Number of layers that `forward_layers` returns; None where the encoder does not offer them."""
         return None
 
     @property
     def readout(self) -> list[nn.Parameter]:
-        """Parameters that belong to what reads the tokens and learn with it, also where the encoder is frozen."""
+        """Parameters that train together with the projector or head, even where the encoder is frozen."""
         return []
 
     @property
     def clip_norm(self) -> nn.Module | None:
-        """The trained normalisation of the clip feature that a classifier on top goes on from; None: none."""
+        """The trained normalisation of the clip feature, where a classifier on top starts; None: there is none."""
         return None
 
     @property
@@ -246,9 +246,9 @@ class AudioEncoder(nn.Module, ABC):
         return self._frozen
 
     def freeze(self) -> Self:
-        """Stop training this encoder: no gradients, and evaluation mode that no `.train()` can undo.
+        """Freeze all parameters and stay in evaluation mode, whatever `.train()` is called.
 
-        LoRA adapters put in afterwards still learn; dropout stays off, theirs included.
+        LoRA adapters that are added later still train; dropout stays off, theirs included.
         """
         self._frozen = True
         self.requires_grad_(False)
@@ -281,7 +281,7 @@ class AudioEncoder(nn.Module, ABC):
             **config_overrides: Config values that replace those of config.json.
 
         Raises:
-            CheckpointError: Not there, unreadable, or weights that do not fit, naming every such key.
+            CheckpointError: Missing, unreadable, or weights that do not fit, naming every such key.
             ConfigError: config.json or the overrides are not valid.
         """
         path = resolve_encoder(source, revision)
@@ -327,7 +327,7 @@ class AudioEncoder(nn.Module, ABC):
             rows = (~features.flatten(1).isfinite().all(dim=1)).nonzero()[:, 0].tolist()
             raise AudioError(
                 f"clip {', '.join(map(str, rows))} of the batch: holds NaN or infinite samples; "
-                "repair the recording or leave it out"
+                "repair the recording or remove it"
             )
 
 
@@ -337,7 +337,7 @@ def resolve_encoder(
     """The local directory or file of an encoder: `resolve_source`, and a run directory's `encoder` folder.
 
     Raises:
-        CheckpointError: Not there, or not obtainable from the hub.
+        CheckpointError: Missing, or the download from the Hub failed.
     """
     path = (
         resolve_source(source, revision) if patterns is None else resolve_source(source, revision, patterns)

@@ -26,8 +26,8 @@ from encoders.base import AudioEncoder, AudioTokens
 _TOLERANCE = 1e-3
 _QUIET = 0.01  # amplitude of the background noise
 _LOUD = 0.5  # amplitude of the burst that must be found again
-# Part of the usual change of tokens that sound at the very end must make: unpadded convolutions hear but the beginning
-# of the last step (a tenth to a half of the change, measured), attention tells the others a little of what they miss.
+# Smallest change of tokens by sound at the very end of a clip, as a part of the usual change: unpadded convolutions
+# cover only the beginning of the last step (measured: a tenth to a half of the usual change).
 _FAINT = 0.05
 
 Probe = Callable[[int, int, int], tuple[Tensor, Tensor]]
@@ -44,7 +44,7 @@ class ConformanceError(Exception):
 
 
 class NotApplicable(Exception):
-    """A check has nothing to check on this encoder."""
+    """A check does not apply to this encoder."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,7 @@ def run_checks(encoder: AudioEncoder) -> list[CheckResult]:
             status, message = "failed", error.diagnosis
         except NotApplicable as reason:
             status, message = "skipped", str(reason)
-        except (
-            Exception
-        ) as error:  # whatever a stranger's encoder raises is a finding, not a crash of the suite
+        except Exception as error:  # a user's encoder may raise anything; report it as a finding
             status, message = "failed", f"raises {describe_error(error)}"
         results.append(CheckResult(name, status, message, time.perf_counter() - start))
     return results
@@ -111,7 +109,7 @@ def check_batch_invariance(encoder: AudioEncoder) -> None:
 
 
 def check_eval_purity(encoder: AudioEncoder) -> None:
-    """A frozen encoder inside a model that trains computes what it computes in evaluation, and changes nothing."""
+    """A frozen encoder inside a training model computes the same tokens as in evaluation, and changes no state."""
     frozen = copy.deepcopy(encoder)
     n = _samples(encoder, 1.0)
     wave = torch.stack([_noise(n, seed=seed) for seed in range(3)])
@@ -171,11 +169,11 @@ def check_valid_length(encoder: AudioEncoder) -> None:
                 f"mask of a {_seconds(encoder, n)} clip is True for {int(out.mask[row].sum())} tokens; n_time_for "
                 f"says the first {int(wanted.sum())} ({valid} time steps of {config.n_freq})"
             )
-        heard = n / config.sample_rate * config.frame_rate_hz
+        expected = n / config.sample_rate * config.frame_rate_hz
         # A last step may be partly filled, or miss; a front end that pads both ends may have one step more.
-        if not heard - 2 <= valid <= math.floor(heard + 1e-6) + 1:
+        if not expected - 2 <= valid <= math.floor(expected + 1e-6) + 1:
             fail(
-                f"a {_seconds(encoder, n)} clip has {valid} time steps; frame_rate_hz says about {heard:.1f}"
+                f"a {_seconds(encoder, n)} clip has {valid} time steps; frame_rate_hz says about {expected:.1f}"
             )
     weights = next((p for p in encoder.parameters() if p.is_floating_point()), torch.zeros(()))
     if given.tokens.dtype != weights.dtype:
@@ -188,20 +186,20 @@ def check_valid_length(encoder: AudioEncoder) -> None:
     if out.tokens[~out.mask].abs().sum() != 0:
         fail("tokens outside the mask are not zero")
     empty = out.mask & (out.tokens == 0).all(dim=2)
-    if encoder.hears and empty.any():
+    if encoder.uses_audio and empty.any():
         row, token = empty.nonzero()[0].tolist()
         at = token // out.grid[1] / config.frame_rate_hz
         fail(
             f"{int(empty.sum())} tokens inside the mask are zero, the first at {at:.2f} s of a "
             f"{_seconds(encoder, lengths[row])} clip of noise: time steps are counted that nothing is computed for"
         )
-    if encoder.hears:
+    if encoder.uses_audio:
         for windows in (1, 2.5):
-            _require_end_heard(encoder, windows, fail)
+            _require_end_encoded(encoder, windows, fail)
 
 
-def _require_end_heard(encoder: AudioEncoder, windows: float, fail: Callable[[str], None]) -> None:
-    """Sound in the last step of a clip of whole steps is heard as sound elsewhere is, if more faintly."""
+def _require_end_encoded(encoder: AudioEncoder, windows: float, fail: Callable[[str], None]) -> None:
+    """Sound in the last time step of a clip changes tokens, at least by a small part of the usual change."""
     config = encoder.config
     step = config.sample_rate / config.frame_rate_hz  # samples
     steps = math.ceil(_samples(encoder, windows) / step - 1e-6)
@@ -221,8 +219,8 @@ def check_time_localisation(encoder: AudioEncoder) -> None:
     A loud burst in a quiet clip is tried first. Encoders that normalise over the whole clip change everywhere
     then; they get a second chance with noise that gives way to other noise of the same level.
     """
-    if not encoder.hears:
-        raise NotApplicable("the encoder looks its tokens up; it does not hear")
+    if not encoder.uses_audio:
+        raise NotApplicable("the encoder looks its tokens up in a table")
     # One window first, where a transposed grid is easy to name.
     within = _samples(encoder, 1) / encoder.config.sample_rate
     for clip_s in (within, 2.5 * within):
@@ -232,7 +230,7 @@ def check_time_localisation(encoder: AudioEncoder) -> None:
 
 
 def _mislocated(encoder: AudioEncoder, clip_s: float, probe: Probe) -> str:
-    """What is wrong with where a probe's sound shows up; empty where nothing is."""
+    """Diagnosis of where a probe's sound changes tokens; empty if the place is right."""
     rate = encoder.config.frame_rate_hz
     n = round(clip_s * encoder.config.sample_rate)
     steps = encoder.config.n_time_for(n)
@@ -243,12 +241,12 @@ def _mislocated(encoder: AudioEncoder, clip_s: float, probe: Probe) -> str:
         [_response(encoder, n, step * width, probe) for step in wanted]
     )  # (sounds, n_time, n_freq)
     by_step = response.sum(dim=2)
-    heard = by_step.amax(dim=1)
-    deaf = [step for step, loudest in zip(wanted, heard, strict=True) if loudest <= 1e-3 * heard.max()]
-    if deaf:
+    loudest = by_step.amax(dim=1)
+    unheard = [s for s, change in zip(wanted, loudest, strict=True) if change <= 1e-3 * loudest.max()]
+    if unheard:
         return (
-            f"sound at second {', '.join(f'{(s + 0.5) / rate:.2f}' for s in deaf)} of a {clip_s:.2f} s clip "
-            "changes no token: part of the clip is not heard"
+            f"sound at second {', '.join(f'{(s + 0.5) / rate:.2f}' for s in unheard)} of a {clip_s:.2f} s clip "
+            "changes no token: part of the clip is ignored"
         )
     found = by_step.argmax(dim=1).tolist()
     wrong = [(w, f) for w, f in zip(wanted, found, strict=True) if abs(w - f) > 1]
@@ -393,7 +391,7 @@ def check_window_stitching(encoder: AudioEncoder) -> None:
     """Windows of a long clip are independent and in order: each has the tokens it has at the start of a clip."""
     config = encoder.config
     if not math.isfinite(config.clip_s):
-        raise NotApplicable("the encoder hears the whole clip at once; nothing is stitched")
+        raise NotApplicable("the encoder processes the whole clip at once; nothing is stitched")
     window = round(config.clip_s * config.sample_rate)
     per_window = round(config.clip_s * config.frame_rate_hz)
     n = _samples(encoder, 3.4)
@@ -407,7 +405,7 @@ def check_window_stitching(encoder: AudioEncoder) -> None:
             whole[start * per_window : (start + 1) * per_window],
             "window_stitching",
             f"window {start} of a {_seconds(encoder, n)} clip has other tokens than the same audio at the start of "
-            "a clip: windows are cut, ordered or stitched wrongly, or tokens hear further than clip_s "
+            "a clip: windows are cut, ordered or stitched wrongly, or tokens depend on more than clip_s "
             f"({config.clip_s:g} s)",
         )
 
@@ -466,7 +464,8 @@ def _on_cpu(out: AudioTokens) -> AudioTokens:
 
 def _by_step(out: AudioTokens) -> Tensor:
     """Tokens of the first clip by time step: (n_time, n_freq, D)."""
-    return out.tokens[0].unflatten(0, out.grid)
+    tokens: Tensor = out.tokens[0].unflatten(0, out.grid)
+    return tokens
 
 
 def _burst(n_samples: int, start: int, width: int) -> tuple[Tensor, Tensor]:
@@ -491,7 +490,8 @@ def _response(encoder: AudioEncoder, n_samples: int, start: int, probe: Probe) -
     width = round(encoder.config.sample_rate / encoder.config.frame_rate_hz)
     out = _encode(encoder, torch.stack(probe(n_samples, start, width)), [n_samples] * 2)
     change = (out.tokens[1] - out.tokens[0]).norm(dim=1)  # (N,)
-    return change.unflatten(0, out.grid)
+    by_place: Tensor = change.unflatten(0, out.grid)
+    return by_place
 
 
 def _require_close(expected: Tensor, got: Tensor, check: str, diagnosis: str) -> None:

@@ -37,7 +37,7 @@ _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 class TransformersConfig(WindowedConfig):
     """A `transformers` config beside the front end's settings."""
 
-    transformers: dict = field(default_factory=dict)
+    transformers: dict[str, Any] = field(default_factory=dict)
     """Values of the `transformers` config that differ from its defaults."""
 
     model_types: ClassVar[tuple[str, ...]] = ()
@@ -89,7 +89,7 @@ class TransformersConfig(WindowedConfig):
     @property
     def dim(self) -> int:
         """Width D of a token."""
-        return self.hf.hidden_size
+        return int(self.hf.hidden_size)
 
     @property
     def n_freq(self) -> int:
@@ -137,7 +137,7 @@ class TransformersConfig(WindowedConfig):
         return config
 
 
-# What config.json says about the file or about running it, not about the model.
+# Keys of config.json that describe the file or how to run it, not the model.
 _IGNORED = ("_name_or_path", "architectures", "chunk_size_feed_forward", "dtype", "id2label", "is_encoder_decoder",
             "label2id", "model_type", "output_attentions", "output_hidden_states", "problem_type", "return_dict",
             "transformers_version")  # fmt: skip
@@ -151,7 +151,7 @@ class TransformersEncoder(WindowedEncoder):
     model_name: ClassVar[str] = ""
     """Name of the model class in `transformers`."""
     heads: ClassVar[tuple[str, ...]] = ()
-    """Patterns of the weights that published checkpoints hold beside the encoder's; they are left out."""
+    """Patterns of the weights that published checkpoints hold beside the encoder's; they are not loaded."""
     renamed: ClassVar[dict[str, str]] = {}
     """Regular expression to replacement for keys of published checkpoints that `transformers` would not find."""
 
@@ -189,28 +189,29 @@ class TransformersEncoder(WindowedEncoder):
     def read_windows(
         self, waveform: Tensor, lengths: list[int], *, layers: bool
     ) -> list[tuple[Tensor, Tensor | None]]:
-        """What `encode_windows` returns, for the model's output alone or for each of its hidden states.
+        """Encode windows: the model's output alone, or each of its hidden states.
 
         Args:
             waveform: See `WindowedEncoder.encode_windows`.
-            lengths: See there.
+            lengths: Likewise.
             layers: Whether to return every layer.
         """
 
     def states(self, layers: bool, *inputs: Tensor, **options: Any) -> list[Tensor]:
-        """The model's output for some inputs, or what enters its first block and every block's output."""
+        """The model's output, or the input of its first block and every block's output."""
         made = self.model(*inputs, output_hidden_states=layers, **options)
         return list(made.hidden_states) if layers else [made.last_hidden_state]
 
     @property
     def n_layers(self) -> int | None:
-        """The blocks and what enters the first."""
-        return self.config.hf.num_hidden_layers + 1
+        """The number of blocks, and one for the input of the first."""
+        return int(self.config.hf.num_hidden_layers) + 1
 
     @property
     def dtype(self) -> torch.dtype:
         """What the model computes in."""
-        return next(self.model.parameters()).dtype
+        weight: Tensor = next(self.model.parameters())
+        return weight.dtype
 
     @classmethod
     def from_pretrained(
@@ -224,7 +225,7 @@ class TransformersEncoder(WindowedEncoder):
             **config_overrides: Config values that replace those of the files.
 
         Raises:
-            CheckpointError: Not there, unreadable, or weights that do not fit, naming every such key.
+            CheckpointError: Missing, unreadable, or weights that do not fit, naming every such key.
             ConfigError: A config file or the overrides are not valid.
         """
         path = resolve_source(source, revision, _FILES)

@@ -1,4 +1,4 @@
-"""What wav2vec 2.0, HuBERT, WavLM and data2vec-audio share: convolutions over the waveform, then a transformer.
+"""Shared parts of wav2vec 2.0, HuBERT, WavLM and data2vec-audio: convolutions over the waveform, then a transformer.
 
 Axis letters: B batch, S samples, T time steps, D width.
 """
@@ -58,13 +58,13 @@ class SpeechConfig(TransformersConfig):
         return prod(self.hf.conv_stride)
 
     @property
-    def heard_samples(self) -> int:
-        """Samples that the convolutions of one time step hear (400)."""
-        heard, stride = 1, 1
+    def step_samples(self) -> int:
+        """Samples that the convolutions of one time step cover (400)."""
+        covered, stride = 1, 1
         for kernel, step in zip(self.hf.conv_kernel, self.hf.conv_stride, strict=True):
-            heard += (kernel - 1) * stride
+            covered += (kernel - 1) * stride
             stride *= step
-        return heard
+        return covered
 
     @property
     def steps_per_window(self) -> int:
@@ -78,11 +78,11 @@ class SpeechConfig(TransformersConfig):
 
     @property
     def window_samples(self) -> int:
-        """A window hears a little into the next, or its last time step would be missing."""
-        return self.hop_samples + self.heard_samples - self.stride_samples
+        """A window includes the first samples of the next one, which its last time step covers too."""
+        return self.hop_samples + self.step_samples - self.stride_samples
 
     def steps_in(self, n_samples: int) -> int:
-        """What unpadded convolutions leave of a piece."""
+        """Output length of the unpadded convolutions."""
         for kernel, stride in zip(self.hf.conv_kernel, self.hf.conv_stride, strict=True):
             n_samples = (n_samples - kernel) // stride + 1 if n_samples >= kernel else 0
         return n_samples
@@ -111,7 +111,7 @@ class SpeechEncoder(TransformersEncoder):
     @property
     def pads(self) -> bool:
         """Whether windows of different length may share a pass."""
-        return self.config.hf.feat_extract_norm == "layer"
+        return bool(self.config.hf.feat_extract_norm == "layer")
 
     def read_windows(
         self, waveform: Tensor, lengths: list[int], *, layers: bool

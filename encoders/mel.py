@@ -39,7 +39,7 @@ def frames_or_error(n_samples: int, sample_rate: int, frame_shift_ms: float = 10
         return frames
     raise AudioError(
         f"clip of {n_samples} samples ({1000 * n_samples / sample_rate:.1f} ms) is shorter than one "
-        f"{_FRAME_LENGTH_MS:.0f} ms frame; leave it out or give a longer one"
+        f"{_FRAME_LENGTH_MS:.0f} ms frame; remove it or give a longer one"
     )
 
 
@@ -48,8 +48,8 @@ class KaldiFbank(nn.Module):
 
     25 ms `hanning` (symmetric) windows, power spectrum, htk-compatible mel triangles from 20 Hz to Nyquist,
     no dither, DC removed per frame, pre-emphasis 0.97, snip_edges. Taking a clip's mean off first, as the
-    training code does, changes nothing here: every frame loses its own mean anyway, and no frame reaches past
-    its clip. Runs in float32 whatever the autocast state or the dtype the model was cast to: its
+    training code does, changes nothing here: every frame loses its own mean anyway, and no frame crosses the
+    end of its clip. Runs in float32 whatever the autocast state or the dtype the model was cast to: its
     constants are no buffers, so casting or meta-device loading cannot touch them.
     """
 
@@ -80,7 +80,7 @@ class KaldiFbank(nn.Module):
         """Compute the log-mel energies of a padded batch.
 
         Args:
-            waveform: (B, S) float in [-1, 1]; what lies past a clip's length is never looked at.
+            waveform: (B, S) float in [-1, 1]; samples past a clip's length are ignored.
             lengths: (B,) samples of each clip.
 
         Returns:

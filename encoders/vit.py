@@ -29,10 +29,11 @@ class PatchEmbed(nn.Module):
 
     def forward(self, mel: Tensor, keep: Tensor | None = None) -> Tensor:
         """Embed a log-mel: (B, n_frames, n_mels) -> (B, N, D), or (B, K, D) for the kept tokens (B, K) alone."""
-        if keep is not None:  # hidden patches are left out first: they would cost time and memory for nothing
+        if keep is not None:  # masked patches are dropped first: embedding them would waste time and memory
             mel = self._only(mel, keep)
         patches = self.proj(mel[:, None])  # (B, D, n_time, n_freq)
-        return self.norm(patches.flatten(2).transpose(1, 2))
+        out: Tensor = self.norm(patches.flatten(2).transpose(1, 2))
+        return out
 
     def _only(self, mel: Tensor, keep: Tensor) -> Tensor:
         """A log-mel of the kept patches, one below the other: (B, K * frames of a patch, mels of a patch)."""
@@ -40,7 +41,8 @@ class PatchEmbed(nn.Module):
         grid = mel.unflatten(2, (-1, n_mels)).unflatten(1, (-1, n_frames)).transpose(2, 3)
         patches = grid.flatten(3).flatten(1, 2)  # (B, N, n_frames * n_mels)
         kept = patches.gather(1, keep[..., None].expand(-1, -1, patches.shape[2]))
-        return kept.unflatten(2, (n_frames, n_mels)).flatten(1, 2)
+        out: Tensor = kept.unflatten(2, (n_frames, n_mels)).flatten(1, 2)
+        return out
 
 
 class Attention(nn.Module):
@@ -72,7 +74,8 @@ class Attention(nn.Module):
         attended = functional.scaled_dot_product_attention(
             self.q_norm(q), self.k_norm(k), v, dropout_p=self.drop if self.training else 0.0
         )
-        return self.proj(attended.transpose(1, 2).reshape(batch, n, dim))
+        out: Tensor = self.proj(attended.transpose(1, 2).reshape(batch, n, dim))
+        return out
 
 
 class Mlp(nn.Module):
@@ -86,11 +89,12 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        return self.fc2(self.act(self.fc1(x)))
+        out: Tensor = self.fc2(self.act(self.fc1(x)))
+        return out
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: leave a residual branch out for some samples while training (Huang et al. 2016)."""
+    """Stochastic depth: skip a residual branch for some samples in training (Huang et al. 2016)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -118,7 +122,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         x = x + self.drop_path1(self.attn(self.norm1(x)))
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+        out: Tensor = x + self.drop_path2(self.mlp(self.norm2(x)))
+        return out
 
 
 def sincos_positions(dim: int, grid: tuple[int, int]) -> Tensor:
@@ -147,7 +152,7 @@ def sincos_positions(dim: int, grid: tuple[int, int]) -> Tensor:
 
 
 def interpolate_positions(positions: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
-    """Carry position embeddings to another grid (bicubic, in float32); CLS keeps its own.
+    """Interpolate position embeddings to another grid (bicubic, in float32); that of CLS is kept.
 
     Args:
         positions: (1, 1 + n_time * n_freq, D).

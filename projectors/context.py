@@ -1,4 +1,7 @@
-"""What a clip sounds like as a whole, for projectors that otherwise see one moment at a time."""
+"""Statistics of a whole clip, for projectors that otherwise process a few time steps at a time.
+
+Axis letters: B clips, N tokens, T time steps, F frequency rows, D width, W statistics.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_MOMENTUM = 0.01  # what a batch weighs in the running statistics once a hundred have been seen
+_MOMENTUM = 0.01  # weight of a batch in the running statistics after the first hundred batches
 _EPS = 1e-5
 
 
@@ -18,9 +21,9 @@ class ClipContext(nn.Module):
     3.2). They differ less between recordings of one kind than single moments do, so a projector that sees them
     needs fewer recordings to learn what a kind sounds like.
 
-    Training, too, standardises with the running statistics: with those of a batch, a clip would look different
-    beside other clips and in evaluation, and two clips would be told apart by their sign alone. Processes need not
-    agree on anything in between; `DistributedDataParallel` hands them the first one's buffers.
+    Training also standardises with the running statistics. With batch statistics, the values of a clip would depend
+    on the other clips and differ in evaluation, and in a batch of two they would be +1 and -1. Processes do not
+    synchronise the statistics; `DistributedDataParallel` copies the first process's buffers to the others.
 
     Args:
         n_freq: Frequency rows of the grid.
@@ -70,7 +73,7 @@ class ClipContext(nn.Module):
         self.running_var += weight * (within - self.running_var) + weight * (1 - weight) * shift.square()
 
     def _apply(self, fn: Any, recurse: bool = True) -> ClipContext:
-        """Move, but stay in float32: bfloat16 cannot hold a mean that is large beside the deviation."""
+        """Move the statistics but keep them in float32: bfloat16 is too coarse for large means."""
         kept = {name: getattr(self, name) for name in ("running_mean", "running_var")}
         super()._apply(fn, recurse)
         for name, value in kept.items():

@@ -12,12 +12,12 @@ from projectors.base import Projector, ProjectorError, mean_time
 from projectors.pool import PooledConfig
 
 VARIANTS = ("corrected", "official")
-_DIVISOR = 50.0  # between pooling and LayerNorm in the official code; there the norm's epsilon makes it felt
+_DIVISOR = 50.0  # official code: divides before LayerNorm; the result differs through the norm's epsilon
 
 
 @dataclasses.dataclass(frozen=True)
 class LTUConfig(PooledConfig):
-    """Options of the LTU projector: `stride` and which reading of the token order.
+    """Options of the LTU projector: `stride`, and in which order tokens are read.
 
     Attributes:
         variant: `corrected` averages over frequency. `official` averages what the official code does: it reads
@@ -57,15 +57,15 @@ class LTUProjector(Projector):
         return self.proj(pooled), valid
 
     def pool(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """What the linear layer sees: (B, M, D) and its mask (B, M)."""
+        """Input of the linear layer: (B, M, D) and its mask (B, M)."""
         tokens = self.norm(tokens)
         if self.config.variant == "official":
-            tokens = _misread(tokens, mask, grid)
+            tokens = _official_order(tokens, mask, grid)
         pooled, valid = mean_time(tokens, mask, grid, self.config.stride)
         return nn.functional.layer_norm(pooled / _DIVISOR, pooled.shape[-1:]), valid
 
 
-def _misread(tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
+def _official_order(tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
     """Reorder each clip's tokens so that averaging rows of one time step averages what the official code does.
 
     A clip with t valid steps has t * n_freq tokens, read as (n_freq, t): step c holds tokens c, t + c, 2 t + c, ...

@@ -90,7 +90,7 @@ class QFormerProjector(Projector):
         return self.read(tokens, mask, grid), valid
 
     def read(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
-        """What the queries find in tokens (B, N, D): (B, n_queries, llm_dim)."""
+        """Cross-attend from the queries to tokens (B, N, D): (B, n_queries, llm_dim)."""
         n_time, n_freq = grid
         places = time_positions(n_time, tokens.shape[-1], tokens.device).to(tokens.dtype)
         tokens = self.norm(tokens) + places.repeat_interleave(n_freq, dim=0)
@@ -99,7 +99,8 @@ class QFormerProjector(Projector):
             encoder_hidden_states=tokens,
             encoder_attention_mask=mask.long(),
         ).last_hidden_state  # (B, Q, width)
-        return self.proj(out)
+        projected: Tensor = self.proj(out)
+        return projected
 
 
 PROJECTOR = QFormerProjector

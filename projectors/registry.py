@@ -25,9 +25,15 @@ def projector_class(name: str) -> type[Projector]:
     """The class of a name.
 
     Raises:
-        ConfigError: There is none; names the nearest.
+        ConfigError: There is none (names the nearest), or its config class has another name than its file.
     """
-    return PROJECTORS.get(name)
+    found = PROJECTORS.get(name)
+    if found.config_class.name != name:
+        raise ProjectorError(
+            f"projector '{name}': its config class says name = {found.config_class.name!r}, so a saved model would "
+            "not find it again; make it the file's name"
+        )
+    return found
 
 
 def build_projector(name: str, encoder: Any, llm_dim: int, **options: Any) -> Projector:

@@ -61,7 +61,7 @@ def test_every_weight_learns_and_half_precision_works(name: str) -> None:
     half = encoder.eval().to(torch.bfloat16)
     with torch.no_grad():
         out = half(wave, lengths).tokens
-    assert torch.isfinite(out).all() and out.abs().sum() > 0 or not encoder.hears
+    assert torch.isfinite(out).all() and out.abs().sum() > 0 or not encoder.uses_audio
 
 
 class TransposedGrid(AudioMosaicEncoder):
@@ -232,8 +232,8 @@ def raises(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
     [
         (zoo("ast", encode_windows=frequency_major), "time_localisation", "the grid is transposed"),
         (zoo("whisper", check_lengths=counts_the_padding), "valid_length", "longest clip's n_time_for"),
-        (zoo("whisper", forward=first_window_only), "time_localisation", "part of the clip is not heard"),
-        (zoo("clap", forward=first_window_only), "time_localisation", "part of the clip is not heard"),
+        (zoo("whisper", forward=first_window_only), "time_localisation", "part of the clip is ignored"),
+        (zoo("clap", forward=first_window_only), "time_localisation", "part of the clip is ignored"),
         (zoo("hubert", encode_windows=one_step_short), "valid_length", "nothing is computed for"),
         (zoo("wav2vec2", pads=True), "padding_invariance", "sees the padding"),
         (zoo("data2vec", pads=True), "padding_invariance", "sees the padding"),
@@ -264,12 +264,12 @@ def raises(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
             "valid_length",
             "tokens are torch.float16, the weights torch.float32",
         ),
-        (zoo("logmel", forward=whole_clip_mean), "window_stitching", "tokens hear further than clip_s"),
+        (zoo("logmel", forward=whole_clip_mean), "window_stitching", "tokens depend on more than clip_s"),
         (TransposedGrid, "time_localisation", "the grid is transposed"),
         (AlwaysTraining, "eval_purity", "dropout, drop path or batch statistics are active"),
         (MovingStatistics, "eval_purity", "changes extra.running_mean"),
         (WrongMask, "valid_length", "mask of a"),
-        (HalfTheClip, "time_localisation", "part of the clip is not heard"),
+        (HalfTheClip, "time_localisation", "part of the clip is ignored"),
         (SeesPadding, "padding_invariance", "sees the padding"),
         (SeesPadding, "batch_invariance", "some statistic spans the batch"),
         (NoGradient, "lora_reach", "no gradient reaches 8 of 16 adapters"),

@@ -71,11 +71,55 @@ class BandsEncoder(WindowedEncoder):
 ENCODER = BandsEncoder
 '''
 
+PROJECTOR = '''
+"""Four time steps side by side, then tanh and a linear layer."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from projectors.base import Projector, ProjectorConfig, stack_time
+
+
+@dataclass(frozen=True)
+class SquashedConfig(ProjectorConfig):
+    name: ClassVar[str] = "squashed"
+    stack: int = 4
+
+    def n_tokens_for(self, n_time):
+        return math.ceil(n_time / self.stack)
+
+    @property
+    def tokens_per_second(self):
+        return self.frame_rate_hz / self.stack
+
+
+class Squashed(Projector):
+    config_class = SquashedConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.layer = nn.Linear(config.stack * config.n_freq * config.encoder_dim, config.llm_dim)
+
+    def forward(self, tokens, mask, grid):
+        self.check(tokens, mask, grid)
+        stacked, valid = stack_time(tokens, mask, grid, self.config.stack)
+        return self.layer(torch.tanh(stacked)), valid
+
+
+PROJECTOR = Squashed
+'''
+
 YAML = """
 stage: align
 out: {out}
 encoder: bands
 encoder_options: {{width: 24}}
+projector: squashed
+projector_options: {{stack: 5}}
 llm: {llm}
 data: {{train: [{data}]}}
 optim: {{steps: 2, batch_size: 2, warmup_steps: 0}}
@@ -88,6 +132,7 @@ def plugins(tmp_path, monkeypatch):
     folder = tmp_path / "plugins"
     folder.mkdir()
     (folder / "bands.py").write_text(PLUGIN)
+    (folder / "squashed.py").write_text(PROJECTOR)
     (folder / "notes.py").write_text("raise RuntimeError('this is no encoder and is not imported')\n")
     yield folder
     for name in [name for name in sys.modules if name.startswith("alm_plugins.")]:
@@ -107,7 +152,7 @@ def test_it_is_listed_and_checked(plugins, capsys):
     assert main(["encoders", "check", str(plugins / "bands.py")]) == 0  # a file needs no plugin directory
 
 
-def test_it_trains_from_one_yaml_and_answers(plugins, llm_dir, tmp_path, capsys):
+def test_an_encoder_and_a_projector_train_from_one_yaml_and_answer(plugins, llm_dir, tmp_path, capsys):
     wave = 0.1 * np.random.default_rng(0).standard_normal(12000)
     save_wav(tmp_path / "a.wav", wave, 16000)
     rows = [{"id": str(i), "audio": "a.wav", "question": "what is it", "answer": "a bell"} for i in range(2)]
@@ -118,6 +163,7 @@ def test_it_trains_from_one_yaml_and_answers(plugins, llm_dir, tmp_path, capsys)
     assert main(train) == 0
     values = json.loads((tmp_path / "run/model/config.json").read_text())
     assert values["encoder"]["model_class"] == "BandsEncoder" and values["encoder"]["width"] == 24
+    assert values["projector"]["name"] == "squashed" and values["projector"]["stack"] == 5
     ask = ["ask", str(tmp_path / "run/model"), str(tmp_path / "a.wav"), "what is it", "--max-new-tokens", "2"]
     assert main([*ask, "--plugins", str(plugins)]) == 0
     capsys.readouterr()
@@ -126,6 +172,18 @@ def test_it_trains_from_one_yaml_and_answers(plugins, llm_dir, tmp_path, capsys)
     assert main(train) == 0 and "already done" not in capsys.readouterr().out
     assert main(ask) == 2
     assert "unknown encoder 'BandsEncoder'" in (err := capsys.readouterr().err) and "--plugins" in err
+
+
+def test_a_projector_is_saved_under_its_files_name(plugins, monkeypatch):
+    from projectors import build_projector, list_projectors
+
+    monkeypatch.setenv(discovery.PLUGINS, str(plugins))
+    assert "squashed" in list_projectors()
+    encoder = encoders.encoder_class("logmel").tiny()
+    assert build_projector("squashed", encoder, 16).config.n_tokens_for(9) == 3
+    (plugins / "squashed.py").rename(plugins / "renamed.py")
+    with pytest.raises(ConfigError, match="'renamed': its config class says name = 'squashed'"):
+        build_projector("renamed", encoder, 16)
 
 
 def test_a_broken_one_fails_its_check_with_the_reason(plugins, capsys):

@@ -42,29 +42,29 @@ class ASTEncoderConfig(TransformersConfig):
     agreeing: ClassVar[dict[str, str]] = {"num_mel_bins": "num_mel_bins", "max_length": "max_length"}
 
     def check(self) -> None:
-        """Refuse another rate: the sizes of frames are for one."""
+        """Refuse any other sample rate: frame sizes are for 16 kHz."""
         if self.sample_rate != 16000:
             raise ConfigError(f"sample_rate is {self.sample_rate}; expected 16000")
 
     @property
     def n_freq(self) -> int:
         """Frequency steps per time step (12)."""
-        return (self.hf.num_mel_bins - self.hf.patch_size) // self.hf.frequency_stride + 1
+        return int((self.hf.num_mel_bins - self.hf.patch_size) // self.hf.frequency_stride + 1)
 
     @property
     def steps_per_window(self) -> int:
         """Time steps of a full window (101)."""
-        return (self.hf.max_length - self.hf.patch_size) // self.hf.time_stride + 1
+        return int((self.hf.max_length - self.hf.patch_size) // self.hf.time_stride + 1)
 
     @property
     def hop_samples(self) -> int:
         """A window's steps in samples (10.1 s), so that the next window's first step follows its last."""
-        return self.steps_per_window * self.hf.time_stride * _SHIFT_SAMPLES
+        return int(self.steps_per_window * self.hf.time_stride * _SHIFT_SAMPLES)
 
     @property
     def window_samples(self) -> int:
         """Samples of the frames a window holds (1024)."""
-        return (self.hf.max_length - 1) * _SHIFT_SAMPLES + _FRAME_SAMPLES
+        return int((self.hf.max_length - 1) * _SHIFT_SAMPLES + _FRAME_SAMPLES)
 
     def steps_in(self, n_samples: int) -> int:
         """Patches until all frames are covered, the last perhaps partly filled."""
@@ -72,7 +72,7 @@ class ASTEncoderConfig(TransformersConfig):
         if not frames:
             return 0
         further = -(-max(0, frames - self.hf.patch_size) // self.hf.time_stride)
-        return min(self.steps_per_window, 1 + further)
+        return int(min(self.steps_per_window, 1 + further))
 
 
 class ASTEncoder(TransformersEncoder):

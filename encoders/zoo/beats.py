@@ -94,7 +94,8 @@ class BeatsAttention(nn.Module):
         gated = (gate_a * (gate_b * self.grep_a - 1.0) + 2.0) * bias  # (B, H, N, N)
         gated = gated.masked_fill(~seen, torch.finfo(gated.dtype).min)
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=gated)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
+        out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
+        return out
 
 
 class BeatsLayer(nn.Module):
@@ -112,7 +113,8 @@ class BeatsLayer(nn.Module):
     def forward(self, x: Tensor, bias: Tensor, seen: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         x = self.self_attn_layer_norm(x * self.alpha + self.self_attn(x, bias, seen))
-        return self.final_layer_norm(x * self.alpha + self.fc2(functional.gelu(self.fc1(x))))
+        out: Tensor = self.final_layer_norm(x * self.alpha + self.fc2(functional.gelu(self.fc1(x))))
+        return out
 
 
 class BeatsTransformer(nn.Module):
@@ -151,7 +153,8 @@ class BeatsTransformer(nn.Module):
         far = (exact + (far * (half - exact)).long()).clamp(max=half - 1)
         buckets = (relative > 0) * half + torch.where(distance < exact, distance, far)
         first: Any = self.layers[0]
-        return first.self_attn.relative_attention_bias(buckets).permute(2, 0, 1)[None]
+        out: Tensor = first.self_attn.relative_attention_bias(buckets).permute(2, 0, 1)[None]
+        return out
 
 
 class BeatsEncoder(PublishedEncoder):

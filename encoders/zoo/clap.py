@@ -84,7 +84,7 @@ class ClapEncoderConfig(TransformersConfig):
     @property
     def dim(self) -> int:
         """Width D of a token (768): it doubles at every stage."""
-        return self.hf.patch_embeds_hidden_size * 2 ** (len(self.hf.depths) - 1)
+        return int(self.hf.patch_embeds_hidden_size * 2 ** (len(self.hf.depths) - 1))
 
     @property
     def _grid(self) -> tuple[int, int]:
@@ -116,7 +116,7 @@ class ClapEncoderConfig(TransformersConfig):
         return self.window_samples
 
     def steps_in(self, n_samples: int) -> int:
-        """Steps that cover the piece, the last perhaps partly; what fills the window up counts for nothing."""
+        """Steps that cover the piece, the last perhaps partly; padding is not counted."""
         enough = n_samples >= self.frame_shift_samples
         return -(-n_samples * self.steps_per_window // self.window_samples) if enough else 0
 

@@ -147,7 +147,8 @@ class DashengEncoder(PublishedEncoder):
         x = x.flatten(2).transpose(1, 2)  # (B, T, D)
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)
+        out: Tensor = self.norm(x)
+        return out
 
     @classmethod
     def translate(

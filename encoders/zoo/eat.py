@@ -74,7 +74,8 @@ class PostNormBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         x = self.norm1(x + self.attn(x))
-        return self.norm2(x + self.mlp(x))
+        out: Tensor = self.norm2(x + self.mlp(x))
+        return out
 
 
 class EatEncoder(PublishedEncoder):

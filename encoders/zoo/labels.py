@@ -1,8 +1,8 @@
-"""The `labels` control: an oracle that does not hear a clip but knows what is in it, as words.
+"""The `labels` control: an oracle that returns a clip's labels as word vectors, without using the audio.
 
-What a perfect encoder could tell the language model about the labelled sounds; the gap to it is what is left to
-gain. It knows a clip again by a hash of its samples (encoders only ever see samples) and looks up a table that
-`alm encoders labels` writes. A clip that is not in the table is an error, never silence.
+It is an upper bound: a perfect encoder could tell the language model as much about the labelled sounds. Clips are
+identified by a hash of their samples and looked up in a table that `alm encoders labels` writes.
+A clip that is not in the table is an error, never silence.
 Axis letters: B batch, S samples, T time steps, D width.
 """
 
@@ -38,7 +38,7 @@ class LabelsConfig(EncoderConfig):
     step_s: float = 0.16
     """Seconds of a time step (AudioMosaic's)."""
     unknown: str = "error"
-    """What a clip outside the table is: `error`, or `nothing` (no label; for tests of the contract)."""
+    """How to treat a clip that is not in the table: `error`, or `nothing` (no label; for contract tests)."""
 
     model_classes: ClassVar[tuple[str, ...]] = ("LabelsEncoder",)
 
@@ -65,12 +65,12 @@ class LabelsConfig(EncoderConfig):
 
     @property
     def clip_s(self) -> float:
-        """One time step: nothing here looks further."""
+        """One time step: a token depends on nothing outside it."""
         return self.step_s
 
     def n_time_for(self, n_samples: int) -> int:
         """Time steps that cover the clip, the last perhaps partly."""
-        frames_or_error(n_samples, self.sample_rate)  # as short a clip is an error for every encoder
+        frames_or_error(n_samples, self.sample_rate)  # too short for every encoder
         return -(-n_samples // round(self.step_s * self.sample_rate))
 
 
@@ -79,7 +79,7 @@ class LabelsEncoder(AudioEncoder):
 
     config: LabelsConfig
     config_class = LabelsConfig
-    hears = False
+    uses_audio = False
     licence = "-"
     n_parameters = 0
 
@@ -154,7 +154,7 @@ def read_label_table(path: str, sample_rate: int) -> dict[str, Events]:
     """Read what `alm encoders labels` wrote.
 
     Raises:
-        ConfigError: Not there, not such a file, or made at another rate.
+        ConfigError: Missing, not a label table, or made at another sample rate.
     """
     try:
         values: Any = json.loads(Path(path).read_text(encoding="utf-8"))

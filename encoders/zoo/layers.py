@@ -96,7 +96,7 @@ class LayersEncoder(AudioEncoder):
             raise ConfigError(f"layer is {config.layer!r}; the encoder has 0 to {n_layers - 1}, or {SUM}")
         self.weights = nn.Parameter(torch.zeros(n_layers)) if config.layer == SUM else None
         self.lora_targets = self.encoder.lora_targets  # type: ignore[misc]
-        self.hears = self.encoder.hears  # type: ignore[misc]
+        self.uses_audio = self.encoder.uses_audio  # type: ignore[misc]
 
     @classmethod
     def around(cls, encoder: AudioEncoder, layer: str) -> AudioEncoder:

@@ -57,7 +57,7 @@ class LogMelConfig(EncoderConfig):
 
     @property
     def clip_s(self) -> float:
-        """One time step: nothing here looks further."""
+        """One time step: a token depends on nothing outside it."""
         return self.patch_size[0] * _SHIFT_MS / 1000
 
     def fbank(self) -> KaldiFbank:

@@ -31,7 +31,7 @@ class Qwen2AudioEncoderConfig(MelWindowConfig):
     @property
     def steps_per_window(self) -> int:
         """Time steps of a full window (750)."""
-        return self.hf.max_source_positions // 2
+        return int(self.hf.max_source_positions // 2)
 
     def steps_in(self, n_samples: int) -> int:
         """Whole pairs of Whisper's steps, as `_get_feat_extract_output_lengths` counts them."""

@@ -1,6 +1,6 @@
 """The `random` control: AudioMosaic untrained, the same weights for the same seed.
 
-What an encoder's weights are worth is how far it is ahead of this one at equal size.
+An encoder's weights are worth its lead over this control at equal size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class RandomConfig(AudioMosaicConfig):
 
     model_class: str = "RandomEncoder"
     seed: int = 0
-    """Decides the weights."""
+    """Seed of the weights."""
 
     model_classes: ClassVar[tuple[str, ...]] = ("RandomEncoder",)
 
@@ -48,7 +48,11 @@ class RandomEncoder(AudioMosaicEncoder):
     @classmethod
     def from_pretrained(cls, source: Any, **options: Any) -> Self:
         """Load what `save_pretrained` wrote; see `AudioEncoder.from_pretrained`."""
-        return AudioEncoder.from_pretrained.__func__(cls, source, **options)  # type: ignore[attr-defined]
+        load: Any = AudioEncoder.from_pretrained
+        loaded: Self = load.__func__(
+            cls, source, **options
+        )  # not AudioMosaic's: there is no release of this one
+        return loaded
 
     @classmethod
     def tiny(cls, seed: int = 0) -> Self:

@@ -22,7 +22,7 @@ HOP_SAMPLES, _N_FFT, _FRAMES_PER_STEP = 160, 400, 2
 def log_mel(mel: StftMel, waveform: Tensor, n_samples: int) -> Tensor:
     """Whisper's log-mel (B, M, F) of windows (B, S), silence added up to `n_samples`."""
     waveform = torch.nn.functional.pad(waveform, (0, n_samples - waveform.shape[1]))
-    power = mel(waveform)[:, :-1]  # the last frame is left out: (B, F, M)
+    power = mel(waveform)[:, :-1]  # without the last frame: (B, F, M)
     logs = power.clamp(min=1e-10).log10()
     logs = torch.maximum(logs, logs.amax(dim=(1, 2), keepdim=True) - 8.0)
     return ((logs + 4.0) / 4.0).transpose(1, 2)
@@ -51,14 +51,14 @@ class MelWindowConfig(TransformersConfig):
     agreeing: ClassVar[dict[str, str]] = {"feature_size": "num_mel_bins"}
 
     def check(self) -> None:
-        """Refuse another rate: the mel filters are made for one."""
+        """Refuse any other sample rate: the mel filters are made for 16 kHz."""
         if self.sample_rate != 16000:
             raise ConfigError(f"sample_rate is {self.sample_rate}; expected 16000")
 
     @property
     def window_samples(self) -> int:
         """Samples of a window (30 s)."""
-        return self.hf.max_source_positions * _FRAMES_PER_STEP * HOP_SAMPLES
+        return int(self.hf.max_source_positions * _FRAMES_PER_STEP * HOP_SAMPLES)
 
     @property
     def hop_samples(self) -> int:
@@ -80,10 +80,10 @@ class WhisperEncoderConfig(MelWindowConfig):
     @property
     def steps_per_window(self) -> int:
         """Time steps of a full window (1500)."""
-        return self.hf.max_source_positions
+        return int(self.hf.max_source_positions)
 
     def steps_in(self, n_samples: int) -> int:
-        """Steps that cover the piece, the last perhaps partly; silence behind it counts for nothing."""
+        """Steps that cover the piece, the last perhaps partly; silence behind it is not counted."""
         return -(-n_samples // (_FRAMES_PER_STEP * HOP_SAMPLES)) if n_samples >= _N_FFT else 0
 
 

@@ -1,4 +1,4 @@
-"""AudioMosaic's config: the published release's config.json, checked, plus what it leaves unsaid."""
+"""AudioMosaic's config: the published release's config.json, checked, plus the values that it does not state."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ class AudioMosaicConfig(EncoderConfig):
 
     @classmethod
     def from_release(cls, values: dict[str, Any], where: str) -> Self:
-        """Read the config.json beside weights: what it leaves out has the official constructors' defaults.
+        """Read the config.json beside weights: missing values have the official constructors' defaults.
 
         Raises:
             ConfigError: Unknown key (names the nearest), wrong type, or contradicting values.

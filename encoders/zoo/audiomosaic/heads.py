@@ -1,4 +1,4 @@
-"""What AudioMosaic's model classes put on the backbone: the contrastive head, the classifier and the probes.
+"""The heads of AudioMosaic's model classes: the contrastive head, the classifier and the probes.
 
 Parameters sit on the encoder itself, under the names the published weights have.
 Axis letters: B batch, N tokens, D width, L layers, C classes.
@@ -58,17 +58,20 @@ def initialise_head(encoder: Any, config: Config) -> None:
 
 
 def probe_feature(encoder: Any, config: Config, layers: list[Tensor]) -> Tensor:
-    """What a probe classifies: the outputs of every block and of the final norm, L x (B, 1 + N, D) -> (B, D).
+    """Input of a probe's classifier: the outputs of every block and of the final norm, L x (B, 1 + N, D) -> (B, D).
 
     A layer probe reads one block, a weighted sum mixes all layers' tokens, attention mixes all layers' pooled
     tokens. Until there is a final norm (`norm` is Identity here), the last block counts twice, as officially.
     """
+    out: Tensor
     if config.model_class == LAYER:
-        return encoder.pool(layers[config.probe_layer])
+        out = encoder.pool(layers[config.probe_layer])
+        return out
     if config.model_class == WEIGHTED_SUM:
         weights = encoder.layer_weights.softmax(dim=0)
         mixed = sum(weight * tokens for weight, tokens in zip(weights, layers, strict=True))  # (B, 1 + N, D)
-        return encoder.pool(mixed)
+        out = encoder.pool(mixed)
+        return out
     pooled = [encoder.pool(norm(x)) for norm, x in zip(encoder.layer_norms, layers, strict=True)]
     stacked = torch.stack(pooled, dim=1)  # (B, L, D)
     heads = config.num_attn_heads

@@ -41,7 +41,7 @@ _PART = "encoder."
 
 
 class AudioMosaicEncoder(AudioEncoder):
-    """AudioMosaic's encoder with the head its `model_class` names."""
+    """AudioMosaic's encoder with the head that its `model_class` names."""
 
     config: AudioMosaicConfig
     projector: nn.Sequential  # the heads are there as far as the model class has them
@@ -53,7 +53,7 @@ class AudioMosaicEncoder(AudioEncoder):
     n_parameters = 86_111_232
 
     max_windows_per_pass = 32
-    """Windows encoded at once by `forward`; bounds memory for long clips and big batches."""
+    """Windows encoded at once by `forward`; limits memory for long clips and big batches."""
 
     def __init__(self, config: AudioMosaicConfig | None = None) -> None:
         config = config or AudioMosaicConfig()
@@ -97,7 +97,7 @@ class AudioMosaicEncoder(AudioEncoder):
         return self._stitch(torch.cat([self.forward_mel(part) for part in parts]), frames, lengths)
 
     def forward_layers(self, waveform: Tensor, lengths: Tensor) -> list[AudioTokens]:
-        """Like `forward`, for what enters the first block and for every block's output (none normalised)."""
+        """Like `forward`, for the input of the first block and every block's output (none normalised)."""
         windows, frames = self.log_mel_windows(waveform, lengths)
         layers: list[list[Tensor]] = []
         for part in self.normalise(windows[frames > 0]).split(self.max_windows_per_pass):
@@ -107,7 +107,7 @@ class AudioMosaicEncoder(AudioEncoder):
 
     @property
     def n_layers(self) -> int:
-        """The blocks and what enters the first."""
+        """The number of blocks, and one for the input of the first."""
         return len(self.blocks) + 1
 
     def log_mel_windows(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,7 +214,7 @@ class AudioMosaicEncoder(AudioEncoder):
         return self.classify(self.pool(self.forward_mel(mel, keep)))
 
     def _embed(self, mel: Tensor, keep: Tensor | None) -> Tensor:
-        """What the first block gets: CLS and the kept patches, with positions, normalised."""
+        """Input of the first block: CLS and the kept patches, with positions, normalised."""
         if mel.shape[1:] != self.config.spec_size:
             raise ValueError(f"log-mel of shape {tuple(mel.shape)}; expected (B, *{self.config.spec_size})")
         patches = self.patch_embed(mel.to(self.patch_embed.proj.weight.dtype), keep)  # (B, N or K, D)
@@ -222,7 +222,8 @@ class AudioMosaicEncoder(AudioEncoder):
         if keep is not None:
             places = nn.functional.embedding(keep, places[0])  # (B, K, D)
         first = (self.cls_token + cls).expand(len(mel), -1, -1)
-        return self.norm_pre(torch.cat([first, patches + places], dim=1))  # (B, 1 + N or K, D)
+        out: Tensor = self.norm_pre(torch.cat([first, patches + places], dim=1))  # (B, 1 + N or K, D)
+        return out
 
     def _run_blocks(self, x: Tensor, layers: list[Tensor] | None = None) -> Tensor:
         """All blocks and the final norm; where given, `layers` gets what enters the first block and each output."""
@@ -235,7 +236,8 @@ class AudioMosaicEncoder(AudioEncoder):
             x = checkpoint(block, x, use_reentrant=False) if index < recomputed else block(x)
             if layers is not None:
                 layers.append(x)
-        return self.norm(x)
+        out: Tensor = self.norm(x)
+        return out
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Pool `forward_mel`'s tokens (B, 1 + N, D) to one feature per window (B, D), not normalised yet."""
@@ -251,7 +253,8 @@ class AudioMosaicEncoder(AudioEncoder):
             raise ConfigError(
                 f"encoder config: {self.config.model_class} has no contrastive head; use {PRETRAIN}"
             )
-        return self.projector(self.fc_norm(pooled))
+        out: Tensor = self.projector(self.fc_norm(pooled))
+        return out
 
     def classify(self, pooled: Tensor) -> Tensor:
         """Class logits of a pooled feature (a probe's own feature): (B, D) -> (B, num_classes)."""
@@ -259,7 +262,8 @@ class AudioMosaicEncoder(AudioEncoder):
             raise ConfigError(
                 f"encoder config: {self.config.model_class} has no classifier; use {CLASSIFIER}"
             )
-        return self.head(self.head_drop_out(self.fc_norm(pooled)))
+        out: Tensor = self.head(self.head_drop_out(self.fc_norm(pooled)))
+        return out
 
     @property
     def clip_norm(self) -> nn.Module | None:
@@ -301,7 +305,7 @@ class AudioMosaicEncoder(AudioEncoder):
         """Load a release directory, a run directory, a hub id or a training script's weights file, strictly.
 
         A changed `spec_size` interpolates the positions from the grid they were trained on. A changed
-        `model_class` or `num_classes` leaves the old head out and starts a fresh one. A normalisation other than the
+        `model_class` or `num_classes` drops the old head and starts a fresh one. A normalisation other than the
         weights were trained with is warned about.
 
         Args:
@@ -311,7 +315,7 @@ class AudioMosaicEncoder(AudioEncoder):
             **config_overrides: Config values that replace those of the weights' config.
 
         Raises:
-            CheckpointError: Not there, unreadable, or weights that do not fit, naming every such key.
+            CheckpointError: Missing, unreadable, or weights that do not fit, naming every such key.
             ConfigError: The config or the overrides are not valid.
         """
         path = resolve_encoder(source, revision)
