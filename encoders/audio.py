@@ -92,7 +92,7 @@ def decode_audio(
     Raises:
         AudioError: As in `load_audio`.
     """
-    stream = io.BytesIO(data)
+    stream = _Memory(data)
     with _typed_errors(name):
         _check_readable(stream, len(data), name)
         stream.seek(0)
@@ -118,7 +118,12 @@ def _waveform(
             f"{file}: samples reach {peak:.4g} where full scale is 1; re-export them as integers or scaled"
         )
     mono: np.ndarray = samples.mean(axis=1, dtype=np.float32)  # (S, channels) -> (S,)
-    clipped: np.ndarray = np.clip(resample(mono, native_hz, sample_rate), -1.0, 1.0)
+    resampled = resample(mono, native_hz, sample_rate)
+    if not len(resampled):
+        raise AudioError(
+            f"{file}: {len(mono)} samples at {native_hz} Hz are less than one at {sample_rate} Hz; choose a longer clip"
+        )
+    clipped: np.ndarray = np.clip(resampled, -1.0, 1.0)
     return clipped
 
 
@@ -155,7 +160,7 @@ def read_header(source: str | os.PathLike[str] | bytes, name: str | None = None)
     shown = name or ("audio" if isinstance(source, bytes) else str(source))
     with _typed_errors(shown):
         if isinstance(source, bytes):
-            stream: bytes | BinaryIO = io.BytesIO(source)
+            stream: bytes | BinaryIO = _Memory(source)
         else:
             _open(Path(source)).close()
             stream = os.fsencode(source)
@@ -322,6 +327,16 @@ def _decode(
                 "copy or download it again"
             )
         return samples, rate_hz
+
+
+class _Memory(io.BytesIO):
+    """A file in memory whose failing seeks do nothing, as libsndfile expects, instead of raising in its callback."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
 
 
 def _open(file: Path) -> BinaryIO:

@@ -203,7 +203,7 @@ def test_unanswered_and_audio_only_shards_are_refused_where_text_is_learnt(sourc
     manifest = tmp_path / "m.jsonl"
     write_manifest(manifest, [{"id": "a", "audio": audio, "question": "q", "answer": None}])
     write_shards(read_manifest(manifest), tmp_path / "s")
-    with pytest.raises(UserError, match=r"shard-000000\.tar:.*no answer to learn"):
+    with pytest.raises(UserError, match=r"shard-000000\.tar:.*no answer to train on"):
         ConversationDataset(open_records([str(tmp_path / "s")]))
     manifest.write_text(json.dumps({"id": "a", "audio": audio}) + "\n")
     write_shards(read_manifest(manifest, audio_only=True), tmp_path / "t")

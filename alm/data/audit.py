@@ -15,6 +15,7 @@ from alm.common.files import sha256_of
 from alm.data.records import AudioRef, Record
 from alm.data.shards import ShardedRecords, ShardError, read_range
 from alm.data.sources import open_source
+from encoders.audio import check_seconds
 
 _SILENT_PEAK = 1e-4  # -80 dBFS
 _SAMPLE_RATE_HZ = 16_000  # only to decode everything once
@@ -115,8 +116,8 @@ def statistics(path: str) -> dict[str, Any]:
 
     Returns:
         `records`, `clips`, `hours`, `clip_s` and `answer_words` (min, median, mean, max), `kinds` (records of
-        each), `sample_rates` (clips of each), `unreadable` (clips whose header cannot be read, and records that
-        cannot be read from their shard).
+        each), `sample_rates` (clips of each), `unreadable` (clips whose header cannot be read, that are too long or
+        empty, and records that cannot be read from their shard).
 
     Raises:
         ManifestError: The manifest or the shards' index cannot be read.
@@ -140,12 +141,17 @@ def statistics(path: str) -> dict[str, Any]:
                 continue
             try:
                 header = ref.header()
+                end_s = header.seconds if ref.end_s is None else min(header.seconds, ref.end_s)
+                length_s = end_s - (ref.start_s or 0.0)
+                check_seconds(length_s, str(ref.path))
             except UserError:
                 unreadable.add(ref)
                 continue
+            if length_s <= 0:  # a segment that begins after the end of the file
+                unreadable.add(ref)
+                continue
             rates[header.rate_hz] += 1
-            end_s = header.seconds if ref.end_s is None else min(header.seconds, ref.end_s)
-            seconds[ref] = max(0.0, end_s - (ref.start_s or 0.0))
+            seconds[ref] = length_s
     return {
         "records": len(records),
         "clips": len(seconds) + sum(isinstance(item, AudioRef) for item in unreadable),

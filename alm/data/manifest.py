@@ -82,11 +82,13 @@ def write_manifest(path: str | os.PathLike[str], records: Iterable[Mapping[str, 
     seen: dict[str, str] = {}
     for number, record in enumerate(records, start=1):
         source = f"{path}:{number}"
-        _note_id(parse_record(dict(record), path.parent, source).id, source, seen)
         try:
-            lines.append(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+            line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+            written = parse_json(line.encode().decode(), source)  # what a reader will get
         except (TypeError, ValueError, RecursionError) as error:
             raise ManifestError(f"{source}: a value cannot be written as JSON ({error})") from error
+        _note_id(parse_record(written, path.parent, source).id, source, seen)
+        lines.append(line + "\n")
     write_text_atomic(path, "".join(lines))
 
 

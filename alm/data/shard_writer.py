@@ -115,7 +115,7 @@ class _Writer:
             text = sum(len(message["content"]) for message in record.messages)
             answered = bool(record.messages) and record.messages[-1]["role"] == "assistant"
             row = (len(self.shards), at, len(data), place, first_clip)
-            seconds = sum(_segment_s(ref, *files[_key(ref)][0][3:]) for ref in record.audio)
+            seconds = sum(_segment_s(ref, record, *files[_key(ref)][0][3:]) for ref in record.audio)
             self.rows.append((*row, id_hash(record.id), text, seconds, answered, bool(record.messages)))
 
     def close(self) -> dict[str, Any]:
@@ -158,8 +158,12 @@ class _Writer:
         return at
 
 
-def _segment_s(ref: AudioRef, frames: int, rate: int) -> float:
+def _segment_s(ref: AudioRef, record: Record, frames: int, rate: int) -> float:
     """Seconds of a clip: of the segment, or of the whole file."""
+    if ref.start_s is not None and ref.start_s * rate >= frames:
+        raise AudioError(
+            f"{record.source}: {ref.path}: start_s is {ref.start_s} but the clip ends at {frames / rate:.3f} s"
+        )
     return (ref.end_s if ref.end_s is not None else frames / rate) - (ref.start_s or 0.0)
 
 

@@ -21,6 +21,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tarfile import BLOCKSIZE
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -64,6 +65,7 @@ CLIP_ROW = np.dtype(
     ]
 )
 _OPEN_FILES = 128
+_TAR_NAME_BYTES = 100  # at the start of the block before a member
 
 
 class ShardError(ManifestError):
@@ -142,7 +144,12 @@ class ShardRef(AudioRef):
 
     def read_bytes(self) -> bytes:
         """The whole audio file, as it was before it was put into the shard."""
-        return read_range(self.path, self.at, self.size, f"clip {self.name}")
+        data = read_range(self.path, self.at - BLOCKSIZE, self.size + BLOCKSIZE, f"clip {self.name}")
+        member = data[:_TAR_NAME_BYTES].rstrip(b"\0")
+        if member != self.name.encode():
+            found = shown(member.decode(errors="replace"))
+            raise ShardError(f"{self.path}: holds {found} instead of {self.name}; copy the directory again")
+        return data[BLOCKSIZE:]
 
     def header(self) -> AudioHeader:
         """Length, rate and channels of the whole file, without decoding it."""
@@ -238,8 +245,11 @@ class ShardedRecords(Sequence[Record]):
 
     def _is_of(self, clip: int, row: Any) -> bool:
         """Whether a clip belongs to the sample that holds the record of `row`."""
-        first = self.rows[int(self.clips[clip]["record"])] if clip >= 0 else None
-        return first is not None and first["shard"] == row["shard"] and first["at"] == row["at"]
+        if clip < 0:
+            return False
+        first = self.rows[int(self.clips[clip]["record"])]
+        places = {int(self.clips[clip]["shard"]), int(first["shard"]), int(row["shard"])}
+        return len(places) == 1 and bool(first["at"] == row["at"])
 
     def __iter__(self) -> Iterator[Record]:
         return (self[i] for i in range(len(self)))
@@ -289,7 +299,7 @@ class ShardedRecords(Sequence[Record]):
                 )
             if not len(table):
                 continue
-            inside = table["shard"] < len(sizes)
+            inside = (table["shard"] < len(sizes)) & (table["at"] >= BLOCKSIZE)
             inside[inside] = (table["at"][inside] <= sizes[table["shard"][inside]]) & (
                 table["size"][inside] <= sizes[table["shard"][inside]] - table["at"][inside]
             )
