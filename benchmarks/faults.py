@@ -107,7 +107,7 @@ KINDS = {
                 "eval",
                 "manifest",
                 "--model",
-                str(inputs / "model"),
+                str(inputs / "made/model/model"),
                 "--data",
                 str(inputs / "scenes/test.jsonl"),
             ),
@@ -137,7 +137,13 @@ KINDS = {
         weight=2,
     ),
     "export": Kind(
-        lambda inputs, out: ["export", str(inputs / "model"), "--out", str(out / "whole"), "--merge"],
+        lambda inputs, out: [
+            "export",
+            str(inputs / "made/model/model"),
+            "--out",
+            str(out / "whole"),
+            "--merge",
+        ],
         weight=2,
     ),
     "ablate": Kind(
@@ -169,7 +175,7 @@ def make_inputs(folder: Path) -> None:
     running = {"save_every": 2, "log_every": 2, "seed": 5}
     starts = {"encoder": "audiomosaic", "encoder_options": ENCODER, "llm": str(llm)}
     align = {"stage": "align", **starts, "policy": lora, "data": data, "optim": optim, "run": running}
-    shutil.copytree(run("model", {**align, "optim": optim | {"steps": 1}}), folder / "model")
+    run("model", {**align, "optim": optim | {"steps": 1}})
     pretrain = {"stage": "pretrain", **{key: starts[key] for key in ("encoder", "encoder_options")}}
     pretrain |= {
         "data": data,
@@ -402,7 +408,11 @@ class Trials:
 
     def run(self, name: str, fault: str, number: int) -> bool:
         """One trial; returns whether it passed."""
-        wanted, seconds, size = self.reference(name)
+        try:
+            wanted, seconds, size = self.reference(name)
+        except RuntimeError as error:
+            self.failures.append(str(error))
+            return False
         mark = f"{os.getpid()}-{number}"
         out = self._out(name)  # always the same: fingerprints cover paths
         told = []

@@ -70,7 +70,7 @@ def test_a_damaged_checkpoint_falls_back(data, parts, tmp_path, capsys):
         capsys.readouterr()
         run_stage(run)
         said = capsys.readouterr().out
-        assert "checkpoint-5 is damaged (optimizer.pt" in said and "going on from checkpoint-4" in said
+        assert "checkpoint-5 is damaged (optimizer.pt" in said and "resuming from checkpoint-4" in said
         assert all(np.array_equal(value, wanted[key]) for key, value in weights_of(run).items())
         assert checkpoints.damage(file.parent) is None  # written anew
 
@@ -78,12 +78,12 @@ def test_a_damaged_checkpoint_falls_back(data, parts, tmp_path, capsys):
 def test_checkpoints_of_other_weights_are_refused(data, parts, tmp_path):
     run = of_stage("align", data, tmp_path / "run", parts, optim={"steps": 2})
     run_stage(run)
-    newest = checkpoints.newest_whole(Path(run.out) / "checkpoints")[0]
+    newest = checkpoints.newest_complete(Path(run.out) / "checkpoints")[0]
     facts = json.loads((newest / "complete.json").read_text())
     facts["keys"] = facts["keys"][1:] + ["llm.other"]
     (newest / "complete.json").write_text(json.dumps(facts))
     (Path(run.out) / "finished.json").unlink()
-    with pytest.raises(CheckpointError, match="other weights trained .*llm.other"):
+    with pytest.raises(CheckpointError, match="other trainable weights .*llm.other"):
         run_stage(run)
 
 
@@ -97,7 +97,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(data, parts, tmp_path):
     before = (folder / "checkpoint-2" / "complete.json").read_bytes()
     assert run_child(run, limit=12_000) == 2
     said = (Path(run.out) / "error.txt").read_text()
-    assert "the checkpoint of step 4 cannot be written" in said and "checkpoint-2 is whole" in said
+    assert "the checkpoint of step 4 cannot be written" in said and "checkpoint-2 is complete" in said
     assert [path.name for path in folder.iterdir()] == ["checkpoint-2"]
     assert (folder / "checkpoint-2" / "complete.json").read_bytes() == before
     assert run_child(run) == 0

@@ -14,6 +14,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
+from alm.common.seeds import seed_from
 from encoders.mel import hz_to_mel, mel_to_hz
 
 ClipKeys = Sequence[int | str] | Tensor
@@ -47,12 +48,12 @@ def clip_key(name: str) -> int:
 
     It has 56 bits: two of a million clips share one with a probability of 1 in 140,000.
     """
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])
+    return seed_from(name, n_bytes=7)
 
 
 def generator_of(scope: str, key: int | str) -> np.random.Generator:
     """A new generator for a scope and a clip, where the number of draws is not known beforehand."""
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{scope}/{key}".encode()).digest()[:16]))
+    return np.random.default_rng(seed_from(scope, key, n_bytes=16))
 
 
 class ClipRandom:

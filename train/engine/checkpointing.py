@@ -1,4 +1,4 @@
-"""A Trainer whose checkpoints are exact and whole; see `train.engine.checkpoints` about what they hold."""
+"""A Trainer whose checkpoints are exact and complete; `train.engine.checkpoints` documents what they hold."""
 
 from __future__ import annotations
 
@@ -16,14 +16,30 @@ from encoders.checkpoint import write_weights
 from train.engine import checkpoints
 from train.engine.processes import any_process, barrier, rank_and_world
 
+PRIVATE_METHODS = {
+    "_save_checkpoint": "the Trainer's is not atomic and holds frozen weights; no public hook replaces it",
+    "_load_from_checkpoint": "the Trainer would load weights that our checkpoints do not hold",
+    "_load_rng_state": "the Trainer would look for generator states; ours are seeded anew at every step",
+    "_prepare_for_training": "weights, optimiser and schedule are restored once all of them are wrapped",
+    "_run_epoch": "a run that was killed after its last step must not do another one",
+    "_clip_grad_norm": "the only place where the norm is known before the optimiser uses the gradients",
+}
+"""Private methods of `transformers.Trainer` that are overridden here or in subclasses, and why."""
+
+PRIVATE_ATTRIBUTES = {
+    "_tr_loss": "the loss since the last log line, which a checkpoint has to keep",
+    "_total_loss_scalar": "the loss before the last log line",
+    "_globalstep_last_logged": "the step of the last log line",
+}
+"""Private attributes of `transformers.Trainer` that are read or written, and why."""
+
 
 class CheckpointTrainer(Trainer):
-    """Trainer that is saved and goes on exactly.
+    """Trainer that saves checkpoints and resumes exactly.
 
     Attributes:
-        keep_checkpoints: How many are kept.
-        best: Step and loss of the best look at validation, and how many looks it has been `since`; None before
-            the first.
+        keep_checkpoints: Number of checkpoints to keep.
+        best: `step` and `loss` of the best validation run, and the number of runs `since`; None before the first.
     """
 
     keep_checkpoints = 2
@@ -34,13 +50,13 @@ class CheckpointTrainer(Trainer):
 
     @property
     def network(self) -> nn.Module:
-        """The model that trains, unwrapped."""
+        """The model in training, unwrapped."""
         assert isinstance(self.model, nn.Module)
         return self.model
 
     @property
     def _engine(self) -> Any:
-        """DeepSpeed's, around the model."""
+        """The DeepSpeed engine around the model."""
         return self.model_wrapped
 
     @property
@@ -49,10 +65,10 @@ class CheckpointTrainer(Trainer):
         return Path(str(self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint that is whole or not there; every process must call this.
+        """Write a checkpoint completely or not at all; every process must call this.
 
         Raises:
-            UserError: It cannot be written; older checkpoints are as they were.
+            UserError: It cannot be written; older checkpoints are unchanged.
         """
         folder, step = self.folder, self.state.global_step
         self.store_flos()
@@ -89,7 +105,7 @@ class CheckpointTrainer(Trainer):
             if is_main_process():
                 checkpoints.clear_unfinished(folder)
             last = checkpoints.found(folder)
-            kept = f"{last[-1][1]} is whole" if last else "there is no older one"
+            kept = f"{last[-1][1]} is complete" if last else "there is no older one"
             raise UserError(
                 f"{folder}: the checkpoint of step {step} cannot be written ({reason or 'on another process'}); "
                 f"{kept}; make room and run the same command again"
@@ -97,7 +113,7 @@ class CheckpointTrainer(Trainer):
         self._saved_step = step
 
     def _write_state(self, folder: Path) -> None:
-        """Weights that train, optimiser, schedule and counters."""
+        """Trainable weights, optimiser, schedule and counters."""
         if self.is_deepspeed_enabled:
             self._engine.save_checkpoint(str(folder), exclude_frozen_parameters=True)
         elif is_main_process():
@@ -108,10 +124,10 @@ class CheckpointTrainer(Trainer):
             self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Nothing yet: `_prepare_for_training` restores weights, optimiser and schedule at once."""
+        """Do nothing: `_prepare_for_training` restores weights, optimiser and schedule at once."""
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Nothing: generators start anew at every step."""
+        """Do nothing: generators are seeded anew at every step."""
 
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
@@ -122,21 +138,21 @@ class CheckpointTrainer(Trainer):
         return prepared
 
     def _restore(self, checkpoint: Path) -> None:
-        """Put back what `_write_state` wrote, strictly.
+        """Load what `_write_state` wrote, strictly.
 
         Raises:
-            CheckpointError: The checkpoint is another model's, or its DeepSpeed shards are of another world size.
+            CheckpointError: The checkpoint belongs to another model, or to another number of DeepSpeed processes.
         """
         facts = checkpoints.facts_of(checkpoint)
         checkpoints.check_keys(checkpoint, facts["keys"], checkpoints.trained_keys(self.network))
         if facts["deepspeed"] != self.is_deepspeed_enabled:
             wrote = "with" if facts["deepspeed"] else "without"
-            raise CheckpointError(f"{checkpoint}: was written {wrote} DeepSpeed; go on {wrote} it")
+            raise CheckpointError(f"{checkpoint}: was written {wrote} DeepSpeed; resume {wrote} it")
         if self.is_deepspeed_enabled:
             if facts["world"] != self.args.world_size:
                 raise CheckpointError(
                     f"{checkpoint}: DeepSpeed wrote it from {facts['world']} processes, now there are "
-                    f"{self.args.world_size}; go on with {facts['world']}"
+                    f"{self.args.world_size}; resume with {facts['world']}"
                 )
             loaded, _ = self._engine.load_checkpoint(str(checkpoint), load_module_strict=False)
             if loaded is None:
@@ -149,23 +165,26 @@ class CheckpointTrainer(Trainer):
         self._restored, self.best = facts["log"], facts["best"]
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """One pass over the data, or none where the checkpoint was the last step's."""
-        if self._restored is not None:  # the line of the log that the interruption cut in two
-            self._tr_loss += self._restored["loss"]
-            self._total_before = self._restored["total"]
-            self._globalstep_last_logged = self._restored["since"]
-            self._restored = None
+        """One pass over the data; none if the checkpoint was the last step's."""
         if self.is_over():
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
 
+    def resume_log(self) -> None:
+        """Continue the sums of the log where the checkpoint left them; called when training begins."""
+        if self._restored is not None:
+            self._tr_loss += self._restored["loss"]
+            self._total_before = self._restored["total"]
+            self._globalstep_last_logged = self._restored["since"]
+            self._restored = None
+
     def is_over(self) -> bool:
-        """Whether no step is left to do."""
+        """Whether all steps are done."""
         return self.state.global_step >= self.state.max_steps
 
     def _mean_loss(self) -> Tensor:
-        """The loss summed since the last line of the log, as the mean over processes."""
+        """The loss summed since the last log line, as the mean over processes."""
         total = self._tr_loss.clone()
         if rank_and_world()[1] > 1:
             dist.all_reduce(total)

@@ -1,8 +1,8 @@
-"""Checkpoints that an interrupted run goes on from: whole or not there, checked before use, the oldest removed.
+"""Checkpoints to resume from: complete or not there, checked before use, the oldest removed.
 
-`checkpoint-N/` holds the weights that train (and buffers), the optimiser, the schedule and the trainer's counters;
-`complete.json` lists every file with size and hash. It is written into a hidden folder, flushed to the disk, and
-renamed. No state of random generators is kept: `train.engine.trainer.StageTrainer.training_step` seeds them
+`checkpoint-N/` holds the trainable weights (and buffers), the optimiser, the schedule and the trainer's counters;
+`complete.json` lists every file with size and hash. A checkpoint is written into a hidden folder, flushed to the disk,
+and renamed. It holds no state of random generators: `train.engine.trainer.StageTrainer.training_step` seeds them
 anew at every step from (seed, step, process).
 """
 
@@ -39,13 +39,13 @@ def trained_keys(model: nn.Module) -> list[str]:
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint holds of a model whose weights this process has whole."""
+    """The weights that a checkpoint holds, of a model whose weights this process holds completely."""
     state = model.state_dict()
     return {name: state[name] for name in trained_keys(model)}
 
 
 def load_trained(model: nn.Module, file: Path) -> None:
-    """Put a checkpoint's weights back; every one that trains must be there, and no other.
+    """Load a checkpoint's weights: exactly the trainable ones must be there.
 
     Raises:
         CheckpointError: Weights that are missing, mis-shaped or belong to another model.
@@ -56,17 +56,17 @@ def load_trained(model: nn.Module, file: Path) -> None:
 
 
 def hidden(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step is written before it is whole."""
+    """Where the checkpoint of a step is written before it is complete."""
     return folder / f"{_HIDDEN}{step}"
 
 
 def seal(unfinished: Path, step: int, facts: dict[str, Any]) -> Path:
-    """Make what was written a checkpoint: list and flush its files, then rename it.
+    """Turn a hidden folder into a checkpoint: list and flush its files, then rename it.
 
     Args:
         unfinished: The folder from `hidden`, with all files in it.
         step: Steps done.
-        facts: To be kept beside the list of files.
+        facts: Values to keep beside the list of files.
     """
     files = {
         path.relative_to(unfinished).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
@@ -78,7 +78,7 @@ def seal(unfinished: Path, step: int, facts: dict[str, Any]) -> Path:
         _flush(path)
     _flush(unfinished)
     final = unfinished.parent / f"checkpoint-{step}"
-    if final.exists():  # an older attempt's, found damaged; or this very step, which preemption saved already
+    if final.exists():  # damaged, from an older attempt; or this step's, which preemption has saved already
         shutil.rmtree(final)
     os.replace(unfinished, final)
     _flush(final.parent)
@@ -95,7 +95,7 @@ def _flush(path: Path) -> None:
 
 
 def found(folder: Path) -> list[tuple[int, Path]]:
-    """Steps and folders of the checkpoints in a directory, oldest first, damaged ones too."""
+    """Steps and folders of the checkpoints in a directory, oldest first, including damaged ones."""
     names = folder.iterdir() if folder.is_dir() else ()
     matched = ((_NAME.fullmatch(path.name), path) for path in names)
     return sorted((int(match[1]), path) for match, path in matched if match)
@@ -107,7 +107,7 @@ def found_step(checkpoint: Path) -> int:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files; None where they are as they were written."""
+    """What is wrong with a checkpoint's files; None if they are as they were written."""
     try:
         files = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError):
@@ -123,21 +123,21 @@ def damage(checkpoint: Path) -> str | None:
     return None
 
 
-def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that is whole, and a line about each newer one that is not."""
-    said: list[str] = []
+def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest undamaged checkpoint, and a line about each newer one that is damaged."""
+    problems: list[str] = []
     for _, path in reversed(found(folder)):
         wrong = damage(path)
         if wrong is None:
-            return path, said
-        said.append(f"{path.name} is damaged ({wrong})")
-    return None, said
+            return path, problems
+        problems.append(f"{path.name} is damaged ({wrong})")
+    return None, problems
 
 
 def rotate(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints, and what interrupted attempts left.
 
-    A checkpoint is renamed before it is removed: what is half removed is never taken for one.
+    A checkpoint is renamed before it is removed, so that a partly removed one is never used.
     """
     for _, path in found(folder)[:-keep]:
         os.replace(path, path.with_name(f"{_HIDDEN}old-{path.name}"))
@@ -151,12 +151,12 @@ def clear_unfinished(folder: Path) -> None:
 
 
 def facts_of(checkpoint: Path) -> dict[str, Any]:
-    """What `seal` was given, and the list of files."""
+    """The facts given to `seal`, and the list of files."""
     return json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
 
 
 def check_keys(checkpoint: Path, kept: Iterable[str], own: Iterable[str]) -> None:
-    """Whether a checkpoint holds the very weights that train now.
+    """Check that a checkpoint holds exactly the weights that are trainable now.
 
     Raises:
         CheckpointError: Naming the first few that differ.
@@ -164,8 +164,8 @@ def check_keys(checkpoint: Path, kept: Iterable[str], own: Iterable[str]) -> Non
     missing, unexpected = sorted(set(own) - set(kept)), sorted(set(kept) - set(own))
     if missing or unexpected:
         raise CheckpointError(
-            f"{checkpoint}: was saved while other weights trained (missing {missing[:3]}, unexpected "
-            f"{unexpected[:3]}); remove it to start anew"
+            f"{checkpoint}: was saved with other trainable weights (missing {missing[:3]}, unexpected "
+            f"{unexpected[:3]}); remove it to start from the beginning"
         )
 
 

@@ -1,8 +1,9 @@
-"""What a run writes down while it trains: `metrics.jsonl`, and a bar on the display."""
+"""The log of a run: `metrics.jsonl`, and a progress bar."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -27,27 +28,20 @@ class RunLog(TrainerCallback):
         self.started = time.time()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the display."""
+        """Open the bar; a resumed run is in the epoch of its last step, also if no step is left."""
+        if state.global_step:
+            _set_epoch(max(math.ceil(state.epoch) - 1, 0), kwargs)
         if state.is_world_process_zero:
             self._bar = progress(self.title, state.max_steps, "step")
             self._advance = self._bar.__enter__()
             self._advance(state.global_step)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Pass the epoch on; draws that depend on it are functions of it, not of a running generator."""
-        epoch = int(state.epoch or 0)
-        loader = kwargs.get("train_dataloader")
-        targets = (
-            kwargs.get("model"),
-            getattr(loader, "dataset", None),
-            getattr(loader, "batch_sampler", None),
-        )
-        for target in targets:
-            if isinstance(target, UsesEpoch):
-                target.set_epoch(epoch)
+        """Pass the epoch on: random choices that differ between epochs are functions of its number."""
+        _set_epoch(int(state.epoch or 0), kwargs)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         if state.is_world_process_zero:
             losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
             self._advance(1, **({"loss": f"{losses[-1]:.3f}"} if losses else {}))
@@ -60,13 +54,25 @@ class RunLog(TrainerCallback):
                 handle.write(json.dumps(line) + "\n")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the display."""
+        """Close the bar."""
         if state.is_world_process_zero:
             self._bar.__exit__(None, None, None)
 
 
+def _set_epoch(epoch: int, kwargs: dict[str, Any]) -> None:
+    """Call `set_epoch` of the model, the dataset and the batch sampler, where they have it."""
+    loader = kwargs.get("train_dataloader")
+    for target in (
+        kwargs.get("model"),
+        getattr(loader, "dataset", None),
+        getattr(loader, "batch_sampler", None),
+    ):
+        if isinstance(target, UsesEpoch):
+            target.set_epoch(epoch)
+
+
 def cut_log(file: Path, step: int) -> None:
-    """Remove lines that the run is going to write again, and one that a kill cut short."""
+    """Remove lines that the run is going to write again, and a line that a kill truncated."""
     if not file.is_file():
         return
     kept = []

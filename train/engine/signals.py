@@ -1,4 +1,4 @@
-"""Preemption: a signal asks the run to save and leave; a second one is not needed."""
+"""Preemption: after SIGTERM or SIGUSR1 the run saves a checkpoint and stops."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from types import FrameType
 from typing import Any
 
 # What schedulers send before they kill: SLURM (--signal=USR1@60, or SIGTERM at the time limit), Kubernetes, clouds.
-_ASKED = (signal.SIGTERM, signal.SIGUSR1)
+_HANDLED = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Signals:
-    """While entered, remembers that one of the signals came instead of dying of it.
+    """While entered, SIGTERM and SIGUSR1 are remembered instead of ending the process.
 
     Attributes:
-        received: The signal's name; None while none came.
+        received: Name of the signal; None before one is received.
     """
 
     def __init__(self) -> None:
@@ -24,12 +24,12 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            self._before = {asked: signal.signal(asked, self._remember) for asked in _ASKED}
+            self._before = {number: signal.signal(number, self._remember) for number in _HANDLED}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for asked, before in self._before.items():
-            signal.signal(asked, before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name

@@ -1,13 +1,12 @@
 """The one training loop: `transformers.Trainer` with the stage's settings, logs and progress.
 
-What is added to it makes a run survive: its order of samples and its randomness are functions of (seed, step), its
-checkpoints are exact and whole (`train.engine.checkpointing`), and all processes decide together what to do
-about a loss that is not a number, or a request to leave.
+Additions let a run survive interruptions: the order of samples and all randomness are functions of (seed, step),
+checkpoints are exact and complete (`train.engine.checkpointing`), and all processes decide together what to do after
+a loss that is not a number, or after SIGTERM.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -18,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
 from alm.common.errors import Preempted, UserError
 from alm.common.processes import is_main_process
+from alm.common.seeds import seed_from
 from encoders.checkpoint import write_weights
 from train.data.protocols import ReportsMetrics, TrainingDataset
 from train.data.sampling import EpochBatches
@@ -39,20 +39,33 @@ _MOST_SKIPPED = 10  # steps in a row
 
 
 class _SkipStep(Exception):
-    """The step's loss is not a number, and the policy is to go on."""
+    """The step's loss is not a number, and the policy is to skip the step."""
+
+
+class _Hooks(TrainerCallback):
+    """Calls the trainer when training begins, and between an optimiser step and its log line and checkpoint."""
+
+    def __init__(self, trainer: StageTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.resume_log()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.after_step(control)
 
 
 class StageTrainer(CheckpointTrainer):
-    """Trainer whose weight decay spares biases, norms, positions and query tokens, and that can be interrupted.
+    """Trainer without weight decay on biases, norms, positions and query tokens, that can be interrupted.
 
     Attributes:
-        signals: Requests to leave.
-        on_nan: `stop` or `skip`.
-        validate: Gives the validation loss; None looks at none.
-        eval_every: Steps between looks.
-        patience: Looks in a row without a better loss that end the run; 0 never does.
-        preempted: Whether all processes have agreed to leave.
-        skipped: Steps skipped in a row.
+        signals: Remembers SIGTERM and SIGUSR1.
+        on_nan: What to do after a loss that is not a number: `stop` or `skip`.
+        validate: Computes the validation loss; None: no validation runs.
+        eval_every: Steps between two validation runs.
+        patience: Consecutive validation runs without improvement after which training stops; 0 disables this.
+        preempted: Whether all processes have agreed to save and stop.
+        skipped: Number of consecutive skipped steps.
     """
 
     signals = Signals()
@@ -65,9 +78,12 @@ class StageTrainer(CheckpointTrainer):
     _skipping = False
     _micro = 0
     _loss_before: Tensor | None = None
-    _looked_step = -1
 
-    # ---- what trains, and on what ----
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_callback(_Hooks(self))
+
+    # ---- parameters and samples ----
     @property
     def samples(self) -> TrainingDataset:
         """The training samples."""
@@ -75,7 +91,7 @@ class StageTrainer(CheckpointTrainer):
         return self.train_dataset
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Names of the parameters that decay: matrices that are no embeddings of positions or queries."""
+        """Names of the parameters with weight decay: matrices, except embeddings of positions and queries."""
         return [
             name
             for name, parameter in model.named_parameters()
@@ -83,11 +99,11 @@ class StageTrainer(CheckpointTrainer):
         ]
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches whose order is a function of (seed, epoch), dealt out to the processes."""
+        """Batches whose order is a function of (seed, epoch); every process gets its share."""
         args = self.args
         batches = EpochBatches(
             self.samples,
-            self._train_batch_size,
+            args.train_batch_size,
             args.seed,
             args.process_index,
             args.world_size,
@@ -110,15 +126,15 @@ class StageTrainer(CheckpointTrainer):
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _seed(self, what: str) -> None:
-        """Start every generator anew; what they draw next is a function of (seed, step, process)."""
-        scope = f"{what}/{self.args.seed}/{self.state.global_step}/{self._micro}/{self.args.process_index}"
-        number = int.from_bytes(hashlib.sha256(scope.encode()).digest()[:8])
+        """Seed every generator with a function of (seed, step, micro-batch, process)."""
+        args = self.args
+        number = seed_from(what, args.seed, self.state.global_step, self._micro, args.process_index)
         torch.manual_seed(number >> 1)  # of all devices
         random.seed(number)
         np.random.seed(number & 0xFFFFFFFF)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """Forward and backward; dropout draws from (seed, step, micro-batch, process), whatever came before."""
+        """Forward and backward; dropout depends only on (seed, step, micro-batch, process)."""
         self._seed("step")
         self._micro += 1
         if self._skipping:
@@ -133,30 +149,30 @@ class StageTrainer(CheckpointTrainer):
             return torch.full((), torch.nan, device=self.args.device)  # logged as the mean of those before
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The model's own loss; all processes decide together about one that is not a number."""
+        """The model's loss; all processes decide together what to do if it is not a number."""
         result = super().compute_loss(model, inputs, *args, **kwargs)
         if self.is_in_train and model.training:
             loss = (result[0] if isinstance(result, tuple) else result).detach()
             finite = bool(torch.isfinite(loss))
             complaint = self.samples.complaint()
-            wrong, asked, bad = any_process(
+            not_finite, signalled, bad_data = any_process(
                 [not finite, self.signals.received is not None, complaint is not None], loss.device
             )
-            self.preempted = self.preempted or asked
-            if bad:
+            self.preempted = self.preempted or signalled
+            if bad_data:
                 raise UserError(complaint or "data.train: another process found too many bad samples")
-            if wrong:
-                self._not_a_number(float(loss), "loss")
+            if not_finite:
+                self._handle_not_a_number(float(loss), "loss", "loss")
         return result
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """Clip; gradients that are not finite (the same on all processes, once reduced) are treated as the loss is."""
+        """Clip; a norm that is not finite (it is the same on all processes) is handled like such a loss."""
         if self._skipping:
             return None
         norm = super()._clip_grad_norm(model)
         if norm is not None and not self.is_deepspeed_enabled and not np.isfinite(float(norm)):
             try:
-                self._not_a_number(float(norm), "gradients' norm")
+                self._handle_not_a_number(float(norm), "gradients' norm", "grad_norm")
             except _SkipStep:
                 self._skipping = True
                 model.zero_grad()
@@ -164,19 +180,19 @@ class StageTrainer(CheckpointTrainer):
             self.skipped = 0
         return norm
 
-    def _not_a_number(self, value: float, what: str) -> None:
-        """Write down the batch's samples on every process, then stop or skip the step; all processes must call this.
+    def _handle_not_a_number(self, value: float, what: str, key: str) -> None:
+        """Log the ids of the batch on every process, then stop or skip the step; all processes must call this.
+
+        Args:
+            value: The loss or norm of this process.
+            what: What is not a number, for messages.
+            key: Its key in `nonfinite.jsonl`.
 
         Raises:
-            UserError: The policy is to stop, or too many steps in a row were skipped.
+            UserError: The policy is to stop, or too many consecutive steps were skipped.
         """
         step = self.state.global_step
-        line = {
-            "step": step,
-            "process": self.args.process_index,
-            what.replace("gradients' norm", "grad_norm"): str(value),
-            "ids": self._batch_ids(),
-        }
+        line = {"step": step, "process": self.args.process_index, key: str(value), "ids": self._batch_ids()}
         lines = gather_objects(line)
         file = self.folder.parent / NONFINITE
         if is_main_process():
@@ -193,7 +209,7 @@ class StageTrainer(CheckpointTrainer):
         )
 
     def _batch_ids(self) -> list[str]:
-        """What the dataset calls the samples of the current micro-batch."""
+        """Names of the samples of the current micro-batch."""
         loader: Any = self.callback_handler.train_dataloader
         batches = getattr(loader, "batch_sampler", None)
         if not isinstance(batches, EpochBatches):
@@ -211,26 +227,24 @@ class StageTrainer(CheckpointTrainer):
         quarantined = self.samples.quarantined()
         if quarantined is not None:
             logs = {**logs, "quarantined": len(quarantined)}
-        if "train_loss" in logs:  # of the whole run, not of what came after an interruption alone
-            total = self._total_before + self._total_loss_scalar
+        if "train_loss" in logs:  # the Trainer's counts one process, and only steps since the last resume
+            totals = gather_objects(self._total_loss_scalar)
+            total = self._total_before + sum(totals) / len(totals)
             logs = {**logs, "train_loss": total / max(self.state.global_step, 1)}
         super().log(logs, *args, **kwargs)
 
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        """The summary; what came after the last line of the log counts on every process, not on the first alone."""
-        self._tr_loss = self._mean_loss()
-        return super()._finalize_training(*args, **kwargs)
+    # ---- after a step ----
+    def after_step(self, control: TrainerControl) -> None:
+        """Validate if it is time for it, and stop if the processes have agreed to; before log line and checkpoint."""
+        if self.validate is not None and self.state.global_step % self.eval_every == 0:
+            self._run_validation(self.validate(), control)
+        if self.preempted:
+            control.should_training_stop = True
+            control.should_save = self._saved_step != self.state.global_step
 
-    # ---- validation ----
-    @property
-    def best_weights(self) -> Path:
-        """Where the weights of the best look are."""
-        return self.folder / "best.safetensors"
-
-    def _look(self) -> None:
-        """Compute the validation loss, keep the weights where it is the best, end the run where it stays worse."""
-        assert self.validate is not None
-        step, loss = self.state.global_step, self.validate()
+    def _run_validation(self, loss: float, control: TrainerControl) -> None:
+        """Log the validation loss, keep the weights if it is the lowest, stop early if it no longer improves."""
+        step = self.state.global_step
         self.log({"eval_loss": loss})
         if self.best is None or loss < self.best["loss"]:
             self.best = {"step": step, "loss": loss, "since": 0}
@@ -243,43 +257,34 @@ class StageTrainer(CheckpointTrainer):
             self.best = {**self.best, "since": self.best["since"] + 1}
         if self._patience_is_over():
             say(
-                f"step {step}: no better validation loss than {self.best['loss']:.4f} of step {self.best['step']}"
+                f"step {step}: early stopping; the validation loss was lowest ({self.best['loss']:.4f}) at step "
+                f"{self.best['step']}"
             )
-            self.control.should_training_stop = True
+            control.should_training_stop = True
+
+    @property
+    def best_weights(self) -> Path:
+        """The file with the weights of the lowest validation loss."""
+        return self.folder / "best.safetensors"
 
     def _patience_is_over(self) -> bool:
         return bool(self.patience and self.best and self.best["since"] >= self.patience)
 
     def take_best(self) -> None:
-        """Put the weights of the best look back into the model, on every process."""
+        """Load the weights of the lowest validation loss into the model, on every process."""
         barrier()
         if self.best is not None:
             checkpoints.load_trained(self.network, self.best_weights)
 
-    def _restore(self, checkpoint: Path) -> None:
-        super()._restore(checkpoint)
-        self._looked_step = self.state.global_step
-
     def is_over(self) -> bool:
-        """Whether no step is left to do, or none that could help."""
+        """Whether all steps are done, or early stopping ended the run."""
         return super().is_over() or self._patience_is_over()
-
-    # ---- after a step ----
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        step = self.state.global_step
-        if self.validate is not None and step % self.eval_every == 0 and step != self._looked_step:
-            self._looked_step = step
-            self._look()
-        if self.preempted:
-            self.control.should_training_stop = True
-            self.control.should_save = self._saved_step != self.state.global_step
-        super()._maybe_log_save_evaluate(*args, **kwargs)
 
 
 def training_arguments(settings: TrainSettings, folder: Path, drop_last: bool = False) -> TrainingArguments:
-    """The stage's settings in the Trainer's terms."""
+    """The stage's settings as arguments of the Trainer."""
     run, optim = settings.run, settings.optim
-    # Named only where it is asked for: newer releases of transformers call it activation_checkpointing.
+    # Passed only if it is on: newer releases of transformers call it activation_checkpointing.
     recompute: dict[str, Any] = {"gradient_checkpointing": True} if run.gradient_checkpointing else {}
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
@@ -329,26 +334,33 @@ def fit(
     validate: Callable[[], float] | None = None,
     drop_last: bool = False,
 ) -> StageTrainer:
-    """Train `model` and return the trainer; an interrupted run goes on from its last checkpoint.
+    """Train `model` and return the trainer; an interrupted run resumes from its newest checkpoint.
 
     Args:
         settings: The stage.
         model: Trained in place.
-        dataset: The samples; see `train.data.sampling.EpochBatches` about their order.
-        collator: Makes batches of them.
+        dataset: The samples; `train.data.sampling.EpochBatches` documents their order.
+        collator: Makes batches of samples.
         folder: The run directory.
-        title: Of the stage, for messages.
+        title: Name of the stage, for messages.
         callbacks: More callbacks.
         trainer_class: The trainer to use.
-        validate: Gives the validation loss, for `run.eval_every`; the model then ends with the best weights.
+        validate: Computes the validation loss, for `run.eval_every`; the model then ends with the weights of the
+            lowest loss.
         drop_last: Skip the last batch of an epoch if it is not full.
 
     Raises:
-        Preempted: The run was asked to leave, and saved a checkpoint.
-        UserError: What the user can fix.
+        Preempted: The run received SIGTERM or SIGUSR1, and saved a checkpoint.
+        UserError: A problem that the user can fix.
     """
     from transformers.trainer_callback import PrinterCallback
 
+    optim = settings.optim
+    if optim.warmup_steps > optim.steps:
+        say(
+            f"{title}: warning: optim.warmup_steps={optim.warmup_steps} is longer than the run of {optim.steps} steps; "
+            f"the learning rate only rises to {optim.steps / optim.warmup_steps:.0%} of optim.lr"
+        )
     trainer = trainer_class(
         model=model,
         args=training_arguments(settings, folder, drop_last),
@@ -370,24 +382,24 @@ def fit(
         raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()) from error
     if trainer.preempted:
         raise Preempted(
-            f"{title}: asked to leave ({trainer.signals.received or 'another process'}); saved step "
-            f"{trainer.state.global_step} of {trainer.state.max_steps}; run the same command again to go on"
+            f"{title}: received {trainer.signals.received or 'a signal on another process'}; saved step "
+            f"{trainer.state.global_step} of {trainer.state.max_steps}; run the same command again to resume"
         )
     trainer.take_best()
     return trainer
 
 
 def last_checkpoint(folder: Path, title: str) -> Path | None:
-    """The newest whole checkpoint of a run, the same for every process; the log is cut back to its step.
+    """The newest complete checkpoint of a run, the same for every process; the log is cut back to its step.
 
-    Damaged ones are passed over, and said to be.
+    Damaged checkpoints are skipped and named.
     """
     checkpoint: Path | None = None
     if is_main_process():
         checkpoints.clear_unfinished(folder / "checkpoints")
-        checkpoint, said = checkpoints.newest_whole(folder / "checkpoints")
-        instead = f"going on from {checkpoint.name}" if checkpoint else "starting anew"
-        for line in said:
+        checkpoint, problems = checkpoints.newest_complete(folder / "checkpoints")
+        instead = f"resuming from {checkpoint.name}" if checkpoint else "starting from the beginning"
+        for line in problems:
             say(f"{title}: {line}; {instead}")
         cut_log(folder / "metrics.jsonl", checkpoints.found_step(checkpoint) if checkpoint else -1)
     return gather_objects(checkpoint)[0]

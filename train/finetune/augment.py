@@ -6,12 +6,12 @@ Axis letters: B batch, n windows, T frames, M mels, K kept tokens.
 from __future__ import annotations
 
 import functools
-import hashlib
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from alm.common.seeds import seed_from
 from encoders import AudioMosaicEncoder
 from train.finetune.settings import AugmentSettings
 from train.pretrain.masks.base import generator_noise, visible_bands, visible_columns
@@ -22,8 +22,7 @@ _NOISE_SHIFT_FRAMES = 10
 
 def clip_key(seed: int, epoch: int, name: str, occurrence: int) -> int:
     """A number below 2^62 that a clip's randomness in one epoch follows from."""
-    text = f"{seed}:{epoch}:{name}:{occurrence}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 2
+    return seed_from(f"{seed}:{epoch}:{name}:{occurrence}") >> 2
 
 
 def augmented_clip_features(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from alm.common.errors import AudioError, UserError
+from alm.common.seeds import seed_from
 from alm.data.records import AudioRef, Record
 from alm.data.sources import first_unanswered
 from alm.processor import AudioLanguageProcessor, Collate
@@ -173,7 +173,7 @@ class ConversationDataset(TrainingDataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
-        first = int.from_bytes(hashlib.sha256(f"{self.seed}/{record.id}".encode()).digest()[:4])
+        first = seed_from(self.seed, record.id, n_bytes=4)
         messages = record.conversation(first + self.epoch)  # the number picks a caption
         return {"messages": messages, "audio": record.audio, "source": record.source}
 

@@ -1,0 +1,146 @@
+"""The trainer: what it takes from transformers, its arguments, and its messages."""
+
+import inspect
+import json
+import math
+
+import pytest
+import torch
+from survival import make_data, make_parts, of_stage, weights_of
+from transformers import Trainer
+
+from alm.common.seeds import seed_from
+from train.engine.checkpointing import PRIVATE_ATTRIBUTES, PRIVATE_METHODS, CheckpointTrainer
+from train.engine.runlog import RunLog
+from train.engine.trainer import StageTrainer, training_arguments
+from train.finetune.optim import FinetuneTrainer
+from train.pipeline.rundir import facts_of
+from train.pipeline.runner import run_stage
+
+# What our overrides rely on: the arguments, in order.
+SIGNATURES = {
+    "_save_checkpoint": ["model", "trial"],
+    "_load_from_checkpoint": ["resume_from_checkpoint", "model"],
+    "_load_rng_state": ["checkpoint"],
+    "_prepare_for_training": ["max_steps", "train_dataloader", "resume_from_checkpoint"],
+    "_run_epoch": ["model", "epoch", "train_dataloader"],
+    "_clip_grad_norm": ["model"],
+}
+
+
+def test_private_methods_of_the_trainer_are_where_they_were():
+    assert set(SIGNATURES) == set(PRIVATE_METHODS)
+    moved = [
+        name
+        for name, wanted in SIGNATURES.items()
+        if not hasattr(Trainer, name)
+        or list(inspect.signature(getattr(Trainer, name)).parameters)[1 : len(wanted) + 1] != wanted
+    ]
+    assert not moved, f"this release of transformers changed Trainer.{', Trainer.'.join(moved)}"
+    source = inspect.getsource(Trainer)
+    moved = [name for name in PRIVATE_ATTRIBUTES if f"self.{name} = " not in source]
+    assert not moved, f"this release of transformers changed Trainer.{', Trainer.'.join(moved)}"
+
+
+def test_no_other_private_method_is_overridden():
+    ours = {
+        name
+        for kind in (CheckpointTrainer, StageTrainer, FinetuneTrainer)
+        for name in vars(kind)
+        if name.startswith("_") and not name.startswith("__") and hasattr(Trainer, name)
+    }
+    assert ours == set(PRIVATE_METHODS)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def parts(data, llm_dir, tmp_path_factory):
+    return make_parts(tmp_path_factory.mktemp("parts"), data, llm_dir)
+
+
+def test_every_setting_reaches_the_optimiser_and_the_schedule(data, parts, tmp_path):
+    optim = {
+        "lr": 0.002, "steps": 8, "batch_size": 2, "accumulation": 1, "warmup_steps": 4, "min_lr_ratio": 0.25,
+        "weight_decay": 0.3, "beta2": 0.9, "max_grad_norm": 0.7,
+    }  # fmt: skip
+    run = of_stage("align", data, tmp_path / "run", parts, optim=optim)
+    assert {key: getattr(run.optim, key) for key in optim} == optim
+    arguments = training_arguments(run, tmp_path / "run")
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))
+    trainer = StageTrainer(model=model, args=arguments)
+    trainer.create_optimizer_and_scheduler(optim["steps"])
+    groups = trainer.optimizer.param_groups
+    assert {(len(g["params"]), g["weight_decay"]) for g in groups} == {(1, 0.3), (3, 0.0)}
+    assert all(g["betas"] == (0.9, 0.9) and g["eps"] == 1e-8 for g in groups)
+    rates = []
+    for _ in range(optim["steps"] + 1):
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    cosine = [0.25 + 0.75 * (1 + math.cos(math.pi * i / 4)) / 2 for i in range(5)]
+    assert rates == pytest.approx([0.002 * x for x in (0, 0.25, 0.5, 0.75, *cosine)])
+    assert arguments.max_grad_norm == 0.7 and arguments.gradient_accumulation_steps == 1
+    assert arguments.per_device_train_batch_size == 2 and arguments.seed == run.run.seed
+
+
+def test_a_warm_up_longer_than_the_run_is_said(data, parts, tmp_path, capsys):
+    for name, warmup_steps, said in (("long", 8, True), ("fits", 2, False)):
+        run = of_stage(
+            "align", data, tmp_path / name, parts, optim={"steps": 2, "warmup_steps": warmup_steps}
+        )
+        run_stage(run)
+        found = "optim.warmup_steps=8 is longer than the run of 2 steps; the learning rate only rises to 25%"
+        assert (found in capsys.readouterr().out) is said
+
+
+@pytest.mark.parametrize(("reached", "epoch"), [(0.0, None), (0.5, 0), (1.0, 0), (1.25, 1), (2.0, 1)])
+def test_a_resumed_run_is_in_the_epoch_of_its_last_step(reached, epoch, tmp_path):
+    """Also if no step is left, and no epoch begins: what follows training may depend on the epoch."""
+
+    class Model:
+        epoch = None
+
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+    class State:
+        is_world_process_zero = False
+        global_step = round(reached * 4)
+
+    State.epoch, model = reached, Model()
+    RunLog("title", tmp_path / "metrics.jsonl").on_train_begin(None, State, None, model=model)
+    assert model.epoch == epoch
+
+
+def test_a_run_killed_after_its_last_step_reports_what_it_would_have(data, parts, tmp_path):
+    def lines(run):
+        text = (tmp_path / run / "metrics.jsonl").read_text()
+        drop = ("time_s", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+        return [{k: v for k, v in json.loads(line).items() if k not in drop} for line in text.splitlines()]
+
+    facts = []
+    run = of_stage(
+        "pretrain", data, tmp_path / "run", parts, data={"validation": [str(data / "train.jsonl")]}
+    )
+    for _ in range(2):
+        run_stage(run)
+        found = facts_of(tmp_path / "run")
+        facts.append(({k: found[k] for k in ("clips", "silent_clips", "view_retrieval")}, lines("run")))
+        weights = weights_of(run)
+        (tmp_path / "run" / "finished.json").unlink()
+    assert facts[0] == facts[1] and weights
+
+
+HASH_OF_DATA_5_0 = (
+    "fc3d0eff2d4b6f2e57cef9f79c8a0b4a17941b8a134bdb60f5b1d10eef385b6c"  # sha256sum of the text data/5/0
+)
+
+
+def test_seeds_are_functions_of_their_parts():
+    assert seed_from("data", 5, 0) == seed_from("data/5/0") == int(HASH_OF_DATA_5_0[:16], 16)
+    assert seed_from("data", 5, 0, n_bytes=4) == int(HASH_OF_DATA_5_0[:8], 16)
+    assert len({seed_from(*parts) for parts in ((1, 2), (2, 1), (12,), ("1", 3))}) == 4
