@@ -41,7 +41,6 @@ MARK = "ALM_FAULTS_TRIAL"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ENCODER = {"spec_size": [64, 32], "embed_dim": 24, "depth": 1, "num_heads": 2, "project_embedding_dim": 16}
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM)
-_ALIVE_S = 10.0
 _LONGEST_S = 600.0
 # Not part of a result: times, logs, and what an interruption legitimately leaves to resume from.
 _TIMES = (
@@ -64,12 +63,14 @@ class Kind:
         launcher: Words behind `python` that start it, with `{port}`; empty runs it in a fork.
         disk: Whether full disks are tried too.
         weight: How often it is drawn, relative to others.
+        once: Whether the command refuses to run again where it has finished.
     """
 
     words: Callable[[Path, Path], list[str]]
     launcher: tuple[str, ...] = ()
     disk: bool = True
     weight: float = 1.0
+    once: bool = False
 
 
 def _train(name: str) -> Callable[[Path, Path], list[str]]:
@@ -308,9 +309,9 @@ def alive(mark: str, session: int) -> list[int]:
     return found
 
 
-def still_alive(mark: str, session: int) -> list[int]:
-    """Processes of a trial that live ten seconds after it ended; they are then killed."""
-    until = time.monotonic() + _ALIVE_S
+def still_alive(mark: str, session: int, seconds: float) -> list[int]:
+    """Processes of a trial that live so many seconds after it ended; they are then killed."""
+    until = time.monotonic() + seconds
     while (found := alive(mark, session)) and time.monotonic() < until:
         time.sleep(0.1)
     for pid in found:
@@ -373,12 +374,14 @@ class Trials:
     Attributes:
         folder: Where everything is written.
         draws: Random generator of all choices.
+        alive_s: Seconds after an interruption in which all processes must end.
         counts: Trials by (kind, fault).
         failures: One line each.
     """
 
     folder: Path
     draws: random.Random
+    alive_s: float = 10.0
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     _references: dict[str, tuple[dict[str, str], float, int]] = field(default_factory=dict)
@@ -435,13 +438,14 @@ class Trials:
                 code = wait(pid, 60.0)
             if code is None:
                 told.append("it ignored the signal for 60 s")
-        if pids := still_alive(mark, pid):
+        if pids := still_alive(mark, pid, self.alive_s):
             told.append(f"{len(pids)} processes lived on")
-        again = self._start(name, out, f"{mark}-again")
-        code = wait(again, _LONGEST_S)
-        if code != 0:
-            told.append(f"the second run ended with {code}")
-        still_alive(f"{mark}-again", again)
+        if not KINDS[name].once or differences(result(out), wanted):
+            again = self._start(name, out, f"{mark}-again")
+            code = wait(again, _LONGEST_S)
+            if code != 0:
+                told.append(f"the second run ended with {code}")
+            still_alive(f"{mark}-again", again, self.alive_s)
         told += differences(result(out), wanted)
         self.counts[name, fault] += 1
         if told:
@@ -481,7 +485,12 @@ def choices(draws: random.Random, kinds: Sequence[str], n: int) -> Iterator[tupl
 
 
 def run_trials(
-    folder: Path, n: int, seed: int, kinds: Sequence[str], minutes: float = 1e9, inputs: Path | None = None
+    folder: Path,
+    n: int,
+    seed: int,
+    kinds: Sequence[str],
+    minutes: float = 1e9,
+    alive_s: float = 10.0,
 ) -> Trials:
     """Run trials one after the other.
 
@@ -491,25 +500,24 @@ def run_trials(
         seed: Of all choices.
         kinds: Keys of `KINDS`.
         minutes: Start no more after this time.
-        inputs: Inputs made before; None makes them.
+        alive_s: Seconds after an interruption in which all processes must end.
     """
     _preload()
-    if inputs is not None:
-        (folder / "inputs").symlink_to(inputs)
-    else:
-        made = folder / "inputs"
-        made.mkdir(parents=True)
-        pid = os.fork()
-        if pid == 0:
-            try:
-                make_inputs(made)
-                os._exit(0)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-        if wait(pid, _LONGEST_S) != 0:
-            raise RuntimeError("the inputs could not be made")
-    trials, until = Trials(folder, random.Random(seed)), time.monotonic() + 60 * minutes
+    inputs = folder / "inputs"
+    inputs.mkdir(parents=True)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            make_inputs(inputs)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    if wait(pid, _LONGEST_S) != 0:
+        raise RuntimeError("the inputs could not be made")
+    trials, until = Trials(folder, random.Random(seed), alive_s), time.monotonic() + 60 * minutes
     for number, (name, fault) in enumerate(choices(trials.draws, kinds, n)):
         if time.monotonic() > until:
             break
@@ -544,10 +552,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="commands to interrupt"
     )
     parser.add_argument("--minutes", type=float, default=1e9, help="start no more trials after this time")
+    parser.add_argument(
+        "--alive-s",
+        type=float,
+        default=10.0,
+        help="seconds in which all processes must end (10); more on a busy machine",
+    )
     parser.add_argument("--folder", type=Path, help="empty folder for everything (a temporary one)")
     options = parser.parse_args(argv)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="alm-faults-"))
-    trials = run_trials(folder, options.kills, options.seed, options.kinds, options.minutes)
+    trials = run_trials(folder, options.kills, options.seed, options.kinds, options.minutes, options.alive_s)
     for (name, fault), count in sorted(trials.counts.items()):
         print(f"{name:<12} {fault:<8} {count}")
     print(f"{trials.counts.total()} trials, {len(trials.failures)} failed")
