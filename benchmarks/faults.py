@@ -556,7 +556,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--alive-s",
         type=float,
         default=10.0,
-        help="seconds in which all processes must end (10); more on a busy machine",
+        help="seconds until all processes must have ended (10)",
     )
     parser.add_argument("--folder", type=Path, help="empty folder for everything (a temporary one)")
     options = parser.parse_args(argv)
