@@ -10,10 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from alm.common.plugins import Registry
-from alm.data.corpora.audio_files import AudioFiles, Clip
-from alm.data.corpora.base import Corpus, Entry
+from alm.data.corpora.audio_files import AudioFiles, Clip, is_file, segment_names
+from alm.data.corpora.base import (
+    Corpus,
+    Entries,
+    Entry,
+    check_classes,
+    check_option,
+    choice_question,
+    in_its_folder,
+)  # fmt: skip
+from alm.data.corpora.rows import Row, csv_rows, grouped, object_rows
 
-__all__ = ["CORPORA", "AudioFiles", "Clip", "Corpus", "Entry", "open_corpus"]
+__all__ = [
+    "CORPORA", "AudioFiles", "Clip", "Corpus", "Entries", "Entry", "Row", "check_classes", "check_option",
+    "choice_question", "csv_rows", "grouped", "in_its_folder", "is_file", "object_rows", "open_corpus", "segment_names",
+]  # fmt: skip
 
 
 def _is_corpus(found: Any) -> bool:

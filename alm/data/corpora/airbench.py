@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from alm.data.corpora.audio_files import AudioFiles
-from alm.data.corpora.base import Corpus, Entry, in_its_folder
-from alm.data.corpora.rows import object_rows
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, in_its_folder, object_rows
 
 _FIELDS = ("path", "question", "choice_a", "choice_b", "answer_gt", "task_name", "dataset_name", "uniq_id")
 
@@ -17,7 +14,7 @@ class AirBench(Corpus):
 
     splits = ("foundation",)
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         for row in object_rows(self.table("Foundation_meta.json"), _FIELDS):
             path = PurePosixPath(f"{row.text('task_name')}_{row.text('dataset_name')}", row.text("path"))

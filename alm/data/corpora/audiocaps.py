@@ -6,11 +6,7 @@ audio is not distributed with it, so files are found under any of the names that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from alm.data.corpora.audio_files import AudioFiles, segment_names
-from alm.data.corpora.base import Corpus, Entry
-from alm.data.corpora.rows import csv_rows, grouped
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, csv_rows, grouped, segment_names
 
 _CLIP_S = 10
 _COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
@@ -21,7 +17,7 @@ class AudioCaps(Corpus):
 
     splits = ("train", "val", "test")
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         for path in self.tables(f"{name}.csv" for name in self.chosen(split)):
             rows = csv_rows(path, _COLUMNS)

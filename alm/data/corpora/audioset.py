@@ -7,13 +7,20 @@ downloaders give them. Videos vanish, so files may be missing up to a rate.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alm.data.corpora.audio_files import AudioFiles, segment_names
-from alm.data.corpora.base import Corpus, Entry, check_classes, check_option
-from alm.data.corpora.rows import csv_rows
+from alm.data.corpora import (
+    AudioFiles,
+    Corpus,
+    Entries,
+    Entry,
+    check_classes,
+    check_option,
+    csv_rows,
+    segment_names,
+)
 
 _TRAINING: dict[str, tuple[str, ...]] = {
     "balanced": ("balanced_train",),
@@ -52,7 +59,7 @@ class AudioSet(Corpus):
         """The display names of the vocabulary, in its order."""
         return tuple(self._names().values())
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         names = self._names()
         for part in (*_TRAINING[self.subset], "eval") if split is None else (split,):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from alm.common.errors import ConfigError, ManifestError
 from alm.data.corpora.audio_files import AudioFiles, Clip
-from alm.data.corpora.rows import find_files
+from alm.data.corpora.rows import Row, find_files
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,10 @@ class Entry:
             )
 
 
+Entries = Iterator[Entry]
+"""What reading a corpus yields."""
+
+
 @dataclass(frozen=True)
 class Corpus(ABC):
     """A corpus: its options are the fields of the dataclass.
@@ -93,7 +97,7 @@ class Corpus(ABC):
             )
 
     @abstractmethod
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """Read the tables.
 
         Args:
@@ -152,6 +156,39 @@ class Corpus(ABC):
         import sys
 
         return (sys.modules[type(self).__module__].__doc__ or "the published layout").strip().splitlines()[0]
+
+
+def choice_question(
+    row: Row,
+    audio: AudioFiles,
+    split: str,
+    paths: Sequence[str],
+    answer: str,
+    choices: tuple[str, ...],
+    kind: str,
+) -> Entry:
+    """A multiple-choice question as benchmarks publish it, from a row with `id` and `question`.
+
+    Args:
+        row: The row; all of it becomes metadata.
+        audio: Finds the recordings.
+        split: The split.
+        paths: Where the recordings are in the published layout.
+        answer: The right answer; empty where it is not published.
+        choices: The options.
+        kind: Kind of question.
+    """
+    return Entry(
+        id=row.text("id"),
+        audio=tuple(in_its_folder(audio, path) for path in paths),
+        where=row.where,
+        split=split,
+        question=row.text("question"),
+        answer=answer or None,
+        choices=choices,
+        kind=kind,
+        meta=dict(row.values),
+    )
 
 
 def in_its_folder(audio: AudioFiles, name: str) -> Clip:

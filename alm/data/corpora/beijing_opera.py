@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from alm.data.corpora.audio_files import AudioFiles, Clip
-from alm.data.corpora.base import Corpus, Entry
+from alm.data.corpora import AudioFiles, Clip, Corpus, Entries, Entry
 
 
 class BeijingOpera(Corpus):
     """Beijing Opera percussion; the label is the name of the folder."""
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         for path in audio.all():
             name = f"{path.parent.name}/{path.name}"

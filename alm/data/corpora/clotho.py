@@ -5,13 +5,10 @@ Columns `file_name, caption_1 .. caption_5`; audio in folders named after the sp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from alm.common.errors import ManifestError
-from alm.data.corpora.audio_files import AudioFiles
-from alm.data.corpora.base import Corpus, Entry
-from alm.data.corpora.rows import csv_rows
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, csv_rows
 
 _CAPTIONS = tuple(f"caption_{number}" for number in range(1, 6))
 
@@ -21,7 +18,7 @@ class Clotho(Corpus):
 
     splits = ("development", "validation", "evaluation")
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         folders = {name: (name, f"clotho_audio_{name}") for name in self.splits}
         # The archives unpack into a folder per split; a flat folder is searched by file name alone.

@@ -8,12 +8,10 @@ yes/no question only that answer is right, to a single-word question every answe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from alm.data.corpora.audio_files import AudioFiles
-from alm.data.corpora.base import Corpus, Entry
-from alm.data.corpora.rows import csv_rows, grouped
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, csv_rows, grouped
 
 _YES_NO = ("yes", "no")
 
@@ -23,7 +21,7 @@ class ClothoAqa(Corpus):
 
     splits = ("train", "val", "test")
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         for path in self.tables(f"clotho_aqa_{name}.csv" for name in self.chosen(split)):
             part = path.stem.removeprefix("clotho_aqa_")

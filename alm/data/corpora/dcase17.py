@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from alm.data.corpora.audio_files import AudioFiles
-from alm.data.corpora.base import Corpus, Entry
-from alm.data.corpora.rows import csv_rows, grouped
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, csv_rows, grouped
 
 _TABLES = ("groundtruth_release.csv", "groundtruth_strong_label_evaluation_set.csv")
 
@@ -16,7 +12,7 @@ class Dcase17(Corpus):
 
     multi_label = True
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         table = self.table(*_TABLES)
         rows = csv_rows(table, ("file", "start", "end", "label"), header=False, delimiter="\t", comment="#")

@@ -9,13 +9,20 @@ start at `audio`; clips made from one recording share its file name and are one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from alm.data.corpora.audio_files import AudioFiles
-from alm.data.corpora.base import Corpus, Entry, check_classes, check_option, in_its_folder
-from alm.data.corpora.rows import object_rows
+from alm.data.corpora import (
+    AudioFiles,
+    Corpus,
+    Entries,
+    Entry,
+    check_classes,
+    check_option,
+    in_its_folder,
+    object_rows,
+)
 
 _TESTS = tuple(f"test/test{number:02d}" for number in (1, 2, 3, 4))
 _TABLES = {"train": ("dev/train",), "validation": ("dev/valid",), "test": _TESTS}
@@ -50,7 +57,7 @@ class EnvSdd(Corpus):
         """Real and fake."""
         return ("real", "fake")
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         for part in self.chosen(split):
             for name in _TABLES[part]:

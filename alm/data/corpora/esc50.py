@@ -6,12 +6,9 @@ recording (src_file) share a fold.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from alm.data.corpora.audio_files import AudioFiles
-from alm.data.corpora.base import Corpus, Entry, check_option
-from alm.data.corpora.rows import csv_rows
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, check_option, csv_rows
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Esc50(Corpus):
         super().__post_init__()
         check_option("subset", self.subset, ("esc50", "esc10"))
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         more = ("esc10",) if self.subset == "esc10" else ()
         for row in csv_rows(self.table("esc50.csv"), ("filename", "category", *more)):

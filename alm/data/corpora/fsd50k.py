@@ -7,13 +7,11 @@ whole Freesound recordings, so each is its own group; the published split keeps 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alm.common.errors import ManifestError
-from alm.data.corpora.audio_files import AudioFiles
-from alm.data.corpora.base import Corpus, Entry, check_classes
-from alm.data.corpora.rows import csv_rows
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, check_classes, csv_rows
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Fsd50k(Corpus):
         rows = csv_rows(self.table("vocabulary.csv"), ("index", "label", "mid"), header=False)
         return tuple(row.text("label") for row in rows)
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         classes = self.class_names()
         for part in ("dev", "eval") if split is None else ("eval" if split == "test" else "dev",):

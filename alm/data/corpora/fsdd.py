@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from alm.common.errors import ManifestError
-from alm.data.corpora.audio_files import AudioFiles, Clip
-from alm.data.corpora.base import Corpus, Entry
+from alm.data.corpora import AudioFiles, Clip, Corpus, Entries, Entry
 
 _NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<index>\d+)")
 
@@ -25,7 +23,7 @@ class Fsdd(Corpus):
     audio: str = "recordings"
     trainable = True
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         folder = self.path / self.audio
         paths = sorted(folder.glob("*.wav"))

@@ -8,16 +8,14 @@ recording), else what an ESC-50 file name says, else the file itself. Without `s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 from alm.common.errors import ManifestError
 from alm.common.files import read_text
-from alm.data.corpora.audio_files import AudioFiles
-from alm.data.corpora.base import Corpus, Entry
-from alm.data.corpora.rows import Row, csv_rows
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, Row, csv_rows
 from alm.data.scenes.events import recording_of
 
 _FILES = ("filename", "slice_file_name", "file_name", "fname", "path")
@@ -66,7 +64,7 @@ class LabelCsv(Corpus):
         more = (folder / "audio", folder.parent / "audio")
         return [folder, *(place for place in more if place.is_dir())]
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         table = self._table()
         for row in csv_rows(table):

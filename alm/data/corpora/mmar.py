@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from alm.data.corpora.audio_files import AudioFiles
-from alm.data.corpora.base import Corpus, Entry, in_its_folder
-from alm.data.corpora.rows import object_rows
+from alm.data.corpora import AudioFiles, Corpus, Entries, choice_question, object_rows
 
 _FIELDS = ("id", "audio_path", "question", "choices", "answer", "modality")
 
@@ -16,20 +12,11 @@ class Mmar(Corpus):
 
     splits = ("test",)
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         for row in object_rows(self.table("MMAR-meta.json", "MMAR-meta.jsonl", "meta.json"), _FIELDS):
-            yield Entry(
-                id=row.text("id"),
-                audio=(in_its_folder(audio, row.text("audio_path")),),
-                where=row.where,
-                split="test",
-                question=row.text("question"),
-                answer=row.text("answer"),
-                choices=row.texts("choices"),
-                kind=row.text("modality"),
-                meta=dict(row.values),
-            )
+            paths, answer, kind = [row.text("audio_path")], row.text("answer"), row.text("modality")
+            yield choice_question(row, audio, "test", paths, answer, row.texts("choices"), kind)
 
 
 CORPUS = Mmar

@@ -5,11 +5,7 @@ Only its closed questions are read. Open questions and instruction following are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from alm.data.corpora.audio_files import AudioFiles
-from alm.data.corpora.base import Corpus, Entry, in_its_folder
-from alm.data.corpora.rows import object_rows
+from alm.data.corpora import AudioFiles, Corpus, Entries, choice_question, object_rows
 
 _TABLES = ("test.parquet", "test-00000-of-00001.parquet", "test.jsonl", "test.json")
 _FIELDS = ("id", "audio_path", "question", "choices", "answer", "category")
@@ -20,7 +16,7 @@ class MmauPro(Corpus):
 
     splits = ("test",)
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         for row in object_rows(self.table(*_TABLES), _FIELDS):
             choices, answer = row.texts("choices"), row.get("answer")
@@ -29,17 +25,7 @@ class MmauPro(Corpus):
                 continue
             paths = row.values["audio_path"]
             names = row.texts("audio_path") if isinstance(paths, list) else (row.text("audio_path"),)
-            yield Entry(
-                id=row.text("id"),
-                audio=tuple(in_its_folder(audio, name) for name in names),
-                where=row.where,
-                split="test",
-                question=row.text("question"),
-                answer=answer,
-                choices=choices,
-                kind=row.text("category"),
-                meta=dict(row.values),
-            )
+            yield choice_question(row, audio, "test", names, answer, choices, row.text("category"))
 
 
 CORPUS = MmauPro

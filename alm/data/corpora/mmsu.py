@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from alm.data.corpora.audio_files import AudioFiles
-from alm.data.corpora.base import Corpus, Entry, in_its_folder
-from alm.data.corpora.rows import object_rows
+from alm.data.corpora import AudioFiles, Corpus, Entries, choice_question, object_rows
 
 _CHOICES = tuple(f"choice_{letter}" for letter in "abcd")
 
@@ -17,21 +14,14 @@ class Mmsu(Corpus):
 
     splits = ("test",)
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         fields = ("id", "audio_path", "question", *_CHOICES, "answer_gt")
         for row in object_rows(self.table("mmsu.jsonl"), fields):
-            yield Entry(
-                id=row.text("id"),
-                audio=(in_its_folder(audio, f"audio/{PurePosixPath(row.text('audio_path')).name}"),),
-                where=row.where,
-                split="test",
-                question=row.text("question"),
-                answer=row.text("answer_gt"),
-                choices=tuple(filter(None, (row.get(key) for key in _CHOICES))),
-                kind=row.get("category") or "mmsu",
-                meta=dict(row.values),
-            )
+            name = PurePosixPath(row.text("audio_path")).name
+            choices = tuple(filter(None, (row.get(key) for key in _CHOICES)))
+            kind = row.get("category") or "mmsu"
+            yield choice_question(row, audio, "test", [f"audio/{name}"], row.text("answer_gt"), choices, kind)
 
 
 CORPUS = Mmsu

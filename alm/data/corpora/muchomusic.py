@@ -6,12 +6,9 @@ The table lists the right answer first; the options are shuffled by a hash of th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 
 from alm.common.errors import ManifestError
-from alm.data.corpora.audio_files import AudioFiles, Clip, segment_names
-from alm.data.corpora.base import Corpus, Entry
-from alm.data.corpora.rows import csv_rows
+from alm.data.corpora import AudioFiles, Clip, Corpus, Entries, Entry, csv_rows, segment_names
 
 _OPTIONS = ("correct_answer", "distractor_1_answer", "distractor_2_answer", "distractor_3_answer")
 
@@ -21,7 +18,7 @@ class MuChoMusic(Corpus):
 
     splits = ("test",)
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         columns = ("question", "dataset", "dataset_identifier", *_OPTIONS)
         clips: dict[str, dict[str, Clip]] = {}

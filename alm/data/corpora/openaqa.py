@@ -6,19 +6,16 @@ authors' machine, of which the file name and the folders next to it are used. Ea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from alm.common.errors import ManifestError
-from alm.data.corpora.audio_files import AudioFiles
-from alm.data.corpora.base import Corpus, Entry
-from alm.data.corpora.rows import object_rows
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, object_rows
 
 
 class OpenAqa(Corpus):
     """OpenAQA; what was said in the recording (`input`) follows the instruction, as in LTU-AS."""
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         paths = [self.path] if self.path.is_file() else sorted(self.path.rglob("*.json"))
         if not paths:

@@ -9,14 +9,13 @@ cut from `_background_noise_`, and each of its files belongs to one split.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alm.common.errors import ManifestError
 from alm.common.files import read_text
-from alm.data.corpora.audio_files import AudioFiles, Clip
-from alm.data.corpora.base import Corpus, Entry, check_option
+from alm.data.corpora import AudioFiles, Clip, Corpus, Entries, Entry, check_option
 from encoders.audio import seconds_of
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
@@ -50,7 +49,7 @@ class SpeechCommands(Corpus):
             return tuple(self._words())
         return (*COMMANDS, UNKNOWN, *((SILENCE,) if self.task == "12-way" else ()))
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         found = self._recordings()
         if self.task != "all":

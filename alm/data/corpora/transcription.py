@@ -5,11 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from alm.data.corpora.audio_files import AudioFiles
-from alm.data.corpora.base import Corpus, Entry, in_its_folder
-from alm.data.corpora.rows import csv_rows, object_rows
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, csv_rows, in_its_folder, object_rows
 
 PROMPT = "Write down what is said in this recording."
 _FIELDS = ("audio", "text")
@@ -18,7 +14,7 @@ _FIELDS = ("audio", "text")
 class Transcription(Corpus):
     """Recordings with what is said in them."""
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         path = self.path
         for row in csv_rows(path, _FIELDS) if path.suffix == ".csv" else object_rows(path, _FIELDS):

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from alm.data.corpora.audio_files import AudioFiles
-from alm.data.corpora.base import Corpus, Entry
-from alm.data.corpora.rows import csv_rows
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, csv_rows
 
 
 class Tut17(Corpus):
     """TUT Acoustic Scenes 2017; one scene per recording."""
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         table = self.table("evaluate.txt", "meta.txt")
         for row in csv_rows(table, ("path", "scene"), header=False, delimiter="\t", comment="#"):

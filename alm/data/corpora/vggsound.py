@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from alm.common.errors import ManifestError
-from alm.data.corpora.audio_files import AudioFiles, segment_names
-from alm.data.corpora.base import Corpus, Entry
-from alm.data.corpora.rows import csv_rows
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, csv_rows, segment_names
 
 _COLUMNS = ("video", "second", "label", "split")
 
@@ -18,7 +14,7 @@ class VggSound(Corpus):
     splits = ("train", "test")
     trainable = True
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         for row in csv_rows(self.table("vggsound.csv"), _COLUMNS, header=False, comment="# "):
             part = row.text("split")

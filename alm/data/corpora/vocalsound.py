@@ -6,13 +6,11 @@ on; only the file name counts. Names are `<speaker>_<collection>_<class>.wav`; t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from alm.data.corpora.audio_files import AudioFiles
-from alm.data.corpora.base import Corpus, Entry, check_classes
-from alm.data.corpora.rows import csv_rows, object_rows
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, check_classes, csv_rows, object_rows
 
 _TABLES = {"train": "tr.json", "validation": "val.json", "test": "te.json"}
 _AUDIO = "audio_16k"
@@ -35,7 +33,7 @@ class VocalSound(Corpus):
         """The display names of the vocabulary, in its order."""
         return tuple(self._names().values())
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         names = self._names()
         # Without the default folder, the only version that was unpacked is used.

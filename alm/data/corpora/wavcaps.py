@@ -6,12 +6,8 @@ manifest of its own. WavCaps overlaps with the test clips of AudioSet and Clotho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from alm.common.errors import ManifestError
-from alm.data.corpora.audio_files import AudioFiles
-from alm.data.corpora.base import Corpus, Entry
-from alm.data.corpora.rows import object_rows
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, object_rows
 
 _SOURCES = {
     "as_final.json": "AudioSet_SL",
@@ -24,7 +20,7 @@ _SOURCES = {
 class WavCaps(Corpus):
     """WavCaps; one captioning entry per clip."""
 
-    def entries(self, audio: AudioFiles, split: str | None = None) -> Iterator[Entry]:
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
         for path in self.tables(_SOURCES):
             if path.name not in _SOURCES:
