@@ -6,13 +6,14 @@ import json
 import numpy as np
 import pytest
 
+from alm.checkpoint import model_id_of
 from alm.common.errors import ConfigError
 from alm.common.settings import load_settings
 from alm.data.manifest import write_manifest
 from encoders.audio import save_wav
-from eval.benchmarks import list_benchmarks, load_benchmark, run_benchmark
+from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.errors import EvaluationError
-from eval.runner.benchmark import find_config, model_id_of
+from eval.runner.benchmark import find_config, run_benchmark
 from eval.runner.settings import EvalSettings
 
 
@@ -27,7 +28,7 @@ def test_every_benchmark_is_a_whole_record_with_a_config(name):
 
 
 def test_unknown_names_are_typed_errors():
-    with pytest.raises(EvaluationError, match="did you mean 'manifest'"):
+    with pytest.raises(ConfigError, match="did you mean 'manifest'"):
         load_benchmark("manifset")
     with pytest.raises(EvaluationError, match="neither a YAML config nor a benchmark"):
         find_config("nonsense")
@@ -257,7 +258,6 @@ def test_perfect_answers_give_exactly_one_with_absent_classes():
                 answer=labels[i % 2],
                 choices=tuple(labels),
             ),
-            "{question}",
             show_choices=False,
         )
         for i in range(7)

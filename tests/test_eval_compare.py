@@ -12,9 +12,9 @@ from alm.cli import main
 from eval.errors import EvaluationError
 from eval.reports.compare import compare_runs
 from eval.reports.comparison_page import write_comparison
-from eval.runner.predictions import prediction_key, read_predictions
+from eval.runner.score_file import score_file
 from eval.scoring.judges import open_judge, read_verdict
-from eval.scoring.score_file import score_file
+from eval.scoring.predictions import prediction_key, read_predictions
 
 
 def write(folder, right, n=40, **more):
@@ -64,7 +64,7 @@ def test_unscorable_files_are_one_line(tmp_path, capsys):
     (tmp_path / "p.jsonl").write_text('{"id": "a", "key": "k", "control": "none", "prediction": "x"}\n')
     for arguments, message in (
         ([str(tmp_path / "p.jsonl")], "holds no references"),
-        ([str(tmp_path / "absent.jsonl")], "cannot read predictions"),
+        ([str(tmp_path / "absent.jsonl")], "expected a predictions.jsonl"),
         ([str(tmp_path / "p.jsonl"), "--benchmark", "mmauu"], "did you mean 'mmau'"),
     ):
         assert main(["score", *arguments]) == 2

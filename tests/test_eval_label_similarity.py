@@ -9,11 +9,11 @@ import torch
 
 from alm.cli import main
 from eval.benchmarks import load_benchmark
+from eval.benchmarks._data import read_records
 from eval.errors import MetricUnavailable
-from eval.runner.benchmark_data import read_records
+from eval.runner.score_file import score_file
 from eval.scoring.arm_scores import score_arm
 from eval.scoring.label_similarity import label_similarities, nearest
-from eval.scoring.score_file import score_file
 
 LABELS = ["dog", "cat", "rain"]
 
@@ -102,5 +102,5 @@ def test_without_a_model_it_is_absent_and_can_be_required(esc50, monkeypatch, ca
 def test_a_required_metric_that_scores_nothing_here_is_an_error(esc50):
     root, _, said = esc50
     records, _ = read_records(load_benchmark("ltu_classification"), root, "esc50", check_audio=False)
-    with pytest.raises(MetricUnavailable, match="--require meteor: nothing here is scored by it"):
+    with pytest.raises(MetricUnavailable, match="--require meteor: it applies to none of these records"):
         score_arm(records, [*said, None], {}, require=["meteor"])

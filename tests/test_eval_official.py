@@ -8,11 +8,12 @@ import pytest
 
 from alm.data.manifest import write_manifest
 from eval.benchmarks import load_benchmark
+from eval.benchmarks._data import read_records
 from eval.errors import EvaluationError
-from eval.runner.benchmark_data import read_records
-from eval.scoring.official import mmau_match, official_score
-from eval.scoring.score_file import score_file
-from eval.scoring.scores import format_scores
+from eval.reports.score_table import format_scores
+from eval.runner.score_file import score_file
+from eval.scoring.official import official_score
+from eval.scoring.official_rules.mmau import mmau_match
 
 
 @pytest.mark.parametrize(

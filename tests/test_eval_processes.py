@@ -20,7 +20,7 @@ from alm.data.manifest import read_manifest, write_manifest
 from encoders.audio import save_wav
 from eval.runner.batching import with_smaller_batches
 from eval.runner.manifest import evaluate_manifest
-from eval.runner.predictions import read_predictions
+from eval.scoring.predictions import read_predictions
 
 
 def generate(model, processor, conversations, audios, max_new_tokens=64, batch_size=16, pause=0.0):

@@ -6,8 +6,7 @@ from sklearn.metrics import average_precision_score, roc_curve
 
 from eval.errors import MetricError
 from eval.metrics import load_metric
-from eval.metrics.mean_average_precision import class_precisions
-from eval.scoring.ranking import Ranking, average_precision, equal_error_rate
+from eval.metrics.ranking import Ranking, average_precision, class_precisions, equal_error_rate
 from eval.scoring.stats import weighted_interval
 
 

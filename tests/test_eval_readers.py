@@ -8,8 +8,8 @@ from corpus_trees import rows_table as table
 
 from alm.common.errors import ConfigError
 from eval.benchmarks import list_benchmarks, load_benchmark
+from eval.benchmarks._data import read_records
 from eval.errors import EvaluationError
-from eval.runner.benchmark_data import read_records
 
 
 def clotho(root):
@@ -129,8 +129,8 @@ def test_bad_data_is_a_typed_error(tmp_path):
         ([{"id": "a"}], "no field 'audio_id'"),
         ([], "at least one"),
         ([{**good, "answer": "bird"}], "'bird' is not one of the choices"),
-        ([good, good], "'q1' is at"),
-        ([good], "none of the 1 recordings .*a.wav"),
+        ([good, good], "'q1' is also at"),
+        ([good], "none of the 1 records .*a.wav"),
     ):
         path.write_text(json.dumps(items))
         with pytest.raises(EvaluationError, match=message):
@@ -147,15 +147,15 @@ def test_bad_data_is_a_typed_error(tmp_path):
 def test_vanished_clips_are_left_out_only_when_asked_and_said(tmp_path):
     build("audiocaps", tmp_path)
     (tmp_path / "audio" / "test" / "-id0_30.wav").unlink()
-    with pytest.raises(EvaluationError, match="1 of 2 records lack theirs"):
+    with pytest.raises(EvaluationError, match="1 of 2 records lack their recording"):
         read_records(load_benchmark("audiocaps"), tmp_path)
     records, notes = read_records(load_benchmark("audiocaps"), tmp_path, missing_audio="leave_out")
-    assert [record.id for record in records] == ["-id1_30"] and "1 of 2 records left out" in notes[0]
+    assert [record.id for record in records] == ["-id1_30"] and "1 of 2 records were dropped" in notes[0]
     for recording in (tmp_path / "audio" / "test").iterdir():
         recording.unlink()
     for policy in ("error", "leave_out"):
         with pytest.raises(
-            EvaluationError, match="none of the 2 recordings of audiocaps is there, the first"
+            EvaluationError, match="none of the 2 records of audiocaps has its recording; the first"
         ):
             read_records(load_benchmark("audiocaps"), tmp_path, missing_audio=policy)
 

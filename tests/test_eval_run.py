@@ -10,9 +10,10 @@ from alm.data.manifest import read_manifest, write_manifest
 from alm.data.records import AUDIO_MARKER, AudioRef
 from encoders.audio import save_wav
 from eval.errors import EvaluationError
+from eval.reports.score_table import format_scores
 from eval.runner.manifest import evaluate_manifest, other_clips
-from eval.runner.predictions import PredictionsFile, prediction_key, read_predictions
-from eval.scoring.scores import format_scores, score_predictions
+from eval.scoring.predictions import PredictionsFile, prediction_key, read_predictions
+from eval.scoring.scores import score_predictions
 
 RATE = 16000
 PROCESSOR = SimpleNamespace(sample_rate=RATE)
@@ -277,7 +278,7 @@ def test_wrong_inputs_are_typed_errors(records, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EvaluationError, match="cannot write predictions"):
         run(records, tmp_path / "file" / "out", Listener())
-    with pytest.raises(EvaluationError, match="cannot read predictions"):
+    with pytest.raises(EvaluationError, match="absent.jsonl: cannot be read .*expected a predictions.jsonl"):
         read_predictions(tmp_path / "absent.jsonl")
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.metrics.bleu import bleu_of
+from eval.metrics.bleu.bleu import bleu_of
 from eval.scoring.stats import difference_interval, mean_interval, ratio_interval
 
 

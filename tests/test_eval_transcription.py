@@ -7,9 +7,9 @@ import pytest
 
 from alm.cli import main
 from eval.benchmarks import load_benchmark
+from eval.benchmarks._data import read_records
 from eval.errors import EvaluationError
-from eval.runner.benchmark_data import read_records
-from eval.scoring.score_file import score_file
+from eval.runner.score_file import score_file
 
 DIGITS = "zero one two three four five six seven eight nine".split()
 
@@ -47,5 +47,5 @@ def test_spoken_digits_from_a_table(shared_dir, tmp_path, capsys):
 
 def test_a_table_without_text_is_an_error(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"audio": "a.wav"}\n')
-    with pytest.raises(EvaluationError, match=r"t.jsonl:1: no field 'text'"):
+    with pytest.raises(EvaluationError, match=r"t.jsonl:1 has no field 'text'"):
         read_records(load_benchmark("transcription"), tmp_path / "t.jsonl")

@@ -39,7 +39,8 @@ def add(commands: Any) -> None:
 def _eval(arguments: argparse.Namespace) -> None:
     from alm.common.errors import ConfigError
     from alm.common.processes import check_launch
-    from eval.benchmarks import describe_benchmarks, run_benchmark
+    from eval.benchmarks import describe_benchmarks
+    from eval.runner.benchmark import run_benchmark
 
     if arguments.benchmark == "list":
         print(describe_benchmarks())

@@ -36,8 +36,9 @@ def add(commands: Any) -> None:
 
 
 def _score(arguments: argparse.Namespace) -> None:
-    from eval.scoring.score_file import score_file
-    from eval.scoring.scores import format_scores, write_scores
+    from eval.reports.score_table import format_scores
+    from eval.runner.score_file import score_file
+    from eval.scoring.scores import write_scores
 
     scores = score_file(
         arguments.predictions,

@@ -12,7 +12,7 @@ from alm.common.errors import ConfigError
 from eval.ablation.grid import Arm
 from eval.ablation.settings import AblationSettings, merged
 from eval.ablation.steps import CONFIG, HERE, ROOT, Step
-from eval.runner.predictions import HEADLINE
+from eval.scoring.predictions import HEADLINE
 
 RUN = "run"
 LABELS = "labels.json"

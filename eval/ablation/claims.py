@@ -13,9 +13,8 @@ from alm.data.records import Record
 from eval.ablation.grid import NATIVE
 from eval.ablation.results import ArmResult, Results, SeedRun
 from eval.errors import EvaluationError
-from eval.runner.predictions import HEADLINE
 from eval.scoring.arm_scores import ArmScore, score_arm
-from eval.scoring.score_file import records_of
+from eval.scoring.predictions import HEADLINE, records_of
 from eval.scoring.significance import holm, permutation_p
 from eval.scoring.stats import Interval
 

@@ -23,7 +23,7 @@ from alm.data.manifest import read_manifest
 from alm.generation import pick_device
 from encoders import AudioEncoder, load_encoder
 from encoders.audio import load_audio, pad_batch
-from eval.metrics.mean_average_precision import class_precisions
+from eval.metrics.ranking import class_precisions
 from eval.scoring.logistic import fit_logistic
 
 _BATCH = 32

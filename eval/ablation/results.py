@@ -15,8 +15,7 @@ from alm.common.settings import parse_settings
 from eval.ablation.arm_steps import PROBE, RUN
 from eval.ablation.settings import AblationSettings
 from eval.ablation.steps import DONE, FAILED, LOG
-from eval.runner.predictions import Prediction, read_predictions
-from eval.runner.process_shards import PREDICTIONS
+from eval.scoring.predictions import PREDICTIONS, Prediction, read_predictions
 
 INDEX = "arms.json"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from alm.common.errors import ConfigError
 from alm.common.settings import apply_overrides, parse_settings, read_yaml, set_dotted
-from eval.runner.predictions import CONTROLS, HEADLINE
+from eval.scoring.predictions import CONTROLS, HEADLINE
 
 STAGES = ("pretrain", "align", "instruct")
 UNITS = ("steps", "tokens", "flops")

@@ -1,39 +1,37 @@
-"""Benchmarks: one file per benchmark with a `BENCHMARK` record, the file name is the registry key."""
+"""Benchmarks: one file per benchmark that declares a `BENCHMARK` record; the file name is the registry key.
 
-import importlib
-from collections.abc import Sequence
-from difflib import get_close_matches
-from pathlib import Path
-from typing import TYPE_CHECKING
+A file with a `BENCHMARK` record in a plug-in folder is a benchmark as well. What a model is asked, how long its answers
+may be, how they are read and by which metrics they are scored stands in the record and nowhere else.
+"""
 
-from eval.errors import EvaluationError
+from dataclasses import replace
 
-if TYPE_CHECKING:
-    from eval.benchmarks._base import Benchmark
-    from eval.scoring.scores import Scores
+from alm.common.plugins import Registry
+from eval.benchmarks._base import Benchmark
 
-__all__ = ["describe_benchmarks", "list_benchmarks", "load_benchmark", "run_benchmark"]
+__all__ = ["BENCHMARKS", "Benchmark", "describe_benchmarks", "list_benchmarks", "load_benchmark"]
+
+BENCHMARKS: Registry[Benchmark] = Registry(
+    "benchmark",
+    "BENCHMARK",
+    "eval.benchmarks",
+    accepts=lambda found: isinstance(found, Benchmark),
+    expected="Benchmark(...)",
+)
 
 
 def list_benchmarks() -> list[str]:
     """Name every benchmark that `load_benchmark` knows, sorted."""
-    files = Path(__file__).parent.glob("*.py")
-    return sorted(file.stem for file in files if not file.stem.startswith("_"))
+    return BENCHMARKS.names()
 
 
-def load_benchmark(name: str) -> "Benchmark":
+def load_benchmark(name: str) -> Benchmark:
     """Get the benchmark of that name.
 
     Raises:
-        EvaluationError: No benchmark has that name.
+        ConfigError: No benchmark has that name; names the nearest.
     """
-    known = list_benchmarks()
-    if name not in known:
-        nearest = get_close_matches(name, known, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-        raise EvaluationError(f"unknown benchmark {name!r}{hint} Known benchmarks: {', '.join(known)}.")
-    benchmark: Benchmark = importlib.import_module(f"eval.benchmarks.{name}").BENCHMARK
-    return benchmark
+    return replace(BENCHMARKS.get(name), name=name)
 
 
 def describe_benchmarks() -> str:
@@ -43,26 +41,3 @@ def describe_benchmarks() -> str:
         benchmark = load_benchmark(name)
         lines.append(f"{name:20s} {', '.join(benchmark.splits)}\n{'':20s} {benchmark.citation}")
     return "\n".join(lines)
-
-
-def run_benchmark(
-    config: str | Path, model: str | Path, out: str | Path | None = None, overrides: Sequence[str] = ()
-) -> "Scores":
-    """Run `alm eval`: read the benchmark's data, answer it, print and return the scores.
-
-    Args:
-        config: A YAML file, or the name of a benchmark for the config shipped with it.
-        model: Audio-language model directory or hub id.
-        out: Where predictions and scores go; None is `eval/<name>` in the model directory.
-        overrides: `key=value` strings over the config, for example `data=test.jsonl`.
-
-    Returns:
-        The scores; see `eval.scoring.scores.score_predictions`.
-
-    Raises:
-        UserError: A bad config, benchmark, manifest or model, audio that cannot be read, or an out directory that
-            cannot be written.
-    """
-    from eval.runner.benchmark import run
-
-    return run(config, model, out, overrides)

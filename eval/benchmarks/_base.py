@@ -5,41 +5,46 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alm.data.records import Record
+from eval.scoring.correctness import Correctness, is_correct
 
 Reader = Callable[[Path, str], list[Record]]
-"""Reads a split of the data at a path; paths of recordings are checked later, all at once."""
+"""Reads a split of the data at a path, without prompts; recordings are checked later, all at once."""
 
 CAPTION_METRICS = (
     "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d", "meteor", "spice", "spider", "spider_fl",
     "sbert_sim", "fense",
 )  # fmt: skip
-"""What captioning papers report; those that need Java or a model are absent without."""
+"""What captioning papers report; those that need Java or a model are reported as absent without."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark: where its questions come from, how they are asked, read and scored.
+    """A benchmark: where its questions come from, how they are asked, and how answers are read and scored.
 
     Attributes:
-        name: Registry key; the name of its file.
-        reader: Reads the data at a path into records, with the prompt applied.
-        prompt: How a question is put to the model; `{question}` is the question with its choices.
+        reader: Reads the data at a path into records whose questions have no prompt yet.
+        prompt: Text that is put to the model; `{question}` is replaced by the question with its choices.
         prompt_version: Changed whenever the prompt or the reader changes what a model is asked.
-        metrics: The scores reported, as named in `eval.scoring.scores`; `qa` stands for accuracy per kind and overall.
-        parser: How answers are read: `choice` (tiered parser), `normalised` (short answers), or both.
+        metrics: Names of metrics or of their parts, see `eval.metrics`. `qa` is the accuracy per kind and overall,
+            `map` the mean average precision of ranked choices, `label_embedding` the accuracy of answers matched with
+            labels by text embedding.
         citation: Where the benchmark is described.
+        name: Registry key; set by `load_benchmark` from the name of the file.
+        is_right: Reads an answer and decides whether it is right.
+        max_new_tokens: Length limit of an answer in tokens, unless the config sets another.
         splits: Names of its splits, the default first.
-        groups: Keys of the records' `meta` that scores are broken down by.
-        official: Name of the published scoring rule in `eval.scoring.official` shown beside ours; empty for none.
+        groups: Keys of the records' `meta` by which scores are broken down.
+        official: Name of the published scoring rule that is shown beside ours; empty for none.
     """
 
-    name: str
     reader: Reader
     prompt: str
     prompt_version: str
     metrics: tuple[str, ...]
-    parser: str
     citation: str
+    name: str = ""
+    is_right: Correctness = is_correct
+    max_new_tokens: int = 64
     splits: tuple[str, ...] = ("test",)
     groups: tuple[str, ...] = ()
     official: str = ""

@@ -1,4 +1,4 @@
-"""Prompts that benchmarks share, and how the entries of a corpus become the records that are asked."""
+"""Prompts that benchmarks share, and how the entries of a corpus become records."""
 
 from pathlib import Path
 
@@ -14,16 +14,15 @@ CHOICE_PROMPT = "{question}\nAnswer with the letter of the right option."
 SHORT_PROMPT = "{question}\nAnswer with one word."
 
 
-def corpus_reader(name: str, prompt: str) -> Reader:
+def corpus_reader(name: str) -> Reader:
     """The reader of a benchmark that asks one question about each entry of a corpus.
 
     Args:
         name: The corpus, one of `alm.data.corpora.CORPORA`.
-        prompt: How a question is put; `{question}` is replaced by the question with its choices.
     """
 
     def read(root: Path, split: str) -> list[Record]:
-        return [entry_record(entry, prompt) for entry in read_entries(open_corpus(name, root), split)]
+        return [entry_record(entry) for entry in read_entries(open_corpus(name, root), split)]
 
     return read
 
@@ -40,17 +39,15 @@ def read_entries(corpus: Corpus, split: str | None) -> list[Entry]:
         raise EvaluationError(str(error)) from error
 
 
-def entry_record(entry: Entry, prompt: str, show_choices: bool = True) -> Record:
-    """An entry as a record: with captions it asks for a caption, else its question.
+def entry_record(entry: Entry, show_choices: bool = True) -> Record:
+    """An entry as a record without the benchmark's prompt: with captions it asks for a caption, else its question.
 
     Args:
         entry: The entry; `answers` are further answers that count as right.
-        prompt: The benchmark's prompt; `{question}` is replaced.
-        show_choices: Whether the prompt lists the choices.
+        show_choices: Whether the question lists the choices.
     """
     question = format_choices(entry.question, entry.choices if show_choices else ())
-    text = prompt.replace("{question}", question)
-    messages = [{"role": "user", "content": AUDIO_MARKER * len(entry.audio) + text}]
+    messages = [{"role": "user", "content": AUDIO_MARKER * len(entry.audio) + question}]
     answer = entry.captions[0] if entry.captions else entry.answer
     if answer is not None:
         messages.append({"role": "assistant", "content": answer})
@@ -59,7 +56,7 @@ def entry_record(entry: Entry, prompt: str, show_choices: bool = True) -> Record
         audio=tuple(AudioRef(clip.path, clip.start_s, clip.end_s) for clip in entry.audio),
         messages=tuple(messages),
         kind="caption" if entry.captions else entry.kind,
-        question=text,
+        question=question,
         answer=answer,
         choices=entry.choices,
         captions=entry.captions,

@@ -2,14 +2,14 @@
 
 from eval.benchmarks._base import Benchmark
 from eval.benchmarks._readers import CHOICE_PROMPT, corpus_reader
+from eval.scoring.correctness import by_choice
 
 BENCHMARK = Benchmark(
-    name="airbench",
-    reader=corpus_reader("airbench", CHOICE_PROMPT),
+    reader=corpus_reader("airbench"),
     prompt=CHOICE_PROMPT,
     prompt_version="1",
     metrics=("qa",),
-    parser="choice",
+    is_right=by_choice,
     citation="Yang et al. 2024, AIR-Bench: Benchmarking Large Audio-Language Models via Generative Comprehension.",
     splits=("foundation",),
     groups=("dataset_name",),

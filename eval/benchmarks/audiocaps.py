@@ -8,12 +8,10 @@ from eval.benchmarks._base import CAPTION_METRICS, Benchmark
 from eval.benchmarks._readers import CAPTION_PROMPT, corpus_reader
 
 BENCHMARK = Benchmark(
-    name="audiocaps",
-    reader=corpus_reader("audiocaps", CAPTION_PROMPT),
+    reader=corpus_reader("audiocaps"),
     prompt=CAPTION_PROMPT,
     prompt_version="1",
     metrics=CAPTION_METRICS,
-    parser="none",
     citation="Kim et al. 2019, AudioCaps: Generating Captions for Audios in the Wild.",
     splits=("test", "val"),
 )

@@ -4,12 +4,10 @@ from eval.benchmarks._base import CAPTION_METRICS, Benchmark
 from eval.benchmarks._readers import CAPTION_PROMPT, corpus_reader
 
 BENCHMARK = Benchmark(
-    name="clotho",
-    reader=corpus_reader("clotho", CAPTION_PROMPT),
+    reader=corpus_reader("clotho"),
     prompt=CAPTION_PROMPT,
     prompt_version="1",
     metrics=CAPTION_METRICS,
-    parser="none",
     citation="Drossos et al. 2020, Clotho: an Audio Captioning Dataset.",
     splits=("evaluation", "validation", "development"),
 )

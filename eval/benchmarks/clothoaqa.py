@@ -13,6 +13,7 @@ from alm.data.records import Record
 from eval.benchmarks._base import Benchmark
 from eval.benchmarks._readers import SHORT_PROMPT, entry_record, read_entries
 from eval.parsing.normalise import normalise_answer
+from eval.scoring.correctness import by_text
 
 
 def _read(root: Path, split: str) -> list[Record]:
@@ -27,17 +28,17 @@ def _read(root: Path, split: str) -> list[Record]:
             kind="single_word" if accepted else "yes_no",
             meta={"unanimous": "yes" if agreed else "no"},
         )
-        records.append(entry_record(asked, SHORT_PROMPT))
+        records.append(entry_record(asked))
     return records
 
 
 BENCHMARK = Benchmark(
-    name="clothoaqa",
     reader=_read,
     prompt=SHORT_PROMPT,
     prompt_version="1",
     metrics=("qa",),
-    parser="normalised",
+    is_right=by_text,
+    max_new_tokens=16,
     citation="Lipping et al. 2022, Clotho-AQA: A Crowdsourced Dataset for Audio Question Answering.",
     splits=("test", "val"),
     groups=("unanimous",),

@@ -15,6 +15,7 @@ from alm.data.records import Record
 from eval.benchmarks._base import Benchmark
 from eval.benchmarks._readers import entry_record, read_entries
 from eval.errors import EvaluationError
+from eval.scoring.correctness import by_choice
 
 PROMPT = "What is the sound in this recording? Answer with its name."
 
@@ -42,17 +43,17 @@ def _read(root: Path, split: str) -> list[Record]:
             entry, id=f"{path.parent.name}/{path.name}", question=PROMPT, answer=own[0], answers=own,
             choices=labels, kind=split,
         )  # fmt: skip
-        records.append(entry_record(asked, PROMPT, show_choices=False))
+        records.append(entry_record(asked, show_choices=False))
     return records
 
 
 BENCHMARK = Benchmark(
-    name="ltu_classification",
     reader=_read,
     prompt=PROMPT,
     prompt_version="1",
     metrics=("qa", "map", "label_embedding"),
-    parser="choice",
+    is_right=by_choice,
+    max_new_tokens=16,
     citation="Gong et al. 2024, Listen, Think, and Understand, section 4.1 (closed-ended classification).",
     splits=_SETS,
 )

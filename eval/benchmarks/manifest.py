@@ -8,16 +8,14 @@ from eval.benchmarks._base import Benchmark
 
 
 def _read(path: Path, split: str) -> list[Record]:
-    return read_manifest(path, check_files=True)
+    return read_manifest(path)
 
 
 BENCHMARK = Benchmark(
-    name="manifest",
     reader=_read,
     prompt="{question}",
     prompt_version="1",
     metrics=("bleu_4", "rouge_l", "cider_d", "qa"),
-    parser="choice for records with choices, normalised for the others",
     citation="This toolkit's manifest format, alm/data/manifest.py.",
     splits=("all",),
 )

@@ -5,14 +5,14 @@ Open questions and instruction following, which the paper scores with a judge or
 
 from eval.benchmarks._base import Benchmark
 from eval.benchmarks._readers import CHOICE_PROMPT, corpus_reader
+from eval.scoring.correctness import by_choice
 
 BENCHMARK = Benchmark(
-    name="mmau_pro",
-    reader=corpus_reader("mmau_pro", CHOICE_PROMPT),
+    reader=corpus_reader("mmau_pro"),
     prompt=CHOICE_PROMPT,
     prompt_version="1",
     metrics=("qa",),
-    parser="choice",
+    is_right=by_choice,
     citation="Kumar et al. 2025, MMAU-Pro: A Challenging and Comprehensive Benchmark for Audio General Intelligence.",
     groups=("length_type", "sub-cat"),
 )

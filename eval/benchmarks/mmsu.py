@@ -2,14 +2,14 @@
 
 from eval.benchmarks._base import Benchmark
 from eval.benchmarks._readers import CHOICE_PROMPT, corpus_reader
+from eval.scoring.correctness import by_choice
 
 BENCHMARK = Benchmark(
-    name="mmsu",
-    reader=corpus_reader("mmsu", CHOICE_PROMPT),
+    reader=corpus_reader("mmsu"),
     prompt=CHOICE_PROMPT,
     prompt_version="1",
     metrics=("qa",),
-    parser="choice",
+    is_right=by_choice,
     citation="Wang et al. 2025, MMSU: A Massive Multi-task Spoken Language Understanding and Reasoning Benchmark.",
     groups=("sub-category", "task_name"),
 )

@@ -7,14 +7,15 @@ counts as an empty transcript.
 from alm.data.corpora.transcription import PROMPT
 from eval.benchmarks._base import Benchmark
 from eval.benchmarks._readers import corpus_reader
+from eval.scoring.correctness import by_text
 
 BENCHMARK = Benchmark(
-    name="transcription",
-    reader=corpus_reader("transcription", PROMPT),
+    reader=corpus_reader("transcription"),
     prompt=PROMPT,
     prompt_version="1",
     metrics=("wer", "cer", "qa"),
-    parser="normalised",
+    is_right=by_text,
+    max_new_tokens=128,
     citation="Word and character error rate as jiwer computes them, eval/metrics/wer and eval/metrics/cer.",
     splits=("all",),
     groups=("speaker",),

@@ -1,28 +1,64 @@
-"""Metrics: one folder per metric with one file of the same name, `<name>/<name>.py`; the name is the registry key.
+"""Metrics: one folder per metric, whose `__init__.py` declares a `METRIC` record; the name is the registry key.
 
-Every metric is an offline `evaluate.Metric`: the folder loads with `evaluate.load("<path of the folder>")`, too, and
-joins `evaluate.combine`. Files starting with `_` are shared code. Metrics that need Java or a model of their own say
-so with `MetricUnavailable` where that is missing; they are left out then, never approximated.
+`<name>/<name>.py` defines an offline `evaluate.Metric`: the folder loads with `evaluate.load("<path of the folder>")`,
+too, and joins `evaluate.combine`. Files starting with `_` are shared code. Metrics that need Java or a model raise
+`MetricUnavailable` where it is missing; they are then reported as absent, never approximated. A file with a `METRIC`
+record in a plug-in folder is a metric as well.
 """
 
 import importlib
 import inspect
-from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alm.common.errors import ConfigError
+from alm.common.plugins import Registry
 from eval.errors import MetricError
+from eval.metrics.record import MetricRecord
 
 if TYPE_CHECKING:
     import evaluate
 
-__all__ = ["list_metrics", "load_metric"]
+__all__ = ["METRICS", "find_metric", "list_metrics", "load_metric"]
+
+METRICS: Registry[MetricRecord] = Registry(
+    "metric",
+    "METRIC",
+    "eval.metrics",
+    accepts=lambda found: isinstance(found, MetricRecord),
+    expected="MetricRecord(...)",
+)
 
 
 def list_metrics() -> list[str]:
     """Name every metric that `load_metric` knows, sorted."""
-    folders = (path for path in Path(__file__).parent.iterdir() if not path.name.startswith("_"))
-    return sorted(path.name for path in folders if (path / f"{path.name}.py").is_file())
+    return METRICS.names()
+
+
+def find_metric(score: str) -> tuple[str, MetricRecord, tuple[str, ...]]:
+    """The metric that gives a score.
+
+    Args:
+        score: Name of a metric, or of one of its parts, such as `bleu_4`.
+
+    Returns:
+        The metric's name, its record, and the names of the scores that were asked for.
+
+    Raises:
+        MetricError: No metric has that name or part; names the nearest.
+    """
+    names = METRICS.names()
+    if score in names:
+        record = METRICS.get(score)
+        return score, record, record.parts or (score,)
+    for name in names:
+        record = METRICS.get(name)
+        if score in record.parts:
+            return name, record, (score,)
+    try:
+        METRICS.get(score)
+    except ConfigError as error:
+        raise MetricError(str(error)) from error
+    raise AssertionError("unreachable")
 
 
 def load_metric(name: str) -> "evaluate.Metric":
@@ -38,11 +74,12 @@ def load_metric(name: str) -> "evaluate.Metric":
     Raises:
         MetricError: No metric has that name.
     """
-    known = list_metrics()
-    if name not in known:
-        nearest = get_close_matches(name, known, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-        raise MetricError(f"unknown metric {name!r}{hint} Known metrics: {', '.join(known)}.")
+    try:
+        record = METRICS.get(name)
+    except ConfigError as error:
+        raise MetricError(str(error)) from error
+    if record.build is not None:
+        return record.build()
     import evaluate  # takes seconds to import, so only when a metric is wanted
 
     module = importlib.import_module(f"eval.metrics.{name}.{name}")
@@ -51,6 +88,4 @@ def load_metric(name: str) -> "evaluate.Metric":
         if is_metric and not inspect.isabstract(value):
             metric: evaluate.Metric = value(keep_in_memory=True)
             return metric
-    raise MetricError(
-        f"{module.__file__} defines no evaluate.Metric subclass; a metric file must define one."
-    )
+    raise MetricError(f"{module.__file__}: defines no evaluate.Metric; a metric file must define one")

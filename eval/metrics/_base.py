@@ -13,7 +13,7 @@ from eval.metrics import _ptb as ptb
 Tokens = list[str]
 
 
-class TextMetric(evaluate.Metric, ABC):
+class TextMetric(evaluate.Metric, ABC):  # type: ignore[misc]
     """A metric of predicted strings against one or more reference strings each.
 
     Abstract, because `evaluate.load` takes the first concrete metric class that it finds in a file.

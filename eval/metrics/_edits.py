@@ -62,4 +62,5 @@ def _edits(said: list[str], wanted: list[str]) -> tuple[int, int]:
 def _plain(text: str) -> str:
     import jiwer
 
-    return str(jiwer.RemovePunctuation()(text.lower()))
+    remove: Any = jiwer.RemovePunctuation
+    return str(remove()(text.lower()))

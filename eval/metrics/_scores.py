@@ -10,7 +10,7 @@ import numpy as np
 from eval.errors import MetricError
 
 
-class ScoreMetric(evaluate.Metric, ABC):
+class ScoreMetric(evaluate.Metric, ABC):  # type: ignore[misc]
     """A metric of one score per class and sample against zeros and ones of the same shape.
 
     Abstract, because `evaluate.load` takes the first concrete metric class that it finds in a file.

@@ -12,12 +12,8 @@ from alm.data.records import Record
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.errors import EvaluationError
 from eval.reports.disagreements import disagreements
-from eval.runner.benchmark import answer_metrics, caption_metrics
-from eval.runner.predictions import CONTROLS, HEADLINE, Prediction, read_predictions
-from eval.runner.process_shards import PREDICTIONS
-from eval.scoring.arm_scores import DEFAULT_CAPTION_METRICS, ArmScore, score_arm
-from eval.scoring.label_similarity import LABEL_EMBEDDING
-from eval.scoring.score_file import records_of
+from eval.scoring.arm_scores import DEFAULT_METRICS, ArmScore, is_costly, score_arm
+from eval.scoring.predictions import CONTROLS, HEADLINE, PREDICTIONS, Prediction, read_predictions, records_of
 from eval.scoring.scores import ids_hash
 from eval.scoring.significance import holm, mcnemar_p, permutation_p
 
@@ -101,10 +97,10 @@ def _compare_one(
                 "compare runs of the same questions"
             )
     told = [_told(path) for path in paths]
-    captions, answers = _metrics(told)
+    metrics = _metrics(told)
     backends: dict[str, str] = {}
     absent: dict[str, str] = {}
-    scores = [_scores(records, lines, backends, absent, captions, answers) for lines in said]
+    scores = [_scores(records, lines, backends, absent, metrics) for lines in said]
     kinds = {record.kind for record in records if not record.captions}
     # All questions of one kind: their row would repeat that of all questions, and be corrected for twice.
     repeated = {f"qa/{kind}" for kind in kinds} if len(kinds) == 1 else set()
@@ -118,7 +114,7 @@ def _compare_one(
         "limited": any(one.get("limited") for one in told),
         "backends": dict(sorted(backends.items())),
         "absent": dict(sorted(absent.items())),
-        "controls": _controls(records, arms, scores, answers, seed),
+        "controls": _controls(records, arms, scores, metrics, seed),
         "disagreements": disagreements(records, said),
         "run": {key: value for key, value in told[0].get("run", {}).items() if key in _WHERE},
     }
@@ -130,13 +126,12 @@ def _scores(
     lines: Mapping[str, Prediction],
     backends: dict[str, str],
     absent: dict[str, str],
-    captions: Sequence[str],
-    answers: Sequence[str],
+    metrics: Sequence[str],
 ) -> dict[str, ArmScore]:
     found = [lines[record.id] for record in records]
     return score_arm(
-        records, [line["prediction"] for line in found], backends, captions, absent=absent,
-        rankings=[line.get("ranking") for line in found], answer_metrics=answers,
+        records, [line["prediction"] for line in found], backends, metrics, absent=absent,
+        rankings=[line.get("ranking") for line in found],
     )  # fmt: skip
 
 
@@ -144,7 +139,7 @@ def _controls(
     records: Sequence[Record],
     arms: Sequence[Mapping[str, Mapping[str, Prediction]]],
     scores: Sequence[Mapping[str, ArmScore]],
-    answers: Sequence[str],
+    metrics: Sequence[str],
     seed: int,
 ) -> list[dict[str, Any]]:
     """Scores of both models under each control that both were asked under, and the gaps to their own scores."""
@@ -152,8 +147,8 @@ def _controls(
     for control in (one for one in CONTROLS if one != HEADLINE):
         if not all(record.id in found.get(control, {}) for found in arms for record in records):
             continue
-        cheap = [name for name in answers if name != LABEL_EMBEDDING]
-        swapped = [_scores(records, found[control], {}, {}, ("cider_d",), cheap) for found in arms]
+        cheap = [name for name in metrics if not is_costly(name)]
+        swapped = [_scores(records, found[control], {}, {}, cheap) for found in arms]
         for key in (key for key in _CONTROLLED if all(key in found for found in (*scores, *swapped))):
             row: dict[str, Any] = {"score": key, "control": control}
             for side, own, other in zip(("first", "second"), scores, swapped, strict=True):
@@ -175,12 +170,11 @@ def _told(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _metrics(told: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], Sequence[str]]:
-    """Metrics of captions and of answers: those of the benchmark that was run, as far as it is known."""
+def _metrics(told: Sequence[Mapping[str, Any]]) -> Sequence[str]:
+    """The metrics of the benchmark that was run, or the default ones if it is not known."""
     names = [one.get("run", {}).get("benchmark") for one in told]
     known = next((name for name in names if name in list_benchmarks()), None)
-    metrics = load_benchmark(known).metrics if known else ()
-    return caption_metrics(metrics) or DEFAULT_CAPTION_METRICS, answer_metrics(metrics)
+    return load_benchmark(known).metrics if known else DEFAULT_METRICS
 
 
 def _arms(path: Path) -> dict[str, dict[str, Prediction]]:

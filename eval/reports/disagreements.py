@@ -7,11 +7,11 @@ from typing import Any
 from alm.common.errors import UserError
 from alm.data.records import AudioRef, Record
 from eval.benchmarks import list_benchmarks, load_benchmark
+from eval.benchmarks._data import read_records
 from eval.reports.score_report import EXAMPLE_HZ, clip_waveform
 from eval.reports.sections import Example
-from eval.runner.benchmark_data import read_records
-from eval.runner.predictions import Prediction
-from eval.scoring.arm_scores import is_correct
+from eval.scoring.correctness import is_correct
+from eval.scoring.predictions import Prediction
 
 logger = logging.getLogger(__name__)
 

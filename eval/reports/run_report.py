@@ -11,8 +11,8 @@ from alm.data.records import Record
 from eval.reports.pages import markdown_page
 from eval.reports.score_report import EXAMPLE_HZ, clip_waveform, score_sections, write_score_page
 from eval.reports.sections import Example, Section
-from eval.runner.predictions import HEADLINE, Prediction
-from eval.scoring.arm_scores import is_correct
+from eval.scoring.correctness import is_correct
+from eval.scoring.predictions import HEADLINE, Prediction
 
 # Clips in the page; each holds its sound.
 _MAX_EXAMPLES = 6

@@ -17,7 +17,8 @@ from eval.reports.charts import Triple, interval_chart, line_chart
 from eval.reports.pages import html_page
 from eval.reports.score_table import arm_remarks, format_interval
 from eval.reports.sections import Card, Cell, Example, Picture, Section, Table
-from eval.scoring.scores import HEADLINE, Scores
+from eval.scoring.predictions import HEADLINE
+from eval.scoring.scores import Scores
 
 logger = logging.getLogger(__name__)
 

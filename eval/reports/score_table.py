@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from io import StringIO
 from typing import Any
 
-from eval.runner.predictions import HEADLINE
+from eval.scoring.predictions import HEADLINE
 
 
 def format_scores(scores: Mapping[str, Any]) -> str:

@@ -2,33 +2,68 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
+
+import torch
 
 import alm
 from alm.checkpoint import model_id_of, resolve
+from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
+from alm.common.processes import check_launch
 from alm.common.progress import progress
 from alm.common.settings import load_settings
 from alm.data.records import Record
+from alm.decoding import decoding_settings
 from eval.benchmarks import list_benchmarks, load_benchmark
+from eval.benchmarks._data import read_records
 from eval.errors import EvaluationError
 from eval.reports.run_report import write_run_report
-from eval.runner.benchmark_data import read_records
+from eval.reports.score_table import format_scores
 from eval.runner.manifest import evaluate_manifest
-from eval.runner.predictions import HEADLINE, read_predictions
-from eval.runner.process_shards import PREDICTIONS, Shards
+from eval.runner.process_shards import Shards
 from eval.runner.settings import EvalSettings
-from eval.scoring.arm_scores import ANSWER_METRICS
 from eval.scoring.contamination import contaminated, contamination_note
-from eval.scoring.scores import Scores, format_scores, write_scores
+from eval.scoring.predictions import HEADLINE, PREDICTIONS, read_predictions
+from eval.scoring.scores import Scores, write_scores
+
+# Settings of a generation config that do not shape the text of an answer, or that decoding takes from elsewhere.
+_NOT_DECODING = frozenset(
+    ["bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "max_length", "use_cache"]
+)
 
 
-def run(config: str | Path, model: str | Path, out: str | Path | None, overrides: Sequence[str]) -> Scores:
-    """See `eval.benchmarks.run_benchmark`. All data is checked before the model is loaded."""
-    settings = load_settings(EvalSettings, find_config(config), overrides)
-    benchmark = load_benchmark(settings.benchmark)
+def run_benchmark(
+    config: str | Path, model: str | Path, out: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Scores:
+    """Run `alm eval`: read the benchmark's data, answer it, print and return the scores.
+
+    All data is checked before the model is loaded.
+
+    Args:
+        config: A YAML file, or the name of a benchmark for the config shipped with it.
+        model: Audio-language model directory or hub id.
+        out: Folder of predictions and scores; None is `eval/<name>` in the model directory.
+        overrides: `key=value` strings over the config, for example `data=test.jsonl`.
+
+    Returns:
+        The scores; see `eval.scoring.scores.score_predictions`.
+
+    Raises:
+        UserError: A bad config, benchmark, manifest or model, audio that cannot be read, or a folder that cannot be
+            written.
+    """
+    values = load_settings(EvalSettings, find_config(config), overrides)
+    benchmark = load_benchmark(values.benchmark)
+    settings = replace(values, max_new_tokens=values.max_new_tokens or benchmark.max_new_tokens)
+    assert settings.max_new_tokens is not None
+    check_launch()
+    _check_decoding(settings.decoding)
     records, notes = read_records(benchmark, settings.data, settings.split, settings.missing_audio)
     if settings.training:
         contamination = contaminated(records, [Path(path) for path in settings.training])
@@ -38,16 +73,18 @@ def run(config: str | Path, model: str | Path, out: str | Path | None, overrides
     name = benchmark.name if split == benchmark.splits[0] else f"{benchmark.name}-{split}"
     out_dir = Path(out) if out is not None else folder / "eval" / name
     shards = Shards(out_dir)
-    main = shards.is_main
-    model_id = model_id_of(
-        folder
-    )  # before it is loaded: the directory may change while the questions are answered
+    # Before the model is loaded: the directory may change or disappear while questions are answered.
+    model_id = model_id_of(folder)
     loaded, processor = alm.load(folder, shards.device)
+    decoding = decoding_settings(loaded, processor, settings.max_new_tokens, **settings.decoding)
+    notes = [*notes, *_ignored_settings(loaded, decoding)]
+    if decoding.get("do_sample"):
+        torch.manual_seed(settings.seed)
     with ExitStack() as stack:
         advance = [lambda n: None]
 
         def start(missing: int) -> None:
-            if main:
+            if shards.is_main:
                 advance[0] = stack.enter_context(progress(benchmark.name, missing, "answer"))
 
         scores = evaluate_manifest(
@@ -64,16 +101,18 @@ def run(config: str | Path, model: str | Path, out: str | Path | None, overrides
             on_start=start,
             progress=lambda n: advance[0](n),
             prompt_version=benchmark.prompt_version,
+            decoding=decoding,
+            options=settings.decoding,
             answer_by=settings.answer_by,
             rank_by=settings.rank_by,
             groups=benchmark.groups,
-            caption_metrics=caption_metrics(benchmark.metrics),
+            metrics=benchmark.metrics,
             require=settings.require,
             official=benchmark.official,
+            is_right=benchmark.is_right,
             notes=notes,
-            answer_metrics=answer_metrics(benchmark.metrics),
         )
-    if not main:
+    if not shards.is_main:
         return scores
     if not scores:
         print(f"no answers are published for {name}: {_write_submission(records, out_dir)}")
@@ -89,6 +128,7 @@ def run(config: str | Path, model: str | Path, out: str | Path | None, overrides
         "answer_by": settings.answer_by,
         **({"rank_by": settings.rank_by} if settings.answer_by == "rank" else {}),
         "max_new_tokens": settings.max_new_tokens,
+        "decoding": decoding,
     }
     if settings.training:
         scores["contamination"] = contamination
@@ -99,14 +139,35 @@ def run(config: str | Path, model: str | Path, out: str | Path | None, overrides
     return scores
 
 
-def caption_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
-    """Those of a benchmark's metrics that score captions."""
-    return tuple(name for name in metrics if name not in ("qa", "map", *ANSWER_METRICS))
+def _check_decoding(options: Mapping[str, Any]) -> None:
+    """Reject settings that `transformers.GenerationConfig` does not have, which it would keep and ignore."""
+    if not options:
+        return
+    from transformers import GenerationConfig
+
+    defaults: Any = GenerationConfig
+    known = [key for key in defaults().to_dict() if not key.startswith("_")]
+    for key in options:
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"decoding.{key}: not a setting of transformers.GenerationConfig{hint}")
 
 
-def answer_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
-    """Those of a benchmark's metrics that score answers beside whether they are right."""
-    return tuple(name for name in metrics if name in ANSWER_METRICS)
+def _ignored_settings(model: Any, decoding: Mapping[str, Any]) -> list[str]:
+    """A note that names what the LLM's generation config sets and this evaluation does not apply."""
+    config = model.generation_config.to_diff_dict()
+    ignored = {
+        key: value
+        for key, value in sorted(config.items())
+        if key not in decoding and key not in _NOT_DECODING and not key.startswith("_")
+    }
+    if not ignored:
+        return []
+    named = ", ".join(f"{key}={value}" for key, value in ignored.items())
+    return [
+        f"Decoding ignores {named} of the LLM's generation_config.json; see 'decoding' for what was applied."
+    ]
 
 
 def find_config(config: str | Path) -> Path:

@@ -160,7 +160,8 @@ def _continue(
         use_cache=True,
     )
     later = out.logits.float().log_softmax(-1).gather(-1, padded[:, 1:, None])[..., 0]  # (R, K - 1)
-    return total + (later * said[:, 1:]).sum(-1)
+    result: torch.Tensor = total + (later * said[:, 1:]).sum(-1)
+    return result
 
 
 def _selected(cache: Any, owner: torch.Tensor) -> Any:

@@ -1,9 +1,9 @@
-"""Asking a model every question of a manifest, with and without the right audio, and scoring what it said."""
+"""Asking a model every question of a manifest, with and without the right audio, and scoring its answers."""
 
 import itertools
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,24 +17,15 @@ from alm.generation import generate_answers
 from eval.errors import EvaluationError
 from eval.runner.batching import Answer, with_smaller_batches
 from eval.runner.likelihood import rank_choices
-from eval.runner.predictions import CONTROLS, Prediction, prediction_key
 from eval.runner.process_shards import Shards
-from eval.scoring.arm_scores import answers_of
-from eval.scoring.scores import Scores, format_scores, score_predictions, write_scores
+from eval.scoring.correctness import answers_of
+from eval.scoring.predictions import CONTROLS, Prediction, prediction_key
+from eval.scoring.scores import Scores, check_scorable, score_predictions, write_scores
 
-__all__ = [
-    "CONTROLS",
-    "evaluate_manifest",
-    "format_scores",
-    "other_clips",
-    "score_predictions",
-    "write_scores",
-]
-
-# Waveforms kept at once; the clips of a small test set are each read once, a large one streams through.
+# Size limit of the waveform cache. Small test sets fit entirely; larger ones are streamed.
 _CACHE_BYTES = 1 << 30
-# Batches whose audio is read at a time; the next ones wait on disk.
-_BATCHES_PER_HAND = 16
+# Batches whose audio is in memory at a time.
+_BATCHES_PER_CHUNK = 16
 ANSWER_MODES = ("generate", "rank")
 
 Message = dict[str, str]
@@ -51,6 +42,7 @@ class Generate(Protocol):
         audios: list[list[np.ndarray]],
         max_new_tokens: int = ...,
         batch_size: int = ...,
+        **options: Any,
     ) -> Iterator[tuple[int, str]]:
         """Yield (index of the conversation, answer) in any order."""
 
@@ -83,6 +75,8 @@ def evaluate_manifest(
     seed: int = 0,
     generate: Generate = generate_answers,
     prompt_version: str = "1",
+    decoding: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
     answer_by: str = "generate",
     rank_by: str = "length",
     groups: Sequence[str] = (),
@@ -90,16 +84,17 @@ def evaluate_manifest(
 ) -> Scores:
     """Answer every record under every control, appending to `predictions.jsonl`, then write `scores.json`.
 
-    A run that was killed goes on where it stopped: answers whose key is in the file are not made again. The longest
-    clips come first, so that memory runs out early if it does; the batch is then halved. Started by `torchrun`, the
-    processes share the work and the first one scores.
+    A killed run resumes: answers whose key is in the file are reused. The longest clips come first, so that memory
+    runs out early if it does; the batch size is then halved. Started by `torchrun`, the processes share the work and
+    the first one scores. Before the first answer, `eval.scoring.scores.check_scorable` checks references, choices and
+    metrics, so that nothing is answered that cannot be scored.
 
     Args:
         model: The audio-language model.
         processor: Its processor; its `sample_rate` (Hz) is what audio is loaded at.
         records: What to ask, with references.
         out_dir: Folder of `predictions.jsonl` and `scores.json`.
-        model_id: What distinguishes this model from others whose answers may be in the file (a hash or path).
+        model_id: Identity of the model, such as `alm.checkpoint.model_id_of`; part of the answers' keys.
         controls: Which of `CONTROLS` to run; `none` is the model as it is.
         batch_size: Samples per batch.
         max_new_tokens: Longest answer, in tokens.
@@ -107,8 +102,11 @@ def evaluate_manifest(
         progress: Called with the number of answers made since the last call.
         on_start: Called once with the number of answers still to be made.
         seed: Seed of the choice of other clips.
-        generate: What makes the answers (greedy decoding).
+        generate: Function that generates the answers.
         prompt_version: Version of the benchmark's prompt and reader; part of the answers' keys.
+        decoding: All settings that decoding depends on, such as `alm.decoding.decoding_settings` gives them; part of
+            the answers' keys. None stands for greedy decoding.
+        options: Further arguments of `generate`, for example `do_sample`.
         answer_by: `generate`, or `rank` for the likeliest of the choices (questions without choices are generated).
         rank_by: How likelihoods are normalised, see `eval.runner.likelihood`.
         groups: Keys of the records' `meta` that are written beside the answers and that scores are broken down by.
@@ -126,14 +124,23 @@ def evaluate_manifest(
     chosen = _chosen(records, limit)
     if answer_by not in ANSWER_MODES:
         raise EvaluationError(f"answer_by is {answer_by!r}; expected one of {', '.join(ANSWER_MODES)}")
-    decoding = {"max_new_tokens": max_new_tokens, "do_sample": False, "prompt_version": prompt_version}
+    identity = {
+        "max_new_tokens": max_new_tokens,
+        "do_sample": False,
+        **(decoding or {}),
+        "prompt_version": prompt_version,
+    }
     if answer_by == "rank":
-        decoding |= {"answer_by": answer_by, "rank_by": rank_by}
+        identity |= {"answer_by": answer_by, "rank_by": rank_by}
     plan = [
         question
         for control in _known(controls)
-        for question in _plan(chosen, control, model_id, decoding, seed)
+        for question in _plan(chosen, control, model_id, identity, seed)
     ]
+    limited = len(chosen) < len(records)
+    scorable = any(record.references for record in chosen)
+    if scorable:
+        check_scorable(chosen, ranked=answer_by == "rank", **scoring)
     out_dir = Path(out_dir)
     waveforms = _Waveforms(processor.sample_rate)
     shards = Shards(out_dir)
@@ -144,25 +151,33 @@ def evaluate_manifest(
         if questions[0].ranked:
             given = [question.record.choices for question in questions]
             return rank_choices(model, processor, messages, audios, given, batch_size=size, normalise=rank_by)
-        return generate(model, processor, messages, audios, max_new_tokens=max_new_tokens, batch_size=size)
+        return generate(
+            model,
+            processor,
+            messages,
+            audios,
+            max_new_tokens=max_new_tokens,
+            batch_size=size,
+            **(options or {}),
+        )
 
     def answer_some(questions: list[_Question], at: Sequence[int], size: int) -> Iterator[Answer]:
         return answer([questions[i] for i in at], size)
 
     with shards.open() as file:
         done = shards.known()
-        shards.wait()  # all have looked at what there is before anything is added
+        shards.wait()  # all processes have read the answers that exist before any is added
         missing = shards.share(_longest_first([question for question in plan if question.key not in done]))
         if on_start is not None:
             on_start(len(missing))
         size = batch_size
-        for questions in _hands(missing, batch_size * _BATCHES_PER_HAND):
+        for questions in _chunks(missing, batch_size * _BATCHES_PER_CHUNK):
             waiting: list[Prediction] = []
             found = with_smaller_batches(partial(answer_some, questions), len(questions), size)
             for count, ((index, *said), size) in enumerate(found, start=1):
                 question = questions[index]
-                heard_s = sum(waveforms.seconds[ref] for ref in question.audio)
-                waiting.append(_line(question, said, model_id, heard_s, groups))
+                duration_s = sum(waveforms.seconds[ref] for ref in question.audio)
+                waiting.append(_line(question, said, model_id, duration_s, groups))
                 if len(waiting) >= size or count == len(questions):
                     file.append(waiting)
                     if progress is not None:
@@ -173,10 +188,8 @@ def evaluate_manifest(
     if shards.is_main:
         keys = {question.key for question in plan}
         predictions = [line for line in shards.merge() if line["key"] in keys]
-        if any(record.references for record in chosen):
-            scores = score_predictions(
-                chosen, predictions, limited=len(chosen) < len(records), groups=groups, **scoring
-            )
+        if scorable:
+            scores = score_predictions(chosen, predictions, limited=limited, groups=groups, **scoring)
             write_scores(out_dir / "scores.json", scores)
     shards.wait()
     return scores
@@ -198,8 +211,8 @@ def _longest_first(questions: list[_Question]) -> list[_Question]:
     return sorted(questions, key=key)
 
 
-def _hands(questions: list[_Question], size: int) -> Iterator[list[_Question]]:
-    """Runs of at most so many questions that are answered in one way under one control."""
+def _chunks(questions: list[_Question], size: int) -> Iterator[list[_Question]]:
+    """Runs of at most `size` questions that are answered in one way under one control."""
     for _, same in itertools.groupby(questions, key=lambda question: (question.control, question.ranked)):
         run = list(same)
         for start in range(0, len(run), size):
@@ -210,7 +223,7 @@ def other_clips(records: Sequence[Record], seed: int = 0) -> list[tuple[AudioRef
     """For each record the audio of another clip, the same for all records of a clip.
 
     Every clip gives its audio to one other clip (a random cycle through all clips), so the control hears the same
-    set of recordings as the model. A clip with fewer recordings than needed is helped out by the next in the cycle.
+    set of recordings as the model. If a clip has too few recordings, the next clips in the cycle add theirs.
 
     Args:
         records: At least two clips among them.
@@ -229,7 +242,7 @@ def other_clips(records: Sequence[Record], seed: int = 0) -> list[tuple[AudioRef
     cycle = sorted(of_clip)
     if len(cycle) < 2:
         raise EvaluationError(
-            "the control 'other_clip' needs records about at least two clips; leave it out of 'controls'"
+            "the control 'other_clip' needs records about at least two clips; remove it from 'controls'"
         )
     random.Random(seed).shuffle(cycle)
     place = {clip: index for index, clip in enumerate(cycle)}
@@ -289,7 +302,7 @@ def _plan(
 
 
 def _length_s(ref: AudioRef) -> float:
-    """Seconds of a clip; 0 where it cannot be read, which answering it will explain."""
+    """Seconds of a clip; 0 if it cannot be read, which loading it then reports."""
     try:
         return ref.seconds()
     except AudioError:
@@ -297,7 +310,7 @@ def _length_s(ref: AudioRef) -> float:
 
 
 def _line(
-    question: _Question, said: Sequence[Any], model_id: str, heard_s: float, groups: Sequence[str]
+    question: _Question, said: Sequence[Any], model_id: str, duration_s: float, groups: Sequence[str]
 ) -> Prediction:
     """A line of the predictions file; `said` is the answer and, where choices were ranked, their scores."""
     record = question.record
@@ -312,7 +325,7 @@ def _line(
         "prediction": said[0],
         "references": list(answers_of(record)),
         "choices": list(record.choices),
-        "duration_s": round(heard_s, 3),
+        "duration_s": round(duration_s, 3),
     }
     if record.captions:
         line["caption"] = True
@@ -323,7 +336,7 @@ def _line(
 
 
 class _Waveforms:
-    """Recordings at one sample rate, each read once while it fits the memory set aside for it."""
+    """Recordings at one sample rate in a cache of limited size."""
 
     def __init__(self, sample_rate: int) -> None:
         self._sample_rate = sample_rate

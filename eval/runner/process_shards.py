@@ -1,18 +1,16 @@
 """Several processes on one evaluation: each answers its share into a file of its own, the first joins them."""
 
-import os
 from pathlib import Path
 from typing import Any
 
-from eval.runner.predictions import Prediction, PredictionsFile, read_predictions
-
-PREDICTIONS = "predictions.jsonl"
+from alm.common.processes import local_rank, rank, world_size
+from eval.scoring.predictions import PREDICTIONS, Prediction, PredictionsFile, read_predictions
 
 
 class Shards:
     """This process' share of an evaluation; all of it where there is one process.
 
-    Launch with `torchrun --nproc-per-node N -m alm eval …`; processes are told apart by RANK and WORLD_SIZE.
+    Launch with `torchrun --nproc-per-node N -m alm eval …`; RANK and WORLD_SIZE number the processes.
 
     Attributes:
         rank: Number of this process.
@@ -20,8 +18,7 @@ class Shards:
     """
 
     def __init__(self, out_dir: Path) -> None:
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank, self.world = rank(), world_size()
         self._out_dir = out_dir
 
     @property
@@ -60,7 +57,7 @@ class Shards:
 
         if self.world == 1 or not torch.cuda.is_available():
             return None
-        return f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}"
+        return f"cuda:{local_rank()}"
 
     def merge(self) -> list[Prediction]:
         """Put all answers into `predictions.jsonl` and remove the other files; only the first process may."""

@@ -1,11 +1,12 @@
 """The settings of one evaluation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from alm.common.errors import ConfigError
 from eval.runner.likelihood import NORMALISATIONS
 from eval.runner.manifest import ANSWER_MODES
-from eval.runner.predictions import CONTROLS
+from eval.scoring.predictions import CONTROLS
 
 MISSING_AUDIO = ("error", "leave_out")
 
@@ -15,40 +16,48 @@ class EvalSettings:
     """One evaluation; `configs/eval/<name>.yaml` holds the values for a benchmark.
 
     Attributes:
-        benchmark: Which one.
-        data: Where its data is; for `manifest` a JSONL file, for the others a folder.
+        benchmark: Name of the benchmark.
+        data: Its data; for `manifest` a JSONL file, for the others a folder.
         split: Which split of it; empty is the benchmark's default.
         batch_size: Questions per batch.
-        max_new_tokens: Longest answer, in tokens.
+        max_new_tokens: Length limit of an answer in tokens; None is the benchmark's.
+        decoding: Settings of `generate` in place of greedy decoding, for example `{do_sample: true}`; the generation
+            config of the LLM contributes none of its own to greedy decoding.
         limit: Only the first so many records; None is all.
         controls: Which of `none`, `no_audio`, `other_clip` to run.
         seed: Seed of the choice of other clips.
         answer_by: `generate`, or `rank` for the likeliest of the choices.
         rank_by: How likelihoods are normalised: `length`, `corrected` or `sum`.
-        missing_audio: `error`, or `leave_out` for data sets of which recordings vanish; the scores say how many.
+        missing_audio: `error`, or `leave_out` to drop records whose recordings are missing or cannot be read; the
+            scores say how many.
         training: Manifests the model was trained on; the scores say which of the benchmark's clips are in them.
-        require: Metrics that must be computed, such as `meteor`; others that need what is not here are left out.
+        require: Metrics that must be computed, such as `meteor`; the run fails without them.
     """
 
     benchmark: str = "manifest"
     data: str = ""
     split: str = ""
     batch_size: int = 16
-    max_new_tokens: int = 64
+    max_new_tokens: int | None = None
     limit: int | None = None
     controls: tuple[str, ...] = CONTROLS
     seed: int = 0
     answer_by: str = "generate"
     rank_by: str = "length"
     missing_audio: str = "error"
+    decoding: dict[str, Any] = field(default_factory=dict)
     require: tuple[str, ...] = ()
     training: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the values."""
         for name in ("batch_size", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; expected at least 1")
+        for name in ("max_new_tokens", "num_return_sequences"):
+            if name in self.decoding:
+                raise ConfigError(f"decoding.{name}: not a setting of decoding in an evaluation; remove it")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"limit is {self.limit}; expected at least 1, or null for all records")
         for name, known in (

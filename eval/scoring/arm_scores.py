@@ -1,25 +1,28 @@
 """The scores of one set of answers, kept as sums that can be resampled."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from alm.data.records import Record
-from eval.errors import EvaluationError, MetricUnavailable
-from eval.metrics import load_metric
-from eval.metrics.bleu import bleu_of
-from eval.metrics.mean_average_precision import class_precisions
-from eval.parsing.choices import PARSER_VERSION, parse_choice
-from eval.parsing.mentions import options_for
-from eval.parsing.normalise import answers_match
+from eval.errors import MetricError, MetricUnavailable
+from eval.metrics import find_metric, load_metric
+from eval.metrics.ranking import Ranking, average_precision, class_precisions
+from eval.metrics.record import ANSWERS, CAPTIONS, MetricRecord, ratio
+from eval.parsing.choices import PARSER_VERSION
+from eval.scoring.correctness import Correctness, answers_of, check_references, is_correct
 from eval.scoring.label_similarity import LABEL_EMBEDDING, label_similarities, nearest
-from eval.scoring.ranking import Ranking, average_precision
 from eval.scoring.stats import Interval, difference_interval, mean_interval, ratio_interval, weighted_interval
 
-ANSWER_METRICS = ("wer", "cer", LABEL_EMBEDDING)
-DEFAULT_CAPTION_METRICS = ("bleu_4", "rouge_l", "cider_d")
+DEFAULT_METRICS = ("bleu_4", "rouge_l", "cider_d")
+"""Metrics that need neither Java nor a model; accuracy is always given for questions, mAP for ranked choices."""
+
+ALWAYS = ("qa", "map")
+"""Names of a benchmark's metrics that the records themselves ask for: accuracy of questions, mAP of ranked choices."""
+
 # mAP has to rank anew for every resample.
 _MAP_RESAMPLES = 500
 
@@ -33,7 +36,6 @@ class ArmScore:
         statistic: Maps sums (R, K) to scores (R,).
         clips: The clip of each sample.
         proportion: Whether the first column is zeros and ones, and their mean the score.
-        per_sample: One number per sample, the mean of which says about the same as the score.
         weighted: In place of `statistic`: maps weights (R, samples) to scores (R,), for scores of ranks.
         lower_is_better: Whether the score counts errors.
     """
@@ -42,7 +44,6 @@ class ArmScore:
     statistic: Callable[[np.ndarray], np.ndarray]
     clips: list[str]
     proportion: bool = False
-    per_sample: np.ndarray | None = None
     weighted: Callable[[np.ndarray], np.ndarray] | None = None
     lower_is_better: bool = False
 
@@ -78,30 +79,24 @@ class ArmScore:
         )
 
 
-def answers_of(record: Record) -> tuple[str, ...]:
-    """Every answer that counts as right."""
-    more = record.meta.get("answers")
-    return tuple(more) if more else record.references
+def is_costly(name: str) -> bool:
+    """Whether a metric runs Java or a model.
 
-
-def is_correct(record: Record, prediction: str) -> bool:
-    """Whether an answer to a question is right: the right choice, or equal to a reference after normalisation."""
-    if not record.choices:
-        return any(answers_match(prediction, reference) for reference in answers_of(record))
-    options = options_for(record.choices)
-    right = {options.same_as[record.choices.index(answer)] for answer in answers_of(record)}
-    return parse_choice(prediction, record.choices) in right
+    Raises:
+        MetricError: No metric has that name or part.
+    """
+    return name == LABEL_EMBEDDING or (name not in ALWAYS and find_metric(name)[1].costly)
 
 
 def score_arm(
     records: Sequence[Record],
     answers: Sequence[str | None],
     backends: dict[str, str],
-    caption_metrics: Sequence[str] = DEFAULT_CAPTION_METRICS,
+    metrics: Sequence[str] = DEFAULT_METRICS,
     require: Sequence[str] = (),
     absent: dict[str, str] | None = None,
     rankings: Sequence[Sequence[float] | None] | None = None,
-    answer_metrics: Sequence[str] = (),
+    is_right: Correctness = is_correct,
 ) -> dict[str, ArmScore]:
     """Score one answer per record.
 
@@ -109,54 +104,86 @@ def score_arm(
         records: The questions.
         answers: One per record; None is missing and counts as wrong, or as an empty caption.
         backends: Filled with how each number was made.
-        caption_metrics: Metrics of captions; those that need what is not here are left out.
-        require: Of these, which must not be left out.
-        absent: Filled with the metrics that were left out, and why.
+        metrics: Names of metrics or of their parts; each scores the records that it applies to.
+        require: Further ones that must not be absent.
+        absent: Filled with the scores that could not be computed, and why.
         rankings: Per record the scores of its choices, where choices were ranked; they add `ranking/map`.
-        answer_metrics: Of `ANSWER_METRICS`, what else to score answers to questions by: `answer/wer`, `answer/cer`,
-            and `qa/label_embedding` with `ranking/label_embedding_map`.
+        is_right: Decides whether an answer to a question is right.
 
     Raises:
         EvaluationError: A record without a reference.
-        MetricUnavailable: A required metric needs what is not here, or does not apply to these records.
+        MetricUnavailable: A required metric is not installed, or does not apply to these records.
     """
-    for record in records:
-        if not record.references:
-            raise EvaluationError(
-                f"{record.source}: the record has no reference answer; add 'answer' or 'captions'"
-            )
+    check_references(records)
     pairs = list(zip(records, answers, strict=True))
-    captions = [(record, answer) for record, answer in pairs if record.captions]
-    questions = [(record, answer) for record, answer in pairs if not record.captions]
+    captions = [pair for pair in pairs if pair[0].captions]
+    questions = [pair for pair in pairs if not pair[0].captions]
     missing: dict[str, str] = {} if absent is None else absent
-    scores = {
-        **_caption_scores(captions, backends, caption_metrics, require, missing),
-        **_question_scores(questions, backends),
-    }
+    asked = list(dict.fromkeys(name for name in [*metrics, *require] if name not in ALWAYS))
+    by_text = [name for name in asked if name != LABEL_EMBEDDING]
+    scores = _metric_scores("caption", CAPTIONS, captions, by_text, require, backends, missing)
+    scores |= _question_scores(questions, backends, is_right)
     if rankings is not None and any(row is not None for row in rankings):
-        scores["ranking/map"] = _map_score(records, rankings)
-        backends["ranking/map"] = "mean_average_precision[macro]"
-    if questions and LABEL_EMBEDDING in answer_metrics:
+        reason = _why_no_map(records)
+        if reason:
+            missing["ranking/map"] = reason
+        else:
+            scores["ranking/map"] = _map_score(records, rankings)
+            backends["ranking/map"] = "mean_average_precision[macro]"
+    if questions and LABEL_EMBEDDING in asked:
         scores |= _label_scores(questions, backends, require, missing)
-    for name in (one for one in ("wer", "cer") if questions and one in answer_metrics):
-        scores[f"answer/{name}"] = _error_rate(name, questions, backends)
+    scores |= _metric_scores("answer", ANSWERS, questions, by_text, require, backends, missing)
     for name in require:
         if not any(key.split("/")[1].startswith(name) for key in scores):
-            raise MetricUnavailable(f"--require {name}: nothing here is scored by it")
+            raise MetricUnavailable(f"--require {name}: it applies to none of these records")
     return scores
 
 
-def _error_rate(name: str, pairs: list[tuple[Record, str | None]], backends: dict[str, str]) -> ArmScore:
-    """Edits per unit of the references, over the corpus; a missing answer is one that says nothing."""
-    found = load_metric(name).compute(
-        predictions=[answer or "" for _, answer in pairs],
-        references=[list(answers_of(record)) for record, _ in pairs],
-    )
-    assert found is not None  # None only in multi-process evaluate runs
-    backends[f"answer/{name}"] = found["backend"]
-    columns = np.asarray(found["counts"], dtype=np.float64)  # (samples, edits and length)
+def _metric_scores(
+    prefix: str,
+    kind: str,
+    pairs: list[tuple[Record, str | None]],
+    asked: Sequence[str],
+    require: Sequence[str],
+    backends: dict[str, str],
+    absent: dict[str, str],
+) -> dict[str, ArmScore]:
+    """Scores of the metrics that apply to one kind of record; a missing answer is an empty text."""
+    if not pairs:
+        return {}
+    predictions = [answer or "" for _, answer in pairs]
+    references = [list(answers_of(record)) for record, _ in pairs]
     clips = [record.clip for record, _ in pairs]
-    return ArmScore(columns, _ratio, clips, per_sample=np.asarray(found["per_sample"]), lower_is_better=True)
+    results: dict[str, dict[str, Any]] = {}
+    scores: dict[str, ArmScore] = {}
+    for name in asked:
+        metric, record, parts = find_metric(name)
+        if kind not in record.applies_to:
+            continue
+        if metric not in results:
+            try:
+                result = load_metric(metric).compute(predictions=predictions, references=references)
+            except MetricUnavailable as error:
+                if name in require or metric in require:
+                    raise MetricUnavailable(f"--require {name}: {error}") from error
+                absent[name] = str(error)
+                continue
+            assert result is not None  # None only in multi-process evaluate runs
+            results[metric] = result
+        for part in parts:
+            backends[f"{prefix}/{part}"] = results[metric]["backend"]
+            scores[f"{prefix}/{part}"] = _arm_score(part, record, results[metric], clips)
+    return scores
+
+
+def _arm_score(name: str, record: MetricRecord, result: dict[str, Any], clips: list[str]) -> ArmScore:
+    if record.of_sums is None:
+        return _mean_score(result["per_sample"], clips, record.proportion, record.lower_is_better)
+    columns = np.asarray(result["counts"], dtype=np.float64)
+    statistic = partial(record.of_sums, name)
+    if not np.isfinite(statistic(columns.sum(axis=0, keepdims=True))).all():
+        raise MetricError(f"{name}: all references are empty; give at least one that says something")
+    return ArmScore(columns, statistic, clips, lower_is_better=record.lower_is_better)
 
 
 def _label_scores(
@@ -167,8 +194,10 @@ def _label_scores(
 ) -> dict[str, ArmScore]:
     """Accuracy and mAP of answers matched with the labels by text embedding."""
     records, answers = [record for record, _ in pairs], [answer for _, answer in pairs]
-    labels = _shared_choices(records)
     try:
+        if reason := _why_no_map(records):
+            raise MetricUnavailable(reason)
+        labels = records[0].choices
         similarities, backend = label_similarities(answers, labels)
     except MetricUnavailable as error:
         if LABEL_EMBEDDING in require:
@@ -187,59 +216,12 @@ def _label_scores(
     return found
 
 
-def _caption_scores(
-    pairs: list[tuple[Record, str | None]],
-    backends: dict[str, str],
-    names: Sequence[str],
-    require: Sequence[str],
-    absent: dict[str, str],
+def _question_scores(
+    pairs: list[tuple[Record, str | None]], backends: dict[str, str], is_right: Correctness
 ) -> dict[str, ArmScore]:
     if not pairs:
         return {}
-    predictions = [answer or "" for _, answer in pairs]
-    references = [list(record.captions) for record, _ in pairs]
-    clips = [record.clip for record, _ in pairs]
-    results: dict[str, Mapping[str, Any]] = {}
-    scores = {}
-    for name in dict.fromkeys(one for asked in [*names, *require] for one in _single(asked)):
-        metric = "bleu" if name.startswith("bleu_") else name
-        if metric not in results:
-            try:
-                result = load_metric(metric).compute(predictions=predictions, references=references)
-            except MetricUnavailable as error:
-                if name in require or metric in require:
-                    raise MetricUnavailable(f"--require {name}: {error}") from error
-                absent[name] = str(error)
-                continue
-            assert result is not None  # None only in multi-process evaluate runs
-            results[metric] = result
-        found = results[metric]
-        backends[f"caption/{name}"] = found["backend"]
-        if metric == "bleu":
-            order = int(name.removeprefix("bleu_"))
-            columns = np.asarray(found["counts"], dtype=np.float64)
-            samples = np.asarray(found["per_sample_by_key"][name])
-            scores[f"caption/{name}"] = ArmScore(columns, _bleu(order), clips, per_sample=samples)
-        else:
-            scores[f"caption/{name}"] = _mean_score(found["per_sample"], clips)
-    return scores
-
-
-def _single(name: str) -> Sequence[str]:
-    """The scores that a metric's name asks for."""
-    if name in ANSWER_METRICS:
-        return ()
-    return [f"bleu_{order}" for order in range(1, 5)] if name == "bleu" else [name]
-
-
-def _bleu(order: int) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda sums: np.asarray(bleu_of(sums)[:, order - 1])
-
-
-def _question_scores(pairs: list[tuple[Record, str | None]], backends: dict[str, str]) -> dict[str, ArmScore]:
-    if not pairs:
-        return {}
-    right = [float(answer is not None and is_correct(record, answer)) for record, answer in pairs]
+    right = [float(answer is not None and is_right(record, answer)) for record, answer in pairs]
     kinds = [record.kind for record, _ in pairs]
     clips = [record.clip for record, _ in pairs]
     scores = {"qa/overall": _mean_score(right, clips, proportion=True)}
@@ -253,7 +235,7 @@ def _question_scores(pairs: list[tuple[Record, str | None]], backends: dict[str,
 
 def _map_score(records: Sequence[Record], rankings: Sequence[Sequence[float] | None]) -> ArmScore:
     """Mean average precision over choices that all records share; a missing ranking puts all choices last."""
-    choices = _shared_choices(records)
+    choices = records[0].choices
     found = [np.asarray(row, dtype=np.float64) for row in rankings if row is not None]
     lowest = min(row.min() for row in found) - 1.0
     values = np.stack([np.full(len(choices), lowest) if row is None else np.asarray(row) for row in rankings])
@@ -271,21 +253,19 @@ def _map_score(records: Sequence[Record], rankings: Sequence[Sequence[float] | N
         mean_precision(np.ones((1, len(records))))[0], np.nanmean(class_precisions(values, labels))
     )
     clips = [record.clip for record in records]
-    return ArmScore(np.zeros((len(records), 1)), _ratio, clips, weighted=mean_precision)
+    return ArmScore(np.zeros((len(records), 2)), partial(ratio, ""), clips, weighted=mean_precision)
 
 
-def _shared_choices(records: Sequence[Record]) -> tuple[str, ...]:
+def _why_no_map(records: Sequence[Record]) -> str:
+    """Why mean average precision is not defined for these records; empty if it is."""
     choices = records[0].choices
-    if not choices or any(record.choices != choices for record in records):
-        raise EvaluationError("mAP needs the same choices in every record, as in classification")
-    return choices
+    if choices and all(record.choices == choices for record in records):
+        return ""
+    return "needs the same choices in every record, as in classification"
 
 
-def _mean_score(values: Sequence[float], clips: list[str], proportion: bool = False) -> ArmScore:
-    samples = np.asarray(values, dtype=np.float64)
-    columns = np.stack([samples, np.ones(len(values))], axis=1)
-    return ArmScore(columns, _ratio, clips, proportion, samples)
-
-
-def _ratio(sums: np.ndarray) -> np.ndarray:
-    return np.asarray(sums[:, 0] / sums[:, 1])
+def _mean_score(
+    values: Sequence[float], clips: list[str], proportion: bool = False, lower_is_better: bool = False
+) -> ArmScore:
+    columns = np.stack([np.asarray(values, dtype=np.float64), np.ones(len(values))], axis=1)
+    return ArmScore(columns, partial(ratio, ""), clips, proportion, lower_is_better=lower_is_better)

@@ -16,8 +16,8 @@ from typing import Any
 
 from alm.data.records import Record
 from eval.errors import EvaluationError
-from eval.runner.predictions import HEADLINE, PredictionsFile, prediction_key
-from eval.scoring.arm_scores import answers_of
+from eval.scoring.correctness import answers_of
+from eval.scoring.predictions import HEADLINE, PredictionsFile, prediction_key
 from eval.scoring.stats import mean_interval
 
 PROMPT_VERSION = "1"

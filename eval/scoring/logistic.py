@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from eval.metrics.mean_average_precision import class_precisions
+from eval.metrics.ranking import class_precisions
 
 # Inverse strengths of the L2 penalty that cross-validation chooses from.
 STRENGTHS = tuple(10.0**power for power in range(-3, 2))
@@ -38,14 +38,14 @@ class LinearClassifier:
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """(n, K) -> (n, C)."""
-        return features @ self.weight.T + self.bias
+        return np.asarray(features @ self.weight.T + self.bias)
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """(n, K) -> (n, C)."""
         from scipy.special import expit, softmax
 
         logits = self.logits(features)
-        return expit(logits) if self.multi_label else softmax(logits, axis=1)
+        return np.asarray(expit(logits) if self.multi_label else softmax(logits, axis=1))
 
 
 def fit_logistic(
@@ -147,8 +147,8 @@ def _solve_sigmoids(
         misfit = torch.nn.functional.binary_cross_entropy_with_logits(x @ weight.T + bias, y, reduction="sum")
         # Divided by the clips: LBFGS' tolerances are absolute, and the minimum stays where it is.
         loss = (misfit + weight.square().sum() / (2 * strength)) / len(x)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    solver.step(objective)
+    solver.step(objective)  # type: ignore[no-untyped-call]
     return weight.detach().double().numpy(), bias.detach().double().numpy()

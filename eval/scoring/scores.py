@@ -14,21 +14,11 @@ from alm.common.files import write_text_atomic
 from alm.data.records import Record
 from eval.errors import EvaluationError
 from eval.parsing.choices import parse_choice
-from eval.reports.score_table import format_interval, format_scores
-from eval.runner.predictions import CONTROLS, HEADLINE, Prediction
-from eval.scoring.arm_scores import DEFAULT_CAPTION_METRICS, ArmScore, is_correct, score_arm
+from eval.scoring.arm_scores import DEFAULT_METRICS, ArmScore, is_costly, score_arm
+from eval.scoring.correctness import Correctness, check_references, is_correct
 from eval.scoring.official import official_score
+from eval.scoring.predictions import CONTROLS, HEADLINE, Prediction
 from eval.scoring.stats import mean_interval
-
-__all__ = [
-    "HEADLINE",
-    "Scores",
-    "format_interval",
-    "format_scores",
-    "is_correct",
-    "score_predictions",
-    "write_scores",
-]
 
 Scores = dict[str, Any]
 """What `scores.json` holds.
@@ -36,13 +26,15 @@ Scores = dict[str, Any]
 `arms`: per arm (`none`, `no_audio`, `other_clip`, extra arms) `scores` (name to value, low, high, n, n_clips),
 `n_missing` and `choice_parse_failures`, where asked for `official` (the published rule) and `groups` (scores per
 value of what they are broken down by); `gaps`: per other arm the paired difference `none` minus it under the same
-names; `backends`: how each number was made; `absent`: metrics that need what is not here, and what; `notes`: what a
+names; `backends`: how each number was made; `absent`: scores that could not be computed, and why; `notes`: what a
 reader has to know beside the numbers; `ids_sha256`: hash of the records' ids, the same for the same set. Names are
-`caption/<metric>`, `qa/overall`, `qa/<kind>` and `ranking/map`; of transcripts
-`answer/wer` and `answer/cer`; of answers matched with labels by text embedding `qa/label_embedding` and
+`caption/<metric>`, `qa/overall`, `qa/<kind>` and `ranking/map`; of further metrics of
+answers `answer/<metric>`; of answers matched with labels by text embedding `qa/label_embedding` and
 `ranking/label_embedding_map`.
 """
 
+# Records of each kind that metrics which run Java or a model are tried on.
+_TRIAL = 4
 # Upper ends, in seconds, of the lengths that scores are broken down by.
 _LENGTHS = (5.0, 10.0, 30.0)
 
@@ -54,12 +46,12 @@ def score_predictions(
     extra: Mapping[str, Sequence[Prediction]] | None = None,
     limited: bool = False,
     seed: int = 0,
-    caption_metrics: Sequence[str] = DEFAULT_CAPTION_METRICS,
+    metrics: Sequence[str] = DEFAULT_METRICS,
     require: Sequence[str] = (),
     groups: Sequence[str] = (),
     official: str = "",
     notes: Sequence[str] = (),
-    answer_metrics: Sequence[str] = (),
+    is_right: Correctness = is_correct,
 ) -> Scores:
     """Score a set of predictions.
 
@@ -72,12 +64,13 @@ def score_predictions(
             their lines those of control `none` count.
         limited: Whether the records are only a part of the benchmark, as with `--limit`.
         seed: Seed of the resampling.
-        caption_metrics: Metrics of captions; those that need what is not here are left out and named.
-        require: Metrics that must not be left out.
+        metrics: Names of metrics, see `eval.scoring.arm_scores.score_arm`; those that are not installed are reported
+            as absent.
+        require: Further metrics, which must not be absent.
         groups: Keys of the records' `meta` to break scores down by, beside the length of what was heard.
         official: A published rule of `eval.scoring.official` to show beside ours.
-        notes: Further things a reader has to know.
-        answer_metrics: Of `eval.scoring.arm_scores.ANSWER_METRICS`, what else answers to questions are scored by.
+        notes: Further remarks for the reader.
+        is_right: Decides whether an answer to a question is right.
 
     Returns:
         The scores; see `Scores`.
@@ -110,9 +103,7 @@ def score_predictions(
     parts = {}
     for name, said in answers.items():
         rankings = [None if line is None else line.get("ranking") for line in found_lines[name]]
-        parts[name] = score_arm(
-            records, said, backends, caption_metrics, require, absent, rankings, answer_metrics
-        )
+        parts[name] = score_arm(records, said, backends, metrics, require, absent, rankings, is_right)
     result: Scores = {
         "version": 2,
         "n_records": len(records),
@@ -143,6 +134,48 @@ def score_predictions(
                 if key in parts[HEADLINE]
             }
     return result
+
+
+def check_scorable(
+    records: Sequence[Record],
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    require: Sequence[str] = (),
+    official: str = "",
+    ranked: bool = False,
+    is_right: Correctness = is_correct,
+    **_: Any,
+) -> None:
+    """Score empty answers, so that data and metrics that cannot be scored fail before anything is answered.
+
+    Args:
+        records: The questions with their references.
+        metrics: As in `score_predictions`.
+        require: As in `score_predictions`.
+        official: As in `score_predictions`.
+        ranked: Whether choices will be ranked.
+        is_right: As in `score_predictions`.
+        **_: Further options of `score_predictions`.
+
+    Raises:
+        EvaluationError: A record cannot be scored.
+        MetricError: A metric cannot score these references, or a required one is not available.
+        ConfigError: No official rule has that name.
+    """
+    check_references(records)
+    if official:
+        official_score(official, records, [None] * len(records))
+    costly = [name for name in [*metrics, *require] if is_costly(name)]
+    cheap = [name for name in metrics if name not in costly]
+    captions = [record for record in records if record.captions]
+    questions = [record for record in records if not record.captions]
+    few = [*captions[:_TRIAL], *questions[:_TRIAL]]
+    for some, names, must in (
+        (records, cheap, [name for name in require if name not in costly]),
+        (few, costly, [name for name in require if name in costly]),
+    ):
+        rankings = [[0.0] * len(one.choices) if ranked and one.choices else None for one in some]
+        score_arm(some, [""] * len(some), {}, names, must, {}, rankings, is_right)
 
 
 def write_scores(path: str | os.PathLike[str], scores: Scores) -> None:
@@ -241,6 +274,11 @@ def _notes(records: Sequence[Record], scores: Mapping[str, ArmScore], limited: b
     if asked and all(record.choices for record in asked):
         chance = sum(1 / len(set(record.choices)) for record in asked) / len(asked)
         notes.append(f"Picking a choice at random answers {100 * chance:.1f} % of the questions right.")
+    clips = {record.clip for record in records if record.captions}
+    if "caption/cider_d" in scores and len(clips) == 1:
+        notes.append(
+            "CIDEr-D of a single clip is 0 by definition: it weighs words by how few of the scored clips have them."
+        )
     if limited:
         notes.append(f"Only the first {len(records)} records were scored (--limit).")
         if "caption/cider_d" in scores:

@@ -47,7 +47,7 @@ def permutation_p(
 
     def differences(swapped: np.ndarray) -> np.ndarray:
         moved = swapped @ gain
-        return statistic(low + moved) - statistic(high - moved)
+        return np.asarray(statistic(low + moved) - statistic(high - moved))
 
     observed = abs(differences(np.zeros((1, len(gain))))[0])
     generator = np.random.default_rng(seed)

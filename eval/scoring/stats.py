@@ -143,6 +143,9 @@ def ratio_interval(
     if n_clips == 1:
         return Interval(value, None, None, len(columns), 1)
     drawn = _resample(sums, statistic, seed)
+    drawn = drawn[np.isfinite(drawn)]  # a resample of nothing but empty references has no error rate
+    if not len(drawn):
+        return Interval(value, None, None, len(columns), n_clips)
     tail = _expanded_tail(confidence, n_clips)
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(value, float(low), float(high), len(columns), n_clips)
@@ -162,7 +165,7 @@ def weighted_interval(
     Args:
         clips: The clip of each of n samples.
         statistic: Maps weights (R, n), how often each sample counts, to scores (R,); NaN where a resample has
-            none, and such resamples are left out.
+            none; these resamples are ignored.
         bounds: The least and the greatest score; where every resample gives one of them, see the module's text.
         confidence: Share of such intervals that hold the true score.
         n_resamples: How often to resample.

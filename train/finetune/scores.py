@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from eval.metrics import load_metric
-from eval.scoring.ranking import Ranking, average_precision, equal_error_rate
+from eval.metrics.ranking import Ranking, average_precision, equal_error_rate
 from eval.scoring.stats import N_RESAMPLES, Interval, mean_interval, weighted_interval
 from train.finetune.datasets import LabelledClip, LabelledData
 

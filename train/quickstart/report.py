@@ -15,10 +15,12 @@ from alm.data.scenes.compose import ComposeConfig, build_bank
 from alm.data.scenes.events import RecordedEvents
 from encoders.audio import load_audio
 from eval.reports.score_report import Baseline, write_score_page
+from eval.reports.score_table import format_scores
 from eval.reports.sections import Example
-from eval.runner.predictions import read_predictions
 from eval.scoring.baselines import logmel_baseline
-from eval.scoring.scores import format_scores, is_correct, score_predictions, write_scores
+from eval.scoring.correctness import is_correct
+from eval.scoring.predictions import read_predictions
+from eval.scoring.scores import score_predictions, write_scores
 from eval.scoring.stats import mean_interval
 from train.pipeline.rundir import MARKER, facts_of
 

@@ -95,4 +95,4 @@ def _similarity(
         clipped = np.minimum(hypothesis_weight[at], weight[of_reference]) * weight[of_reference]
         overlap = np.bincount(owner[of_reference] - n_clips, weights=clipped * hit, minlength=len(overlap))
     scale = norm[clip_of[n_clips:]] * norm[n_clips:]
-    return np.divide(overlap, scale, out=np.zeros_like(overlap), where=scale > 0)
+    return np.asarray(np.divide(overlap, scale, out=np.zeros_like(overlap), where=scale > 0))

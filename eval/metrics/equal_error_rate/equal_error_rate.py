@@ -6,7 +6,7 @@ import numpy as np
 
 from eval.errors import MetricError
 from eval.metrics._scores import ScoreMetric, check_scores
-from eval.scoring.ranking import Ranking, equal_error_rate
+from eval.metrics.ranking import Ranking, equal_error_rate
 
 
 class EqualErrorRate(ScoreMetric):

@@ -1,5 +1,5 @@
-"""Mean average precision, and its values per class."""
+"""Mean average precision over classes."""
 
-from eval.metrics.mean_average_precision.mean_average_precision import class_precisions
+from eval.metrics.record import CLASS_SCORES, MetricRecord
 
-__all__ = ["class_precisions"]
+METRIC = MetricRecord(applies_to=(CLASS_SCORES,))

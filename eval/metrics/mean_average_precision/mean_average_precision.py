@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from eval.metrics._scores import ScoreMetric, check_scores
-from eval.scoring.ranking import Ranking, average_precision
+from eval.metrics.ranking import class_precisions
 
 
 class MeanAveragePrecision(ScoreMetric):
@@ -26,10 +26,3 @@ class MeanAveragePrecision(ScoreMetric):
             "n_absent": int(np.isnan(per_class).sum()),
             "backend": "mean_average_precision[macro]",
         }
-
-
-def class_precisions(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Average precision of every class, (n, C) twice -> (C,); NaN for a class without a positive sample."""
-    once = np.ones((1, len(scores)))
-    columns = zip(scores.T, labels.T, strict=True)
-    return np.array([average_precision(*Ranking(s, y).counts(once))[0] for s, y in columns])

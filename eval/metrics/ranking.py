@@ -48,7 +48,7 @@ def average_precision(hits: np.ndarray, false_alarms: np.ndarray) -> np.ndarray:
     precision = np.divide(hits, n_chosen, out=np.zeros_like(hits), where=n_chosen > 0)
     n_positive = hits[:, -1]
     area = (precision * gained).sum(axis=1)
-    return np.divide(area, n_positive, out=np.full_like(area, np.nan), where=n_positive > 0)
+    return np.asarray(np.divide(area, n_positive, out=np.full_like(area, np.nan), where=n_positive > 0))
 
 
 def equal_error_rate(hits: np.ndarray, false_alarms: np.ndarray) -> np.ndarray:
@@ -67,3 +67,10 @@ def equal_error_rate(hits: np.ndarray, false_alarms: np.ndarray) -> np.ndarray:
         step = gap[rows, before] / (gap[rows, before] - gap[rows, after])
         rate = alarmed[rows, before] + step * (alarmed[rows, after] - alarmed[rows, before])
     return np.where((n_positive * n_negative)[:, 0] > 0, rate, np.nan)
+
+
+def class_precisions(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Average precision of every class, (n, C) twice -> (C,); NaN for a class without a positive sample."""
+    once = np.ones((1, len(scores)))
+    columns = zip(scores.T, labels.T, strict=True)
+    return np.array([average_precision(*Ranking(s, y).counts(once))[0] for s, y in columns])

@@ -1,17 +1,22 @@
 """Scoring answers that are there already: by what a predictions file says itself, or against a benchmark."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from alm.data.records import Record
 from eval.benchmarks import load_benchmark
+from eval.benchmarks._data import read_records
 from eval.errors import EvaluationError
-from eval.runner.benchmark import answer_metrics, caption_metrics
-from eval.runner.benchmark_data import read_records
-from eval.runner.predictions import HEADLINE, Prediction, read_foreign_predictions, read_predictions
-from eval.scoring.arm_scores import DEFAULT_CAPTION_METRICS
+from eval.scoring.arm_scores import DEFAULT_METRICS
+from eval.scoring.correctness import Correctness, is_correct
 from eval.scoring.judges import judged_accuracy, open_judge
+from eval.scoring.predictions import (
+    HEADLINE,
+    Prediction,
+    read_foreign_predictions,
+    read_predictions,
+    records_of,
+)
 from eval.scoring.scores import Scores, score_predictions
 
 
@@ -45,25 +50,19 @@ def score_file(
         MetricUnavailable: A required metric needs what is not here.
     """
     lines = _read(Path(path))
-    more: Sequence[str] = ()
+    is_right: Correctness = is_correct
     if benchmark is None:
         records = records_of(lines)
-        known = load_benchmark("clotho").metrics if any(record.captions for record in records) else ()
-        metrics: Sequence[str] = caption_metrics(known) or DEFAULT_CAPTION_METRICS
+        captions = any(record.captions for record in records)
+        metrics: Sequence[str] = load_benchmark("clotho").metrics if captions else DEFAULT_METRICS
         groups = list(dict.fromkeys(key for line in lines for key in line.get("groups", {})))
     else:
-        one = load_benchmark(benchmark)
-        records, _ = read_records(one, data or "", split, check_audio=False)
-        more = answer_metrics(one.metrics)
-        metrics, groups, official = caption_metrics(one.metrics), list(one.groups), official or one.official
+        known = load_benchmark(benchmark)
+        records, _ = read_records(known, data or "", split, check_audio=False)
+        metrics, groups, official = known.metrics, list(known.groups), official or known.official
+        is_right = known.is_right
     scores = score_predictions(
-        records,
-        lines,
-        caption_metrics=metrics,
-        require=require,
-        groups=groups,
-        official=official,
-        answer_metrics=more,
+        records, lines, metrics=metrics, require=require, groups=groups, official=official, is_right=is_right
     )
     if judge:
         said = {line["id"]: line["prediction"] for line in lines if line["control"] == HEADLINE}
@@ -72,36 +71,6 @@ def score_file(
         )
         scores["notes"].append(scores["judge"]["note"])
     return scores
-
-
-def records_of(lines: Iterable[Prediction]) -> list[Record]:
-    """The questions that the lines of a predictions file answer, in the order of their ids.
-
-    Raises:
-        EvaluationError: A line without references.
-    """
-    records: dict[str, Record] = {}
-    for line in lines:
-        if not line.get("references"):
-            raise EvaluationError(
-                f"the prediction for {line['id']!r} holds no references; score it with --benchmark and --data"
-            )
-        references, caption = line["references"], bool(line.get("caption")) or line.get("kind") == "caption"
-        answers = {} if caption or len(references) == 1 else {"answers": references}
-        records[line["id"]] = Record(
-            id=line["id"],
-            audio=(),
-            messages=({"role": "user", "content": line.get("question", "")},),
-            kind=line.get("kind", "qa"),
-            question=line.get("question", ""),
-            answer=references[0],
-            choices=tuple(line.get("choices", ())),
-            captions=tuple(references) if caption else (),
-            clip=str(line.get("clip", line["id"])),
-            meta={**line.get("groups", {}), **answers},
-            source=line["id"],
-        )
-    return [records[identifier] for identifier in sorted(records)]
 
 
 def _read(path: Path) -> list[Prediction]:

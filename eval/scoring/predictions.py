@@ -4,13 +4,19 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from alm.common.files import read_bytes, read_text
+from alm.data.records import Record
 from eval.errors import EvaluationError
 
 CONTROLS = ("none", "no_audio", "other_clip")
 """How the audio was given: as it is, not at all, or another clip's in its place."""
+
+PREDICTIONS = "predictions.jsonl"
+"""Name of the predictions file of an evaluation."""
 
 HEADLINE = "none"
 """The control that is the model as it is."""
@@ -21,7 +27,7 @@ Prediction = dict[str, Any]
 
 
 def prediction_key(**identity: Any) -> str:
-    """Hash of everything an answer depends on; a line with the same key need not be made again.
+    """Hash of everything an answer depends on; an answer with the same key is reused.
 
     Args:
         **identity: JSON values: the model, prompt, decoding, sample, control and audio of an answer.
@@ -36,7 +42,7 @@ def prediction_key(**identity: Any) -> str:
 def read_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
     """Read a predictions file.
 
-    A last line that was cut off while it was written is left out; any other broken line is an error.
+    A last line that was cut off while it was written is ignored; any other broken line is an error.
 
     Args:
         path: The file.
@@ -48,12 +54,7 @@ def read_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
         EvaluationError: The file is missing, or a line is not a prediction; file and line are named.
     """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise EvaluationError(
-            f"{path}: cannot read predictions ({error.strerror}); give a predictions.jsonl"
-        ) from error
+    raw = read_bytes(path, "a predictions.jsonl", EvaluationError)
     return _parse(raw[: _whole_length(raw)], path)
 
 
@@ -71,33 +72,95 @@ def read_foreign_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
         Lines as in a predictions file, of the control `none`.
 
     Raises:
-        EvaluationError: The file cannot be read, or an object has no id.
+        EvaluationError: The file cannot be read, an object has no id, or no object has an answer.
     """
     path = Path(path)
+    text = read_text(path, "JSON predictions", EvaluationError)
     try:
-        text = path.read_text(encoding="utf-8")
-        is_list = text.lstrip().startswith("[")
-        items = (
-            json.loads(text) if is_list else [json.loads(line) for line in text.split("\n") if line.strip()]
-        )
-    except (OSError, ValueError) as error:
+        if text.lstrip().startswith("["):
+            items = json.loads(text)
+        else:
+            items = [json.loads(line) for line in text.split("\n") if line.strip()]
+    except (ValueError, RecursionError) as error:
         raise EvaluationError(f"{path}: cannot be read as JSON predictions ({error})") from error
     lines = []
+    has_answers = False
     for number, item in enumerate(items, start=1):
         identifier = item.get("id", item.get("uniq_id")) if isinstance(item, dict) else None
-        if identifier is None:
+        if not isinstance(identifier, str | int) or isinstance(identifier, bool):
             raise EvaluationError(f"{path}:{number}: no 'id'; expected an object with an id and an answer")
-        said = next((item[name] for name in _FOREIGN if item.get(name) is not None), None)
+        has_answers = has_answers or any(name in item for name in _FOREIGN)
+        field, said = next(
+            ((name, item[name]) for name in _FOREIGN if item.get(name) is not None), ("", None)
+        )
+        if said is not None and not isinstance(said, str | int | float):
+            raise EvaluationError(
+                f"{path}:{number}: {field!r} is a {type(said).__name__}, expected the answer as text"
+            )
         if said is not None:
             key = prediction_key(id=identifier, file=path.name)
             lines.append({"id": str(identifier), "key": key, "control": HEADLINE, "prediction": str(said)})
+    if items and not has_answers:
+        raise EvaluationError(
+            f"{path}: no object has an answer; expected one of the fields {', '.join(_FOREIGN)}, the first object has "
+            f"{', '.join(map(str, items[0]))}; rename the field that holds the answers"
+        )
     return lines
+
+
+def records_of(lines: Iterable[Prediction]) -> list[Record]:
+    """The questions that the lines of a predictions file answer, in the order of their ids.
+
+    Raises:
+        EvaluationError: A line without references, or with references or choices that are no texts.
+    """
+    records: dict[str, Record] = {}
+    for line in lines:
+        identifier = line["id"]
+        references, choices = _texts(line, "references"), _texts(line, "choices")
+        if not references:
+            raise EvaluationError(
+                f"the prediction for {identifier!r} holds no references; score it with --benchmark and --data"
+            )
+        question, groups = line.get("question", ""), line.get("groups", {})
+        kind = line.get("kind", "qa")
+        if not isinstance(question, str) or not isinstance(kind, str) or not isinstance(groups, dict):
+            raise EvaluationError(
+                f"the prediction for {identifier!r}: expected 'question' and 'kind' as texts and 'groups' as an object"
+            )
+        caption = bool(line.get("caption")) or kind == "caption"
+        answers = {} if caption or len(references) == 1 else {"answers": references}
+        records[identifier] = Record(
+            id=identifier,
+            audio=(),
+            messages=({"role": "user", "content": question},),
+            kind=kind,
+            question=question,
+            answer=references[0],
+            choices=tuple(choices),
+            captions=tuple(references) if caption else (),
+            clip=str(line.get("clip", identifier)),
+            meta={**groups, **answers},
+            source=identifier,
+        )
+    return [records[identifier] for identifier in sorted(records)]
+
+
+def _texts(line: Prediction, field: str) -> list[str]:
+    values = line.get(field)
+    if values is None:
+        return []
+    if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
+        raise EvaluationError(
+            f"the prediction for {line['id']!r}: {field!r} is {str(values)[:80]}, expected a list of texts"
+        )
+    return values
 
 
 class PredictionsFile:
     """A predictions file that answers are appended to, safe to kill at any moment.
 
-    Opening it cuts off a torn last line, which is then answered again.
+    Opening it cuts off a last line that was written in part; its question is then answered again.
 
     Attributes:
         path: Where it is.
@@ -128,23 +191,25 @@ class PredictionsFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # closing writes again what could not be written
+            self._file.close()
 
     def append(self, lines: Sequence[Prediction]) -> None:
         """Write lines and flush them, so that a killed process loses nothing that was appended."""
         if not lines:
             return
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        # A lone surrogate cannot be stored as UTF-8; JSON can name it.
-        self._file.write(text.encode("utf-8", errors="backslashreplace"))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            # A lone surrogate cannot be stored as UTF-8; JSON can name it.
+            self._file.write(text.encode("utf-8", errors="backslashreplace"))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise EvaluationError(
+                f"{self.path}: cannot write answers ({error.strerror}); make room and run again, earlier answers "
+                "are kept"
+            ) from error
         self.lines.extend(lines)
-
-    def select(self, keys: Iterable[str]) -> list[Prediction]:
-        """The lines with these keys, in file order."""
-        wanted = set(keys)
-        return [line for line in self.lines if line["key"] in wanted]
 
 
 def _whole_length(raw: bytes) -> int:
@@ -157,7 +222,7 @@ def _parse(raw: bytes, path: Path) -> list[Prediction]:
     for number, line in enumerate(raw.split(b"\n")[:-1], start=1):
         try:
             value = json.loads(line.decode("utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise EvaluationError(
                 f"{path}:{number}: broken line ({error}); remove it, then run again"
             ) from error

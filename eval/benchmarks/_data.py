@@ -1,0 +1,111 @@
+"""The records of a benchmark with its prompt, checked as a whole before the first question is asked."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from alm.common.errors import AudioError, ConfigError
+from alm.data.records import AUDIO_MARKER, Record
+from eval.benchmarks._base import Benchmark
+from eval.errors import EvaluationError
+
+_ANY_RATE = 16000  # Hz; whether a recording can be decoded does not depend on it
+
+
+def read_records(
+    benchmark: Benchmark,
+    data: str | Path,
+    split: str = "",
+    missing_audio: str = "error",
+    check_audio: bool = True,
+) -> tuple[list[Record], list[str]]:
+    """Read the records of a benchmark.
+
+    Args:
+        benchmark: The benchmark.
+        data: Its data.
+        split: One of its splits; empty is the default.
+        missing_audio: `error`, or `leave_out` to drop records whose recordings are missing or cannot be read.
+        check_audio: Whether recordings are needed; scoring a predictions file needs none.
+
+    Returns:
+        The records, and remarks that belong beside the scores.
+
+    Raises:
+        ConfigError: No data, or an unknown split.
+        EvaluationError: The data is not in the layout, two records have one id, or recordings are missing or cannot be
+            read; says how many.
+    """
+    if not data:
+        raise ConfigError("data is empty; say where the benchmark's data is, for example --data FOLDER")
+    if split and split not in benchmark.splits:
+        raise ConfigError(
+            f"{benchmark.name} has no split {split!r}; expected one of {', '.join(benchmark.splits)}"
+        )
+    if not Path(data).exists():
+        raise EvaluationError(f"{data}: no such file or folder; point --data at the data of {benchmark.name}")
+    read = benchmark.reader(Path(data), split or benchmark.splits[0])
+    records = [with_prompt(record, benchmark.prompt) for record in read]
+    _check_ids(records)
+    if not check_audio:
+        return records, []
+    # Records to be dropped are decoded once here; the others fail with a header that cannot be read.
+    problems = [_audio_problem(record, decode=missing_audio != "error") for record in records]
+    bad = [(record, problem) for record, problem in zip(records, problems, strict=True) if problem]
+    if not bad:
+        return records, []
+    record, problem = bad[0]
+    if len(bad) == len(records):
+        raise EvaluationError(
+            f"{data}: none of the {len(records)} records of {benchmark.name} has its recording; the first: {problem}; "
+            "put the audio there (published question files come without it)"
+        )
+    if missing_audio == "error":
+        raise EvaluationError(
+            f"{record.source}: {problem} ({len(bad)} of {len(records)} records lack their recording); complete the data, or "
+            "set missing_audio=leave_out and compare only scores with the same ids_sha256"
+        )
+    note = (
+        f"{len(bad)} of {len(records)} records were dropped because their recordings are missing or cannot be read; "
+        "compare only with scores of the same ids_sha256."
+    )
+    return [record for record, problem in zip(records, problems, strict=True) if not problem], [note]
+
+
+def with_prompt(record: Record, prompt: str) -> Record:
+    """A record whose question is put as a benchmark's prompt says.
+
+    Args:
+        record: The record; its question is the last user turn.
+        prompt: The prompt; `{question}` is replaced by the question.
+    """
+    if prompt == "{question}":
+        return record
+    text = prompt.replace("{question}", record.question)
+    asked = {"role": "user", "content": AUDIO_MARKER * len(record.audio) + text}
+    return replace(record, messages=(asked, *record.messages[1:]), question=text)
+
+
+def _audio_problem(record: Record, decode: bool) -> str:
+    """Why the audio of a record cannot be used; empty if it can."""
+    for ref in record.audio:
+        if not ref.exists():
+            return f"no recording {ref.path}"
+        try:
+            if decode:
+                ref.load(_ANY_RATE)
+            else:
+                ref.seconds()
+        except AudioError as error:
+            return str(error)
+    return ""
+
+
+def _check_ids(records: Sequence[Record]) -> None:
+    seen: dict[str, str] = {}
+    for record in records:
+        if record.id in seen:
+            raise EvaluationError(
+                f"{record.source}: id {record.id!r} is also at {seen[record.id]}; give every record its own id"
+            )
+        seen[record.id] = record.source

@@ -1,0 +1,5 @@
+"""CIDEr-D of captions."""
+
+from eval.metrics.record import CAPTIONS, MetricRecord
+
+METRIC = MetricRecord(applies_to=(CAPTIONS,))

@@ -1,0 +1,5 @@
+"""Exact match of strings."""
+
+from eval.metrics.record import ANSWERS, MetricRecord
+
+METRIC = MetricRecord(applies_to=(ANSWERS,), proportion=True)

@@ -1,0 +1,53 @@
+"""What is known about a metric without loading it: what it scores, and how its numbers become a score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import evaluate
+
+CAPTIONS = "captions"
+"""Applies to records that ask for a caption; the score is `caption/<name>`."""
+
+ANSWERS = "answers"
+"""Applies to records that ask a question; the score is `answer/<name>`."""
+
+CLASS_SCORES = "class scores"
+"""Takes numbers in place of text, one per class; no benchmark asks for it by name."""
+
+OfSums = Callable[[str, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class MetricRecord:
+    """A metric as benchmarks ask for it.
+
+    Attributes:
+        applies_to: Some of `CAPTIONS`, `ANSWERS` and `CLASS_SCORES`.
+        parts: Names of its scores where it has several, such as `bleu_1` to `bleu_4`; empty is the metric's own name.
+        lower_is_better: Whether it counts errors.
+        costly: Whether it runs Java or a model.
+        proportion: Whether its per-sample values are zeros and ones.
+        of_sums: From the name of a score and sums (R, K) of the `counts` in its result to scores (R,); None is the
+            mean of `per_sample`.
+        build: Builds the `evaluate.Metric`; None loads the class in `<name>/<name>.py` of this package.
+    """
+
+    applies_to: tuple[str, ...]
+    parts: tuple[str, ...] = ()
+    lower_is_better: bool = False
+    costly: bool = False
+    proportion: bool = False
+    of_sums: OfSums | None = None
+    build: Callable[[], evaluate.Metric] | None = None
+
+
+def ratio(name: str, sums: np.ndarray) -> np.ndarray:
+    """The first sum divided by the second, as for error rates; NaN where the second is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(sums[:, 1] > 0, sums[:, 0] / sums[:, 1], np.nan)

@@ -1,0 +1,5 @@
+"""SPIDEr-FL of captions."""
+
+from eval.metrics.record import CAPTIONS, MetricRecord
+
+METRIC = MetricRecord(applies_to=(CAPTIONS,), costly=True)
