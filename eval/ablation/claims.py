@@ -151,7 +151,7 @@ def _score(
 def pool(scores: Sequence[dict[str, ArmScore]]) -> dict[str, ArmScore]:
     """Scores of the same questions in several seeds as one: the numbers of each sample averaged."""
     return {
-        key: replace(first, columns=np.mean([one[key].columns for one in scores], axis=0), per_sample=None)
+        key: replace(first, columns=np.mean([one[key].columns for one in scores], axis=0))
         for key, first in scores[0].items()
     }
 

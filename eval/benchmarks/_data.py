@@ -62,8 +62,8 @@ def read_records(
         )
     if missing_audio == "error":
         raise EvaluationError(
-            f"{record.source}: {problem} ({len(bad)} of {len(records)} records lack their recording); complete the data, or "
-            "set missing_audio=leave_out and compare only scores with the same ids_sha256"
+            f"{record.source}: {problem} ({len(bad)} of {len(records)} records lack their recording); complete "
+            "the data, or set missing_audio=leave_out and compare only scores with the same ids_sha256"
         )
     note = (
         f"{len(bad)} of {len(records)} records were dropped because their recordings are missing or cannot be read; "
