@@ -111,7 +111,7 @@ def test_manifest_benchmark_end_to_end(model_dir, clips, tmp_path, capsys):
     assert scores["run"]["prompt_version"] == "1" and scores["run"]["benchmark"] == "manifest"
     page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
     assert page.count("<audio") == 3 and "By length" in page and "http:" not in page
-    assert "| qa/overall | 6 |" in text and "ids_sha256" in text
+    assert "| all questions | 6 |" in text and "ids_sha256" in text
     before = (out / "predictions.jsonl").read_bytes()
     assert len(before.splitlines()) == 3 * len(lines)
     # Nothing is left to answer, and other batch sizes give the same answers.
