@@ -447,12 +447,13 @@ def test_lines_beside_a_progress_bar_begin_on_a_line_of_their_own(monkeypatch):
         with pytest.raises(ValueError), progress("answer", 3) as advance:
             advance(1)
             sys.stderr.write("\r 50%|###")
-            print("warning: one", file=sys.stderr)
+            print("warning:", "one", file=sys.stderr)  # in several writes
             sys.stderr.write("\r 60%|###")
             print("answer")
             sys.stderr.write("\r 70%|###")
             raise ValueError
         print("error: two", file=sys.stderr)
+    assert "\n\n" not in both.getvalue()
     lines = re.split(r"[\r\n]", both.getvalue())
     assert {"warning: one", "answer", "error: two"} <= set(lines)
     for line in ("warning: one", "answer", "error: two"):
