@@ -1,4 +1,4 @@
-"""Errors of the evaluation floor that are the user's to fix."""
+"""Errors of the evaluation floor: invalid data, metrics that cannot be computed."""
 
 from alm.common.errors import UserError
 

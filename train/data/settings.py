@@ -17,7 +17,7 @@ class MixtureSettings:
     """Shares of the sources of `data.train` in what is heard.
 
     A source's share is its weight to the power of one over the temperature. An epoch has as many samples as there are
-    records; a source is gone through whole before any of it is repeated, also across epochs.
+    records; every record of a source is used before any of them is repeated, also across epochs.
 
     Attributes:
         weights: One per source; none: the number of its records.
