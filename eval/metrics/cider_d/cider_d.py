@@ -93,6 +93,7 @@ def _similarity(
         at = np.minimum(np.searchsorted(hypothesis_key, wanted), len(hypothesis_key) - 1)
         hit = hypothesis_key[at] == wanted
         clipped = np.minimum(hypothesis_weight[at], weight[of_reference]) * weight[of_reference]
-        overlap = np.bincount(owner[of_reference] - n_clips, weights=clipped * hit, minlength=len(overlap))
+        counted = np.bincount(owner[of_reference] - n_clips, weights=clipped * hit, minlength=len(overlap))
+        overlap = counted.astype(np.float64)  # of no n-grams at all, `bincount` gives integers
     scale = norm[clip_of[n_clips:]] * norm[n_clips:]
     return np.asarray(np.divide(overlap, scale, out=np.zeros_like(overlap), where=scale > 0))

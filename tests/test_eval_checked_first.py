@@ -1,0 +1,323 @@
+"""What scoring needs is checked before the first answer, and what a model said is never lost."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from alm.cli import main
+from alm.common.errors import ConfigError
+from alm.common.settings import load_settings
+from alm.data.manifest import read_manifest, write_manifest
+from encoders.audio import save_wav
+from eval.benchmarks import list_benchmarks, load_benchmark
+from eval.benchmarks._data import read_records
+from eval.errors import EvaluationError, MetricError, MetricUnavailable
+from eval.metrics import find_metric, list_metrics
+from eval.runner.benchmark import _check_decoding, _ignored_settings
+from eval.runner.manifest import evaluate_manifest
+from eval.runner.score_file import score_file
+from eval.runner.settings import EvalSettings
+from eval.scoring.predictions import PredictionsFile, read_predictions
+from eval.scoring.scores import score_predictions
+
+RATE = 16000
+
+
+def manifest(folder, lines):
+    for number in range(len(lines)):
+        wave = 0.1 * np.random.default_rng(number).standard_normal(RATE // 4)
+        save_wav(folder / f"{number}.wav", wave.astype(np.float32), RATE)
+    rows = [{"id": str(number), "audio": f"{number}.wav", **line} for number, line in enumerate(lines)]
+    write_manifest(folder / "t.jsonl", rows)
+    return read_manifest(folder / "t.jsonl")
+
+
+def evaluate(records, folder, said, **options):
+    """Answers every question with the same text; returns the scores and how often it was asked."""
+    asked = []
+
+    def generate(model, processor, conversations, audios, max_new_tokens=64, batch_size=16, **more):
+        asked.extend(conversations)
+        yield from ((index, said) for index in range(len(conversations)))
+
+    processor = SimpleNamespace(sample_rate=RATE)
+    try:
+        scores = evaluate_manifest(
+            None, processor, records, folder, model_id="m", controls=["none"], generate=generate, **options
+        )
+    except Exception as error:
+        return error, len(asked)
+    return scores, len(asked)
+
+
+def test_choices_that_differ_have_no_map_and_every_other_score():
+    records = [
+        SimpleNamespace(
+            id=str(i),
+            clip=str(i),
+            captions=(),
+            choices=choices,
+            references=(choices[0],),
+            meta={},
+            kind="qa",
+            source="s",
+        )
+        for i, choices in enumerate((("rain", "wind"), ("a bell", "a horn")))
+    ]
+    lines = [
+        {"id": one.id, "control": "none", "prediction": one.choices[0], "ranking": [1.0, 0.0]}
+        for one in records
+    ]
+    scores = score_predictions(records, lines)
+    assert scores["arms"]["none"]["scores"]["qa/overall"]["value"] == 1.0
+    assert "same choices" in scores["absent"]["ranking/map"]
+    assert "ranking/map" not in scores["arms"]["none"]["scores"]
+
+
+def test_an_empty_transcript_counts_its_insertions(tmp_path):
+    first, second = manifest(tmp_path, [{"question": "?", "answer": "one two"}] * 2)
+    records = [first, replace(second, answer="")]
+    scores, _ = evaluate(records, tmp_path / "o", "one", metrics=("wer",))
+    wer = scores["arms"]["none"]["scores"]["answer/wer"]
+    assert wer["value"] == 1.0  # one deletion and one insertion for two words
+    assert wer["low"] is not None and np.isfinite([wer["low"], wer["high"]]).all()
+    json.dumps(scores, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "error", "message"),
+    [
+        (
+            [{"question": "?", "answer": "..."}],
+            {"metrics": ("wer",)},
+            MetricError,
+            "all references are empty",
+        ),
+        ([{"question": "?", "answer": "x", "answers": "x"}], {}, EvaluationError, "expected a list of texts"),
+        (
+            [{"question": "?", "answer": "a", "choices": ["a", "b"], "answers": ["c"]}],
+            {},
+            EvaluationError,
+            "not one of the choices",
+        ),
+        (
+            [{"question": "?", "answer": "x"}],
+            {"metrics": ("blue_4",)},
+            MetricError,
+            "unknown metric 'blue_4'",
+        ),
+        ([{"question": "?", "answer": "x"}], {"official": "mmua"}, ConfigError, "did you mean 'mmau'"),
+        ([{"question": "?", "answer": "x"}], {"require": ("meteor",)}, MetricUnavailable, "meteor"),
+    ],
+)
+def test_what_cannot_be_scored_is_found_before_the_first_answer(tmp_path, lines, options, error, message):
+    found, asked = evaluate(manifest(tmp_path, lines), tmp_path / "o", "x", **options)
+    assert isinstance(found, error) and message in str(found)
+    assert asked == 0
+
+
+def test_cider_of_short_references_and_of_one_clip():
+    def scores(*captions):
+        records = [
+            SimpleNamespace(
+                id=str(i),
+                clip=str(i),
+                captions=(one,),
+                choices=(),
+                references=(one,),
+                meta={},
+                kind="caption",
+                source="s",
+            )
+            for i, one in enumerate(captions)
+        ]
+        lines = [
+            {"id": one.id, "control": "none", "prediction": f"{one.captions[0]} loudly"} for one in records
+        ]
+        return score_predictions(records, lines, metrics=("cider_d",))
+
+    two = scores("a dog barks", "rain falls")
+    assert two["arms"]["none"]["scores"]["caption/cider_d"]["value"] > 1 and not two["notes"]
+    one = scores("a dog barks in the yard")
+    assert one["arms"]["none"]["scores"]["caption/cider_d"]["value"] == 0.0
+    assert "single clip is 0" in one["notes"][0]
+
+
+def test_decoding_is_in_the_key_and_checked(tmp_path):
+    records = manifest(tmp_path, [{"question": "?", "answer": "x"}])
+    decoding = {"do_sample": False, "repetition_penalty": 1.0}
+    assert evaluate(records, tmp_path / "o", "x", decoding=decoding)[1] == 1
+    assert evaluate(records, tmp_path / "o", "x", decoding=decoding)[1] == 0
+    assert evaluate(records, tmp_path / "o", "x", decoding={**decoding, "repetition_penalty": 1.1})[1] == 1
+    _check_decoding({"do_sample": True, "repetition_penalty": 1.1})
+    with pytest.raises(ConfigError, match="did you mean 'repetition_penalty'"):
+        _check_decoding({"repetiton_penalty": 1.1})
+    with pytest.raises(ConfigError, match=r"decoding\.num_return_sequences"):
+        load_settings(EvalSettings, None, ["decoding.num_return_sequences=2"])
+
+
+def test_settings_of_the_llm_that_are_not_applied_are_named():
+    from transformers import GenerationConfig
+
+    model = SimpleNamespace(generation_config=GenerationConfig(repetition_penalty=1.1, eos_token_id=2))
+    (note,) = _ignored_settings(model, {"do_sample": False})
+    assert "repetition_penalty=1.1" in note and "eos" not in note
+    assert not _ignored_settings(model, {"repetition_penalty": 1.2})
+
+
+def test_recordings_that_cannot_be_read_are_counted_or_dropped(tmp_path):
+    manifest(tmp_path, [{"question": "?", "answer": "x"}] * 3)
+    (tmp_path / "2.wav").write_bytes(b"")
+    benchmark = load_benchmark("manifest")
+    with pytest.raises(EvaluationError, match=r"t\.jsonl:3.*1 of 3 records lack their recording"):
+        read_records(benchmark, tmp_path / "t.jsonl")
+    records, notes = read_records(benchmark, tmp_path / "t.jsonl", missing_audio="leave_out")
+    assert [record.id for record in records] == ["0", "1"] and "1 of 3 records" in notes[0]
+    (tmp_path / "0.wav").unlink()
+    assert len(read_records(benchmark, tmp_path / "t.jsonl", check_audio=False)[0]) == 3
+
+
+def test_an_unknown_answer_field_is_an_error_that_names_the_fields(tmp_path, capsys):
+    manifest(tmp_path, [{"question": "?", "answer": "rain"}])
+    path = tmp_path / "p.jsonl"
+    for text, message in (
+        ('{"id": "0", "filtered_resps": ["rain"]}\n', "the first object has id, filtered_resps"),
+        ('{"id": "0", "prediction": ["rain"]}\n', "'prediction' is a list"),
+    ):
+        path.write_text(text)
+        assert main(["score", str(path), "--benchmark", "manifest", "--data", str(tmp_path / "t.jsonl")]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"references": [["x"]]}, "'references' is [['x']], expected a list of texts"),
+        ({"references": ["x"], "choices": [1]}, "'choices' is [1]"),
+        ({"references": ["x"], "choices": ["y"]}, "not one of the choices"),
+        ({"references": ["x"], "groups": []}, "'groups' as an object"),
+    ],
+)
+def test_lines_that_cannot_be_scored_name_their_id(tmp_path, fields, message):
+    path = tmp_path / "p.jsonl"
+    path.write_text(
+        json.dumps({"id": "7", "key": "k", "control": "none", "prediction": "x", **fields}) + "\n"
+    )
+    with pytest.raises(EvaluationError) as caught:
+        score_file(path)
+    assert message in str(caught.value) and "7" in str(caught.value)
+
+
+def test_choices_of_null_are_no_choices(tmp_path):
+    path = tmp_path / "p.jsonl"
+    line = {"id": "7", "key": "k", "control": "none", "prediction": "x", "references": ["x"], "choices": None}
+    path.write_text(json.dumps(line) + "\n")
+    assert score_file(path)["arms"]["none"]["scores"]["qa/overall"]["value"] == 1.0
+
+
+def test_a_full_disk_is_one_line_and_the_next_run_continues(tmp_path):
+    class Full:
+        """A file whose disk is full after 40 bytes."""
+
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            self.file.write(data[:40])
+            self.file.flush()
+            raise OSError(28, "No space left on device")
+
+        def close(self):
+            self.file.close()
+
+    path = tmp_path / "p.jsonl"
+    lines = [{"id": str(i), "key": str(i), "control": "none", "prediction": "x"} for i in range(2)]
+    with PredictionsFile(path) as file:
+        file.append(lines[:1])
+        file._file = Full(file._file)
+        with pytest.raises(
+            EvaluationError, match=r"cannot write answers \(No space left on device\).*run again"
+        ):
+            file.append(lines[1:])
+    with PredictionsFile(path) as file:
+        assert file.lines == lines[:1]
+        file.append(lines[1:])
+    assert read_predictions(path) == lines
+
+
+PLUGIN_METRIC = """
+import datasets
+import evaluate
+from eval.metrics.record import ANSWERS, MetricRecord
+
+
+class WordCount(evaluate.Metric):
+    def _info(self):
+        features = {"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))}
+        return evaluate.MetricInfo(
+            description="x", citation="x", inputs_description="x", features=datasets.Features(features)
+        )
+
+    def _compute(self, predictions, references):
+        counts = [len(one.split()) for one in predictions]
+        return {"n_words": sum(counts) / len(counts), "per_sample": counts, "backend": "n_words"}
+
+
+METRIC = MetricRecord(applies_to=(ANSWERS,), lower_is_better=True, build=lambda: WordCount(keep_in_memory=True))
+"""
+PLUGIN_BENCHMARK = """
+from alm.data.manifest import read_manifest
+from eval.benchmarks import Benchmark
+
+BENCHMARK = Benchmark(
+    reader=lambda path, split: read_manifest(path), prompt="Listen. {question} Be brief.", prompt_version="1",
+    metrics=("qa", "n_words", "token_f1", "exact_match"), citation="This test.", max_new_tokens=7,
+    is_right=lambda record, answer: answer.startswith(record.answer), official="first_word",
+)
+"""
+PLUGIN_RULE = "OFFICIAL_RULE = lambda said, answer, choices: said.split()[0] == answer\n"
+
+
+def test_a_file_in_a_plug_in_folder_adds_a_benchmark_a_metric_and_a_rule(tmp_path, monkeypatch):
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    for name, text in (("n_words", PLUGIN_METRIC), ("my_set", PLUGIN_BENCHMARK), ("first_word", PLUGIN_RULE)):
+        (plugins / f"{name}.py").write_text(text)
+    assert "my_set" not in list_benchmarks() and "n_words" not in list_metrics()
+    monkeypatch.setenv("ALM_PLUGINS", str(plugins))
+    assert "my_set" in list_benchmarks() and "n_words" in list_metrics()
+    lines = [{"question": "What?", "answer": "rain", "choices": ["rain", "wind"]}] * 2
+    manifest(tmp_path, lines)
+    benchmark = load_benchmark("my_set")
+    assert benchmark.name == "my_set" and benchmark.max_new_tokens == 7
+    records, _ = read_records(benchmark, tmp_path / "t.jsonl")
+    assert records[0].prompt_messages[-1]["content"].endswith("Listen. What?\nA. rain\nB. wind Be brief.")
+    (tmp_path / "p.jsonl").write_text(
+        '{"id": "0", "answer": 1, "prediction": "rain it is"}\n{"id": "1", "prediction": "A"}\n'
+    )
+    scores = score_file(tmp_path / "p.jsonl", benchmark="my_set", data=str(tmp_path / "t.jsonl"))
+    found = {key: one["value"] for key, one in scores["arms"]["none"]["scores"].items()}
+    # "A" is right for the parser of multiple choice, but not for this benchmark.
+    assert found["qa/overall"] == 0.5
+    assert found["answer/n_words"] == 2.0
+    assert found["answer/token_f1"] == pytest.approx((2 / 4 + 0) / 2)
+    assert found["answer/exact_match"] == 0.0
+    assert scores["arms"]["none"]["official"]["value"] == 0.5
+
+
+def test_parts_of_metrics_are_found_by_name():
+    assert find_metric("bleu_2")[0] == "bleu" and find_metric("bleu_2")[2] == ("bleu_2",)
+    assert find_metric("bleu")[2] == ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
+    assert find_metric("wer")[1].lower_is_better and not find_metric("token_f1")[1].lower_is_better
+    with pytest.raises(MetricError, match="unknown metric 'bleu_9'"):
+        find_metric("bleu_9")
+
+
+def test_damaged_predictions_are_scored_or_refused():
+    import fuzz_predictions
+    from fuzzing import fuzz
+
+    assert not fuzz("predictions", fuzz_predictions.case, n=60, seed=0).findings
