@@ -225,7 +225,7 @@ def test_a_full_disk_costs_only_what_is_kept(clips, tmp_path, monkeypatch, capsy
     monkeypatch.setattr("encoders.checkpoint.save_file", full)
     found = Counting().features(clips, tmp_path)
     assert set(found.features) == set(clips)
-    assert "features are not kept for other runs" in capsys.readouterr().out
+    assert "features are not cached for other runs" in capsys.readouterr().out
 
 
 def test_clips_that_cannot_be_used_are_named_and_never_kept(data, clips, tmp_path):

@@ -19,7 +19,7 @@ from alm.common.settings import parse_settings
 from encoders import AudioMosaicEncoder, encoder_class, load_encoder
 from encoders.audio import load_audio, pad_batch
 from eval.scoring.logistic import fit_logistic
-from train.finetune.augment import augmented_clip_features, clip_key
+from train.finetune.augment import augmentation_key, augmented_clip_features
 from train.finetune.datasets import LabelledClip, LabelledData
 from train.finetune.heads import AttentiveHead, FinetuneModel, LayerSumHead, build_head, encode
 from train.finetune.inputs import DrawnClips, LabelledAudio, WaveformRows, compute_features, mix
@@ -209,7 +209,10 @@ def test_too_few_clips_and_untaught_classes(tones):
             {"solver": "logistic", "mode": "attentive"},
             "logistic is for mode linear or layer:N, not attentive",
         ),
-        ({"solver": "logistic", "epochs": 5}, "finetune.epochs: the logistic solver has no such thing"),
+        (
+            {"solver": "logistic", "epochs": 5},
+            "finetune.epochs: the logistic solver does not have this option",
+        ),
         ({"solver": "logistic", "class_weights": {"a": 2.0}}, "finetune.class_weights: the logistic solver"),
         ({"solver": "logistic", "cache": False}, "finetune.cache: the logistic solver"),
         ({"probe_first": True}, "finetune.probe_first: is for mode full"),
@@ -242,7 +245,7 @@ def test_wrong_options_are_one_clear_line(tones, values, message):
         ),
         (
             {"encoder": "logmel", "encoder_options": {}, "finetune": {"mode": "full", "layer_decay": 0.5}},
-            "not built of blocks",
+            "has no list of blocks",
         ),
         ({"finetune__class_weights": {"hihg": 2.0}}, "no class 'hihg'"),
         ({"finetune__metric": "equal_error_rate"}, "this data set has accuracy, mean_average_precision"),
@@ -375,13 +378,13 @@ def test_augmentation_follows_from_seed_epoch_and_clip_alone(clips):
     encoder = AudioMosaicEncoder.tiny()
     augment = AugmentSettings(spec_freq=16, spec_time=32, mask_time=0.3, mask_freq=0.5, noise=True)
     waveforms, lengths = pad_batch(clips)
-    keys = torch.tensor([clip_key(1, 0, str(i), 0) for i in range(4)])
+    keys = torch.tensor([augmentation_key(1, 0, str(i), 0) for i in range(4)])
     state = torch.random.get_rng_state()
     together = augmented_clip_features(encoder, waveforms, lengths, keys, augment)
     assert torch.equal(state, torch.random.get_rng_state())
     alone = augmented_clip_features(encoder, waveforms[2:3], lengths[2:3], keys[2:3], augment)
     torch.testing.assert_close(together[2:3], alone)
-    others = torch.tensor([clip_key(1, 1, str(i), 0) for i in range(4)])
+    others = torch.tensor([augmentation_key(1, 1, str(i), 0) for i in range(4)])
     changed = (
         (augmented_clip_features(encoder, waveforms, lengths, others, augment) - together).abs().amax(dim=1)
     )
@@ -396,7 +399,7 @@ def test_augmentation_follows_from_seed_epoch_and_clip_alone(clips):
 def test_every_augmentation_does_something(clips, part):
     encoder = AudioMosaicEncoder.tiny()
     waveforms, lengths = pad_batch(clips)
-    keys = torch.tensor([clip_key(0, 0, str(i), 0) for i in range(4)])
+    keys = torch.tensor([augmentation_key(0, 0, str(i), 0) for i in range(4)])
     changed = augmented_clip_features(encoder, waveforms, lengths, keys, AugmentSettings(**part))
     assert not torch.allclose(changed, encoder(waveforms, lengths).clip_features(), atol=1e-5)
 
@@ -421,6 +424,10 @@ def test_mixup_mixes_labels_as_it_mixes_sound(tones):
     assert not np.array_equal(again[3]["waveform"], first[3]["waveform"])
     a, b = np.array([1.0, -1.0, 1.0, -1.0], np.float32), np.array([2.0, -2.0], np.float32)
     np.testing.assert_allclose(mix(a, b, 0.75), [1.25, -1.25, 0.75, -0.75])
+    cut = mix(
+        a + 5, np.array([9.0, 1.0, 1.0, 1.0, 8.0], np.float32), 0.5
+    )  # means of 5 and 4, and the cut takes 4 away
+    np.testing.assert_allclose(cut, [3.5, -1.5, -0.5, -1.5])
 
 
 def test_random_crops_begin_anywhere_and_test_crops_are_evenly_spaced(tmp_path):
@@ -438,7 +445,7 @@ def test_random_crops_begin_anywhere_and_test_crops_are_evenly_spaced(tmp_path):
         start = round(float(crop[0]) * 4000)
         np.testing.assert_array_equal(crop, ramp[start : start + 3920])
         starts.append(start)
-    assert min(starts) <= 1 and max(starts) >= 79 and 36 < np.mean(starts) < 44  # of 0 to 80
+    assert min(starts) == 0 and max(starts) == 80 and 36 < np.mean(starts) < 44  # of 0 to 80
     assert [round(float(crop[0]) * 4000) for crop in audio.crops(ramp_clip, options)] == [0, 40, 80]
     assert [len(crop) for crop in audio.crops(ramp_clip, options)] == [3920] * 3
 

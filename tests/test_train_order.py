@@ -72,6 +72,8 @@ def test_grouping_keeps_every_sample_and_wastes_little():
     assert lengths[grouped[:16]].max() == lengths.max()
     assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.2  # batches are in random order
     np.testing.assert_array_equal(grouped, group_by_length(order, lengths, 16, 0, 0))
+    part = group_by_length(order[:39], lengths, 16, 0, 0)  # two whole batches; the shortest samples are left
+    assert lengths[part[:16]].max() == lengths[order[:39]].max() > lengths[part[32:]].max()
 
 
 def test_rows_are_filled_and_nothing_is_lost():
@@ -168,7 +170,7 @@ def test_an_llm_that_cannot_keep_samples_apart_is_refused(llm_dir):
 
     llm = AutoModelForCausalLM.from_pretrained(llm_dir)
     check_packing(llm)
-    with pytest.raises(ConfigError, match="Leaky lets samples of one row see each other"):
+    with pytest.raises(ConfigError, match="Leaky attends across the samples of a packed row"):
         check_packing(Leaky(llm))
 
 

@@ -233,7 +233,7 @@ def test_silent_clips_train_on_and_are_counted(folder: Path, tmp_path: Path, cap
         )
         assert [line["silent_clips"] for line in metrics_of(out) if "loss" in line] == [4, 4]
         said = capsys.readouterr().out
-        assert "4 silent clips" in said and "heard 8 times" in said
+        assert "4 silent clips" in said and "8 training samples were silent" in said
 
 
 @pytest.mark.parametrize(
@@ -266,9 +266,7 @@ def test_views_can_have_other_clips_in_the_background(folder: Path, tmp_path: Pa
     for index in range(3):
         save_wav(mixture / f"{index}.wav", np.zeros(9000, np.float32), 16000)
     (mixture / "broken.wav").write_bytes(b"RIFF")
-    with pytest.raises(
-        AudioError, match=r"background_p: none of the clips tried can be heard; .*broken\.wav"
-    ):
+    with pytest.raises(AudioError, match=r"background_p: no clip can be used as a background; .*broken\.wav"):
         run_stage(settings(mixture, tmp_path / "out", contrastive={"views": views}))
     rate, seconds = 8000, 11
     save_wav(mixture / "a.wav", np.sin(np.arange(rate * seconds) * 0.1).astype(np.float32) * 0.1, rate)

@@ -200,3 +200,23 @@ def test_bad_configurations_and_places_are_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="choose a folder"):
         train_text_llm(TINY, LANGUAGE, tmp_path / "file" / "llm")
+
+
+def test_muon_equals_a_reference_in_numpy():
+    """Three steps on a wide and a tall matrix: Nesterov momentum, five quintic iterations, AdamW's size of update."""
+    rng = np.random.default_rng(0)
+    for shape in ((4, 6), (6, 4)):
+        weight, velocity = rng.standard_normal(shape), np.zeros(shape)
+        parameter = torch.nn.Parameter(torch.tensor(weight, dtype=torch.float32))
+        optimizer = MuonAdamW([parameter], [torch.nn.Parameter(torch.zeros(2))], 0.1)
+        for _ in range(3):
+            gradient = rng.standard_normal(shape)
+            parameter.grad = torch.tensor(gradient, dtype=torch.float32)
+            optimizer.step()
+            velocity = 0.95 * velocity + 0.05 * gradient
+            x = 0.05 * gradient + 0.95 * velocity
+            x = x / np.sqrt((x**2).sum())
+            for _ in range(5):
+                x = 3.4445 * x - 4.7750 * (x @ x.T) @ x + 2.0315 * (x @ x.T) @ (x @ x.T) @ x
+            weight = weight - 0.1 * 0.2 * np.sqrt(6) * x
+        np.testing.assert_allclose(parameter.detach().numpy(), weight, atol=1e-4)

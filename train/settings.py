@@ -146,11 +146,12 @@ class ContrastiveSettings:
     """The contrastive objective (AudioMosaic, sections 3.1-3.3; pretrain).
 
     Attributes:
-        mask_layout: `time_frequency` (the method) or another layout of `train.pretrain.masks`.
+        mask_layout: Name of a mask layout: a file of `train/pretrain/masks` or of a plug-in folder. `time_frequency` is the
+            published method, `official` what the released code does.
         time_ratio: Share of time columns that is masked in view 0; 0 or more, below 1.
         freq_ratio: Share of frequency bands that is masked in view 1; 0 or more, below 1.
-        loss: `nt_xent` (the published loss), `siglip` (independent pairs, learned temperature and bias) or another
-            loss of `train.pretrain.losses`.
+        loss: Name of a loss: a file of `train/pretrain/losses` or of a plug-in folder. `nt_xent` is the published loss;
+            `siglip` has independent pairs, learned temperature and bias.
         temperature: Temperature of NT-Xent; more than 0.
         loss_chunk_rows: Rows of the logits that are computed at a time, for batches whose logits do not fit into
             memory; 0 computes all at once.

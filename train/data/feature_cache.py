@@ -1,13 +1,14 @@
-"""Features of a frozen encoder, each clip's computed once for all runs that share a folder.
+"""Cache of a frozen encoder's features: each clip is encoded once for all runs that share a folder.
 
-The folder holds shards: safetensors files that never change, one tensor per clip. A clip's name in them is a hash of
-all its features depend on: code, config and weights of the encoder, what is kept of its output, and the clip's file,
-span, size and time of change. A shard's header is its index (where each clip lies) and holds a checksum per clip, so
-there is no index beside the shards to disagree with them.
+The folder holds shards: safetensors files that never change, with one tensor per clip. A clip's name in them (its cache
+key) is a hash of everything that its features depend on: code, config and weights of the encoder, which output is
+cached, and the clip's file, span, size and modification time. A shard's header is its index and holds a checksum per
+clip; there is no separate index that could disagree with the shards.
 
-Nobody locks: a shard appears whole, by a rename, and readers keep what they have mapped when another run removes the
-file. Two runs that compute the same clips at once write one file twice, or the clips twice; neither does harm. A
-shard's time of change is when it was last used; beyond the size limit, those unused for longest are removed.
+There are no locks. A shard is renamed into place when it is complete, and a reader's memory map stays valid when
+another run removes the file. Two runs that compute the same clips at the same time write a file or some clips twice, which is
+harmless. A shard's modification time is its last use; beyond the size limit, the shards that were not used for longest
+are removed.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from encoders import AudioEncoder
 from encoders.checkpoint import write_weights
 from train.engine.processes import barrier, say
 
-SHARD_BYTES = 64 << 20  # what a kill can cost: the clips that are not yet in a shard
-_UNFINISHED_S = 3600.0  # a temporary file this old was left by a killed run
+SHARD_BYTES = 64 << 20  # a killed run loses at most this much: the clips that are not yet in a shard
+_UNFINISHED_S = 3600.0  # a temporary file of this age was left by a killed run
 _NOTES = "clips"
 
 
@@ -54,7 +55,7 @@ def encoder_digest(encoder: AudioEncoder) -> Any:
 
 @dataclass(frozen=True)
 class Feature:
-    """What an encoder makes of a clip.
+    """The features of a clip.
 
     Attributes:
         values: Of any shape.
@@ -74,15 +75,15 @@ class FeatureFolder:
     """Shards of features.
 
     Args:
-        folder: Where they are; made when the first one is written.
-        limit_gb: Size above which those unused for longest are removed.
+        folder: The folder; it is created with the first shard.
+        limit_gb: Size limit; above it, the shards that were not used for longest are removed.
     """
 
     def __init__(self, folder: Path, limit_gb: float) -> None:
         self.folder, self.limit_bytes = folder, limit_gb * 2**30
 
     def read(self, names: Iterable[str]) -> dict[str, Feature]:
-        """Those that are there, memory-mapped; a damaged shard is removed, and said to be."""
+        """Return the cached features among some names, memory-mapped; a damaged shard is reported and removed."""
         wanted, found = set(names), dict[str, Feature]()
         for file in sorted(self.folder.glob("*.safetensors")):
             try:
@@ -90,18 +91,18 @@ class FeatureFolder:
             except FileNotFoundError:  # another run has just removed it
                 continue
             except (SafetensorError, ValueError, KeyError, TypeError) as error:
-                say(f"{file}: is damaged ({error}); its clips are encoded again")
+                say(f"{file}: the shard is damaged ({error}); its clips are encoded again")
                 with suppress(OSError):
                     file.unlink()
                 continue
             if here:
-                with suppress(OSError):  # removed by now, or a folder that is only read
+                with suppress(OSError):  # removed by another run, or a read-only folder
                     file.touch()
             found |= here
         return found
 
     def write(self, features: Mapping[str, Feature]) -> None:
-        """Add a shard, and make room for it; where that is impossible, say so."""
+        """Write a shard and remove old ones above the limit; report if it cannot be written."""
         name = hashlib.sha256("".join(sorted(features)).encode()).hexdigest()[:32]
         notes = {name: [kept.n_samples, _checksum(kept.values)] for name, kept in features.items()}
         try:
@@ -112,10 +113,10 @@ class FeatureFolder:
             )
             self._make_room()
         except (OSError, CheckpointError) as error:
-            say(f"{self.folder}: features are not kept for other runs ({error})")
+            say(f"{self.folder}: features are not cached for other runs ({error})")
 
     def _make_room(self) -> None:
-        """Remove what was used longest ago until the rest is within the limit, and what killed runs left."""
+        """Remove shards, the least recently used first, down to the limit; also remove files that killed runs left."""
         shards = []
         for file in self.folder.iterdir():
             with suppress(FileNotFoundError):
@@ -133,10 +134,10 @@ class FeatureFolder:
 
 
 def _read_shard(file: Path, wanted: set[str]) -> dict[str, Feature]:
-    """The wanted clips of a shard.
+    """Read the wanted clips of a shard.
 
     Raises:
-        ValueError: A clip's bytes are not those that were written.
+        ValueError: A clip's checksum is wrong.
     """
     with safe_open(file, "pt") as shard:
         names = wanted.intersection(shard.keys())
@@ -144,7 +145,7 @@ def _read_shard(file: Path, wanted: set[str]) -> dict[str, Feature]:
         found = {name: Feature(shard.get_tensor(name), int(notes[name][0])) for name in names}
     wrong = [name for name, kept in found.items() if _checksum(kept.values) != notes[name][1]]
     if wrong:
-        raise ValueError(f"{len(wrong)} of its clips have another checksum than when they were written")
+        raise ValueError(f"the checksums of {len(wrong)} clips are wrong")
     return found
 
 
@@ -161,43 +162,43 @@ def encoded_once(
     folder: Path | None = None,
     kept: str = "tokens",
 ) -> dict[AudioRef, Feature]:
-    """Features of all clips: read where they are kept, computed otherwise; every process must call this.
+    """Return the features of all clips: from the cache, else computed; every process must call this.
 
-    With a folder, several processes share the computing.
+        With a folder, the processes share the work.
 
-    Args:
-        encoder: The frozen encoder; its digest (`encoder_digest`) identifies its features.
-        clips: All different clips that will be asked for.
-        encode: Called with a batch of clips; gives their features, or None for one that cannot be used.
-        batch_size: Clips per batch.
-        limit_gb: Refuse to hold more than this, and keep no more in the folder.
-        folder: Where to keep them for other runs; None holds them in memory alone.
-        kept: What is kept of the encoder's output.
+        Args:
+                encoder: The frozen encoder; its digest (`encoder_digest`) identifies its features.
+            clips: All different clips that will be needed.
+            encode: Called with a batch of clips; returns their features, None for a clip that cannot be used.
+                batch_size: Clips per batch.
+            limit_gb: Size limit of this run's features and of the folder.
+            folder: Where to cache them for other runs; None caches them in memory alone.
+            kept: Name of the encoder's output that is cached.
 
-    Returns:
-        By clip; without those that cannot be used.
+        Returns:
+            Features by clip, without the clips that cannot be used.
 
-    Raises:
-        ConfigError: They take more than the limit.
-        AudioError: As `encode` raises it.
+        Raises:
+            ConfigError: They take more than the limit.
+            AudioError: From `encode`.
     """
     work = _Encoding(clips, encode, batch_size, limit_gb)
     if folder is not None:
         work.folder = FeatureFolder(folder, limit_gb)
         work.names = _names(encoder, clips, kept)
-        work.look()
+        work.read_cached()
         if world_size() > 1:
-            barrier()  # every process has looked before the first one adds a shard, so their shares are of one list
-            with suppress(AudioError, ConfigError):  # which all processes will meet below
+            barrier()  # all processes have read before one adds a shard, so that they share the same list
+            with suppress(AudioError, ConfigError):  # every process will raise it below
                 work.compute(work.missing()[rank() :: world_size()])
             barrier()
-            work.look()
+            work.read_cached()
     work.compute(work.missing())
     return work.done
 
 
 class _Encoding:
-    """Clips, and what is known of them."""
+    """The state of encoding some clips."""
 
     folder: FeatureFolder | None = None
 
@@ -215,11 +216,11 @@ class _Encoding:
         self._pending: dict[str, Feature] = {}
 
     def missing(self) -> list[AudioRef]:
-        """Clips without features, in their order."""
+        """Return the clips without features, in order."""
         return [clip for clip in self.clips if clip not in self.done]
 
-    def look(self) -> None:
-        """Take what the folder holds of the missing clips."""
+    def read_cached(self) -> None:
+        """Read the missing clips that the folder has."""
         assert self.folder is not None
         by_name = {self.names[clip]: clip for clip in self.missing() if clip in self.names}
         for name, found in self.folder.read(by_name).items():
@@ -255,7 +256,7 @@ class _Encoding:
         self.held += found.n_bytes
 
     def _check_size(self, tried: int) -> None:
-        """Stop as soon as the clips so far show that the whole will not fit."""
+        """Raise as soon as the size of the clips so far shows that all will not fit."""
         expected_gb = self.held / 2**30 * max(1.0, len(self.clips) / max(tried, 1))
         if expected_gb > self.limit_gb:
             raise ConfigError(
@@ -265,7 +266,7 @@ class _Encoding:
 
 
 def _names(encoder: AudioEncoder, clips: Sequence[AudioRef], kept: str) -> dict[AudioRef, str]:
-    """What each clip's features are kept under; a file that is not there has no name."""
+    """Compute each clip's cache key; a clip whose file is missing has none."""
     known = encoder_digest(encoder)
     known.update(kept.encode())
     files: dict[Path, str] = {}

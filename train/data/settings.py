@@ -14,14 +14,14 @@ ON_BAD = ("stop", "quarantine")
 
 @dataclasses.dataclass(frozen=True)
 class MixtureSettings:
-    """Shares of the sources of `data.train` in what is heard.
+    """Sampling shares of the sources of `data.train`.
 
-    A source's share is its weight to the power of one over the temperature. An epoch has as many samples as there are
-    records; every record of a source is used before any of them is repeated, also across epochs.
+    A source's share is proportional to weight ** (1 / temperature). An epoch has as many samples as there are records.
+    All records of a source are visited before any of them is repeated, also across epochs.
 
     Attributes:
-        weights: One per source; none: the number of its records.
-        temperature: 1 follows the weights, more evens them out.
+        weights: One per source; empty uses the sources' numbers of records.
+        temperature: 1 uses the weights as they are, larger values make the shares more equal.
     """
 
     weights: tuple[float, ...] = ()
@@ -36,33 +36,33 @@ class MixtureSettings:
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """What a stage trains on.
+    """Training, validation and test data of a stage.
 
     Attributes:
-        train: Manifests (JSONL) and shard directories. Pretraining only uses their audio (records may hold nothing
-            else) and also takes label tables (CSV with ESC-50's columns) and folders, of which it hears every audio
-            file. Label tables when fine-tuning.
-        validation: Manifests scored after training, with the right and with another clip's audio. When
-            fine-tuning the tables that choose the epoch; none takes a share of the training clips.
-        test: Label tables that fine-tuning is scored on.
-        dataset: A corpus of alm/data/corpora to fine-tune on, in place of tables.
-        dataset_options: Its options, `root` among them.
-        folds: Which folds fine-tuning holds out.
-        workers: Loader processes.
-        cache_features: Encode every clip once with the frozen encoder and keep the tokens.
-        feature_folder: Keep them there for all runs with the same encoder, not in memory alone. Runs may share it at
-            the same time.
-        cache_limit_gb: Most that a run's features may take, and that is kept in the folder: a run that needs more is
-            an error, of a fuller folder those unused for longest are removed.
-        max_length: Longest sample in tokens; a longer one is an error naming it.
-        on_bad: What an unreadable, truncated or (unless `stop`) wholly silent recording does: `stop` the run, or
-            `quarantine`: it is written to `quarantine.jsonl` and the next sample takes its place (pretrain,
-            align, instruct). Validation clips are never replaced.
-        max_bad_share: Share of bad samples above which the run ends all the same.
-        mixture: Shares of the sources of `train`; None: every record is heard once an epoch.
-        group_by_length: Put samples of like length, audio and text together, into the same batch.
-        supervise: What is learnt of a conversation: `assistant` turns, or `all` text, as LTU does.
-        pack: Put several samples of a batch into one row, where none sees another, instead of padding each.
+        train: Manifests (JSONL) and shard directories. Pretraining uses their audio alone; it also takes label tables
+            (CSV with ESC-50's columns) and folders, of which it uses every audio file. Fine-tuning takes label tables.
+        validation: Manifests whose loss is computed after training, once with the right audio and once with another
+            clip's. Fine-tuning: label tables that select the best epoch; none splits off a share of the training clips.
+        test: Label tables of the test clips (fine-tuning).
+        dataset: A published corpus (`alm/data/corpora`) to fine-tune on, instead of label tables.
+        dataset_options: Options of `dataset`, for example `root`.
+        folds: Held-out folds (fine-tuning).
+        workers: Number of loader processes; 0 loads in the main process.
+        cache_features: Encode every clip once with the frozen encoder and cache its tokens.
+        feature_folder: Folder of the cached features, shared by all runs with the same encoder, also at the same time;
+            None caches in memory alone.
+        cache_limit_gb: Size limit of the cached features in GB. A run that needs more is an error; from a folder that
+            grows larger, the features that were not used for longest are removed.
+        max_length: Longest sample in tokens; a longer one is bad (see `on_bad`).
+        on_bad: `stop` the run at a bad sample, or `quarantine` it: write it to `quarantine.jsonl` and use the next
+            sample instead (pretrain, align, instruct). Bad are samples with audio that cannot be decoded, is truncated,
+            too short for one token, or (only with `quarantine`) silent throughout, and samples that are too long.
+            Validation samples are never replaced.
+        max_bad_share: Share of quarantined samples above which the run ends with an error.
+        mixture: Sampling shares of the sources of `train`; None visits every record once an epoch.
+        group_by_length: Put samples of similar length (audio and text tokens) into the same batch.
+        supervise: Tokens that are labelled: those of `assistant` turns, or of `all` text, as in LTU.
+        pack: Put several samples of a batch into one row, instead of padding each. They do not attend to each other.
     """
 
     train: tuple[str, ...] = ()

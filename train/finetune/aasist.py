@@ -1,10 +1,10 @@
 """A graph-attention head over an encoder's time-frequency grid, as in AASIST (Jung et al., ICASSP 2022), written anew.
 
 Time steps and frequency rows are the nodes of two graphs. Each graph attends within itself; then both attend to each
-other beside a node that collects from all ("stack node"), in two branches of which the larger values go on. Two things
-differ from the published model so that a padded batch gives what a clip alone gives: nodes that pooling drops, and
-those that cover no audio, are masked rather than cut away, and nodes are normalised one by one (LayerNorm) instead of
-over the batch. Weights of AASIST's own checkpoints do not fit.
+other, and a "stack node" attends to all nodes. Two branches do this; of their values the larger ones are used. Two
+things differ from the published model, so that a clip has the same result alone and in a padded batch: nodes that
+pooling drops and nodes that cover no audio are masked instead of removed, and nodes are normalised one by one
+(LayerNorm) instead of over the batch. The weights of AASIST's own checkpoints do not fit.
 
 Axis letters: B batch, N nodes, T time steps, F frequency rows, D width.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-Graph = tuple[Tensor, Tensor]  # nodes (B, N, D), and which of them exist (B, N)
+Graph = tuple[Tensor, Tensor]  # nodes (B, N, D), and a mask of those that exist (B, N)
 _HIDDEN = torch.finfo(torch.float32).min
 
 
@@ -32,7 +32,7 @@ class GraphAttention(nn.Module):
         self.norm, self.act = nn.LayerNorm(dim), nn.SELU()
 
     def forward(self, nodes: Tensor, exists: Tensor, kind: Tensor | None = None) -> Tensor:
-        """New nodes; `kind` (N,) tells which graph each belongs to."""
+        """Compute new nodes; `kind` (N,) is the graph that each node belongs to."""
         pairs = torch.tanh(self.pair(nodes[:, :, None] * nodes[:, None]))  # (B, N, N, D)
         if kind is None:
             scores = pairs @ self.weight[0]
@@ -46,7 +46,7 @@ class GraphAttention(nn.Module):
 
 
 class GraphPool(nn.Module):
-    """Weigh nodes by a learned score and keep the share of them that scores highest."""
+    """Multiply nodes by a learned score and keep the share of them with the highest scores."""
 
     def __init__(self, dim: int, share: float) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class GraphPool(nn.Module):
         self.score = nn.Linear(dim, 1)
 
     def forward(self, nodes: Tensor, exists: Tensor) -> Graph:
-        """The weighted nodes and which of them still exist, at least one."""
+        """Return the weighted nodes and the mask of those that remain, at least one."""
         score = self.score(nodes).squeeze(-1).sigmoid()  # (B, N)
         rank = score.masked_fill(~exists, -1.0).argsort(dim=1, descending=True).argsort(dim=1)
         keep = (self.share * exists.sum(dim=1)).long().clamp(min=1)
@@ -62,7 +62,7 @@ class GraphPool(nn.Module):
 
 
 class Exchange(nn.Module):
-    """Both graphs attend to each other, and the stack node collects from all of them."""
+    """Both graphs attend to each other, and the stack node attends to both."""
 
     def __init__(self, dim: int, temperature: float) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Exchange(nn.Module):
         self.temperature = temperature
 
     def forward(self, time: Graph, freq: Graph, stack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """New time nodes, frequency nodes and stack node (B, 1, D)."""
+        """Compute new time nodes, frequency nodes and stack node (B, 1, D)."""
         n_time = time[0].shape[1]
         nodes = torch.cat([self.time(time[0]), self.freq(freq[0])], dim=1)
         exists = torch.cat([time[1], freq[1]], dim=1)
@@ -86,7 +86,7 @@ class Exchange(nn.Module):
 
 
 class Branch(nn.Module):
-    """Exchange, pool both graphs, exchange once more beside a short cut."""
+    """Exchange, pool both graphs, and exchange again with a residual connection."""
 
     def __init__(self, dim: int, temperature: float, share: float) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class Branch(nn.Module):
         self.pool_time, self.pool_freq = (GraphPool(dim, share) for _ in range(2))
 
     def forward(self, time: Graph, freq: Graph) -> tuple[Graph, Graph, Tensor]:
-        """Both graphs and the stack node (B, 1, D)."""
+        """Compute both graphs and the stack node (B, 1, D)."""
         new_time, new_freq, stack = self.first(time, freq, self.stack.expand(len(time[0]), -1, -1))
         time, freq = self.pool_time(new_time, time[1]), self.pool_freq(new_freq, freq[1])
         more_time, more_freq, more = self.second(time, freq, stack)
@@ -103,15 +103,15 @@ class Branch(nn.Module):
 
 
 class Aasist(nn.Module):
-    """Tokens of a grid to one feature per clip.
+    """Graph attention over a grid of tokens, to one feature per clip.
 
     Args:
         dim: Width of the tokens.
         n_freq: Tokens per time step.
         width: Width of the graphs' nodes.
-        share: Of the nodes that each pooling keeps.
-        temperature: Of the attention within a graph; that of the exchange is higher, as published.
-        dropout: Of the feature. Nodes keep all their values: which one is largest would differ in evaluation.
+        share: Share of the nodes that each pooling keeps.
+        temperature: Temperature of the attention within a graph; that of the exchange is higher, as published.
+        dropout: Dropout of the feature. Nodes have none: it would change which value is the largest.
     """
 
     def __init__(
@@ -121,21 +121,21 @@ class Aasist(nn.Module):
         super().__init__()
         self.n_freq = n_freq
         self.project = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, width))
-        self.row = nn.Parameter(0.02 * torch.randn(1, n_freq, width))  # which frequency a node stands for
+        self.row = nn.Parameter(0.02 * torch.randn(1, n_freq, width))  # the frequency of a node
         self.time, self.freq = (GraphAttention(width, temperature) for _ in range(2))
         self.pool_time, self.pool_freq = (GraphPool(width, share) for _ in range(2))
         self.branches = nn.ModuleList(Branch(width, 50 * temperature, share) for _ in range(2))
         self.dropout, self.dim = nn.Dropout(dropout), 5 * width
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, N, D), time-major, and (B, N) bool, True where a token covers audio -> (B, 5 * width)."""
+        """Compute the feature: tokens (B, N, D), time-major, and (B, N) bool, True with audio -> (B, 5 * width)."""
         nodes = self.project(tokens).unflatten(1, (-1, self.n_freq))  # (B, T, F, width)
         heard = torch.ones(nodes.shape[:3], dtype=torch.bool, device=nodes.device)
         if mask is not None:
             heard = mask.unflatten(1, (-1, self.n_freq))
         size = nodes.abs().masked_fill(
             ~heard[..., None], -1.0
-        )  # the largest in size stands for a row or column
+        )  # the value largest in size represents a row or column
         time = _picked(nodes, size, dim=2), heard.any(dim=2)
         freq = _picked(nodes, size, dim=1) + self.row, heard.any(dim=1)
         time, freq = (self.time(*time), time[1]), (self.freq(*freq), freq[1])
@@ -156,7 +156,7 @@ def _picked(nodes: Tensor, size: Tensor, dim: int) -> Tensor:
 
 
 def _read_out(a: Graph, b: Graph) -> list[Tensor]:
-    """Largest size and mean of the nodes, over both branches' larger values; one exists where either kept it."""
+    """Return largest size and mean over the nodes that either branch kept, of both branches' larger values."""
     exists = (a[1] | b[1])[..., None]
     nodes = torch.maximum(
         a[0].masked_fill(~a[1][..., None], _HIDDEN), b[0].masked_fill(~b[1][..., None], _HIDDEN)

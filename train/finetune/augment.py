@@ -1,6 +1,6 @@
-"""What training does to the log-mel of an AudioMosaic encoder; a function of (seed, epoch, clip).
+"""Augmentation of the log-mel of an AudioMosaic encoder, as a function of (seed, epoch, clip).
 
-Axis letters: B batch, n windows, T frames, M mels, K kept tokens.
+Axis letters: B batch, n windows, T frames, M mels, K visible tokens.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _NOISE_LEVEL = 0.1  # `rand * rand / 10` on the normalised log-mel, in AST's and
 _NOISE_SHIFT_FRAMES = 10
 
 
-def clip_key(seed: int, epoch: int, name: str, occurrence: int) -> int:
-    """A number below 2^62 that a clip's randomness in one epoch follows from."""
+def augmentation_key(seed: int, epoch: int, name: str, occurrence: int) -> int:
+    """Hash what a clip's random numbers in one epoch depend on, to a number below 2^62."""
     return seed_from(f"{seed}:{epoch}:{name}:{occurrence}") >> 2
 
 
@@ -32,16 +32,16 @@ def augmented_clip_features(
     clip_keys: Tensor,
     augment: AugmentSettings,
 ) -> Tensor:
-    """Clip features of augmented log-mels with patches left out.
+    """Compute clip features of augmented log-mels, with some patches dropped.
 
-    Hidden stretches become 0 before normalisation, as padding is (the official recipe); noise comes after it.
+    Masked stretches become 0 before normalisation, as padding is (the official recipe); noise is added after it.
 
     Args:
         encoder: Any AudioMosaic.
         waveforms: (B, S) float32.
         lengths: (B,) samples.
         clip_keys: (B,) long.
-        augment: What to do.
+        augment: The augmentation.
 
     Returns:
         (B, D').
@@ -64,10 +64,10 @@ def augmented_clip_features(
 
 
 def _visible(key: int, n_frames: int, n_mels: int, augment: AugmentSettings) -> Tensor:
-    """Zeros where SpecAugment hides the log-mel, ones elsewhere: (T, M), drawn on the CPU."""
+    """Draw a SpecAugment mask on the CPU: (T, M), 0 where the log-mel is masked, else 1."""
     frequency, time = _masking(augment.spec_freq, augment.spec_time)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(key)  # torch.manual_seed would set the device's generator too
+        torch.default_generator.manual_seed(key)  # torch.manual_seed would also seed the device's generator
         return time(frequency(torch.ones(1, n_mels, n_frames)))[0].T
 
 
@@ -79,7 +79,7 @@ def _masking(width: int, length: int) -> tuple[torch.nn.Module, torch.nn.Module]
 
 
 def _noisy(mel: Tensor, key: int) -> Tensor:
-    """Uniform noise of random strength, and a small circular shift in time: (T, M) -> (T, M)."""
+    """Add uniform noise of random strength and shift by a few frames: (T, M) -> (T, M)."""
     rng = np.random.default_rng(key)
     strength = rng.random() * _NOISE_LEVEL
     noise = torch.from_numpy(rng.random(tuple(mel.shape), dtype=np.float32)).to(mel) * strength
@@ -87,7 +87,7 @@ def _noisy(mel: Tensor, key: int) -> Tensor:
 
 
 def _kept(key: int, grid: tuple[int, int], augment: AugmentSettings) -> Tensor:
-    """Tokens (K,) in the time columns and frequency bands that are both kept."""
+    """Draw the visible tokens (K,): those in visible time columns and visible frequency bands."""
     noise = generator_noise(1, torch.Generator().manual_seed(key))
     columns = visible_columns(noise, grid, augment.mask_time)[0]
     bands = visible_bands(noise, grid, augment.mask_freq)[0]

@@ -1,4 +1,4 @@
-"""Fine-tuning on every fold in turn, each in a run directory of its own."""
+"""Cross-validation: one fine-tuning run per fold, each in its own run directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from train.settings import TrainSettings
 
 
 def run_folds(settings: TrainSettings, run: Callable[[TrainSettings], Path]) -> Path:
-    """Run every fold asked for, reusing finished ones, and summarise them in `out/scores.json` and `.md`.
+    """Run the folds of `finetune.folds`, reuse finished ones, and summarise them in `out/scores.json` and `.md`.
 
     Args:
         settings: With `finetune.folds` set.
@@ -31,7 +31,7 @@ def run_folds(settings: TrainSettings, run: Callable[[TrainSettings], Path]) -> 
     """
     known = folds_of(read_data(settings.data))
     if not known:
-        raise ConfigError("finetune.folds: the data set has no folds; leave finetune.folds out")
+        raise ConfigError("finetune.folds: the data set has no folds; remove finetune.folds")
     asked = (
         known if settings.finetune.folds == "all" else [str(fold) for fold in settings.finetune.folds or ()]
     )
@@ -41,7 +41,7 @@ def run_folds(settings: TrainSettings, run: Callable[[TrainSettings], Path]) -> 
     folder = Path(settings.out)
     features = settings.data.feature_folder
     if features is None and settings.finetune.cached:
-        features = str(folder / "features")  # the folds share what the frozen encoder makes of the clips
+        features = str(folder / "features")  # the folds share the frozen encoder's features
     results = {}
     for fold in asked:
         one = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""An encoder with a head that tells classes apart, or the head alone on features computed before.
+"""Classification heads on an encoder, and the model that trains them, on audio or on cached features.
 
 Axis letters: B batch, S samples, N tokens, D width, L layers, C classes, Q queries.
 """
@@ -23,20 +23,20 @@ Features = dict[str, Tensor]
 
 
 def encode(encoder: AudioEncoder, settings: FinetuneSettings, waveforms: Tensor, lengths: Tensor) -> Features:
-    """What the head of a mode reads.
+    """Compute the input of the head.
 
     Args:
         encoder: Any encoder.
-        settings: The mode.
+        settings: Mode and head.
         waveforms: (B, S) float32 in [-1, 1].
         lengths: (B,) samples.
 
     Returns:
-        `features`: (B, D') a clip's feature; (B, L, D') of every layer for weighted_sum; (B, N, D) tokens with
+        `features`: (B, D') the clip feature; (B, L, D') that of every layer for weighted_sum; (B, N, D) tokens with
         `mask` (B, N) for heads that read tokens.
 
     Raises:
-        ConfigError: The encoder does not offer its layers, or not this one.
+        ConfigError: The encoder has no such layer, or does not offer its layers.
     """
     if settings.reads_tokens:
         out = encoder(waveforms, lengths)
@@ -84,9 +84,9 @@ class LayerSumHead(ClipHead):
 class ClipBatchNorm(SyncBatchNorm1d):
     """Standardise each channel over the batch of all processes, without weights: (B, D) -> (B, D) float32.
 
-    Before a linear probe, as in MAE (He et al. 2022): contrastive features differ much more in scale from channel to
-    channel than a LayerNorm evens out. The running statistics are those of all clips for the first batches; a clip
-    that is alone in a last batch is measured by them.
+    It stands before a linear probe, as in MAE (He et al. 2022): the channels of contrastive features differ much more
+    in scale than a LayerNorm can even out. At first the running statistics average all batches so far. A batch of a
+    single clip is standardised with them.
     """
 
     def __init__(self, dim: int) -> None:
@@ -101,16 +101,16 @@ class ClipBatchNorm(SyncBatchNorm1d):
         return super().forward(input.float())
 
 
-# Weight of a batch in the running statistics, PyTorch's own, once as many batches have been averaged.
+# Weight of a batch in the running statistics after the first 1 / _MOMENTUM batches; PyTorch's default.
 _MOMENTUM = 0.1
 
 
 class AttentiveHead(ClipHead):
-    """Learned queries attend to the tokens that cover audio, their average is classified: (B, N, D) -> (B, C).
+    """Classify an average of the tokens, weighted by the attention of learned queries: (B, N, D) -> (B, C).
 
     Each of Q queries averages its own share of the channels: the efficient probing of Psomas et al. 2025 ("Attention,
     Please! Revisiting Attentive Probing"), here without its projection of the values and with a LayerNorm before the
-    queries. That is Q x D numbers more than in a linear probe, so that a few hundred clips can teach them.
+    queries. It has only Q x D parameters more than a linear probe, so that a few hundred clips suffice to train it.
     """
 
     def __init__(self, dim: int, n_classes: int, std: float, n_queries: int) -> None:
@@ -130,9 +130,9 @@ class AttentiveHead(ClipHead):
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], -torch.inf)
         shares = features.unflatten(-1, (len(self.queries), -1))  # (B, N, Q, D / Q)
-        with torch.autocast(features.device.type, enabled=False):  # what is standardised must not be rounded
-            heard = torch.einsum("bqn,bnqd->bqd", scores.softmax(dim=-1), shares.float()).flatten(1)
-            feature = self.norm(heard)
+        with torch.autocast(features.device.type, enabled=False):  # the norm magnifies rounding errors
+            pooled = torch.einsum("bqn,bnqd->bqd", scores.softmax(dim=-1), shares.float()).flatten(1)
+            feature = self.norm(pooled)
         return self.linear(feature.to(self.queries.dtype))
 
 
@@ -152,10 +152,10 @@ class GraphHead(ClipHead):
 def build_head(
     encoder: AudioEncoder, settings: FinetuneSettings, features: Tensor, n_classes: int
 ) -> ClipHead:
-    """The head of a mode, for features such as these.
+    """Build the head of a mode.
 
     Args:
-        encoder: Gives the normalisation to go on from, where it has one for this feature.
+        encoder: The head starts from its normalisation of the clip feature, if it has one.
         settings: The mode and its options.
         features: `features` of `encode` for any clip.
         n_classes: C.
@@ -170,21 +170,21 @@ def build_head(
     if settings.solver == "logistic":
         return ClipHead(
             nn.Identity(), dim, n_classes, settings.head_std
-        )  # the standardisation is in its weights
+        )  # the solver's weights include the standardisation
     own = encoder.clip_norm if settings.layer is None else None
     norm = nn.LayerNorm(dim) if own is None else copy.deepcopy(own).requires_grad_(True)
     return ClipHead(norm, dim, n_classes, settings.head_std)
 
 
 class FinetuneModel(nn.Module):
-    """Encoder and head under one loss; without an encoder, the head on given features.
+    """Encoder and head with their loss; without an encoder, the head on given features.
 
     Args:
         head: The head.
-        encoder: None where features are computed before. A frozen one stays in evaluation mode.
+        encoder: None with cached features. A frozen one stays in evaluation mode.
         settings: Mode, loss, augmentation.
         multi_label: Whether a clip may have several labels.
-        class_weights: (C,) weight of each class' clips; None weighs all alike.
+        class_weights: (C,) weight of each class's clips; None weighs all equally.
     """
 
     def __init__(
@@ -212,14 +212,14 @@ class FinetuneModel(nn.Module):
         mask: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Logits, and the loss where there are labels.
+        """Compute logits, and the loss if there are labels.
 
         Args:
-            waveforms: (B, S) float32, where the model has its encoder.
+            waveforms: (B, S) float32, if the model has an encoder.
             lengths: (B,) samples.
-            clip_keys: (B,) long, what training's augmentation of each clip is drawn from.
-            features: As `encode` gives them, in place of waveforms.
-            mask: (B, N) bool with tokens as features.
+            clip_keys: (B,) long, keys of the augmentation's random numbers.
+            features: The result of `encode`, instead of waveforms.
+            mask: (B, N) bool, if the features are tokens.
             labels: (B, C) targets in [0, 1].
 
         Returns:
@@ -247,7 +247,7 @@ class FinetuneModel(nn.Module):
             return encode(self.encoder, self.settings, waveforms, lengths)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Binary or softmax cross-entropy against soft targets."""
+        """Compute binary or softmax cross-entropy against soft targets."""
         smoothing = self.settings.label_smoothing
         targets = labels * (1 - smoothing) + smoothing / labels.shape[1]
         if self.bce:
@@ -260,9 +260,9 @@ class FinetuneModel(nn.Module):
             return per_clip.mean()
         weights = (labels * self.class_weights).sum(
             dim=1
-        )  # (B,), as F.cross_entropy weighs: by the true class
+        )  # (B,) the weight of the true class, as in F.cross_entropy
         return (weights * per_clip).sum() / weights.sum().clamp(min=1e-9)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """What the logits say of each class: (B, C) in [0, 1]."""
+        """Turn logits into probabilities (B, C) in [0, 1]."""
         return logits.float().sigmoid() if self.bce else logits.float().softmax(dim=1)

@@ -1,4 +1,4 @@
-"""Labelled clips as training batches: waveforms read each time, or features computed once."""
+"""Labelled clips as training batches: waveforms, or cached features."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from encoders.audio import pad_batch
 from train.data.clip_cache import ClipCache
 from train.data.feature_cache import Feature, encoded_once
 from train.data.protocols import TrainingDataset
-from train.finetune.augment import clip_key
+from train.finetune.augment import augmentation_key
 from train.finetune.datasets import LabelledClip
 from train.finetune.heads import Features, FinetuneModel, encode
 from train.finetune.settings import FinetuneSettings
@@ -26,7 +26,7 @@ _ENCODE_BATCH = 16
 
 
 class LabelledAudio:
-    """Waveforms of labelled clips, decoded once as long as they fit.
+    """Waveforms of labelled clips, cached up to a size limit.
 
     Args:
         encoder: Gives the sample rate and the shortest length.
@@ -37,10 +37,10 @@ class LabelledAudio:
         self._audio = ClipCache(encoder.config.sample_rate)
 
     def read(self, clip: LabelledClip) -> np.ndarray:
-        """(S,) float32 at the encoder's rate.
+        """Decode a clip: (S,) float32 at the encoder's rate.
 
         Raises:
-            AudioError: Not readable or too short; names the table's line.
+            AudioError: It cannot be decoded or is too short; the message names the table's line.
         """
         try:
             wave = self._audio.read(AudioRef(clip.path, clip.start_s, clip.end_s))
@@ -50,7 +50,7 @@ class LabelledAudio:
         return wave
 
     def crops(self, clip: LabelledClip, settings: FinetuneSettings) -> list[np.ndarray]:
-        """What testing hears of a clip: all of it, or evenly spaced parts."""
+        """Return the crops of a clip that testing uses: the whole clip, or evenly spaced parts."""
         wave = self.read(clip)
         size = self._crop_samples(settings)
         if size is None or settings.test_crops == 1 or len(wave) <= size:
@@ -61,7 +61,7 @@ class LabelledAudio:
     def random_crop(
         self, clip: LabelledClip, settings: FinetuneSettings, rng: np.random.Generator
     ) -> np.ndarray:
-        """What training hears of a clip."""
+        """Return the part of a clip that training uses: the whole clip, or a random crop."""
         wave = self.read(clip)
         size = self._crop_samples(settings)
         if size is None or len(wave) <= size:
@@ -75,30 +75,30 @@ class LabelledAudio:
 
 
 class DrawnClips(TrainingDataset):
-    """Which clips an epoch shows: each once, or weighted draws that make classes equally frequent.
+    """The clips of an epoch: each once, or sampled with weights that make classes equally frequent.
 
     Args:
         clips: The clips.
         targets: (clips, C) zeros and ones.
         settings: `balanced` and `draws`.
-        seed: Seed of the draws; they are a function of (seed, epoch).
+        seed: Seed of the sampling, which is a function of (seed, epoch).
     """
 
     def __init__(
         self, clips: Sequence[LabelledClip], targets: Tensor, settings: FinetuneSettings, seed: int
     ) -> None:
         self.clips, self.targets, self.settings, self.seed = list(clips), targets, settings, seed
-        # A clip weighs as much as its classes are rare, summed over them (AST and AudioMAE on AudioSet).
+        # A clip's weight is the sum over its classes of 1 / frequency (AST and AudioMAE on AudioSet).
         self.weights = targets @ (1.0 / targets.sum(dim=0).clamp(min=1.0)) + 1e-12
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the epoch's clips."""
+        """Choose the epoch and its clips."""
         self.epoch = epoch
         n_draws = self.settings.draws or len(self.clips)
         self.drawn = list(range(len(self.clips)))
         if self.settings.balanced:
-            # numpy, because torch.multinomial takes 2^24 categories at most and shares are in float64 here
+            # numpy, because torch.multinomial is limited to 2^24 categories and float32 here
             rng = np.random.default_rng((self.seed, epoch, 1))
             shares = self.weights.double().numpy()
             self.drawn = rng.choice(len(self.clips), size=n_draws, p=shares / shares.sum()).tolist()
@@ -112,12 +112,12 @@ class DrawnClips(TrainingDataset):
         return len(self.drawn)
 
     def name(self, position: int) -> str:
-        """The id of the clip at a position of the epoch."""
+        """Return the id of the clip at a position of the epoch."""
         return self.clips[self.drawn[position]].id
 
 
 class WaveformRows(DrawnClips):
-    """Training clips as waveforms, cropped and mixed up; a function of (seed, epoch, clip)."""
+    """Training clips as waveforms with random crops and mixup; a function of (seed, epoch, clip)."""
 
     def __init__(self, audio: LabelledAudio, *args: Any) -> None:
         super().__init__(*args)
@@ -126,7 +126,7 @@ class WaveformRows(DrawnClips):
     def __getitem__(self, position: int) -> dict[str, Any]:
         index, settings = self.drawn[position], self.settings
         clip, target = self.clips[index], self.targets[index]
-        key = clip_key(self.seed, self.epoch, clip.id, self.occurrences[position])
+        key = augmentation_key(self.seed, self.epoch, clip.id, self.occurrences[position])
         rng = np.random.default_rng(key)
         wave = self.audio.random_crop(clip, settings, rng)
         if rng.random() < settings.augment.mixup:
@@ -139,7 +139,7 @@ class WaveformRows(DrawnClips):
 
 
 def mix(wave: np.ndarray, added: np.ndarray, share: float) -> np.ndarray:
-    """Two waveforms without their means, weighted; the second is cut or padded to the first: (S,) float32."""
+    """Mix two waveforms without their means; the second is cut or padded to the first's length: (S,) float32."""
     fitted = np.zeros_like(wave)
     size = min(len(wave), len(added))
     fitted[:size] = added[:size] - added.mean()
@@ -148,7 +148,7 @@ def mix(wave: np.ndarray, added: np.ndarray, share: float) -> np.ndarray:
 
 
 def collate_waveforms(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """Waveforms (B, S), lengths (B,), clip keys (B,), labels (B, C)."""
+    """Collate waveforms (B, S), lengths (B,), clip keys (B,), labels (B, C)."""
     waveforms, lengths = pad_batch([row["waveform"] for row in rows])
     keys = torch.tensor([row["clip_key"] for row in rows])
     labels = torch.stack([row["labels"] for row in rows])
@@ -156,7 +156,7 @@ def collate_waveforms(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 class FeatureRows(DrawnClips):
-    """Training clips as features computed before."""
+    """Training clips as cached features."""
 
     def __init__(self, features: dict[str, list[Tensor]], *args: Any) -> None:
         super().__init__(*args)
@@ -168,15 +168,14 @@ class FeatureRows(DrawnClips):
 
 
 def collate_features(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Features (B, ...) with their mask where they are tokens, and labels (B, C) where there are some."""
-    batch = stack_features([row["features"] for row in rows])
-    if "labels" in rows[0]:
-        batch["labels"] = torch.stack([row["labels"] for row in rows])
-    return batch
+    """Collate features (B, ...), their mask if they are tokens, and labels (B, C)."""
+    return stack_features([row["features"] for row in rows]) | {
+        "labels": torch.stack([row["labels"] for row in rows])
+    }
 
 
 def stack_features(rows: Sequence[Tensor]) -> Features:
-    """Features of equal shape stacked; tokens of different number padded, with a mask."""
+    """Stack features of equal shape; pad different numbers of tokens and return a mask."""
     if rows[0].ndim == 1 or all(row.shape == rows[0].shape for row in rows):
         return {"features": torch.stack(list(rows))}
     features = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)  # (B, N, D)
@@ -193,16 +192,16 @@ def compute_features(
     limit_gb: float,
     folder: Path | None = None,
 ) -> dict[str, list[Tensor]]:
-    """What the head reads of every clip, once: clip id to its features (one whole clip), on the CPU.
+    """Compute the head's input for every clip once: clip id to its features (one whole clip), on the CPU.
 
     Args:
         encoder: The frozen encoder.
-        settings: The mode.
-        audio: Reads the clips.
-        clips: All clips that will be asked for.
+        settings: Mode and head.
+        audio: Decodes the clips.
+        clips: All clips that will be needed.
         device: Where to encode.
         limit_gb: Refuse to hold more than this.
-        folder: Keep the features there too, for other runs with the same encoder and mode.
+        folder: Cache the features there too, for other runs with the same encoder and mode.
 
     Raises:
         ConfigError: They would take more memory than the limit.
@@ -225,7 +224,7 @@ def _encode_clips(
     clips: Sequence[LabelledClip],
     device: torch.device,
 ) -> list[Feature]:
-    """Features of whole clips."""
+    """Compute features of whole clips."""
     waveforms, lengths = pad_batch([audio.read(clip) for clip in clips])
     out = encode(encoder, settings, waveforms.to(device), lengths)
     rows = list(out["features"].float().cpu())
@@ -242,14 +241,14 @@ def predict(
     batch_size: int,
     device: torch.device,
 ) -> np.ndarray:
-    """Probabilities (clips, C), averaged over each clip's crops.
+    """Compute probabilities (clips, C), averaged over each clip's crops.
 
     Args:
-        model: The model; left in the mode it was in.
+        model: The model; its mode stays as it was.
         clips: The clips.
         crops_of: Waveforms (S,) or features of a clip's crops.
-        batch_size: Crops per pass.
-        device: Where the model is.
+        batch_size: Crops per forward pass.
+        device: The model's device.
     """
     was_training = model.training
     model.eval()
@@ -272,7 +271,7 @@ def predict(
 def _batches(
     clips: Sequence[LabelledClip], crops_of: Callable[[LabelledClip], Sequence[Any]], batch_size: int
 ) -> Iterator[list[Sequence[Any]]]:
-    """Clips' crops, about as many together as a batch holds."""
+    """Group the crops of clips into batches of about `batch_size` crops."""
     batch: list[Sequence[Any]] = []
     for clip in clips:
         batch.append(crops_of(clip))

@@ -1,4 +1,4 @@
-"""The optimiser of fine-tuning: learning rates that fall with depth, and the epoch that validates best."""
+"""The optimiser of fine-tuning: layer-wise learning rates, and the best epoch on the validation clips."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from train.engine.trainer import StageTrainer
 
 
 def layer_scales(encoder: nn.Module, decay: float) -> dict[str, float]:
-    """How much slower each parameter of an encoder learns than the head (Clark et al. 2020; BEiT, MAE).
+    """Compute the factor of each encoder parameter's learning rate (Clark et al. 2020; BEiT, MAE).
 
-    Block i of L (from 0) learns at `decay ** (L - i)`, what lies before the blocks at `decay ** (L + 1)`, what
-    lies after them at 1. The blocks are the encoder's longest `ModuleList`.
+    Block i of L (from 0) has the factor `decay ** (L - i)`, parameters before the blocks `decay ** (L + 1)`, parameters
+    after them 1. The blocks are the encoder's longest `ModuleList`.
 
     Args:
         encoder: Any encoder built of a list of blocks.
@@ -39,25 +39,25 @@ def layer_scales(encoder: nn.Module, decay: float) -> dict[str, float]:
     prefix = max(lists, key=lambda name: len(lists[name]), default=None)
     if prefix is None or len(lists[prefix]) < 2:
         raise ConfigError(
-            f"finetune.layer_decay={decay}: {type(encoder).__name__} is not built of blocks; set it to 1"
+            f"finetune.layer_decay={decay}: {type(encoder).__name__} has no list of blocks; set it to 1"
         )
-    n_blocks, passed = len(lists[prefix]), False
+    n_blocks, seen_blocks = len(lists[prefix]), False
     scales = {}
     for name, _ in encoder.named_parameters():
         if name.startswith(f"{prefix}."):
-            passed = True
+            seen_blocks = True
             depth = int(name[len(prefix) + 1 :].split(".")[0]) + 1
         else:
-            depth = n_blocks + 1 if passed else 0
+            depth = n_blocks + 1 if seen_blocks else 0
         scales[name] = decay ** (n_blocks + 1 - depth)
     return scales
 
 
 class FinetuneTrainer(StageTrainer):
-    """Trainer whose encoder blocks learn the slower the deeper they lie below the head."""
+    """Trainer with layer-wise learning rates: smaller for encoder blocks further below the head."""
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """One parameter group per learning rate and weight decay."""
+        """Build an optimiser with one parameter group per learning rate and weight decay."""
         target: Any = self.model if model is None else model
         decay = target.settings.layer_decay
         if self.optimizer is not None or decay == 1 or target.encoder is None:
@@ -81,14 +81,14 @@ class FinetuneTrainer(StageTrainer):
 
 
 class BestEpoch(TrainerCallback):
-    """Scores the validation clips after every epoch and remembers the weights that did best.
+    """Scores the validation clips after every epoch and keeps the best weights.
 
     Args:
-        model: The model in training; what trains of it is remembered.
-        score: Gives the validation score (higher is better) and the loss that decides between equal ones.
-        folder: Where the best weights are kept for an interrupted run.
-        log: One line of metrics per epoch is appended there.
-        start_counts: The weights before the first step compete too, as epoch 0.
+        model: The model in training.
+        score: Returns the validation score (higher is better) and the loss that breaks ties.
+        folder: Where the best weights are saved, so that an interrupted run can resume.
+        log: File that gets one line of metrics per epoch.
+        start_counts: Also score the weights before the first step, as epoch 0.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class BestEpoch(TrainerCallback):
         self.weights: dict[str, Tensor] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take up what an interrupted run remembered; score an epoch whose weights were saved, but not scored."""
+        """Restore the best weights of an interrupted run; score its last epoch if that was saved but not scored."""
         file = self.folder / "best.json"
         if state.global_step and file.is_file():
             self.best = json.loads(file.read_text(encoding="utf-8"))
@@ -116,7 +116,7 @@ class BestEpoch(TrainerCallback):
             self.on_epoch_end(args, state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Score, and keep the weights where they are the best so far."""
+        """Score the epoch, and keep its weights if they are the best so far."""
         score, loss = self.score()
         epoch = float(round(state.epoch or 0, 3))
         if is_main_process():
@@ -142,7 +142,7 @@ class BestEpoch(TrainerCallback):
             write_text_atomic(self.folder / "best.json", json.dumps(self.best))
 
     def restore(self) -> None:
-        """Put the best weights back into the model."""
+        """Load the best weights into the model."""
         own = self.model.state_dict()
         for name, value in self.weights.items():
             own[name].copy_(value)

@@ -1,4 +1,4 @@
-"""What a fine-tuned encoder scores, with intervals, beside its controls: numbers, and a page to read."""
+"""Scores of a fine-tuned encoder and its controls, with confidence intervals: numbers and a page."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from eval.metrics.ranking import Ranking, average_precision, equal_error_rate
 from eval.scoring.stats import N_RESAMPLES, Interval, mean_interval, weighted_interval
 from train.finetune.datasets import LabelledClip, LabelledData
 
-# Resampling sorts nothing anew but adds up (clips x classes) numbers each time: fewer where these are many.
+# Every resample sums (clips x classes) numbers: fewer resamples if these are many.
 _FEW_RESAMPLES, _MANY_NUMBERS = 200, 200_000
 LOWER_IS_BETTER = ("equal_error_rate",)
 _SHORT = {"accuracy": "accuracy", "mean_average_precision": "mAP", "equal_error_rate": "EER"}
 
 
 def metrics_of(data: LabelledData) -> tuple[str, ...]:
-    """What a data set's scores are, the one that counts first."""
+    """Return a data set's metrics, its main metric first."""
     others = () if data.multi_label else ("accuracy", "mean_average_precision")
     return tuple(dict.fromkeys((data.metric, *others)))
 
 
 def score(data: LabelledData, metric: str, probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """One number.
+    """Compute one metric.
 
     Args:
-        data: Names the class to detect.
+        data: The data set; it names the class to detect.
         metric: accuracy, mean_average_precision or equal_error_rate.
         probabilities: (clips, C).
         targets: (clips, C) zeros and ones.
@@ -45,7 +45,7 @@ def score(data: LabelledData, metric: str, probabilities: np.ndarray, targets: n
 def report(
     data: LabelledData, clips: Sequence[LabelledClip], probabilities: np.ndarray, targets: np.ndarray
 ) -> dict[str, Any]:
-    """All scores of a system with clustered 95 % intervals; test sets of their own are scored by themselves too.
+    """Compute all scores of a system with clustered 95 % intervals, also for each test subset.
 
     Args:
         data: The data set.
@@ -99,18 +99,18 @@ def _interval(
 
 
 def _right(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Whether the likeliest class is (one of) the clip's own."""
+    """Whether the most likely class is one of the clip's own."""
     return targets[np.arange(len(targets)), probabilities.argmax(axis=1)] > 0
 
 
 def _detected(data: LabelledData) -> slice:
-    """The column of the class to detect."""
+    """Return the column of the class to detect."""
     column = data.classes.index(data.positive) if data.positive in data.classes else len(data.classes) - 1
     return slice(column, column + 1)
 
 
 def markdown(scores: dict[str, Any]) -> str:
-    """The page of one run."""
+    """Write the page of one run."""
     metric = scores["metric"]
     split = scores["split"]
     lines = [
@@ -137,17 +137,17 @@ def markdown(scores: dict[str, Any]) -> str:
 
 
 def format_interval(values: dict[str, Any]) -> str:
-    """`97.5 [95.0, 99.1]` in percent."""
+    """Format a score in percent, as in `97.5 [95.0, 99.1]`."""
     if values["low"] is None:
         return f"{100 * values['value']:.1f}"
     return f"{100 * values['value']:.1f} [{100 * values['low']:.1f}, {100 * values['high']:.1f}]"
 
 
 def fold_summary(name: str, folds: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Scores of every fold, and their mean and standard deviation, for every system.
+    """Summarise the scores of all folds, with mean and standard deviation, for every system.
 
     Args:
-        name: Of the run.
+        name: Name of the run.
         folds: Fold to the scores of its run.
     """
     first = next(iter(folds.values()))
@@ -162,7 +162,7 @@ def fold_summary(name: str, folds: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def fold_markdown(summary: dict[str, Any]) -> str:
-    """The page of a run over several folds."""
+    """Write the page of a run over several folds."""
     folds = summary["folds"]
     lines = [
         f"# {summary['name']}: {_SHORT[summary['metric']]} over {len(folds)} folds",

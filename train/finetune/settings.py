@@ -16,12 +16,12 @@ METRICS = ("auto", "accuracy", "mean_average_precision", "equal_error_rate")
 
 @dataclasses.dataclass(frozen=True)
 class FoldSettings:
-    """Which folds are held out, for data sets that have folds.
+    """Held-out folds, for data sets that have folds.
 
     Attributes:
-        column: Column of the fold in a label CSV.
-        test: The fold scored at the end; None uses the data set's own splits.
-        validation: The fold that chooses the epoch, `auto` for a share of the training clips, or `next` for
+        column: Column of a label CSV that holds the fold.
+        test: The test fold, scored once at the end; None uses the data set's own splits.
+        validation: The fold that selects the best epoch; `auto` splits off a share of the training clips, `next` takes
             the fold after the test fold.
     """
 
@@ -32,18 +32,19 @@ class FoldSettings:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentSettings:
-    """What training hears and sees differently each epoch; a function of (seed, epoch, clip).
+    """Augmentation of the training clips, as a function of (seed, epoch, clip).
 
     Attributes:
-        mixup: Share of clips mixed with another at the weight Beta(mixup_beta, mixup_beta), labels too.
-        mixup_beta: See `mixup`.
-        crop_s: Training hears a random part of this length; None the whole clip.
-        noise: Uniform noise on the normalised log-mel, up to 0.1 and of random strength, and a shift of up to ten
+        mixup: Probability that a clip and its labels are mixed with another clip, with weight Beta(mixup_beta,
+            mixup_beta).
+        mixup_beta: Parameter of that Beta distribution.
+        crop_s: Length in seconds of the random crop that training uses; None uses the whole clip.
+        noise: Add uniform noise of random strength (at most 0.1) to the normalised log-mel and shift it by up to ten
             frames (the official Speech Commands recipe).
-        spec_freq: SpecAugment: widest band hidden, in mels.
-        spec_time: SpecAugment: longest stretch hidden, in frames.
-        mask_time: Share of the time columns of patches left out.
-        mask_freq: Share of the frequency bands of patches left out.
+        spec_freq: SpecAugment: largest width of the masked band, in mels; 0 masks none.
+        spec_time: SpecAugment: largest length of the masked stretch, in frames; 0 masks none.
+        mask_time: Share of the time columns of patches that are dropped.
+        mask_freq: Share of the frequency bands of patches that are dropped.
     """
 
     mixup: float = 0.0
@@ -59,60 +60,64 @@ class AugmentSettings:
         for key in ("mixup", "mask_time", "mask_freq"):
             if not 0 <= getattr(self, key) <= 1 or (key != "mixup" and getattr(self, key) == 1):
                 raise ConfigError(
-                    f"finetune.augment.{key}: got {getattr(self, key)}, expected a share from 0 to 1"
+                    f"finetune.augment.{key}: got {getattr(self, key)}, expected 0 to 1"
+                    + ("" if key == "mixup" else ", without 1")
                 )
         if self.mixup_beta <= 0 or (self.crop_s is not None and self.crop_s <= 0):
             raise ConfigError(
                 f"finetune.augment: got mixup_beta={self.mixup_beta}, crop_s={self.crop_s}; expected more than 0"
             )
         if self.spec_freq < 0 or self.spec_time < 0:
-            raise ConfigError("finetune.augment: spec_freq and spec_time are widths; expected 0 or more")
+            raise ConfigError(
+                f"finetune.augment: got spec_freq={self.spec_freq}, spec_time={self.spec_time}; expected 0 or more"
+            )
 
     @property
     def on_log_mel(self) -> bool:
-        """Whether the encoder's log-mel or its patches must be within reach."""
+        """Whether the augmentation acts on the encoder's log-mel or patches."""
         return bool(self.noise or self.spec_freq or self.spec_time or self.mask_time or self.mask_freq)
 
     @property
     def any(self) -> bool:
-        """Whether anything changes from epoch to epoch."""
+        """Whether a clip differs from epoch to epoch."""
         return bool(self.on_log_mel or self.mixup or self.crop_s)
 
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneSettings:
-    """How an encoder is carried over to labelled clips.
+    """Fine-tuning or probing of an encoder on labelled clips.
 
     Attributes:
-        mode: full (everything trains), or a probe of the frozen encoder: linear (its clip feature), attentive
-            (learned queries attend to its tokens), weighted_sum (of its layers' features), layer:N (one layer's
-            feature, 0 being what enters the first block).
-        head: auto (what the mode says), attentive, or aasist (graph attention over the grid of tokens, for spoofed or
-            generated audio); the latter two read tokens, in mode full or, the encoder frozen, in mode attentive.
-        solver: adamw, or for mode linear and layer:N with features computed once `logistic`: logistic regression on
-            the standardised feature, its penalty chosen by cross-validation on the training and validation clips. It
-            is what the log-mel baseline gets too, and depends neither on a learning rate nor on a number of epochs.
-        probe_first: Mode full starts from the logistic solver's classifier of the encoder's features as they are,
-            rather than from small random weights.
-        epochs: Passes over the training clips, in place of optim.steps.
-        warmup_epochs: Of them, in place of optim.warmup_steps.
-        base_lr: Learning rate per 256 clips, in place of optim.lr: lr = base_lr x batch / 256.
-        layer_decay: Each block learns this much slower than the one above it.
-        queries: Learned queries of the attentive probe; each averages its own share of the channels.
-        head_std: Deviation of the classifier's first weights (2.5e-5 in the official recipe).
-        loss: auto (bce where clips have several labels, else ce), bce or ce.
-        label_smoothing: Share of the target spread evenly over the classes.
-        class_weights: Class to weight of its clips in the loss; other classes have 1.
-        balanced: Draw clips with weights that make classes equally frequent.
-        draws: Clips drawn per epoch where balanced; None draws as many as there are.
-        augment: Augmentation of training.
-        test_crops: Evenly spaced parts of `crop_s` whose probabilities are averaged; 1 hears the whole clip.
-        metric: What chooses the epoch and heads the report; auto takes the data set's.
-        validation_share: Share of the training groups kept for validation where no split is given.
+        mode: `full` trains encoder and head. The others keep the encoder frozen and train a probe: `linear` on its clip
+            feature, `attentive` on its tokens (learned queries attend to them), `weighted_sum` on a learned average of
+            its layers' features, `layer:N` on the feature of one layer (0 is the input of the first block).
+        head: `auto` follows the mode; `attentive` and `aasist` (graph attention over the grid of tokens, for spoofed or
+            generated audio) read tokens, in mode `full` or `attentive`.
+        solver: `adamw`; or `logistic`, for modes `linear` and `layer:N` with cached features: logistic regression on
+            the standardised feature, with the penalty chosen by cross-validation on training and validation clips. The
+            log-mel baseline uses it too. It needs no learning rate and no number of epochs.
+        probe_first: Mode `full` starts from the logistic solver's classifier on the features of the unchanged encoder,
+            instead of from small random weights.
+        epochs: Passes over the training clips; replaces `optim.steps`.
+        warmup_epochs: Epochs of linear warm-up; replaces `optim.warmup_steps`.
+        base_lr: Learning rate per 256 clips; replaces `optim.lr` by base_lr * batch / 256.
+        layer_decay: Factor between the learning rates of a block and of the block above it; 1 gives all the same.
+        queries: Learned queries of the attentive head; each averages its own share of the channels.
+        head_std: Standard deviation of the classifier's initial weights (2.5e-5 in the official recipe).
+        loss: `bce`, `ce`, or `auto`: bce if clips have several labels, else ce.
+        label_smoothing: Share of the target that is spread evenly over the classes.
+        class_weights: Weight of a class's clips in the loss; classes that are not listed have weight 1.
+        balanced: Sample clips with weights that make classes equally frequent.
+        draws: Clips sampled per epoch with `balanced`; None samples as many as there are training clips.
+        augment: Augmentation of the training clips.
+        test_crops: Number of evenly spaced crops of `augment.crop_s` whose probabilities are averaged in testing; 1
+            uses the whole clip.
+        metric: The metric that selects the epoch and comes first in the report; `auto` takes the data set's.
+        validation_share: Share of the training groups that is held out for validation if no split is given.
         cache: Compute a frozen encoder's features once and keep them in memory.
-        folds: Run every fold named (`all` or a list), each in its own run directory.
+        folds: Run cross-validation over these folds (`all` or a list), each in its own run directory.
         controls: Also train the same head on the same encoder with random weights.
-        baseline: Also score logistic regression on the mean and deviation of the log-mel.
+        baseline: Also score logistic regression on mean and standard deviation of the log-mel.
     """
 
     mode: str = "linear"
@@ -174,17 +179,15 @@ class FinetuneSettings:
                 "finetune.test_crops: crops need finetune.augment.crop_s, their length in seconds"
             )
         if self.cached and self.augment.any:
-            raise ConfigError(
-                "finetune.augment: features that are computed once hear no augmentation; set finetune.cache=false"
-            )
+            raise ConfigError("finetune.augment: cached features are not augmented; set finetune.cache=false")
         if self.solver == "logistic":
             self._check_logistic()
         if self.probe_first and (self.mode != "full" or self.head != "auto"):
             raise ConfigError(
-                f"finetune.probe_first: is for mode full with head auto, not {self.mode} with {self.head}"
+                f"finetune.probe_first: is for mode full with head auto, not mode {self.mode} with head {self.head}"
             )
         if self.draws is not None and not self.balanced:
-            raise ConfigError("finetune.draws: draws are weighted; set finetune.balanced=true")
+            raise ConfigError("finetune.draws: needs weighted sampling; set finetune.balanced=true")
         if self.layer is None and self.mode != "full" and self.layer_decay != 1:
             raise ConfigError(
                 f"finetune.layer_decay: the encoder is frozen in mode {self.mode}; leave it at 1"
@@ -193,7 +196,7 @@ class FinetuneSettings:
             raise ConfigError(f"finetune.folds: got '{self.folds}', expected all or a list such as [1, 2]")
 
     def _check_logistic(self) -> None:
-        """Whether the logistic solver can do all that is asked."""
+        """Check that no option is set that the logistic solver does not have."""
         if self.mode != "linear" and self.layer is None:
             raise ConfigError(f"finetune.solver: logistic is for mode linear or layer:N, not {self.mode}")
         unused = (
@@ -208,11 +211,9 @@ class FinetuneSettings:
         defaults = {field.name: field.default for field in dataclasses.fields(self)} | {"class_weights": {}}
         for key in unused:
             if getattr(self, key) != defaults[key]:
-                raise ConfigError(f"finetune.{key}: the logistic solver has no such thing; leave it out")
+                raise ConfigError(f"finetune.{key}: the logistic solver does not have this option; remove it")
         if not self.cache:
-            raise ConfigError(
-                "finetune.cache: the logistic solver needs features that are computed once; leave it on"
-            )
+            raise ConfigError("finetune.cache: the logistic solver needs cached features; set it to true")
 
     @property
     def layer(self) -> int | None:
@@ -227,10 +228,10 @@ class FinetuneSettings:
 
     @property
     def frozen(self) -> bool:
-        """Whether the encoder does not train."""
+        """Whether the encoder is frozen."""
         return self.mode != "full"
 
     @property
     def cached(self) -> bool:
-        """Whether features are computed once."""
+        """Whether features are computed once and cached."""
         return self.frozen and self.cache

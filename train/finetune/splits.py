@@ -1,4 +1,4 @@
-"""Which labelled clips train, which choose the epoch, and which are scored."""
+"""Splits of labelled clips: training, validation (selects the epoch), test."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _MIN_CLIPS = 2
 
 @dataclass(frozen=True)
 class Split:
-    """Clips by use; no group is in two of them.
+    """Training, validation and test clips; no group is in two of them.
 
     Attributes:
-        data: The data set they are from.
-        train: Clips that train.
-        validation: Clips that choose the epoch.
+        data: The data set.
+        train: Training clips.
+        validation: Clips that select the epoch.
         test: Clips that are scored, once.
-        notes: What was left out and why.
+        notes: Which clips were dropped and why.
     """
 
     data: LabelledData
@@ -38,11 +38,11 @@ class Split:
 
     @property
     def clips(self) -> tuple[LabelledClip, ...]:
-        """All of them."""
+        """All clips."""
         return (*self.train, *self.validation, *self.test)
 
     def targets(self, clips: Sequence[LabelledClip]) -> Tensor:
-        """Zeros and ones, (clips, classes) float32."""
+        """Return targets of zeros and ones, (clips, classes) float32."""
         column = {name: index for index, name in enumerate(self.data.classes)}
         targets = torch.zeros(len(clips), len(column))
         for row, clip in enumerate(clips):
@@ -51,11 +51,11 @@ class Split:
 
 
 def read_data(data: DataSettings) -> LabelledData:
-    """The data set or the label tables that a config names.
+    """Read the data set or the label tables of a config.
 
     Raises:
         ConfigError: Unknown data set or option.
-        ManifestError: A table or file that is not as it should be.
+        ManifestError: An invalid table or file.
     """
     if data.dataset is not None:
         options = dict(data.dataset_options)
@@ -71,10 +71,10 @@ def read_data(data: DataSettings) -> LabelledData:
 
 
 def choose_split(data: LabelledData, settings: TrainSettings) -> Split:
-    """Split a data set as the config says; the test set never chooses anything.
+    """Split a data set according to the config; the test set is not used for any choice.
 
     Raises:
-        ConfigError: No such fold, no test clips, too few clips, or a class that is scored but never trained.
+        ConfigError: No such fold, no test clips, too few clips, or a scored class without training clips.
     """
     folds = settings.data.folds
     if folds.test is not None:
@@ -90,13 +90,11 @@ def choose_split(data: LabelledData, settings: TrainSettings) -> Split:
     rest, dropped = _without_groups(rest, test)
     validation, dropped_too = _without_groups(validation, test)
     if dropped + dropped_too:
-        notes.append(f"{dropped + dropped_too} clips left out: their source recording is in the test set")
+        notes.append(f"{dropped + dropped_too} clips dropped: their source recording is in the test set")
     if validation:
         rest, dropped = _without_groups(rest, validation)
         if dropped:
-            notes.append(
-                f"{dropped} training clips left out: their source recording is in the validation set"
-            )
+            notes.append(f"{dropped} training clips dropped: their source recording is in the validation set")
     else:
         rest, validation = _hold_out(rest, settings.finetune.validation_share)
     _check_sizes(rest, validation, test)
@@ -105,13 +103,13 @@ def choose_split(data: LabelledData, settings: TrainSettings) -> Split:
 
 
 def folds_of(data: LabelledData) -> list[str]:
-    """The folds, numbers in their order."""
+    """Return the folds, numbers in numerical order."""
     folds = {clip.fold for clip in data.clips if clip.fold is not None}
     return sorted(folds, key=lambda fold: (not fold.isdigit(), fold.zfill(9)))
 
 
 def digest(data: LabelledData) -> str:
-    """Hash of what a data set says: clips, labels, splits."""
+    """Hash a data set's clips, labels and splits."""
     rows = hashlib.sha256(repr(data.classes).encode())
     for clip in data.clips:
         place = (str(clip.path), clip.start_s, clip.end_s)
@@ -124,11 +122,11 @@ def digest(data: LabelledData) -> str:
 def _by_folds(
     data: LabelledData, test: str, validation: str
 ) -> tuple[tuple[LabelledClip, ...], tuple[LabelledClip, ...], tuple[LabelledClip, ...]]:
-    """Test, training and validation clips by fold; no validation clips where a share is to be taken."""
+    """Return test, training and validation clips by fold; no validation clips with `auto`."""
     known = folds_of(data)
     if not known:
         raise ConfigError(
-            "data.folds: the data set has no folds; use its own splits (leave data.folds.test out)"
+            "data.folds: the data set has no folds; use its own splits (remove data.folds.test)"
         )
     if test not in known:
         raise ConfigError(f"data.folds.test: no fold '{test}'; the folds are {', '.join(known)}")
@@ -157,7 +155,7 @@ def _of_split(data: LabelledData, name: str) -> tuple[LabelledClip, ...]:
 def _without_groups(
     clips: tuple[LabelledClip, ...], others: Sequence[LabelledClip]
 ) -> tuple[tuple[LabelledClip, ...], int]:
-    """The clips whose group is not among the others', and how many were left out."""
+    """Drop the clips whose group is among the others' groups; also return how many were dropped."""
     taken = {clip.group for clip in others}
     kept = tuple(clip for clip in clips if clip.group not in taken)
     return kept, len(clips) - len(kept)
@@ -166,14 +164,14 @@ def _without_groups(
 def _hold_out(
     clips: tuple[LabelledClip, ...], share: float
 ) -> tuple[tuple[LabelledClip, ...], tuple[LabelledClip, ...]]:
-    """Split off whole groups, the same share of every class; every class keeps a group for training.
+    """Split off whole groups for validation, the same share of every class; every class keeps a group for training.
 
-    A group of several classes counts for the rarest. A group's place is a hash of its name, so that adding clips
-    moves few others and the order of the rows does not matter. Where no class can spare its share, groups are taken
-    from wherever they can be spared.
+    A group with several classes counts for the rarest of them. Groups are ordered by a hash of their names, so that new
+    clips change the split little and the order of the rows does not matter. If no class has enough groups for its
+    share, groups are taken from all classes together.
 
     Raises:
-        ConfigError: Every group but one or none is the only one of some class.
+        ConfigError: No group can be taken: each is the only one of some class.
     """
     labels: dict[str, set[str]] = {}
     for clip in clips:

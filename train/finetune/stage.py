@@ -1,4 +1,4 @@
-"""The transfer stage: an encoder and a head on labelled clips, chosen on validation clips, scored on test clips."""
+"""Fine-tuning and probing: train a head (and the encoder) on labelled clips, select by validation, score test clips."""
 
 from __future__ import annotations
 
@@ -42,14 +42,17 @@ from train.settings import TrainSettings
 if TYPE_CHECKING:
     from eval.scoring.logistic import LinearClassifier
 
-_CONTROL_SEED = 1009  # added to the run's seed: the random encoder is no relative of the run's own
+_CONTROL_SEED = 1009  # added to the run's seed, so that the random encoder is not the one a run starts from
 
 
 def check_finetune(settings: TrainSettings) -> dict[str, Any]:
-    """Find what is wrong before anything is replaced; returns what of the data decides the result.
+    """Check data, split, encoder and options before an older result is replaced.
+
+    Returns:
+        Facts about the data that the result depends on.
 
     Raises:
-        UserError: Data, split, encoder or recipe that do not go together.
+        UserError: They do not fit each other.
     """
     data = read_data(settings.data)
     split = choose_split(data, settings)
@@ -74,7 +77,7 @@ def check_finetune(settings: TrainSettings) -> dict[str, Any]:
     encoder = _load(settings)
     if settings.finetune.augment.on_log_mel and not isinstance(encoder, AudioMosaicEncoder):
         raise ConfigError(
-            f"finetune.augment: {type(encoder).__name__} keeps its log-mel to itself; "
+            f"finetune.augment: {type(encoder).__name__} does not offer its log-mel; "
             "noise, spec_* and mask_* are for AudioMosaic"
         )
     if settings.finetune.augment.on_log_mel and (
@@ -87,7 +90,7 @@ def check_finetune(settings: TrainSettings) -> dict[str, Any]:
     head = build_head(encoder, settings.finetune, _example(encoder, settings.finetune), len(data.classes))
     if isinstance(head, AttentiveHead) and settings.optim.batch_size * world_size() < 2:
         raise ConfigError(
-            "optim.batch_size=1: the attentive head measures clips by the others of their batch; raise it to 2 or more"
+            "optim.batch_size=1: the attentive head normalises over the batch; raise it to 2 or more"
         )
     if settings.finetune.layer_decay < 1:
         layer_scales(encoder, settings.finetune.layer_decay)
@@ -97,8 +100,8 @@ def check_finetune(settings: TrainSettings) -> dict[str, Any]:
 def finetune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     """Run the stage.
 
-    Writes `folder/classifier` (head and what it is for), `folder/encoder` where the encoder trained or had no
-    weights of its own, `predictions.jsonl` of the test clips, and `scores.json` with its page `scores.md`.
+    Writes `folder/classifier` (the head and its description), `folder/encoder` if the encoder was trained or drawn at
+    random, `predictions.jsonl` of the test clips, and `scores.json` with its page `scores.md`.
     """
     data = read_data(settings.data)
     split = choose_split(data, settings)
@@ -108,20 +111,20 @@ def finetune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     for note in split.notes:
         say(f"finetune: {note}")
     encoder = _load(settings)
-    said, facts, model = _train(settings, split, encoder, folder)
+    predicted, facts, model = _train(settings, split, encoder, folder)
     if is_main_process():
         _save(settings, split, encoder, model.head, folder)
-        _write_predictions(split, said, folder / "predictions.jsonl")
+        _write_predictions(split, predicted, folder / "predictions.jsonl")
     targets = split.targets(split.test).numpy()
-    systems = {_title(settings): report(data, split.test, said, targets) | facts}
+    systems = {_title(settings): report(data, split.test, predicted, targets) | facts}
     if settings.finetune.controls:
         untrained = _untrained(encoder, settings.run.seed + _CONTROL_SEED)
-        said, facts, _ = _train(settings, split, untrained, folder / "control")
+        predicted, facts, _ = _train(settings, split, untrained, folder / "control")
         name = f"{_title(settings)}, untrained encoder"
-        systems[name] = report(data, split.test, said, targets) | facts
+        systems[name] = report(data, split.test, predicted, targets) | facts
     if settings.finetune.baseline and is_main_process():
-        said, strength = logmel_probe(split, encoder.config.sample_rate, settings.run.seed)
-        systems["log-mel logistic regression"] = report(data, split.test, said, targets) | {
+        predicted, strength = logmel_probe(split, encoder.config.sample_rate, settings.run.seed)
+        systems["log-mel logistic regression"] = report(data, split.test, predicted, targets) | {
             "strength": strength
         }
     scores = {
@@ -145,7 +148,7 @@ def finetune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
 
 
 def _load(settings: TrainSettings) -> AudioEncoder:
-    """The encoder; one without weights of its own is drawn from the run's seed."""
+    """Load the encoder; one without weights is initialised from the run's seed."""
     assert settings.encoder is not None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.run.seed)
@@ -153,14 +156,14 @@ def _load(settings: TrainSettings) -> AudioEncoder:
 
 
 def _untrained(encoder: AudioEncoder, seed: int) -> AudioEncoder:
-    """The same architecture with random weights."""
+    """Build the same architecture with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return type(encoder)(encoder.config)
 
 
 def _example(encoder: AudioEncoder, options: FinetuneSettings) -> Tensor:
-    """Features of a second of silence, for their shape."""
+    """Compute features of a second of silence, for their shape."""
     n_samples = encoder.config.sample_rate
     encoder.eval()
     with torch.no_grad():
@@ -171,7 +174,7 @@ def _example(encoder: AudioEncoder, options: FinetuneSettings) -> Tensor:
 def _train(
     settings: TrainSettings, split: Split, encoder: AudioEncoder, folder: Path
 ) -> tuple[np.ndarray, dict[str, Any], FinetuneModel]:
-    """Train a head (and the encoder in mode full); gives the test clips' probabilities at the best epoch."""
+    """Train a head, and the encoder in mode full; return the test clips' probabilities at the best epoch."""
     from transformers import set_seed
 
     options, data, device = settings.finetune, split.data, pick_device()
@@ -185,7 +188,7 @@ def _train(
     features: dict[str, list[Tensor]] = {}
     if options.cached or options.probe_first:
         kept = Path(settings.data.feature_folder) if settings.data.feature_folder else None
-        # In one order whatever the fold, so that the folds find each other's features.
+        # In the same order for every fold, so that the folds find each other's features.
         clips = sorted(split.clips if options.cached else split.train, key=lambda clip: clip.id)
         limit = settings.data.cache_limit_gb
         features = compute_features(encoder, options, audio, clips, device, limit, kept)
@@ -212,15 +215,15 @@ def _train(
     def crops_of(clip: LabelledClip) -> Sequence[Any]:
         return features[clip.id] if options.cached else audio.crops(clip, options)
 
-    def said_of(clips: Sequence[LabelledClip]) -> np.ndarray:
+    def predict_clips(clips: Sequence[LabelledClip]) -> np.ndarray:
         return predict(model, clips, crops_of, settings.optim.batch_size, device)
 
     wanted = split.targets(split.validation).numpy()
 
     def validate() -> tuple[float, float]:
-        said = said_of(split.validation)
-        value = score(data, data.metric, said, wanted)
-        loss = float(-(wanted * np.log(said.clip(1e-7, 1))).sum(axis=1).mean())
+        predicted = predict_clips(split.validation)
+        value = score(data, data.metric, predicted, wanted)
+        loss = float(-(wanted * np.log(predicted.clip(1e-7, 1))).sum(axis=1).mean())
         return (-value if data.metric in LOWER_IS_BETTER else value), loss
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -231,13 +234,13 @@ def _train(
     best.restore()
     assert best.best is not None
     facts = {"validation": abs(best.best["score"]), "best_epoch": best.best["epoch"]}
-    return said_of(split.test), facts | {"trained": _n_trained(model)}, model
+    return predict_clips(split.test), facts | {"trained": _n_trained(model)}, model
 
 
 def _solve(
     settings: TrainSettings, split: Split, head: ClipHead, features: dict[str, list[Tensor]]
 ) -> tuple[np.ndarray, dict[str, Any], FinetuneModel]:
-    """Like `_train` with the logistic solver: nothing is drawn at random but the folds that choose the penalty."""
+    """Like `_train`, with the logistic solver; the only random choice is the folds that select the penalty."""
 
     def features_of(clip: LabelledClip) -> np.ndarray:
         return features[clip.id][0].double().numpy()
@@ -245,17 +248,17 @@ def _solve(
     solved = _regression(split, (*split.train, *split.validation), features_of, settings.run.seed)
     _set(head, solved)
     model = FinetuneModel(head, None, settings.finetune, split.data.multi_label, None)
-    said = solved.probabilities(np.stack([features_of(clip) for clip in split.test]))
-    return said, {"strength": solved.strength, "trained": _n_trained(model)}, model
+    predicted = solved.probabilities(np.stack([features_of(clip) for clip in split.test]))
+    return predicted, {"strength": solved.strength, "trained": _n_trained(model)}, model
 
 
 def _solve_first(
     settings: TrainSettings, split: Split, head: ClipHead, features: dict[str, list[Tensor]]
 ) -> None:
-    """Let fine-tuning start from the classifier that is best for the encoder as it is (Kumar et al. 2022, LP-FT).
+    """Start fine-tuning from the best classifier for the unchanged encoder (Kumar et al. 2022, LP-FT).
 
-    From random weights the first steps bend the features to a classifier that knows nothing yet. The validation clips
-    are not used: they choose the epoch.
+    With a random classifier, the first steps would distort the features. The validation clips are not used: they select
+    the epoch.
     """
 
     @torch.no_grad()
@@ -272,7 +275,7 @@ def _set(head: ClipHead, solved: LinearClassifier) -> None:
 
 
 def _scheduled(settings: TrainSettings, n_rows: int) -> TrainSettings:
-    """The settings with steps and learning rate worked out from epochs and the rate per 256 clips."""
+    """Compute steps and learning rate from epochs and the learning rate per 256 clips."""
     options, optim = settings.finetune, settings.optim
     batch = optim.batch_size * optim.accumulation * world_size()
     per_epoch = max(1, math.ceil(n_rows / batch))
@@ -288,7 +291,7 @@ def _scheduled(settings: TrainSettings, n_rows: int) -> TrainSettings:
 
 
 def _freeze_unused(model: FinetuneModel, wave: np.ndarray) -> None:
-    """Take parameters that no clip's logits depend on (another objective's head) out of training."""
+    """Freeze parameters that the logits do not depend on, for example the head of another objective."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -313,7 +316,7 @@ def _title(settings: TrainSettings) -> str:
 
 
 def _save(settings: TrainSettings, split: Split, encoder: AudioEncoder, head: ClipHead, folder: Path) -> None:
-    """Write the head with what it needs to be used again, and the encoder where only this run has it."""
+    """Write the head with its description, and the encoder if only this run has it."""
     where = str(settings.encoder)
     encoder = encoder.cpu()
     if not settings.finetune.frozen or settings.encoder in list_encoders():
@@ -344,13 +347,13 @@ def _save(settings: TrainSettings, split: Split, encoder: AudioEncoder, head: Cl
 
 
 def load_classifier(folder: str | Path) -> tuple[FinetuneModel, tuple[str, ...]]:
-    """A saved classifier, encoder included, in evaluation mode; and its classes.
+    """Load a classifier and its encoder in evaluation mode, and its classes.
 
     Args:
         folder: `out/classifier` of a fine-tuning run.
 
     Raises:
-        CheckpointError: Weights that are missing or do not fit.
+        CheckpointError: Weights are missing or do not fit.
     """
     from alm.common.settings import parse_settings
     from encoders.base import read_config
@@ -358,7 +361,7 @@ def load_classifier(folder: str | Path) -> tuple[FinetuneModel, tuple[str, ...]]
 
     place = Path(folder)
     described = read_config(place / "classifier.json")
-    described["finetune"].pop("heads", None)  # an option once, of a head that the weights below would not fit
+    described["finetune"].pop("heads", None)  # an option of older versions, whose weights would not fit below
     options = parse_settings(FinetuneSettings, described["finetune"], where=str(place / "classifier.json"))
     source = described["encoder"]
     source = str((place / source).resolve()) if source.startswith("..") else source
@@ -370,7 +373,7 @@ def load_classifier(folder: str | Path) -> tuple[FinetuneModel, tuple[str, ...]]
 
 
 def _write_predictions(split: Split, probabilities: np.ndarray, path: Path) -> None:
-    """One line per test clip: its labels, the likeliest class, and the probability of every class."""
+    """Write one line per test clip: its labels, the most likely class, and the probability of every class."""
     lines = []
     for clip, row in zip(split.test, probabilities, strict=True):
         values = {
@@ -384,10 +387,10 @@ def _write_predictions(split: Split, probabilities: np.ndarray, path: Path) -> N
 
 
 def logmel_probe(split: Split, sample_rate: int, seed: int) -> tuple[np.ndarray, float]:
-    """Logistic regression on the mean and deviation of the log-mel.
+    """Fit logistic regression on mean and standard deviation of the log-mel.
 
     Returns:
-        Probabilities (test clips, C), and the inverse strength of the penalty.
+        Probabilities (test clips, C), and the inverse strength of the penalty that cross-validation chose.
     """
     from encoders.audio import load_audio
     from eval.scoring.baselines import logmel_features
@@ -401,15 +404,15 @@ def logmel_probe(split: Split, sample_rate: int, seed: int) -> tuple[np.ndarray,
 
 
 def _regression(
-    split: Split, known: Sequence[LabelledClip], features_of: Callable[[LabelledClip], np.ndarray], seed: int
+    split: Split, clips: Sequence[LabelledClip], features_of: Callable[[LabelledClip], np.ndarray], seed: int
 ) -> LinearClassifier:
-    """Fit logistic regression to known clips: its penalty is chosen by cross-validation."""
+    """Fit logistic regression to clips; its penalty is chosen by cross-validation."""
     from eval.scoring.logistic import fit_logistic
 
     return fit_logistic(
-        np.stack([features_of(clip) for clip in known]),
-        split.targets(known).double().numpy(),
-        [clip.group for clip in known],
+        np.stack([features_of(clip) for clip in clips]),
+        split.targets(clips).double().numpy(),
+        [clip.group for clip in clips],
         multi_label=split.data.multi_label,
         seed=seed,
     )

@@ -2,9 +2,9 @@
 
 The official code uses audiomentations. Its current releases do not install beside numpy 2.4 (a resolver falls back
 to one of 2023), and it draws from Python's and numpy's global generators, so its draws depend on worker, batch size
-and history. Here the same steps, ranges and probabilities are put together from scipy (filters), torchaudio
-(phase vocoder) and soxr (resampling), drawn like everything else from (seed, epoch, clip, view).
-`train.pretrain.views` does the same on the log-mel at a fraction of the cost. Axis letters: S samples.
+and history. Here the same steps, ranges and probabilities use scipy (filters), torchaudio (phase vocoder) and soxr
+(resampling), with random numbers that are a function of (seed, epoch, clip, view). `train.pretrain.views` does the same
+on the log-mel at a fraction of the cost. Axis letters: S samples.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class WaveformViews(ClipDataset):
         clips: The clips.
         sample_rate: Rate in Hz to deliver.
         frame_shift_ms: The encoder's frame shift.
-        config: What to do to a clip.
-        window_samples: Longest view; what lies past it, once rolled, is cut.
+        config: The augmentation.
+        window_samples: Length of the longest view; longer clips are cut after the roll.
         seed: Seed of the run.
     """
 
@@ -77,17 +77,17 @@ def augment(
     rng: np.random.Generator,
     window_samples: int | None = None,
 ) -> np.ndarray:
-    """One view of a clip.
+    """Make one view of a clip.
 
     Args:
         waveform: (S,) float32 in [-1, 1].
         sample_rate: In Hz.
-        config: Probabilities and ranges.
+        config: The augmentation.
         rng: The only source of randomness.
         window_samples: Longest result; None keeps the length.
 
     Returns:
-        (S',) float32, S' the smaller of S and `window_samples`; gains may take it past full scale.
+        (S',) float32, S' the smaller of S and `window_samples`; gains may take it beyond full scale.
     """
     view = np.roll(waveform, -int(rng.integers(len(waveform)))) if config.roll else waveform
     view = view[:window_samples].astype(np.float32)
@@ -115,14 +115,14 @@ def augment(
 
 
 def stretch_time(waveform: np.ndarray, speed: float) -> np.ndarray:
-    """Play a waveform faster or slower at its own pitch (phase vocoder).
+    """Change a waveform's speed without changing its pitch (phase vocoder).
 
     Args:
         waveform: (S,) float32.
         speed: Above 1 is faster.
 
     Returns:
-        (S / speed,) float32, rounded.
+        (S / speed,) float32, the length rounded.
     """
     from torchaudio.functional import phase_vocoder
 
@@ -142,7 +142,7 @@ def stretch_time(waveform: np.ndarray, speed: float) -> np.ndarray:
 
 
 def shift_pitch(waveform: np.ndarray, semitones: float) -> np.ndarray:
-    """Move a waveform's pitch at its own length: stretch, then resample back.
+    """Shift a waveform's pitch without changing its length: stretch, then resample.
 
     Args:
         waveform: (S,) float32.
@@ -162,7 +162,7 @@ def fit_samples(waveform: np.ndarray, n_samples: int) -> np.ndarray:
 
 
 def _hz(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
-    """A frequency, uniform on the mel scale, as audiomentations draws it."""
+    """Draw a frequency in Hz, uniform on the mel scale as in audiomentations."""
     low, high = hz_to_mel(torch.tensor(bounds)).tolist()
     return float(mel_to_hz(torch.tensor(rng.uniform(low, high))))
 
@@ -175,7 +175,7 @@ def _butterworth(
     config: ViewConfig,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Filter (S,) with a steepness drawn in steps of 6 dB per octave, which is one order."""
+    """Filter (S,) with a random steepness in steps of 6 dB per octave (one order)."""
     low, high = (round(db / 6) for db in config.rolloff_db)
     edges = np.clip(edges_hz, 1.0, 0.499 * sample_rate)
     order = int(rng.integers(low, high + 1))

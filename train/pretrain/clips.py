@@ -1,4 +1,4 @@
-"""The clips an encoder is pretrained on: from manifests, label tables or plain folders of audio.
+"""Clips for pretraining, from manifests, label tables or folders of audio files.
 
 Axis letters: B batch, S samples.
 """
@@ -28,11 +28,11 @@ from train.data.protocols import TrainingDataset
 
 @dataclass(frozen=True)
 class NamedClip:
-    """A clip and the name its random draws belong to.
+    """A clip and its name, which keys its random numbers.
 
     Attributes:
-        name: The record's id, or the path within the folder: the same on every machine.
-        ref: Where the audio is.
+        name: The record's id, or the path within the folder; the same on every machine.
+        ref: Location of the audio.
     """
 
     name: str
@@ -40,11 +40,11 @@ class NamedClip:
 
 
 def read_clips(sources: Sequence[str]) -> Sequence[NamedClip]:
-    """All different clips of some sources, in order of first use.
+    """Return all different clips of some sources, in order of first use.
 
     Args:
         sources: JSONL manifests and shard directories (records may hold audio alone), label tables (`.csv`,
-            ESC-50's columns), or folders, of which every audio file at any depth is taken.
+            ESC-50's columns), or folders, which are searched for audio files at any depth.
 
     Raises:
         UserError: A source that cannot be read or holds no audio.
@@ -70,7 +70,7 @@ def read_clips(sources: Sequence[str]) -> Sequence[NamedClip]:
 
 
 class ShardClips(Sequence[NamedClip]):
-    """The different clips of a shard directory, each looked up when it is asked for.
+    """The different clips of a shard directory, each looked up on access.
 
     Args:
         records: The shards' records.
@@ -87,7 +87,7 @@ class ShardClips(Sequence[NamedClip]):
     @overload
     def __getitem__(self, index: slice) -> list[NamedClip]: ...
     def __getitem__(self, index: int | slice) -> NamedClip | list[NamedClip]:
-        """One clip, named after the first record about it; or a list of them."""
+        """Return one clip, named after the first record about it; or a list of them."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
@@ -96,7 +96,7 @@ class ShardClips(Sequence[NamedClip]):
 
 
 def listing(sources: Sequence[str]) -> str:
-    """Hash of what the folders among some sources hold: names and sizes of their audio files."""
+    """Hash the names and sizes of the audio files in the folders among some sources."""
     digest = hashlib.sha256()
     for source in sources:
         if Path(source).is_dir() and not is_shard_folder(source):
@@ -106,7 +106,7 @@ def listing(sources: Sequence[str]) -> str:
 
 
 def _files_of(source: Path) -> list[Path]:
-    """The audio files of a folder or label table, in a fixed order."""
+    """List the audio files of a folder or label table, in a fixed order."""
     if not source.is_dir():
         return [clip.path for clip in read_labels(source)]
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
@@ -123,7 +123,7 @@ class ClipDataset(TrainingDataset):
     Args:
         clips: The clips.
         sample_rate: Rate in Hz to deliver.
-        frame_shift_ms: The encoder's frame shift, to tell which clips are too short for it.
+        frame_shift_ms: The encoder's frame shift; a clip shorter than one frame is an error.
     """
 
     def __init__(self, clips: Sequence[NamedClip], sample_rate: int, frame_shift_ms: float = 10.0) -> None:
@@ -138,7 +138,7 @@ class ClipDataset(TrainingDataset):
         return len(self.clips)
 
     def name(self, index: int) -> str:
-        """A clip's name."""
+        """Return a clip's name."""
         return self.clips[index].name
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
@@ -161,7 +161,7 @@ class ClipDataset(TrainingDataset):
 
 
 def collate_clips(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """Waveforms (B, S), or (B, 2, S) where each sample holds two views; lengths (B,) and the clips' keys (B,)."""
+    """Collate waveforms (B, S), or (B, 2, S) where each sample holds two views, lengths (B,) and clip keys (B,)."""
     waves = [sample["waveform"] for sample in samples]
     if waves[0].ndim == 2:
         rows, lengths = pad_batch([view for views in waves for view in views])

@@ -6,9 +6,9 @@ then encode chunk after chunk again, this time with activations, and carry the g
 pass must repeat its first one exactly, so its random numbers are replayed.
 
 PyTorch's non-reentrant checkpointing is that procedure inside autograd: one checkpoint per chunk. The gradient of
-the features is cached by the engine, chunks are recomputed last to first, one at a time, each under the
+the features is cached by the engine, chunks are recomputed last to first, one at a time, each with the random
 generator's and autocast's state of its first pass. Parameters get one gradient per step, so DistributedDataParallel,
-DeepSpeed and gradient accumulation see nothing unusual. Cost: one more forward pass of the encoder.
+DeepSpeed and gradient accumulation work as usual. Cost: one more forward pass of the encoder.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch.utils.checkpoint import checkpoint
 
 
 def in_chunks(encode: Callable[..., Tensor], chunk: int, *inputs: Tensor) -> Tensor:
-    """Apply a function to a batch, some rows at a time, holding one chunk's activations at most.
+    """Apply a function to a batch in chunks of rows, keeping the activations of one chunk at most.
 
-    Nothing in `encode` may look across the batch (BatchNorm, for one): call what does on the result.
+    `encode` must compute every row by itself: layers that use the whole batch, for example BatchNorm, belong after it.
 
     Args:
         encode: Takes rows of the inputs, returns (rows, ...).
@@ -31,7 +31,7 @@ def in_chunks(encode: Callable[..., Tensor], chunk: int, *inputs: Tensor) -> Ten
         inputs: Tensors with the batch as first axis, all equally long.
 
     Returns:
-        What `encode` would return for the whole batch, with the same gradients.
+        The result of `encode` on the whole batch, with the same gradients.
     """
     if not 0 < chunk < len(inputs[0]):
         return encode(*inputs)

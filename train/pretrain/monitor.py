@@ -1,4 +1,4 @@
-"""Whether a self-supervised encoder is collapsing: cheap figures of its features, and a warning.
+"""Detection of collapse of a self-supervised encoder: cheap figures of its features, and a warning.
 
 Axis letters: B clips, D width.
 """
@@ -11,23 +11,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Below these a batch's features are one point, or lie on one line; healthy runs stay far away.
+# Below these values a batch's features are one point, or lie on one line. Healthy runs stay far above.
 COLLAPSED_STD = 0.01
 COLLAPSED_RANK = 1.5
-_FEWEST_CLIPS = 16  # of fewer, none of the figures says much
-_MOST_ROWS = 512  # rows that are looked at; the decomposition of so many takes milliseconds
+_FEWEST_CLIPS = 16  # the figures of fewer clips are too noisy
+_MOST_ROWS = 512  # the singular values of so many rows take milliseconds
 
 
 @torch.no_grad()
 def spread(features: Tensor) -> dict[str, float]:
-    """How much of its space a batch of features uses.
+    """Measure how much of its space a batch of features uses.
 
     Args:
         features: (B, D), of any length.
 
     Returns:
-        `std`: standard deviation per dimension of the features brought to unit length, times sqrt(D): 0 where
-        all are one point, 1 where they are spread evenly over the sphere (SimSiam, Chen and He 2021).
+        `std`: standard deviation per dimension of the features scaled to unit length, times sqrt(D): 0 if all are one
+        point, 1 if they are spread evenly over the sphere (SimSiam, Chen and He 2021).
         `effective_rank`: exp of the entropy of the centred features' normalised singular values (Roy and
         Vetterli 2007), between 1 and min(B - 1, D).
     """
@@ -42,18 +42,18 @@ def spread(features: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def agreement(first: Tensor, second: Tensor) -> float:
-    """How much of what tells clips apart in one view is there in the other too.
+    """Measure how much of the difference between clips in one view is also in the other view.
 
-    Masks alone move an encoder's features, so an encoder that has stopped listening still shows some spread; but
-    what its two views of a clip show has nothing in common.
+    Masks alone change an encoder's features, so features that ignore the audio still show some spread; but the features
+    of the two views of a clip are then uncorrelated.
 
     Args:
         first: (B, D) features of one view.
         second: (B, D) of the other, in the same order.
 
     Returns:
-        Covariance of both over their standard deviations, each centred, in [-1, 1]; about 0, give or take
-        1 / sqrt(B * effective rank), where they know nothing of the clip.
+        Correlation of the centred features of both views, in [-1, 1]. For features that do not depend on the clip
+        it is 0 with a standard deviation of 1 / sqrt(B * effective rank).
     """
     one, other = (features - features.mean(dim=0) for features in (first.float(), second.float()))
     norm = (one.square().sum() * other.square().sum()).sqrt().clamp(min=1e-12)
@@ -61,11 +61,11 @@ def agreement(first: Tensor, second: Tensor) -> float:
 
 
 def collapse_warning(metrics: Mapping[str, float], batch: int) -> str | None:
-    """What to tell the user where the pooled features have collapsed; None where they have not.
+    """Return a warning if the pooled features have collapsed, else None.
 
     Args:
-        metrics: With `pooled_std`, `pooled_effective_rank` and `view_agreement`; without them nothing is said.
-        batch: Clips they were computed on; of fewer than 16 nothing is said.
+        metrics: With `pooled_std`, `pooled_effective_rank` and `view_agreement`; without them the result is None.
+        batch: Clips they were computed on; for fewer than 16 the result is None.
     """
     needed = {"pooled_std", "pooled_effective_rank", "view_agreement"}
     if batch < _FEWEST_CLIPS or not needed <= metrics.keys():
@@ -75,7 +75,7 @@ def collapse_warning(metrics: Mapping[str, float], batch: int) -> str | None:
     if std >= COLLAPSED_STD and rank >= COLLAPSED_RANK and agree > by_chance:
         return None
     return (
-        f"the encoder has collapsed: its features' deviation is {std:.2g} (of 1), their effective rank {rank:.1f}, "
-        f"the agreement of two views {agree:.2f} (by chance below {by_chance:.2f}); lower optim.lr, raise "
+        f"the encoder has collapsed: standard deviation of the features {std:.2g} (1 is ideal), effective rank "
+        f"{rank:.1f}, agreement of two views {agree:.2f} (chance: below {by_chance:.2f}); lower optim.lr, raise "
         "optim.warmup_steps, or check that the clips differ"
     )

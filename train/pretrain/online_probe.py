@@ -1,6 +1,6 @@
-"""What a pretrained encoder knows, watched while it trains: kNN and a linear probe on a small labelled set.
+"""Probes of the encoder during pretraining: k nearest neighbours and logistic regression on a small labelled set.
 
-The split is by fold, and clips of one source recording never lie on both sides. Axis letters: B clips, N tokens,
+The split is by fold; clips of one source recording are never on both sides. Axis letters: B clips, N tokens,
 T time, F frequency, D width.
 """
 
@@ -23,34 +23,34 @@ _BATCH = 16
 
 
 class OnlineProbe:
-    """The labelled clips, split into known and asked; `score` holds an encoder against them.
+    """The labelled clips, split into those the probes are fitted on and those they are tested on.
 
     Args:
         settings: Label table, folds, neighbours.
         sample_rate: Rate in Hz the encoder takes.
 
     Raises:
-        UserError: A table or recording that cannot be used, or too many clips to be a small set.
+        UserError: A table or recording that cannot be used, or too many clips.
     """
 
     def __init__(self, settings: ProbeSettings, sample_rate: int) -> None:
         assert settings.labels is not None
         bank = RecordedEvents(settings.labels, settings.test_folds, variation=False)
-        known = [clip for split in ("train", "validation") for clip in bank.for_split(split).clips]
-        asked = list(bank.for_split("test").clips)
-        if len(known) + len(asked) > _LARGEST_SET:
+        fitted = [clip for split in ("train", "validation") for clip in bank.for_split(split).clips]
+        tested = list(bank.for_split("test").clips)
+        if len(fitted) + len(tested) > _LARGEST_SET:
             raise ConfigError(
-                f"contrastive.probe.labels: {settings.labels} lists {len(known) + len(asked)} clips; "
+                f"contrastive.probe.labels: {settings.labels} lists {len(fitted) + len(tested)} clips; "
                 f"expected a small set of {_LARGEST_SET} at most"
             )
         self.settings = settings
-        self.n_known = len(known)
-        clips: list[Clip] = [*known, *asked]
+        self.n_fitted = len(fitted)
+        clips: list[Clip] = [*fitted, *tested]
         self.labels = np.array([clip.kind for clip in clips])
         self.waveforms = [load_audio(clip.path, sample_rate) for clip in clips]
 
     def score(self, encoder: AudioEncoder, device: torch.device) -> dict[str, float]:
-        """Accuracies in [0, 1] of an encoder on the asked clips, leaving its mode as it was.
+        """Compute the accuracies of both probes on the test clips; the encoder's mode stays as it was.
 
         Args:
             encoder: The encoder, on `device`.
@@ -58,8 +58,8 @@ class OnlineProbe:
 
         Returns:
             `probe_knn_pooled`, `probe_linear_pooled` (mean over tokens), `probe_knn_bands`,
-            `probe_linear_bands` (mean and deviation over time of every frequency step's tokens) and
-            `probe_chance` (always the commonest label).
+            `probe_linear_bands` (mean and standard deviation over time of every frequency step's tokens) and
+            `probe_chance` (the most frequent label), all in [0, 1].
         """
         was_training = encoder.training
         encoder.eval()
@@ -70,14 +70,14 @@ class OnlineProbe:
             ]
         finally:
             encoder.train(was_training)
-        known, asked = self.labels[: self.n_known], self.labels[self.n_known :]
-        kinds, counts = np.unique(known, return_counts=True)
-        scores = {"probe_chance": float(np.mean(asked == kinds[counts.argmax()]))}
+        fitted, tested = self.labels[: self.n_fitted], self.labels[self.n_fitted :]
+        kinds, counts = np.unique(fitted, return_counts=True)
+        scores = {"probe_chance": float(np.mean(tested == kinds[counts.argmax()]))}
         for name, rows in zip(("pooled", "bands"), zip(*parts, strict=True), strict=True):
             features = torch.cat(rows).numpy()
             scores |= {
-                f"probe_{probe}_{name}": float(np.mean(answers == asked))
-                for probe, answers in self._answers(features, known).items()
+                f"probe_{probe}_{name}": float(np.mean(predicted == tested))
+                for probe, predicted in self._predictions(features, fitted).items()
             }
         return scores
 
@@ -90,30 +90,30 @@ class OnlineProbe:
         out = encoder(waveform.to(device), lengths)
         return pool_tokens(out)
 
-    def _answers(self, features: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
-        """Both probes' labels for the asked clips."""
+    def _predictions(self, features: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+        """Fit both probes on the first clips, whose labels are given, and predict the labels of the others."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.neighbors import KNeighborsClassifier
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
         from threadpoolctl import threadpool_limits
 
-        k = min(self.settings.neighbours, self.n_known)
+        k = min(self.settings.neighbours, self.n_fitted)
         probes = {
             "knn": KNeighborsClassifier(k, metric="cosine", weights="distance"),
             "linear": LogisticRegression(max_iter=300, tol=1e-3, C=0.01),
         }
-        answers = {}
-        # Problems this small are solved many times faster by one thread than by several that wait for each other.
+        predictions = {}
+        # On problems this small one thread is many times faster than several that wait for each other.
         with threadpool_limits(1):
             for name, probe in probes.items():
-                model = make_pipeline(StandardScaler(), probe).fit(features[: self.n_known], known)
-                answers[name] = model.predict(features[self.n_known :])
-        return answers
+                model = make_pipeline(StandardScaler(), probe).fit(features[: self.n_fitted], labels)
+                predictions[name] = model.predict(features[self.n_fitted :])
+        return predictions
 
 
 def pool_tokens(out: AudioTokens) -> tuple[Tensor, Tensor]:
-    """Two features per clip, on the CPU.
+    """Pool tokens to two features per clip, on the CPU.
 
     Args:
         out: An encoder's tokens (B, N, D) on the grid (T, F).

@@ -1,4 +1,4 @@
-"""The pretraining stage: AudioMosaic learns from two masked views of every clip, without labels."""
+"""Contrastive pretraining of AudioMosaic on two masked views of every clip, without labels."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from train.pretrain.online_probe import OnlineProbe
 from train.pretrain.views import background_tape
 from train.settings import TrainSettings
 
-# Of each of so many clips so much is on the tape of backgrounds: at most 43 min, 125 MB of 128 mels.
+# The background tape holds the beginnings of so many clips, so many seconds each: at most 43 min, 125 MB of 128 mels.
 _BACKGROUND_CLIPS, _BACKGROUND_S = 256, 10
 
 
 class PretrainingWatch(TrainerCallback):
-    """Says when the encoder collapses or hears silence, and probes it every so many steps.
+    """Warns of collapse and of silent clips, and probes the encoder at regular steps.
 
     Args:
-        model: What trains.
-        probe: The labelled set; None probes nothing.
+        model: The model in training.
+        probe: The labelled set; None disables probing.
     """
 
     def __init__(self, model: ContrastiveModel, probe: OnlineProbe | None) -> None:
@@ -49,17 +49,17 @@ class PretrainingWatch(TrainerCallback):
         self._collapsed_lines = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Probe the encoder, on every process (under ZeRO-3 none holds it alone)."""
+        """Probe the encoder, on every process (under ZeRO-3 no process holds all of it)."""
         if self.probe is not None and state.global_step % self.probe.settings.every == 0:
             self.model.queue_metrics(self.probe.score(self.model.encoder, args.device))
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Read what the model found out since the last line of the log."""
+        """Warn if the new line of the log shows silent clips or collapse."""
         logs = logs or {}
         if logs.get("silent_clips") and not self.silent_clips:
             say(
-                f"pretrain: step {state.global_step}: {logs['silent_clips']} silent clips; they teach nothing"
+                f"pretrain: step {state.global_step}: {logs['silent_clips']} silent clips, which teach nothing"
             )
         self.silent_clips += logs.get("silent_clips", 0)
         warning = collapse_warning(logs, args.per_device_train_batch_size)
@@ -73,7 +73,7 @@ class PretrainingWatch(TrainerCallback):
 def retrieval_accuracy(
     model: ContrastiveModel, dataset: ClipDataset, device: torch.device
 ) -> dict[str, float]:
-    """How often a clip's second view is nearer to its first than any other clip's view is.
+    """Compute how often a clip's second view is the nearest one to its first view.
 
     Returns:
         `view_retrieval` in [0, 1] and `view_retrieval_chance`.
@@ -93,7 +93,7 @@ def retrieval_accuracy(
 
 
 def pretraining_encoder(settings: TrainSettings) -> AudioMosaicEncoder:
-    """The encoder to train, with a contrastive head."""
+    """Load the encoder to train, with a contrastive head."""
     assert settings.encoder is not None
     options = {"model_class": "AudioMosaicPretrain", **settings.encoder_options}
     encoder: AudioEncoder = load_encoder(settings.encoder, **options)
@@ -125,18 +125,20 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     trained = save_encoder(trainer, encoder, folder / "encoder")
     facts: dict[str, Any] = {"clips": len(dataset), "silent_clips": watch.silent_clips}
     if watch.silent_clips:
-        say(f"pretrain: silent clips were heard {watch.silent_clips} times; remove them from data.train")
+        say(
+            f"pretrain: {watch.silent_clips} training samples were silent; remove these clips from data.train"
+        )
     if len(held_out):
         held_out.clips = held_out.clips[:256]
         facts |= retrieval_accuracy(model, held_out, pick_device())
         say(
-            f"pretrain: a held-out clip's other view is its nearest in {facts['view_retrieval']:.1%} "
-            f"(chance {facts['view_retrieval_chance']:.1%})"
+            f"pretrain: for {facts['view_retrieval']:.1%} of the held-out clips, the nearest view is the clip's "
+            f"own other view (chance {facts['view_retrieval_chance']:.1%})"
         )
     if probe is not None:
         facts |= probe.score(trained, torch.device("cpu"))
     check_time_localisation(trained.eval())
-    say("pretrain: an impulse at second t changes the tokens of second t most")
+    say("pretrain: time localisation is right (an impulse at second t changes the tokens of second t most)")
     return facts
 
 
@@ -150,7 +152,7 @@ def _check_sample(sample: dict[str, Any]) -> None:
 
 
 def check_pretraining(settings: TrainSettings) -> None:
-    """Find what is wrong with a pretraining run's data before anything is replaced by it.
+    """Check the data of a pretraining run before an older result is replaced.
 
     Raises:
         UserError: A source or label table that cannot be used, or a batch that cannot be made.
@@ -165,7 +167,7 @@ def check_pretraining(settings: TrainSettings) -> None:
 def clip_dataset(
     settings: TrainSettings, clips: Sequence[NamedClip], encoder: AudioMosaicEncoder
 ) -> ClipDataset:
-    """Clips as waveforms or, with `views.augment: waveform`, as two views of each."""
+    """Return clips as waveforms or, with `views.augment: waveform`, as two views of each."""
     config, views = encoder.config, settings.contrastive.views
     if views.augment == "waveform":
         fbank = encoder.fbank
@@ -177,7 +179,7 @@ def clip_dataset(
 
 
 def training_clips(settings: TrainSettings, encoder: AudioMosaicEncoder) -> ClipDataset:
-    """The clips of `data.train`, in the order their batches are to be filled from."""
+    """Return the clips of `data.train`, with the order in which they fill batches."""
     sources = settings.data.train
     if not settings.contrastive.one_source_batches:
         return clip_dataset(settings, read_clips(sources), encoder)
@@ -189,7 +191,7 @@ def training_clips(settings: TrainSettings, encoder: AudioMosaicEncoder) -> Clip
 
 
 def starting_point(settings: TrainSettings) -> tuple[ContrastiveModel, ClipDataset]:
-    """What trains, and on which clips.
+    """Build the model and its training clips.
 
     Raises:
         UserError: An encoder or clips that cannot be used.
@@ -207,26 +209,26 @@ def starting_point(settings: TrainSettings) -> tuple[ContrastiveModel, ClipDatas
 
 
 def _background_clips(dataset: ClipDataset) -> list[Tensor]:
-    """The beginnings (S,) of some clips spread over the data, the same on every process."""
-    heard, wrong = [], None
+    """Load the beginnings (S,) of clips spread evenly over the data, the same on every process."""
+    beginnings, wrong = [], None
     for clip in dataset.clips[:: -(-len(dataset) // _BACKGROUND_CLIPS)]:
         try:
             waveform = clip.ref.load(dataset.sample_rate)[: _BACKGROUND_S * dataset.sample_rate]
             frames_or_error(len(waveform), dataset.sample_rate, dataset.frame_shift_ms)
             check_audible(waveform, f"{clip.ref.path}")
-        except AudioError as error:  # training names each, and says what to do, when its turn comes
+        except AudioError as error:  # training reports each bad clip when it reads it
             wrong = error
         else:
-            heard.append(torch.from_numpy(waveform.copy()))  # without the rest of a long recording
-    if not heard:
+            beginnings.append(torch.from_numpy(waveform.copy()))  # without the rest of a long recording
+    if not beginnings:
         raise AudioError(
-            f"contrastive.views.background_p: none of the clips tried can be heard; {wrong}"
+            f"contrastive.views.background_p: no clip can be used as a background; the last error: {wrong}"
         ) from wrong
-    return heard
+    return beginnings
 
 
 def check_batch(settings: TrainSettings, n_clips: int) -> None:
-    """Whether a whole batch of all processes can be made of the clips, and has something to contrast.
+    """Check that the clips fill a batch of all processes, and that a batch has at least two.
 
     Raises:
         ConfigError: Too few clips, or a batch of one.
@@ -236,7 +238,7 @@ def check_batch(settings: TrainSettings, n_clips: int) -> None:
     what = f"optim.batch_size={settings.optim.batch_size}" + (f" in {world} processes" if world > 1 else "")
     if batch < 2:
         raise ConfigError(
-            f"{what}: a contrastive loss needs at least two clips to tell apart; raise it "
+            f"{what}: a contrastive loss needs at least two clips in a batch; raise it "
             "(contrastive.grad_cache_chunk makes room for large batches)"
         )
     if n_clips < batch:
@@ -244,7 +246,7 @@ def check_batch(settings: TrainSettings, n_clips: int) -> None:
 
 
 def save_encoder(trainer: StageTrainer, encoder: AudioMosaicEncoder, folder: Path) -> AudioMosaicEncoder:
-    """Write the trained encoder, strictly reloaded, and return it; every process must call this."""
+    """Write the trained encoder, loaded strictly into a new one, and return that; every process must call this."""
     prefix = "encoder."
     weights = {
         key.removeprefix(prefix): value

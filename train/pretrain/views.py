@@ -3,19 +3,19 @@
 The official loader augments waveforms, 140 ms of CPU a clip. Here one filter bank pass serves both views and
 the augmentations act on its log-mel, a few milliseconds a clip. What each becomes on a log-mel:
 
-- circular roll: roll of the clip's own frames; gain: a constant added; polarity inversion: nothing at all
-  (a power spectrum has no sign), so it is not drawn;
-- Gaussian noise at a signal-to-noise ratio: powers add, with the log-mel of real white noise (the cross terms
-  are left out: where both are about equally strong, the sum fluctuates a little less than a real one);
+- circular roll: roll of the clip's own frames; gain: a constant added; polarity inversion: nothing (a power spectrum
+  has no sign), so no random number is drawn for it;
+- Gaussian noise at a signal-to-noise ratio: powers add, with the log-mel of real white noise. The cross terms are
+  ignored: where clip and noise are about equally strong, the sum fluctuates a little less than a real one;
 - high-pass and band-stop: their power response at each mel's centre, added;
 - time stretch and pitch shift: bilinear warps of the time and of the frequency axis.
 
-More, off by default, are not in the published recipe but short runs on short clips live by them (see `ViewConfig`):
-`crop` in place of the roll, an equaliser, and other clips in the background.
+Three more augmentations are off by default. They are not in the published recipe, but short runs on short clips need
+them (see `ViewConfig`): `crop` instead of the roll, an equaliser, and other clips in the background.
 
-Randomness is stateless: each clip's numbers follow from (seed, epoch, clip id, view) alone, so neither batch
-size, nor worker, nor resuming changes them. Which clips are on the tape of backgrounds follows from the data. Axis
-letters: B batch, S samples, T frames, M mels.
+Random numbers are keyed by clip: a function of (seed, epoch, clip id, view) alone, so that batch size, worker and
+resuming do not change them. The choice of the background clips is a function of the data. Axis letters: B batch, S
+samples, T frames, M mels.
 """
 
 from __future__ import annotations
@@ -33,55 +33,54 @@ from alm.common.errors import ConfigError
 from encoders.mel import LOG_FLOOR, KaldiFbank, hz_to_mel
 from train.data.clip_random import ClipKeys, ClipRandom, key_list, uniform
 
-# White noise to take excerpts from: long enough that two of the same 10 s hardly ever meet.
+# White noise that excerpts are taken from, long enough that two excerpts of 10 s hardly ever overlap.
 _NOISE_BANK_S = 120
 _NOISE_SEED = 20260514
 
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """What to do to a clip to get a view; defaults are the official pretraining's (audiomentations' ranges)."""
+    """Augmentation of a view; the defaults are those of the official pretraining (audiomentations' ranges)."""
 
     n_frames: int = 1024
     """Frames of a view: longer clips are cut, shorter ones padded with zeros before normalisation."""
     augment: str = "fast"
-    """fast (on the log-mel, in batches), waveform (the published way, in the loader's processes; see
-    `train.pretrain.augment_waveform`), or none (two equal views)."""
+    """`fast` (on the log-mel, in batches), `waveform` (as published, in the loader's processes; see
+    `train.pretrain.augment_waveform`), or `none` (two equal views)."""
     roll: bool = True
-    """Circular roll by any number of frames."""
+    """Roll the clip circularly by a random number of frames."""
     crop: bool = False
-    """In place of the roll: a stretched clip is as long as it got, and lies anywhere in the view with silence before
-    it, or is cut anywhere where it is longer. Otherwise both views of a short clip end at its own last frame, and how
-    long a clip is tells it from the others without a look at the sound."""
+    """Instead of the roll: place the (stretched) clip at a random position in the view, with silence before it; cut a
+    longer clip at a random position. Without `crop`, both views of a short clip end at the clip's own last frame, so
+    that the model can match views by the clip's length, without its sound."""
     roll_gain_beta: float = 10.0
-    """With the roll comes an amplitude of Beta(b, b) + 0.5; 0 leaves it out."""
+    """b of the random amplitude Beta(b, b) + 0.5 that comes with the roll; 0 disables it."""
     polarity_p: float = 0.5
-    """Inversion; only `waveform` draws it, a log-mel has no sign."""
+    """Probability of an inverted polarity; used by `waveform` alone (a log-mel has no sign)."""
     time_stretch_p: float = 0.7
     time_stretch: tuple[float, float] = (0.7, 1.3)
-    """Speed: above 1 the clip gets shorter and silence follows; below 1 its end is cut."""
+    """Range of the speed: above 1 the clip gets shorter and silence follows; below 1 its end is cut."""
     noise_p: float = 0.5
     noise_snr_db: tuple[float, float] = (5.0, 40.0)
     gain_p: float = 0.3
     gain_db: tuple[float, float] = (-12.0, 12.0)
     high_pass_p: float = 0.3
     high_pass_hz: tuple[float, float] = (20.0, 2400.0)
-    """Range of the corner, even on the mel scale."""
+    """Range of the corner frequency, uniform on the mel scale."""
     band_stop_p: float = 0.5
     band_stop_hz: tuple[float, float] = (200.0, 4000.0)
-    """Range of the centre, even on the mel scale."""
+    """Range of the centre frequency, uniform on the mel scale."""
     band_stop_width: tuple[float, float] = (0.5, 1.99)
-    """Width as a part of the centre."""
+    """Range of the width, as a multiple of the centre frequency."""
     rolloff_db: tuple[float, float] = (12.0, 24.0)
     """Steepness of both filters per octave, in steps of 6."""
     equaliser_db: float = 0.0
-    """Standard deviation of a smooth random gain over the mel axis, as another microphone or room would have; 0 leaves
-    it out."""
+    """Standard deviation of a smooth random gain over the mel axis, as between microphones or rooms; 0 disables it."""
     background_p: float = 0.0
-    """An excerpt of other training clips goes on behind the augmented clip (as BYOL-A mixes them in, Niizumi et al.
-    2021), by chance of the clip itself."""
+    """Probability that an excerpt of other training clips is mixed into the background of the augmented clip (as in
+    BYOL-A, Niizumi et al. 2021). An excerpt can be of the clip itself."""
     background_snr_db: tuple[float, float] = (0.0, 20.0)
-    """The clip's mean power over that of whole clips on the tape: where these pause, so does the background."""
+    """Range of the ratio of the clip's mean power to the mean power of whole background clips."""
     pitch_p: float = 0.6
     pitch_semitones: tuple[float, float] = (-4.0, 4.0)
 
@@ -90,7 +89,7 @@ class ViewConfig:
             raise ConfigError(f"views.augment: got {self.augment!r}, expected 'fast', 'waveform' or 'none'")
         if self.augment != "fast" and (self.crop or self.equaliser_db or self.background_p):
             raise ConfigError(
-                "views: crop, equaliser_db and background_p act on log-mels; set augment to 'fast', or leave them out"
+                "views: crop, equaliser_db and background_p act on log-mels; set augment to 'fast', or remove them"
             )
 
 
@@ -105,18 +104,17 @@ def make_views(
     epoch: int = 0,
     background: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Two views of every clip, as log-mel that is not normalised yet.
+    """Make two views of every clip, as log-mels that are not normalised yet.
 
     Args:
         waveform: (B, S) float32 in [-1, 1].
         lengths: (B,) samples of each clip.
         keys: B clip ids, integers or strings.
         fbank: The encoder's front end.
-        config: What to do.
+        config: The augmentation.
         seed: Seed of the run.
         epoch: Which pass over the data.
-        background: Tape (frames, M) of `background_tape`, on the waveform's device; needed where `background_p` is
-            not 0.
+        background: Tape (frames, M) of `background_tape`, on the waveform's device; needed if `background_p` is not 0.
 
     Returns:
         mel0, mel1, each (B, config.n_frames, M) float32; ready for `encoder.normalise`.
@@ -139,9 +137,17 @@ def make_views_of_mel(
     epoch: int = 0,
     background: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Like `make_views`, from a front end's output (mel (B, T, M), n_frames (B,)) that was perhaps kept.
+    """Make two views like `make_views`, from a front end's output that may come from a cache.
 
-    The background (frames, M) lies on the mel's device.
+    Args:
+        mel: (B, T, M) log-mel.
+        n_frames: (B,) valid frames.
+        keys: See `make_views`, as for the others.
+        fbank: The encoder's front end.
+        config: The augmentation.
+        seed: Seed of the run.
+        epoch: Which pass over the data.
+        background: (frames, M), on the mel's device.
 
     Returns:
         mel0, mel1, each (B, config.n_frames, M) float32.
@@ -150,15 +156,15 @@ def make_views_of_mel(
         raise ValueError(f"{len(keys)} keys for {len(mel)} clips")
     if config.augment == "waveform":
         raise ValueError(
-            "augment is 'waveform': its views are made by the loader (train.pretrain.augment_waveform)"
+            "augment is 'waveform': the loader makes the views (train.pretrain.augment_waveform)"
         )
     if config.augment == "none":
         view = fit_frames(mel, config.n_frames)
         return view, view.clone()
     if config.background_p and background is None:
-        raise ValueError("views.background_p needs a background to take excerpts from (background_tape)")
+        raise ValueError("views.background_p needs a background (background_tape)")
     listed = key_list(keys)  # once: a tensor of keys may lie on a device
-    # The warps are matrix products: under autocast bf16 would blur them.
+    # The warps are matrix products, which autocast would compute in bf16.
     with torch.autocast(mel.device.type, enabled=False):
         first, second = (
             _augment(
@@ -187,10 +193,10 @@ def _augment(
     config: ViewConfig,
     background: Tensor | None,
 ) -> Tensor:
-    """One view of a batch (B, T, M) -> (B, config.n_frames, M).
+    """Make one view of a batch (B, T, M) -> (B, config.n_frames, M).
 
-    What to do to which clip is decided on the CPU, so only the clips an augmentation is for are worked on, and
-    no device waits for the host.
+    All random decisions are made on the CPU. So every augmentation is computed for its clips alone, and no device waits
+    for the host.
     """
     device = mel.device
     speed = torch.where(draws.bernoulli(config.time_stretch_p), draws.between(*config.time_stretch), 1.0)
@@ -229,24 +235,24 @@ def _augment(
     return _fill_frames(view, ended, 0.0)
 
 
-# Uniform numbers a view can take; asking for more raises.
+# Random numbers per view; drawing more raises an error.
 N_DRAWS = 24
 
 
 def _real_frames(n_frames: Tensor, n_out: int) -> Tensor:
-    """(B, n_out) bool, True for a clip's own frames."""
+    """Mark each clip's own frames: (B, n_out) bool."""
     return torch.arange(n_out)[None] < n_frames[:, None]
 
 
 def _fill_frames(view: Tensor, where: Tensor, value: float) -> Tensor:
-    """Set the frames (B, T) bool, on the CPU, of a view (B, T, M) to a value; few as a rule, so by their places."""
+    """Set some frames of a view (B, T, M) to a value; `where` (B, T) bool is on the CPU and mostly False."""
     clip, frame = where.nonzero(as_tuple=True)
     view[clip.to(view.device), frame.to(view.device)] = value
     return view
 
 
 def _roll_and_stretch(mel: Tensor, n_frames: Tensor, shift: Tensor, speed: Tensor, n_out: int) -> Tensor:
-    """Read each clip's frames from `shift` on, wrapping round, at `speed`; silence once all have been read."""
+    """Read each clip's frames at `speed`, starting at `shift` and wrapping around; silence follows its last frame."""
     place = torch.arange(n_out)[None] * speed[:, None]  # (B, n_out) in the rolled clip
     last = (n_frames - 1)[:, None]
     every = mel.flatten(0, 1)  # (B * T, M): whole rows are copied fastest
@@ -269,12 +275,12 @@ def _roll_and_stretch(mel: Tensor, n_frames: Tensor, shift: Tensor, speed: Tenso
 def _crop_and_stretch(
     mel: Tensor, n_frames: Tensor, at: Tensor, speed: Tensor, n_out: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Read each clip at `speed` and lay it into (or cut from it) `n_out` frames, `at` (B,) in [0, 1) saying where.
+    """Read each clip at `speed` and place it in (or crop it to) `n_out` frames, at the relative position `at`.
 
     Returns:
         The view (B, n_out, M), silent before the clip; (B, n_out) bool, its own frames; the same, those after its end.
     """
-    free = n_out - n_frames / speed  # below 0: what has to be cut
+    free = n_out - n_frames / speed  # below 0: frames to cut
     place = (torch.arange(n_out)[None] - (at * free)[:, None]) * speed[:, None]  # (B, n_out) in the clip
     last = (n_frames - 1)[:, None]
     before, ended = place < 0, place > last
@@ -291,15 +297,15 @@ def _add_noise(
 ) -> Tensor:
     """Add an excerpt of a bank (frames, M) of unit power at a ratio to the view's own mean power.
 
-    The view's power is read off its mels: each over white noise's there, which cancels pre-emphasis and the
-    triangles' areas, weighted by the band it stands for.
+    The view's mean power is estimated from its mels: each is divided by the mel of white noise, which cancels
+    pre-emphasis and the triangles' areas, and weighted by its bandwidth.
     """
     _, white = _noise_bank(fbank.sample_rate, fbank.n_mels, fbank.frame_shift_ms, view.device)
     power = view.exp()
     edges = fbank.edges_hz().to(view.device)
     band = (edges[2:] - edges[:-2]) * (
         white > 10 * math.exp(LOG_FLOOR)
-    )  # the lowest triangles can hold no bin
+    )  # the lowest triangles may contain no FFT bin
     mean = ((power @ (band / band.sum() / white)) * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)  # (B,)
     level = mean * 10 ** (-snr_db.to(view.device) / 10)
     first = (start * (len(bank) - view.shape[1])).long()
@@ -309,12 +315,12 @@ def _add_noise(
 
 
 def background_tape(clips: Iterable[Tensor], fbank: KaldiFbank, n_frames: int) -> Tensor:
-    """Clips one after the other, each of unit power, for views to take excerpts from.
+    """Concatenate clips, each scaled to unit power, as a source of background excerpts.
 
     Args:
         clips: At least one waveform (S,) float32 at the front end's rate, on the CPU, none of them silent.
         fbank: The encoder's front end.
-        n_frames: Frames of a view; a shorter tape is repeated until an excerpt fits.
+        n_frames: Frames of a view; a shorter tape is repeated until it is longer than a view.
 
     Returns:
         Mel powers (frames, M) float32 on the CPU.
@@ -332,7 +338,7 @@ def background_tape(clips: Iterable[Tensor], fbank: KaldiFbank, n_frames: int) -
 def _noise_bank(
     sample_rate: int, n_mels: int, frame_shift_ms: float, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Mel powers (frames, M) of white noise of unit power, and their mean (M,)."""
+    """Compute mel powers (frames, M) of white noise of unit power, and their mean (M,)."""
     generator = torch.Generator().manual_seed(_NOISE_SEED)
     noise = torch.randn(1, _NOISE_BANK_S * sample_rate, generator=generator)
     mel, _ = KaldiFbank(sample_rate, n_mels, frame_shift_ms)(noise, torch.tensor([noise.shape[1]]))
@@ -341,9 +347,9 @@ def _noise_bank(
 
 
 def _filter_gains(draws: ClipRandom, fbank: KaldiFbank, config: ViewConfig) -> Tensor:
-    """Natural-log power gains (B, M) of the high-pass and the band-stop at the mels' centres.
+    """Compute natural-log power gains (B, M) of high-pass and band-stop at the mels' centres.
 
-    Butterworth magnitude responses, 6 dB per octave and order.
+    Both are Butterworth magnitude responses, 6 dB per octave and order.
     """
     hz = fbank.edges_hz()[1:-1][None]  # (1, M)
     low, high = (round(db / 6) for db in config.rolloff_db)
@@ -368,12 +374,12 @@ def _filter_gains(draws: ClipRandom, fbank: KaldiFbank, config: ViewConfig) -> T
     return gains + band_stop * used[:, None]
 
 
-# Half waves of the equaliser over the mel axis: three make hills and dips of half an octave and more.
+# Half waves of the equaliser over the mel axis: with three, its hills and dips are half an octave wide or more.
 _EQUALISER_WAVES = 3
 
 
 def _equaliser_gains(draws: ClipRandom, n_mels: int, deviation_db: float) -> Tensor:
-    """Natural-log power gains (B, M) of a random sum of half waves over the mel axis, the finer the weaker."""
+    """Compute natural-log power gains (B, M): a random sum of half waves, weaker the shorter they are."""
     waves = torch.arange(1, _EQUALISER_WAVES + 1)
     shapes = torch.cos(torch.linspace(0, math.pi, n_mels) * waves[:, None]) / waves[:, None]  # (waves, M)
     shapes *= deviation_db * math.log(10) / 10 / shapes.square().sum(dim=0).mean().sqrt()
@@ -382,7 +388,7 @@ def _equaliser_gains(draws: ClipRandom, n_mels: int, deviation_db: float) -> Ten
 
 
 def _shift_pitch(view: Tensor, semitones: Tensor, fbank: KaldiFbank) -> Tensor:
-    """Move the spectrum by semitones: every mel reads what lay at its frequency over the ratio."""
+    """Shift the spectrum by semitones: every mel reads the value at its frequency divided by the ratio."""
     hz = fbank.edges_hz()[1:-1]
     mels = hz_to_mel(hz)  # (M,) evenly spaced
     source = hz_to_mel(hz[None] / torch.exp2(semitones / 12)[:, None])  # (B, M)

@@ -1,4 +1,4 @@
-"""AdamW with orthogonalised updates for weight matrices (Muon)."""
+"""Muon (orthogonalised updates) for weight matrices and AdamW for the rest, in one optimiser."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -20,11 +20,11 @@ class MuonAdamW(torch.optim.AdamW):
     matrix at a time; here, matrices of one shape are iterated together.
 
     Args:
-        matrices: Weight matrices; embeddings and output layers belong to the others.
+        matrices: Weight matrices, without embeddings and output layers.
         others: All other parameters.
         lr: Learning rate of both.
         momentum: Muon's momentum.
-        **options: AdamW's own.
+        **options: Options of AdamW.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class MuonAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """One update of all parameters that have gradients."""
+        """Update all parameters that have gradients."""
         groups = self.param_groups
         for group in groups:
             if group["muon"]:
@@ -59,7 +59,7 @@ class MuonAdamW(torch.optim.AdamW):
             state = self.state[parameter]
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(parameter)
-                state["step"] = torch.tensor(0.0)  # AdamW looks for it when a state is loaded
+                state["step"] = torch.tensor(0.0)  # AdamW expects it when a state is loaded
             state["step"] += 1
             state["momentum"].lerp_(parameter.grad, 1 - self.momentum)
             update = parameter.grad.lerp(state["momentum"], self.momentum)  # Nesterov
@@ -74,7 +74,7 @@ class MuonAdamW(torch.optim.AdamW):
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Bring all singular values of each matrix near one.
+    """Make all singular values of each matrix nearly 1.
 
     Args:
         matrices: (n, rows, columns) with rows <= columns.

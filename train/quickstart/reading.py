@@ -1,8 +1,8 @@
 """Reading exercises: scenes described in words, with questions and caption requests about each.
 
-One row holds one description and several independent exercises about it. An attention mask lets each exercise see
-the description and itself only, and positions start anew behind the description, so every exercise is exactly what
-the chat template would give for it alone, while the description is computed once.
+One row holds one description and several independent exercises about it. By its attention mask, each exercise attends
+to the description and to itself alone, and its positions continue those of the description. So every exercise is computed
+exactly as the chat template would give it alone, while the description is computed once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,20 +22,20 @@ from alm.data.scenes.scene import Scene, sample_scene
 
 IGNORE = -100  # transformers' label for positions without loss
 
-_SKIPPED_SINGLE_SHARE = 0.6  # scenes with one sound teach little and are learnt first
-_POOL_BATCHES = 16  # drawn together, so that each batch holds rows of like length
-_FULL_STEP_S = 0.32  # of a timeline of 16 steps over 5.12 s
-_CURRICULUM_SHARE = 0.6  # of the training, in which short timelines fade out
-_SHORTEST = 0.15  # of the full number of steps: about one per sound
+_SKIPPED_SINGLE_SHARE = 0.6  # share of scenes with one sound that are redrawn: they are easy and teach little
+_POOL_BATCHES = 16  # batches drawn together, so that each batch holds rows of similar length
+_FULL_STEP_S = 0.32  # step of a timeline of 16 steps over 5.12 s
+_CURRICULUM_SHARE = 0.6  # share of the training after which all timelines have their full length
+_SHORTEST = 0.15  # shortest timeline as a share of the full number of steps: about one step per sound
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """Something asked about a scene.
+    """A request about a scene.
 
     Attributes:
         kind: The question's kind, or `caption`.
-        request: The user's words after the description.
+        request: The user's text after the description.
         answers: The right answers; several for captions.
     """
 
@@ -46,7 +46,7 @@ class Exercise:
 
 @dataclass(frozen=True)
 class ReadingScene:
-    """A description and what is asked about it."""
+    """A description and its exercises."""
 
     description: str
     exercises: tuple[Exercise, ...]
@@ -55,13 +55,13 @@ class ReadingScene:
 def draw_reading_scene(
     language: Language, rng: np.random.Generator, n_steps: int | None = None, shrink: float = 1.0
 ) -> ReadingScene:
-    """A fresh scene in words, with a caption request and questions of every form.
+    """Draw a scene in words, with a caption request and questions of every form.
 
     Args:
         language: The words.
         rng: The only source of randomness.
-        n_steps: Length of the timeline; None draws it, or prose.
-        shrink: Below 1 the timeline is told in fewer steps, down to one per sound, which is easier to read.
+        n_steps: Number of steps of the timeline; None draws it, or describes the scene in prose.
+        shrink: Below 1, the timeline has fewer steps, down to one per sound, which makes it easier.
 
     Returns:
         The scene and its exercises.
@@ -82,7 +82,7 @@ def _exercise(question: Question) -> Exercise:
 
 
 def _practice(language: Language, scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """Questions that teach much for their length: several on order and presence, which take longest to learn."""
+    """Choose questions: several on order and presence, which take longest to learn."""
     n_events = len(scene.events)
     kind = scene.kinds[int(rng.integers(n_events))]
     questions = [language.presence(scene, rng), language.presence(scene, rng)]
@@ -92,13 +92,13 @@ def _practice(language: Language, scene: Scene, rng: np.random.Generator) -> lis
         return [*questions, easy[int(rng.integers(2))]]
     positions = ("first", "second", "last")[: min(n_events, 3)]
     questions += [language.order(scene, rng, position) for position in positions]
-    # To find what the options and the scene share is harder than to find what is first among them.
+    # Which option is in the scene at all is a harder question than which one is first.
     position = positions[int(rng.integers(len(positions)))] if len(set(scene.kinds)) > 1 else None
     return [*questions, language.choice(scene, rng, position if rng.random() < 0.4 else None)]
 
 
 def _shrunk_timeline(language: Language, scene: Scene, rng: np.random.Generator, shrink: float) -> list[str]:
-    """The words of a timeline whose steps are longer by `1 / shrink`, no sound and no repeat lost."""
+    """Write a timeline whose steps are longer by `1 / shrink`, without losing a sound or a repetition."""
     step_s = _FULL_STEP_S / shrink
     silence = SILENCE_WORDS[int(rng.integers(len(SILENCE_WORDS)))]
     words: list[str] = []
@@ -130,7 +130,7 @@ class RowPacker:
     """Turns reading scenes into batches.
 
     Args:
-        tokenizer: The tokenizer; its chat template is taken apart once, with a probe conversation.
+        tokenizer: The tokenizer; a probe conversation finds the parts of its chat template.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -143,7 +143,7 @@ class RowPacker:
         self._cache: dict[str, list[int]] = {}
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a piece of text; few different pieces come up, over and over."""
+        """Return the token ids of a piece of text, from a cache: few different pieces occur."""
         if text not in self._cache:
             if len(self._cache) > 100_000:
                 self._cache.clear()
@@ -152,11 +152,11 @@ class RowPacker:
 
     def _request_ids(self, request: str) -> list[int]:
         first, *options = request.split("\n")
-        # Options are cached one by one: four of them in any order would never repeat.
+        # Options are cached one by one: the same four in the same order hardly ever occur again.
         return [*self.ids(first), *(i for option in options for i in self.ids_of_option(option))]
 
     def ids_of_option(self, option: str) -> list[int]:
-        """Token ids of an option line and the line break before it."""
+        """Return the token ids of an option line and the line break before it."""
         key = "\n" + option
         if key not in self._cache:
             whole = self.tokenizer("x" + key, add_special_tokens=False)["input_ids"]
@@ -165,11 +165,11 @@ class RowPacker:
         return self._cache[key]
 
     def row(self, scene: ReadingScene, rng: np.random.Generator) -> Row:
-        """One row.
+        """Build one row.
 
         Args:
-            scene: The description and what is asked.
-            rng: Chooses among several right answers.
+            scene: The description and its exercises.
+            rng: Chooses one of several right answers.
         """
         description = [i for word in scene.description.split(" ") for i in self.ids(word)]
         ids = [*self.ids(self._head), *description]
@@ -186,7 +186,7 @@ class RowPacker:
         return Row(ids, labels, positions, segments)
 
     def batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """Rows as tensors, padded to the longest.
+        """Collate rows to tensors, padded to the longest.
 
         Args:
             rows: B rows.
@@ -215,7 +215,7 @@ class RowPacker:
 
 
 class ReadingStream(IterableDataset):
-    """Batches of exercises, always the same for a seed, from short timelines to those of the length of audio.
+    """Batches of exercises, a function of the seed; the timelines grow from short ones to the length of audio.
 
     Args:
         packer: Makes the batches.
@@ -232,20 +232,20 @@ class ReadingStream(IterableDataset):
         self.n_scenes, self.n_batches = n_scenes, n_batches
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """The batches from the beginning."""
+        """Yield the batches from the beginning."""
         rng = np.random.default_rng((self.seed, 1))
         for start in range(0, self.n_batches, _POOL_BATCHES):
             n_batches = min(_POOL_BATCHES, self.n_batches - start)
             grown = start / (_CURRICULUM_SHARE * self.n_batches)
             rows = [self.packer.row(self._draw(rng, grown), rng) for _ in range(n_batches * self.n_scenes)]
-            rows.sort(key=lambda row: len(row.ids))  # rows of like length waste little on padding
+            rows.sort(key=lambda row: len(row.ids))  # rows of similar length need little padding
             for number in rng.permutation(n_batches):
                 batch = self.packer.batch(rows[number * self.n_scenes : (number + 1) * self.n_scenes])
                 del batch["segments"]
                 yield batch
 
     def _draw(self, rng: np.random.Generator, grown: float) -> ReadingScene:
-        """A scene of full length with probability `grown`, else one shortened the less the higher that is."""
+        """Draw a scene of full length with probability `grown`, else one shortened the less the larger `grown` is."""
         if rng.random() < grown:
             return draw_reading_scene(self.language, rng)
         shrink = _SHORTEST + (1 - _SHORTEST) * min(2 * grown * rng.random(), 0.99)
@@ -256,20 +256,20 @@ class ReadingStream(IterableDataset):
 def score_reading(
     model: Any, packer: RowPacker, language: Language, seed: int, n_scenes: int, n_steps: int | None = 16
 ) -> dict[str, float]:
-    """Share of exercises answered exactly right, greedily, on fresh scenes, by kind of exercise.
+    """Compute the share of exercises with exactly right greedy answers, on new scenes, by kind of exercise.
 
-    The questions are asked as the composer asks them. A caption counts in any of its wordings.
+    The questions have the composer's wording. A caption is right in any of its wordings.
 
     Args:
         model: The LLM.
         packer: Holds the tokenizer.
         language: The words.
-        seed: Training with the same seed sees other scenes.
-        n_scenes: How many.
-        n_steps: Length of the timelines; None for the mix of training.
+        seed: Seed of the scenes; training with the same seed uses other scenes.
+        n_scenes: Number of scenes.
+        n_steps: Number of steps of the timelines; None uses the mix of training.
 
     Returns:
-        Kind → accuracy, `all` over the questions.
+        Kind → accuracy, and `all` over the questions.
     """
     rng = np.random.default_rng((seed, 2))
     right: dict[str, list[bool]] = {}
@@ -296,7 +296,7 @@ def score_reading(
 
 
 def _reply(model: Any, tokenizer: PreTrainedTokenizerFast, requests: list[str]) -> list[str]:
-    """Greedy answers to single user turns."""
+    """Generate greedy answers to single user turns."""
     turns = [[{"role": "user", "content": request}] for request in requests]
     texts = [
         tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns

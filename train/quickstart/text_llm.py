@@ -1,8 +1,8 @@
-"""The small LLM of the quickstart, trained on text alone until it can read.
+"""The small LLM of the quickstart, trained on text alone to answer questions about described scenes.
 
-No pretrained LLM can be fetched offline, so one is made: a tokenizer, then a Llama that answers questions and writes
-captions about scenes described in words. The description stands where audio tokens will stand, so that alignment
-later has something to align to: one word per time step, naming what sounds then.
+The quickstart runs offline, without a pretrained LLM. It trains a tokenizer, then a Llama that answers questions and
+writes captions about scenes described in words: one word per time step, which names the sound. The description stands
+where the audio tokens will stand, so that alignment can map audio tokens to words.
 """
 
 import os
@@ -42,8 +42,8 @@ class TextLLMConfig:
     """The small LLM and its training.
 
     Attributes:
-        seed: Of weights and exercises.
-        vocab_size: Most tokens, 262 of which are bytes and special tokens.
+        seed: Seed of weights and exercises.
+        vocab_size: Largest number of tokens; 262 of them are bytes and special tokens.
         hidden_size: Width.
         intermediate_size: Width of the feed-forward layers.
         n_layers: Depth.
@@ -52,9 +52,9 @@ class TextLLMConfig:
         steps: Optimiser steps.
         batch_scenes: Scenes per step, each with eight or nine exercises.
         learning_rate: Peak learning rate.
-        warmup_share: Share of the steps in which it rises.
-        weight_decay: Of embeddings (AdamW); the other matrices have none.
-        n_test_scenes: Fresh scenes for the scores, five exercises each.
+        warmup_share: Share of the steps with linear warm-up.
+        weight_decay: Weight decay of embeddings (AdamW); the other matrices have none.
+        n_test_scenes: New scenes for the scores, five exercises each.
     """
 
     seed: int = 0
@@ -86,16 +86,16 @@ class TextLLMConfig:
 def train_text_llm(
     config: TextLLMConfig, language: Language, out_dir: str | os.PathLike[str]
 ) -> dict[str, float]:
-    """Train the tokenizer and the LLM, and save both, whole or not at all.
+    """Train the tokenizer and the LLM, and save both; `out_dir` appears when everything is written.
 
     Args:
         config: The LLM and its training.
-        language: The words it learns to read.
-        out_dir: Where to save; what lies there is replaced.
+        language: The words of the descriptions.
+        out_dir: Where to save; an existing directory is replaced.
 
     Returns:
-        Share of exactly right answers on fresh scenes described in 16 steps: by kind of exercise, and `all` over
-        the questions.
+        Share of exactly right answers on new scenes described in 16 steps: by kind of exercise, and `all` over the
+        questions.
 
     Raises:
         UserError: `out_dir` is not writable.
@@ -130,14 +130,14 @@ def train_text_llm(
 
 
 def reading_text(language: Language, seed: int) -> Iterator[str]:
-    """Text for the tokenizer: descriptions, requests and answers as they come up in the exercises.
+    """Generate text for the tokenizer: descriptions, requests and answers like those of the exercises.
 
     Args:
         language: The words.
         seed: The seed.
 
     Yields:
-        One text at a time; some hold line breaks.
+        One text at a time; some contain line breaks.
     """
     rng = np.random.default_rng((seed, 0))
     for _ in range(_N_TOKENIZER_SCENES):
@@ -146,17 +146,17 @@ def reading_text(language: Language, seed: int) -> Iterator[str]:
         for exercise in scene.exercises:
             yield exercise.request
             yield from exercise.answers
-    # However rare, each name is seen often enough to become whole pieces.
+    # Repeat each name so often that even rare ones become single tokens.
     for kind in language.kinds:
         yield from [f"{language.phrase(kind)} {language.word(kind)}"] * 200
 
 
 def build_llm(config: TextLLMConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """An untrained LLM that fits a tokenizer.
+    """Build an untrained LLM for a tokenizer.
 
     Args:
         config: Its shape, and the seed of its weights.
-        tokenizer: Gives the vocabulary and the end-of-turn token.
+        tokenizer: Defines the vocabulary and the end-of-turn token.
 
     Returns:
         The model, float32, on the CPU.
@@ -170,8 +170,7 @@ def build_llm(config: TextLLMConfig, tokenizer: PreTrainedTokenizerFast) -> Llam
         num_key_value_heads=config.n_heads,
         max_position_embeddings=config.max_position_embeddings,
         tie_word_embeddings=True,
-        initializer_range=0.5
-        * config.hidden_size**-0.5,  # 0.02 is for widths in the thousands; narrow ones start dead
+        initializer_range=0.5 * config.hidden_size**-0.5,  # the usual 0.02 is too small for narrow models
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -186,13 +185,13 @@ def build_llm(config: TextLLMConfig, tokenizer: PreTrainedTokenizerFast) -> Llam
 
 
 def fit(config: TextLLMConfig, model: LlamaForCausalLM, stream: ReadingStream, folder: Path) -> None:
-    """Train on the stream, logging to `metrics.jsonl` in the folder.
+    """Train on the stream and log to `metrics.jsonl` in the folder.
 
     Args:
         config: The training.
         model: Trained in place.
-        stream: Endless batches.
-        folder: For the log.
+        stream: The batches.
+        folder: Where to write the log.
     """
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
@@ -223,9 +222,9 @@ def fit(config: TextLLMConfig, model: LlamaForCausalLM, stream: ReadingStream, f
 
 
 def build_optimizer(config: TextLLMConfig, model: LlamaForCausalLM) -> MuonAdamW:
-    """Muon for the layers' matrices, AdamW for embeddings and norms.
+    """Build the optimiser: Muon for the layers' matrices, AdamW for embeddings and norms.
 
-    With AdamW alone, the same accuracy takes two to three times the steps.
+    With AdamW alone, the same accuracy needs two to three times the steps.
     """
     layers = [parameter for parameter in model.model.layers.parameters() if parameter.ndim == 2]
     taken = {id(parameter) for parameter in layers}
@@ -236,7 +235,7 @@ def build_optimizer(config: TextLLMConfig, model: LlamaForCausalLM) -> MuonAdamW
 
 
 class _ReadingTrainer(Trainer):
-    """Trainer over a dataset that yields whole batches; logits are computed where there are labels only."""
+    """Trainer over a dataset that yields whole batches; logits are computed at labelled positions alone."""
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = causal_lm_loss(

@@ -21,13 +21,13 @@ CHAT_TEMPLATE = (
 def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a tokenizer on text.
 
-    Byte-pair merges without normalisation: frequent words become one piece each, and any other text falls back to
-    letters and bytes, so that every text survives encoding and decoding. (A unigram model drops whole words that
-    share no part with another word from so small a vocabulary.)
+    Byte-pair encoding without normalisation: frequent words become one token each, and any other text falls back to
+    letters and bytes, so that decoding restores every text exactly. (A unigram model of so small a vocabulary has no
+    tokens for words that share no part with another word.)
 
     Args:
-        sentences: The text, line by line; line breaks inside are allowed.
-        vocab_size: Most pieces, 261 of which are bytes and special tokens.
+        sentences: The text; line breaks are allowed.
+        vocab_size: Largest number of tokens; 261 of them are bytes and special tokens.
 
     Returns:
         The tokenizer, with turn tokens, `<|end|>` as end of sequence, and a chat template.
@@ -57,7 +57,7 @@ def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> PreTrainedToke
 
 
 def _wrap(pieces: sentencepiece.SentencePieceProcessor) -> PreTrainedTokenizerFast:
-    """The same pieces and scores in the form `AutoTokenizer` reloads."""
+    """Convert to a tokenizer with the same pieces and scores that `AutoTokenizer` can load."""
     vocabulary = {pieces.id_to_piece(i): i for i in range(pieces.get_piece_size())}
     merges = [
         (piece[:cut], piece[cut:])
@@ -67,8 +67,8 @@ def _wrap(pieces: sentencepiece.SentencePieceProcessor) -> PreTrainedTokenizerFa
         if piece[:cut] in vocabulary and piece[cut:] in vocabulary
     ]
     backend = Tokenizer(models.BPE(vocabulary, merges, unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True))
-    # "always": a text begins with a word boundary also after a special token, so a question reads the same behind
-    # audio tokens as behind a description in words.
+    # "always": a text begins with a word boundary also after a special token, so that a question has the same tokens
+    # after audio tokens as after a description in words.
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]

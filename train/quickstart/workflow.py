@@ -28,7 +28,7 @@ from train.quickstart.text_llm import TextLLMConfig
 from train.settings import TrainSettings
 from train.stages.compose import compose_scenes
 from train.stages.text_llm import train_small_llm
-from train.tune.stage import keeps_features, kept_features
+from train.tune.stage import cached_features, caches_features
 
 QUICKSTART_STAGES = ("pretrain", "align", "instruct")
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"  # beside the packages, installed or not
@@ -253,9 +253,9 @@ def pretrain_encoder(settings: QuickstartSettings, out: Path) -> None:
     if (out / "align" / MARKER).is_file():  # its tokens have been of use
         return
     encoder = load_encoder(folder).eval()
-    if keeps_features(aligned, encoder):
+    if caches_features(aligned, encoder):
         records = [open_records(paths) for paths in (aligned.data.train, aligned.data.validation)]
-        kept_features(aligned, encoder, *records)
+        cached_features(aligned, encoder, *records)
 
 
 def train_arm(settings: QuickstartSettings, out: Path, arm: str) -> None:

@@ -1,4 +1,4 @@
-"""Does the model listen? Its loss with the right audio, and with another clip's."""
+"""Control of whether the model uses the audio: its loss with the right audio, and with another clip's."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from train.tune.conversations import ConversationCollator, ConversationDataset
 
 
 def with_other_audio(samples: Sequence[dict[str, Any]], clip_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Every sample with the audio of the next sample that is about another clip and has as many clips.
+    """Give every sample the audio of the next sample that is about another clip and has as many clips.
 
     Args:
         samples: Dataset items.
-        clip_names: The clip each sample is about.
+        clip_names: The clip that each sample is about.
 
     Returns:
-        As many samples; one that no other clip can serve keeps no place in the comparison and is left as it is.
+        As many samples. A sample for which there is no other audio keeps its own.
     """
     swapped = []
     for i, sample in enumerate(samples):
@@ -38,10 +38,10 @@ def with_other_audio(samples: Sequence[dict[str, Any]], clip_names: Sequence[str
 def listening_losses(
     model: Any, collator: ConversationCollator, records: Sequence[Record], batch_size: int
 ) -> dict[str, float]:
-    """Mean loss per supervised token on held-out records, with the right and with another clip's audio.
+    """Compute the mean loss per supervised token on held-out records, with the right and with another clip's audio.
 
     Returns:
-        `loss` and `loss_other_audio`; a model that does not listen has them equal.
+        `loss` and `loss_other_audio`; they are equal for a model that ignores the audio.
     """
     samples = samples_of(records)
     others = with_other_audio(samples, [record.clip for record in records])
@@ -52,7 +52,7 @@ def listening_losses(
 
 
 def samples_of(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Records as samples, always with the same caption."""
+    """Return records as samples; a captioning record always has the same caption."""
     dataset = ConversationDataset(records)
     return [dataset[i] for i in range(len(dataset))]
 
@@ -61,13 +61,18 @@ def samples_of(records: Sequence[Record]) -> list[dict[str, Any]]:
 def mean_loss(
     model: Any, collator: ConversationCollator, samples: Sequence[dict[str, Any]], batch_size: int
 ) -> float:
-    """Mean loss per supervised token; the batches are dealt out to the processes, which all must call this."""
+    """Compute the mean loss per supervised token.
+
+    The batches are distributed over the processes; every process must call this.
+    """
     rank, world = rank_and_world()
     was_training = model.training
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64)  # loss, supervised tokens
     n_batches = -(-len(samples) // batch_size)
-    for first in range(0, n_batches, world):  # as many passes everywhere: under ZeRO-3 each is a collective
+    for first in range(
+        0, n_batches, world
+    ):  # equally many passes in every process: ZeRO-3 makes each a collective
         number = min(first + rank, n_batches - 1)
         batch = collator(samples[number * batch_size : (number + 1) * batch_size])
         batch = {key: value.to(model.device) for key, value in batch.items()}

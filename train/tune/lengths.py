@@ -1,4 +1,4 @@
-"""How long samples are, before any is read: to put those of like length together."""
+"""Estimates of sample lengths without decoding audio, for batches of similar length."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from alm.data.shards import ShardedRecords
 from alm.data.sources import parts_of
 from alm.processor import AudioLanguageProcessor
 
-_CALIBRATION = 64  # records whose text is tokenised, to learn how many characters a token has
+_CALIBRATION = 64  # records whose text is tokenised to estimate the tokens per character
 
 
 def sample_lengths(
     records: Sequence[Record], processor: AudioLanguageProcessor, skip_bad: bool = False
 ) -> np.ndarray:
-    """Tokens of every sample, of audio and text together, (n,) int64.
+    """Estimate the tokens of every sample, audio and text together, (n,) int64.
 
-    Audio tokens are counted from the files' headers, or a shard's index. Text is estimated from its characters, as
-    tokenising all of it would take longer than grouping saves; lengths only group samples, they decide about no result.
+    Audio tokens are computed from the files' headers or a shard's index. Text tokens are estimated from the number of
+    characters: tokenising all text would take longer than grouping saves. Lengths are used for grouping alone.
 
     Args:
         records: The records.
@@ -66,14 +66,14 @@ def _of_list(
 def _of_shards(
     records: ShardedRecords, processor: AudioLanguageProcessor, per_character: float
 ) -> np.ndarray:
-    """From the index alone."""
-    seconds, place = np.unique(records.rows["seconds"], return_inverse=True)  # often few different ones
+    """Estimate the lengths of a shard's records from its index alone."""
+    seconds, place = np.unique(records.rows["seconds"], return_inverse=True)  # often few different values
     tokens = np.array([_tokens(processor, float(length)) for length in seconds])
     return tokens[place] + records.rows["text_chars"] * per_character
 
 
 def _tokens(processor: AudioLanguageProcessor, seconds: float) -> int:
-    """LLM tokens of some audio; none of what is too short for a frame, which the run itself will name."""
+    """Count the LLM tokens of some audio; 0 where it is too short for one, which the run itself reports."""
     try:
         return processor.n_audio_tokens(round(seconds * processor.sample_rate))
     except AudioError:

@@ -1,7 +1,7 @@
-"""Several samples in one row, none of which sees another: what padding would waste is computed on other samples.
+"""Packing: several samples in one row instead of padding, without attention between them.
 
-The samples' positions start anew, and no mask is given: `transformers` then lets attention end where positions start
-anew (a block-diagonal mask for SDPA and eager attention, sequence lengths for flash attention).
+The positions of each sample start at 0, and there is no attention mask: `transformers` then attends within each run of
+positions alone (a block-diagonal mask for SDPA and eager attention, sequence lengths for flash attention).
 
 Axis letters: B samples, R rows, L tokens.
 """
@@ -20,7 +20,7 @@ IGNORE = -100
 
 
 def fill_rows(lengths: Sequence[int], width: int) -> list[list[int]]:
-    """Distribute samples over rows of `width` tokens: the longest first, each into the first row with room.
+    """Distribute samples over rows of `width` tokens: the longest first, each into the first row with enough room.
 
     Args:
         lengths: Tokens of each sample, at most `width`.
@@ -43,16 +43,16 @@ def fill_rows(lengths: Sequence[int], width: int) -> list[list[int]]:
 
 
 def pack(batch: dict[str, Tensor], pad_token_id: int) -> tuple[dict[str, Tensor], list[int]]:
-    """Put the samples of a padded batch into as few rows as the longest one is wide.
+    """Put the samples of a padded batch into few rows, each as wide as the longest sample.
 
     Args:
         batch: `input_ids`, `attention_mask` and `labels` (B, L), padded on either side.
         pad_token_id: Fills the ends of the rows.
 
     Returns:
-        `input_ids`, `labels` and `position_ids` (R, L), without a mask, and the samples in reading order. A
-        sample's first token is no label: nothing of its own stands before it. At the end of a row every position is
-        0, so each filling token is a sequence of its own.
+        `input_ids`, `labels` and `position_ids` (R, L), without a mask, and the sample numbers in reading order. The
+        first token of a sample is not a label: the token before it belongs to another sample. Every padding token at
+        the end of a row has position 0, so that each is a sequence of its own.
     """
     real = batch["attention_mask"].bool()
     lengths = real.sum(dim=1).tolist()
@@ -77,10 +77,10 @@ def pack(batch: dict[str, Tensor], pad_token_id: int) -> tuple[dict[str, Tensor]
 
 @torch.no_grad()
 def check_packing(llm: Any) -> None:
-    """Try on seven tokens whether the LLM keeps samples of one row apart.
+    """Check on seven tokens that the LLM does not attend across the samples of a row.
 
     Raises:
-        ConfigError: It does not.
+        ConfigError: It does.
     """
     embeddings = llm.get_input_embeddings()
     ids = torch.arange(1, 8, device=embeddings.weight.device)[None] % embeddings.num_embeddings
@@ -93,6 +93,6 @@ def check_packing(llm: Any) -> None:
     tolerance = 1e-4 if together.dtype == torch.float32 else 5e-2
     if not torch.allclose(together, alone, rtol=tolerance, atol=tolerance * float(alone.abs().max())):
         raise ConfigError(
-            f"data.pack: {type(llm).__name__} lets samples of one row see each other; set data.pack=false (and "
+            f"data.pack: {type(llm).__name__} attends across the samples of a packed row; set data.pack=false (and "
             "data.group_by_length=true to save on padding)"
         )

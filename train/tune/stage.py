@@ -1,4 +1,4 @@
-"""Alignment and instruction tuning: one stage, told apart by what trains and what it starts from."""
+"""Alignment and instruction tuning: they differ by the trainable parts and by the model they start from."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from train.tune.packing import check_packing
 
 
 def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLanguageProcessor]:
-    """The model a stage begins with: the previous stage's, or a new one from encoder, projector and LLM."""
+    """Load the model that a stage starts from, or assemble a new one from encoder, projector and LLM."""
     if settings.model is not None:
         return load_model(settings.model), load_processor(settings.model)
     from transformers import AutoTokenizer
@@ -60,7 +60,7 @@ def training_data(
     processor: AudioLanguageProcessor,
     clips: ClipWaveforms,
 ) -> tuple[ConversationDataset, ConversationCollator]:
-    """The samples in the order that the config asks for, and what makes batches of them."""
+    """Return the samples, in the order of the config, and their collator."""
     data = settings.data
     dataset = ConversationDataset(records, settings.run.seed, _sample_order(settings, records, processor))
     return dataset, ConversationCollator(processor, clips, data.max_length, data.pack, data.supervise)
@@ -69,7 +69,7 @@ def training_data(
 def _sample_order(
     settings: TrainSettings, records: Sequence[Record], processor: AudioLanguageProcessor
 ) -> SampleOrder:
-    """A mixture of the sources of `data.train` or all of them, grouped by length or not."""
+    """Return the order of the samples: a mixture or all of them, grouped by length or not."""
     data = settings.data
     sizes = [len(part) for part in parts_of(records)]
     weights = lengths = None
@@ -83,35 +83,38 @@ def _sample_order(
     return SampleOrder(sizes, weights, lengths, together)
 
 
-def keeps_features(settings: TrainSettings, encoder: AudioEncoder) -> bool:
-    """Whether a stage computes its encoder's tokens once: they must not change while it trains."""
+def caches_features(settings: TrainSettings, encoder: AudioEncoder) -> bool:
+    """Whether a stage caches its encoder's tokens: they must not change during training."""
     if not settings.data.cache_features or settings.policy.encoder != "frozen":
         return False
     if encoder.readout and settings.policy.projector == "train":
-        say("tokens are not kept: the weights of the encoder's layers are learned")
+        say(
+            "data.cache_features: tokens are not cached, because the weights of the encoder's layers are trained"
+        )
         return False
     return True
 
 
-def kept_features(
+def cached_features(
     settings: TrainSettings, encoder: AudioEncoder, records: Sequence[Record], held_out: Sequence[Record]
 ) -> ClipFeatures:
-    """The frozen encoder's tokens of all clips, computed where `data.feature_folder` does not hold them."""
+    """Return the frozen encoder's tokens of all clips; those that `data.feature_folder` lacks are computed."""
     data, device = settings.data, pick_device()
     encoder.to(device)
     folder = Path(data.feature_folder) if data.feature_folder else None
     refs = clips_of([*records, *held_out])
     collect_bad = data.on_bad == "quarantine"
     features = ClipFeatures(encoder, refs, data.cache_limit_gb, device, folder, collect_bad=collect_bad)
-    for ref in clips_of(held_out):  # what is scored is never replaced
+    for ref in clips_of(held_out):  # validation clips are never replaced
         features.check(ref)
     return features
 
 
 def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
-    """Run an align or instruct stage; writes `folder/model` and returns what is worth telling.
+    """Run an align or instruct stage and write `folder/model`.
 
-    The result holds the held-out loss with the right audio and with another clip's.
+    Returns:
+        Facts for the completion marker, among them the held-out loss with the right audio and with another clip's.
     """
     from transformers import set_seed
 
@@ -122,13 +125,13 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     table = model.set_policy(settings.policy)
     say(table)
     clips = ClipWaveforms(processor.sample_rate)
-    if keeps_features(settings, model.encoder):
-        clips = kept_features(settings, model.encoder, records, held_out)
+    if caches_features(settings, model.encoder):
+        clips = cached_features(settings, model.encoder, records, held_out)
     if settings.data.pack:
         check_packing(model.llm)
     dataset, collator = training_data(settings, records, processor, clips)
     trained_on = guarded(dataset, collator.check, settings.data, folder)
-    samples = samples_of(held_out)  # says now, not after training, which record has no answer
+    samples = samples_of(held_out)  # fails before training if a record has no answer
 
     def validate() -> float:
         return mean_loss(model, collator, samples, settings.optim.batch_size)
