@@ -7,8 +7,8 @@ clip; there is no separate index that could disagree with the shards.
 
 There are no locks. A shard is renamed into place when it is complete, and a reader's memory map stays valid when
 another run removes the file. Two runs that compute the same clips at the same time write a file or some clips twice,
-which is harmless. A shard's modification time is its last use; beyond the size limit, the shards that were not used for longest
-are removed.
+which is harmless. A shard's modification time is its last use; beyond the size limit, the shards that
+were not used for longest are removed.
 """
 
 from __future__ import annotations
