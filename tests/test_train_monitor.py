@@ -75,7 +75,7 @@ def test_probe_splits_by_fold_and_recording(table: Path) -> None:
     assert probe.n_fitted == 5 and len(probe.labels) == 11  # the take of recording 5 in fold 1 is left out
     with pytest.raises(ManifestError, match="no clips in fold '7'"):
         OnlineProbe(ProbeSettings(str(table), test_folds=("7",)), 16000)
-    with pytest.raises(ConfigError, match="every=0"):
+    with pytest.raises(ConfigError, match=r"contrastive.probe.every: got 0"):
         ProbeSettings(str(table), every=0)
 
 
@@ -87,7 +87,9 @@ def test_probe_scores_and_leaves_the_encoder_as_it_was(table: Path) -> None:
     assert scores == probe.score(encoder, torch.device("cpu")) and encoder.training
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
     assert scores["probe_chance"] == 0.5 and scores["probe_linear_bands"] == scores["probe_knn_bands"] == 1.0
-    probe.labels[: probe.n_fitted] = np.roll(probe.labels[: probe.n_fitted], 1)  # wrong lessons, wrong answers
+    probe.labels[: probe.n_fitted] = np.roll(
+        probe.labels[: probe.n_fitted], 1
+    )  # wrong lessons, wrong answers
     assert probe.score(encoder, torch.device("cpu"))["probe_linear_bands"] < 1.0
 
 

@@ -146,8 +146,8 @@ class ContrastiveSettings:
     """The contrastive objective (AudioMosaic, sections 3.1-3.3; pretrain).
 
     Attributes:
-        mask_layout: Name of a mask layout: a file of `train/pretrain/masks` or of a plug-in folder. `time_frequency` is the
-            published method, `official` what the released code does.
+        mask_layout: Name of a mask layout: a file of `train/pretrain/masks` or of a plug-in folder. `time_frequency` is
+            the published method, `official` what the released code does.
         time_ratio: Share of time columns that is masked in view 0; 0 or more, below 1.
         freq_ratio: Share of frequency bands that is masked in view 1; 0 or more, below 1.
         loss: Name of a loss: a file of `train/pretrain/losses` or of a plug-in folder. `nt_xent` is the published loss;

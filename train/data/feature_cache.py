@@ -164,23 +164,23 @@ def encoded_once(
 ) -> dict[AudioRef, Feature]:
     """Return the features of all clips: from the cache, else computed; every process must call this.
 
-        With a folder, the processes share the work.
+    With a folder, the processes share the work.
 
-        Args:
-                encoder: The frozen encoder; its digest (`encoder_digest`) identifies its features.
-            clips: All different clips that will be needed.
-            encode: Called with a batch of clips; returns their features, None for a clip that cannot be used.
-                batch_size: Clips per batch.
-            limit_gb: Size limit of this run's features and of the folder.
-            folder: Where to cache them for other runs; None caches them in memory alone.
-            kept: Name of the encoder's output that is cached.
+    Args:
+        encoder: The frozen encoder; its digest (`encoder_digest`) identifies its features.
+        clips: All different clips that will be needed.
+        encode: Called with a batch of clips; returns their features, None for a clip that cannot be used.
+        batch_size: Clips per batch.
+        limit_gb: Size limit of this run's features and of the folder.
+        folder: Where to cache them for other runs; None caches them in memory alone.
+        kept: Name of the encoder's output that is cached.
 
-        Returns:
-            Features by clip, without the clips that cannot be used.
+    Returns:
+        Features by clip, without the clips that cannot be used.
 
-        Raises:
-            ConfigError: They take more than the limit.
-            AudioError: From `encode`.
+    Raises:
+        ConfigError: They take more than the limit.
+        AudioError: From `encode`.
     """
     work = _Encoding(clips, encode, batch_size, limit_gb)
     if folder is not None:
