@@ -321,3 +321,20 @@ def test_damaged_predictions_are_scored_or_refused():
     from fuzzing import fuzz
 
     assert not fuzz("predictions", fuzz_predictions.case, n=60, seed=0).findings
+
+
+def test_only_records_that_may_be_dropped_are_decoded_before(tmp_path, monkeypatch):
+    from alm.common.errors import AudioError
+    from alm.data.records import AudioRef
+
+    def load(ref, rate):
+        if ref.file_name == "1.wav":
+            raise AudioError(f"{ref.path}: cut off")
+        return np.zeros(rate, np.float32)
+
+    manifest(tmp_path, [{"question": "?", "answer": "x"}] * 2)
+    monkeypatch.setattr(AudioRef, "load", load)
+    benchmark = load_benchmark("manifest")
+    assert len(read_records(benchmark, tmp_path / "t.jsonl")[0]) == 2
+    records, _ = read_records(benchmark, tmp_path / "t.jsonl", missing_audio="leave_out")
+    assert [record.id for record in records] == ["0"]
