@@ -340,3 +340,21 @@ def test_every_hostile_manifest_recording_and_shard_ends_in_one_line(shared_dir,
         assert main(["data", "stats", source]) in (0, 2), source
         assert time.monotonic() - began < 20
         capsys.readouterr()
+
+
+def test_a_file_with_too_many_tokens_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    from alm.commands.ask import _read_clip
+
+    class Processor:
+        sample_rate = 16000
+
+        def n_audio_tokens(self, n_samples):
+            if n_samples > 16000:
+                raise AudioError("takes 99 audio tokens, more than max_audio_tokens=10")
+            return n_samples // 1600
+
+    path = tone(tmp_path / "a.wav", 5.0)
+    assert len(_read_clip(str(path), Processor(), 1.0)) == 16000
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(AudioError, match=r"^[^:]*a\.wav: takes 99 audio tokens"):
+        _read_clip(str(path), Processor(), None)

@@ -238,15 +238,20 @@ def _names_on_stdin() -> list[str]:
 
 
 def _read_clip(path: str, processor: Any, first_s: float | None) -> Any:
-    """The waveform of a file or of its first seconds, neither too short nor too long for the model."""
+    """The waveform of a file or of its first seconds; too long a file is refused before it is decoded."""
     from alm.common.errors import AudioError
-    from encoders.audio import load_audio
+    from encoders.audio import load_audio, seconds_of
 
+    def check(n_samples: int) -> None:
+        try:
+            processor.n_audio_tokens(n_samples)
+        except AudioError as error:
+            raise AudioError(f"{path}: {error}") from error
+
+    seconds = seconds_of(path) if first_s is None else min(first_s, seconds_of(path))
+    check(round(seconds * processor.sample_rate))
     clip = load_audio(path, processor.sample_rate, None, first_s)
-    try:
-        processor.n_audio_tokens(len(clip))
-    except AudioError as error:
-        raise AudioError(f"{path}: {error}") from error
+    check(len(clip))
     return clip
 
 

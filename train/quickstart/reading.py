@@ -19,8 +19,7 @@ from alm.data.records import CAPTION_PROMPTS, format_choices
 from alm.data.scenes.language import Language, Question
 from alm.data.scenes.phrases import SILENCE_WORDS
 from alm.data.scenes.scene import Scene, sample_scene
-
-IGNORE = -100  # transformers' label for positions without loss
+from alm.head import IGNORE
 
 _SKIPPED_SINGLE_SHARE = 0.6  # share of scenes with one sound that are redrawn: they are easy and teach little
 _POOL_BATCHES = 16  # batches drawn together, so that each batch holds rows of similar length

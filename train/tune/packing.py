@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from alm.common.errors import ConfigError
-
-IGNORE = -100
+from alm.head import IGNORE
 
 
 def fill_rows(lengths: Sequence[int], width: int) -> list[list[int]]:
