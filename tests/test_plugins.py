@@ -47,7 +47,7 @@ from alm.data.records import Record
 from eval.benchmarks._base import Benchmark
 
 BENCHMARK = Benchmark(
-    reader=lambda root, split: [], prompt="{question}", prompt_version="1", metrics=("qa", "my_metrics"), citation="none"
+    reader=lambda root, split: [], prompt="{question}", prompt_version="1", metrics=("qa", "my_metrics"), citation=""
 )
 """,
     "metrics": """
@@ -88,7 +88,11 @@ LOSS = Mine
 """,
     "mask_layouts": "MASK_LAYOUT = lambda noise, grid, ratio, branch: None\n",
     "chat_templates": "CHAT_TEMPLATE = '{{ messages[0].content }}'\n",
-    "commands": "from alm.commands import Command\nCOMMAND = Command(lambda commands: commands.add_parser('my_commands'))\n",
+    "commands": """
+from alm.commands import Command
+
+COMMAND = Command(lambda commands: commands.add_parser("my_commands"))
+""",
 }
 
 
