@@ -466,6 +466,26 @@ def test_balanced_draws_make_classes_equally_frequent():
 # ---- optimiser, loss, selection
 
 
+@pytest.mark.parametrize("mode", ["full", "linear"])
+def test_fine_tuning_leaves_batch_norm_statistics_of_the_encoder_as_they_were(tones, tmp_path, mode):
+    encoder_class("dasheng").tiny().save_pretrained(tmp_path / "dasheng")
+    before = load_encoder(tmp_path / "dasheng")
+    statistics = {name: value for name, value in before.named_buffers() if "running" in name}
+    options = {"mode": mode, "cache": False, "epochs": 1, "baseline": False}
+    out = run_stage(
+        settings_of(
+            tones, tmp_path / "run", encoder=str(tmp_path / "dasheng"), encoder_options={}, finetune=options
+        )
+    )
+    model, _ = load_classifier(out)
+    after = dict(model.encoder.named_buffers())
+    assert statistics and all(torch.equal(after[name], value) for name, value in statistics.items())
+    moved = [
+        not torch.equal(a, b) for a, b in zip(before.parameters(), model.encoder.parameters(), strict=True)
+    ]
+    assert any(moved) == (mode == "full")
+
+
 def test_learning_rates_fall_with_depth():
     encoder = AudioMosaicEncoder.tiny()
     scales = layer_scales(encoder, 0.5)

@@ -73,7 +73,7 @@ def add_records(data: Path) -> None:
     save_wav(data / "audio" / "short.wav", np.full(100, 0.1, np.float32), 16000)
     rows = [
         {"id": "short", "audio": "audio/short.wav", "question": "what is this", "answer": "a dog"},
-        {"id": "long", "audio": "audio/1.wav", "question": "what is this", "answer": "dog " * 400},
+        {"id": "long", "audio": "audio/1.wav", "question": "what is this", "answer": "dog " * 600},
     ]
     with (data / "train.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -89,6 +89,15 @@ def test_what_the_collator_refuses_is_quarantined(stage, cached, data, parts, tm
     assert sorted(reasons) == ["long", "short"]
     assert "100 samples" in reasons["short"]
     assert "train.jsonl:9: a sample has" in reasons["long"] and "max_length=200" in reasons["long"]
+
+
+def test_a_sample_beyond_the_llms_context_is_quarantined_with_the_numbers(data, parts, tmp_path):
+    add_records(data)
+    optim = {"steps": 10, "batch_size": 3, "accumulation": 1}
+    values = {"on_bad": "quarantine", "max_bad_share": 0.3, "max_length": 100_000}
+    run_stage(of_stage("instruct", data, tmp_path / "run", parts, optim=optim, data=values))
+    reason = put_aside(tmp_path / "run")["long"]
+    assert re.search(r"train\.jsonl:9: .* more than the LLM's context of 512 tokens", reason)
 
 
 @pytest.mark.parametrize("cached", [True, False])
