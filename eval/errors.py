@@ -12,4 +12,4 @@ class MetricError(UserError):
 
 
 class MetricUnavailable(MetricError):
-    """A metric that needs a program or a model that is not here; the message says what and how to give it."""
+    """A metric that needs a program or a model that is not installed; the message names it and how to provide it."""

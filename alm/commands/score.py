@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
         help="score a file of answers",
         description=(
             "Score predictions.jsonl by what its lines say, or any file of ids and answers against the questions of "
-            "a benchmark. Answers that are missing count as wrong; the published rule's number stands beside."
+            "a benchmark. Missing answers count as wrong; the score of the published rule is shown beside ours."
         ),
     )
     parser.add_argument("predictions", metavar="PREDICTIONS", help="predictions.jsonl, or a JSON list")

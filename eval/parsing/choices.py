@@ -1,11 +1,11 @@
-r"""Reading the chosen option out of what a model said: deterministic, tiered, and never a guess.
+r"""Reads the chosen option from an answer: deterministic, in tiers, never a guess.
 
-The tiers, in order (the first that yields decides):
+The tiers, in order (the first tier with a result decides):
 
 1. Thinking, markdown, HTML and special tokens are stripped; an echo of the whole list of options is dropped.
-2. What stands in `<answer>` tags, `\boxed{}` or a JSON field.
+2. The content of `<answer>` tags, `\boxed{}` or a JSON field.
 3. The whole text is an option's text, a letter, or both in agreement.
-4. What follows a retraction ("wait", "scratch that") and names an option is read alone.
+4. The text after a retraction ("wait", "scratch that") and names an option is read alone.
 5. The last answer cue: "the answer is …", "I choose …", "… is correct".
 6. One option alone has a line to itself; the text starts with a labelled letter.
 7. One single letter in parentheses.
@@ -13,7 +13,7 @@ The tiers, in order (the first that yields decides):
    yes is an option.
 9. One option alone is asserted (`eval.parsing.polarity`); options named inside longer ones do not count.
 10. One option alone is asserted in the last sentence.
-11. No option is named as it stands, and one alone is told in other words (`eval.parsing.reworded`).
+11. No option is named in its own words, and only one is paraphrased (`eval.parsing.reworded`).
 
 A refusal ("none of the above", "I cannot hear") ends the search after tier 5 unless a later cue answers after all.
 """
@@ -61,7 +61,7 @@ def parse_choice(text: str, choices: Sequence[str]) -> int | None:
     """Find which choice an answer picks.
 
     Args:
-        text: What a model said.
+        text: The answer of a model.
         choices: The options in the order of their letters A, B, … as shown to the model.
 
     Returns:
@@ -73,7 +73,7 @@ def parse_choice(text: str, choices: Sequence[str]) -> int | None:
     body = ROLE.sub("", strip_markdown(strip_thinking(canonical(shortened(text)))))
     marked = marked_answer(body)
     if marked is not None:
-        # The model has marked its answer; what it said elsewhere does not count.
+        # The model has marked its answer; the rest of the text does not count.
         return _read(strip_tags(marked), options)
     return _read(_drop_listing(ROLE.sub("", strip_tags(body)), options), options)
 

@@ -1,4 +1,4 @@
-"""What announces, takes back or refuses an answer: the words that `eval.parsing.choices` goes by."""
+"""Patterns of the words that announce, retract or refuse an answer; `eval.parsing.choices` uses them."""
 
 import re
 
@@ -58,7 +58,7 @@ ALTERNATIVE = re.compile(
     r"""^["')\]*.]*\s*(?:,?\s*\b(?:or|and)\b|[,/&;])\s*(?:perhaps|maybe|possibly|also)?\s*""", re.I
 )
 LONE_LETTER = re.compile(r"(?<![\w'#.])([A-Z])(?![\w'#])")
-# Whose turn it is, and a question put again before its answer.
+# The name of the speaker, and a question repeated before its answer.
 ROLE = re.compile(
     r"^\s*(?:(?:assistant|model|bot|ai)(?:\s*:|\s*\n)|q(?:uestion)?\s*:[^?\n]*[?\n]\s*a(?:nswer)?\s*:)\s*",
     re.IGNORECASE,
@@ -79,7 +79,7 @@ _CANNOT = (
     r"(?:can(?:not|'t|\s+not)|could(?:\s+not|n't)|unable\s+to|not\s+able\s+to|impossible\s+to"
     r"|not\s+possible\s+to|hard\s+to|difficult\s+to)"
 )
-# Without an answer whatever else is said.
+# No answer, whatever the rest of the text says.
 REFUSAL = re.compile(
     r"\bnone\s+of\s+(?:the|these|those|them)\b(?!\s+(?:other|rest|remaining))|\bno\s+(?:correct|right"
     r"|suitable)\s+(?:answer|option|choice)"
@@ -93,7 +93,7 @@ REFUSAL = re.compile(
     r"|\bno\s+(?:audio|answer)\b|\bn/a\b|\brefuse\s+to\b",
     re.IGNORECASE,
 )
-# Without an answer unless another clause gives one.
+# No answer unless another clause gives one.
 HEDGE = re.compile(
     rf"\b(?:neither|nor)\b|\b{_CANNOT}\s+(?:\w+\s+)?(?:be\s+)?(?:determin|tell|hear|identif|say|know"
     rf"|decid|distinguish|confirm|sure|judge"

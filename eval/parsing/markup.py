@@ -1,4 +1,4 @@
-"""Taking an answer out of its wrapping: thinking, markdown, HTML, special tokens, tags, boxes and JSON fields."""
+"""Takes an answer out of its wrapping: thinking, markdown, HTML, special tokens, tags, boxes and JSON fields."""
 
 import html
 import json
@@ -11,7 +11,7 @@ _THINKING = (
 )
 _OPEN, _CLOSE = r"[<\[\u25c1]", r"[>\]\u25b7]"
 _THINK_TAG = re.compile(rf"(?i){_OPEN}(/?)({_THINKING}){_CLOSE}")
-# An end without a beginning: what a prompt opened, or channels and consoles that say when thinking is over.
+# An end without a beginning: thinking that the prompt opened, or that a channel or console ends.
 _THINK_END = re.compile(
     rf"(?i){_OPEN}/{_THINKING}{_CLOSE}|<\|channel\|>\s*final\s*<\|message\|>|\bdone thinking\b\W*"
 )
@@ -45,7 +45,7 @@ def shortened(text: str) -> str:
     """A long answer without its middle.
 
     Args:
-        text: What a model said.
+        text: The answer of a model.
 
     Returns:
         The text itself if it has at most `LONGEST` characters; otherwise, without thinking, its first 2,000 and its
@@ -63,7 +63,7 @@ def shortened(text: str) -> str:
 
 
 def strip_thinking(text: str) -> str:
-    """Drop what a model says to itself before it answers."""
+    """Drop the thinking of a model before its answer."""
     text = _strip_closed_thinking(text)
     ends = list(_THINK_END.finditer(text))
     if ends:
@@ -112,7 +112,7 @@ def strip_tags(text: str) -> str:
 
 
 def marked_answer(text: str) -> str | None:
-    """What the answer itself marks as its answer: the last non-empty tag, box or JSON field."""
+    """The content of the last non-empty tag, box or JSON field that marks an answer; None without."""
     found = [(match.start(), match[2]) for match in _TAG.finditer(text)]
     for match in _BOXED.finditer(text):
         found.append((match.start(), _LATEX.sub(r"\1", match[1]).replace("\\ ", " ").strip("$ ")))

@@ -54,7 +54,7 @@ _NO_LABEL = re.compile(
     re.I,
 )
 # A capital letter within a choice that a lone letter may mean: "C major", "grade B", but not an initial
-# ("J. Salinger"), an article ("A Western"), or a chord that goes on ("A:maj7").
+# ("J. Salinger"), an article ("A Western"), or a chord that continues ("A:maj7").
 _OWN_LETTER = re.compile(
     r"(?<![\w'.])(?!A\s+(?!(?i:major|minor|flat|sharp|natural|maj|min|string|chord|note|section)\b)[^\W\d_]{2})"
     r"([A-Z])(?![\w'#]|[:/][\w(]|\.(?=\s*\w))"
@@ -87,7 +87,7 @@ _PLACE = re.compile(
 
 
 def canonical(text: str) -> str:
-    """Even out width, quotes, number words and control characters, keeping case and punctuation."""
+    """Normalise width, quotes, number words and control characters; keep case and punctuation."""
     text = unicodedata.normalize("NFKC", text).translate(_PLAIN).replace("\x00", " ")
     text = re.sub(r"[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", "\n", text)
     # Long runs of one character or of white space say no more than shorter ones, but cost time in every pattern.
@@ -125,7 +125,7 @@ class Mention:
 
 @dataclass(frozen=True)
 class Options:
-    """The choices of one question, ready to be looked for.
+    """The choices of one question, ready to be searched for.
 
     Attributes:
         texts: The choices as given.
@@ -192,7 +192,7 @@ class Options:
         return self.words.index(key) if key and key in self.words else None
 
     def common_mentions(self, text: str) -> list[Mention]:
-        """Every place that holds a choice such as "no", whether or not it is meant there."""
+        """Every place with a choice that is an everyday word ("no"), whether or not the choice is meant."""
         common = [(index, pattern) for index, pattern in self._patterns if self._is_common(index)]
         return [
             Mention(*match.span(), index) for index, pattern in common for match in pattern.finditer(text)
@@ -275,7 +275,7 @@ class Options:
         return found
 
     def _listed_labels(self, text: str, start: int) -> list[Mention]:
-        """Bare letters that go on with a list begun by "options A": `, B and C`."""
+        """Bare letters that continue a list begun by "options A": `, B and C`."""
         found = []
         while match := _NEXT_LABEL.match(text, start):
             index = self.letter_index(match[1])

@@ -1,4 +1,4 @@
-"""Evening out short answers: case, articles, punctuation, number words, yes and no."""
+"""Normalises short answers: case, articles, punctuation, number words, yes and no."""
 
 import re
 import unicodedata
@@ -55,7 +55,7 @@ def _write_digits(run: str) -> str:
 
 
 def _continues(number: list[str], gap: str, word: str) -> bool:
-    """Whether a word goes on with the number so far: `twenty` + `three`, `one` + `hundred`, `hundred` + `five`."""
+    """Whether a word continues the number so far: `twenty` + `three`, `one` + `hundred`, `hundred` + `five`."""
     last = number[-1]
     if word in _SCALES:
         return gap in (" ", "-") and (last not in _SCALES or _SCALES[last] < _SCALES[word])
@@ -113,7 +113,7 @@ def parse_yes_no(text: str) -> bool | None:
     """Read a yes or a no out of an answer; never guesses.
 
     Args:
-        text: What a model said.
+        text: The answer of a model.
 
     Returns:
         True or False where the answer starts with yes or no (or a synonym), ends with one after an answer cue, or

@@ -1,4 +1,4 @@
-"""A choice told in other words: "a cat is meowing" for "cat meowing", "nope" for "no"."""
+"""A choice in other words: "a cat is meowing" for "cat meowing", "nope" for "no"."""
 
 import re
 
@@ -9,7 +9,7 @@ _EMPTY = frozenset(
     "it its this that there is are was were be being been has have of in on at to from by with and or some someone "
     "something sound sounds noise audio clip recording hear heard can i you my your his her their s".split()
 )
-# Words that may turn a sentence round; what they are about is not looked into here.
+# Words that may reverse a sentence; these sentences are not read.
 _TURNED = re.compile(
     r"\b(?:not|no|never|neither|nor|without|none|cannot|unlike|except|either|rather|instead|but|ruled?|absent|unlikely"
     r"|if|unless|whether|maybe|perhaps|might|could|may)\b|n't\b|\?",
@@ -19,10 +19,10 @@ _SUFFIX = re.compile(r"(?:ing|ed|es|s)$")
 
 
 def reworded(text: str, options: Options) -> int | None:
-    """The choice that a text without any choice's own wording still tells.
+    """The choice that a text paraphrases without using its words in order.
 
     Args:
-        text: What a model said, one plain sentence; anything longer or with a negation gives none.
+        text: The answer of a model, one plain sentence; anything longer or with a negation gives none.
         options: The choices.
 
     Returns:
@@ -35,14 +35,14 @@ def reworded(text: str, options: Options) -> int | None:
         return wordings.index(said) if said in ("yes", "no") else None
     if _TURNED.search(text) or len(re.findall(r"[.!;:\n](?=\s|$)", text.strip())) > 1:
         return None
-    heard = _stems(text)
+    said = _stems(text)
     stems = [_stems(choice) for choice in options.texts]
     # Numbers and single letters are too often labels, or about something else.
-    told = [i for i, own in enumerate(stems) if own and own <= heard and all(len(word) > 2 for word in own)]
-    if len({frozenset(stems[index]) for index in told}) != 1:
+    named = [i for i, own in enumerate(stems) if own and own <= said and all(len(word) > 2 for word in own)]
+    if len({frozenset(stems[index]) for index in named}) != 1:
         return None
-    others = set().union(*(own for own in stems if own != stems[told[0]]))
-    return None if (others - stems[told[0]]) & heard else told[0]
+    others = set().union(*(own for own in stems if own != stems[named[0]]))
+    return None if (others - stems[named[0]]) & said else named[0]
 
 
 def _stems(text: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Making answers batch by batch, with a smaller batch when memory does not suffice."""
+"""Generates answers batch by batch, with smaller batches when memory runs out."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +15,12 @@ Answer = tuple[Any, ...]
 def with_smaller_batches(
     answer: Callable[[Sequence[int], int], Iterator[Answer]], n_samples: int, batch_size: int
 ) -> Iterator[tuple[Answer, int]]:
-    """Answer all samples; when memory runs out, go on with the unanswered ones in batches of half the size.
+    """Answer all samples; when memory runs out, continue with the unanswered ones in batches of half the size.
 
     Args:
         answer: Given the indices of samples and a batch size, yields (position among these, …) in any order.
         n_samples: Samples 0 … n_samples - 1 are answered.
-        batch_size: Where to start.
+        batch_size: The first batch size.
 
     Yields:
         ((index, …), the batch size in use), every sample exactly once.
@@ -41,7 +41,7 @@ def with_smaller_batches(
             if not _is_out_of_memory(error) or batch_size == 1:
                 raise
         batch_size = max(1, batch_size // 2)
-        logger.warning("out of memory: going on with batches of %d", batch_size)
+        logger.warning("out of memory: continuing with batches of %d", batch_size)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         left = [index for index in left if index not in done]

@@ -188,7 +188,7 @@ def find_config(config: str | Path) -> Path:
 
 
 def _data_hash(records: Sequence[Record]) -> str:
-    """Hash of everything asked and of the right answers, so that a revised benchmark is told apart."""
+    """Hash of everything asked and of the right answers, so that a revised benchmark has another hash."""
     rows = [
         [
             record.id,

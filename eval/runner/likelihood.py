@@ -1,4 +1,4 @@
-"""Answering by likelihood: which of the given choices a model would rather have said.
+"""Answers by likelihood: ranks the given choices by their probability as the answer.
 
 A prompt with its audio is read once; its key-value cache is then shared by all choices, which are scored in batches.
 Axis letters: B prompts, L prompt tokens, R rows (a prompt with one of its choices), K tokens of a choice.
@@ -17,7 +17,7 @@ Message = dict[str, str]
 NORMALISATIONS = ("length", "corrected", "sum")
 """How log-likelihoods become scores: per token; minus that of the choice after a neutral prompt; as they are."""
 
-# The prompt that says nothing, for the correction (Holtzman et al. 2021, "Surface Form Competition").
+# The neutral prompt of the correction (Holtzman et al. 2021, "Surface Form Competition").
 NEUTRAL_PROMPT = "Answer:"
 # Rows of one forward pass over choices; bounds the memory of the copied caches.
 _ROWS = 64
@@ -122,7 +122,7 @@ def _log_likelihoods(
     )
     first = read.logits[:, -1].float().log_softmax(-1)  # (B, V)
     rows = [(prompt, tokens(text)) for prompt, given in enumerate(choices) for text in given]
-    # Choices of like length share a pass, so that little is padding.
+    # Choices of similar length share a pass, so that there is little padding.
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][1]))
     sums = torch.zeros(len(rows), dtype=torch.float64)
     for start in range(0, len(order), _ROWS):
@@ -139,7 +139,7 @@ def _log_likelihoods(
 def _continue(
     model: Any, cache: Any, first: torch.Tensor, mask: torch.Tensor, owner: torch.Tensor, ids: list[list[int]]
 ) -> torch.Tensor:
-    """Log-likelihoods (R,) of token rows, each going on from its owner's prompt."""
+    """Log-likelihoods (R,) of token rows, each continuing its owner's prompt."""
     width = max(map(len, ids))
     padded = torch.zeros((len(ids), width), dtype=torch.long, device=mask.device)  # (R, K)
     said = torch.zeros((len(ids), width), dtype=torch.bool, device=mask.device)

@@ -1,4 +1,4 @@
-"""What simple means reach on the same clips, to hold a model's score against."""
+"""Scores of simple methods on the same clips, as a reference for the score of a model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,14 +20,14 @@ def logmel_baseline(
     seed: int = 0,
     groups: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Tell sounds apart by logistic regression on the mean and deviation of each log-mel band over time.
+    """Classify sounds by logistic regression on the mean and deviation of each log-mel band over time.
 
     Features are standardised and the strength of the penalty is chosen by cross-validation, on the training clips
     alone.
 
     Args:
         train: (waveform (S,) float32 in [-1, 1], label) per training clip; at least two labels among them.
-        test: The same for the clips to be told apart.
+        test: The same for the clips to be classified.
         sample_rate: Of all waveforms, in Hz.
         seed: Seed of the folds.
         groups: Per training clip the recording it was cut from; takes of one recording on both sides of a fold

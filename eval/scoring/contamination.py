@@ -1,4 +1,4 @@
-"""Whether clips of a benchmark were trained on: told by the ids of their recordings, never by text.
+"""Which clips of a benchmark were trained on, by the ids of their recordings, never by text.
 
 A clip is known by its file name, and by the YouTube or Freesound id that data sets put into names: `Yabc….wav`,
 `abc…_30.wav`, `[abc…]-[30-40].wav`, `1-17367-A-rain.ogg` (ESC), `37199.wav` (FSD50K).

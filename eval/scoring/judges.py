@@ -1,4 +1,4 @@
-"""Having short answers judged by a language model: an OpenAI-compatible endpoint, or a local model.
+"""Judges short answers by a language model: an OpenAI-compatible endpoint, or a local model.
 
 A judge is asked whether an answer says the same as a reference. Its verdicts are cached by everything they depend
 on, its prompt has a version, and an answer without a clear verdict is counted as not judged, never as right or wrong.
@@ -36,7 +36,7 @@ class Judge:
     """A language model with a cache of its verdicts.
 
     Attributes:
-        name: What judges, as it is put beside the numbers.
+        name: The judge, as reports name it.
     """
 
     def __init__(self, name: str, ask: Ask, cache: str | os.PathLike[str]) -> None:
@@ -104,7 +104,7 @@ def judged_accuracy(judge: Judge, records: Sequence[Record], said: Mapping[str, 
     """Share of short answers that a judge takes for right, of those it gave a verdict on.
 
     Args:
-        judge: Who judges.
+        judge: The judge.
         records: The questions; those with choices or captions are not judged.
         said: Answers by id; a missing one is wrong.
 

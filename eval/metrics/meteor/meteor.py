@@ -48,8 +48,8 @@ class Meteor(TextMetric):
         with JavaDialogue(command, folder) as scorer:
             stats = [scorer.ask(line)[0] for line in lines]
             # A score per caption, then that of the corpus.
-            told = scorer.ask(" ||| ".join(["EVAL", *stats]), len(lines) + 1)
-        scores = np.array([float(value) for value in told])
+            replies = scorer.ask(" ||| ".join(["EVAL", *stats]), len(lines) + 1)
+        scores = np.array([float(value) for value in replies])
         return {
             "meteor": float(scores[-1]),
             "per_sample": scores[:-1].tolist(),

@@ -57,11 +57,11 @@ class Spice(TextMetric):
             given, made = Path(scratch) / "in.json", Path(scratch) / "out.json"
             given.write_text(json.dumps(asked), encoding="utf-8")
             run_java(["-Xmx8G", "-jar", JAR, str(given), "-out", str(made), "-subset", "-silent"], folder)
-            told = {
+            scored = {
                 row["image_id"]: row["scores"]["All"]["f"]
                 for row in json.loads(made.read_text(encoding="utf-8"))
             }
-        if set(told) != set(range(len(asked))):
-            raise MetricError(f"SPICE scored {len(told)} of {len(asked)} captions")
-        samples = np.array([float(told[index]) for index in range(len(asked))])
+        if set(scored) != set(range(len(asked))):
+            raise MetricError(f"SPICE scored {len(scored)} of {len(asked)} captions")
+        samples = np.array([float(scored[index]) for index in range(len(asked))])
         return as_result("spice", samples, "spice[java-1.0,corenlp-3.6.0,ptb=py]")
