@@ -169,11 +169,13 @@ class WindowedEncoder(AudioEncoder):
         features = [self.window_features(*window) for window in made]
         own = [feature for feature in features if feature is not None]  # each (pieces of a pass, D')
         if own:
-            weights = torch.tensor([config.weight_of(size) for _, _, size in pieces], device=device)
-            total = weights.new_zeros(len(n_time)).index_add_(0, rows, weights)
-            share = (weights / total[rows]).to(own[0].dtype)
-            pooled = own[0].new_zeros(len(n_time), own[0].shape[1])
-            out.pooled = pooled.index_add(0, rows, torch.cat(own) * share[:, None])
+            features_of = torch.cat(own)  # (pieces, D')
+            spread = features_of.new_zeros(len(n_time), n_windows, features_of.shape[1])
+            spread[rows, places] = features_of
+            weights = torch.zeros(len(n_time), n_windows, dtype=torch.int64, device=device)
+            weights[rows, places] = torch.tensor([config.weight_of(n) for _, _, n in pieces], device=device)
+            share = weights / weights.sum(dim=1, keepdim=True)  # (B, W)
+            out.pooled = (spread * share.to(spread.dtype)[..., None]).sum(dim=1)
         return out
 
     def _windows(self, waveform: Tensor, pieces: list[tuple[int, int, int]]) -> tuple[Tensor, list[int]]:

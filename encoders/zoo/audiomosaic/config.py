@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Self
 
 from alm.common.errors import ConfigError
 from alm.common.fields import coerce_fields, located
-from encoders.base import EncoderConfig
-from encoders.mel import KaldiFbank, frames_or_error
+from encoders.mel import KaldiFbank, frames_or_error, n_frames_for
+from encoders.windows import WindowedConfig
 
 PRETRAIN = "AudioMosaicPretrain"
 CLASSIFIER = "AudioMosaicClassifier"
@@ -69,7 +69,7 @@ class AudioPreprocessing:
 
 
 @dataclass(frozen=True)
-class AudioMosaicConfig(EncoderConfig):
+class AudioMosaicConfig(WindowedConfig):
     """Constructor arguments of the official models; defaults are the published ViT-B/16."""
 
     model_class: str = PRETRAIN
@@ -178,6 +178,30 @@ class AudioMosaicConfig(EncoderConfig):
     def n_freq(self) -> int:
         """Frequency steps per time step."""
         return self.grid[1]
+
+    @property
+    def window_samples(self) -> int:
+        """Samples that the frames of a window cover."""
+        fbank = self.fbank()
+        return (self.spec_size[0] - 1) * fbank.shift_samples + fbank.window_samples
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one window to the next."""
+        return self.spec_size[0] * self.fbank().shift_samples
+
+    @property
+    def steps_per_window(self) -> int:
+        """Time steps of a full window."""
+        return self.grid[0]
+
+    def steps_in(self, n_samples: int) -> int:
+        """Patches that hold a frame of the piece, the last perhaps partly filled."""
+        return -(-self.weight_of(n_samples) // self.patch_size[0])
+
+    def weight_of(self, n_samples: int) -> int:
+        """Frames of the piece: a rest of a few frames weighs little in the clip's feature."""
+        return n_frames_for(n_samples, self.sample_rate, self.frame_shift)
 
     @property
     def frame_rate_hz(self) -> float:

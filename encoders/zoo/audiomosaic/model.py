@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from alm.common.errors import ConfigError
-from encoders.base import AudioEncoder, AudioTokens, n_time_mask, read_config, resolve_encoder
+from encoders.base import read_config, resolve_encoder
 from encoders.checkpoint import load_strict, read_weights
 from encoders.vit import (
     NORM_EPS,
@@ -30,6 +30,7 @@ from encoders.vit import (
     norm_layer,
     sincos_positions,
 )
+from encoders.windows import WindowedEncoder
 from encoders.zoo.audiomosaic.config import CLASSIFIER, NORMALISATIONS, PRETRAIN, PROBES, AudioMosaicConfig
 from encoders.zoo.audiomosaic.heads import HEAD_KEYS, add_head, initialise_head, probe_feature
 
@@ -40,7 +41,7 @@ _INIT_STD = 0.02
 _PART = "encoder."
 
 
-class AudioMosaicEncoder(AudioEncoder):
+class AudioMosaicEncoder(WindowedEncoder):
     """AudioMosaic's encoder with the head that its `model_class` names."""
 
     config: AudioMosaicConfig
@@ -51,9 +52,6 @@ class AudioMosaicEncoder(AudioEncoder):
     lora_targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
     learned_statistics = ("projector",)
     n_parameters = 86_111_232
-
-    max_windows_per_pass = 32
-    """Windows encoded at once by `forward`; limits memory for long clips and big batches."""
 
     def __init__(self, config: AudioMosaicConfig | None = None) -> None:
         config = config or AudioMosaicConfig()
@@ -79,31 +77,32 @@ class AudioMosaicEncoder(AudioEncoder):
         add_head(self, config, pooled_dim)
         self._initialise()
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
-        """Encode a padded batch; clips of any length are cut into windows and stitched.
+    def encode_windows(self, waveform: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
+        """Tokens (B, T, F, D) and CLS (B, 1, D) of windows (B, S)."""
+        return self._split_cls(self.forward_mel(self._normalised_log_mel(waveform, lengths)))
 
-        Args:
-            waveform: (B, S) float32 in [-1, 1] at `config.sample_rate`.
-            lengths: (B,) samples of each clip.
+    def encode_window_layers(
+        self, waveform: Tensor, lengths: list[int]
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Like `encode_windows`, for the input of the first block and every block's output (none normalised)."""
+        layers: list[Tensor] = []
+        self._run_blocks(self._embed(self._normalised_log_mel(waveform, lengths), None), layers)
+        return [self._split_cls(layer) for layer in layers]
 
-        Returns:
-            Tokens without CLS, time-major; prefix (B, W, D) holds each window's CLS.
+    def window_features(self, tokens: Tensor, prefix: Tensor | None) -> Tensor:
+        """`pool` over each window's CLS and tokens: (B, D'), D' twice D where the config pools by fusion."""
+        assert prefix is not None
+        return self.pool(torch.cat([prefix, tokens.flatten(1, 2)], dim=1))
 
-        Raises:
-            AudioError: A clip is shorter than one 25 ms frame, or holds NaN or infinite samples.
-        """
-        windows, frames = self.log_mel_windows(waveform, lengths)
-        parts = self.normalise(windows[frames > 0]).split(self.max_windows_per_pass)
-        return self._stitch(torch.cat([self.forward_mel(part) for part in parts]), frames, lengths)
+    def _normalised_log_mel(self, waveform: Tensor, lengths: list[int]) -> Tensor:
+        """Log-mel (B, n_frames, n_mels) of windows (B, S), zeros after each one's end before normalisation."""
+        mel, _ = self.fbank(waveform, torch.tensor(lengths))
+        return self.normalise(nn.functional.pad(mel, (0, 0, 0, self.config.spec_size[0] - mel.shape[1])))
 
-    def forward_layers(self, waveform: Tensor, lengths: Tensor) -> list[AudioTokens]:
-        """Like `forward`, for the input of the first block and every block's output (none normalised)."""
-        windows, frames = self.log_mel_windows(waveform, lengths)
-        layers: list[list[Tensor]] = []
-        for part in self.normalise(windows[frames > 0]).split(self.max_windows_per_pass):
-            layers.append([])
-            self._run_blocks(self._embed(part, None), layers[-1])
-        return [self._stitch(torch.cat(parts), frames, lengths) for parts in zip(*layers, strict=True)]
+    def _split_cls(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 1 + N, D) as tokens (B, T, F, D) and CLS (B, 1, D)."""
+        tokens: Tensor = encoded[:, 1:].unflatten(1, self.config.grid)
+        return tokens, encoded[:, :1]
 
     @property
     def n_layers(self) -> int:
@@ -152,22 +151,6 @@ class AudioMosaicEncoder(AudioEncoder):
         spread[frames > 0] = pooled
         share = frames / frames.sum(dim=1, keepdim=True)  # (B, W)
         return (spread * share.to(spread.dtype)[..., None]).sum(dim=1)  # (B, W, D') -> (B, D')
-
-    def _stitch(self, encoded: Tensor, frames: Tensor, lengths: Tensor) -> AudioTokens:
-        """Windows (existing windows, 1 + N, D) as the tokens of their clips, end to end in time."""
-        n_time = self.check_lengths(lengths)
-        stitched = encoded.new_zeros((*frames.shape, *encoded.shape[1:]))
-        stitched[frames > 0] = encoded
-        grid = (max(n_time, default=0), self.config.n_freq)
-        mask = n_time_mask(n_time, grid, encoded.device)
-        tokens = stitched[:, :, 1:].flatten(1, 2)[:, : mask.shape[1]]  # (B, N, D)
-        return AudioTokens(
-            tokens * mask[..., None],
-            mask,
-            grid,
-            prefix=stitched[:, :, 0],
-            pooled=self.pool_windows(encoded, frames),
-        )
 
     def normalise(self, mel: Tensor) -> Tensor:
         """Normalise a zero-padded log-mel with the config's constants (padding first, as in training)."""
