@@ -21,7 +21,7 @@ from alm.data.manifest import read_manifest
 from eval.benchmarks import load_benchmark
 from eval.benchmarks._readers import corpus_reader
 from eval.errors import EvaluationError
-from train.finetune.datasets import list_datasets, read_dataset
+from train.finetune.datasets import list_datasets, read_dataset, read_tables
 
 PLUGIN = '''
 """Doors: `doors.csv` (file, sound, part) and `audio`."""
@@ -418,3 +418,15 @@ def test_unknown_words_and_silences_of_speech_commands(tmp_path):
     assert kept == first  # one per split, the first by hash
     silence = next(clip for clip in data.clips if clip.labels == ("_silence_",))
     assert silence.end_s == silence.start_s + 1.0
+
+
+def test_a_fold_folder_is_preferred_and_the_plain_name_is_reported(tmp_path):
+    for name in ("fold1/a.wav", "fold2/a.wav", "fold2/b.wav"):
+        sound(tmp_path / name)
+    files = AudioFiles([tmp_path])
+    assert files.clip("a.wav", "fold2/a.wav").path == tmp_path / "fold2" / "a.wav"
+    rows_table(tmp_path / "l.csv", [{"filename": "c.wav", "label": "x", "fold": 1}])
+    with pytest.raises(ManifestError, match=f"l.csv:2: no file {tmp_path}/c.wav"):
+        read_dataset("label_csv", {"root": str(tmp_path / "l.csv")})
+    with pytest.raises(ManifestError, match="lists no clips; check data.train"):
+        read_tables({None: ()})

@@ -147,6 +147,8 @@ def _data(corpora: Mapping[str | None, Sequence[Corpus]]) -> LabelledData:
             clips.append(_labelled(entry, split, f"{corpus.path.stem}/" if split else ""))
             if clips[-1].split in ("train", None):
                 training.append(entry)
+    if not clips:
+        raise ManifestError("the data set lists no clips; check data.train, or data.dataset_options")
     first = everything[0][1]
     classes = first.class_names(training)
     for clip in clips:
@@ -185,10 +187,8 @@ def _found(
     """The clips whose files are there, and a note on those that are missing.
 
     Raises:
-        ManifestError: No clips at all, an id twice, or more files missing than allowed.
+        ManifestError: An id is there twice, or more files missing than allowed.
     """
-    if not clips:
-        raise ManifestError("the data set lists no clips; check data.dataset_options")
     seen: dict[str, str] = {}
     for clip in clips:
         if clip.id in seen:

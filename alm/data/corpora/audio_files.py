@@ -81,8 +81,9 @@ class AudioFiles:
         Raises:
             ConfigError: Two files fit equally well.
         """
-        path = self._exact(names, inside)
-        path = path or next(filter(None, (self._by_name(name, inside) for name in names)), None)
+        order = sorted(names, key=lambda name: -name.count("/"))  # folders make a name more specific
+        path = self._exact(order, inside)
+        path = path or next(filter(None, (self._by_name(name, inside) for name in order)), None)
         return Clip(names[0], path or self._expected(names[0]), start_s, end_s)
 
     def all(self) -> list[Path]:

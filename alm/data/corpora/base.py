@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -153,8 +154,6 @@ class Corpus(ABC):
 
     def layout(self) -> str:
         """The published layout in one line: the docstring's first line of the corpus' file."""
-        import sys
-
         return (sys.modules[type(self).__module__].__doc__ or "the published layout").strip().splitlines()[0]
 
 

@@ -71,7 +71,7 @@ class LabelCsv(Corpus):
             name, labels = row.text(_column(table, row, _FILES)), self._labels(table, row)
             fold = row.get(self.fold_column) or None
             part = row.get("split") or None
-            clip = audio.clip(f"fold{fold}/{name}", name) if fold else audio.clip(name)
+            clip = audio.clip(name, *([f"fold{fold}/{name}"] if fold else []))
             group = next((row.get(key) for key in _GROUPS if row.get(key)), None)
             yield Entry(
                 id=name,
