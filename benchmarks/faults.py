@@ -136,6 +136,7 @@ KINDS = {
             *("--shard-mb", "0.1"),
         ],
         weight=2,
+        once=True,
     ),
     "export": Kind(
         lambda inputs, out: [
