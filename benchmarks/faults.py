@@ -258,9 +258,9 @@ def start(kind: Kind, words: Sequence[str], log: Path, mark: str, limit: int | N
     try:
         os.setsid()
         os.environ |= {MARK: mark, "OMP_NUM_THREADS": "1"}
-        stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(stream, 1)
-        os.dup2(stream, 2)
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         if limit is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
