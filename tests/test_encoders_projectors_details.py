@@ -6,6 +6,7 @@ import torch
 
 from encoders import encoder_class
 from projectors.base import stack_time, time_positions
+from projectors.registry import PROJECTORS
 
 
 @torch.no_grad()
@@ -55,3 +56,10 @@ def test_a_loud_clip_beside_a_quiet_one_does_not_raise_its_floor() -> None:
         alone = encoder(quiet[None], lengths[:1]).tokens[0]
         beside = encoder(torch.stack([quiet, loud]), lengths).tokens[0]
         assert torch.allclose(alone, beside, atol=1e-4), name
+
+
+def test_a_query_window_is_rounded_to_the_nearest_time_step() -> None:
+    config = PROJECTORS.get("window_qformer").config_class(
+        encoder_dim=8, n_freq=1, frame_rate_hz=6.25, llm_dim=8, window_s=0.3
+    )
+    assert config.window == 2 and config.n_tokens_for(5) == 3  # 0.3 s are 1.875 steps
