@@ -271,3 +271,17 @@ def test_a_writer_in_another_thread_is_not_taken_for_a_leftover(tmp_path):
     assert not failed
     text = (tmp_path / "x").read_text()
     assert len(text) == 100_000 and len(set(text)) == 1 and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_that_another_process_locked_first_is_left_to_it(tmp_path, monkeypatch):
+    tried = []
+
+    def flock(handle, operation):
+        tried.append(handle)
+        if len(tried) == 1:
+            raise BlockingIOError
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    name, stream = files._locked_file(tmp_path / "x")
+    stream.close()
+    assert len(tried) == 2 and len(list(tmp_path.iterdir())) == 2 and name.exists()
