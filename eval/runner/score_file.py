@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.benchmarks import load_benchmark
+from eval.benchmarks._base import CAPTION_METRICS
 from eval.benchmarks._data import read_records
 from eval.errors import EvaluationError
 from eval.scoring.arm_scores import DEFAULT_METRICS
@@ -54,7 +55,7 @@ def score_file(
     if benchmark is None:
         records = records_of(lines)
         captions = any(record.captions for record in records)
-        metrics: Sequence[str] = load_benchmark("clotho").metrics if captions else DEFAULT_METRICS
+        metrics: Sequence[str] = CAPTION_METRICS if captions else DEFAULT_METRICS
         groups = list(dict.fromkeys(key for line in lines for key in line.get("groups", {})))
     else:
         known = load_benchmark(benchmark)
