@@ -108,7 +108,7 @@ class _Tree:
         corpus = self._corpus()
         for split in corpus.splits or (None,):
             for entry in read_entries(corpus, split):
-                record = entry_record(entry, "{question}")
+                record = entry_record(entry)
                 assert len(record.audio) == len(entry.audio) and (
                     record.messages[0]["content"] or not entry.question
                 )

@@ -79,9 +79,9 @@ def test_one_file_in_a_plugin_folder_converts_trains_and_is_benchmarked(doors, t
     data = read_dataset("doors", {"root": str(doors)})
     assert data.classes == ("creak", "slam") and [clip.split for clip in data.clips].count("test") == 2
     assert len(read_dataset("doors", {"root": str(doors), "only": "slam"}).clips) == 3
-    asked = corpus_reader("doors", "{question} One word.")(doors, "test")
+    asked = corpus_reader("doors")(doors, "test")
     assert [(r.question, r.answer, r.audio[0].path.name) for r in asked] == [
-        ("Which door? One word.", "creak", "4.wav"), ("Which door? One word.", "slam", "5.wav"),
+        ("Which door?", "creak", "4.wav"), ("Which door?", "slam", "5.wav"),
     ]  # fmt: skip
     with pytest.raises(ConfigError, match="unknown corpus 'door'; did you mean 'doors'"):
         open_corpus("door", doors)
