@@ -97,4 +97,5 @@ class MelCache:
 
     def _mel(self, wave: Tensor) -> Tensor:
         """(S,) -> (T, M)."""
-        return self.fbank(wave[None], torch.tensor([len(wave)]))[0][0]
+        out: Tensor = self.fbank(wave[None], torch.tensor([len(wave)]))[0][0]
+        return out

@@ -78,7 +78,8 @@ class ClipRandom:
 
     def normal(self) -> Tensor:
         """(B,) standard normal."""
-        return torch.special.ndtri(self.unit().clamp(min=1e-6))
+        out: Tensor = torch.special.ndtri(self.unit().clamp(min=1e-6))
+        return out
 
     def between_hz(self, low: float, high: float) -> Tensor:
         """(B,) frequencies in Hz, uniform on the mel scale, as audiomentations draws its filters' corners."""

@@ -80,7 +80,7 @@ def _repeated(size: int, count: int, seed: int, source: int, epoch: int) -> np.n
 def apportion(weights: Sequence[float], n_samples: int) -> np.ndarray:
     """Return integers in the proportions of the weights that add up to `n_samples` (largest remainders)."""
     exact = np.asarray(weights, float) / np.sum(weights) * n_samples
-    counts = np.floor(exact).astype(np.int64)
+    counts: np.ndarray = np.floor(exact).astype(np.int64)
     left = n_samples - int(counts.sum())
     counts[np.argsort(counts - exact, kind="stable")[:left]] += 1
     return counts

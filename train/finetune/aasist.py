@@ -42,7 +42,8 @@ class GraphAttention(nn.Module):
             scores = torch.einsum("bijd,ijd->bij", pairs, self.weight[row])
         scores = (scores / self.temperature).masked_fill(~exists[:, None], _HIDDEN)
         attended = scores.softmax(dim=-1) @ nodes
-        return self.act(self.norm(self.heard(attended) + self.own(nodes)))
+        out: Tensor = self.act(self.norm(self.heard(attended) + self.own(nodes)))
+        return out
 
 
 class GraphPool(nn.Module):
@@ -148,7 +149,8 @@ class Aasist(nn.Module):
             *_read_out(freq_a, freq_b),
             torch.maximum(stack_a, stack_b)[:, 0],
         ]
-        return self.dropout(torch.cat(parts, dim=-1))
+        out: Tensor = self.dropout(torch.cat(parts, dim=-1))
+        return out
 
 
 def _picked(nodes: Tensor, size: Tensor, dim: int) -> Tensor:
