@@ -16,7 +16,7 @@ from alm.configuration import AudioLanguageConfig, read_model_config
 from alm.llm import load_llm
 from alm.ltu import is_ltu, load_ltu, load_ltu_processor
 from alm.model import AudioLanguageModel, resolve
-from alm.processor import AudioLanguageProcessor, check_tokenizer, llm_limits
+from alm.processor import AudioLanguageProcessor, check_template, check_tokenizer, llm_limits
 
 __all__ = ["load_llm", "load_model", "load_processor", "model_id_of", "resolve"]
 
@@ -74,12 +74,13 @@ def load_processor(source: str | Path) -> AudioLanguageProcessor:
             read_text(template, "a chat template", CheckpointError) if template.exists() else None,
             values.get("max_audio_tokens"),
         )
+    processor.context_length, processor.vocab_size = llm_limits(config.text_config)
+    check_template(processor, str(template if template.exists() else folder))
     if processor.audio_token_id != config.audio_token_id:
         raise CheckpointError(
             f"{folder}: {config.audio_token} has id {processor.audio_token_id} in the tokenizer, audio_token_id in "
             f"config.json is {config.audio_token_id}; restore the tokenizer of this model"
         )
-    processor.context_length, processor.vocab_size = llm_limits(config.text_config)
     return processor
 
 

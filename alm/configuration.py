@@ -123,11 +123,11 @@ def read_model_config(folder: Path, trust_remote_code: bool = False) -> AudioLan
             "config_sha256 if you mean the change"
         )
     with typed_errors(str(path)):
-        config_from_dict(values["encoder"], "encoder")
+        config_from_dict(values["encoder"], f"{path}: encoder")
         projector_config(values["projector"])
         for key in ("encoder_lora", "llm_lora"):
             if values.get(key) is not None:
-                check_lora(values[key], key)
+                check_lora(values[key], f"{path}: {key}")
         llm = values.get("llm")
         if llm is not None and not Path(llm).is_absolute() and (folder / llm).is_dir():
             values["llm"] = llm = str((folder / llm).resolve())

@@ -124,4 +124,5 @@ def _probe(processor: Any) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _logits(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    return model(**inputs).logits.float()
+    logits: Tensor = model(**inputs).logits
+    return logits.float()

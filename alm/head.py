@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutputWithPast
 
 IGNORE = -100  # transformers' label for positions without loss
@@ -45,7 +45,10 @@ def causal_lm_loss(
         The loss; logits None. An LLM whose head cannot be run by itself gives its own output, logits and all.
     """
     if not head_runs_alone(llm):
-        return llm(**inputs, labels=labels, num_items_in_batch=num_items_in_batch, use_cache=False)
+        whole: CausalLMOutputWithPast = llm(
+            **inputs, labels=labels, num_items_in_batch=num_items_in_batch, use_cache=False
+        )
+        return whole
     hidden = llm.base_model(**inputs, use_cache=False).last_hidden_state  # (B, L, D)
     targets = labels[:, 1:]
     supervised = targets != IGNORE
@@ -83,7 +86,7 @@ def apply_head(llm: Any, rows: Tensor) -> Tensor:
 
 def head_runs_alone(llm: Any) -> bool:
     """Whether `apply_head` works: tried once, on one position, and remembered."""
-    answer = llm.__dict__.get("_alm_head_runs_alone")
+    answer: bool | None = llm.__dict__.get("_alm_head_runs_alone")
     if answer is None:
         if llm.base_model is llm or getattr(llm.config, "output_router_logits", False):
             answer = False  # no body of its own, or a loss that is more than cross-entropy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -90,7 +90,7 @@ def load_llm(
             raise CheckpointError(f"{role}: '{source}': {name} holds NaN or Infinity; restore the weights")
     check_generation_config(llm.generation_config, f"{source}/generation_config.json")
     logging.get_logger(__name__).info("loaded %s", source)
-    return llm
+    return cast(PreTrainedModel, llm)
 
 
 _FLOAT8 = tuple(getattr(torch, name) for name in dir(torch) if name.startswith("float8"))

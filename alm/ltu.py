@@ -75,7 +75,8 @@ def load_ltu(
         inject_lora(model.llm, model.config.llm_lora)
         base = set(model.llm.state_dict()) - adapter_keys(model.llm)
         load_strict(model.llm, lora, source=f"{source}: lora", allow_missing=tuple(base))
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def load_ltu_processor(

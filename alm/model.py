@@ -176,11 +176,11 @@ class AudioLanguageModel(PreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         """The LLM's token embeddings."""
-        return self.llm.get_input_embeddings()
+        return cast(nn.Module, self.llm.get_input_embeddings())
 
     def get_output_embeddings(self) -> nn.Module:
         """The LLM's head."""
-        return self.llm.get_output_embeddings()
+        return cast(nn.Module, self.llm.get_output_embeddings())
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, **kwargs: Any) -> None:
         """Recompute the LLM's activations in the backward pass."""
@@ -190,7 +190,7 @@ class AudioLanguageModel(PreTrainedModel):
         """Run the encoder on clips (C, S) float32 in [-1, 1] with `lengths` (C,) in samples."""
         learns = any(parameter.requires_grad for parameter in self.encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            return self.encoder(waveforms, lengths)
+            return cast(AudioTokens, self.encoder(waveforms, lengths))
 
     def splice(
         self, embeds: Tensor, is_audio: Tensor, audio: AudioTokens, audio_index: Tensor | None
@@ -229,7 +229,7 @@ class AudioLanguageModel(PreTrainedModel):
         """Prompt embeddings (B, L, D) with audio in place; `features` skip the encoder."""
         is_audio = input_ids == self.config.audio_token_id
         # The placeholder may lie outside the LLM's vocabulary: it is never looked up.
-        embeds = self.get_input_embeddings()(input_ids.masked_fill(is_audio, 0))
+        embeds: Tensor = self.get_input_embeddings()(input_ids.masked_fill(is_audio, 0))
         if features is not None:
             assert features_mask is not None
             n_freq = self.encoder.config.n_freq
@@ -276,7 +276,7 @@ class AudioLanguageModel(PreTrainedModel):
         if attention_mask is not None and self._takes_positions:
             inputs.setdefault("position_ids", positions(attention_mask)[:, -input_ids.shape[1] :])
         if labels is None:
-            return self.llm(**inputs)
+            return cast(CausalLMOutputWithPast, self.llm(**inputs))
         return causal_lm_loss(self.llm, labels, chunk=self.config.loss_chunk, **inputs)
 
     @torch.no_grad()
@@ -301,7 +301,7 @@ class AudioLanguageModel(PreTrainedModel):
         order = attention_mask.argsort(dim=1, stable=True)  # padding to the left, the rest in its order
         embeds = embeds.take_along_dim(order[..., None], dim=1)
         attention_mask = attention_mask.take_along_dim(order, dim=1)
-        return self.llm.generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
+        return cast(Tensor, self.llm.generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs))
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Write config, weights and generation settings; each file is replaced atomically, the config last.
@@ -352,7 +352,7 @@ class AudioLanguageModel(PreTrainedModel):
                 f"the model refers to its LLM in a directory of this machine ({self.config.llm}); write a "
                 "self-contained copy with 'alm export' and push that"
             )
-        return super().push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]  # a decorator hides self
+        return cast(str, super().push_to_hub(repo_id, **kwargs))  # type: ignore[arg-type]  # a decorator hides self
 
     @classmethod
     def from_pretrained(
@@ -419,7 +419,8 @@ class AudioLanguageModel(PreTrainedModel):
                 model.generation_config = model.llm.generation_config = settings
         if dtype is not None and dtype != "auto":
             nn.Module.to(model, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
-        return model.eval()
+        model.eval()  # type: ignore[no-untyped-call]
+        return model
 
 
 def resolve(source: str | Path) -> Path:

@@ -83,7 +83,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         chat_template = named_template(chat_template or tokenizer.chat_template or "plain")
-        super().__init__(tokenizer=tokenizer, chat_template=chat_template)
+        super().__init__(tokenizer=tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
         self.encoder = encoder
         self.projector = projector
         self.audio_token = audio_token
@@ -228,10 +228,16 @@ class AudioLanguageProcessor(ProcessorMixin):
     def _ids(self, text: str, continued: bool) -> list[int]:
         """Token ids of a piece; one that continues a text gets no SentencePiece blank in front."""
         if continued:
-            ids = self.tokenizer(self.audio_token + text, add_special_tokens=False)["input_ids"]
+            ids = self._tokenized(self.audio_token + text)
             if ids[:1] == [self.audio_token_id]:
                 return ids[1:]
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._tokenized(text)
+
+    def _tokenized(self, text: str) -> list[int]:
+        # The tokenizer's own pattern may give up on a text: a panic of its library
+        with typed_errors("the tokenizer cannot read a text of the conversation", UserError):
+            ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def encode_conversation(
         self,
@@ -408,6 +414,18 @@ def check_tokenizer(tokenizer: Any) -> None:
             raise CheckpointError(f"the tokenizer makes no tokens of {text!r}; restore its files")
 
 
+def check_template(processor: AudioLanguageProcessor, where: str) -> None:
+    """Render a short question, so that a broken chat template is refused before any audio is read.
+
+    Raises:
+        CheckpointError: The template is broken, or its text alone exceeds the LLM's context.
+    """
+    try:
+        processor([[{"role": "user", "content": "What is this?"}]], add_generation_prompt=True)
+    except UserError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+
+
 def llm_limits(config: Any) -> tuple[int | None, int | None]:
     """Context length and number of token embeddings that an LLM's config states; None where it states none."""
     text = config.get_text_config()
@@ -435,6 +453,7 @@ def build_processor(tokenizer: Any, model: Any, chat_template: str | None = None
     model.config.audio_token_id = processor.audio_token_id
     processor.context_length = llm_limits(model.llm.config)[0]
     processor.vocab_size = model.get_input_embeddings().weight.shape[0]
+    check_template(processor, "chat_template" if chat_template else "llm")
     return processor
 
 

@@ -147,3 +147,20 @@ def test_written_files_follow_the_umask(tmp_path, umask):
         os.umask(before)
     assert modes["model.safetensors"] == modes["private"] == modes["opened"] == 0o666 & ~umask
     assert modes["script"] == 0o700 & ~umask
+
+
+def test_a_tokenizer_pattern_that_gives_up_is_one_line(llm_dir):
+    from tokenizers import Regex, pre_tokenizers
+
+    from alm.model import AudioLanguageModel
+    from alm.processor import build_processor
+    from encoders import encoder_class
+
+    tokenizer = AutoTokenizer.from_pretrained(llm_dir)
+    model = AudioLanguageModel.assemble(encoder_class("audiomosaic").tiny(), load_llm(str(llm_dir)))
+    processor = build_processor(tokenizer, model)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"(a+)+$"), "isolated"), pre_tokenizers.ByteLevel()]
+    )
+    with pytest.raises(UserError, match="the tokenizer cannot read"):
+        processor([[{"role": "user", "content": "a" * 40 + "!"}]], add_generation_prompt=True)

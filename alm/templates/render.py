@@ -118,7 +118,7 @@ class _LimitedSandbox(ImmutableSandboxedEnvironment):
     """Jinja's sandbox with counted loops and calls, and sizes checked before they are made."""
 
     intercepted_binops = frozenset(["*", "**", "+", "%"])
-    concat = staticmethod(lambda pieces: _limited_concat(pieces))  # type: ignore[assignment]
+    concat = staticmethod(lambda pieces: _limited_concat(pieces))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
@@ -132,7 +132,7 @@ class _LimitedSandbox(ImmutableSandboxedEnvironment):
                     value[:] = [_as_filter(one) if isinstance(one, nodes.Concat) else one for one in value]
         return tree
 
-    def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
         _count(1)
         _check_arguments(obj, args, kwargs)
         result = super().call(context, obj, *args, **kwargs)
