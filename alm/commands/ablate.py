@@ -1,4 +1,4 @@
-"""`alm ablate`: a grid of arms, trained and scored alike."""
+"""`alm ablate`: train and score every arm of a grid."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def add(commands: Any) -> None:
         help="compare encoders, projectors or recipes: train and score every arm of a grid",
         description=(
             "Train and score every arm of a grid over several seeds, as processes of alm train and alm eval, and "
-            "report scores with intervals, paired tests and costs. Run again, it does only what is missing; an arm "
-            "that fails is reported. Ready configs are in configs/ablation."
+            "report scores with intervals, paired tests and costs. Run again, it runs only the steps that are missing; "
+            "an arm that fails is reported. Configs to start from are in configs/ablation."
         ),
     )
     parser.add_argument("config", metavar="CONFIG.yaml", help="see configs/ablation")
@@ -27,11 +27,9 @@ def add(commands: Any) -> None:
         help="make the scenes from labelled recordings: filename, category, fold",
     )
     mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--dry-run", action="store_true", help="only list the arms and estimate their cost")
     mode.add_argument(
-        "--dry-run", action="store_true", help="only say which arms there are and what they cost"
-    )
-    mode.add_argument(
-        "--report-only", action="store_true", help="only write the report anew, from stored answers"
+        "--report-only", action="store_true", help="only rewrite the report from stored answers"
     )
     parser.set_defaults(run=_ablate)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from alm.commands import Command
+from alm.commands import Command, number, seed
 
 
 def add(commands: Any) -> None:
@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     )
     compose.add_argument("--out", required=True, metavar="DIR", help="new directory for manifests and audio")
     compose.add_argument("--data", metavar="LABELS.csv", help="labelled recordings: filename, category, fold")
-    compose.add_argument("--seed", type=int, default=0, help="random seed (0)")
+    compose.add_argument("--seed", type=seed, default=0, help="random seed (0)")
     compose.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="composer settings, e.g. n_train=500"
     )
@@ -45,8 +45,8 @@ def _add_shard(actions: Any) -> None:
     )
     shard.add_argument("manifest", nargs="+", metavar="MANIFEST", help="JSONL manifests")
     shard.add_argument("--out", required=True, metavar="DIR", help="new directory for the shards")
-    shard.add_argument("--shard-mb", type=float, default=500.0, help="megabytes per shard (500)")
-    shard.add_argument("--shuffle", type=int, metavar="SEED", help="shuffle the clips with this seed")
+    shard.add_argument("--shard-mb", type=number, default=500.0, help="megabytes per shard (500)")
+    shard.add_argument("--shuffle", type=seed, metavar="SEED", help="shuffle the clips with this seed")
     shard.set_defaults(run=_shard)
 
 
@@ -105,7 +105,7 @@ def _add_sources(actions: Any) -> None:
         parser.add_argument("--audio", action="append", default=[], metavar="DIR", help="where the audio is")
         parser.add_argument(
             "--max-missing",
-            type=float,
+            type=number,
             default=0.0,
             metavar="SHARE",
             help="share of files that may be missing (0)",
@@ -120,9 +120,9 @@ def _add_share(actions: Any) -> None:
         description="Write the records of a share of a manifest's clips; a smaller share is contained in a larger one.",
     )
     share.add_argument("manifest", metavar="MANIFEST.jsonl", help="the manifest")
-    share.add_argument("--share", type=float, required=True, metavar="X", help="above 0, at most 1")
+    share.add_argument("--share", type=number, required=True, metavar="X", help="above 0, at most 1")
     share.add_argument("--out", required=True, metavar="FILE.jsonl", help="the manifest to write")
-    share.add_argument("--seed", type=int, default=0, help="seed of the order in which clips are taken (0)")
+    share.add_argument("--seed", type=seed, default=0, help="seed of the order in which clips are taken (0)")
     share.set_defaults(run=_share)
 
 

@@ -43,7 +43,7 @@ def _add_list(actions: Any) -> None:
 def _add_info(actions: Any) -> None:
     parser = actions.add_parser(
         "info",
-        help="what an encoder is and what it gives",
+        help="describe an encoder and its output",
         description=(
             "Show an encoder's config, parameters, normalisation, grid, tokens per second and, for weights from a "
             "directory, which keys were matched."
@@ -98,22 +98,20 @@ def _add_labels(actions: Any) -> None:
 
 def _list(arguments: argparse.Namespace) -> int:
     from alm.common.errors import UserError
+    from alm.common.text import text_table
     from encoders.conformance import describe_error
     from encoders.registry import encoder_class, list_encoders
 
-    rows: list[tuple[str, ...]] = [("name", "dim", "tokens/s", "Hz", "parameters", "licence")]
-    broken = []
+    head = ("name", "dim", "tokens/s", "Hz", "parameters", "licence")
+    rows, broken = [], []
     for name in list_encoders():
         try:
             rows.append((name, *_facts(encoder_class(name))))
         except UserError as error:
             broken.append(f"{name}: {error}")
-        except Exception as error:  # a user's file may raise anything; list the others
+        except Exception as error:  # a stranger's file: the others are listed all the same
             broken.append(f"{name}: raises {describe_error(error)}")
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for name, *numbers, licence in rows:
-        cells = [cell.rjust(width) for cell, width in zip(numbers, widths[1:5], strict=True)]
-        print("  ".join([name.ljust(widths[0]), *cells, licence]))
+    print("\n".join(text_table(head, rows, right=range(1, 5))))
     for line in broken:
         print(line)
     return 1 if broken else 0

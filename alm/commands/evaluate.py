@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
         help="score a model on a benchmark, beside its controls",
         description=(
             "Answer every question of a benchmark, and score the answers with 95 % intervals beside the same "
-            "model's scores without audio and with another clip's audio. Interrupted runs go on where they were. "
+            "model's scores without audio and with another clip's audio. The same command resumes an interrupted run. "
             "'alm eval list' names the benchmarks. On several GPUs: torchrun --nproc-per-node N -m alm eval …"
         ),
     )
@@ -23,13 +23,18 @@ def add(commands: Any) -> None:
         "benchmark", metavar="CONFIG_OR_BENCHMARK", help="a config in configs/eval, a name, or 'list'"
     )
     parser.add_argument("--model", metavar="DIR", help="audio-language model directory or hub id")
-    parser.add_argument("--data", metavar="ROOT", help="where the benchmark's data is")
+    parser.add_argument("--data", metavar="ROOT", help="folder or file of the benchmark's data")
     parser.add_argument("--batch-size", metavar="N", help="questions per batch (16)")
     parser.add_argument("--limit", metavar="N", help="only the first N records; the scores say so")
     parser.add_argument(
-        "--require", metavar="METRIC", action="append", help="fail where this metric cannot be computed"
+        "--require",
+        metavar="METRIC",
+        action="append",
+        help="fail if this metric cannot be computed",
     )
-    parser.add_argument("--out", metavar="DIR", help="where predictions and scores go (MODEL/eval/BENCHMARK)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for predictions and scores (MODEL/eval/BENCHMARK)"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="for example answer_by=rank controls=[none]"
     )

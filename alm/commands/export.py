@@ -1,4 +1,4 @@
-"""`alm export`: one directory that needs nothing else."""
+"""`alm export`: write a trained model as one self-contained directory."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def add(commands: Any) -> None:
         help="write a trained model as one self-contained directory",
         description=(
             "Write a trained model with its LLM, tokenizer and processor to one directory that AutoModelForCausalLM "
-            "loads, and check that it computes the same after loading it back."
+            "loads, and check that the written model computes the same logits."
         ),
     )
     parser.add_argument("model", metavar="MODEL", help="audio-language model directory or hub id")
     parser.add_argument("--out", required=True, metavar="DIR", help="new directory")
-    parser.add_argument("--merge", action="store_true", help="fold LoRA adapters into the weights")
+    parser.add_argument("--merge", action="store_true", help="merge LoRA adapters into the weights")
     parser.set_defaults(run=_export)
 
 

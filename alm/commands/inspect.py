@@ -1,4 +1,4 @@
-"""`alm inspect`: what a model directory holds."""
+"""`alm inspect`: describe a model directory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def add(commands: Any) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "inspect",
-        help="show what a model directory holds",
+        help="describe a model directory",
         description="Show a model's parts, constants, adapters and stored tensors, without loading its weights.",
     )
     parser.add_argument("model", metavar="MODEL", help="audio-language model directory or hub id")

@@ -1,4 +1,4 @@
-"""`alm quickstart`: the whole path, from nothing to a scored model."""
+"""`alm quickstart`: train and score a small model from nothing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def add(commands: Any) -> None:
         "quickstart",
         help="train and score a small audio-language model on this machine, offline",
         description=(
-            "Compose sound scenes, train a small LLM that can read, pretrain an AudioMosaic encoder, align it, "
-            "tune it, and score it beside its controls. Offline, about ten minutes on two CPU cores. Run again, it "
-            "goes on from the last finished stage."
+            "Compose sound scenes, train a small LLM on text, pretrain an AudioMosaic encoder, align it with the LLM, "
+            "tune both, and score the model beside its controls. Offline, about ten minutes on two CPU cores. Run "
+            "again, it continues after the last finished stage."
         ),
     )
     parser.add_argument(
-        "--out", default="quickstart", metavar="DIR", help="where everything goes (quickstart)"
+        "--out", default="quickstart", metavar="DIR", help="folder for all results (quickstart)"
     )
     parser.add_argument(
         "--data",

@@ -1,4 +1,4 @@
-"""`alm runs`: what was trained, how far it came, and how runs differ."""
+"""`alm runs`: list training runs with their state, or compare some."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ def add(commands: Any) -> None:
         description="List the run directories in some directories: stage, state, step and last metrics.",
     )
     parser.add_argument(
-        "folders", nargs="+", metavar="DIR", help="searched at any depth; runs with --compare"
+        "folders",
+        nargs="+",
+        metavar="DIR",
+        help="folders to search at any depth; with --compare, run directories",
     )
     parser.add_argument(
         "--compare",
         action="store_true",
-        help="show in what the given runs' configs differ, and their metrics",
+        help="show how the configs of the given runs differ, and their metrics",
     )
     parser.set_defaults(run=_runs)
 

@@ -1,4 +1,4 @@
-"""`alm score`: score answers that are there already."""
+"""`alm score`: score a file of answers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("predictions", metavar="PREDICTIONS", help="predictions.jsonl, or a JSON list")
     parser.add_argument("--benchmark", metavar="NAME", help="score against this benchmark's questions")
-    parser.add_argument("--data", metavar="ROOT", help="where its data is; no recordings are needed")
-    parser.add_argument("--split", metavar="NAME", default="", help="which split of it")
-    parser.add_argument("--official", metavar="RULE", default="", help="show this published rule, too (mmau)")
+    parser.add_argument("--data", metavar="ROOT", help="folder or file of its data; no recordings are needed")
+    parser.add_argument("--split", metavar="NAME", default="", help="split of the benchmark (its default)")
     parser.add_argument(
-        "--require", metavar="METRIC", action="append", default=[], help="fail where it cannot be computed"
+        "--official", metavar="RULE", default="", help="also show the score by this published rule (mmau)"
+    )
+    parser.add_argument(
+        "--require",
+        metavar="METRIC",
+        action="append",
+        default=[],
+        help="fail if this metric cannot be computed",
     )
     parser.add_argument(
         "--judge",

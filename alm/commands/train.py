@@ -15,8 +15,8 @@ def add(commands: Any) -> None:
         "train",
         help="run one training stage, or a recipe of several",
         description=(
-            "Run one stage (pretrain, finetune, align, instruct), or the stages of a recipe one after the other. What "
-            "is finished is reused; what changed, and all that depends on it, runs again. "
+            "Run one stage (pretrain, finetune, align, instruct), or the stages of a recipe one after the other. "
+            "Finished stages are reused; a changed one, and all that depends on it, runs again. "
             "On several GPUs: torchrun --nproc-per-node N -m alm train CONFIG, or deepspeed --module alm train CONFIG."
         ),
     )
@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="only say what it would cost: parameters, steps, tokens, memory, FLOPs, time from a few real steps",
+        help="only estimate the cost: parameters, steps, tokens, memory, FLOPs, time from a few real steps",
     )
     parser.add_argument("--json", action="store_true", help="print --dry-run's figures as one line of JSON")
     parser.set_defaults(run=_train)

@@ -1,1 +1,4 @@
-"""What every floor above uses: config parsing, atomic files, fingerprints, progress. Nothing about audio or models."""
+"""The basement, which every floor may import: errors, settings, files, text, processes, plug-ins, progress.
+
+It imports nothing else of ours and knows nothing about audio; what only one floor needs belongs to that floor.
+"""

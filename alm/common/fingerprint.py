@@ -1,4 +1,4 @@
-"""What a result depends on, as one hash: settings, the content of its inputs, and this code."""
+"""Fingerprints: one hash over everything a result depends on: settings, the content of its inputs, and this code."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from alm.common.files import sha256_of
 from alm.common.plugins import plugin_files
 
 _ARTIFACT_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt")
-# Plans, runs and tells of what the other packages compute; no figure of a stage depends on it.
+# Ablations plan, run and report what the other packages compute; no result of a stage depends on their code.
 _BESIDE = "ablation"
 
 
 def fingerprint(settings: dict[str, Any], inputs: Sequence[str | Path]) -> str:
-    """Hash of a step's settings, the contents of its input files and directories, and this code's version.
+    """Hash a step's settings, the contents of its input files and directories, and the source code.
 
     Args:
         settings: Plain values.
-        inputs: Files and artifact directories; anything that is no local path (a hub id) counts by its name.
+        inputs: Files and artifact directories; a source that is no local path (a hub id) counts by its name.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for source in inputs:
@@ -38,7 +38,7 @@ def fingerprint(settings: dict[str, Any], inputs: Sequence[str | Path]) -> str:
 
 
 def code_hash() -> str:
-    """Hash over the source that decides what a stage computes and scores: packages, plugin encoders."""
+    """Hash the source code on which results depend: the packages and the files of plug-in folders."""
     root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for package in ("encoders", "projectors", "alm", "eval", "train"):

@@ -1,4 +1,4 @@
-"""One progress display for every long step: a bar with rate and ETA, or a line now and then where nobody watches."""
+"""The progress bar of every long step: rate and remaining time; without a terminal it is redrawn every 20 seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 ROW = "ALM_PROGRESS_ROW"
-"""Environment variable: the bar's row, where several processes show one at once."""
+"""Environment variable: the row of this process's bar, where several processes show one at the same time."""
 
 
 @contextmanager
@@ -16,9 +16,9 @@ def progress(title: str, total: int, unit: str = "it") -> Iterator[Callable[...,
     """Show a bar on stderr; yields `advance(n=1, **shown)`.
 
     Args:
-        title: What is going on.
-        total: Steps to expect.
-        unit: What one step is.
+        title: Name of the step.
+        total: Number of units that will be done.
+        unit: Name of one unit.
     """
     from tqdm import tqdm
 
@@ -43,7 +43,7 @@ def progress(title: str, total: int, unit: str = "it") -> Iterator[Callable[...,
 
 
 def counter(advance: Callable[..., None]) -> Callable[[int, int], None]:
-    """Turn `advance` into a callback that is told (done, total) each time."""
+    """Turn `advance` into a callback that takes (done, total)."""
     seen = 0
 
     def show(done: int, total: int) -> None:

@@ -26,9 +26,9 @@ difference (`first - second`) and its interval, whether `lower_is_better`, `p_pe
 questions that one model alone gets right."""
 
 _SIGNIFICANT = 0.05
-# What of an evaluation leads to its recordings.
+# Keys of `run` that lead to the recordings of an evaluation.
 _WHERE = ("benchmark", "data", "split")
-# What the controls are shown for; of other scores they would say the same.
+# Scores that the controls are shown for.
 _CONTROLLED = ("qa/overall", "caption/cider_d", "answer/wer")
 
 
@@ -87,20 +87,20 @@ def _compare_one(
     name: str, paths: tuple[Path, Path], seed: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     arms = [_arms(path) for path in paths]
-    said = [found[HEADLINE] for found in arms]
-    records = records_of([*said[0].values(), *said[1].values()])
-    for path, lines in zip(paths, said, strict=True):
+    answers_by_id = [found[HEADLINE] for found in arms]
+    records = records_of([*answers_by_id[0].values(), *answers_by_id[1].values()])
+    for path, lines in zip(paths, answers_by_id, strict=True):
         missing = [record.id for record in records if record.id not in lines]
         if missing:
             raise EvaluationError(
                 f"{path}: no answer to {missing[0]!r} and {len(missing) - 1} more that the other model answered; "
                 "compare runs of the same questions"
             )
-    told = [_told(path) for path in paths]
-    metrics = _metrics(told)
+    stored = [_stored_scores(path) for path in paths]
+    metrics = _metrics(stored)
     backends: dict[str, str] = {}
     absent: dict[str, str] = {}
-    scores = [_scores(records, lines, backends, absent, metrics) for lines in said]
+    scores = [_scores(records, lines, backends, absent, metrics) for lines in answers_by_id]
     kinds = {record.kind for record in records if not record.captions}
     # All questions of one kind: their row would repeat that of all questions, and be corrected for twice.
     repeated = {f"qa/{kind}" for kind in kinds} if len(kinds) == 1 else set()
@@ -111,12 +111,12 @@ def _compare_one(
         "n_records": len(records),
         "n_clips": len({record.clip for record in records}),
         "ids_sha256": ids_hash(records),
-        "limited": any(one.get("limited") for one in told),
+        "limited": any(one.get("limited") for one in stored),
         "backends": dict(sorted(backends.items())),
         "absent": dict(sorted(absent.items())),
         "controls": _controls(records, arms, scores, metrics, seed),
-        "disagreements": disagreements(records, said),
-        "run": {key: value for key, value in told[0].get("run", {}).items() if key in _WHERE},
+        "disagreements": disagreements(records, answers_by_id),
+        "run": {key: value for key, value in stored[0].get("run", {}).items() if key in _WHERE},
     }
     return rows, described
 
@@ -158,7 +158,7 @@ def _controls(
     return rows
 
 
-def _told(path: Path) -> Mapping[str, Any]:
+def _stored_scores(path: Path) -> Mapping[str, Any]:
     """The scores that the evaluation wrote beside its predictions; empty without."""
     beside = path.parent / "scores.json"
     if not beside.is_file():
@@ -170,15 +170,15 @@ def _told(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _metrics(told: Sequence[Mapping[str, Any]]) -> Sequence[str]:
+def _metrics(stored: Sequence[Mapping[str, Any]]) -> Sequence[str]:
     """The metrics of the benchmark that was run, or the default ones if it is not known."""
-    names = [one.get("run", {}).get("benchmark") for one in told]
+    names = [one.get("run", {}).get("benchmark") for one in stored]
     known = next((name for name in names if name in list_benchmarks()), None)
     return load_benchmark(known).metrics if known else DEFAULT_METRICS
 
 
 def _arms(path: Path) -> dict[str, dict[str, Prediction]]:
-    """Lines by control and id; of a control that was asked anew, as after `--limit`, the last."""
+    """Lines by control and id; of a control that was run again, as after `--limit`, the last."""
     found: dict[str, dict[str, Prediction]] = {HEADLINE: {}}
     for line in read_predictions(path):
         arm = found.setdefault(line["control"], {})

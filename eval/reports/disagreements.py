@@ -35,7 +35,7 @@ def disagreements(
     for record in records:
         if record.captions or record.clip in clips:
             continue
-        answers = [said[record.id]["prediction"] for said in lines]
+        answers = [by_id[record.id]["prediction"] for by_id in lines]
         right = [is_correct(record, answer) for answer in answers]
         side = "first" if right[0] else "second"
         if right[0] == right[1] or len(found[side]) == _MAX_PER_MODEL:
@@ -68,7 +68,7 @@ def _recordings(run: Mapping[str, Any]) -> dict[str, AudioRef]:
 
 
 def as_examples(found: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> list[Example]:
-    """Disagreements whose recordings can be heard, as a page shows them.
+    """Disagreements whose recordings can be read, as a page shows them.
 
     Args:
         found: What `disagreements` returned.

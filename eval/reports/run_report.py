@@ -48,10 +48,10 @@ def write_run_report(
 
 def hardest_examples(records: Sequence[Record], lines: Sequence[Prediction]) -> list[Example]:
     """Clips whose questions were answered wrong, those with most wrong answers first; captions where all is right."""
-    said = {line["id"]: line["prediction"] for line in lines if line["control"] == HEADLINE}
-    asked = [record for record in records if record.id in said and record.references]
+    answers = {line["id"]: line["prediction"] for line in lines if line["control"] == HEADLINE}
+    asked = [record for record in records if record.id in answers and record.references]
     verdicts = {
-        record.id: None if record.captions else is_correct(record, said[record.id]) for record in asked
+        record.id: None if record.captions else is_correct(record, answers[record.id]) for record in asked
     }
     n_wrong: dict[str, int] = {}
     for record in asked:
@@ -74,7 +74,7 @@ def hardest_examples(records: Sequence[Record], lines: Sequence[Prediction]) -> 
                 EXAMPLE_HZ,
                 record.question,
                 record.references[0],
-                said[record.id],
+                answers[record.id],
                 kind=record.kind,
                 captions=record.captions[1:],
                 correct=verdicts[record.id],

@@ -169,7 +169,7 @@ def clip_waveform(ref: AudioRef) -> np.ndarray | None:
 
 
 def _cards(scores: Scores) -> list[Card]:
-    """The two numbers a reader looks for first, each beside its control."""
+    """The headline numbers, each with its control."""
     own = scores["arms"][HEADLINE]["scores"]
     other = scores["arms"].get("other_clip", {}).get("scores", {})
     cards = []
@@ -212,7 +212,7 @@ def triple(score: Mapping[str, Any] | None) -> Triple | None:
 
 
 def _group_chart(group: str, values: Mapping[str, Mapping[str, Any]]) -> Picture | None:
-    """Accuracy per value of what scores are broken down by."""
+    """Accuracy per value of a breakdown."""
     rows = {
         f"{value} ({found['qa/overall']['n']})": [triple(found["qa/overall"])]
         for value, found in values.items()

@@ -1,4 +1,4 @@
-"""Scores as plain text: a table with intervals, and what has to be said beside it."""
+"""Scores as plain text: a table with intervals, and remarks."""
 
 from collections.abc import Mapping
 from io import StringIO
@@ -54,7 +54,7 @@ def format_interval(interval: Mapping[str, Any], name: str, *, signed: bool = Fa
 
 
 def breakdown_lines(scores: Mapping[str, Any]) -> list[str]:
-    """The model's scores per value of each thing they are broken down by, as lines."""
+    """The model's scores per value of each breakdown, as lines."""
     lines = []
     for group, values in scores["arms"][HEADLINE].get("groups", {}).items():
         lines.append(f"By {group}:")
@@ -65,7 +65,7 @@ def breakdown_lines(scores: Mapping[str, Any]) -> list[str]:
 
 
 def arm_remarks(scores: Mapping[str, Any]) -> list[str]:
-    """What each arm's numbers need said: missing and unread answers, and the published rule's number."""
+    """Remarks on each arm: missing and unparsed answers, and the score of the published rule."""
     remarks = []
     for name, arm in scores["arms"].items():
         label = "model" if name == HEADLINE else name.replace("_", " ")

@@ -40,7 +40,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Card:
-    """A headline number with what it is and what it stands beside."""
+    """A headline number with its name and notes (interval, control)."""
 
     value: str
     label: str
