@@ -31,18 +31,18 @@ def reworded(text: str, options: Options) -> int | None:
     """
     wordings = [" ".join(words_of(choice)) for choice in options.texts]
     if {"yes", "no"} <= set(wordings):
-        said = normalise_answer(re.split(r"[,.;:!\n]", text.strip(), maxsplit=1)[0])  # "Nope, nothing there"
-        return wordings.index(said) if said in ("yes", "no") else None
+        first = normalise_answer(re.split(r"[,.;:!\n]", text.strip(), maxsplit=1)[0])  # "Nope, nothing there"
+        return wordings.index(first) if first in ("yes", "no") else None
     if _TURNED.search(text) or len(re.findall(r"[.!;:\n](?=\s|$)", text.strip())) > 1:
         return None
-    said = _stems(text)
+    mentioned = _stems(text)
     stems = [_stems(choice) for choice in options.texts]
     # Numbers and single letters are too often labels, or about something else.
-    named = [i for i, own in enumerate(stems) if own and own <= said and all(len(word) > 2 for word in own)]
+    named = [i for i, own in enumerate(stems) if own and own <= mentioned and all(len(word) > 2 for word in own)]
     if len({frozenset(stems[index]) for index in named}) != 1:
         return None
     others = set().union(*(own for own in stems if own != stems[named[0]]))
-    return None if (others - stems[named[0]]) & said else named[0]
+    return None if (others - stems[named[0]]) & mentioned else named[0]
 
 
 def _stems(text: str) -> set[str]:
