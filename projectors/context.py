@@ -75,7 +75,7 @@ class ClipContext(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> ClipContext:
         """Move the statistics but keep them in float32: bfloat16 is too coarse for large means."""
         kept = {name: getattr(self, name) for name in ("running_mean", "running_var")}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in kept.items():
             setattr(self, name, value.to(getattr(self, name).device))
         return self

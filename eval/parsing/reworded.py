@@ -38,7 +38,9 @@ def reworded(text: str, options: Options) -> int | None:
     mentioned = _stems(text)
     stems = [_stems(choice) for choice in options.texts]
     # Numbers and single letters are too often labels, or about something else.
-    named = [i for i, own in enumerate(stems) if own and own <= mentioned and all(len(word) > 2 for word in own)]
+    named = [
+        i for i, own in enumerate(stems) if own and own <= mentioned and all(len(word) > 2 for word in own)
+    ]
     if len({frozenset(stems[index]) for index in named}) != 1:
         return None
     others = set().union(*(own for own in stems if own != stems[named[0]]))

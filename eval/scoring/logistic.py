@@ -147,8 +147,8 @@ def _solve_sigmoids(
         misfit = torch.nn.functional.binary_cross_entropy_with_logits(x @ weight.T + bias, y, reduction="sum")
         # Divided by the clips: LBFGS' tolerances are absolute, and the minimum stays where it is.
         loss = (misfit + weight.square().sum() / (2 * strength)) / len(x)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    solver.step(objective)  # type: ignore[no-untyped-call]
+    solver.step(objective)
     return weight.detach().double().numpy(), bias.detach().double().numpy()

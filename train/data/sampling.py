@@ -67,4 +67,5 @@ class EpochBatches(Sampler[list[int]]):
         picked = order[number * together : (number + 1) * together]
         if len(picked) < self.world:
             picked = np.concatenate([picked, np.resize(order, self.world - len(picked))])
-        return np.array_split(picked, self.world)[self.rank].tolist()
+        mine: list[int] = np.array_split(picked, self.world)[self.rank].tolist()
+        return mine

@@ -132,7 +132,7 @@ class CheckpointTrainer(Trainer):
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
     ) -> Any:
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)  # type: ignore[no-untyped-call]
         if resume_from_checkpoint is not None:
             self._restore(Path(resume_from_checkpoint))
         return prepared
@@ -169,7 +169,7 @@ class CheckpointTrainer(Trainer):
         if self.is_over():
             self.control.should_training_stop = True
             return
-        super()._run_epoch(*args, **kwargs)
+        super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def resume_log(self) -> None:
         """Continue the sums of the log where the checkpoint left them; called when training begins."""

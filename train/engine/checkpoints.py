@@ -152,7 +152,8 @@ def clear_unfinished(folder: Path) -> None:
 
 def facts_of(checkpoint: Path) -> dict[str, Any]:
     """The facts given to `seal`, and the list of files."""
-    return json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+    facts: dict[str, Any] = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+    return facts
 
 
 def check_keys(checkpoint: Path, kept: Iterable[str], own: Iterable[str]) -> None:

@@ -73,7 +73,7 @@ def _wait(workers: Sequence[Any]) -> None:
     running = {worker.sentinel: worker for worker in workers}
     while running:
         for sentinel in wait(list(running)):
-            if running.pop(sentinel).exitcode:  # type: ignore[call-overload]
+            if running.pop(sentinel).exitcode:
                 return
 
 

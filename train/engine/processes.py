@@ -53,7 +53,7 @@ def on_main(work: Callable[[], Result]) -> Result:
     Raises:
         UserError: `work` raised it; every process raises the same error, so that none waits for the others.
     """
-    result: Any = None
+    result: Result | None = None
     problem: UserError | None = None
     if is_main_process():
         try:
@@ -64,7 +64,8 @@ def on_main(work: Callable[[], Result]) -> Result:
     problem, result = gather_objects((problem, result))[0]
     if problem is not None:
         raise problem
-    return result
+    shared: Result = result
+    return shared
 
 
 def any_process(flags: Sequence[bool], device: torch.device) -> list[bool]:
@@ -91,7 +92,7 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
 
     Every process must pass the same shape.
     """
-    return _Gather.apply(tensor) if rank_and_world()[1] > 1 else tensor[None]
+    return _Gather.apply(tensor) if rank_and_world()[1] > 1 else tensor[None]  # type: ignore[no-untyped-call]
 
 
 class _Gather(torch.autograd.Function):
@@ -110,7 +111,7 @@ class _Gather(torch.autograd.Function):
 
 def sum_with_gradient(tensor: Tensor) -> Tensor:
     """Sum a tensor over all processes; its gradient is the sum of the gradients on all processes."""
-    return _Sum.apply(tensor) if rank_and_world()[1] > 1 else tensor
+    return _Sum.apply(tensor) if rank_and_world()[1] > 1 else tensor  # type: ignore[no-untyped-call]
 
 
 class _Sum(torch.autograd.Function):

@@ -98,7 +98,7 @@ class StageTrainer(CheckpointTrainer):
             if parameter.ndim > 1 and name.rsplit(".", 1)[-1] not in NO_DECAY
         ]
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches whose order is a function of (seed, epoch); every process gets its share."""
         args = self.args
         batches = EpochBatches(
@@ -169,7 +169,7 @@ class StageTrainer(CheckpointTrainer):
         """Clip; a norm that is not finite (it is the same on all processes) is handled like such a loss."""
         if self._skipping:
             return None
-        norm = super()._clip_grad_norm(model)
+        norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
         if norm is not None and not self.is_deepspeed_enabled and not np.isfinite(float(norm)):
             try:
                 self._handle_not_a_number(float(norm), "gradients' norm", "grad_norm")
@@ -319,7 +319,8 @@ def training_arguments(settings: TrainSettings, folder: Path, drop_last: bool = 
 def gathered_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     """The model's whole state dict, also where ZeRO-3 holds it in pieces; every process must call this."""
     wrapped = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
-    return trainer.accelerator.get_state_dict(wrapped)
+    state: dict[str, Tensor] = trainer.accelerator.get_state_dict(wrapped)
+    return state
 
 
 def fit(
@@ -402,4 +403,5 @@ def last_checkpoint(folder: Path, title: str) -> Path | None:
         for line in problems:
             say(f"{title}: {line}; {instead}")
         cut_log(folder / "metrics.jsonl", checkpoints.found_step(checkpoint) if checkpoint else -1)
-    return gather_objects(checkpoint)[0]
+    chosen: Path | None = gather_objects(checkpoint)[0]
+    return chosen

@@ -68,7 +68,8 @@ def _visible(key: int, n_frames: int, n_mels: int, augment: AugmentSettings) -> 
     frequency, time = _masking(augment.spec_freq, augment.spec_time)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(key)  # torch.manual_seed would also seed the device's generator
-        return time(frequency(torch.ones(1, n_mels, n_frames)))[0].T
+        mask: Tensor = time(frequency(torch.ones(1, n_mels, n_frames)))[0].T
+        return mask
 
 
 @functools.cache

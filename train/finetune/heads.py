@@ -66,7 +66,8 @@ class ClipHead(nn.Module):
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits."""
-        return self.linear(self.norm(features))
+        logits: Tensor = self.linear(self.norm(features))
+        return logits
 
 
 class LayerSumHead(ClipHead):
@@ -133,7 +134,8 @@ class AttentiveHead(ClipHead):
         with torch.autocast(features.device.type, enabled=False):  # the norm magnifies rounding errors
             pooled = torch.einsum("bqn,bnqd->bqd", scores.softmax(dim=-1), shares.float()).flatten(1)
             feature = self.norm(pooled)
-        return self.linear(feature.to(self.queries.dtype))
+        logits: Tensor = self.linear(feature.to(self.queries.dtype))
+        return logits
 
 
 class GraphHead(ClipHead):

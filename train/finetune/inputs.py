@@ -144,7 +144,8 @@ def mix(wave: np.ndarray, added: np.ndarray, share: float) -> np.ndarray:
     size = min(len(wave), len(added))
     fitted[:size] = added[:size] - added.mean()
     mixed = share * (wave - wave.mean()) + (1 - share) * fitted
-    return (mixed - mixed.mean()).astype(np.float32)
+    centred: np.ndarray = (mixed - mixed.mean()).astype(np.float32)
+    return centred
 
 
 def collate_waveforms(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

@@ -90,9 +90,10 @@ def _interval(
         values = np.stack([one(*ranking.counts(weights)) for ranking in rankings])  # (classes, R)
         present = ~np.isnan(values)
         total = np.where(present, values, 0.0).sum(axis=0)
-        return np.divide(
+        mean: np.ndarray = np.divide(
             total, present.sum(axis=0), out=np.full_like(total, np.nan), where=present.any(axis=0)
         )
+        return mean
 
     n_resamples = _FEW_RESAMPLES if probabilities.size > _MANY_NUMBERS else N_RESAMPLES
     return weighted_interval(groups, statistic, n_resamples=n_resamples)
@@ -100,7 +101,8 @@ def _interval(
 
 def _right(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Whether the most likely class is one of the clip's own."""
-    return targets[np.arange(len(targets)), probabilities.argmax(axis=1)] > 0
+    right: np.ndarray = targets[np.arange(len(targets)), probabilities.argmax(axis=1)] > 0
+    return right
 
 
 def _detected(data: LabelledData) -> slice:

@@ -263,7 +263,8 @@ def _solve_first(
 
     @torch.no_grad()
     def features_of(clip: LabelledClip) -> np.ndarray:
-        return head.norm(features[clip.id][0][None])[0].double().numpy()
+        normed: np.ndarray = head.norm(features[clip.id][0][None])[0].double().numpy()
+        return normed
 
     _set(head, _regression(split, split.train, features_of, settings.run.seed))
 
@@ -397,7 +398,8 @@ def logmel_probe(split: Split, sample_rate: int, seed: int) -> tuple[np.ndarray,
 
     def features_of(clip: LabelledClip) -> np.ndarray:
         wave = load_audio(clip.path, sample_rate, clip.start_s, clip.end_s)
-        return logmel_features([wave], sample_rate)[0]
+        row: np.ndarray = logmel_features([wave], sample_rate)[0]
+        return row
 
     model = _regression(split, (*split.train, *split.validation), features_of, seed)
     return model.probabilities(np.stack([features_of(clip) for clip in split.test])), model.strength

@@ -199,7 +199,8 @@ def _evaluate(recipe: Recipe, stage: RecipeStage, fingerprint: str) -> dict[str,
             progress=advance,
         )
     barrier()
-    return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    return scores
 
 
 def _by_name(listed: list[dict[str, Any]], path: str | Path) -> dict[str, dict[str, Any]]:

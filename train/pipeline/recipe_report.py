@@ -8,7 +8,7 @@ from typing import Any
 
 from alm.common.files import write_text_atomic
 from alm.common.json_text import write_json
-from eval.scoring.scores import HEADLINE
+from eval.scoring.predictions import HEADLINE
 
 _LOSSES = {
     "loss": "held-out loss",

@@ -179,4 +179,7 @@ def _butterworth(
     low, high = (round(db / 6) for db in config.rolloff_db)
     edges = np.clip(edges_hz, 1.0, 0.499 * sample_rate)
     order = int(rng.integers(low, high + 1))
-    return signal.sosfilt(signal.butter(order, edges, kind, fs=sample_rate, output="sos"), view)
+    filtered: np.ndarray = signal.sosfilt(
+        signal.butter(order, edges, kind, fs=sample_rate, output="sos"), view
+    )
+    return filtered

@@ -87,4 +87,5 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     for _ in range(_N_ITERATIONS):
         gram = result @ result.mT
         result = torch.baddbmm(result, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), result, beta=a)
-    return result
+    orthogonal: Tensor = result
+    return orthogonal

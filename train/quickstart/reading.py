@@ -213,7 +213,7 @@ class RowPacker:
         }
 
 
-class ReadingStream(IterableDataset):
+class ReadingStream(IterableDataset[Any]):
     """Batches of exercises, a function of the seed; the timelines grow from short ones to the length of audio.
 
     Args:

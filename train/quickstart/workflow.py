@@ -18,7 +18,8 @@ from alm.data.manifest import read_manifest
 from alm.data.scenes.compose import ComposeConfig
 from alm.data.sources import open_records
 from encoders import load_encoder
-from eval.runner.manifest import CONTROLS, evaluate_manifest
+from eval.runner.manifest import evaluate_manifest
+from eval.scoring.predictions import CONTROLS
 from projectors.registry import check_projector
 from train.engine.parallel import Work, run_side_by_side
 from train.pipeline.rundir import MARKER, facts_of

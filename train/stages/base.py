@@ -128,4 +128,5 @@ def parse_stage(values: dict[str, Any], where: str) -> StageSettings:
         stage = STAGES.get(name)
     except ConfigError as error:
         raise ConfigError(f"{where}: stage: {error}") from error
-    return parse_settings(stage.settings, values, where)
+    settings: StageSettings = parse_settings(stage.settings, values, where)
+    return settings

@@ -98,8 +98,10 @@ def check_report_to(names: Sequence[str]) -> None:
     """
     if not names:
         return
-    from transformers.integrations import get_available_reporting_integrations
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
 
     for name in names:
         check_choice("run.report_to", name, sorted(INTEGRATION_TO_CALLBACK))
