@@ -260,8 +260,9 @@ def _roll_and_stretch(mel: Tensor, n_frames: Tensor, shift: Tensor, speed: Tenso
     def frames(rows: Tensor, at: Tensor) -> Tensor:
         index = (at.long().minimum(last[rows]) + shift[rows, None].long()) % n_frames[rows, None]
         index += rows[:, None] * mel.shape[1]
-        picked: Tensor = every.index_select(0, index.flatten().to(mel.device))
-        return picked.unflatten(0, index.shape)  # (rows, n_out, M)
+        picked = every.index_select(0, index.flatten().to(mel.device))
+        rows_of_mel: Tensor = picked.unflatten(0, index.shape)  # (rows, n_out, M)
+        return rows_of_mel
 
     below = place.floor()
     out = frames(torch.arange(len(mel)), below)
