@@ -1,4 +1,4 @@
-"""The audio-language model: encode, project, splice into the prompt, let the LLM go on.
+"""The audio-language model: encode, project, splice into the prompt, decode with the LLM.
 
 Axis letters: C clips, S samples, B batch, L prompt tokens, M LLM tokens of a clip, D width, V vocabulary.
 """
@@ -98,7 +98,7 @@ class AudioLanguageModel(PreTrainedModel):
             options: The projector's options.
             llm_source: Hub id or directory the LLM came from; saved models then refer to it instead of
                 holding a copy of its weights.
-            llm_bits: 4 or 8 where `llm` was loaded quantised from `llm_source`; it is again when reloaded.
+            llm_bits: 4 or 8 if `llm` was loaded quantised from `llm_source`; a reload quantises it again.
         """
         width = cast(nn.Embedding, llm.get_input_embeddings()).embedding_dim
         fresh = build_projector(projector, encoder, width, **(options or {}))
@@ -119,10 +119,10 @@ class AudioLanguageModel(PreTrainedModel):
         return {"encoder": self.encoder, "projector": self.projector, "llm": self.llm}
 
     def set_policy(self, policy: Policy) -> str:
-        """Freeze, adapt or free each component; returns the table of what trains.
+        """Set each component to frozen, LoRA or fully trained; returns the table of trainable parameters.
 
-        LoRA adapters are added where the policy asks for them and none are there yet. An LLM that trains in
-        full is stored with the model from then on.
+        LoRA adapters are added if the policy asks for them and the model has none yet. An LLM that is trained
+        in full is saved with the model from then on, not as a reference.
         """
         for name, choice, options, kept in (
             ("encoder_lora", policy.encoder, policy.encoder_lora, self.config.encoder_lora),
@@ -135,7 +135,7 @@ class AudioLanguageModel(PreTrainedModel):
             ):
                 raise UserError(
                     f"policy.{name}: the model has adapters with r={kept['r']}, alpha={kept['lora_alpha']}, the "
-                    f"config asks for r={options.r}, alpha={options.alpha}; ask for what is there, or start from "
+                    f"config asks for r={options.r}, alpha={options.alpha}; use the model's, or start from "
                     "the aligned model"
                 )
         if policy.encoder == "lora" and self.config.encoder_lora is None:
@@ -228,7 +228,7 @@ class AudioLanguageModel(PreTrainedModel):
     ) -> Tensor:
         """Prompt embeddings (B, L, D) with audio in place; `features` skip the encoder."""
         is_audio = input_ids == self.config.audio_token_id
-        # The placeholder may lie outside the LLM's vocabulary: it is never looked up.
+        # The placeholder's id may be outside the LLM's vocabulary: mask it before the embedding lookup.
         embeds: Tensor = self.get_input_embeddings()(input_ids.masked_fill(is_audio, 0))
         if features is not None:
             assert features_mask is not None

@@ -1,4 +1,4 @@
-"""What trains: one policy per component, LoRA through peft, and the table that shows it."""
+"""Trainable parts: one policy per component, LoRA through peft, and the table of trainable parameters."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from projectors import projector_config
 Message = dict[str, Any]
 
 SUPERVISED = ("assistant", "all")
-# Characters of private use: they stand where answers will stand while a template is taken apart.
+# Private-use characters: they replace the answers while a rendered template is split into its parts.
 _MARK, _MARKS = "\ue000{}\ue001", re.compile("\ue000\\d+\ue001")
 
 
@@ -138,7 +138,7 @@ class AudioLanguageProcessor(ProcessorMixin):
 
     @cached_property
     def end_of_turn(self) -> str:
-        """What the template puts behind every answer, such as `<|im_end|>`; the end-of-text token if nothing."""
+        """Text that the template adds after an answer, such as `<|im_end|>`; else the end-of-text token."""
         turns = [
             {"role": role, "content": content}
             for turn in range(2)
@@ -146,7 +146,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         ]
         around = _MARKS.split(self._render(turns, False))
         middle, last = around[-2:] if len(around) == 3 else (around[-1], around[-1])
-        # Phi-3 ends the conversation after the turn: only what stands behind an answer in the middle, too, counts.
+        # Phi-3 adds an end of text after the last turn: use only text that also follows an earlier answer.
         added = "|".join(map(re.escape, sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)))
         end = ""
         for piece in re.split(f"({added})", last) if added else [last]:
@@ -166,11 +166,11 @@ class AudioLanguageProcessor(ProcessorMixin):
     ) -> list[tuple[str, bool]]:
         """Render a conversation and split it into (text, is an answer) parts.
 
-        An answer ends with the end-of-turn token, so that the model learns to stop, and begins where a prompt that
-        asks for it ends.
+        An answer begins where the generation prompt ends. It ends with the end-of-turn token, so that the
+        model learns to stop.
 
         Raises:
-            UserError: The template does not show the answers, one after the other.
+            UserError: The template does not render the answers unchanged and in order.
         """
         messages = [{**message, "content": self._text(message["content"])} for message in conversation]
         full = self._render(messages, add_generation_prompt)
@@ -187,7 +187,7 @@ class AudioLanguageProcessor(ProcessorMixin):
             shown = [text for text in (content, content.strip()) if full.startswith(text + after, start)]
             if len(around) != len(turns) + 1 or not shown or not full.startswith(before, place):
                 raise UserError(
-                    f"the chat template does not show turn {turn} as it is; give another chat_template, for example "
+                    f"the chat template changes or drops turn {turn}; set another chat_template, for example "
                     "'plain'"
                 )
             place = start + len(shown[0])
@@ -234,7 +234,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         return self._tokenized(text)
 
     def _tokenized(self, text: str) -> list[int]:
-        # The tokenizer's own pattern may give up on a text: a panic of its library
+        # The tokenizer's regular expression can fail on a text; the tokenizers library then panics
         with typed_errors("the tokenizer cannot read a text of the conversation", UserError):
             ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
@@ -396,7 +396,7 @@ def _collate_waveforms(clips: Sequence[np.ndarray]) -> tuple[list[int], dict[str
 
 
 def _key(clip: Any) -> Any:
-    """What makes two clips the same: the array object itself, or equality of anything else."""
+    """The key that identifies equal clips: the `id` of an array; any other object is its own key."""
     return id(clip) if isinstance(clip, np.ndarray) else clip
 
 

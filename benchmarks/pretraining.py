@@ -4,8 +4,8 @@
 
 Every encoder is pretrained without labels by configs/pretrain/audiomosaic-tiny.yaml, on all ESC-10 clips outside the
 held-out fold and on all spoken digits that the held-out speaker did not say. Probes then learn from the labels of the
-same clips and are asked about the held-out fold and speaker, which no pretraining has heard. Everything is a stage of
-`alm train`; finished ones are reused, so the same command goes on where it was stopped. Each folder holds a `meta.csv`
+same clips and are tested on the held-out fold and speaker, unseen in pretraining. Everything is a stage of
+`alm train`; finished ones are reused, so the same command resumes it. Each folder holds a `meta.csv`
 with the columns filename and category, and fold (ESC-10) or speaker (digits).
 """
 

@@ -35,7 +35,7 @@ _MAX_SECONDS = 3600.0
 # A file of many channels or a high rate may take no more memory than the longest one at 48 kHz in stereo.
 _MAX_VALUES_PER_SECOND = 2 * 48_000
 
-# A decoder overshoots full scale by a few dB at most. Float files further out carry integer-scaled samples.
+# A decoder overshoots full scale by a few dB at most. Float files above this are integer-scaled.
 _LARGEST_SANE_PEAK = 8.0
 # Written by streaming encoders that could not seek back: "length unknown, read to the end".
 _UNKNOWN_SIZE = 0xFFFFFFFF
@@ -115,7 +115,7 @@ def _waveform(
     peak = float(np.abs(samples).max())
     if peak > _LARGEST_SANE_PEAK:
         raise AudioError(
-            f"{file}: samples reach {peak:.4g} where full scale is 1; re-export them as integers or scaled"
+            f"{file}: the peak is {peak:.4g}, full scale is 1; export it as integers or scale it to [-1, 1]"
         )
     mono: np.ndarray = samples.mean(axis=1, dtype=np.float32)  # (S, channels) -> (S,)
     resampled = resample(mono, native_hz, sample_rate)

@@ -14,7 +14,7 @@ from torch import Tensor
 class StftMel:
     """Mel power spectrogram equal to `transformers.audio_utils.spectrogram` (centred, reflected ends, hann).
 
-    Runs in float32 whatever the autocast state. No module and no buffers: casting a model cannot touch it.
+    Runs in float32 regardless of autocast. Not a module, no buffers: casting a model does not change it.
     """
 
     def __init__(self, n_fft: int, hop_samples: int, **filters: Any) -> None:

@@ -248,7 +248,7 @@ def test_from_labels_takes_other_wordings_kinds_and_several_labels(tmp_path):
     assert main([*command, "--separator", ",", "--templates", str(tmp_path / "w.yaml")]) == 0
     records = read(tmp_path / "out")["train"]
     assert [(r.question, r.answer) for r in records] == [("Hm?", "dog and rain"), ("Hm?", "the sea")]
-    with pytest.raises(ConfigError, match="names no {label}"):
+    with pytest.raises(ConfigError, match="does not contain {label}"):
         Templates(caption=("a sound",))
     with pytest.raises(ConfigError, match="two labels or more"):
         QuestionWriter(["dog"])

@@ -141,7 +141,9 @@ def test_a_frozen_encoder_is_the_same_after_20_training_steps(make, clips):
     after = model.encoder.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
     assert torch.equal(model.encode(*audio).tokens, tokens)
-    model.set_policy(Policy(encoder="full"))  # a step does move one that is not frozen, but for its statistics
+    model.set_policy(
+        Policy(encoder="full")
+    )  # a step does move one that is not frozen, but for its statistics
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     model.train()
     assert any(module.training for module in model.encoder.modules())

@@ -153,7 +153,7 @@ def test_a_template_that_hides_answers_is_refused(tokenizers):
     processor = build(
         tokenizers["fast"], "{% for m in messages %}{{ m.content | upper }}{{ m.role }}{% endfor %}"
     )
-    with pytest.raises(UserError, match="does not show turn 1"):
+    with pytest.raises(UserError, match="changes or drops turn 1"):
         processor([TURNS[:2]], [CLIPS[:1]], with_labels=True)
 
 

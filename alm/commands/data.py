@@ -98,7 +98,7 @@ def _add_sources(actions: Any) -> None:
         default="caption,what,choice,presence",
         help="which to write (caption,what,choice,presence)",
     )
-    labels.add_argument("--templates", metavar="FILE.yaml", help="other wordings")
+    labels.add_argument("--templates", metavar="FILE.yaml", help="templates that replace the built-in texts")
     labels.add_argument("--separator", help="what stands between several labels of a clip, for example ','")
     for parser, run in ((convert, _convert), (labels, _from_labels)):
         parser.add_argument("--out", required=True, metavar="DIR", help="folder for the manifests")

@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
         "score",
         help="score a file of answers",
         description=(
-            "Score predictions.jsonl by what its lines say, or any file of ids and answers against the questions of "
+            "Score predictions.jsonl by its own references, or any ids and answers against the questions of "
             "a benchmark. Missing answers count as wrong; the score of the published rule is shown beside ours."
         ),
     )

@@ -35,12 +35,12 @@ class Templates:
 
     Attributes:
         caption: Captions.
-        prompt: Requests for one.
+        prompt: Requests for a caption.
         what: Questions answered by the name.
         choice: Questions with options under them.
         presence: Questions answered by `yes_no`.
         yes_no: The two answers.
-        names: Label → how it is spoken of, where underscores as blanks are not enough.
+        names: Label → text to use for it, if replacing underscores by spaces is not enough.
     """
 
     caption: tuple[str, ...] = _CAPTIONS
@@ -55,13 +55,11 @@ class Templates:
         for key in ("caption", "presence"):
             for text in getattr(self, key):
                 if "{label}" not in text.lower():
-                    raise ConfigError(
-                        f"templates.{key}: {text!r} names no {{label}}; the sound must be in it"
-                    )
+                    raise ConfigError(f"templates.{key}: {text!r} does not contain {{label}}; add it")
         empty = [key for key in ("prompt", "what", "choice") if not getattr(self, key)]
         if empty or len(self.yes_no) != 2:
             raise ConfigError(
-                f"templates: {empty or 'yes_no'} needs wordings (yes_no exactly two); leave it out for the usual ones"
+                f"templates: {empty or 'yes_no'} needs texts (yes_no: two); remove it for the defaults"
             )
 
     def spoken(self, label: str) -> str:

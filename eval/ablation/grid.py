@@ -59,7 +59,7 @@ def make_arms(settings: AblationSettings, labels: str = "") -> list[Arm]:
         labels: What `{labels}` stands for in an arm's values: the oracle's table.
 
     Raises:
-        ConfigError: An arm that cannot be, two arms of one name, or a baseline, floor or ceiling that is none.
+        ConfigError: An invalid arm, a duplicate arm name, or a baseline, floor or ceiling that names no arm.
     """
     tracks = [NATIVE] if settings.tracks.native else []
     tracks += [MATCHED] if settings.tracks.matched_per_s is not None else []

@@ -62,7 +62,7 @@ class Axes:
         encoder: Encoders.
         projector: Projectors.
         layer: Which of the encoder's layers are used.
-        tuning: What trains.
+        tuning: Trainable parts.
         llm: Language models.
         masking: Masks of the encoder's pretraining.
         data_size: Shares of the training clips (0 to 1); smaller ones are part of the larger.

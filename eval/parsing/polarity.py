@@ -49,7 +49,7 @@ _REJECTION = re.compile(
     rf"|[(:,\u2013\u2014-]\s*(?:(?:is|are|was|do|does|did)\s+)?(?:an?\s+)?(?:{_BAD}|no\b(?! doubt)"
     rf"|none\b|fails\b)(?!['\"(\[ \t\w]{{0,14}}\x00)"
     rf"|(?:contradicts|fails|lacks|conflicts|leaves?\s+(?:only|us|me)?\s*\x00)\b|[\s:\u2013\u2014-]*{NO_MARK}"
-    # What would be so if this were the answer.
+    # "X would ..." rejects X, except for "X would be the best", "X would fit" and the like.
     r"|would\b(?!\s+(?:\w+\s+)?(?:(?:be|seem)\s+(?:the|my|an?|most|best|correct|right|appropriate)|fit"
     r"|match|suit|make|best)\b))",
     re.IGNORECASE,
@@ -126,7 +126,7 @@ _TURN = re.compile(
 )
 
 
-# Words before a mention that may say something about it, in characters. Longer sentences are read from there on, so
+# Length of the context before a mention, in characters. Text before that is ignored, so
 # that the cost of a mention does not grow with the length of its sentence.
 _CONTEXT = 200
 _CLOSES_SENTENCE = re.compile(r"[.!?]+[\"')\]*]*$")
@@ -240,7 +240,7 @@ def judge(text: str, mentions: Sequence[Mention]) -> list[Mention]:
 
 
 def _listings(text: str, mentions: Sequence[Mention]) -> list[tuple[int, int]]:
-    """Runs of mentions that only repeat three or more choices in the order of their labels, from the first on."""
+    """Spans of mentions that only list three or more choices in label order, beginning with the first."""
     found, start = [], 0
     for i in range(1, len(mentions) + 1):
         between = text[mentions[i - 1].end : mentions[i].start] if i < len(mentions) else "|"
@@ -332,7 +332,7 @@ def sentences(text: str, mentions: Sequence[Mention]) -> list[tuple[int, int]]:
 
 
 def chosen(mentions: Sequence[Mention]) -> int | None:
-    """The one choice that is asserted, or else the only one that is at least weighed."""
+    """The only asserted choice; if none is asserted, the only one that is weighed and not rejected."""
     for kept in (
         {one.index for one in mentions if not one.rejected and not one.weighed},
         {one.index for one in mentions if not one.rejected},

@@ -1,4 +1,4 @@
-"""Scoring answers that are there already: by what a predictions file says itself, or against a benchmark."""
+"""Score existing answers: by the references in a predictions file, or against a benchmark."""
 
 import os
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def score_file(
 
     Raises:
         EvaluationError: The file cannot be read, or does not fit the benchmark.
-        MetricUnavailable: A required metric needs what is not here.
+        MetricUnavailable: A required metric needs software or a model that is not installed.
     """
     lines = _read(Path(path))
     is_right: Correctness = is_correct

@@ -33,7 +33,7 @@ answers `answer/<metric>`; of answers matched with labels by text embedding `qa/
 `ranking/label_embedding_map`.
 """
 
-# Records of each kind that metrics which run Java or a model are tried on.
+# Costly metrics (Java or a model) are tested on this many captions and questions before the run.
 _TRIAL = 4
 # Upper ends, in seconds, of the lengths that scores are broken down by.
 _LENGTHS = (5.0, 10.0, 30.0)
@@ -60,8 +60,8 @@ def score_predictions(
     Args:
         records: The questions with their references.
         predictions: Lines of predictions files; every control in them becomes an arm.
-        extra: Further arms by name, such as the same questions asked of a model with an untrained encoder; of
-            their lines those of control `none` count.
+        extra: Further arms by name, for example answers of a model with an untrained encoder; only their
+            lines with control `none` are used.
         limited: Whether the records are only a part of the benchmark, as with `--limit`.
         seed: Seed of the resampling.
         metrics: Names of metrics, see `eval.scoring.arm_scores.score_arm`; those that are not installed are reported
@@ -78,7 +78,7 @@ def score_predictions(
     Raises:
         EvaluationError: A prediction for an id that no record has, two predictions of one arm for one id, or a
             record without a reference.
-        MetricUnavailable: A required metric needs what is not here.
+        MetricUnavailable: A required metric needs software or a model that is not installed.
     """
     if not records:
         raise EvaluationError("there are no records to score against; give a manifest with at least one line")
@@ -91,7 +91,7 @@ def score_predictions(
         )
     for name, further in (extra or {}).items():
         if name in arms:
-            raise EvaluationError(f"the extra arm {name!r} is there already; give it another name")
+            raise EvaluationError(f"the extra arm {name!r} has the name of another arm; rename it")
         arms[name] = [line for line in further if line["control"] == HEADLINE]
     found_lines = {name: _lines_of(records, found, name) for name, found in arms.items()}
     answers = {
@@ -210,7 +210,7 @@ def _lines_of(records: Sequence[Record], lines: Sequence[Prediction], arm: str) 
 def _group_values(
     records: Sequence[Record], lines: Sequence[Prediction | None], groups: Sequence[str]
 ) -> dict[str, list[str]]:
-    """Per thing to break down by, the value of each record; what does not tell records apart is left out."""
+    """For each grouping key, the value of every record; keys with only one distinct value are dropped."""
     values = {}
     for group in groups:
         found = [str(record.meta.get(group) or "") for record in records]

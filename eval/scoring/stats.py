@@ -4,9 +4,9 @@ Questions about one clip are not independent, so whole clips are resampled. Inte
 intervals, widened for few clips as a t interval is (Hesterberg 2015, "What Teachers Should Know About the
 Bootstrap", section 4.5): without that they are too narrow below some 30 clips.
 
-Two special cases. With a single clip nothing can be said about other clips: low and high are None. Where all values
-of a proportion are equal (all right or all wrong) resampling sees no variation and would claim certainty; the
-exact binomial (Clopper-Pearson) bound for as many clips stands in, so 20 clips all right give [0.832, 1].
+Two special cases. With a single clip the variance between clips is unknown: low and high are None. If all
+values of a proportion are equal (all right or all wrong), the bootstrap interval has zero width; the exact
+binomial (Clopper-Pearson) bound for the number of clips is used instead: 20 clips all right give [0.832, 1].
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -143,7 +143,7 @@ def ratio_interval(
     if n_clips == 1:
         return Interval(value, None, None, len(columns), 1)
     drawn = _resample(sums, statistic, seed)
-    drawn = drawn[np.isfinite(drawn)]  # a resample of nothing but empty references has no error rate
+    drawn = drawn[np.isfinite(drawn)]  # the error rate is undefined if all references of a resample are empty
     if not len(drawn):
         return Interval(value, None, None, len(columns), n_clips)
     tail = _expanded_tail(confidence, n_clips)
@@ -197,7 +197,7 @@ def weighted_interval(
 
 
 def _without_variation(interval: Interval, least: float, most: float, confidence: float) -> Interval:
-    """The interval of values that are all equal: as far from them as one clip in so many could be by chance."""
+    """Interval for values that are all equal: the value ± the Clopper-Pearson bound for `n_clips` clips."""
     if interval.low is None:
         return interval
     reach = 1 - ((1 - confidence) / 2) ** (1 / interval.n_clips)

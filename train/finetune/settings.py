@@ -170,7 +170,7 @@ class FinetuneSettings:
         ):
             raise ConfigError(
                 f"finetune: got layer_decay={self.layer_decay}, validation_share={self.validation_share}, "
-                f"label_smoothing={self.label_smoothing}; expected shares (decay up to 1, smoothing from 0)"
+                f"label_smoothing={self.label_smoothing}; expected (0, 1], (0, 1) and [0, 1)"
             )
         if self.base_lr is not None and self.base_lr <= 0:
             raise ConfigError(f"finetune.base_lr: got {self.base_lr}, expected more than 0")

@@ -244,7 +244,7 @@ class ReadingStream(IterableDataset[Any]):
                 yield batch
 
     def _draw(self, rng: np.random.Generator, grown: float) -> ReadingScene:
-        """Draw a scene of full length with probability `grown`, else one shortened the less the larger `grown` is."""
+        """Draw a full-length scene with probability `grown`, else one whose length grows with `grown`."""
         if rng.random() < grown:
             return draw_reading_scene(self.language, rng)
         shrink = _SHORTEST + (1 - _SHORTEST) * min(2 * grown * rng.random(), 0.99)

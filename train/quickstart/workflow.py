@@ -248,10 +248,10 @@ def make_llm(settings: QuickstartSettings, out: Path) -> None:
 
 
 def pretrain_encoder(settings: QuickstartSettings, out: Path) -> None:
-    """`out/pretrain/encoder`, and its tokens of all clips while the language model still learns."""
+    """`out/pretrain/encoder`; then caches its tokens of all clips, in parallel with `make_llm`."""
     folder = run_stage(stage_settings(settings, out, "pretrain", settings.untrained))
     aligned = stage_settings(settings, out, "align", str(folder), "llm")
-    if (out / "align" / MARKER).is_file():  # its tokens have been of use
+    if (out / "align" / MARKER).is_file():  # alignment has used the tokens already
         return
     encoder = load_encoder(folder).eval()
     if caches_features(aligned, encoder):

@@ -60,7 +60,7 @@ class ComposeConfig:
         validation_share: Share of the other folds' recordings that only validation may use.
         whole_clip_share: With recordings, the share of training scenes that are one recording as it is. Validation
             and test get one such scene for each of their recordings, beside the mixed scenes.
-        variation: With recordings, let training hear them at other speeds and through other microphones.
+        variation: With recordings, augment those of the training split: speed and frequency response.
     """
 
     seed: int = 0

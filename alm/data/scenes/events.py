@@ -176,7 +176,7 @@ class RecordedEvents(EventBank):
         return Rendered(_level(wave), str(clip.path))
 
     def whole(self, clip: Clip, max_s: float, rng: np.random.Generator) -> Rendered:
-        """A clip cut at `max_s` seconds; as it is, but for training's variation."""
+        """A whole clip, cut at `max_s` seconds; augmented only in the training split, with `variation`."""
         wave = _read_clip(clip)
         wave = vary(wave, rng, roll=True) if self._varied else wave.copy()
         return Rendered(wave[: int(max_s * SAMPLE_RATE)], str(clip.path))
@@ -209,7 +209,7 @@ def _read_clip(clip: Clip) -> Waveform:
 
 
 def _cut(wave: Waveform, rng: np.random.Generator, max_s: float) -> Waveform:
-    """A window of a clip that starts with sound and holds a good part of the most any window could hold."""
+    """A random window that starts with sound and has at least half the energy of the loudest window."""
     if len(wave) < 2 * _FRAME_SAMPLES:
         return wave
     n_frames = len(wave) // _FRAME_SAMPLES

@@ -27,7 +27,7 @@ from alm.data.scenes.scene import Scene
 
 QUESTION_KINDS = ("what", "how_many", "order", "presence", "choice")
 
-_PRESENCE_SHARE = 0.175  # of the questions: a coin scores 50 % on them, so they must stay few
+_PRESENCE_SHARE = 0.175  # of the questions; kept low: random answers score 50 % on them
 _N_CHOICES = 4
 _N_CAPTIONS = 5
 # Names without article or plural; words in -ing and plurals are recognised by their ending.
@@ -55,11 +55,11 @@ class Question:
 
 @dataclass(frozen=True)
 class TimelineNoise:
-    """How far a timeline strays from the truth.
+    """Label noise of a timeline.
 
     Attributes:
-        drop: Chance that a step is called silent though something sounds.
-        boundary: How uncertain it is, in steps, whether a step that is partly covered is named.
+        drop: Probability that a step with a sound is labelled as silent.
+        boundary: A sound is named if it covers more than 0.5 ± `boundary` (uniform) of the step.
     """
 
     drop: float = 0.02
@@ -134,8 +134,8 @@ class Language:
             n_questions: How many; fewer where the scene does not give as many.
 
         Returns:
-            The questions. Answers to presence questions are balanced, right options stand anywhere, and
-            presence questions, which a coin answers half right, are at most a fifth.
+            The questions. Yes and no are equally likely, right options are at random positions, and at most
+            a fifth are presence questions, because random answers score 50 % on them.
         """
         n_presence = int(_PRESENCE_SHARE * n_questions + rng.random())
         candidates = self._other_questions(scene, rng)
@@ -171,7 +171,7 @@ class Language:
     def choice(self, scene: Scene, rng: np.random.Generator, position: str | None = None) -> Question:
         """Which of four options can be heard, or is `first`, `second` or `last`.
 
-        With a position, the scene's other sounds are among the wrong options: naming any is not enough.
+        With a position, the scene's other sounds are wrong options, so the order must be recognised.
         """
         if position is None:
             right, wrong = _pick(scene.kinds, rng), []
@@ -187,7 +187,7 @@ class Language:
         return Question("choice", text, self.phrase(right), choices)
 
     def describe(self, scene: Scene, rng: np.random.Generator, n_steps: int | None = None) -> str:
-        """A scene in words, to stand where audio tokens will stand.
+        """Describe a scene in words; the description takes the place of the audio tokens.
 
         Args:
             scene: The scene.

@@ -6,7 +6,7 @@ None makes a verb agree with a sound, so plurals ("sea waves") fit everywhere.
 NUMBER_WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 SILENCE_WORDS = ("silence", "quiet", "background")
-"""What a timeline calls a step in which nothing sounds; one of them per timeline."""
+"""Words for a silent step of a timeline; each timeline uses one of them."""
 
 WHAT_QUESTIONS = (
     "What is this sound?",
@@ -129,7 +129,7 @@ CAPTION_TEMPLATES: dict[int, tuple[str, ...]] = {
         "The recording contains {all}, in this order.",
     ),
 }
-"""By number of sounds (the largest serves for more): five wordings or more, filled with the sounds in order."""
+"""Number of sounds (largest key: also for more) → five or more templates, filled with the sounds in order."""
 
 PROSE_TEMPLATES: dict[int, tuple[str, ...]] = {
     1: ("{0}.", "Only {0}.", "{0} and nothing else."),

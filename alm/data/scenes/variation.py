@@ -1,6 +1,6 @@
-"""Small changes that make one recording sound like others of its kind: speed, microphone, moment.
+"""Augmentation of recordings: random speed, frequency response and start time.
 
-A few hundred recordings heard over and over are learnt by heart; varied, they stand for their kinds.
+A model overfits to a few hundred repeated recordings; augmented copies represent their kinds better.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def vary(wave: np.ndarray, rng: np.random.Generator, roll: bool = False) -> Wave
     Args:
         wave: (S,) float32 at 16 kHz.
         rng: The only source of randomness.
-        roll: Also begin at another moment, the beginning following the end.
+        roll: Also apply a random circular shift in time, with probability 0.5.
 
     Returns:
         (S',) float32; S' is shorter or longer by the speed.
