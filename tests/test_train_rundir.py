@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 
 import pytest
 
@@ -52,18 +53,39 @@ def remove_scores(folder):
     (folder / "scores.json").unlink()
 
 
-@pytest.mark.parametrize("harm", [truncate, change, cut_sound, remove, remove_scores])
-def test_a_damaged_result_is_not_finished(harm, tmp_path, capsys):
-    calls = []
-    first = step(tmp_path / "run", calls)
-    assert step(tmp_path / "run", calls) == pytest.approx(first, nan_ok=True) and len(calls) == 1
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (truncate, "artifact/a.bin has 3 of 7 bytes"),
+        (change, "artifact/a.bin has changed"),
+        (cut_sound, "artifact/sub/b.wav has 0 of 5 bytes"),
+        (remove, "artifact/sub/b.wav is missing"),
+        (remove_scores, "scores.json is missing"),
+    ],
+)
+def test_a_changed_result_is_named_and_kept(harm, said, tmp_path, capsys):
+    calls, run = [], tmp_path / "run"
+    first = step(run, calls)
+    assert step(run, calls) == pytest.approx(first, nan_ok=True) and len(calls) == 1
     assert "run: already done, reused" in capsys.readouterr().out
-    harm(tmp_path / "run")
-    assert damage(tmp_path / "run") is not None
-    step(tmp_path / "run", calls)
-    assert len(calls) == 2 and damage(tmp_path / "run") is None
-    assert (tmp_path / "run" / "artifact" / "a.bin").read_text() == "weights"
-    assert (tmp_path / "run" / "scores.json").exists()
+    harm(run)
+    kept = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    message = rf"run: its finished result has changed \({said}\); restore it, or .*finished.json"
+    with pytest.raises(UserError, match=message):
+        step(run, calls)
+    assert len(calls) == 1 and {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == kept
+    (run / "finished.json").unlink()  # as the message says
+    step(run, calls)
+    assert len(calls) == 2 and damage(run) is None
+    assert (run / "artifact" / "a.bin").read_text() == "weights" and (run / "scores.json").exists()
+
+
+def test_a_result_that_was_removed_is_made_again(tmp_path):
+    calls = []
+    step(tmp_path, calls)
+    shutil.rmtree(tmp_path / "artifact")
+    step(tmp_path, calls)
+    assert len(calls) == 2 and damage(tmp_path) is None
 
 
 BROKEN = [
@@ -88,8 +110,11 @@ def test_a_marker_with_a_wrong_list_of_files_is_not_finished(files, tmp_path):
     step(tmp_path, calls)
     marker = json.loads((tmp_path / "finished.json").read_text())
     (tmp_path / "finished.json").write_text(json.dumps(marker | {"files": files}))
-    step(tmp_path, calls)
-    assert len(calls) == 2
+    with pytest.raises(
+        UserError, match="finished.json (lists no files|does not give the size of artifact/a.bin)"
+    ):
+        step(tmp_path, calls)
+    assert len(calls) == 1
 
 
 def test_the_facts_are_kept_without_the_list_of_files(tmp_path):
@@ -111,14 +136,28 @@ def test_an_unfinished_run_keeps_what_it_resumes_from_and_a_changed_one_does_not
     def left():
         return sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".json")
 
-    for name in ("checkpoints", "artifact", "page"):
+    for name in ("checkpoints", "artifact", "llm"):
         (tmp_path / name).mkdir()
     (tmp_path / "attempt.json").write_text('{"fingerprint": "a"}')
-    begin(tmp_path, "a", tmp_path / "artifact", ("page",), ("checkpoints",))
+    begin(tmp_path, "a", tmp_path / "artifact", ("llm",), ("checkpoints",))
     assert left() == ["checkpoints"] and is_attempt(tmp_path, "a")
-    (tmp_path / "page").mkdir()
-    begin(tmp_path, "b", tmp_path / "other", (), ("checkpoints",))  # another stage: `page` is the old one's
+    (tmp_path / "llm").mkdir()
+    begin(tmp_path, "b", tmp_path / "other", (), ("checkpoints",))  # another stage: `llm` is the old one's
     assert left() == [] and is_attempt(tmp_path, "b") and not is_attempt(tmp_path, "a")
+
+
+def test_a_kill_while_old_results_are_removed_leaves_no_marker(tmp_path, monkeypatch):
+    def killed(path):
+        if path.name == "artifact":
+            raise KeyboardInterrupt
+        remove_one(path)
+
+    step(tmp_path)
+    remove_one = rundir._remove
+    monkeypatch.setattr(rundir, "_remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        step(tmp_path, value=2)
+    assert not (tmp_path / "finished.json").exists()
 
 
 def test_files_of_others_are_kept(tmp_path):
@@ -129,14 +168,15 @@ def test_files_of_others_are_kept(tmp_path):
     assert (tmp_path / "artifact" / "thesis.txt").read_text() == "precious"
 
 
-def test_an_attempt_cannot_name_files_outside_the_directory(tmp_path):
-    (tmp_path / "precious").write_text("x")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "attempt.json").write_text(
-        '{"fingerprint": "a", "leaves": ["../precious", 3, "", ".", "..", "a\\u0000"]}'
-    )
-    step(tmp_path / "run")
-    assert (tmp_path / "precious").exists()
+def test_an_attempt_can_only_name_files_that_a_stage_writes(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for path in (tmp_path / "precious", run / "thesis.tex", run / "llm"):
+        path.write_text("x")
+    names = ["../precious", "thesis.tex", "llm", ["llm"], 3, "", ".", "..", "a\0"]
+    (run / "attempt.json").write_text(json.dumps({"fingerprint": "a", "leaves": names}))
+    step(run)
+    assert (tmp_path / "precious").exists() and (run / "thesis.tex").exists() and not (run / "llm").exists()
 
 
 def hold(folder, held, end):

@@ -8,9 +8,11 @@ import yaml
 from alm.cli import main
 from alm.common.errors import ConfigError
 from alm.common.settings import parse_settings
+from train.engine import processes
+from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
 from train.stages.base import STAGES, Stage, StageSettings, parse_stage
-from train.stages.training import training_stages
+from train.stages.training import training_stages, zero_stage
 
 PLUGIN = """
 import dataclasses
@@ -141,3 +143,34 @@ def test_a_stage_without_estimate_says_so(tmp_path, capsys):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
     assert main(["train", str(tmp_path / "c.yaml"), "--dry-run"]) == 2
     assert "stage 'compose' has no dry run" in capsys.readouterr().err.replace("stage: ", "stage ")
+
+
+@pytest.mark.parametrize("stage", ["compose", "select", "text_llm"])
+def test_only_the_main_process_prepares(stage, tmp_path, monkeypatch):
+    """The others wait in `on_main`, whose barrier and exchange one process stands in for here."""
+    made = tmp_path / "run" / STAGES.get(stage).artifact
+    made.mkdir(parents=True)
+    (made / "whole").write_text("what the main process wrote")
+    monkeypatch.setattr(processes, "barrier", lambda: None)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    values = {"data": str(tmp_path / "in.jsonl"), "kinds": ["caption"]} if stage == "select" else {}
+    (tmp_path / "in.jsonl").write_text("{}")
+    run_stage(parse_stage({"stage": stage, "out": str(tmp_path / "run"), **values}, "a config"))
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == [made.name, "whole"]
+
+
+def test_every_process_trains():
+    assert {name for name in STAGES.names() if STAGES.get(name).every_process} == set(training_stages())
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "7", "[" * 100_000, '{"zero_optimization": 3}', '{"a": 1, "a": 2}']
+)
+def test_a_broken_deepspeed_config_is_named(text, tmp_path):
+    (tmp_path / "zero.json").write_text(text)
+    data = {"train": ["a.jsonl"]}
+    values = {"stage": "align", "out": "x", "encoder": "logmel", "llm": "x", "data": data}
+    values["run"] = {"deepspeed": str(tmp_path / "zero.json")}
+    with pytest.raises(ConfigError, match="^run.deepspeed: .*zero.json.*see configs/deepspeed$"):
+        zero_stage(parse_settings(TrainSettings, values))

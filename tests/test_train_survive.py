@@ -122,3 +122,14 @@ def test_the_best_weights_are_the_artifact_also_after_a_kill(data, parts, tmp_pa
     assert run_child(run, "forward", max(looks)) == -signal.SIGKILL
     assert run_child(run) == 0
     assert_bit_equal(run, reference)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "[" * 100_000, '{"files": []}', '{"files": {"a": 3}}', '{"files": {"a": {}}}']
+)
+def test_a_checkpoint_with_a_broken_list_of_files_is_damaged(text, tmp_path):
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "complete.json").write_text(text)
+    newest, problems = checkpoints.newest_complete(tmp_path)
+    assert newest is None and len(problems) == 1
+    assert problems[0].startswith("checkpoint-1 is damaged (complete.json ")

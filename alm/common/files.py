@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from alm.common.errors import ManifestError, UserError
 
@@ -293,3 +293,30 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     """Hex SHA-256 of a file's bytes."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def changed_file(folder: Path, files: Any, listed_in: str, hashes: bool = True) -> str | None:
+    """Compare files with a list of them; None if all are as listed.
+
+    Args:
+        folder: What the names are relative to.
+        files: The list: `bytes` and perhaps `sha256` by name. It may be damaged itself.
+        listed_in: Name of the file that holds the list, for the answer.
+        hashes: Compare contents; False compares only sizes.
+
+    Returns:
+        The first difference in words, for example `model.safetensors is missing`.
+    """
+    if not isinstance(files, dict) or not files:
+        return f"{listed_in} lists no files"
+    for name, wanted in files.items():
+        if not isinstance(wanted, dict) or not isinstance(wanted.get("bytes"), int):
+            return f"{listed_in} does not give the size of {name}"
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != wanted["bytes"]:
+            return f"{name} has {path.stat().st_size} of {wanted['bytes']} bytes"
+        if hashes and "sha256" in wanted and sha256_of(path) != wanted["sha256"]:
+            return f"{name} has changed"
+    return None

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from alm.common.errors import CheckpointError
-from alm.common.files import sha256_of
+from alm.common.files import changed_file, sha256_of
+from alm.common.json_text import read_json_object
 from encoders.checkpoint import load_strict, read_weights
 
 COMPLETE = "complete.json"
@@ -109,18 +110,10 @@ def found_step(checkpoint: Path) -> int:
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint's files; None if they are as they were written."""
     try:
-        files = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
+        files = facts_of(checkpoint).get("files")
+    except CheckpointError:
         return f"{COMPLETE} is missing or broken"
-    for name, expected in files.items():
-        file = checkpoint / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != expected["bytes"]:
-            return f"{name} has {file.stat().st_size} of {expected['bytes']} bytes"
-        if sha256_of(file) != expected["sha256"]:
-            return f"{name} has changed"
-    return None
+    return changed_file(checkpoint, files, COMPLETE)
 
 
 def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
@@ -151,9 +144,12 @@ def clear_unfinished(folder: Path) -> None:
 
 
 def facts_of(checkpoint: Path) -> dict[str, Any]:
-    """The facts given to `seal`, and the list of files."""
-    facts: dict[str, Any] = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
-    return facts
+    """The facts given to `seal`, and the list of files.
+
+    Raises:
+        CheckpointError: The file that holds them is missing or broken.
+    """
+    return read_json_object(checkpoint / COMPLETE, CheckpointError, constants=True)
 
 
 def check_keys(checkpoint: Path, kept: Iterable[str], own: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from alm.common.errors import UserError
 from train.engine import checkpoints
 from train.pipeline.recipe import REFERENCE, Recipe, RecipeStage, references
-from train.pipeline.rundir import is_attempt, is_finished
+from train.pipeline.rundir import damage, is_attempt, is_finished
 from train.pipeline.runner import fingerprint_inputs, step_fingerprint
 from train.settings import TrainSettings
 from train.stages.base import STAGES
@@ -44,7 +44,8 @@ def _state(recipe: Recipe, stage: RecipeStage, changing: set[str]) -> str:
     except UserError as error:
         return f"cannot run: {error}"
     if is_finished(folder, key) and recipe.artifact(stage.name).exists():
-        return "finished"
+        wrong = damage(folder, hashes=False)
+        return f"cannot run: its finished result has changed ({wrong})" if wrong else "finished"
     saved = checkpoints.found(folder / "checkpoints") if is_attempt(folder, key) else []
     return f"resumes from step {saved[-1][0]}" if saved else "runs"
 

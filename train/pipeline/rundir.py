@@ -1,7 +1,7 @@
 """Run directories: what went in, what came out, and a marker that only a finished run has.
 
-The marker `finished.json` lists the files of the result with sizes and hashes; a result that was damaged afterwards
-does not count as finished.
+The marker `finished.json` lists the files of the result with sizes and hashes, so that a result that was changed
+afterwards is noticed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from alm.common.errors import CheckpointError, UserError
-from alm.common.files import reason, sha256_of
+from alm.common.files import changed_file, reason, sha256_of
 from alm.common.json_text import read_json_object, write_json
+from train.stages.base import STAGES
 
 MARKER = "finished.json"
 ATTEMPT = "attempt.json"
@@ -84,7 +85,8 @@ def begin(
     Raises:
         UserError: The directory cannot be written, or holds files that no run of ours wrote.
     """
-    written = [artifact, *(folder / name for name in (*leaves, *resumes, *_LEFT_BEFORE, MARKER))]
+    # the marker goes first: a kill in the middle must not leave one beside half a result
+    written = [folder / MARKER, artifact, *(folder / name for name in (*leaves, *resumes, *_LEFT_BEFORE))]
     attempt = _attempt(folder)
     if attempt is None and any(path.exists() for path in written):
         raise UserError(f"{folder}: holds files that no run of ours left; choose an empty out directory")
@@ -115,11 +117,11 @@ def _attempt(folder: Path) -> dict[str, Any] | None:
 
 
 def _leaves_of(attempt: dict[str, Any]) -> list[str]:
-    """Names that an earlier run wrote down; anything that is no plain name in the directory is ignored."""
+    """Names that an earlier run wrote down, and that some stage writes; any other file may be the user's."""
     names = attempt.get("leaves")
-    if not isinstance(names, list):
-        return []
-    return [n for n in names if isinstance(n, str) and n not in ("", ".", "..") and not set(n) & {"/", "\0"}]
+    stages = map(STAGES.get, STAGES.names())
+    ours = {name for stage in stages for name in (stage.artifact, *stage.leaves, *stage.resumes)}
+    return [name for name in ours if name in names] if isinstance(names, list) else []
 
 
 def is_attempt(folder: Path, key: str) -> bool:
@@ -158,12 +160,12 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def is_finished(folder: Path, key: str) -> bool:
-    """Whether `folder` holds the finished, undamaged result of exactly this fingerprint."""
+    """Whether a run of exactly this fingerprint has finished in `folder`; `damage` compares its files."""
     try:
         marker = read_json_object(folder / MARKER, constants=True)
     except UserError:
         return False
-    return marker.get("fingerprint") == key and damage(folder) is None
+    return marker.get("fingerprint") == key
 
 
 def damage(folder: Path, hashes: bool = True) -> str | None:
@@ -179,19 +181,7 @@ def damage(folder: Path, hashes: bool = True) -> str | None:
         return str(error)
     if files is None:  # written by an earlier version
         return None
-    if not isinstance(files, dict) or not files:
-        return f"{MARKER} lists no files"
-    for name, wanted in files.items():
-        path = folder / name
-        if not isinstance(wanted, dict) or not isinstance(wanted.get("bytes"), int):
-            return f"{MARKER} does not give the size of {name}"
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != wanted["bytes"]:
-            return f"{name} has {path.stat().st_size} of {wanted['bytes']} bytes"
-        if hashes and "sha256" in wanted and sha256_of(path) != wanted["sha256"]:
-            return f"{name} has changed"
-    return None
+    return changed_file(folder, files, MARKER, hashes)
 
 
 def facts_of(folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from alm.common.fingerprint import fingerprint
 from alm.common.processes import is_main_process
 from alm.common.settings import dump_settings
 from train.engine.processes import on_main
-from train.pipeline.rundir import CONFIG, begin, facts_of, finish, is_finished, run_lock
+from train.pipeline.rundir import CONFIG, MARKER, begin, damage, facts_of, finish, is_finished, run_lock
 from train.stages.base import STAGES, StageSettings
 
 
@@ -42,7 +42,7 @@ def run_stage(settings: StageSettings) -> Path:
     def work(folder: Path) -> dict[str, Any]:
         if is_main_process():
             write_text_atomic(folder / CONFIG, dump_settings(settings))
-        return stage.run(settings, folder)
+        return stage.run(settings, folder) if stage.every_process or is_main_process() else {}
 
     artifact = artifact_of(settings)
     run_step(Path(settings.out), values, inputs, work, artifact, stage.leaves, stage.resumes)
@@ -87,12 +87,20 @@ def run_step(
 
     Returns:
         The facts, as kept.
+
+    Raises:
+        UserError: The finished result was changed afterwards, the folder cannot be written, or it holds other files.
     """
     key = step_fingerprint(settings, inputs)
 
     def prepare() -> bool:
         """Whether the result is there already; otherwise make room for a new one."""
         if is_finished(folder, key) and artifact.exists():
+            if wrong := damage(folder):
+                raise UserError(
+                    f"{folder}: its finished result has changed ({wrong}); restore it, or remove {folder / MARKER} "
+                    "to replace it by a new run"
+                )
             return True
         begin(folder, key, artifact, leaves, resumes)
         return False

@@ -42,6 +42,8 @@ class Stage(Generic[Settings]):
         resumes: Files and folders that an interrupted run needs in order to resume; removed when settings, inputs or
             code have changed.
         makes_model: Whether the artifact is an audio-language model, which a recipe can evaluate.
+        every_process: Whether all processes of a launch (torchrun) run the stage together; else only the main one
+            does, and the others wait.
     """
 
     settings: type[Settings]
@@ -49,6 +51,7 @@ class Stage(Generic[Settings]):
     leaves: tuple[str, ...] = ()
     resumes: tuple[str, ...] = ()
     makes_model: bool = False
+    every_process: bool = False
 
     def check_values(self, settings: Settings) -> None:
         """Check options against each other; reads no files. Called whenever a config is parsed.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alm.common.errors import ConfigError
+from alm.common.json_text import read_json_object
 from alm.common.processes import check_launch
 from alm.common.settings import check_choice
 from train.settings import TrainSettings
@@ -29,6 +29,7 @@ class TrainingStage(Stage[TrainSettings]):
     """
 
     settings = TrainSettings
+    every_process = True
     resumes: tuple[str, ...] = ("checkpoints", "metrics.jsonl", "nonfinite.jsonl", "quarantine.jsonl")
     takes: tuple[str, ...] = ()
 
@@ -123,9 +124,9 @@ def zero_stage(settings: TrainSettings) -> int:
     if not Path(path).is_file():
         raise ConfigError(f"run.deepspeed: no such file '{path}'; see configs/deepspeed")
     try:
-        zero = json.loads(Path(path).read_text(encoding="utf-8")).get("zero_optimization", {})
+        zero = read_json_object(path, ConfigError).get("zero_optimization", {})
         return int(zero.get("stage", 0))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (ConfigError, ValueError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"run.deepspeed: {path} is not a DeepSpeed config ({error}); see configs/deepspeed"
         ) from error
