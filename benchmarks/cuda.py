@@ -64,10 +64,16 @@ class Step:
     """One optimisation step on a batch of waveforms that lie on the device."""
 
     def __init__(
-        self, batch: int, config: AudioMosaicConfig, *, compiled: bool, device: str = "cuda"
+        self,
+        batch: int,
+        config: AudioMosaicConfig,
+        *,
+        compiled: bool,
+        device: str = "cuda",
+        dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         encoder = AudioMosaicEncoder(config)
-        self.device = device
+        self.device, self.dtype = device, dtype
         self.model = ContrastiveModel(encoder, NTXent(), ContrastiveSettings()).to(device).train()
         if compiled:
             for block in encoder.blocks:
@@ -83,7 +89,7 @@ class Step:
     def __call__(self) -> Tensor:
         """The loss of one whole step."""
         self.optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(self.device, dtype=torch.bfloat16):
+        with torch.autocast(self.device, dtype=self.dtype, enabled=self.dtype != torch.float32):
             loss = self.model(**self.batch)["loss"]
         loss.backward()
         self.optimiser.step()

@@ -155,8 +155,9 @@ def test_long_files_are_refused_beyond_a_budget_and_cut_only_when_asked(model_di
     assert main([*command, "--max-audio-tokens", "1"]) == 1
     assert re.search(r"b\.wav: a clip of .* takes \d+ audio tokens, more than", capsys.readouterr().err)
     assert main([*command, "--max-audio-tokens", "1", "--first-s", "0.05"]) == 0
-    assert main([*command, "--first-s", "-1"]) == 1
-    assert "end_s is -1.0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--first-s", "-1"])
+    assert "got '-1', expected more than 0 seconds" in capsys.readouterr().err
 
 
 def test_loading_draws_no_bar(model_dir, sounds, capsys):

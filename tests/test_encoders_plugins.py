@@ -243,6 +243,9 @@ def test_names_and_places_are_checked(plugins, monkeypatch, capsys):
     monkeypatch.setenv(discovery.PLUGINS, str(plugins / "nowhere"))
     with pytest.raises(ConfigError, match="nowhere is not a directory"):
         encoders.list_encoders()
+    assert main(["encoders", "list"]) == 2
+    assert "nowhere is not a directory" in capsys.readouterr().err
+    monkeypatch.delenv(discovery.PLUGINS)
     assert main(["encoders", "check", str(plugins / "none.py")]) == 2
     assert "none.py: no such file" in capsys.readouterr().err
 

@@ -138,7 +138,7 @@ def test_the_last_error_of_a_log(tmp_path):
     log.write_text("torch.OutOfMemoryError: too much\n")
     assert last_error(log).startswith("torch.OutOfMemoryError")
     log.write_text("")
-    assert last_error(log) == "said nothing"
+    assert last_error(log) == "printed nothing"
 
 
 # ---- the whole, small ----

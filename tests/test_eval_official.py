@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from alm.common.errors import ConfigError
 from alm.data.manifest import write_manifest
 from eval.benchmarks import load_benchmark
 from eval.benchmarks._data import read_records
@@ -57,7 +58,7 @@ def test_equals_the_rule_written_out_another_way(shared_dir):
     assert found["value"] == pytest.approx(right / len(answered)) and found["strict"] == pytest.approx(
         right / 1000
     )
-    with pytest.raises(EvaluationError, match="no official rule 'mmlu'"):
+    with pytest.raises(ConfigError, match="unknown official rule 'mmlu'"):
         official_score("mmlu", records, answers)
 
 

@@ -242,7 +242,7 @@ def test_silent_clips_train_on_and_are_counted(folder: Path, tmp_path: Path, cap
         ({"optim": {"batch_size": 1}}, "needs at least two clips"),
         ({"optim": {"batch_size": 64}}, "only 13 clips; lower it"),
         ({"run": {"gradient_checkpointing": True}}, "checkpoint_fraction"),
-        ({"run": {"checkpoint_fraction": 1.5}}, "a share from 0 to 1"),
+        ({"run": {"checkpoint_fraction": 1.5}}, "expected 0 to 1"),
         ({"contrastive": {"probe": {"labels": "nowhere.csv"}}}, "nowhere.csv"),
         ({"contrastive": {"views": {"augment": "slow"}}}, "expected 'fast', 'waveform' or 'none'"),
     ],

@@ -64,6 +64,13 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def seconds(text: str) -> float:
+    """Parse an option: a finite number of seconds above 0."""
+    if (found := number(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"got '{text[:40]}', expected more than 0 seconds")
+    return found
+
+
 def number(text: str) -> float:
     """Parse an option: a finite number."""
     try:

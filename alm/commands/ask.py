@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from alm.commands import Command, number, positive, seed
+from alm.commands import Command, number, positive, seconds, seed
 
 EXIT_SOME_FAILED = 1
 _BATCHES_AT_ONCE = 8  # files read ahead, so that clips of similar length share a batch
@@ -61,7 +61,7 @@ def _add_answer_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=16, help="files per batch (16)")
     parser.add_argument("--max-new-tokens", type=positive, default=64, help="longest answer in tokens (64)")
     parser.add_argument(
-        "--first-s", type=number, metavar="SECONDS", help="use only the first seconds of longer files (all)"
+        "--first-s", type=seconds, metavar="SECONDS", help="use only the first seconds of longer files (all)"
     )
     parser.add_argument(
         "--max-audio-tokens",

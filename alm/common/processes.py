@@ -80,11 +80,19 @@ def interrupts_kept_from_children() -> Iterator[None]:
 
     They would each print a traceback; the parent ends them instead. An interrupt during the block arrives after it.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    interrupts = []
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
+    # Another thread, of a library, may still get the signal: raised in the middle of a start, it would lose a child.
+    handler = signal.signal(signal.SIGINT, lambda *_: interrupts.append(True)) if in_main_thread else None
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)
+    if interrupts:
+        raise KeyboardInterrupt
 
 
 def rank() -> int:

@@ -72,7 +72,8 @@ def _wait(workers: Sequence[Any]) -> None:
 
     running = {worker.sentinel: worker for worker in workers}
     while running:
-        for sentinel in wait(list(running)):
+        # A signal that another thread received does not end the wait by itself.
+        for sentinel in wait(list(running), timeout=0.5):
             if running.pop(sentinel).exitcode:
                 return
 
