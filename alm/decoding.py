@@ -67,6 +67,55 @@ def decoding_settings(
     return settings
 
 
+# What greedy decoding does where nothing else is asked for.
+_GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+# Settings of a generation config that never changed a greedy answer, or that the model's files determine.
+_NO_EFFECT = frozenset(
+    [
+        "do_sample",
+        "num_beams",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "typical_p",
+        "epsilon_cutoff",
+        "eta_cutoff",
+    ]
+    + ["bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "max_length", "use_cache"]
+)
+
+
+def beyond_greedy(model: Any, processor: Any, settings: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The settings that make answers other than those of neutral greedy decoding with the same model.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        settings: Result of `decoding_settings`; None stands for greedy decoding. `max_new_tokens` is ignored.
+
+    Returns:
+        Nothing for neutral greedy decoding. `generation_config` holds what the LLM's generation_config.json asks for
+        and greedy decoding once applied: answers of that time are not reused.
+    """
+    default = {**decoding_settings(model, processor), **_GREEDY}
+    own = model.generation_config.to_diff_dict()
+    applied_once = {
+        key: repr(value)
+        for key, value in own.items()
+        if key not in _NO_EFFECT
+        and not key.startswith("_")
+        and value is not None
+        and value != _GREEDY.get(key)
+    }
+    changed = {
+        key: value
+        for key, value in (settings or {}).items()
+        if key != "max_new_tokens" and (key not in default or value != default[key])
+    }
+    return changed | ({"generation_config": applied_once} if applied_once else {})
+
+
 @contextmanager
 def decoding_with(llm: Any, settings: dict[str, Any]) -> Iterator[Any]:
     """Make some decoding settings the only ones that an LLM knows; yields them as a `GenerationConfig`.

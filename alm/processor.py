@@ -298,6 +298,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         audios: Sequence[Sequence[Any]] | None = None,
         *,
         collate: Collate | None = None,
+        encoded: Sequence[Encoded | None] | None = None,
         add_generation_prompt: bool = False,
         n_new_tokens: int = 0,
         with_labels: bool = False,
@@ -314,6 +315,7 @@ class AudioLanguageProcessor(ProcessorMixin):
                 several times (the same array, or an equal object of another type) is encoded once.
             collate: Turns B different clips into their lengths in samples, and the model's audio inputs; None pads
                 waveforms (see `encoders.audio.pad_batch`).
+            encoded: Per sample what `encode_conversation` has returned for it with the same arguments; None encodes it.
             add_generation_prompt: End prompts where the assistant's answer begins.
             n_new_tokens: Length limit of an answer that must still fit into the LLM's context.
             with_labels: Also return `labels`.
@@ -338,10 +340,13 @@ class AudioLanguageProcessor(ProcessorMixin):
         lengths, inputs = collate(list(distinct.values())) if distinct else ([], {})
         n_samples = dict(zip(distinct, lengths, strict=True))
         rows = [
-            self.encode_conversation(
+            row
+            or self.encode_conversation(
                 conversation, [n_samples[_key(clip)] for clip in clips], add_generation_prompt, supervise
             )
-            for conversation, clips in zip(conversations, audios, strict=True)
+            for row, conversation, clips in zip(
+                encoded or [None] * len(conversations), conversations, audios, strict=True
+            )
         ]
         rows = self._within(max_length, rows, truncation, add_generation_prompt)
         for row in rows:

@@ -31,6 +31,9 @@ AUDIO_SUFFIXES = (
 MAX_SECONDS_VARIABLE = "ALM_MAX_AUDIO_S"
 """Environment variable: longest audio in seconds that is decoded; longer files and segments are refused unread."""
 
+SILENT_PEAK = 2.0**-15
+"""Peaks below one step of 16-bit audio are silence: an empty recording, left by a failed download or conversion."""
+
 _MAX_SECONDS = 3600.0
 # A file of many channels or a high rate may take no more memory than the longest one at 48 kHz in stereo.
 _MAX_VALUES_PER_SECOND = 2 * 48_000

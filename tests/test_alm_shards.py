@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from alm.cli import main
 from alm.common.errors import AudioError, ConfigError, ManifestError, UserError
+from alm.data.audit import verify
 from alm.data.manifest import read_manifest, write_manifest
 from alm.data.shard_writer import write_shards
 from alm.data.shards import ShardedRecords, ShardError
@@ -264,3 +265,30 @@ def test_verify_names_every_bad_clip_of_a_manifest(tmp_path, capsys):
         file.write(json.dumps(rows[0]) + "\n")
     assert main(["data", "verify", str(tmp_path / "m.jsonl")]) == 2
     assert "id 'good' was already used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["records.npy", "clips.npy"])
+def test_a_changed_table_is_found_by_verify_and_opens_without_hashing(shards, name):
+    path = shards / name
+    table = np.load(path)
+    field = "text_chars" if name == "records.npy" else "frames"  # points nowhere: only the hash can tell
+    table[field][0] += 1
+    np.save(path, table)
+    ShardedRecords(shards)
+    assert any(
+        f"{path}: its bytes are not those that were written" in what
+        for _, what in verify(str(shards)).problems
+    )
+    table["at"][0] = 1 << 60
+    np.save(path, table)
+    with pytest.raises(ShardError, match=rf"{name}: row 0 points outside"):
+        ShardedRecords(shards)
+
+
+def test_verify_calls_silent_what_training_does(tmp_path):
+    for name, peak in (("faint", 5e-5), ("silent", 2e-5)):
+        soundfile.write(tmp_path / f"{name}.wav", np.full(1600, peak), 16000, subtype="FLOAT")
+    rows = [{"id": name, "audio": f"{name}.wav", "captions": ["x"]} for name in ("faint", "silent")]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    (problem,) = verify(str(tmp_path / "m.jsonl")).problems
+    assert "silent.wav: is silent" in problem[1]

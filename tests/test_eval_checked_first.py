@@ -1,16 +1,19 @@
 """What scoring needs is checked before the first answer, and what a model said is never lost."""
 
+import hashlib
 import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from transformers import GenerationConfig
 
 from alm.cli import main
 from alm.common.errors import ConfigError
 from alm.common.settings import load_settings
 from alm.data.manifest import read_manifest, write_manifest
+from alm.decoding import beyond_greedy, decoding_settings
 from encoders.audio import save_wav
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.benchmarks._data import read_records
@@ -338,3 +341,91 @@ def test_only_records_that_may_be_dropped_are_decoded_before(tmp_path, monkeypat
     assert len(read_records(benchmark, tmp_path / "t.jsonl")[0]) == 2
     records, _ = read_records(benchmark, tmp_path / "t.jsonl", missing_audio="leave_out")
     assert [record.id for record in records] == ["0"]
+
+
+@pytest.mark.parametrize("missing_audio", ["error", "leave_out"])
+def test_each_clip_is_checked_once_however_many_records_it_has(tmp_path, monkeypatch, missing_audio):
+    from alm.data.records import AudioRef
+
+    manifest(tmp_path, [{"question": "?", "answer": "x"}] * 2)
+    rows = [{"id": str(i), "audio": f"{i % 2}.wav", "question": "?", "answer": "x"} for i in range(8)]
+    write_manifest(tmp_path / "t.jsonl", rows)
+    read = []
+    for name in ("load", "seconds"):
+        real = getattr(AudioRef, name)
+        monkeypatch.setattr(
+            AudioRef, name, lambda ref, *given, real=real: read.append(ref.file_name) or real(ref, *given)
+        )
+    records, _ = read_records(load_benchmark("manifest"), tmp_path / "t.jsonl", missing_audio=missing_audio)
+    assert len(records) == 8 and read == ["0.wav", "1.wav"]
+
+
+def earlier_key(record, **more):
+    """The key that the first version gave an answer."""
+    identity = {
+        "model": "m",
+        "prompt": [dict(turn) for turn in record.prompt_messages],
+        "decoding": {"max_new_tokens": 64, "do_sample": False, "prompt_version": "1", **more},
+        "sample": record.id,
+        "control": "none",
+        "audio": [[ref.path.name, ref.state(), ref.start_s, ref.end_s] for ref in record.audio],
+    }
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
+
+
+def keys_with(records, folder, own, options=None, **more):
+    """The keys of generated answers of an LLM with a generation config."""
+    model = SimpleNamespace(generation_config=GenerationConfig(eos_token_id=2, **own))
+    processor = SimpleNamespace(stop_token_ids=[2, 5], tokenizer=SimpleNamespace(pad_token_id=0))
+    settings = decoding_settings(model, processor, 64, **(options or {}))
+    said, _ = evaluate(records, folder, "x", decoding=beyond_greedy(model, processor, settings), **more)
+    assert isinstance(said, dict), said
+    lines = read_predictions(folder / "predictions.jsonl")
+    return [line["key"] for line in sorted(lines, key=lambda line: line["id"])]
+
+
+def test_answers_of_earlier_runs_are_reused_where_decoding_was_neutral(tmp_path):
+    records = manifest(tmp_path, [{"question": "?", "answer": "x"}])
+    key = earlier_key(records[0])
+    neutral = [
+        ({}, {}),
+        ({"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8}, {}),
+        ({"repetition_penalty": 1.0}, {}),
+        ({}, {"repetition_penalty": 1.0, "num_beams": 1, "no_repeat_ngram_size": 0}),
+    ]
+    for number, (own, options) in enumerate(neutral):
+        assert keys_with(records, tmp_path / f"n{number}", own, options) == [key]
+    line = {"id": "0", "key": key, "control": "none", "prediction": "x"}
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "predictions.jsonl").write_text(json.dumps(line) + "\n")
+    assert evaluate(records, tmp_path / "old", "y", decoding={})[1] == 0
+    others = [
+        ({"repetition_penalty": 1.1}, {}),  # which greedy decoding once applied
+        ({"repetition_penalty": 1.1}, {"repetition_penalty": 1.0}),
+        ({"suppress_tokens": [7]}, {}),
+        ({}, {"repetition_penalty": 1.1}),
+        ({}, {"num_beams": 2}),
+        ({}, {"eos_token_id": 9}),
+        ({}, {"do_sample": True}),
+    ]
+    for number, (own, options) in enumerate(others):
+        assert keys_with(records, tmp_path / f"o{number}", own, options) != [key], (own, options)
+
+
+def test_decoding_settings_are_not_in_the_keys_of_ranked_answers(tmp_path, monkeypatch):
+    lines = [
+        {"question": "?", "answer": "x", "choices": ["x", "y"]},
+        {"question": "?", "answer": "x"},  # generated, in this mode too
+    ]
+    records = manifest(tmp_path, lines)
+    monkeypatch.setattr(
+        "eval.runner.manifest.rank_choices",
+        lambda model, processor, messages, audios, given, **more: (
+            (i, one[0], [1.0, 0.0]) for i, one in enumerate(given)
+        ),
+    )
+    earlier = [earlier_key(record, answer_by="rank", rank_by="length") for record in records]
+    assert keys_with(records, tmp_path / "a", {}, answer_by="rank") == earlier
+    ranked, generated = keys_with(records, tmp_path / "b", {"repetition_penalty": 1.1}, answer_by="rank")
+    assert ranked == earlier[0] and generated != earlier[1]

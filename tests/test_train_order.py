@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
 
-from alm.common.errors import ConfigError
+from alm.common.errors import ConfigError, UserError
 from alm.common.settings import parse_settings
 from alm.data.manifest import read_manifest, write_manifest
 from alm.data.shard_writer import write_shards
@@ -234,3 +234,41 @@ def test_batches_of_one_source():
     assert (whole == whole[:, :1]).all() and Counter(whole[:, 0].tolist()) == {0: 5, 1: 2}
     assert np.array_equal(order, one_source_order([23, 9, 3], 4, seed=1, epoch=0))
     assert not np.array_equal(order, one_source_order([23, 9, 3], 4, seed=1, epoch=1))
+
+
+def test_a_checked_sample_is_encoded_once_and_gives_the_same_batch(data, llm_dir, monkeypatch):
+    _, processor = assembled(llm_dir, "llama", "sdpa")
+    dataset = ConversationDataset(read_manifest(data / "a.jsonl")[:5])
+    indices = [0, 1, 2, 3, 4, 0]  # one of them twice
+    calls = []
+    encode = processor.encode_conversation
+    monkeypatch.setattr(
+        processor,
+        "encode_conversation",
+        lambda *given, **more: calls.append(1) or encode(*given, **more),
+    )
+    for packed in (False, True):
+        plain = ConversationCollator(processor, ClipWaveforms(16000), packed=packed)(
+            [dataset[i] for i in indices]
+        )
+        collator = ConversationCollator(processor, ClipWaveforms(16000), packed=packed)
+        samples = [dataset[i] for i in indices]
+        calls.clear()
+        for sample in samples:
+            collator.check(sample)
+        batch = collator(samples)
+        assert len(calls) == len(samples)
+        assert batch.keys() == plain.keys()
+        assert all(torch.equal(batch[key], plain[key]) for key in plain)
+        assert not collator.clips._checked
+
+
+def test_a_refused_sample_leaves_no_waveform_behind(data, llm_dir):
+    _, processor = assembled(llm_dir, "llama", "sdpa")
+    sample = ConversationDataset(read_manifest(data / "a.jsonl"))[0]
+    no_marker = [{**turn, "content": turn["content"].replace("<|audio|>", "")} for turn in sample["messages"]]
+    for refused, max_length in ((sample, 3), ({**sample, "messages": no_marker}, 2048)):
+        collator = ConversationCollator(processor, ClipWaveforms(16000), max_length)
+        with pytest.raises(UserError, match=r"a\.jsonl:1: "):
+            collator.check(refused)
+        assert not collator.clips._checked

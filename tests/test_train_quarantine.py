@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from survival import make_data, make_parts, of_stage, run_processes, weights_of
 
-from alm.common.errors import AudioError, UserError
+from alm.common.errors import AudioError, ConfigError, UserError
+from alm.data.shards import ShardError
 from encoders.audio import save_wav
 from train.data.protocols import TrainingDataset
 from train.data.quarantine import GuardedDataset
@@ -160,3 +161,27 @@ def test_what_stands_in_depends_on_the_data_alone(tmp_path):
     with (tmp_path / "q.jsonl").open("a") as file:
         file.write('{"id": "c", "reason": "another process"}\n{"id": "cut')
     assert "3 of 5" in str(guarded.complaint())
+
+
+@pytest.mark.parametrize(
+    "error", [ShardError("s.tar: the shard is missing"), ConfigError("ALM_MAX_AUDIO_S is 'x'")]
+)
+@pytest.mark.parametrize("from_check", [False, True])
+def test_what_is_not_about_one_sample_ends_the_run_and_quarantines_nothing(error, from_check, tmp_path):
+    def fail(sample=None):
+        raise error
+
+    class One(TrainingDataset):
+        def __len__(self):
+            return 1
+
+        def name(self, index):
+            return "a"
+
+        def __getitem__(self, index):
+            return {} if from_check else fail()
+
+    guarded = GuardedDataset(One(), fail if from_check else lambda sample: None, tmp_path / "q.jsonl", 1.0)
+    with pytest.raises(type(error), match=str(error)):
+        guarded[0]
+    assert not (tmp_path / "q.jsonl").exists()

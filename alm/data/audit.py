@@ -13,11 +13,10 @@ import numpy as np
 from alm.common.errors import UserError
 from alm.common.files import sha256_of
 from alm.data.records import AudioRef, Record
-from alm.data.shards import ShardedRecords, ShardError, read_range
+from alm.data.shards import CLIPS, RECORDS, ShardedRecords, ShardError, read_range
 from alm.data.sources import open_source
-from encoders.audio import check_seconds
+from encoders.audio import SILENT_PEAK, check_seconds
 
-_SILENT_PEAK = 1e-4  # -80 dBFS
 _SAMPLE_RATE_HZ = 16_000  # only to decode everything once
 
 
@@ -85,12 +84,17 @@ def _verify_clip(ref: AudioRef, record: Record, found: Findings) -> None:
     except UserError as error:
         found.problems.append((record.source, str(error)))
         return
-    if float(np.abs(waveform).max()) < _SILENT_PEAK:
+    if float(np.abs(waveform).max()) < SILENT_PEAK:
         found.problems.append((record.source, f"{ref.path}: is silent"))
 
 
 def _verify_hashes(records: ShardedRecords, found: Findings) -> None:
-    bad = {  # opening the shards has compared the tables
+    for name, expected in records.contents["tables"].items():
+        table = records.folder / name
+        if name in (RECORDS, CLIPS) and sha256_of(table) != expected:
+            what = f"{table}: its bytes are not those that were written; copy the directory again"
+            found.problems.append((name, what))
+    bad = {
         number
         for number, (path, shard) in enumerate(zip(records.shards, records.contents["shards"], strict=True))
         if sha256_of(path) != shard["sha256"]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from alm.common.errors import AudioError, ConfigError
-from alm.data.records import AUDIO_MARKER, Record
+from alm.data.records import AUDIO_MARKER, AudioRef, Record
 from eval.benchmarks._base import Benchmark
 from eval.errors import EvaluationError
 
@@ -49,8 +49,12 @@ def read_records(
     _check_ids(records)
     if not check_audio:
         return records, []
-    # Records to be dropped are decoded once here; the others fail with a header that cannot be read.
-    problems = [_audio_problem(record, decode=missing_audio != "error") for record in records]
+    # Where records may be dropped, each clip is decoded once here; otherwise only its header is read.
+    decode = missing_audio != "error"
+    of_clip = {
+        ref: _audio_problem(ref, decode) for ref in dict.fromkeys(ref for one in records for ref in one.audio)
+    }
+    problems = [next(filter(None, (of_clip[ref] for ref in record.audio)), "") for record in records]
     bad = [(record, problem) for record, problem in zip(records, problems, strict=True) if problem]
     if not bad:
         return records, []
@@ -86,18 +90,17 @@ def with_prompt(record: Record, prompt: str) -> Record:
     return replace(record, messages=(asked, *record.messages[1:]), question=text)
 
 
-def _audio_problem(record: Record, decode: bool) -> str:
-    """Why the audio of a record cannot be used; empty if it can."""
-    for ref in record.audio:
-        if not ref.exists():
-            return f"no recording {ref.path}"
-        try:
-            if decode:
-                ref.load(_ANY_RATE)
-            else:
-                ref.seconds()
-        except AudioError as error:
-            return str(error)
+def _audio_problem(ref: AudioRef, decode: bool) -> str:
+    """Why a clip cannot be used; empty if it can."""
+    if not ref.exists():
+        return f"no recording {ref.path}"
+    try:
+        if decode:
+            ref.load(_ANY_RATE)
+        else:
+            ref.seconds()
+    except AudioError as error:
+        return str(error)
     return ""
 
 

@@ -19,7 +19,7 @@ from alm.common.processes import check_launch
 from alm.common.progress import progress
 from alm.common.settings import load_settings
 from alm.data.records import Record
-from alm.decoding import decoding_settings
+from alm.decoding import beyond_greedy, decoding_settings
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.benchmarks._data import read_records
 from eval.errors import EvaluationError
@@ -101,7 +101,7 @@ def run_benchmark(
             on_start=start,
             progress=lambda n: advance[0](n),
             prompt_version=benchmark.prompt_version,
-            decoding=decoding,
+            decoding=beyond_greedy(loaded, processor, decoding),
             options=settings.decoding,
             answer_by=settings.answer_by,
             rank_by=settings.rank_by,

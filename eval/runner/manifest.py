@@ -104,8 +104,8 @@ def evaluate_manifest(
         seed: Seed of the choice of other clips.
         generate: Function that generates the answers.
         prompt_version: Version of the benchmark's prompt and reader; part of the answers' keys.
-        decoding: All settings that decoding depends on, such as `alm.decoding.decoding_settings` gives them; part of
-            the answers' keys. None stands for greedy decoding.
+        decoding: The settings that differ from neutral greedy decoding (`alm.decoding.beyond_greedy`); part of the
+            keys of generated answers. None stands for neutral greedy decoding.
         options: Further arguments of `generate`, for example `do_sample`.
         answer_by: `generate`, or `rank` for the likeliest of the choices (questions without choices are generated).
         rank_by: How likelihoods are normalised, see `eval.runner.likelihood`.
@@ -124,18 +124,14 @@ def evaluate_manifest(
     chosen = _chosen(records, limit)
     if answer_by not in ANSWER_MODES:
         raise EvaluationError(f"answer_by is {answer_by!r}; expected one of {', '.join(ANSWER_MODES)}")
-    identity = {
-        "max_new_tokens": max_new_tokens,
-        "do_sample": False,
-        **(decoding or {}),
-        "prompt_version": prompt_version,
-    }
+    # Keys of this form are in files of earlier versions, whose answers are reused.
+    identity = {"max_new_tokens": max_new_tokens, "do_sample": False, "prompt_version": prompt_version}
     if answer_by == "rank":
         identity |= {"answer_by": answer_by, "rank_by": rank_by}
     plan = [
         question
         for control in _known(controls)
-        for question in _plan(chosen, control, model_id, identity, seed)
+        for question in _plan(chosen, control, model_id, identity, decoding or {}, seed)
     ]
     limited = len(chosen) < len(records)
     scorable = any(record.references for record in chosen)
@@ -277,9 +273,14 @@ def _known(controls: Sequence[str]) -> Sequence[str]:
 
 
 def _plan(
-    records: Sequence[Record], control: str, model_id: str, decoding: dict[str, Any], seed: int
+    records: Sequence[Record],
+    control: str,
+    model_id: str,
+    identity: dict[str, Any],
+    decoding: Mapping[str, Any],
+    seed: int,
 ) -> Iterator[_Question]:
-    """The questions of one control."""
+    """The questions of one control; `decoding` is part of the keys of those that are not ranked."""
     borrowed = other_clips(records, seed) if control == "other_clip" else None
     for index, record in enumerate(records):
         audio = record.audio if borrowed is None else borrowed[index]
@@ -289,15 +290,15 @@ def _plan(
             messages = [
                 {**one, "content": one["content"].replace(AUDIO_MARKER, "").lstrip()} for one in messages
             ]
+        ranked = identity.get("answer_by") == "rank" and bool(record.choices)
         key = prediction_key(
             model=model_id,
             prompt=messages,
-            decoding=decoding,
+            decoding=identity if ranked else {**identity, **decoding},
             sample=record.id,
             control=control,
             audio=[[ref.file_name, ref.state(), ref.start_s, ref.end_s] for ref in audio],
         )
-        ranked = decoding.get("answer_by") == "rank" and bool(record.choices)
         yield _Question(record, control, messages, audio, key, ranked)
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from alm.common.errors import AudioError, UserError
+from alm.common.errors import AudioError, ConfigError, UserError
+from alm.data.shards import ShardError
+from encoders.audio import SILENT_PEAK
 from train.data.protocols import TrainingDataset
 from train.data.settings import DataSettings
 
 FILE = "quarantine.jsonl"
-# Peaks below one step of 16-bit audio: an empty recording, left by a failed download or conversion.
-_SILENT_PEAK = 2.0**-15
 
 
 def check_audible(waveform: np.ndarray, name: object) -> None:
@@ -32,7 +32,7 @@ def check_audible(waveform: np.ndarray, name: object) -> None:
     Raises:
         AudioError: It is silent throughout.
     """
-    if float(np.abs(waveform).max(initial=0.0)) < _SILENT_PEAK:
+    if float(np.abs(waveform).max(initial=0.0)) < SILENT_PEAK:
         raise AudioError(f"{name}: is silent throughout; download or convert it again")
 
 
@@ -77,6 +77,8 @@ class GuardedDataset(TrainingDataset):
 
         Raises:
             UserError: There is no good one at all.
+            ShardError: A shard is missing or damaged, which is no fault of one sample.
+            ConfigError: A setting is wrong, for example `ALM_MAX_AUDIO_S`.
         """
         for ahead in range(len(self)):
             other = (index + ahead) % len(self)
@@ -84,6 +86,8 @@ class GuardedDataset(TrainingDataset):
                 sample = self.dataset[other]
                 self.check(sample)
                 return sample
+            except (ShardError, ConfigError):
+                raise
             except UserError as error:
                 self._write(self.dataset.name(other), str(error))
         raise UserError(f"data.train: every one of the {len(self)} samples is bad; see {self.file}")

@@ -178,6 +178,7 @@ def _evaluate(recipe: Recipe, stage: RecipeStage, fingerprint: str) -> dict[str,
     from alm import load
     from alm.common.progress import progress
     from alm.data.manifest import read_manifest
+    from alm.decoding import beyond_greedy
     from eval.runner.manifest import evaluate_manifest
 
     options = parse_settings(RecipeEvaluation, recipe.resolve(stage.evaluate), f"{stage.name}.evaluate")
@@ -195,6 +196,7 @@ def _evaluate(recipe: Recipe, stage: RecipeStage, fingerprint: str) -> dict[str,
             controls=options.controls,
             batch_size=options.batch_size,
             max_new_tokens=options.max_new_tokens,
+            decoding=beyond_greedy(model, processor),
             limit=options.limit,
             progress=advance,
         )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from encoders import AudioMosaicEncoder
+from encoders.audio import SILENT_PEAK
 from train.data.clip_cache import MelCache
 from train.engine.sync_norm import synchronise_batch_norm
 from train.pretrain.gradcache import in_chunks
@@ -23,9 +24,6 @@ from train.pretrain.masks.base import clip_noise, sample_visible_tokens
 from train.pretrain.monitor import agreement, spread
 from train.pretrain.views import fit_frames, make_views_of_mel
 from train.settings import ContrastiveSettings
-
-# Peaks below one step of 16-bit audio: there is nothing to hear.
-_SILENT_PEAK = 2.0**-15
 
 
 def build_loss(settings: ContrastiveSettings) -> ContrastiveLoss:
@@ -119,7 +117,7 @@ class ContrastiveModel(nn.Module):
         first, second = (self.encoder.embed_head(pooled[:, view]) for view in (0, 1))
         if self.training:
             self._seen = pooled.detach(), first.detach()
-            self._silent = self._silent + (waveforms.flatten(1).abs().amax(dim=1) < _SILENT_PEAK).sum()
+            self._silent = self._silent + (waveforms.flatten(1).abs().amax(dim=1) < SILENT_PEAK).sum()
         return first, second
 
     def forward(self, waveforms: Tensor, lengths: Tensor, clip_keys: Tensor) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from alm.common.settings import apply_overrides, parse_settings, read_yaml, set_
 from alm.data.manifest import read_manifest
 from alm.data.scenes.compose import ComposeConfig
 from alm.data.sources import open_records
+from alm.decoding import beyond_greedy
 from encoders import load_encoder
 from eval.runner.manifest import evaluate_manifest
 from eval.scoring.predictions import CONTROLS
@@ -271,9 +272,11 @@ def train_arm(settings: QuickstartSettings, out: Path, arm: str) -> None:
     fingerprint = facts_of(model.parent)["fingerprint"]
     controls = CONTROLS[:1] if arm else CONTROLS
     total = len(records[: options.limit]) * len(controls)
+    answering, processor = load(model)
     with progress(f"score {arm or 'the model'}", total, "answer") as advance:
         evaluate_manifest(
-            *load(model),
+            answering,
+            processor,
             records,
             arm_folder(out, "evaluate", arm),
             model_id=fingerprint,
@@ -282,5 +285,6 @@ def train_arm(settings: QuickstartSettings, out: Path, arm: str) -> None:
             max_new_tokens=options.max_new_tokens,
             limit=options.limit,
             progress=advance,
+            decoding=beyond_greedy(answering, processor),
             seed=settings.seed,
         )

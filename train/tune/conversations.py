@@ -59,6 +59,11 @@ class ClipWaveforms:
         self._checked[ref] = waveform
         return len(waveform)
 
+    def forget(self, refs: Sequence[AudioRef]) -> None:
+        """Drop the waveforms that `check` holds for a sample that becomes part of no batch."""
+        for ref in refs:
+            self._checked.pop(ref, None)
+
     def collate(self, refs: Sequence[AudioRef]) -> tuple[list[int], dict[str, Tensor]]:
         """Return lengths in samples, and the model's audio inputs, of some different clips."""
         waveforms = [self.waveform(ref) for ref in refs]
@@ -205,12 +210,28 @@ class ConversationCollator:
     def check(self, sample: dict[str, Any]) -> None:
         """Check that a sample can be part of a batch: its clips can be used, and its tokens are not too many.
 
+        The tokens are stored in the sample itself as `encoded`, for the batch that it becomes part of.
+
         Raises:
             AudioError: A clip is missing, not decodable, silent, or too short for one token.
             UserError: The conversation does not fit its clips, or is too long.
         """
-        lengths = {ref: self.clips.check(ref) for ref in sample["audio"]}
-        self._build([sample], lambda refs: ([lengths[ref] for ref in refs], {}), lengths)
+        try:
+            lengths = {ref: self.clips.check(ref) for ref in sample["audio"]}
+            self._encode(sample, lengths)
+            self._build([sample], lambda refs: ([lengths[ref] for ref in refs], {}), lengths)
+        except UserError:
+            self.clips.forget(sample["audio"])
+            raise
+
+    def _encode(self, sample: dict[str, Any], lengths: dict[AudioRef, int]) -> None:
+        n_samples = [lengths[ref] for ref in sample["audio"]]
+        try:
+            sample["encoded"] = self.processor.encode_conversation(
+                sample["messages"], n_samples, supervise=self.supervise
+            )
+        except UserError as error:
+            raise type(error)(f"{sample['source']}: {error}") from error
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Collate dataset items; see `AudioLanguageProcessor.__call__`.
@@ -246,6 +267,7 @@ class ConversationCollator:
                 [sample["messages"] for sample in samples],
                 [sample["audio"] for sample in samples],
                 collate=collate,
+                encoded=[sample.get("encoded") for sample in samples],
                 with_labels=True,
                 supervise=self.supervise,
                 max_length=self.max_length,
