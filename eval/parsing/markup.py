@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from functools import lru_cache
 from typing import Any
 
 _THINKING = (
@@ -41,6 +42,7 @@ LONGEST = 8000
 _FROM_START = 2000
 
 
+@lru_cache(maxsize=16)  # one answer is read against choices and as a short answer
 def shortened(text: str) -> str:
     """A long answer without its middle.
 
