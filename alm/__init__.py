@@ -45,7 +45,7 @@ def load(
     from alm.generation import pick_device
 
     model: Any = load_model(source, trust_remote_code=trust_remote_code)
-    return model.to(device or pick_device()), load_processor(source)
+    return model.to(device or pick_device()), load_processor(source, trust_remote_code=trust_remote_code)
 
 
 def __getattr__(name: str) -> Any:

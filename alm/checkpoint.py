@@ -15,10 +15,10 @@ from alm.common.pretrained import from_pretrained, typed_errors
 from alm.configuration import AudioLanguageConfig, read_model_config
 from alm.llm import load_llm
 from alm.ltu import is_ltu, load_ltu, load_ltu_processor
-from alm.model import AudioLanguageModel, resolve
+from alm.model import WEIGHTS, AudioLanguageModel, check_saved_weights, resolve
 from alm.processor import AudioLanguageProcessor, check_template, check_tokenizer, llm_limits
 
-__all__ = ["load_llm", "load_model", "load_processor", "model_id_of", "resolve"]
+__all__ = ["check_saved_weights", "load_llm", "load_model", "load_processor", "model_id_of", "resolve"]
 
 
 def load_model(
@@ -47,8 +47,13 @@ def load_model(
     return model
 
 
-def load_processor(source: str | Path) -> AudioLanguageProcessor:
+def load_processor(source: str | Path, *, trust_remote_code: bool = False) -> AudioLanguageProcessor:
     """Load the processor of a model directory or Hub id, and compare it with the model's config.
+
+    Args:
+        source: As for `load_model`.
+        trust_remote_code: Run Python code in the directory of a referenced LLM, or of its tokenizer; set it only from
+            the user's config.
 
     Raises:
         CheckpointError: A file is missing or broken (names file and key), or belongs to another model.
@@ -56,13 +61,19 @@ def load_processor(source: str | Path) -> AudioLanguageProcessor:
     folder = resolve(source)
     if is_ltu(folder):
         return load_ltu_processor(folder)
-    config = read_model_config(folder)
+    config = read_model_config(folder, trust_remote_code)
     path = folder / "processor_config.json"
     if not path.exists():
         raise CheckpointError(f"{path}: the processor's config is missing; expected it beside config.json")
     values = read_json_object(path, CheckpointError, constants=True)
     _check_processor(values, config, path)
-    tokenizer = from_pretrained(AutoTokenizer, folder, role="processor: tokenizer", local_files_only=True)
+    tokenizer = from_pretrained(
+        AutoTokenizer,
+        folder,
+        role="processor: tokenizer",
+        trust_remote_code=trust_remote_code,
+        local_files_only=True,
+    )
     template = folder / "chat_template.jinja"
     with typed_errors(f"{folder}: cannot use the tokenizer"):
         check_tokenizer(tokenizer)
@@ -103,7 +114,7 @@ def model_id_of(folder: Path) -> str:
     Compute it once, before the model is loaded: a directory may change or disappear while its model is in use.
 
     Raises:
-        CheckpointError: The directory holds no model.
+        CheckpointError: The directory holds no model, or other weights than were saved with its config.
     """
     digest = hashlib.sha256()
     files = [
@@ -115,5 +126,8 @@ def model_id_of(folder: Path) -> str:
     if not files:
         raise CheckpointError(f"{folder}: holds no model; give the directory of a trained model")
     for file in files:
-        digest.update(f"{file.relative_to(folder)} {sha256_of(file)}\n".encode())
+        found = sha256_of(file)
+        if file == folder / WEIGHTS:
+            check_saved_weights(folder, found)
+        digest.update(f"{file.relative_to(folder)} {found}\n".encode())
     return digest.hexdigest()[:32]

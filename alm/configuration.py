@@ -10,9 +10,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from alm.common.errors import CheckpointError
+from alm.common.errors import CheckpointError, shown
 from alm.common.json_text import read_json_object
 from alm.common.pretrained import check_sizes, from_pretrained, typed_errors
 from alm.policy import check_lora
@@ -75,8 +75,8 @@ class AudioLanguageConfig(PreTrainedConfig):
         self.audio_token_id = audio_token_id
         self.loss_chunk = loss_chunk
         # Written by `AudioLanguageModel.save_pretrained`, never copied to another directory.
-        kwargs.pop("config_sha256", None)
-        self.weights_sha256 = kwargs.pop("weights_sha256", None)
+        for key in ("config_sha256", "weights_sha256"):
+            kwargs.pop(key, None)
         kwargs.setdefault("tie_word_embeddings", False)  # the LLM ties its own
         super().__init__(**kwargs)
 
@@ -138,6 +138,12 @@ def read_model_config(folder: Path, trust_remote_code: bool = False) -> AudioLan
                 role="text_config",
                 trust_remote_code=True,
                 revision=values.get("llm_revision"),
+            )
+        elif llm is not None and values["text_config"].get("model_type") not in CONFIG_MAPPING:
+            raise CheckpointError(
+                f"{path}: text_config: transformers has no model_type "
+                f"{shown(values['text_config'].get('model_type'), 80)}; if it is Python code that comes with the LLM, "
+                "and you trust its author, set trust_remote_code: true (`alm ask`: --trust-remote-code)"
             )
         return AudioLanguageConfig(**values)
 

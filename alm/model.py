@@ -19,6 +19,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from alm.common.errors import CheckpointError, UserError
 from alm.common.files import sha256_of, write_bytes_atomic
+from alm.common.json_text import read_json_object
 from alm.common.pretrained import from_pretrained, typed_errors
 from alm.configuration import AudioLanguageConfig, computing_sha256, read_model_config
 from alm.decoding import check_generation_config
@@ -34,7 +35,7 @@ from alm.policy import (
 )
 from encoders import AudioEncoder, AudioTokens, config_from_dict
 from encoders.base import make_folder
-from encoders.checkpoint import load_strict, read_weights, resolve_source, unusable_values, write_weights
+from encoders.checkpoint import load_strict, read_weights, resolve_source, write_weights, wrong_dtype
 from encoders.registry import encoder_class
 from projectors import Projector, build_projector, projector_config, projector_from_config
 
@@ -360,6 +361,9 @@ class AudioLanguageModel(PreTrainedModel):
     ) -> AudioLanguageModel:
         """Load a model directory strictly: every tensor must be there, with its shape, finite, and no other.
 
+        Whether the values are those that were saved is checked by `check_saved_weights`, which reads the whole file
+        once more, and so not here.
+
         Args:
             pretrained_model_name_or_path: Directory written by `save_pretrained`, or a Hub id.
             *args: None are accepted.
@@ -397,7 +401,7 @@ class AudioLanguageModel(PreTrainedModel):
         with typed_errors(f"{folder / 'config.json'}: cannot build the model"):
             model = cls(config, llm=llm)
         for key, value in model.state_dict(keep_vars=True).items():
-            if key in stored and not unusable_values(stored[key], value):
+            if key in stored and not wrong_dtype(stored[key], value):
                 value.data = value.data.to(stored[key].dtype)  # float32 adapters of an LLM in bfloat16
         absent = model._absent_keys()
         if doubled := sorted(absent & stored.keys()):
@@ -406,11 +410,6 @@ class AudioLanguageModel(PreTrainedModel):
                 "the config of these weights"
             )
         load_strict(model, stored, source=str(weights), allow_missing=tuple(absent))
-        if config.weights_sha256 is not None and config.weights_sha256 != sha256_of(weights):
-            raise CheckpointError(
-                f"{weights}: is not the file that was saved with {folder / 'config.json'} (weights_sha256); restore "
-                "it, or remove weights_sha256 if you mean the change"
-            )
         if config.llm is None:
             model.llm.tie_weights()
             if (folder / "generation_config.json").is_file():  # a referenced LLM brings its own
@@ -421,6 +420,30 @@ class AudioLanguageModel(PreTrainedModel):
             nn.Module.to(model, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
         model.eval()  # type: ignore[no-untyped-call]
         return model
+
+
+def check_saved_weights(folder: Path, found: str | None = None) -> None:
+    """Refuse weights other than those saved with config.json, though all shapes may fit.
+
+    `alm eval` and `alm export` call it.
+
+    Args:
+        folder: A model directory.
+        found: SHA-256 of its weights file, where the caller knows it; None reads the file.
+
+    Raises:
+        CheckpointError: The file has another hash than config.json says.
+    """
+    config = folder / "config.json"
+    weights = folder / WEIGHTS
+    if not config.is_file() or not weights.is_file():
+        return  # loading the model names what is missing
+    pin = read_json_object(config, CheckpointError, constants=True).get("weights_sha256")
+    if pin is not None and pin != (found or sha256_of(weights)):
+        raise CheckpointError(
+            f"{weights}: is not the file that was saved with {config} (weights_sha256); restore it, or remove "
+            "weights_sha256 if you mean the change"
+        )
 
 
 def resolve(source: str | Path) -> Path:
@@ -472,10 +495,12 @@ def _check_llm_size(config: AudioLanguageConfig, stored: dict[str, Tensor], fold
             copy.deepcopy(config.text_config), trust_remote_code=False
         )
     size = sum(parameter.numel() for parameter in described.parameters())
-    found = sum(value.numel() for key, value in stored.items() if key.startswith("llm."))
+    found = sum(
+        value.numel() for key, value in stored.items() if key.startswith("llm.") and "lora_" not in key
+    )
     if (
         not found / 2 <= size <= found * 2
-    ):  # adapters and a tied head make small differences; load_strict finds them
+    ):  # a tied head makes a small difference; load_strict finds the others
         raise CheckpointError(
             f"{path}: text_config describes an LLM of {size:,} parameters, {WEIGHTS} holds {found:,}; restore the "
             "config or the weights"

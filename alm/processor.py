@@ -16,6 +16,7 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from alm.common.errors import AudioError, CheckpointError, UserError
 from alm.common.pretrained import typed_errors
 from alm.configuration import AUDIO_TOKEN, AudioLanguageConfig
+from alm.head import IGNORE
 from alm.templates import chat_template as named_template
 from alm.templates.render import render
 from encoders import config_from_dict
@@ -36,7 +37,7 @@ class Encoded:
     ids: list[int]
     """Token ids, a placeholder per audio token."""
     labels: list[int]
-    """The ids again, -100 where nothing is supervised."""
+    """The ids again, `IGNORE` where nothing is supervised."""
     spans: list[tuple[int, int]]
     """Start and end of every clip's placeholders."""
 
@@ -218,7 +219,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         return render(
             str(self.chat_template),
             messages=messages,
-            tools=[],
+            tools=None,
             documents=None,
             add_generation_prompt=add_generation_prompt,
             enable_thinking=False,  # Qwen3, SmolLM3: answers are not preceded by hidden reasoning
@@ -277,7 +278,7 @@ class AudioLanguageProcessor(ProcessorMixin):
                     out.spans.append((len(out.ids), len(out.ids) + n))
                 labelled = not is_audio and (answer or supervise == "all")
                 out.ids.extend([token] * n)
-                out.labels.extend([token if labelled else -100] * n)
+                out.labels.extend([token if labelled else IGNORE] * n)
         n_audio = sum(end - start for start, end in out.spans)
         self._check_budget(n_audio, f"the audio of a conversation ({len(out.spans)} clips)")
         return out
@@ -289,7 +290,7 @@ class AudioLanguageProcessor(ProcessorMixin):
             "attention_mask": _pad([[1] * len(row.ids) for row in rows], 0, side, longest),
         }
         if with_labels:
-            batch["labels"] = _pad([row.labels for row in rows], -100, side, longest)
+            batch["labels"] = _pad([row.labels for row in rows], IGNORE, side, longest)
         return batch
 
     def __call__(
@@ -384,7 +385,7 @@ class AudioLanguageProcessor(ProcessorMixin):
             f"the longest had {longest}",
             stacklevel=3,
         )
-        empty = [i for i, row in enumerate(cut) if all(label == -100 for label in row.labels)]
+        empty = [i for i, row in enumerate(cut) if all(label == IGNORE for label in row.labels)]
         if empty:
             raise UserError(
                 f"sample {empty[0]} of the batch has no answer left in max_length={max_length} tokens; raise the limit"

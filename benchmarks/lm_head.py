@@ -62,7 +62,8 @@ def main() -> None:
             num_attention_heads=4,
             num_key_value_heads=2,
             tie_word_embeddings=True,
-        )  # fmt: skip
+        ),  # fmt: skip
+        trust_remote_code=False,
     )
     llm.get_input_embeddings().weight.requires_grad_(
         False

@@ -65,7 +65,7 @@ def build(folder):
     LlamaForCausalLM(config).save_pretrained(llm_dir)
     model = AudioLanguageModel.assemble(
         encoder_class("audiomosaic").tiny(),
-        LlamaForCausalLM.from_pretrained(llm_dir),
+        LlamaForCausalLM.from_pretrained(llm_dir, trust_remote_code=False),
         "mlp",
         llm_source=str(llm_dir),
     )

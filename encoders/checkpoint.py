@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from alm.common.errors import CheckpointError
 from alm.common.files import apply_umask
-from alm.common.text import one_line
+from alm.common.text import error_line, one_line
 
 # What wrappers put into names: torch.compile, activation checkpointing and FSDP wherever they wrapped a part...
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
@@ -124,13 +124,18 @@ def unusable_values(stored: Tensor, own: Tensor) -> str:
         stored: Values of any shape.
         own: The module's tensor.
     """
+    fault = wrong_dtype(stored, own)
+    return fault or ("holds NaN or Infinity" if own.is_floating_point() and not is_finite(stored) else "")
+
+
+def wrong_dtype(stored: Tensor, own: Tensor) -> str:
+    """Why values of such a dtype cannot serve as a module's tensor; empty if they can. The values are not read."""
     if own.is_floating_point():
         if stored.dtype not in _FLOAT_TYPES:
             return (
                 f"has dtype {str(stored.dtype).removeprefix('torch.')}, expected a float of 16, 32 or 64 bits"
             )
-        return "" if is_finite(stored) else "holds NaN or Infinity"
-    if own.dtype != stored.dtype:
+    elif own.dtype != stored.dtype:
         return f"has dtype {str(stored.dtype).removeprefix('torch.')}, expected {str(own.dtype).removeprefix('torch.')}"
     return ""
 
@@ -180,7 +185,7 @@ def read_training_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
             with torch.serialization.safe_globals([argparse.Namespace]):
                 loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{file}: cannot be read ({_one_line(error)}); get it again") from error
+        raise CheckpointError(f"{file}: cannot be read ({error_line(error, 200)}); get it again") from error
     except Exception as error:  # torch.load lets pickle's own error types through; none is worth a traceback
         raise CheckpointError(f"{file}: {_refused(error)}; save model.state_dict() alone") from error
     beside: dict[str, Any] = {}
@@ -223,7 +228,7 @@ def write_weights(
         os.replace(temporary, file)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"{file}: cannot be written ({_one_line(error)})") from error
+        raise CheckpointError(f"{file}: cannot be written ({error_line(error, 200)})") from error
 
 
 def looks_like_hub_id(source: str) -> bool:
@@ -279,9 +284,4 @@ def _refused(error: Exception) -> str:
         return (
             f"holds a Python object ({one_line(found[1])}), which is never loaded because it could run code"
         )
-    return f"is no plain state dict ({_one_line(error)})"
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return one_line(lines[0])[:200] if lines else type(error).__name__
+    return f"is no plain state dict ({error_line(error, 200)})"

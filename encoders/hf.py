@@ -19,7 +19,7 @@ from torch import Tensor
 from alm.common.errors import CheckpointError, ConfigError
 from alm.common.fields import located
 from alm.common.pretrained import from_pretrained
-from alm.common.text import one_line
+from alm.common.text import error_line, one_line
 from encoders.base import AudioEncoder, EncoderConfig, config_file, read_config
 from encoders.checkpoint import LoadReport, resolve_source
 from encoders.windows import WindowedConfig, WindowedEncoder
@@ -77,7 +77,7 @@ class TransformersConfig(WindowedConfig):
         try:
             return getattr(transformers, self.config_name)(**{**self.transformers, **self.fixed})
         except Exception as error:  # its validation raises a dozen types
-            raise ConfigError(f"transformers: {one_line(str(error))[:300]}") from error
+            raise ConfigError(f"transformers: {error_line(error)}") from error
 
     @classmethod
     def _known(cls) -> list[str]:

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from alm.common.errors import CheckpointError, ConfigError
-from alm.common.fields import located, shown
+from alm.common.errors import CheckpointError, ConfigError, shown
+from alm.common.fields import located
 from encoders.base import config_file, read_config
 from encoders.checkpoint import load_strict, read_training_file, resolve_source
 from encoders.mel import KaldiFbank, n_frames_for
@@ -191,8 +191,8 @@ def require_stated(stated: Mapping[str, Any], required: Mapping[str, Any], where
         )
         if not same:
             raise ConfigError(
-                f"{where}: {key} is {shown(got)}; only {shown(wanted)} is supported, and another value would change "
-                "the tokens"
+                f"{where}: {key} is {shown(got, 80)}; only {shown(wanted, 80)} is supported, and another value "
+                "would change the tokens"
             )
 
 

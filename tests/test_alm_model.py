@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import alm
-from alm.checkpoint import load_llm, load_model, load_processor
+import encoders.checkpoint
+from alm.checkpoint import load_llm, load_model, load_processor, model_id_of
 from alm.common.errors import AudioError, CheckpointError, UserError
+from alm.export import export_model
 from alm.generation import generate_answers, stream_answer
 from alm.model import AudioLanguageModel
 from alm.policy import LoraOptions, Policy
@@ -283,6 +285,28 @@ def stored_with_llm(make, folder):
     return folder
 
 
+def test_large_adapters_stored_with_a_small_llm_can_be_loaded(make, tmp_path):
+    model, processor = make()
+    model.set_policy(Policy(llm="lora", llm_lora=LoraOptions(r=64)))
+    model.config.llm = model.config.llm_sha256 = None  # as `alm export` without merging
+    model.save_pretrained(tmp_path / "m")
+    sizes = {key: value.numel() for key, value in load_file(tmp_path / "m/model.safetensors").items()}
+    adapters = sum(size for key, size in sizes.items() if key.startswith("llm.") and "lora_" in key)
+    assert adapters > sum(size for key, size in sizes.items() if key.startswith("llm.")) / 2
+    assert load_model(tmp_path / "m").config.llm_lora["r"] == 64
+
+
+def test_loading_reads_all_weights_once(make, tmp_path, monkeypatch):
+    folder = stored_with_llm(make, tmp_path / "m")
+    scanned, hashed = [], []
+    check = encoders.checkpoint.is_finite
+    monkeypatch.setattr("encoders.checkpoint.is_finite", lambda value: scanned.append(1) or check(value))
+    monkeypatch.setattr("alm.model.sha256_of", lambda path: hashed.append(path))
+    model = load_model(folder)
+    floats = [value for value in model.state_dict().values() if value.is_floating_point()]
+    assert 10 < len(scanned) <= len(floats) and not hashed
+
+
 @pytest.mark.parametrize("removed", ["all", "one"])
 def test_a_self_contained_model_without_its_llm_is_refused(make, tmp_path, removed):
     folder = stored_with_llm(make, tmp_path / "m")
@@ -428,12 +452,18 @@ def test_a_changed_config_or_weight_is_refused_though_all_shapes_fit(make, tmp_p
     tensors = load_file(folder / "model.safetensors")
     tensors["projector.norm.bias"] += 0.01
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: is not the file that was saved"):
-        load_model(folder)
+    load_model(
+        folder
+    )  # all fits and is finite; the hash is compared where the file is read as a whole anyway
+    for use in (model_id_of, lambda folder: export_model(folder, tmp_path / "out")):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: is not the file that was saved"):
+            use(folder)
+    assert not (tmp_path / "out").exists()
     config = json.loads(text)
     del config["weights_sha256"], config["config_sha256"]  # as saved before, or edited on purpose
     (folder / "config.json").write_text(json.dumps(config))
     load_model(folder)
+    model_id_of(folder)
 
 
 def test_a_short_fuzz_of_model_directories(tmp_path):

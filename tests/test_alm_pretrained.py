@@ -8,17 +8,26 @@ import shutil
 import stat
 import sys
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from alm.checkpoint import load_llm
+import alm
+from alm.checkpoint import load_llm, load_model
+from alm.cli import main
 from alm.common.errors import CheckpointError, ConfigError, UserError
 from alm.common.files import apply_umask
 from alm.common.pretrained import from_pretrained, typed_errors
-from encoders import load_encoder
+from alm.common.settings import parse_settings
+from alm.data.manifest import write_manifest
+from encoders import encoder_class, load_encoder
+from encoders.audio import save_wav
 from encoders.base import make_folder
 from encoders.checkpoint import read_weights, write_weights
+from train.pipeline.recipe import load_recipe, run_recipe
+from train.pipeline.runner import run_stage
+from train.settings import TrainSettings
 
 AUTO_MAP = {
     name: f"evil.{name}"
@@ -83,6 +92,75 @@ def test_code_is_run_where_the_user_says_so(tmp_path, llm_dir):
     (folder / "config.json").write_text(json.dumps(values))
     config = from_pretrained(AutoConfig, folder, role="llm", trust_remote_code=True)
     assert type(config).__name__ == "Own"
+
+
+@pytest.fixture
+def own_model(llm_dir, tmp_path):
+    """An aligned model whose LLM has a config and a model class of its own, and one clip with a question."""
+    folder = tmp_path / "llm"
+    shutil.copytree(llm_dir, folder)
+    (folder / "configuration_own.py").write_text(
+        "from transformers import LlamaConfig\nclass OwnConfig(LlamaConfig):\n    model_type = 'own_llama'\n"
+    )
+    (folder / "modeling_own.py").write_text(
+        "from transformers import LlamaForCausalLM\nfrom .configuration_own import OwnConfig\n"
+        "class OwnLM(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    values = json.loads((folder / "config.json").read_text())
+    values |= {
+        "model_type": "own_llama",
+        "auto_map": {
+            "AutoConfig": "configuration_own.OwnConfig",
+            "AutoModelForCausalLM": "modeling_own.OwnLM",
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(values))
+    encoder_class("audiomosaic").tiny().save_pretrained(tmp_path / "encoder")
+    save_wav(tmp_path / "a.wav", np.full(16000, 0.1, dtype=np.float32), 16000)
+    write_manifest(
+        tmp_path / "a.jsonl", [{"id": "a", "audio": "a.wav", "question": "what is this", "answer": "a bell"}]
+    )
+    return tmp_path, run_stage(stage(tmp_path, "align", encoder=str(tmp_path / "encoder"), llm=str(folder)))
+
+
+def stage(folder, name, **values):
+    values = {"stage": name, "out": str(folder / name), "trust_remote_code": True, **values}
+    data = {"train": [str(folder / "a.jsonl")]}
+    return parse_settings(
+        TrainSettings,
+        {**values, "data": data, "optim": {"steps": 1, "batch_size": 1, "warmup_steps": 0}},
+    )
+
+
+def test_a_model_of_custom_code_is_used_where_the_user_says_so(own_model, capsys):
+    folder, aligned = own_model
+    ask = ["ask", str(aligned), str(folder / "a.wav"), "what is this", "--max-new-tokens", "2"]
+    assert main(ask) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "own_llama" in error and "--trust-remote-code" in error
+    assert main([*ask, "--trust-remote-code"]) == 0
+    model, processor = alm.load(aligned, device="cpu", trust_remote_code=True)
+    assert type(model.llm).__name__ == "OwnLM" and processor.context_length == 512
+    with pytest.raises(CheckpointError, match="trust_remote_code"):
+        run_stage(stage(folder, "instruct", model=str(aligned), trust_remote_code=False))
+    instructed = run_stage(stage(folder, "instruct", model=str(aligned)))
+    assert type(load_model(instructed, trust_remote_code=True).llm).__name__ == "OwnLM"
+    run = ["eval", "manifest", "--model", str(aligned), "--data", str(folder / "a.jsonl"), "max_new_tokens=2"]
+    run += ["controls=[none]", "--out", str(folder / "scores")]
+    assert main(run) == 2
+    assert main([*run, "trust_remote_code=true"]) == 0
+
+
+def test_a_recipe_scores_a_model_of_custom_code_that_its_stage_trusts(own_model):
+    folder, aligned = own_model
+    (folder / "recipe.yaml").write_text(
+        f"out: {folder}/run\nstages:\n"
+        f"- {{name: more, stage: instruct, model: {aligned}, trust_remote_code: true, data: {{train: "
+        f"[{folder}/a.jsonl]}}, optim: {{steps: 1, batch_size: 1, warmup_steps: 0}}, evaluate: {{data: "
+        f"{folder}/a.jsonl, max_new_tokens: 2, controls: [none]}}}}\n"
+    )
+    run_recipe(load_recipe(folder / "recipe.yaml"))
+    assert (folder / "run/more-scores/scores.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,11 @@ import pytest
 from transformers import AutoTokenizer
 
 from alm.common.errors import ConfigError, UserError
+from alm.processor import AudioLanguageProcessor
 from alm.templates import CHAT_TEMPLATES, chat_template
 from alm.templates.render import render
+from encoders import encoder_class
+from projectors import build_projector
 
 MESSAGES = [
     {"role": "system", "content": "be brief\n"},
@@ -38,6 +41,26 @@ TEMPLATES = {
         "{{ enable_thinking }}"
         "{{ messages | tojson(indent=2) }}{{ messages | map(attribute='role') | join(', ') }}{{ [1, 2] | join }}"
     ),
+    # Llama 3.1 and 3.2: absent tools are none, an empty list would be announced in the prompt
+    "tools that are none": (
+        "{{- bos_token }}{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}"
+        "{%- endif %}{%- if not tools is defined %}{%- set tools = none %}{%- endif %}"
+        "{%- if messages[0]['role'] == 'system' %}{%- set system = messages[0]['content'] | trim %}"
+        "{%- set messages = messages[1:] %}{%- else %}{%- set system = '' %}{%- endif %}"
+        "{{- '<|im_start|>system\n\n' }}{%- if tools is not none %}{{- 'Environment: ipython\n' }}{%- endif %}"
+        "{{- 'Today Date: ' + date_string + '\n\n' }}{%- if tools is not none %}"
+        "{%- for t in tools %}{{- t | tojson(indent=4) }}{%- endfor %}{%- endif %}{{- system }}{{- '<|im_end|>' }}"
+        "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\n\n' + m.content | trim + '<|im_end|>' }}"
+        "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n\n' }}{%- endif %}"
+    ),
+    # Command R, Granite: documents before the conversation
+    "documents": (
+        "{% if documents is not none %}{% for d in documents %}{{ d.title }}: {{ d.text | tojson }}\n{% endfor %}"
+        "{% elif documents %}no{% endif %}{% for m in messages %}{% if m.role == 'tool' %}"
+        "{{ raise_exception('no tools') }}{% elif m.role == 'system' %}{% continue %}{% endif %}"
+        "{{ strftime_now('%Y') }}{{ m | tojson }}{% if loop.index0 == 2 %}{% break %}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}>{% endif %}"
+    ),
     "generation tag": (
         "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
         "{% continue %}{% endif %}{{ '%s: %s' % (m.role, m.content) }}{% if loop.index > 3 %}{% break %}{% endif %}"
@@ -59,9 +82,11 @@ TEMPLATES = {
 @pytest.mark.parametrize("add_generation_prompt", [False, True])
 def test_the_text_is_that_of_transformers(llm_dir, name, add_generation_prompt):
     tokenizer = AutoTokenizer.from_pretrained(llm_dir)
+    documents = [{"title": "bells", "text": "<b>é</b>"}] if name == "documents" else None
     expected = tokenizer.apply_chat_template(
         MESSAGES,
         chat_template=TEMPLATES[name],
+        documents=documents,
         tokenize=False,
         add_generation_prompt=add_generation_prompt,
         enable_thinking=False,
@@ -69,13 +94,32 @@ def test_the_text_is_that_of_transformers(llm_dir, name, add_generation_prompt):
     found = render(
         TEMPLATES[name],
         messages=MESSAGES,
-        tools=[],
-        documents=None,
+        tools=None,
+        documents=documents,
         add_generation_prompt=add_generation_prompt,
         enable_thinking=False,
         **tokenizer.special_tokens_map,
     )
     assert found == expected
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("add_generation_prompt", [False, True])
+def test_the_processor_shows_a_template_what_transformers_does(llm_dir, name, add_generation_prompt):
+    tokenizer = AutoTokenizer.from_pretrained(llm_dir)
+    encoder = encoder_class("audiomosaic").tiny()
+    projector = build_projector("mlp", encoder, 8).config.to_dict()
+    template = TEMPLATES[name]
+    processor = AudioLanguageProcessor(tokenizer, encoder.config.to_dict(), projector, chat_template=template)
+    turns = [MESSAGES[0], MESSAGES[1]]  # no answer, so that the parts are the text as it was rendered
+    parts = processor.segments(turns, add_generation_prompt)
+    assert "".join(text for text, _ in parts) == tokenizer.apply_chat_template(
+        turns,
+        chat_template=template,
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+        enable_thinking=False,
+    )
 
 
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"

@@ -1,4 +1,5 @@
 import json
+import stat
 
 import numpy as np
 import pytest
@@ -220,3 +221,8 @@ def test_muon_equals_a_reference_in_numpy():
                 x = 3.4445 * x - 4.7750 * (x @ x.T) @ x + 2.0315 * (x @ x.T) @ (x @ x.T) @ x
             weight = weight - 0.1 * 0.2 * np.sqrt(6) * x
         np.testing.assert_allclose(parameter.detach().numpy(), weight, atol=1e-4)
+
+
+def test_others_may_read_the_weights_where_the_umask_says_so(trained):
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in trained[0].iterdir() if file.is_file()}
+    assert modes["model.safetensors"] == modes["config.json"] == modes["metrics.jsonl"]

@@ -210,8 +210,8 @@ class TrainSettings(StageSettings):
         llm_bits: Quantise the LLM's weights to 4 or 8 bits with bitsandbytes; None keeps their precision
             (align, instruct; not with `model`).
         chat_template: A Jinja template, or `plain` or `alpaca-short`; None takes the LLM's own (align, instruct).
-        trust_remote_code: Run Python code that comes with the LLM's directory or repository (align, instruct). Set it
-            only for an author whom you trust.
+        trust_remote_code: Run Python code that comes with the directory or repository of the LLM, also of one that
+            `model` refers to (align, instruct). Set it only for an author whom you trust.
         model: Audio-language model to start from, instead of encoder, projector and LLM (align, instruct).
         policy: Which parts are trainable (align, instruct).
         data: Training, validation and test data.

@@ -73,6 +73,11 @@ def _add_answer_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=number, default=0.0, help="above 0: sample (0, greedy)")
     parser.add_argument("--seed", type=seed, default=0, help="seed of sampling (0)")
     parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run Python code that comes with the model's LLM; only for an author whom you trust (no)",
+    )
+    parser.add_argument(
         "--jsonl", action="store_true", help="one JSON object per file instead of a line of text"
     )
 
@@ -101,10 +106,12 @@ def _answer(arguments: argparse.Namespace, question: str) -> int:
     from alm.common.text import json_line, one_line
 
     model_dir = resolve(arguments.model)
-    processor = load_processor(model_dir)  # a broken directory is known before the files are looked for
+    trusted = arguments.trust_remote_code
+    # A broken directory is known before the files are looked for
+    processor = load_processor(model_dir, trust_remote_code=trusted)
     processor.max_audio_tokens = arguments.max_audio_tokens or processor.max_audio_tokens
     paths = find_audio(arguments.audio)
-    load = cache(lambda: alm.load(model_dir)[0])  # once there is a file to answer
+    load = cache(lambda: alm.load(model_dir, trust_remote_code=trusted)[0])  # once there is a file to answer
     options = _decoding(arguments)
     alone = len(paths) == 1
     names = [Path(path).name for path in paths]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class UserError(Exception):
     """Base of every error that the user can fix.
@@ -39,8 +41,10 @@ def shown(value: object, length: int = 200) -> str:
         value: Anything, also numbers of thousands of digits and deeply nested lists.
         length: Most characters of the result.
     """
+    if isinstance(value, int) and abs(value) >= 10**18:
+        return f"a number above 10^{math.floor(math.log10(abs(value)))}"
     try:
         text = repr(value)
-    except (RecursionError, ValueError):  # nested too deeply; an integer of more than 4300 digits
+    except (RecursionError, ValueError):  # nested too deeply; an integer of more than 4300 digits inside
         text = f"a {type(value).__name__} that is too large to show"
     return text if len(text) <= length else f"{text[: length // 2]}…{text[-length // 2 + 1 :]}"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
-from alm.common.errors import ConfigError
+from alm.common.errors import ConfigError, shown
 
 # Far above every published model, far below what a machine needs minutes or all its memory to build.
 _MOST_LAYERS = 1_000
@@ -48,7 +48,7 @@ def coerce_fields(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:
         try:
             checked[key] = _coerce(value, hints[key])
         except TypeError as error:
-            raise ConfigError(f"{key} is {shown(value)}; expected {error}") from error
+            raise ConfigError(f"{key} is {shown(value, 80)}; expected {error}") from error
         check_size(key, checked[key])
     return checked
 
@@ -82,17 +82,9 @@ def check_size(key: str, value: Any) -> None:
         if "dropout" in words or "drop" in words:
             most = 1
         if abs(value) > most:
-            raise ConfigError(f"{key} is {shown(value)}; expected at most {most:,}")
+            raise ConfigError(f"{key} is {shown(value, 80)}; expected at most {most:,}")
         if value < 0 and (counts_layers or counts_width or most == 1 or words[-1] == "ratio"):
-            raise ConfigError(f"{key} is {shown(value)}; expected 0 or more")
-
-
-def shown(value: Any) -> str:
-    """A value as it is printed in a message, at most 80 characters."""
-    if isinstance(value, int) and abs(value) >= 10**18:
-        return f"a number above 10^{math.floor(math.log10(abs(value)))}"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+            raise ConfigError(f"{key} is {shown(value, 80)}; expected 0 or more")
 
 
 def _coerce(value: Any, hint: Any) -> Any:

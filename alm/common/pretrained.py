@@ -11,6 +11,7 @@ from typing import Any
 
 from alm.common.errors import CheckpointError, UserError
 from alm.common.json_text import read_json_object
+from alm.common.text import error_line
 
 # Files that `from_pretrained` of models, tokenizers and processors reads; a broken one is named here, because
 # `transformers` would raise whatever its first wrong line of use happens to raise.
@@ -88,7 +89,7 @@ def typed_errors(
     except BaseException as cause:
         if not isinstance(cause, Exception) and type(cause).__name__ != "PanicException":
             raise  # KeyboardInterrupt, SystemExit
-        raise error(f"{prefix}: {_custom_code(folder) or one_line(cause)}") from cause
+        raise error(f"{prefix}: {_custom_code(folder) or error_line(cause)}") from cause
 
 
 def check_sizes(values: Any, where: str, error: type[UserError] = CheckpointError) -> None:
@@ -112,12 +113,6 @@ def check_sizes(values: Any, where: str, error: type[UserError] = CheckpointErro
         if isinstance(value, float) and math.isnan(value):
             raise error(f"{where}: {key} is not a number (NaN); restore the file")
         check_sizes(value, where, error)
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """An exception's message on one line, with its type where the message alone says too little."""
-    text = " ".join(str(error).split())[:limit]
-    return text if " " in text else f"{type(error).__name__} {text}".strip()
 
 
 def _custom_code(folder: Path | None) -> str:

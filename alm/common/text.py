@@ -42,6 +42,12 @@ def one_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
+def error_line(error: BaseException, limit: int = 300) -> str:
+    """An exception's message on one line, with its type where the message alone says too little."""
+    text = one_line(str(error))[:limit]
+    return text if " " in text else f"{type(error).__name__} {text}".strip()
+
+
 def json_line(value: Any) -> str:
     r"""A value as JSON on one line: readable text as it is, everything that `printable` escapes as `\uXXXX`."""
     text = json.dumps(value, ensure_ascii=False)

@@ -23,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from alm.common.errors import UserError
-from alm.common.pretrained import one_line
+from alm.common.text import error_line
 
 MOST_STEPS = 200_000
 """Iterations and calls of one rendering."""
@@ -65,11 +65,11 @@ def render(template: str, **variables: Any) -> str:
         ) from error
     except jinja2.TemplateSyntaxError as error:
         raise UserError(
-            f"the chat template is not valid Jinja (line {error.lineno}: {one_line(error)})"
+            f"the chat template is not valid Jinja (line {error.lineno}: {error_line(error)})"
         ) from error
     except Exception as error:  # a template can raise whatever Python raises
         raise UserError(
-            f"the chat template fails on this conversation ({one_line(error)}); change the conversation, or give "
+            f"the chat template fails on this conversation ({error_line(error)}); change the conversation, or give "
             "another chat_template, for example 'plain'"
         ) from error
 

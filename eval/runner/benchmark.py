@@ -75,7 +75,7 @@ def run_benchmark(
     shards = Shards(out_dir)
     # Before the model is loaded: the directory may change or disappear while questions are answered.
     model_id = model_id_of(folder)
-    loaded, processor = alm.load(folder, shards.device)
+    loaded, processor = alm.load(folder, shards.device, settings.trust_remote_code)
     decoding = decoding_settings(loaded, processor, settings.max_new_tokens, **settings.decoding)
     notes = [*notes, *_ignored_settings(loaded, decoding)]
     if decoding.get("do_sample"):

@@ -31,6 +31,8 @@ class EvalSettings:
         missing_audio: `error`, or `leave_out` to drop records whose recordings are missing or cannot be read; the
             scores say how many.
         training: Manifests the model was trained on; the scores say which of the benchmark's clips are in them.
+        trust_remote_code: Run Python code that comes with the LLM that the model refers to. Set it only for an author
+            whom you trust.
         require: Metrics that must be computed, such as `meteor`; the run fails without them.
     """
 
@@ -48,6 +50,7 @@ class EvalSettings:
     decoding: dict[str, Any] = field(default_factory=dict)
     require: tuple[str, ...] = ()
     training: tuple[str, ...] = ()
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         """Check the values."""

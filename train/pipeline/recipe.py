@@ -184,7 +184,10 @@ def _evaluate(recipe: Recipe, stage: RecipeStage, fingerprint: str) -> dict[str,
     options = parse_settings(RecipeEvaluation, recipe.resolve(stage.evaluate), f"{stage.name}.evaluate")
     records = read_manifest(options.data)
     folder = recipe.out / f"{stage.name}-scores"
-    model, processor = load(recipe.artifact(stage.name))
+    trusted = getattr(
+        recipe.settings(stage), "trust_remote_code", False
+    )  # the stage has run that code already
+    model, processor = load(recipe.artifact(stage.name), trust_remote_code=trusted)
     total = len(records[: options.limit]) * len(options.controls)
     with progress(f"score {stage.name}", total, "answer") as advance:
         evaluate_manifest(

@@ -27,6 +27,7 @@ from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmu
 from transformers.trainer_callback import PrinterCallback
 
 from alm.common.errors import ConfigError, UserError
+from alm.common.files import apply_umask
 from alm.data.scenes.language import Language
 from alm.head import causal_lm_loss
 from train.engine.runlog import RunLog
@@ -121,6 +122,7 @@ def train_text_llm(
         )
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        apply_umask(partial)
         scores = score_reading(model, packer, language, config.seed, config.n_test_scenes)
         shutil.rmtree(out, ignore_errors=True)
         os.replace(partial, out)

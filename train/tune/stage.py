@@ -34,14 +34,15 @@ from train.tune.packing import check_packing
 
 def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLanguageProcessor]:
     """Load the model that a stage starts from, or assemble a new one from encoder, projector and LLM."""
+    trusted = settings.trust_remote_code
     if settings.model is not None:
-        return load_model(settings.model), load_processor(settings.model)
+        model = load_model(settings.model, trust_remote_code=trusted)
+        return model, load_processor(settings.model, trust_remote_code=trusted)
     from transformers import AutoTokenizer
 
     assert settings.encoder is not None and settings.llm is not None
     encoder = load_encoder(settings.encoder, **settings.encoder_options)
-    llm = load_llm(settings.llm, bits=settings.llm_bits, trust_remote_code=settings.trust_remote_code)
-    trusted = settings.trust_remote_code
+    llm = load_llm(settings.llm, bits=settings.llm_bits, trust_remote_code=trusted)
     tokenizer = from_pretrained(AutoTokenizer, settings.llm, role="llm: tokenizer", trust_remote_code=trusted)
     model = AudioLanguageModel.assemble(
         encoder,
