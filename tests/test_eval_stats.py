@@ -80,3 +80,12 @@ def test_bad_input():
         mean_interval([], [])
     with pytest.raises(ValueError, match="2 scores for 1 clips"):
         mean_interval([1.0, 0.0], ["a"])
+
+
+def test_a_duration_that_is_no_number_is_refused():
+    from eval.errors import EvaluationError
+    from eval.scoring.scores import _length_name
+
+    assert _length_name(None) == "" and _length_name(3) == _length_name(3.0) != ""
+    with pytest.raises(EvaluationError, match="duration_s is 'long', expected a number"):
+        _length_name("long")

@@ -188,3 +188,9 @@ def test_a_dry_run_plans_every_stage_and_writes_nothing(tmp_path, capsys, monkey
     said = plan_recipe(load_recipe(path))
     assert "some (select): cannot run: its finished result has changed (data/train.jsonl has 0 of " in said
     assert "first (align): runs after some" in said
+
+
+def test_defaults_that_are_no_section_are_refused(tmp_path):
+    (tmp_path / "r.yaml").write_text("out: runs/x\ndefaults: run\nstages:\n- {name: a, stage: align}\n")
+    with pytest.raises(ConfigError, match="defaults is 'run', expected a section"):
+        load_recipe(tmp_path / "r.yaml")

@@ -138,9 +138,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             if unknown
             else f"{path}: out is missing; name a directory for the runs"
         )
+    defaults = values.get("defaults") or {}
+    if not isinstance(defaults, dict):
+        raise ConfigError(f"{path}: defaults is {str(defaults)[:40]!r}, expected a section with keys")
     stages: list[RecipeStage] = []
     for name, given in by_name.items():
-        stage = _stage(name, given, values.get("defaults") or {}, path)
+        stage = _stage(name, given, defaults, path)
         known = [earlier.name for earlier in stages]
         for reference in references([stage.values, stage.evaluate]):
             if reference not in known:
