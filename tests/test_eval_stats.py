@@ -1,9 +1,13 @@
 """Intervals: coverage by simulation, and the cases without variation."""
 
+import json
+
 import numpy as np
 import pytest
 
+from eval.errors import EvaluationError
 from eval.metrics.bleu.bleu import bleu_of
+from eval.scoring.predictions import read_predictions
 from eval.scoring.stats import difference_interval, mean_interval, ratio_interval
 
 
@@ -82,10 +86,12 @@ def test_bad_input():
         mean_interval([1.0, 0.0], ["a"])
 
 
-def test_a_duration_that_is_no_number_is_refused():
-    from eval.errors import EvaluationError
-    from eval.scoring.scores import _length_name
-
-    assert _length_name(None) == "" and _length_name(3) == _length_name(3.0) != ""
-    with pytest.raises(EvaluationError, match="duration_s is 'long', expected a number"):
-        _length_name("long")
+def test_a_duration_that_is_no_number_is_refused(tmp_path):
+    line = {"id": "q", "key": "k", "control": "none", "prediction": "rain"}
+    file = tmp_path / "predictions.jsonl"
+    for seconds in (None, 3, 2.5):
+        file.write_text(json.dumps(line | {"duration_s": seconds}) + "\n")
+        assert read_predictions(file)[0]["duration_s"] == seconds
+    file.write_text(json.dumps(line) + "\n" + json.dumps(line | {"duration_s": "long"}) + "\n")
+    with pytest.raises(EvaluationError, match="predictions.jsonl:2: duration_s is 'long', expected a number"):
+        read_predictions(file)

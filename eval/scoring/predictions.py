@@ -229,5 +229,10 @@ def _parse(raw: bytes, path: Path) -> list[Prediction]:
         for field, kind in _FIELDS.items():
             if not isinstance(value, dict) or not isinstance(value.get(field), kind):
                 raise EvaluationError(f"{path}:{number}: not a prediction, {field!r} should be a string")
+        seconds = value.get("duration_s")
+        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float)):
+            raise EvaluationError(
+                f"{path}:{number}: duration_s is {str(seconds)[:40]!r}, expected a number of seconds or null"
+            )
         found.setdefault(value["key"], value)
     return list(found.values())
