@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from alm.decoding import MAX_NEW_TOKENS, decoding_settings, decoding_with
-from encoders.audio import pad_batch
+from alm.feature_extraction import collate_waveforms
 
 Message = dict[str, Any]
 
@@ -138,8 +138,8 @@ class _EncodedOnce:
         """Lengths in samples, and encoder tokens as the model's audio inputs, of a batch's different clips."""
         new = [clip for clip in clips if id(clip) not in self.kept]
         if new:
-            waveforms, lengths = pad_batch(new)
-            out = self.model.encode(waveforms.to(self.model.device), lengths)
+            _, inputs = collate_waveforms(new)
+            out = self.model.encode(**{key: value.to(self.model.device) for key, value in inputs.items()})
             for clip, tokens, mask in zip(new, out.tokens, out.mask, strict=True):
                 self.kept[id(clip)] = tokens[mask]  # (n_valid, D), time-major
         rows = [self.kept[id(clip)] for clip in clips]

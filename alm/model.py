@@ -187,11 +187,19 @@ class AudioLanguageModel(PreTrainedModel):
         """Recompute the LLM's activations in the backward pass."""
         self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
 
-    def encode(self, waveforms: Tensor, lengths: Tensor) -> AudioTokens:
-        """Run the encoder on clips (C, S) float32 in [-1, 1] with `lengths` (C,) in samples."""
+    def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> AudioTokens:
+        """Run the encoder on clips.
+
+        Args:
+            input_values: (C, S) float32 waveforms in [-1, 1] at the encoder's sample rate.
+            padding_mask: (C, S), 0 after the end of a clip; None if no clip is padded.
+        """
+        if padding_mask is None:
+            padding_mask = torch.ones_like(input_values, dtype=torch.bool)
+        lengths = padding_mask.sum(dim=1)  # (C,) in samples
         learns = any(parameter.requires_grad for parameter in self.encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            return cast(AudioTokens, self.encoder(waveforms, lengths))
+            return cast(AudioTokens, self.encoder(input_values, lengths))
 
     def splice(
         self, embeds: Tensor, is_audio: Tensor, audio: AudioTokens, audio_index: Tensor | None
@@ -221,8 +229,8 @@ class AudioLanguageModel(PreTrainedModel):
     def embed(
         self,
         input_ids: Tensor,
-        waveforms: Tensor | None = None,
-        waveform_lengths: Tensor | None = None,
+        input_values: Tensor | None = None,
+        padding_mask: Tensor | None = None,
         audio_index: Tensor | None = None,
         features: Tensor | None = None,
         features_mask: Tensor | None = None,
@@ -236,9 +244,8 @@ class AudioLanguageModel(PreTrainedModel):
             n_freq = self.encoder.config.n_freq
             audio = AudioTokens(features, features_mask, (features.shape[1] // n_freq, n_freq))
             embeds = self.splice(embeds, is_audio, audio, audio_index)
-        elif waveforms is not None:
-            assert waveform_lengths is not None
-            embeds = self.splice(embeds, is_audio, self.encode(waveforms, waveform_lengths), audio_index)
+        elif input_values is not None:
+            embeds = self.splice(embeds, is_audio, self.encode(input_values, padding_mask), audio_index)
         elif bool(is_audio.any()):
             raise UserError("the prompts hold audio placeholders but no audio was given")
         return embeds
@@ -248,8 +255,8 @@ class AudioLanguageModel(PreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        waveforms: Tensor | None = None,
-        waveform_lengths: Tensor | None = None,
+        input_values: Tensor | None = None,
+        padding_mask: Tensor | None = None,
         audio_index: Tensor | None = None,
         features: Tensor | None = None,
         features_mask: Tensor | None = None,
@@ -261,10 +268,10 @@ class AudioLanguageModel(PreTrainedModel):
             input_ids: (B, L) long with one placeholder per audio token.
             attention_mask: (B, L), 0 at padding.
             labels: (B, L) long, -100 where nothing is supervised.
-            waveforms: (C, S) float32 in [-1, 1] at the encoder's sample rate.
-            waveform_lengths: (C,) in samples.
+            input_values: (C, S) float32 waveforms in [-1, 1] at the encoder's sample rate.
+            padding_mask: (C, S), 0 after the end of a clip; None if no clip is padded.
             audio_index: (P,) long, the clip behind each placeholder span in reading order.
-            features: (C, N, D) encoder tokens of the clips, in place of `waveforms`.
+            features: (C, N, D) encoder tokens of the clips, in place of `input_values`.
             features_mask: (C, N) bool, their mask.
             **kwargs: Passed to the LLM; `num_items_in_batch` divides the summed loss (the Trainer's convention).
 
@@ -272,7 +279,7 @@ class AudioLanguageModel(PreTrainedModel):
             The LLM's output: logits (B, L, V) without labels, the loss alone with them (the head runs at supervised
             positions only).
         """
-        embeds = self.embed(input_ids, waveforms, waveform_lengths, audio_index, features, features_mask)
+        embeds = self.embed(input_ids, input_values, padding_mask, audio_index, features, features_mask)
         inputs = {"inputs_embeds": embeds, "attention_mask": attention_mask, **kwargs}
         if attention_mask is not None and self._takes_positions:
             inputs.setdefault("position_ids", positions(attention_mask)[:, -input_ids.shape[1] :])
@@ -285,8 +292,8 @@ class AudioLanguageModel(PreTrainedModel):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        waveforms: Tensor | None = None,
-        waveform_lengths: Tensor | None = None,
+        input_values: Tensor | None = None,
+        padding_mask: Tensor | None = None,
         audio_index: Tensor | None = None,
         features: Tensor | None = None,
         features_mask: Tensor | None = None,
@@ -296,7 +303,7 @@ class AudioLanguageModel(PreTrainedModel):
 
         `kwargs` are those of `transformers`' `generate`: sampling, beams, a streamer.
         """
-        embeds = self.embed(input_ids, waveforms, waveform_lengths, audio_index, features, features_mask)
+        embeds = self.embed(input_ids, input_values, padding_mask, audio_index, features, features_mask)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         order = attention_mask.argsort(dim=1, stable=True)  # padding to the left, the rest in its order

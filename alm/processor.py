@@ -16,11 +16,11 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from alm.common.errors import AudioError, CheckpointError, UserError
 from alm.common.pretrained import typed_errors
 from alm.configuration import AUDIO_TOKEN, AudioLanguageConfig
+from alm.feature_extraction import collate_waveforms
 from alm.head import IGNORE
 from alm.templates import chat_template as named_template
 from alm.templates.render import render
 from encoders import config_from_dict
-from encoders.audio import pad_batch
 from projectors import projector_config
 
 Message = dict[str, Any]
@@ -326,8 +326,8 @@ class AudioLanguageProcessor(ProcessorMixin):
             truncation: Cut longer samples at their end, with a warning; a clip is kept whole or dropped.
 
         Returns:
-            `input_ids`, `attention_mask` (B, L), `labels` (B, L) if asked for and, if there is audio, `waveforms`
-            (C, S) and `waveform_lengths` (C,), or what `collate` returns, and `audio_index` (P,).
+            `input_ids`, `attention_mask` (B, L), `labels` (B, L) if asked for and, if there is audio,
+            `input_values` (C, S) and `padding_mask` (C, S), or what `collate` returns, and `audio_index` (P,).
 
         Raises:
             UserError: Markers and clips disagree, a sample is longer than `max_length` or the LLM's context, or has no
@@ -336,7 +336,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         audios = audios if audios is not None else [[]] * len(conversations)
         if len(audios) != len(conversations):
             raise UserError(f"got {len(conversations)} conversations and {len(audios)} lists of clips")
-        collate = collate or _collate_waveforms
+        collate = collate or collate_waveforms
         distinct = _distinct(clip for clips in audios for clip in clips)
         lengths, inputs = collate(list(distinct.values())) if distinct else ([], {})
         n_samples = dict(zip(distinct, lengths, strict=True))
@@ -394,11 +394,6 @@ class AudioLanguageProcessor(ProcessorMixin):
 
 
 Collate = Callable[[Sequence[Any]], tuple[Sequence[int], dict[str, torch.Tensor]]]
-
-
-def _collate_waveforms(clips: Sequence[np.ndarray]) -> tuple[list[int], dict[str, torch.Tensor]]:
-    padded, lengths = pad_batch(clips)
-    return [len(clip) for clip in clips], {"waveforms": padded, "waveform_lengths": lengths}
 
 
 def _key(clip: Any) -> Any:

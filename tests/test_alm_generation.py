@@ -52,7 +52,12 @@ def test_a_clip_asked_many_questions_is_encoded_once(make, clips, monkeypatch):
         expected[i] = processor.tokenizer.decode(ids[0], skip_special_tokens=True).strip()
     encoded = []
     encode = model.encode
-    monkeypatch.setattr(model, "encode", lambda w, n: encoded.extend(n.tolist()) or encode(w, n))
+
+    def counted(input_values, padding_mask):
+        encoded.extend(padding_mask.sum(dim=1).tolist())
+        return encode(input_values, padding_mask)
+
+    monkeypatch.setattr(model, "encode", counted)
     answers = dict(generate_answers(model, processor, questions, audios, 8, batch_size=2))
     assert answers == expected and sorted(encoded) == sorted([len(clips[0]), len(clips[1])])
 
@@ -99,11 +104,10 @@ def test_ten_minutes_are_windows_of_the_same_audio(make, projector):
     rate = processor.projector_config.tokens_per_second
     assert n == (pytest.approx(600 * rate, abs=2) if rate else processor.projector_config.n_queries)
     with torch.no_grad():
-        tokens = model.encode(torch.from_numpy(long)[None], torch.tensor([len(long)]))
+        tokens = model.encode(torch.from_numpy(long)[None])
         middle = 300 * 16000 // window
         alone = model.encode(
             torch.from_numpy(long[middle * window : (middle + 1) * window + 240])[None],
-            torch.tensor([window + 240]),
         )
         projected, valid = model.projector(tokens.tokens, tokens.mask, tokens.grid)
     n_window = model.encoder.config.grid[0] * model.encoder.config.n_freq
@@ -128,7 +132,7 @@ def test_a_frozen_encoder_is_the_same_after_20_training_steps(make, clips):
     model.encoder.norm_pre = _Moody(model.encoder.norm_pre, model.encoder.dim)
     model.set_policy(Policy(llm="lora"))
     batch = processor([ask("what", "a bell")] * 4, [[c] for c in clips], with_labels=True)
-    audio = (batch["waveforms"], batch["waveform_lengths"])
+    audio = (batch["input_values"], batch["padding_mask"])
     before = {key: value.clone() for key, value in model.encoder.state_dict().items()}
     tokens = model.encode(*audio).tokens
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
@@ -156,7 +160,7 @@ def test_a_frozen_encoder_is_the_same_after_20_training_steps(make, clips):
 def learn(model, batch, steps, lr=5e-3):
     """Train on one batch until its loss is next to nothing; the encoder is frozen and heard once."""
     with torch.no_grad():
-        tokens = model.encode(batch.pop("waveforms"), batch.pop("waveform_lengths"))
+        tokens = model.encode(batch.pop("input_values"), batch.pop("padding_mask"))
     batch |= {"features": tokens.tokens, "features_mask": tokens.mask}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
     for step in range(steps):

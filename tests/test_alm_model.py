@@ -75,7 +75,7 @@ def test_several_clips_and_no_clip_share_a_batch(make, clips):
     model, processor = make()
     conversations = [talk("same or different", n=2), talk("hello", n=0), talk("what")]
     batch = processor(conversations, [[clips[0], clips[1]], [], [clips[0]]], add_generation_prompt=True)
-    assert batch["waveforms"].shape[0] == 2 and batch["audio_index"].tolist() == [0, 1, 0]
+    assert batch["input_values"].shape[0] == 2 and batch["audio_index"].tolist() == [0, 1, 0]
     together = model(**batch).logits[:, -1]
     for i, audio in enumerate([[clips[0], clips[1]], [], [clips[0]]]):
         one = processor([conversations[i]], [audio], add_generation_prompt=True)
@@ -94,7 +94,7 @@ def test_cached_features_equal_waveforms(make, clips):
     model, processor = make()
     batch = processor([talk(q) for q in QUESTIONS], [[c] for c in clips], add_generation_prompt=True)
     expected = model(**batch).logits
-    tokens = model.encode(batch.pop("waveforms"), batch.pop("waveform_lengths"))
+    tokens = model.encode(batch.pop("input_values"), batch.pop("padding_mask"))
     torch.testing.assert_close(
         model(**batch, features=tokens.tokens, features_mask=tokens.mask).logits, expected
     )
@@ -213,7 +213,7 @@ def test_saving_and_loading_keeps_the_logits(make, clips, tmp_path, policy):
     torch.testing.assert_close(again(**batch).logits, expected, atol=1e-6, rtol=0)
     new = processor_again([talk(q) for q in QUESTIONS], [[c] for c in clips], add_generation_prompt=True)
     assert torch.equal(new["input_ids"], batch["input_ids"]) and torch.equal(
-        new["waveforms"], batch["waveforms"]
+        new["input_values"], batch["input_values"]
     )
     from transformers import AutoModelForCausalLM, AutoProcessor
 

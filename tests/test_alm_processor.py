@@ -190,7 +190,7 @@ def test_truncation_keeps_clips_whole_and_is_reported(tokenizers):
         inside = second < limit < second + n_second
         assert kept == (second if inside else limit)
         assert len(batch["audio_index"]) == (2 if limit < second + n_second else 3)
-        assert batch["waveforms"].shape[0] == len(set(batch["audio_index"].tolist()))
+        assert batch["input_values"].shape[0] == len(set(batch["audio_index"].tolist()))
         assert batch["input_ids"][0, :kept].tolist() == ids[:kept].tolist()
     with pytest.raises(UserError, match="more than max_length=20"):
         processor([TURNS], [CLIPS], with_labels=True, max_length=20)

@@ -13,6 +13,7 @@ import transformers as hf
 from torch import Tensor
 
 from alm.common.errors import CheckpointError, ConfigError
+from alm.feature_extraction import collate_waveforms
 from encoders import AudioEncoder, encoder_class, load_encoder
 from encoders.audio import pad_batch
 
@@ -299,8 +300,10 @@ def test_inside_an_audio_language_model_it_saves_and_loads(name, llm_dir, tmp_pa
     assert again.sample_rate == encoder.config.sample_rate
     for key, value in model.encoder.state_dict().items():
         assert torch.equal(loaded.encoder.state_dict()[key], value), key
-    given = pad_batch(clips(encoder))
+    lengths, given = collate_waveforms(clips(encoder))
     with torch.no_grad():
-        assert torch.equal(loaded.eval().encode(*given).tokens, model.eval().encode(*given).tokens)
+        assert torch.equal(loaded.eval().encode(**given).tokens, model.eval().encode(**given).tokens)
     n_tokens = again.n_audio_tokens(len(clips(encoder)[1]))
-    assert n_tokens == again.projector_config.n_tokens_for(int(encoder.check_lengths(given[1])[1]))
+    assert n_tokens == again.projector_config.n_tokens_for(
+        int(encoder.check_lengths(torch.tensor(lengths))[1])
+    )

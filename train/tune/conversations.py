@@ -14,6 +14,7 @@ from alm.common.errors import AudioError, UserError
 from alm.common.seeds import seed_from
 from alm.data.records import AudioRef, Record
 from alm.data.sources import first_unanswered
+from alm.feature_extraction import collate_waveforms
 from alm.processor import AudioLanguageProcessor, Collate
 from encoders import AudioEncoder
 from encoders.audio import pad_batch
@@ -66,9 +67,7 @@ class ClipWaveforms:
 
     def collate(self, refs: Sequence[AudioRef]) -> tuple[list[int], dict[str, Tensor]]:
         """Return lengths in samples, and the model's audio inputs, of some different clips."""
-        waveforms = [self.waveform(ref) for ref in refs]
-        padded, lengths = pad_batch(waveforms)
-        return lengths.tolist(), {"waveforms": padded, "waveform_lengths": lengths}
+        return collate_waveforms([self.waveform(ref) for ref in refs])
 
 
 class ClipFeatures(ClipWaveforms):
