@@ -15,10 +15,17 @@ from alm.common.pretrained import from_pretrained, typed_errors
 from alm.configuration import AudioLanguageConfig, read_model_config
 from alm.llm import load_llm
 from alm.ltu import is_ltu, load_ltu, load_ltu_processor
-from alm.model import WEIGHTS, AudioLanguageModel, check_saved_weights, resolve
-from alm.processor import AudioLanguageProcessor, check_template, check_tokenizer, llm_limits
+from alm.model import AudioLanguageModel, resolve
+from alm.processor import (
+    PROCESSOR_CONFIG,
+    AudioLanguageProcessor,
+    check_files,
+    check_template,
+    check_tokenizer,
+    llm_limits,
+)
 
-__all__ = ["check_saved_weights", "load_llm", "load_model", "load_processor", "model_id_of", "resolve"]
+__all__ = ["load_llm", "load_model", "load_processor", "model_id_of", "resolve"]
 
 
 def load_model(
@@ -62,11 +69,12 @@ def load_processor(source: str | Path, *, trust_remote_code: bool = False) -> Au
     if is_ltu(folder):
         return load_ltu_processor(folder)
     config = read_model_config(folder, trust_remote_code)
-    path = folder / "processor_config.json"
+    path = folder / PROCESSOR_CONFIG
     if not path.exists():
         raise CheckpointError(f"{path}: the processor's config is missing; expected it beside config.json")
     values = read_json_object(path, CheckpointError, constants=True)
     _check_processor(values, config, path)
+    check_files(folder, values)
     tokenizer = from_pretrained(
         AutoTokenizer,
         folder,
@@ -114,7 +122,7 @@ def model_id_of(folder: Path) -> str:
     Compute it once, before the model is loaded: a directory may change or disappear while its model is in use.
 
     Raises:
-        CheckpointError: The directory holds no model, or other weights than were saved with its config.
+        CheckpointError: The directory holds no model.
     """
     digest = hashlib.sha256()
     files = [
@@ -126,8 +134,5 @@ def model_id_of(folder: Path) -> str:
     if not files:
         raise CheckpointError(f"{folder}: holds no model; give the directory of a trained model")
     for file in files:
-        found = sha256_of(file)
-        if file == folder / WEIGHTS:
-            check_saved_weights(folder, found)
-        digest.update(f"{file.relative_to(folder)} {found}\n".encode())
+        digest.update(f"{file.relative_to(folder)} {sha256_of(file)}\n".encode())
     return digest.hexdigest()[:32]

@@ -33,6 +33,7 @@ class AudioLanguageConfig(PreTrainedConfig):
             they are stored in this model's own safetensors file.
         llm_revision: Hub revision of `llm`.
         llm_sha256: Content hash of a local `llm` directory's weights, checked on load.
+        llm_config_sha256: Hash of the values of its config.json, checked on load.
         llm_bits: 4 or 8 where a referenced LLM is quantised while loading (bitsandbytes); None: it is not.
         encoder_lora: peft `LoraConfig` values of the encoder's adapters, or None.
         llm_lora: peft `LoraConfig` values of the LLM's adapters, or None.
@@ -52,6 +53,7 @@ class AudioLanguageConfig(PreTrainedConfig):
         llm: str | None = None,
         llm_revision: str | None = None,
         llm_sha256: str | None = None,
+        llm_config_sha256: str | None = None,
         llm_bits: int | None = None,
         encoder_lora: dict[str, Any] | None = None,
         llm_lora: dict[str, Any] | None = None,
@@ -68,6 +70,7 @@ class AudioLanguageConfig(PreTrainedConfig):
         self.llm = llm
         self.llm_revision = llm_revision
         self.llm_sha256 = llm_sha256
+        self.llm_config_sha256 = llm_config_sha256
         self.llm_bits = llm_bits
         self.encoder_lora = encoder_lora
         self.llm_lora = llm_lora
@@ -75,10 +78,14 @@ class AudioLanguageConfig(PreTrainedConfig):
         self.audio_token_id = audio_token_id
         self.loss_chunk = loss_chunk
         # Written by `AudioLanguageModel.save_pretrained`, never copied to another directory.
-        for key in ("config_sha256", "weights_sha256"):
+        for key in ("config_sha256", "weights_header_sha256", "weights_sha256"):
             kwargs.pop(key, None)
         kwargs.setdefault("tie_word_embeddings", False)  # the LLM ties its own
         super().__init__(**kwargs)
+
+    def forget_llm(self) -> None:
+        """From now on the LLM is part of the model, not a reference."""
+        self.llm = self.llm_revision = self.llm_sha256 = self.llm_config_sha256 = None
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
         """The LLM's config; generation and the trainer read vocabulary and layer counts from it."""
@@ -183,12 +190,14 @@ _SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "llm": ("a directory, a Hub id or null", _or_null(_is_name)),
     "llm_revision": ("a Hub revision or null", _or_null(_is_name)),
     "llm_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
+    "llm_config_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
     "llm_bits": ("4, 8 or null", lambda value: value is None or _is_whole(value) and value in (4, 8)),
     "encoder_lora": ("adapter settings or null", _or_null(lambda value: isinstance(value, dict))),
     "llm_lora": ("adapter settings or null", _or_null(lambda value: isinstance(value, dict))),
     "audio_token": ("the placeholder's text", _is_name),
     "audio_token_id": ("a token id", lambda value: _is_whole(value) and value >= 0),
     "loss_chunk": ("a whole number from 0", lambda value: _is_whole(value) and value >= 0),
+    "weights_header_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
     "weights_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
     "config_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
 }

@@ -146,10 +146,14 @@ def check_generation_config(config: Any, where: str) -> None:
     _check_sampling(config.to_dict(), where, CheckpointError)
     for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
         value = getattr(config, key, None)
-        values = value if isinstance(value, list) and key == "eos_token_id" else [value]
-        for one in values:
-            if one is not None and (isinstance(one, bool) or not isinstance(one, int) or one < 0):
-                raise CheckpointError(f"{where}: {key} is {value!r}, expected a token id; correct the file")
+        several = key == "eos_token_id" and isinstance(value, list)
+        if not (all(map(_is_token_id, value)) and value if several else value is None or _is_token_id(value)):
+            expected = "a token id or a list of them" if key == "eos_token_id" else "a token id"
+            raise CheckpointError(f"{where}: {key} is {value!r}, expected {expected}; correct the file")
+
+
+def _is_token_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _check_sampling(settings: dict[str, Any], where: str, error_type: type[UserError]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alm.checkpoint import check_saved_weights, load_model, load_processor, resolve
+from alm.checkpoint import load_model, load_processor, resolve
 from alm.common.errors import CheckpointError, UserError
 from encoders.base import make_folder
 
@@ -65,7 +65,6 @@ def export_model(source: str | Path, out: str | Path, *, merge: bool = True) -> 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is not an empty directory; choose another --out")
     source = resolve(source)
-    check_saved_weights(source)
     model, processor = load_model(source), load_processor(source)
     if model.config.llm_bits is not None:
         raise UserError(
@@ -79,7 +78,7 @@ def export_model(source: str | Path, out: str | Path, *, merge: bool = True) -> 
             found["merge"] = float(
                 (_logits(merge_lora(model), inputs) - before).abs().max() / before.abs().max()
             )
-    model.config.llm = model.config.llm_revision = model.config.llm_sha256 = None
+    model.config.forget_llm()
     after = _logits(model, inputs)
     aside = make_folder(folder.with_name(f".{folder.name}.{os.getpid()}.tmp"))
     try:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,29 +16,41 @@ from transformers.utils import logging
 
 from alm.common.errors import CheckpointError, UserError
 from alm.common.files import sha256_of
+from alm.common.json_text import read_json_object
 from alm.common.pretrained import from_pretrained
 from alm.decoding import check_generation_config
 from encoders.checkpoint import is_finite
 
 
 def llm_fingerprint(source: str | None, llm: PreTrainedModel) -> dict[str, Any]:
-    """Config values that pin a referenced LLM: the content hash of a directory, or the Hub commit of an id."""
+    """Config values that pin a referenced LLM: the content hashes of a directory, or the Hub commit of an id."""
     if source is None:
         return {}
     if Path(source).is_dir():
-        return {"llm_sha256": weights_sha256(Path(source))}
+        return {"llm_sha256": weights_sha256(Path(source)), "llm_config_sha256": config_sha256(Path(source))}
     return {"llm_revision": getattr(llm.config, "_commit_hash", None)}
 
 
 def weights_sha256(folder: Path) -> str:
-    """One hash over the names and contents of a directory's weight files."""
+    """One hash over the names and contents of a directory's weight files, which are read side by side."""
     files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
     if not files:
         raise CheckpointError(f"{folder}: no weight file (*.safetensors, *.bin); expected a saved causal LLM")
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name}:{sha256_of(file)}\n".encode())
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for file, found in zip(files, pool.map(sha256_of, files), strict=True):
+            digest.update(f"{file.name}:{found}\n".encode())
     return digest.hexdigest()
+
+
+def config_sha256(folder: Path) -> str:
+    """One hash over the values of a directory's config.json that results depend on."""
+    values = read_json_object(folder / "config.json", CheckpointError, constants=True)
+    kept = {key: value for key, value in values.items() if key not in _NO_EFFECT}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+_NO_EFFECT = ("_name_or_path", "transformers_version", "use_cache")
 
 
 def load_llm(

@@ -24,7 +24,7 @@ from alm.common.pretrained import from_pretrained, typed_errors
 from alm.configuration import AudioLanguageConfig, computing_sha256, read_model_config
 from alm.decoding import check_generation_config
 from alm.head import causal_lm_loss
-from alm.llm import llm_fingerprint, load_llm, weights_sha256
+from alm.llm import config_sha256, llm_fingerprint, load_llm, weights_sha256
 from alm.policy import (
     Policy,
     adapter_keys,
@@ -36,10 +36,14 @@ from alm.policy import (
 from encoders import AudioEncoder, AudioTokens, config_from_dict
 from encoders.base import make_folder
 from encoders.checkpoint import load_strict, read_weights, resolve_source, write_weights, wrong_dtype
+from encoders.checksums import header_sha256
 from encoders.registry import encoder_class
 from projectors import Projector, build_projector, projector_config, projector_from_config
 
 WEIGHTS = "model.safetensors"
+# Keys of config.json that identify the weights file. `weights_sha256` is of the time before the header held checksums;
+# it needs a second reading of the file.
+_WEIGHTS_PINS = {"weights_header_sha256": header_sha256, "weights_sha256": sha256_of}
 
 
 class AudioLanguageModel(PreTrainedModel):
@@ -151,7 +155,7 @@ class AudioLanguageModel(PreTrainedModel):
                 raise UserError(
                     f"policy.llm: full, but the LLM is in {self.config.llm_bits} bits; use lora, or load it whole"
                 )
-            self.config.llm = self.config.llm_revision = self.config.llm_sha256 = None
+            self.config.forget_llm()
         self.choices = {"encoder": policy.encoder, "projector": policy.projector, "llm": policy.llm}
         self.apply_choices()
         for parameter in self.parameters():
@@ -335,7 +339,7 @@ class AudioLanguageModel(PreTrainedModel):
         if values.get("llm") and Path(values["llm"]).is_dir():
             values["llm"] = os.path.relpath(Path(values["llm"]).resolve(), folder.resolve())
         values["config_sha256"] = computing_sha256(values)
-        values["weights_sha256"] = sha256_of(folder / WEIGHTS)
+        values["weights_header_sha256"] = header_sha256(folder / WEIGHTS)
         self.generation_config.save_pretrained(folder)
         text = json.dumps(values, indent=2, sort_keys=True) + "\n"
         write_bytes_atomic(folder / "config.json", text.encode(), CheckpointError)
@@ -368,8 +372,7 @@ class AudioLanguageModel(PreTrainedModel):
     ) -> AudioLanguageModel:
         """Load a model directory strictly: every tensor must be there, with its shape, finite, and no other.
 
-        Whether the values are those that were saved is checked by `check_saved_weights`, which reads the whole file
-        once more, and so not here.
+        The values must be those that were saved: checksums in the weights file's header are compared while it is read.
 
         Args:
             pretrained_model_name_or_path: Directory written by `save_pretrained`, or a Hub id.
@@ -417,6 +420,7 @@ class AudioLanguageModel(PreTrainedModel):
                 "the config of these weights"
             )
         load_strict(model, stored, source=str(weights), allow_missing=tuple(absent))
+        _check_saved_weights(folder)  # last: other messages name the tensor
         if config.llm is None:
             model.llm.tie_weights()
             if (folder / "generation_config.json").is_file():  # a referenced LLM brings its own
@@ -429,28 +433,16 @@ class AudioLanguageModel(PreTrainedModel):
         return model
 
 
-def check_saved_weights(folder: Path, found: str | None = None) -> None:
-    """Refuse weights other than those saved with config.json, though all shapes may fit.
-
-    `alm eval` and `alm export` call it.
-
-    Args:
-        folder: A model directory.
-        found: SHA-256 of its weights file, where the caller knows it; None reads the file.
-
-    Raises:
-        CheckpointError: The file has another hash than config.json says.
-    """
-    config = folder / "config.json"
-    weights = folder / WEIGHTS
-    if not config.is_file() or not weights.is_file():
-        return  # loading the model names what is missing
-    pin = read_json_object(config, CheckpointError, constants=True).get("weights_sha256")
-    if pin is not None and pin != (found or sha256_of(weights)):
-        raise CheckpointError(
-            f"{weights}: is not the file that was saved with {config} (weights_sha256); restore it, or remove "
-            "weights_sha256 if you mean the change"
-        )
+def _check_saved_weights(folder: Path) -> None:
+    """Refuse weights other than those saved with config.json, though all shapes may fit."""
+    values = read_json_object(folder / "config.json", CheckpointError, constants=True)
+    for key, hash_of in _WEIGHTS_PINS.items():
+        pin = values.get(key)
+        if pin is not None and pin != hash_of(folder / WEIGHTS):
+            raise CheckpointError(
+                f"{folder / WEIGHTS}: is not the file that was saved with {folder / 'config.json'} ({key}); restore "
+                f"it, or remove {key} if you mean the change"
+            )
 
 
 def resolve(source: str | Path) -> Path:
@@ -484,6 +476,11 @@ def _referenced_llm(config: AudioLanguageConfig, folder: Path, trust_remote_code
             raise CheckpointError(
                 f"{folder}: its LLM at {config.llm} has changed since training (weights sha256 {found[:12]}…, "
                 f"expected {config.llm_sha256[:12]}…); restore that LLM or train again"
+            )
+        if config.llm_config_sha256 and config_sha256(local) != config.llm_config_sha256:
+            raise CheckpointError(
+                f"{local / 'config.json'}: was changed after {folder} was saved (llm_config_sha256); restore the file, "
+                f"or remove llm_config_sha256 from {folder / 'config.json'} if you mean the change"
             )
     return load_llm(
         config.llm,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ import torch
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from alm.common.errors import AudioError, CheckpointError, UserError
+from alm.common.files import changed_file, file_entry
+from alm.common.json_text import write_json
 from alm.common.pretrained import typed_errors
 from alm.configuration import AUDIO_TOKEN, AudioLanguageConfig
 from alm.feature_extraction import collate_waveforms
@@ -26,6 +30,15 @@ from projectors import projector_config
 Message = dict[str, Any]
 
 SUPERVISED = ("assistant", "all")
+PROCESSOR_CONFIG = "processor_config.json"
+# Files beside the vocabulary that tokens depend on.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
 # Private-use characters: they replace the answers while a rendered template is split into its parts.
 _MARK, _MARKS = "\ue000{}\ue001", re.compile("\ue000\\d+\ue001")
 
@@ -92,6 +105,18 @@ class AudioLanguageProcessor(ProcessorMixin):
         self.audio_token_id: int = tokenizer.convert_tokens_to_ids(audio_token)
         self.encoder_config = config_from_dict(encoder)
         self.projector_config = projector_config(projector)
+
+    def to_json_file(self, json_file_path: Any) -> None:
+        """Write processor_config.json, the last file of a saved processor, with a hash of each tokenizer file.
+
+        Args:
+            json_file_path: Its path.
+        """
+        config = Path(json_file_path)
+        names = sorted({*_TOKENIZER_FILES, *self.tokenizer.vocab_files_names.values()})
+        beside = {name: config.with_name(name) for name in names}
+        files = {name: file_entry(path) for name, path in beside.items() if path.is_file()}
+        write_json(config, json.loads(self.to_json_string()) | {"files": files})  # type: ignore[no-untyped-call]
 
     @property
     def sample_rate(self) -> int:
@@ -404,6 +429,23 @@ def _key(clip: Any) -> Any:
 def _distinct(clips: Iterable[Any]) -> dict[Any, Any]:
     """The different clips by key, in order of first use."""
     return {_key(clip): clip for clip in clips}
+
+
+def check_files(folder: Path, values: dict[str, Any]) -> None:
+    """Refuse tokenizer files other than those saved with processor_config.json: another vocabulary makes other tokens.
+
+    Args:
+        folder: Directory written by `AudioLanguageProcessor.save_pretrained`.
+        values: Its processor_config.json; one of an earlier version lists no files.
+
+    Raises:
+        CheckpointError: A file is missing or has changed.
+    """
+    if "files" in values and (difference := changed_file(folder, values["files"], PROCESSOR_CONFIG)):
+        raise CheckpointError(
+            f"{folder}: {difference} since the processor was saved; restore it, or remove its entry from 'files' in "
+            f"{PROCESSOR_CONFIG} if you mean the change"
+        )
 
 
 def check_tokenizer(tokenizer: Any) -> None:

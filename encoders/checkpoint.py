@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from alm.common.errors import CheckpointError
 from alm.common.files import apply_umask
 from alm.common.text import error_line, one_line
+from encoders.checksums import ENTRY, check_tensors, checksums
 
 # What wrappers put into names: torch.compile, activation checkpointing and FSDP wherever they wrapped a part...
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
@@ -157,7 +159,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         checkpointing add to the names.
 
     Raises:
-        CheckpointError: Nothing there, unreadable, or no state dict.
+        CheckpointError: Nothing there, unreadable, no state dict, or values other than `write_weights` wrote.
     """
     return read_training_file(path)[0]
 
@@ -188,6 +190,8 @@ def read_training_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
         raise CheckpointError(f"{file}: cannot be read ({error_line(error, 200)}); get it again") from error
     except Exception as error:  # torch.load lets pickle's own error types through; none is worth a traceback
         raise CheckpointError(f"{file}: {_refused(error)}; save model.state_dict() alone") from error
+    if file.suffix == ".safetensors":
+        check_tensors(file, loaded)
     beside: dict[str, Any] = {}
     while isinstance(loaded, dict):
         inner = next((key for key in _STATE_DICT_KEYS if isinstance(loaded.get(key), dict)), None)
@@ -209,7 +213,7 @@ def read_training_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
 def write_weights(
     path: str | os.PathLike[str], state_dict: Mapping[str, Tensor], notes: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file; it appears whole or not at all.
+    """Write a safetensors file with a checksum of each tensor; it appears whole or not at all.
 
     Args:
         path: Where.
@@ -223,7 +227,8 @@ def write_weights(
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         plain = {key: value.detach().cpu().contiguous().clone() for key, value in state_dict.items()}
-        save_file(plain, temporary, metadata={"format": "pt", **(notes or {})})
+        metadata = {"format": "pt", ENTRY: json.dumps(checksums(plain)), **(notes or {})}
+        save_file(plain, temporary, metadata=metadata)
         apply_umask(temporary)
         os.replace(temporary, file)
     except (OSError, SafetensorError) as error:

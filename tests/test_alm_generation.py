@@ -282,7 +282,15 @@ def test_sampling_follows_the_generation_config(make):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("repetition_penalty", 0.0), ("eos_token_id", "abc"), ("eos_token_id", [1, -2]), ("top_k", [1])],
+    [
+        ("repetition_penalty", 0.0),
+        ("eos_token_id", "abc"),
+        ("eos_token_id", [1, -2]),
+        ("eos_token_id", [None]),
+        ("eos_token_id", [True]),
+        ("eos_token_id", []),
+        ("top_k", [1]),
+    ],
 )
 def test_a_broken_generation_config_is_named(key, value):
     config = GenerationConfig()

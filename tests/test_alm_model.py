@@ -1,6 +1,7 @@
 """The audio-language model: splicing, padding, freezing, LoRA, saving."""
 
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 import alm
 import encoders.checkpoint
 from alm.checkpoint import load_llm, load_model, load_processor, model_id_of
 from alm.common.errors import AudioError, CheckpointError, UserError
+from alm.common.files import sha256_of
 from alm.export import export_model
 from alm.generation import generate_answers, stream_answer
 from alm.model import AudioLanguageModel
@@ -35,8 +38,6 @@ def talk(question, answer=None, n=1):
 @pytest.fixture
 def make(llm_dir):
     def build(projector="mlp", encoder="audiomosaic", **options):
-        from transformers import AutoTokenizer
-
         torch.manual_seed(0)
         model = AudioLanguageModel.assemble(
             encoder_class(encoder).tiny(), load_llm(str(llm_dir)), projector, options, llm_source=str(llm_dir)
@@ -288,7 +289,7 @@ def stored_with_llm(make, folder):
 def test_large_adapters_stored_with_a_small_llm_can_be_loaded(make, tmp_path):
     model, processor = make()
     model.set_policy(Policy(llm="lora", llm_lora=LoraOptions(r=64)))
-    model.config.llm = model.config.llm_sha256 = None  # as `alm export` without merging
+    model.config.forget_llm()  # as `alm export` without merging
     model.save_pretrained(tmp_path / "m")
     sizes = {key: value.numel() for key, value in load_file(tmp_path / "m/model.safetensors").items()}
     adapters = sum(size for key, size in sizes.items() if key.startswith("llm.") and "lora_" in key)
@@ -452,18 +453,80 @@ def test_a_changed_config_or_weight_is_refused_though_all_shapes_fit(make, tmp_p
     tensors = load_file(folder / "model.safetensors")
     tensors["projector.norm.bias"] += 0.01
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    load_model(
-        folder
-    )  # all fits and is finite; the hash is compared where the file is read as a whole anyway
-    for use in (model_id_of, lambda folder: export_model(folder, tmp_path / "out")):
+    for use in (load_model, lambda folder: export_model(folder, tmp_path / "out")):
         with pytest.raises(CheckpointError, match=r"model\.safetensors: is not the file that was saved"):
             use(folder)
     assert not (tmp_path / "out").exists()
     config = json.loads(text)
-    del config["weights_sha256"], config["config_sha256"]  # as saved before, or edited on purpose
+    del config["weights_header_sha256"], config["config_sha256"]  # as saved before, or edited on purpose
     (folder / "config.json").write_text(json.dumps(config))
     load_model(folder)
     model_id_of(folder)
+    config["weights_sha256"] = sha256_of(folder / "model.safetensors")  # of the version before
+    (folder / "config.json").write_text(json.dumps(config))
+    load_model(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"weights_sha256": "0" * 64}))
+    with pytest.raises(CheckpointError, match=r"is not the file that was saved with .*\(weights_sha256\)"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("part", ["encoder.", "projector.", "llm."])
+def test_one_flipped_bit_in_the_weights_is_refused_and_the_tensor_named(make, tmp_path, part):
+    file = stored_with_llm(make, tmp_path / "m") / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    length = int.from_bytes(data[:8], "little")
+    places = {key: value for key, value in json.loads(data[8 : 8 + length]).items() if key.startswith(part)}
+    key = random.Random(part).choice(sorted(places))
+    data[8 + length + places[key]["data_offsets"][0]] ^= (
+        1  # lowest bit of a float32: finite, as good as before
+    )
+    file.write_bytes(data)
+    with pytest.raises(
+        CheckpointError, match=rf"the values of {re.escape(key)} are not those that were saved"
+    ):
+        load_model(tmp_path / "m")
+
+
+def test_a_changed_config_of_the_referenced_llm_is_refused(make, llm_dir, tmp_path):
+    shutil.copytree(llm_dir, tmp_path / "llm")
+    model = AudioLanguageModel.assemble(
+        encoder_class("audiomosaic").tiny(), load_llm(str(llm_dir)), "mlp", llm_source=str(tmp_path / "llm")
+    )
+    processor = build_processor(AutoTokenizer.from_pretrained(llm_dir), model)
+    model.save_pretrained(tmp_path / "m")
+    processor.save_pretrained(tmp_path / "m")
+    file = tmp_path / "llm/config.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps(values | {"use_cache": False, "transformers_version": "5.0.0"}))
+    load_model(tmp_path / "m")  # no answer depends on these
+    file.write_text(json.dumps(values | {"rms_norm_eps": 0.1}))
+    with pytest.raises(CheckpointError, match=r"llm/config\.json: was changed after .*llm_config_sha256"):
+        load_model(tmp_path / "m")
+    own = json.loads((tmp_path / "m/config.json").read_text())
+    del own["llm_config_sha256"]  # as saved by earlier versions, or the change is meant
+    (tmp_path / "m/config.json").write_text(json.dumps(own))
+    assert load_model(tmp_path / "m").llm.config.rms_norm_eps == 0.1
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_a_changed_tokenizer_file_is_refused_until_its_entry_is_removed(make, tmp_path, name):
+    folder = stored_with_llm(make, tmp_path / "m")
+    text = (folder / name).read_text()
+    if name == "tokenizer.json":
+        values = json.loads(text)
+        values["model"]["merges"] = values["model"]["merges"][:-1]  # valid, and other tokens
+        text = json.dumps(values)
+    (folder / name).write_text(text + " ")
+    with pytest.raises(CheckpointError, match=rf"{re.escape(name)} has .* since the processor was saved"):
+        load_processor(folder)
+    path = folder / "processor_config.json"
+    values = json.loads(path.read_text())
+    del values["files"][name]
+    path.write_text(json.dumps(values))
+    load_processor(folder)
+    del values["files"]  # as earlier versions saved it
+    path.write_text(json.dumps(values))
+    load_processor(folder)
 
 
 def test_a_short_fuzz_of_model_directories(tmp_path):

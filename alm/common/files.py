@@ -295,6 +295,11 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def file_entry(path: Path) -> dict[str, Any]:
+    """Size and content hash of a file, as `changed_file` compares them."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
 def changed_file(folder: Path, files: Any, listed_in: str, hashes: bool = True) -> str | None:
     """Compare files with a list of them; None if all are as listed.
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from alm.data.records import AudioRef
 from alm.data.shards import ShardRef
 from encoders import AudioEncoder
 from encoders.checkpoint import write_weights
+from encoders.checksums import checksum
 from train.engine.processes import barrier, say
 
 SHARD_BYTES = 64 << 20  # a killed run loses at most this much: the clips that are not yet in a shard
@@ -104,7 +104,7 @@ class FeatureFolder:
     def write(self, features: Mapping[str, Feature]) -> None:
         """Write a shard and remove old ones above the limit; report if it cannot be written."""
         name = hashlib.sha256("".join(sorted(features)).encode()).hexdigest()[:32]
-        notes = {name: [kept.n_samples, _checksum(kept.values)] for name, kept in features.items()}
+        notes = {name: [kept.n_samples, checksum(kept.values)] for name, kept in features.items()}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = self.folder / f"{name}.safetensors"
@@ -143,14 +143,10 @@ def _read_shard(file: Path, wanted: set[str]) -> dict[str, Feature]:
         names = wanted.intersection(shard.keys())
         notes = json.loads(shard.metadata()[_NOTES])
         found = {name: Feature(shard.get_tensor(name), int(notes[name][0])) for name in names}
-    wrong = [name for name, kept in found.items() if _checksum(kept.values) != notes[name][1]]
+    wrong = [name for name, kept in found.items() if checksum(kept.values) != notes[name][1]]
     if wrong:
         raise ValueError(f"the checksums of {len(wrong)} clips are wrong")
     return found
-
-
-def _checksum(values: Tensor) -> int:
-    return zlib.crc32(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def encoded_once(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from alm.common.errors import CheckpointError
-from alm.common.files import changed_file, sha256_of
+from alm.common.files import changed_file, file_entry
 from alm.common.json_text import read_json_object
 from encoders.checkpoint import load_strict, read_weights
 
@@ -70,7 +70,7 @@ def seal(unfinished: Path, step: int, facts: dict[str, Any]) -> Path:
         facts: Values to keep beside the list of files.
     """
     files = {
-        path.relative_to(unfinished).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        path.relative_to(unfinished).as_posix(): file_entry(path)
         for path in sorted(unfinished.rglob("*"))
         if path.is_file()
     }
