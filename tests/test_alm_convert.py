@@ -232,6 +232,26 @@ def test_from_labels_writes_every_kind_with_right_answers(tmp_path, capsys):
     assert len({r.choices.index(r.answer) for r in records if r.kind == "choice"}) > 1
 
 
+def test_no_option_but_the_answer_can_be_heard():
+    """Of a clip with three of six labels, whatever its name: one option is one of the three, the others are not."""
+    labels = ["dog", "rain", "wind", "bell", "siren", "horn"]
+    asked = [
+        next(QuestionWriter(labels, ["choice"]).write(f"clip{i}", labels[i % 4 : i % 4 + 3]))
+        for i in range(40)
+    ]
+    for record in asked:
+        assert set(record["choices"]) & set(record["labels"]) == {record["answer"]}
+        assert len(record["choices"]) == 4
+    assert len({record["answer"] for record in asked}) == 6
+    present = [
+        next(QuestionWriter(labels, ["presence"]).write(f"clip{i}", labels[i % 4 : i % 4 + 3]))
+        for i in range(40)
+    ]
+    for record in present:
+        (named,) = [label for label in labels if label in record["question"]]
+        assert record["answer"] == ("yes" if named in record["labels"] else "no")
+
+
 def test_from_labels_takes_other_wordings_kinds_and_several_labels(tmp_path):
     audio(tmp_path / "a.wav", tmp_path / "b.wav")
     table(tmp_path / "t.csv", ["fname", "labels"], ["a.wav", "dog,rain"], ["b.wav", "sea_waves"])

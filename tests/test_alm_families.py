@@ -54,7 +54,7 @@ def tiny_llm(family, vocab_size, **options):
         bos_token_id=1,
         eos_token_id=3,
         pad_token_id=0,
-        **{**WHOLE[family], **options},
+        **{**WHOLE.get(family, {}), **options},
     )
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config).eval()
@@ -190,6 +190,33 @@ def test_the_loss_at_labels_only_is_the_llms_own(make, family):
         torch.testing.assert_close(
             (torch.stack(singles) * counts).sum() / counts.sum(), whole.loss, atol=1e-5, rtol=0
         )
+
+
+def test_a_mixture_of_experts_is_trained_with_its_balancing_loss(make):
+    """The loss is cross-entropy plus the router's term (Switch Transformer, equation 4), both computed here."""
+    options = {"num_local_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.5}
+    model, processor = make("mixtral", output_router_logits=True, **options)
+    batch = processor(answered(3), [[c] for c in mixed_clips(3)], with_labels=True)
+    mask, labels = batch["attention_mask"], batch["labels"]
+    with torch.no_grad():
+        inputs = {k: v for k, v in batch.items() if k not in ("labels", "attention_mask")}
+        out = model.llm(
+            inputs_embeds=model.embed(**inputs),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            output_router_logits=True,
+        )
+        found = float(model(**batch).loss)
+    logs = out.logits[:, :-1].double().log_softmax(-1)
+    wanted = labels[:, 1:]
+    told = wanted != -100
+    entropy = -logs.gather(-1, wanted.clamp(min=0)[..., None])[..., 0][told].mean()
+    shares = torch.cat([layer.double().softmax(-1) for layer in out.router_logits])
+    real = mask.flatten().bool().repeat(len(out.router_logits))
+    chosen = torch.zeros_like(shares).scatter(1, shares.topk(2, dim=1).indices, 1.0)
+    balance = 4 * (chosen[real].mean(0) * shares[real].mean(0)).sum()
+    assert balance > 1.0
+    assert found == pytest.approx(float(entropy + 0.5 * balance), abs=1e-4)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -83,6 +83,21 @@ def test_several_answers_beams_and_samples(make, clips):
     )
 
 
+def test_several_answers_belong_to_their_own_question(make, clips):
+    """In a batch, each question has the answers that it has alone."""
+    model, processor = make()
+    questions, audios = [ask("what"), ask("why"), ask("who is it")], [[clips[i]] for i in (0, 2, 1)]
+    options = {"num_beams": 3, "num_return_sequences": 3}
+    alone = [
+        [text for _, text in generate_answers(model, processor, [question], [audio], 6, **options)]
+        for question, audio in zip(questions, audios, strict=True)
+    ]
+    together = [[], [], []]
+    for row, text in generate_answers(model, processor, questions, audios, 6, **options):
+        together[row].append(text)
+    assert together == alone and len({text for texts in alone for text in texts}) > 5
+
+
 def test_streaming_gives_the_same_words_and_passes_errors_on(make, clips):
     model, processor = make()
     whole = dict(generate_answers(model, processor, [ask("what")], [[clips[0]]], 12))[0]

@@ -12,13 +12,13 @@ from fuzzing import fuzz
 from alm.common.errors import ConfigError, UserError
 from alm.common.settings import parse_settings
 from encoders.registry import encoder_class
-from eval.ablation.arm_steps import arm_steps, plan_steps, shared_inputs
+from eval.ablation.arm_steps import arm_steps, plan_steps, probe_step, shared_inputs
 from eval.ablation.claims import Comparison, compare, rank_stability, score_arms, spearman, statements
 from eval.ablation.costs import ArmPlan, budgeted
 from eval.ablation.grid import make_arms
 from eval.ablation.proxies import EARLY, PROBE, early_loss, proxies
 from eval.ablation.report import write_ablation_report
-from eval.ablation.results import ArmResult, Results, SeedRun
+from eval.ablation.results import ArmResult, Results, SeedRun, read_results
 from eval.ablation.settings import AblationSettings, load_ablation
 from eval.ablation.steps import Step, placed
 from eval.ablation.tokens import match_tokens
@@ -207,6 +207,44 @@ def test_a_budget_becomes_steps(unit, steps, tmp_path):
     made = arm_steps(settings, arm, shared_inputs(settings), 0, 1.0, {"align": steps})
     assert made.train[0].config["optim"]["steps"] == steps
     assert "controls=[none,no_audio,other_clip]" in made.score.words
+
+
+def test_the_probe_hears_validation_clips_and_never_the_test_set():
+    stages = {"pretrain": {"encoder": "audiomosaic"}, "align": {}}
+    settings = settings_of(
+        stages=stages, axes={"encoder": {"audiomosaic": {}}}, baseline="audiomosaic",
+        inputs={"train": ["a.jsonl"], "validation": ["b.jsonl"], "test": "c.jsonl", "llm": "x/llm", "labels": "l.csv"},
+    )  # fmt: skip
+    inputs = shared_inputs(settings)
+    arm = make_arms(settings, inputs.table)[0]
+    run = arm_steps(settings, arm, inputs, 0)
+    step = probe_step(settings, arm, inputs, run)
+    assert (step.config["train"], step.config["test"]) == (["a.jsonl"], ["b.jsonl"])
+    assert step.config["encoder"] == f"{run.train[0].ref}/run/encoder" and run.train[0] in step.needs
+    assert step.config["labels"] == "l.csv" and "c.jsonl" not in str(step.config)
+
+
+def test_costs_are_those_of_the_steps_that_the_budget_allows(tmp_path):
+    """Measured at 10 and 20 steps, run for 5 and 60: half and three times as much."""
+    index = index_of()
+    index["arms"][0] |= {
+        "plan": {"align": "plan-0", "instruct": "plan-1"},
+        "steps": {"align": 5, "instruct": 60},
+    }
+    measured = [
+        {"steps": 10, "tokens": 100, "flops": 1e3, "seconds": 8.0, "trainable": 1, "parameters": 7},
+        {"steps": 20, "tokens": 300, "flops": 5e3, "seconds": 2.0, "trainable": 2, "parameters": 7},
+    ]
+    for number, cost in enumerate(measured):
+        folder = tmp_path / "steps" / f"plan-{number}"
+        folder.mkdir(parents=True)
+        (folder / "log.txt").write_text(json.dumps(cost) + "\n")
+        (folder / "finished.json").write_text("{}")
+    (tmp_path / "arms.json").write_text(json.dumps(index))
+    (arm,) = read_results(tmp_path).arms
+    assert arm.cost == {
+        "steps": 65, "tokens": 50 + 900, "flops": 500 + 15e3, "seconds": 4 + 6, "trainable": 2, "parameters": 7
+    }  # fmt: skip
 
 
 # ---- what may be said ----

@@ -10,11 +10,13 @@ from alm.checkpoint import model_id_of
 from alm.common.errors import ConfigError
 from alm.common.settings import load_settings
 from alm.data.manifest import write_manifest
+from alm.data.records import Record
 from encoders.audio import save_wav
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.errors import EvaluationError
 from eval.runner.benchmark import find_config, run_benchmark
 from eval.runner.settings import EvalSettings
+from eval.scoring.predictions import PREDICTIONS, read_predictions
 
 
 @pytest.mark.parametrize("name", list_benchmarks())
@@ -238,6 +240,67 @@ def test_two_models_two_benchmarks_one_page(model_dir, clips, tmp_path):
     } <= scores
     html = (page / "comparison.html").read_text()
     assert "ltu_classification" in html and "manifest" in html and "http:" not in html
+
+
+def test_a_missing_ranking_puts_its_choices_last():
+    """Against scikit-learn, with the choices of the missing one below all others."""
+    from sklearn.metrics import average_precision_score
+
+    from eval.scoring.arm_scores import score_arm
+
+    names = ("bell", "dog", "rain")
+    turns = ({"role": "user", "content": "what"},)
+    records = [
+        Record(str(i), (), turns, "qa", "what", names[i % 3], choices=names, clip=str(i)) for i in range(6)
+    ]
+    values = np.random.default_rng(0).standard_normal((6, 3))
+    for missing in range(6):
+        rows = [None if i == missing else row.tolist() for i, row in enumerate(values)]
+        found = score_arm(records, ["bell"] * 6, {}, rankings=rows)["ranking/map"].interval(0).value
+        last = values.copy()
+        last[missing] = -100.0
+        wanted = [average_precision_score(np.arange(6) % 3 == k, last[:, k]) for k in range(3)]
+        assert found == pytest.approx(np.mean(wanted))
+
+
+OWN_RULE = """
+from alm.data.manifest import read_manifest
+from eval.benchmarks import Benchmark
+
+BENCHMARK = Benchmark(
+    reader=lambda path, split: read_manifest(path), prompt="{question}", prompt_version="1", metrics=("qa",),
+    citation="This test.", max_new_tokens=5, is_right=lambda record, answer: record.id in ("0", "2"), groups=("part",),
+)
+"""
+
+
+def test_the_rule_of_a_benchmark_and_the_seed_of_the_config_reach_the_run(
+    model_dir, clips, tmp_path, monkeypatch
+):
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "own_rule.py").write_text(OWN_RULE)
+    (tmp_path / "c.yaml").write_text("benchmark: own_rule\n")
+    monkeypatch.setenv("ALM_PLUGINS", str(tmp_path / "plugins"))
+    save_wav(tmp_path / "0.wav", clips[0], 16000)
+    lines = [
+        {"id": str(i), "audio": "0.wav", "question": "what", "answer": "bell", "part": "ab"[i % 2]}
+        for i in range(3)
+    ]
+    write_manifest(tmp_path / "test.jsonl", lines)
+
+    def run(name, seed):
+        options = [f"data={tmp_path / 'test.jsonl'}", "controls=[none]", f"seed={seed}", "decoding.do_sample=true",
+                   "decoding.temperature=5.0"]  # fmt: skip
+        scores = run_benchmark(str(tmp_path / "c.yaml"), model_dir, tmp_path / name, options)
+        return scores, {
+            line["id"]: line["prediction"] for line in read_predictions(tmp_path / name / PREDICTIONS)
+        }
+
+    scores, first = run("a", 1)
+    assert scores["arms"]["none"]["scores"]["qa/overall"]["value"] == pytest.approx(2 / 3)
+    by_part = scores["arms"]["none"]["groups"]["part"]
+    assert (by_part["a"]["qa/overall"]["value"], by_part["b"]["qa/overall"]["value"]) == (1.0, 0.0)
+    assert run("b", 1)[1] == first != run("c", 2)[1]
 
 
 def test_perfect_answers_give_exactly_one_with_absent_classes():

@@ -13,8 +13,8 @@ from eval.errors import EvaluationError
 from eval.reports.compare import compare_runs
 from eval.reports.comparison_page import write_comparison
 from eval.runner.score_file import score_file
-from eval.scoring.judges import open_judge, read_verdict
-from eval.scoring.predictions import prediction_key, read_predictions
+from eval.scoring.judges import judged_accuracy, open_judge, read_verdict
+from eval.scoring.predictions import prediction_key, read_predictions, records_of
 
 
 def write(folder, right, n=40, **more):
@@ -189,6 +189,14 @@ def test_a_judge_is_cached_and_its_failures_are_not_scored(tmp_path, server):
     assert len(handler.asked) == before + 3  # only what failed is asked again
     with pytest.raises(EvaluationError, match="neither a URL nor the directory"):
         open_judge("gpt", tmp_path / "cache.jsonl")
+
+
+def test_a_missing_answer_is_wrong_for_a_judge(tmp_path, server):
+    """Right: 1, 2; missing: 0; failed: 3; mumbled: 4; wrong: 5, 6, 7: two of six."""
+    lines = read_predictions(write(tmp_path / "a", 5, n=8))
+    said = {line["id"]: line["prediction"] for line in lines if line["id"] != "s0"}
+    judged = judged_accuracy(open_judge(f"{server[0]}#stub", tmp_path / "j.jsonl"), records_of(lines), said)
+    assert (judged["n"], judged["n_failed"], judged["value"]) == (8, 2, pytest.approx(2 / 6))
 
 
 def test_a_local_model_judges(tmp_path, llm_dir):

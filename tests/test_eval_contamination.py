@@ -1,5 +1,6 @@
 """Clips that were trained on are found by the ids in their names."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,5 +52,11 @@ def test_shared_clips_are_counted_and_named(tmp_path):
     assert "3 of 4 clips are in the training manifests train.jsonl" in contamination_note(found)
     clean = contaminated(records[2:3], [tmp_path / "train.jsonl"])
     assert clean["n_shared"] == 0 and "No clip of 1" in contamination_note(clean)
+    # One clip with several recordings, of which another record names the one that was trained on.
+    several = [
+        replace(record(name), clip="scene") for name in ("other.wav", "37199.wav", "17367.wav", "a.wav")
+    ]
+    assert contaminated(several, [tmp_path / "train.jsonl"])["shared"] == ["scene"]
+    assert contaminated(several[:2], [tmp_path / "train.jsonl"])["n_shared"] == 0
     with pytest.raises(ManifestError):
         contaminated(records, [tmp_path / "absent.jsonl"])

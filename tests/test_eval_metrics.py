@@ -11,6 +11,7 @@ from pathlib import Path
 import evaluate
 import numpy as np
 import pytest
+import torch
 
 import eval.metrics
 from eval.errors import MetricError, MetricUnavailable
@@ -133,6 +134,8 @@ def test_evaluate_combines_metrics():
         (["a cat barks"], [["a dog barks"]], (1 / 3, 3 / 11)),
         (["", "x y"], [[""], ["x"]], (1.0, 2.0)),
         (["rain falls", "one"], [["wind blows", "rain falls"], ["two"]], (1 / 3, 3 / 13)),
+        # More edits, but a lower rate: 2 of 1 word or 3 of 4, 3 of 1 character or 5 of 7.
+        (["a b"], [["c", "a x y z"]], (3 / 4, 5 / 7)),
     ],
 )
 def test_error_rates(said, wanted, rates):
@@ -142,6 +145,18 @@ def test_error_rates(said, wanted, rates):
         assert result[name] == pytest.approx(
             sum(edits for edits, _ in result["counts"]) / sum(length for _, length in result["counts"])
         )
+
+
+def test_bleu_by_hand():
+    """Five of five, three of four, one of three and none of two n-grams; the shorter of two close references counts."""
+    said = ["a b c x d"]
+    bleu = load_metric("bleu")
+    found = bleu.compute(predictions=said, references=[["a b c d", "c x e f g d"]], tokenizer="none")
+    precisions = [5 / 5, 3 / 4, 1 / 3, 1e-15 / 2]
+    wanted = [np.prod(precisions[:order]) ** (1 / order) for order in (1, 2, 3, 4)]
+    assert [found[f"bleu_{order}"] for order in (1, 2, 3, 4)] == pytest.approx(wanted, abs=1e-6)
+    short = bleu.compute(predictions=["a b c"], references=[["a b c d", "a b c d e"]], tokenizer="none")
+    assert short["bleu_2"] == pytest.approx(np.exp(1 - 4 / 3))
 
 
 def test_token_f1():
@@ -232,6 +247,41 @@ def test_metrics_from_local_models(bert_dir, monkeypatch):
         load_metric("bertscore").compute(
             predictions=["a"], references=[["a"]], bert_model=str(bert_dir / "none")
         )
+
+
+def test_bertscore_and_fluency_by_hand(bert_dir):
+    """From the model's own outputs, one text at a time, in float64: matches of words alone, and the last label."""
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+    sbert, fluency = bert_dir / "sbert", bert_dir / "fluency"
+    tokenizer, model = AutoTokenizer.from_pretrained(sbert), AutoModel.from_pretrained(sbert).eval()
+    detector = AutoModelForSequenceClassification.from_pretrained(fluency).eval()
+
+    @torch.no_grad()
+    def words(text):
+        states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].double().numpy()
+        return (states / np.linalg.norm(states, axis=1, keepdims=True))[1:-1]
+
+    @torch.no_grad()
+    def p_error(text):
+        logits = detector(**tokenizer(text, return_tensors="pt")).logits[0].double()
+        return float(1 / (1 + torch.exp(-logits[5])))
+
+    def f1(said, wanted):
+        alike = words(said) @ words(wanted).T
+        precision, recall = alike.max(axis=1).mean(), alike.max(axis=0).mean()
+        return 2 * precision * recall / (precision + recall)
+
+    said, wanted = (
+        ["cat", "a dog barks", "rain falls loudly a cat"],
+        [["dog"], ["a cat"], ["rain", "a dog falls"]],
+    )
+    found = load_metric("bertscore").compute(predictions=said, references=wanted, bert_model=str(sbert))
+    by_hand = [max(f1(one, target) for target in targets) for one, targets in zip(said, wanted, strict=True)]
+    assert found["per_sample"] == pytest.approx(by_hand, abs=1e-5)
+    assert error_probabilities(str(fluency), said).tolist() == pytest.approx(
+        [p_error(one) for one in said], abs=1e-5
+    )
 
 
 # Stands in for the Java program, which needs half a gigabyte of models: it checks how it is called and scores a caption

@@ -266,6 +266,34 @@ def test_extra_arm_and_parse_failures(records, tmp_path):
     assert "untrained encoder" in text and "9 of 9 multiple-choice answers name no single choice" in text
 
 
+def test_an_extra_arm_is_what_its_model_says_with_the_right_audio(records, tmp_path):
+    """The file of another model holds its controls, too."""
+    run(records, tmp_path, Listener())
+    lines = read_predictions(tmp_path / "predictions.jsonl")
+    own = [line for line in lines if line["control"] == "none"]
+    scores = score_predictions(records, own, extra={"other": lines})
+    assert scores["arms"]["other"]["scores"]["qa/overall"]["value"] == 1.0
+    assert scores["arms"]["other"]["n_missing"] == 0 and scores["gaps"]["other"]["qa/overall"]["value"] == 0.0
+
+
+def test_a_length_belongs_to_the_group_that_it_ends(records):
+    """5 s are the last of "0 to 5 s"; one clip each, answered right up to 10 s."""
+    lengths = {4.9: "0 to 5 s", 5.0: "0 to 5 s", 5.01: "5 to 10 s", 10.0: "5 to 10 s", 10.1: "10 to 30 s",
+               30.0: "10 to 30 s", 30.1: "over 30 s", None: "not given"}  # fmt: skip
+    asked = [record for record in records if record.kind == "what"][: len(lengths)]
+    lines = [
+        {"id": record.id, "key": record.id, "control": "none", "duration_s": length,
+         "prediction": record.answer if length and length <= 10 else "nothing"}
+        for record, length in zip(asked, lengths, strict=True)
+    ]  # fmt: skip
+    found = score_predictions(asked, lines)["arms"]["none"]["groups"]["length"]
+    counted = {name: (one["qa/overall"]["n"], one["qa/overall"]["value"]) for name, one in found.items()}
+    assert counted == {
+        "0 to 5 s": (2, 1.0), "5 to 10 s": (2, 1.0), "10 to 30 s": (2, 0.0), "over 30 s": (1, 0.0),
+        "not given": (1, 0.0),
+    }  # fmt: skip
+
+
 def test_wrong_inputs_are_typed_errors(records, tmp_path):
     run(records, tmp_path, Listener(), controls=["none"])
     lines = read_predictions(tmp_path / "predictions.jsonl")

@@ -48,6 +48,13 @@ def test_equals_the_exact_test_of_few_clips():
     assert found == pytest.approx(2 / 16, abs=0.01)
 
 
+def test_no_number_of_swaps_makes_a_difference_impossible():
+    """Of 40 clips that all differ, none of 99 swaps reaches the observed one: it is counted itself, 1 of 100."""
+    first, second = columns(np.ones(40)), columns(np.zeros(40))
+    for statistic in (mean, lambda sums: -mean(sums)):
+        assert permutation_p(first, second, range(40), statistic, n_permutations=99) == pytest.approx(1 / 100)
+
+
 def test_mcnemar():
     first = [1] * 10 + [0] * 2 + [1] * 5
     second = [0] * 10 + [1] * 2 + [1] * 5

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats as distributions
 
 from eval.errors import EvaluationError
 from eval.metrics.bleu.bleu import bleu_of
@@ -33,6 +34,15 @@ def test_coverage_of_the_95_percent_interval(n_clips, per_clip):
         interval = mean_interval(values, clips, proportion=True, seed=trial)
         inside += interval.low <= 2 / 3 <= interval.high
     assert 0.93 <= inside / trials <= 0.97
+
+
+def test_the_interval_of_few_clips_is_as_wide_as_a_t_interval():
+    """Of 12 evenly spread normal values, over many seeds: without the correction it would be 4 % narrower."""
+    values = distributions.norm.ppf((np.arange(12) + 0.5) / 12)
+    found = [mean_interval(values, range(12), seed=seed) for seed in range(60)]
+    width = np.mean([interval.high - interval.low for interval in found])
+    wanted = 2 * distributions.t.ppf(0.975, 11) * values.std(ddof=1) / np.sqrt(12)
+    assert width == pytest.approx(wanted, rel=0.02)
 
 
 def test_ignoring_clips_would_be_too_narrow():

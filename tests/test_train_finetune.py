@@ -27,7 +27,7 @@ from train.finetune.optim import BestEpoch, FinetuneTrainer, layer_scales
 from train.finetune.scores import fold_markdown, fold_summary, report, score
 from train.finetune.settings import AugmentSettings, FinetuneSettings
 from train.finetune.splits import choose_split, read_data
-from train.finetune.stage import load_classifier
+from train.finetune.stage import _scheduled, load_classifier
 from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
 
@@ -404,6 +404,26 @@ def test_every_augmentation_does_something(clips, part):
     assert not torch.allclose(changed, encoder(waveforms, lengths).clip_features(), atol=1e-5)
 
 
+def test_every_window_of_a_clip_has_its_own_masks(monkeypatch):
+    """Seen where the encoder hears them: masked mels are 0 before normalisation, dropped patches are not kept."""
+    encoder = AudioMosaicEncoder.tiny()
+    heard = []
+    original = encoder.forward_mel
+    monkeypatch.setattr(
+        encoder, "forward_mel", lambda mel, keep: heard.append((mel, keep)) or original(mel, keep)
+    )
+    lengths = torch.tensor([4 * 10240])
+    wave = torch.randn(1, int(lengths), generator=torch.Generator().manual_seed(0))
+    augment = AugmentSettings(spec_freq=16, spec_time=20, mask_time=0.5)
+    augmented_clip_features(encoder, wave, lengths, torch.tensor([7]), augment)
+    ((mel, keep),) = heard
+    masked = mel == -encoder.config.norm.mean / encoder.config.norm.divisor
+    assert len(mel) == 4
+    frames, bands = masked.all(dim=2).tolist(), masked[:, :40].all(dim=1).tolist()
+    for kind in (bands, keep.tolist(), frames[:3]):
+        assert len({str(window) for window in kind}) == len(kind)
+
+
 def rows_of(tones, options, seed=0):
     data = read_data(settings_of(tones).data)
     targets = torch.eye(3)[[data.classes.index(c.labels[0]) for c in data.clips]]
@@ -428,6 +448,35 @@ def test_mixup_mixes_labels_as_it_mixes_sound(tones):
         a + 5, np.array([9.0, 1.0, 1.0, 1.0, 8.0], np.float32), 0.5
     )  # means of 5 and 4, and the cut takes 4 away
     np.testing.assert_allclose(cut, [3.5, -1.5, -0.5, -1.5])
+
+
+def test_labels_of_a_mixture_are_the_shares_of_its_sounds(tones):
+    """Tones of different kinds are orthogonal: a projection tells how much of a clip is in its mixture."""
+    rows = rows_of(tones, FinetuneSettings(mode="full", augment=AugmentSettings(mixup=1.0)))
+    seen = []
+    for i, own in enumerate(rows.clips):
+        wave = rows.audio.read(own).astype(np.float64)
+        wave -= wave.mean()
+        share = rows[i]["waveform"] @ wave / (wave @ wave)
+        labels = rows[i]["labels"]
+        if labels.max() < 1:  # mixed with another kind
+            assert float(labels @ rows.targets[i]) == pytest.approx(share, abs=0.02)
+            seen.append(share)
+    assert len(seen) > 10 and min(seen) < 0.4 and max(seen) > 0.6
+
+
+def test_a_clip_that_is_drawn_again_is_augmented_anew(tones):
+    options = FinetuneSettings(mode="full", balanced=True, draws=200, augment=AugmentSettings(crop_s=0.1))
+    rows = rows_of(tones, options)
+    most = max(set(rows.drawn), key=rows.drawn.count)
+    places = [place for place, index in enumerate(rows.drawn) if index == most]
+    crops = [rows[place] for place in places]
+    assert len(places) > 4
+    assert (
+        len({row["waveform"].tobytes() for row in crops})
+        == len({row["clip_key"] for row in crops})
+        == len(places)
+    )
 
 
 def test_random_crops_begin_anywhere_and_test_crops_are_evenly_spaced(tmp_path):
@@ -508,6 +557,17 @@ def test_learning_rates_fall_with_depth():
     assert groups[id(head.linear.weight)] == (0.1, 0.3) and groups[id(head.linear.bias)] == (0.1, 0.0)
     assert groups[id(encoder.blocks[0].attn.qkv.weight)] == (0.025, 0.3)
     assert groups[id(encoder.pos_embed)] == (0.0125, 0.0)
+
+
+def test_steps_and_learning_rate_count_clips_of_all_accumulated_batches(tones, monkeypatch):
+    """Of 100 clips in steps of 4 x 8, on one process and on three."""
+    options = {"mode": "full", "epochs": 5, "base_lr": 0.02, "warmup_epochs": 0.5}
+    settings = settings_of(tones, finetune=options, optim={"batch_size": 4, "accumulation": 8})
+    one = _scheduled(settings, 100).optim
+    assert (one.steps, one.warmup_steps, one.lr) == (5 * 4, 2, pytest.approx(0.02 * 32 / 256))
+    monkeypatch.setattr("train.finetune.stage.world_size", lambda: 3)
+    three = _scheduled(settings, 100).optim
+    assert (three.steps, three.warmup_steps, three.lr) == (5 * 2, 1, pytest.approx(0.02 * 96 / 256))
 
 
 def test_losses_are_the_libraries_own():

@@ -233,7 +233,10 @@ def test_batches_of_one_source():
     whole = sources[: 7 * 4].reshape(7, 4)  # 5 batches of the first, 2 of the second; the third fills none
     assert (whole == whole[:, :1]).all() and Counter(whole[:, 0].tolist()) == {0: 5, 1: 2}
     assert np.array_equal(order, one_source_order([23, 9, 3], 4, seed=1, epoch=0))
-    assert not np.array_equal(order, one_source_order([23, 9, 3], 4, seed=1, epoch=1))
+    # In another epoch or with another seed, other samples meet in a batch.
+    met = set(map(frozenset, order[: 7 * 4].reshape(7, 4).tolist()))
+    for other in (one_source_order([23, 9, 3], 4, seed=1, epoch=1), one_source_order([23, 9, 3], 4, 2, 0)):
+        assert not met & set(map(frozenset, other[: 7 * 4].reshape(7, 4).tolist()))
 
 
 def test_a_checked_sample_is_encoded_once_and_gives_the_same_batch(data, llm_dir, monkeypatch):

@@ -41,6 +41,18 @@ def test_a_dry_run_counts_and_writes_nothing(stage, data, parts, tmp_path):
     assert "trainable parameters" in str(found) and "(4.00 epochs)" in str(found)
 
 
+def test_accumulated_batches_cost_as_much_as_steps(data, parts, tmp_path):
+    """Twice the batches to a step: twice the work and the tokens, of as many steps."""
+    once, twice = (
+        STAGES.get("align").dry_run(
+            of_stage("align", data, tmp_path / "run", parts, optim={"accumulation": n})
+        )
+        for n in (1, 2)
+    )
+    assert (once.steps, once.global_batch) == (7, 2) and (twice.steps, twice.global_batch) == (7, 4)
+    assert twice.flops == 2 * once.flops and abs(twice.tokens - 2 * once.tokens) <= 1
+
+
 def test_runs_are_listed_and_compared(data, parts, tmp_path, capsys):
     for name, lr in (("a", 1e-3), ("b", 2e-3)):
         run_stage(

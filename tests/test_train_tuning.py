@@ -1,5 +1,7 @@
 """Align and instruct on a tiny model: artifacts chain, finished runs are reused, the right parts move."""
 
+import dataclasses
+import hashlib
 import json
 from types import SimpleNamespace
 
@@ -20,7 +22,8 @@ from encoders.audio import save_wav
 from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
 from train.tune.controls import mean_loss, with_other_audio
-from train.tune.conversations import ConversationDataset
+from train.tune.conversations import ClipWaveforms, ConversationDataset
+from train.tune.stage import training_data
 
 WORDS = ("bell", "dog", "rain", "horn")
 
@@ -192,6 +195,20 @@ def test_captions_rotate_with_the_epoch():
     assert shown[0, 0] != shown[1, 0]
 
 
+def test_the_seed_of_the_run_chooses_the_captions(data, tmp_path):
+    """The first caption of a record is a hash of seed and id, computed here."""
+    turns = ({"role": "user", "content": "describe"}, {"role": "assistant", "content": "0"})
+    records = [
+        Record(f"c{i}", (), turns, "caption", "describe", None, captions=("0", "1", "2")) for i in range(20)
+    ]
+    for seed in (0, 1):
+        run = settings(data, tmp_path, encoder="logmel", llm="unused", run={"seed": seed})
+        dataset, _ = training_data(run, records, None, ClipWaveforms(16000))
+        shown = [dataset[i]["messages"][-1]["content"] for i in range(20)]
+        hashes = [hashlib.sha256(f"{seed}/c{i}".encode()).hexdigest() for i in range(20)]
+        assert shown == [str(int(one[:8], 16) % 3) for one in hashes]
+
+
 def test_mistakes_are_named(data, encoder_dir, llm_dir, tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'optim.lr'"):
         settings(data, tmp_path, optim={"lrr": 1})
@@ -213,7 +230,11 @@ def test_mistakes_are_named(data, encoder_dir, llm_dir, tmp_path):
 
 def test_a_learned_sum_of_layers_is_trained(data, encoder_dir, llm_dir, tmp_path):
     options = {"encoder": str(encoder_dir), "encoder_options": {"layer": "sum"}, "llm": str(llm_dir)}
-    out = run_stage(settings(data, tmp_path / "a", **options))
+    run = settings(data, tmp_path / "a", **options)
+    cached = dataclasses.replace(
+        run.data, cache_features=True
+    )  # which must not freeze the weights of the sum
+    out = run_stage(dataclasses.replace(run, data=cached))
     model, _ = alm.load(out, device="cpu")
     assert model.encoder.config.layer == "sum" and model.encoder.weights.abs().max() > 0
     out = run_stage(settings(data, tmp_path / "b", stage="instruct", model=str(out)))

@@ -240,6 +240,21 @@ def test_a_crop_lays_short_clips_anywhere_and_stretches_their_length() -> None:
     assert min(ends) < 40 < 60 < max(ends)
 
 
+@pytest.mark.parametrize("speed", [0.8, 1.25])
+def test_a_stretched_clip_in_a_crop_keeps_its_length_over_its_speed(speed: float) -> None:
+    """From the first to the last of 48 frames: 59 or 38, wherever they are; silence is before them, nothing after."""
+    starts = set()
+    for key in range(20):
+        config = only(crop=True, n_frames=120, time_stretch_p=1.0, time_stretch=(speed, speed))
+        view = view_of(coloured(0.5), config, key)
+        silent, ended = (view == LOG_FLOOR).all(dim=1), (view == 0).all(dim=1)
+        own = (~silent & ~ended).nonzero()[:, 0]
+        assert abs(len(own) - 47 / speed) <= 1 and int(own[-1] - own[0]) == len(own) - 1
+        assert bool(silent[: own[0]].all()) and bool(ended[own[-1] + 1 :].all())
+        starts.add(int(own[0]))
+    assert min(starts) < 20 and 120 - 48 / speed - 20 < max(starts) <= 120 - 48 / speed + 1
+
+
 def test_a_crop_cuts_long_clips_anywhere() -> None:
     samples = coloured()
     mel = mel_of(samples)
