@@ -1,0 +1,277 @@
+"""Containers that say how large they are: whether all of a file is there.
+
+Decoders shorten such files silently where they end early. A size that the writer never knew (it wrote to a pipe) is
+no size.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import BinaryIO
+
+from alm.common.errors import AudioError
+
+_MOST_CHUNKS = 10_000
+# Placeholders of writers that could not seek back: 0xFFFFFFFF (ffmpeg), 0x7FFFFFFF and a little less (sox), 0x80000000.
+_PLACEHOLDERS = (range(0x7FFF0000, 0x80000100), range(0xFFFF0000, 0x100000000))
+_W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
+_EBML_UNKNOWN = {(1 << 7 * n) - 1 for n in range(1, 9)}
+_SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
+_SEGMENT_PARTS = {
+    _CLUSTER, 0x1C53BB6B, 0x1549A966, 0x114D9B74, 0x1654AE6B, 0x1941A469, 0x1043A770, 0x1254C367, 0xEC, 0xBF,
+}  # fmt: skip
+_CLUSTER_PARTS = {0xE7, 0x5854, 0xA7, 0xAB, 0xA3, 0xA0, 0xAF, 0xEC, 0xBF}
+_WITHOUT_SIZES = (b"\0\0\1\xba",)  # MPEG program streams
+_TS_PACKET = 188
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+
+
+def check_whole(stream: BinaryIO, size: int, file: str) -> bool:
+    """Compare the sizes that a container declares with what is there.
+
+    Args:
+        stream: The file.
+        size: Its size in bytes.
+        file: What to call it in errors.
+
+    Returns:
+        Whether it is a container, of those that declare sizes or of those that do not.
+
+    Raises:
+        AudioError: It is cut off, or damaged where sizes stand.
+    """
+    stream.seek(0)
+    head = stream.read(256)
+    for fits, check in _CHECKS:
+        if fits(head):
+            check(stream, size, file)
+            return True
+    return head.startswith(_WITHOUT_SIZES)
+
+
+def _riff(stream: BinaryIO, size: int, file: str) -> None:
+    """WAVE in RIFF, RIFX (big-endian) or RF64 (sizes above 4 GiB in a chunk of their own)."""
+    stream.seek(0)
+    magic, riff_size, _ = struct.unpack("<4sI4s", stream.read(12))
+    order = ">" if magic == b"RIFX" else "<"
+    at, large = 12, None
+    for _ in range(_MOST_CHUNKS):
+        if at + 8 > size:
+            break
+        stream.seek(at)
+        name, declared = struct.unpack(f"{order}4sI", stream.read(8))
+        if name == b"ds64" and magic == b"RF64":
+            sizes = stream.read(16)
+            large = int.from_bytes(sizes[8:16], "little") if len(sizes) == 16 else None
+        if name == b"data":
+            if declared == 0xFFFFFFFF and large is not None:
+                declared = large
+            elif _is_placeholder(declared) or (declared == 0 and riff_size != size - 8):
+                return
+            _check_samples(declared, size - at - 8, "a wav" if magic != b"RF64" else "an RF64 file", file)
+            return
+        at += 8 + declared + declared % 2  # chunks are padded to an even size
+    raise AudioError(f"{file}: is a wav without samples (no data chunk); copy or download it again")
+
+
+def _aiff(stream: BinaryIO, size: int, file: str) -> None:
+    at = 12
+    for _ in range(_MOST_CHUNKS):
+        if at + 8 > size:
+            break
+        stream.seek(at)
+        name, declared = struct.unpack(">4sI", stream.read(8))
+        if name == b"SSND":
+            if not _is_placeholder(declared):
+                _check_samples(declared, size - at - 8, "an aiff", file)
+            return
+        at += 8 + declared + declared % 2
+
+
+def _au(stream: BinaryIO, size: int, file: str) -> None:
+    stream.seek(0)
+    head = stream.read(12)
+    if len(head) == 12:
+        _, at, declared = struct.unpack("<4sII" if head[:4] == b"dns." else ">4sII", head)
+        if not _is_placeholder(declared):
+            _check_samples(declared, size - at, "an au file", file)
+
+
+def _caf(stream: BinaryIO, size: int, file: str) -> None:
+    at = 8
+    for _ in range(_MOST_CHUNKS):
+        if at + 12 > size:
+            return
+        stream.seek(at)
+        name, declared = struct.unpack(">4sq", stream.read(12))
+        if name == b"data":
+            if declared != -1:
+                _check_samples(declared, size - at - 12, "a caf", file)
+            return
+        if declared < 0:
+            return
+        at += 12 + declared
+
+
+def _w64(stream: BinaryIO, size: int, file: str) -> None:
+    at = 40
+    for _ in range(_MOST_CHUNKS):
+        if at + 24 > size:
+            return
+        stream.seek(at)
+        name, declared = struct.unpack("<16sQ", stream.read(24))
+        if name == _W64_DATA:
+            if declared < 1 << 62:
+                _check_samples(declared - 24, size - at - 24, "a w64", file)
+            return
+        if declared < 24:
+            return
+        at += (declared + 7) // 8 * 8
+
+
+def _avi(stream: BinaryIO, size: int, file: str) -> None:
+    stream.seek(4)
+    declared = int.from_bytes(stream.read(4), "little")
+    if declared and not _is_placeholder(declared) and size < declared + 8:
+        raise _cut(file, declared + 8, size)
+
+
+def _mp4(stream: BinaryIO, size: int, file: str) -> None:
+    at = 0
+    for _ in range(_MOST_CHUNKS):
+        stream.seek(at)
+        head = stream.read(16)
+        if len(head) < 8 or not any(head[:4]):  # size 0: up to the end of the file
+            return
+        declared = int.from_bytes(head[:4], "big")
+        if declared == 1:
+            declared = int.from_bytes(head[8:16], "big")
+        if declared < 8:
+            return
+        if at + declared > size:
+            raise _cut(file, at + declared, size)
+        at += declared
+
+
+def _ebml(stream: BinaryIO, size: int, file: str) -> None:
+    """Matroska and WebM: every element of the segment and of its clusters; a demuxer skips what it cannot read."""
+    at, inside = 0, False
+    while at < size:
+        stream.seek(at)
+        head = stream.read(12)
+        name, n_name = _ebml_number(head, keep_mark=True)
+        declared, n_size = _ebml_number(head[n_name:], keep_mark=False)
+        body = at + n_name + n_size
+        if not n_name or not n_size:
+            if size - at < 12 and head and any(head):
+                raise _cut(file, at + 12, size)
+            raise AudioError(
+                f"{file}: is corrupt: no Matroska element at byte {at}; copy or download it again"
+            )
+        known = declared not in _EBML_UNKNOWN or n_size * 7 != declared.bit_length()
+        if inside and name not in _SEGMENT_PARTS | _CLUSTER_PARTS and name not in (0x1A45DFA3, _SEGMENT):
+            raise AudioError(
+                f"{file}: is corrupt: no Matroska element at byte {at}; copy or download it again"
+            )
+        if known and body + declared > size:
+            raise _cut(file, body + declared, size)
+        inside = inside or name == _SEGMENT
+        at = body if name in (_SEGMENT, _CLUSTER) or not known else body + declared
+
+
+def _ebml_number(data: bytes, keep_mark: bool) -> tuple[int, int]:
+    """A variable-length number and its length in bytes; length 0 where there is none."""
+    if not data or not data[0]:
+        return 0, 0
+    length = 9 - data[0].bit_length()
+    if len(data) < length or (keep_mark and length > 4):
+        return 0, 0
+    value = int.from_bytes(data[:length], "big")
+    return (value if keep_mark else value & ((1 << 7 * length) - 1)), length
+
+
+def _asf(stream: BinaryIO, size: int, file: str) -> None:
+    stream.seek(0)
+    head = stream.read(4096)
+    at = head.find(_ASF_FILE)
+    if at < 0 or len(head) < at + 92:
+        return
+    declared, flags = int.from_bytes(head[at + 40 : at + 48], "little"), head[at + 88]
+    if not flags & 1 and declared > size:  # not while it was broadcast
+        raise _cut(file, declared, size)
+
+
+def _voc(stream: BinaryIO, size: int, file: str) -> None:
+    """Creative Voice File: blocks of a type and a size; type 0 ends the file."""
+    stream.seek(20)
+    at = int.from_bytes(stream.read(2), "little")
+    while at < size:
+        stream.seek(at)
+        head = stream.read(4)
+        if head[0] == 0 and at + 1 == size:
+            return
+        stop = at + 4 + int.from_bytes(head[1:], "little")
+        if len(head) < 4 or stop > size:
+            raise _cut(file, stop, size)
+        if not 0 < head[0] <= 9:
+            raise AudioError(f"{file}: is corrupt: no voc block at byte {at}; copy or download it again")
+        at = stop
+    raise _cut(file, size + 1, size)
+
+
+def _flv(stream: BinaryIO, size: int, file: str) -> None:
+    """Flash video: tags, each with its size before and behind it."""
+    stream.seek(5)
+    at = int.from_bytes(stream.read(4), "big") + 4
+    while at < size:
+        stream.seek(at)
+        head = stream.read(4)
+        body = int.from_bytes(head[1:], "big")
+        if len(head) < 4 or at + 15 + body > size:
+            raise _cut(file, at + 15 + body, size)
+        stream.seek(at + 11 + body)
+        if head[0] & 0x1F not in (8, 9, 18) or int.from_bytes(stream.read(4), "big") != body + 11:
+            raise AudioError(f"{file}: is corrupt: no flv tag at byte {at}; copy or download it again")
+        at += 15 + body
+
+
+def _ts(stream: BinaryIO, size: int, file: str) -> None:
+    if size % _TS_PACKET:
+        raise _cut(file, (size // _TS_PACKET + 1) * _TS_PACKET, size)
+
+
+def _check_samples(declared: int, held: int, what: str, file: str) -> None:
+    if held < declared:
+        raise AudioError(
+            f"{file}: is truncated: its header promises {declared} bytes of samples, "
+            f"{max(held, 0)} are there ({what}); copy or download it again"
+        )
+
+
+def _is_placeholder(declared: int) -> bool:
+    return any(declared in numbers for numbers in _PLACEHOLDERS)
+
+
+def _cut(file: str, declared: int, size: int) -> AudioError:
+    return AudioError(
+        f"{file}: is truncated: it is at least {declared} bytes long by its own sizes, {size} are there; "
+        "copy or download it again"
+    )
+
+
+_CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int, str], None]], ...] = (
+    (lambda head: head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE", _riff),
+    (lambda head: head[:4] == b"RIFF" and head[8:12] == b"AVI ", _avi),
+    (lambda head: head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"), _aiff),
+    (lambda head: head[:4] in (b".snd", b"dns."), _au),
+    (lambda head: head[:4] == b"caff", _caf),
+    (lambda head: head[:4] == b"riff" and head[4:8] == b"\x2e\x91\xcf\x11", _w64),
+    (lambda head: head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"), _mp4),
+    (lambda head: head[:4] == b"\x1a\x45\xdf\xa3", _ebml),
+    (lambda head: head[:16] == _ASF_HEADER, _asf),
+    (lambda head: head[:19] == b"Creative Voice File", _voc),
+    (lambda head: head[:4] == b"FLV\1", _flv),
+    (lambda head: head[:1] == b"G" and head[_TS_PACKET : _TS_PACKET + 1] == b"G", _ts),
+)

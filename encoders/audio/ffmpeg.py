@@ -1,0 +1,165 @@
+"""Decoding with FFmpeg (PyAV): what libsndfile does not read, and video files with a sound track.
+
+Axis letters: S samples.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from alm.common.errors import AudioError
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+
+# Demuxers of files. Playlists and device formats are not among them: they open other files and addresses.
+_FORMATS = ",".join(
+    """aa aac ac3 ac4 aea aiff amr amrnb amrwb ape apm aptx aptx_hd asf asf_o ast au avi avr bit caf codec2 dff dsf dts
+    dtshd eac3 flac flv g722 g729 gsm hca iamf ilbc ircam kux live_flv loas m4v matroska,webm mlp
+    mov,mp4,m4a,3gp,3g2,mj2 mp3 mpc mpc8 mpeg mpegts mpegtsraw mxf nistsphere nsv nut oma ogg osq qcp qoa rm rso sbc
+    shn sln sol sox spdif tak truehd tta voc vqf w64 wav wtv wv xwma""".split()
+)
+_DECLARE_DURATION = frozenset(
+    {"mov", "matroska", "asf", "avi", "wav", "w64", "aiff", "au", "caf", "tta", "wv", "ape"}
+)
+_LARGEST_GAP_S = 0.02
+_INTEGER_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
+
+
+class Recording:
+    """The sound track of an opened file.
+
+    Args:
+        stream: The file, seekable. FFmpeg is given no path, so no name is taken for an address.
+        file: What to call it in errors.
+        format: FFmpeg's name of the container; None recognises it by its content.
+
+    Raises:
+        AudioError: FFmpeg does not read it, or it has no sound track.
+    """
+
+    def __init__(self, stream: BinaryIO, file: str, format: str | None = None) -> None:  # noqa: A002
+        import av
+
+        stream.seek(0)
+        self.file = file
+        self._begin_s: float | None = None
+        self._container: InputContainer = av.open(
+            stream,
+            "r",
+            format=format,
+            options={"format_whitelist": _FORMATS, "protocol_whitelist": "none"},
+            metadata_errors="replace",
+        )
+        tracks = list(self._container.streams.audio)
+        if not tracks:
+            raise AudioError(f"{file}: has no sound track; give a recording")
+        self._track: AudioStream = next((track for track in tracks if _is_default(track)), tracks[0])
+        if len(tracks) > 1:
+            warnings.warn(
+                f"{file}: has {len(tracks)} sound tracks; number {tracks.index(self._track) + 1} is used",
+                stacklevel=2,
+            )
+        if self._track.codec_context is None:
+            raise AudioError(f"{file}: its sound track's codec is unknown; convert it to wav or flac")
+        # FLAC's decoder compares checksums only where it is told to.
+        self._track.codec_context.options = {"err_detect": "crccheck+explode"}
+
+    @property
+    def rate_hz(self) -> int:
+        """Sample rate that the file declares."""
+        return int(self._track.rate or 0)
+
+    @property
+    def channels(self) -> int:
+        """Channels that the file declares."""
+        return int(self._track.channels)
+
+    def declared_s(self) -> float | None:
+        """Length in seconds that the file declares; None where its kind of file declares none."""
+        if not _DECLARE_DURATION & set(self._container.format.name.split(",")):
+            return None
+        if self._track.duration is not None and self._track.time_base is not None:
+            seconds = float(self._track.duration * self._track.time_base)
+        elif self._container.duration is not None:
+            seconds = self._container.duration / 1e6
+        else:
+            return None
+        return seconds if seconds > 0 else None
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, int]]:
+        """Decode to the end.
+
+        Yields:
+            Samples (S, channels) float32 as `ffmpeg -f f32le` gives them, and their rate in Hz.
+
+        Raises:
+            AudioError: A packet or frame is damaged or cut off.
+        """
+        for frame in self._frames():
+            yield _samples_of(frame), frame.sample_rate
+
+    def lengths(self) -> Iterator[tuple[int, int]]:
+        """Decode to the end; yields the number of samples per channel of each frame, and its rate in Hz."""
+        for frame in self._frames():
+            yield frame.samples, frame.sample_rate
+
+    def _frames(self) -> Iterator[Any]:
+        heard_s = 0.0
+        raw = self._track.codec_context.name.startswith("pcm_")  # its last packet is shorter than the others
+        try:
+            for packet in self._container.demux(self._track):
+                if packet.is_corrupt and not raw:
+                    raise AudioError(
+                        f"{self.file}: is truncated or corrupt after {heard_s:.2f} s; download it again"
+                    )
+                for frame in packet.decode():
+                    if frame.is_corrupt:
+                        raise AudioError(f"{self.file}: is corrupt after {heard_s:.2f} s; download it again")
+                    self._check_gap(frame, heard_s)
+                    heard_s += frame.samples / frame.sample_rate
+                    yield frame
+        except (OSError, ValueError) as error:  # FFmpegError is one of them
+            raise AudioError(
+                f"{self.file}: is truncated or corrupt after {heard_s:.2f} s; copy or download it again"
+            ) from error
+
+    def _check_gap(self, frame: Any, heard_s: float) -> None:
+        """Compare a frame's time with what was heard before it: asf's demuxer drops damaged packets silently."""
+        if self._container.format.name != "asf" or frame.time is None:
+            return
+        self._begin_s = frame.time - heard_s if self._begin_s is None else self._begin_s
+        missing_s = frame.time - self._begin_s - heard_s
+        if missing_s > _LARGEST_GAP_S:
+            raise AudioError(
+                f"{self.file}: is corrupt: {missing_s:.2f} s are missing after {heard_s:.2f} s; download it again"
+            )
+
+    def close(self) -> None:
+        """Release FFmpeg's memory; the file stays open."""
+        self._container.close()
+
+
+def _is_default(track: AudioStream) -> bool:
+    return "default" in str(track.disposition).lower()
+
+
+def _samples_of(frame: Any) -> np.ndarray:
+    """A frame's samples (S, channels) float32."""
+    name = frame.format.name
+    values = frame.to_ndarray()
+    # Planar: (channels, S). Packed: (1, S * channels).
+    values = values.T if name.endswith("p") else values.reshape(-1, frame.layout.nb_channels)
+    scale = _INTEGER_SCALE.get(name.rstrip("p"))
+    if scale is None:
+        floats: np.ndarray = values.astype(np.float32, copy=False)
+        return floats
+    if name.startswith("u8"):
+        values = values.astype(np.int16) - 128
+    scaled: np.ndarray = values.astype(np.float32) / np.float32(scale)
+    return scaled

@@ -1,0 +1,86 @@
+"""Which files of a folder are taken for audio."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+AUDIO_SUFFIXES = (
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64",
+    ".m4a", ".aac", ".mp4", ".m4b", ".webm", ".weba", ".mka", ".wma", ".amr", ".3gp", ".aifc", ".snd", ".mp2", ".mp1",
+    ".mpga", ".spx", ".ac3", ".eac3", ".mkv", ".mov", ".avi", ".m4v", ".3g2", ".asf", ".wmv", ".flv", ".ts", ".mpg",
+    ".mpeg", ".ogv", ".ogx", ".wv", ".tta", ".ape", ".dts", ".voc", ".gsm",
+)  # fmt: skip
+"""Suffixes, in lower case, of the files that a search of a folder takes for audio: recordings first, then video files.
+
+Of two files that fit a name equally well, the one whose suffix stands first here is used."""
+
+_SIDE_FILES = (
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".md",
+    ".yaml",
+    ".yml",
+    ".html",
+    ".parquet",
+    ".py",
+    ".sh",
+)
+
+
+@dataclass
+class Folder:
+    """The audio files below a folder, and what was passed over.
+
+    Attributes:
+        audio: The files, sorted.
+        skipped: Number of other files by reason.
+    """
+
+    audio: list[Path] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def note(self) -> str:
+        """What was passed over and why, in a few words; empty where nothing was."""
+        return ", ".join(f"{count} {why}" for why, count in sorted(self.skipped.items()))
+
+
+def has_audio_suffix(name: str | os.PathLike[str]) -> bool:
+    """Whether a search of a folder takes a file of this name for audio."""
+    return Path(name).suffix.lower() in AUDIO_SUFFIXES
+
+
+def search(folder: str | os.PathLike[str]) -> Folder:
+    """Find the audio files below a folder, at any depth.
+
+    Tables and texts beside the audio are no finding; a file that only looks like something else is counted.
+
+    Args:
+        folder: An existing folder; folders that links lead to are not searched.
+    """
+    found = Folder()
+
+    def unreadable(error: OSError) -> None:
+        found.skipped["folder(s) that cannot be opened"] += 1
+
+    for place, folders, names in os.walk(folder, onerror=unreadable):
+        folders.sort()
+        for name in names:
+            path = Path(place, name)
+            suffix = path.suffix.lower()
+            if suffix in AUDIO_SUFFIXES:
+                if name.startswith("._"):  # macOS' resource forks beside files on foreign disks
+                    found.skipped["macOS side file(s) (._*)"] += 1
+                elif path.is_file():
+                    found.audio.append(path)
+                else:
+                    found.skipped["broken link(s) or no regular file(s)"] += 1
+            elif not name.startswith(".") and suffix not in _SIDE_FILES:
+                found.skipped[f"file(s) with suffix {suffix!r}" if suffix else "file(s) without suffix"] += 1
+    found.audio.sort()
+    return found

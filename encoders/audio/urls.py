@@ -1,0 +1,163 @@
+"""Audio behind `http(s)` and `data:` addresses, fetched where the user names one.
+
+Manifests name files: an address in a manifest is fetched only where its reader was allowed to.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import http.client
+import ipaddress
+import re
+import socket
+import time
+import urllib.error
+import urllib.request
+from typing import IO
+from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
+
+from alm.common.errors import AudioError
+from alm.common.text import one_line
+
+MAX_BYTES = 512 * 2**20
+"""Largest audio file in bytes that is fetched."""
+
+MAX_FETCH_S = 120.0
+"""Longest time in seconds that fetching one file may take."""
+
+_URL = re.compile(r"(https?://|data:)", re.IGNORECASE)
+_SILENT_S = 20.0  # a server that sends nothing for so long is given up
+_BLOCK = 1 << 16
+
+
+def is_url(text: object) -> bool:
+    """Whether a text is an address that `fetch_audio` fetches, and no path."""
+    return isinstance(text, str) and _URL.match(text) is not None
+
+
+def url_name(url: str) -> str:
+    """What errors and tables call an address: no credentials, no query, no inline data."""
+    if url[:5].lower() == "data:":
+        return f"{one_line(url[:5])}{one_line(url[5:].partition(',')[0][:40])},…"
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        return one_line(urlunsplit((parts.scheme, host, parts.path, "", "")))
+    except ValueError:
+        return one_line(url[:80])
+
+
+def fetch_audio(url: str, max_bytes: int = MAX_BYTES, max_s: float = MAX_FETCH_S) -> bytes:
+    """Return the content of a `data:` or `http(s)` address, for `decode_audio`.
+
+    Args:
+        url: The address.
+        max_bytes: Refuse larger content.
+        max_s: Give up after this many seconds.
+
+    Returns:
+        The content, whole.
+
+    Raises:
+        AudioError: The address is malformed, cannot be reached, answers with an error, is redirected to another kind of
+            address or into a private network, is too large or too slow, or ends before its announced size.
+    """
+    if url[:5].lower() == "data:":
+        return _inline(url, max_bytes)
+    if not is_url(url):
+        raise AudioError(f"{one_line(url[:80])}: is no http, https or data address; give one, or a path")
+    shown = url_name(url)
+    try:
+        return _download(url, shown, max_bytes, time.monotonic() + max_s, max_s)
+    except AudioError:
+        raise
+    except urllib.error.HTTPError as error:
+        raise AudioError(f"{shown}: the server answers {error.code} {one_line(str(error.reason))}") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        why = getattr(error, "reason", None) or error
+        text = one_line(str(getattr(why, "strerror", None) or why)) or type(error).__name__
+        raise AudioError(f"{shown}: download failed ({text}); check the address and the network") from error
+
+
+def _inline(url: str, max_bytes: int) -> bytes:
+    shown = url_name(url)
+    head, comma, content = url[5:].partition(",")
+    if not comma:
+        raise AudioError(f"{shown}: holds no comma before its data; expected data:audio/TYPE;base64,DATA")
+    if len(content) > 3 * max_bytes:  # percent-encoded text takes three characters a byte
+        raise _too_large(shown, max_bytes)
+    data = unquote_to_bytes(content)
+    if head.lower().endswith(";base64"):
+        try:
+            text = b"".join(data.split()).replace(b"-", b"+").replace(b"_", b"/")
+            data = base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise AudioError(f"{shown}: is not valid base64 ({error}); encode the file again") from error
+    if len(data) > max_bytes:
+        raise _too_large(shown, max_bytes)
+    if not data:
+        raise AudioError(f"{shown}: is empty; expected data:audio/TYPE;base64,DATA")
+    return data
+
+
+def _download(url: str, shown: str, max_bytes: int, deadline: float, max_s: float) -> bytes:
+    opener = urllib.request.build_opener(_CheckedRedirects(_is_private(url)))
+    request = urllib.request.Request(url, headers={"User-Agent": "alm", "Accept-Encoding": "identity"})
+    with opener.open(request, timeout=min(_SILENT_S, max_s)) as answer:
+        announced = answer.headers.get("Content-Length")
+        if announced is not None and announced.isdigit() and int(announced) > max_bytes:
+            raise _too_large(shown, max_bytes)
+        data = bytearray()
+        while block := answer.read1(_BLOCK):
+            data += block
+            if len(data) > max_bytes:
+                raise _too_large(shown, max_bytes)
+            if time.monotonic() > deadline:
+                raise AudioError(f"{shown}: took longer than {max_s:g} s; download it yourself first")
+    if announced is not None and announced.isdigit() and len(data) < int(announced):
+        raise AudioError(f"{shown}: is truncated: {len(data)} of {announced} bytes arrived; try again")
+    if not data:
+        raise AudioError(f"{shown}: is empty (0 bytes); check the address")
+    return bytes(data)
+
+
+def _too_large(shown: str, max_bytes: int) -> AudioError:
+    return AudioError(f"{shown}: is larger than {max_bytes / 2**20:g} MiB; download it yourself first")
+
+
+def _is_private(url: str) -> bool:
+    """Whether an address leads to this machine or a private network."""
+    host = urlsplit(url).hostname
+    if not host:
+        raise ValueError("the address names no host")
+    addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+    return any(not ipaddress.ip_address(address.partition("%")[0]).is_global for address in addresses)
+
+
+class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to public http(s) addresses only, unless the user named a private one."""
+
+    max_redirections = 5
+
+    def __init__(self, private_allowed: bool) -> None:
+        self.private_allowed = private_allowed
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """Check the new address before it is asked."""
+        shown = url_name(req.full_url)
+        if urlsplit(newurl).scheme.lower() not in ("http", "https"):
+            raise AudioError(f"{shown}: redirects to {one_line(newurl[:80])}, which is no http(s) address")
+        if urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme.lower() != "https":
+            raise AudioError(f"{shown}: redirects from https to {url_name(newurl)}, which is not encrypted")
+        if not self.private_allowed and _is_private(newurl):
+            raise AudioError(f"{shown}: redirects into a private network ({url_name(newurl)})")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
