@@ -247,6 +247,35 @@ def test_costs_are_those_of_the_steps_that_the_budget_allows(tmp_path):
     }  # fmt: skip
 
 
+def test_a_run_is_read_from_the_folders_of_its_own_steps(tmp_path):
+    """Losses of both stages in order, the validation loss of the last, seconds of stages and score."""
+    index = index_of()
+    index["arms"][0]["runs"][0] |= {
+        "train": ["align-0", "instruct-0"],
+        "chain": ["align-0", "instruct-0", "score-0"],
+    }
+    for name, seconds, loss in (("align-0", 10.0, 3.0), ("instruct-0", 20.0, 2.0), ("score-0", 5.0, None)):
+        run = tmp_path / "steps" / name / "run"
+        run.mkdir(parents=True)
+        (run.parent / "finished.json").write_text(json.dumps({"step": name, "seconds": seconds}))
+        if loss is not None:
+            (run / "finished.json").write_text(json.dumps({"loss": loss}))
+            log = [
+                {"step": 5, "loss": loss + 1},
+                {"step": 5, "eval_loss": 9.0},
+                {"step": 9, "loss": loss + 0.5},
+            ]
+            (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    answers = lines_of(0.5, 0)
+    (tmp_path / "steps/score-0/run/predictions.jsonl").write_text(
+        "".join(json.dumps(a) + "\n" for a in answers)
+    )
+    (tmp_path / "arms.json").write_text(json.dumps(index))
+    (run,) = read_results(tmp_path).arms[0].runs
+    assert (run.seed, run.key, run.lines, run.seconds) == (0, "k", answers, 35.0)
+    assert run.losses == [[(5, 4.0), (9, 3.5)], [(5, 3.0), (9, 2.5)]] and run.validation_loss == 2.0
+
+
 # ---- what may be said ----
 def lines_of(right, seed, control="none"):
     """Answers to two questions about each of many clips; `right` is the share answered right."""
@@ -304,6 +333,21 @@ def test_arms_are_compared_on_the_seeds_they_share_and_failed_ones_on_none():
     assert [one.arm.name for one in scored] == ["base", "two"]
     (found,) = compare(results, scored, "qa/overall")
     assert set(found.by_seed) == {1, 2}
+
+
+def test_a_score_over_seeds_is_their_mean():
+    """Of shares of right answers that are counted here; so is the difference to the baseline."""
+    scored, _ = score_arms(results_of(arm_of("base", 0.4), arm_of("two", 0.8)))
+    shares = {}
+    for one in scored:
+        shares[one.arm.name] = [
+            np.mean([a["prediction"] == "yes" for a in run.lines]) for run in one.arm.runs
+        ]
+        assert len(set(shares[one.arm.name])) == 3
+        assert one.interval("qa/overall").value == pytest.approx(np.mean(shares[one.arm.name]))
+        assert list(one.by_seed("qa/overall").values()) == pytest.approx(shares[one.arm.name])
+    (found,) = compare(results_of(), scored, "qa/overall")
+    assert found.difference.value == pytest.approx(np.mean(shares["two"]) - np.mean(shares["base"]))
 
 
 def test_runs_of_different_questions_are_refused():

@@ -4,6 +4,11 @@ import csv
 
 import numpy as np
 import pytest
+from scipy import signal
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from encoders.audio import load_audio
 from eval.errors import EvaluationError
@@ -37,6 +42,29 @@ def test_random_labels_stay_at_chance():
     rng = np.random.default_rng(0)
     noise = [(rng.standard_normal(4800).astype(np.float32) * 0.1, "ab"[i % 2]) for i in range(120)]
     assert 0.3 < logmel_baseline(noise[:60], noise[60:], 16000)["accuracy"] < 0.7
+
+
+def test_no_recording_is_on_both_sides_of_a_fold():
+    """The penalty that scikit-learn chooses, with takes of a recording together or as recordings of their own."""
+    rng = np.random.default_rng(4)
+    clips, groups = [], []
+    for i in range(12):  # takes sound alike, and the label is chance
+        tilt = rng.uniform(-0.9, 0.9)
+        for _ in range(4):
+            noise = signal.lfilter([1], [1, tilt], rng.standard_normal(3200))
+            clips.append(((0.1 * noise / np.abs(noise).max()).astype(np.float32), "ab"[i % 2]))
+            groups.append(f"r{i}")
+    features, labels = logmel_features([clip for clip, _ in clips], 16000), [label for _, label in clips]
+    found = []
+    for given, known in ((groups, groups), (None, range(48))):
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, tol=1e-3))
+        search = GridSearchCV(
+            model, {"logisticregression__C": [0.001, 0.01, 0.1, 1.0, 10.0]}, refit=False,
+            cv=StratifiedGroupKFold(5, shuffle=True, random_state=0),
+        ).fit(features, labels, groups=known)  # fmt: skip
+        found.append(logmel_baseline(clips, clips[:1], 16000, groups=given)["strength"])
+        assert found[-1] == search.best_params_["logisticregression__C"]
+    assert found[0] != found[1]
 
 
 def test_labels_with_one_clip_need_no_folds():

@@ -187,6 +187,9 @@ def test_a_judge_is_cached_and_its_failures_are_not_scored(tmp_path, server):
     before = len(handler.asked)
     assert score_file(path, judge=f"{address}#stub")["judge"] == judged
     assert len(handler.asked) == before + 3  # only what failed is asked again
+    score_file(path, judge=f"{address}#other")  # another judge gives verdicts of its own
+    assert len(handler.asked) == before + 3 + 7 + 3
+    assert {model for _, model, _ in handler.asked[before + 3 :]} == {"other"}
     with pytest.raises(EvaluationError, match="neither a URL nor the directory"):
         open_judge("gpt", tmp_path / "cache.jsonl")
 
@@ -256,6 +259,19 @@ def test_transcripts_compare_by_their_errors(tmp_path, capsys):
     assert {row["score"]: row["better"] for row in again["rows"]}["answer/wer"] == "second"
     same = compare_runs(tmp_path / "good", tmp_path / "good")
     assert all(row["better"] is None for row in same["rows"])
+
+
+@pytest.mark.parametrize("less", ["a", "b"])
+@pytest.mark.parametrize("kept", [0, 29])
+def test_a_control_that_one_model_was_not_fully_asked_under_is_left_out(tmp_path, less, kept):
+    for name in "ab":
+        transcripts(tmp_path / name, 2)
+    path = tmp_path / less / "predictions.jsonl"
+    lines = read_predictions(path)
+    swapped = [line for line in lines if line["control"] == "no_audio"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines if line not in swapped[kept:]))
+    (found,) = compare_runs(tmp_path / "a", tmp_path / "b")["sets"]
+    assert found["controls"] == [] and found["n_records"] == 30
 
 
 def test_classification_compares_by_label_embedding(tmp_path, bert_dir, monkeypatch):

@@ -161,9 +161,10 @@ def test_bleu_by_hand():
 
 def test_token_f1():
     result = load_metric("token_f1").compute(
-        predictions=["the dog barks", "two", "cat"], references=[["a dog"], ["2"], ["bird", "dog"]]
+        predictions=["the dog barks", "two", "cat", "a cat sleeps"],
+        references=[["a dog"], ["2"], ["bird", "dog"], ["bird", "the cat", "cat sleeps here"]],
     )
-    assert result["per_sample"] == pytest.approx([2 / 3, 1.0, 0.0])
+    assert result["per_sample"] == pytest.approx([2 / 3, 1.0, 0.0, 4 / 5])
 
 
 @pytest.mark.parametrize(

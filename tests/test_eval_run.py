@@ -1,6 +1,7 @@
 """Running and scoring with a rule in place of a model: it hears pitch, so its right answers are known."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -292,6 +293,24 @@ def test_a_length_belongs_to_the_group_that_it_ends(records):
         "0 to 5 s": (2, 1.0), "5 to 10 s": (2, 1.0), "10 to 30 s": (2, 0.0), "over 30 s": (1, 0.0),
         "not given": (1, 0.0),
     }  # fmt: skip
+
+
+def test_intervals_of_a_breakdown_resample_clips(records):
+    """Two questions about one clip are one observation: no interval, but two samples."""
+    asked = [
+        replace(record, meta={"part": "one" if record.clip == "clip0" else "others"})
+        for record in records
+        if not record.captions
+    ]
+    lines = [
+        {"id": record.id, "key": record.id, "control": "none", "prediction": "x" if i % 2 else record.answer}
+        for i, record in enumerate(asked)
+    ]
+    found = score_predictions(asked, lines, groups=["part"])["arms"]["none"]["groups"]["part"]
+    one, others = (found[name]["qa/overall"] for name in ("one", "others"))
+    assert (one["n"], one["n_clips"], one["value"], one["low"], one["high"]) == (2, 1, 0.5, None, None)
+    assert (others["n"], others["n_clips"], others["value"]) == (16, 8, 0.5)
+    assert others["low"] == others["high"] == 0.5  # half of every clip's answers are right
 
 
 def test_wrong_inputs_are_typed_errors(records, tmp_path):

@@ -22,7 +22,7 @@ from eval.scoring.logistic import fit_logistic
 from train.finetune.augment import augmentation_key, augmented_clip_features
 from train.finetune.datasets import LabelledClip, LabelledData
 from train.finetune.heads import AttentiveHead, FinetuneModel, LayerSumHead, build_head, encode
-from train.finetune.inputs import DrawnClips, LabelledAudio, WaveformRows, compute_features, mix
+from train.finetune.inputs import DrawnClips, LabelledAudio, WaveformRows, compute_features, mix, predict
 from train.finetune.optim import BestEpoch, FinetuneTrainer, layer_scales
 from train.finetune.scores import fold_markdown, fold_summary, report, score
 from train.finetune.settings import AugmentSettings, FinetuneSettings
@@ -497,6 +497,26 @@ def test_random_crops_begin_anywhere_and_test_crops_are_evenly_spaced(tmp_path):
     assert min(starts) == 0 and max(starts) == 80 and 36 < np.mean(starts) < 44  # of 0 to 80
     assert [round(float(crop[0]) * 4000) for crop in audio.crops(ramp_clip, options)] == [0, 40, 80]
     assert [len(crop) for crop in audio.crops(ramp_clip, options)] == [3920] * 3
+
+
+def test_a_clips_probabilities_are_the_mean_over_its_crops():
+    torch.manual_seed(0)
+    encoder = AudioMosaicEncoder.tiny()
+    options = FinetuneSettings(mode="full", head_std=1.0)
+    head = build_head(encoder, options, torch.zeros(1, 32), 3)
+    model = FinetuneModel(head, encoder, options, False).eval()
+    crops = {"a": [torch.randn(8000).numpy(), torch.randn(5000).numpy()], "b": [torch.randn(9000).numpy()]}
+    clips = [clip("a"), clip("b")]
+    found = predict(model, clips, lambda one: crops[one.id], 2, torch.device("cpu"))
+    for row, one in zip(found, clips, strict=True):
+        with torch.no_grad():
+            alone = [
+                model(waveforms=torch.from_numpy(wave)[None], lengths=torch.tensor([len(wave)]))["logits"][0]
+                for wave in crops[one.id]
+            ]
+        each = [np.exp(x) / np.exp(x).sum() for x in (logits.double().numpy() for logits in alone)]
+        np.testing.assert_allclose(row, np.mean(each, axis=0), atol=1e-5)
+    assert np.abs(each[0] - found[0]).max() > 0.05
 
 
 def test_balanced_draws_make_classes_equally_frequent():

@@ -72,6 +72,10 @@ def test_grouping_keeps_every_sample_and_wastes_little():
     assert lengths[grouped[:16]].max() == lengths.max()
     assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.2  # batches are in random order
     np.testing.assert_array_equal(grouped, group_by_length(order, lengths, 16, 0, 0))
+    for seed, epoch in ((0, 1), (1, 0)):  # the same batches in another order
+        other = group_by_length(order, lengths, 16, seed, epoch).reshape(-1, 16)
+        assert set(map(frozenset, other.tolist())) == set(map(frozenset, grouped.reshape(-1, 16).tolist()))
+        assert (other[1:] != grouped.reshape(-1, 16)[1:]).any(axis=1).mean() > 0.9
     part = group_by_length(order[:39], lengths, 16, 0, 0)  # two whole batches; the shortest samples are left
     assert lengths[part[:16]].max() == lengths[order[:39]].max() > lengths[part[32:]].max()
 
