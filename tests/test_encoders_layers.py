@@ -1,5 +1,6 @@
 """One layer of an encoder, or a learned sum of all: numbers, saving, and what cannot be had."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -76,6 +77,27 @@ def test_an_encoder_without_layers_says_so(name):
     with pytest.raises(ConfigError, match="does not offer the outputs of its layers"):
         LayersEncoder.around(encoder, "sum")
     assert LayersEncoder.around(encoder, "last") is encoder
+
+
+@pytest.mark.parametrize("name", ["audiomosaic", "ast"])
+def test_a_sum_weighs_tokens_prefix_and_clip_feature_alike(name):
+    """By hand, in float64, from the layers' own outputs and weights that differ; AST has no clip feature."""
+    inner = encoder_class(name).tiny()
+    encoder = LayersEncoder.around(inner, "sum")
+    given = torch.linspace(2.0, -1.5, inner.n_layers)
+    wave, lengths = 0.1 * torch.randn(2, 24000), torch.tensor([24000, 16000])
+    with torch.no_grad():
+        encoder.weights.copy_(given)
+        out, layers = encoder(wave, lengths), inner.forward_layers(wave, lengths)
+    shares = np.exp(given.double().numpy()) / np.exp(given.double().numpy()).sum()
+    for part in ("tokens", "prefix", "pooled"):
+        if part == "pooled" and name == "ast":
+            assert out.pooled is None
+            continue
+        rows = [getattr(layer, part).double().numpy() for layer in layers]
+        wanted = sum(share * row for share, row in zip(shares, rows, strict=True))
+        np.testing.assert_allclose(getattr(out, part).numpy(), wanted, atol=1e-5, err_msg=part)
+        assert np.abs(wanted - rows[-1]).max() > 1e-3
 
 
 def test_load_encoder_takes_a_layer(tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -198,6 +199,25 @@ def test_positions_follow_the_time_major_grid() -> None:
     assert (stretched[:, 0, :16] - stretched[:, 1, :16]).abs().min(dim=0).values.max() > 0.1
     half = interpolate_positions(sincos_positions(32, (8, 2)).bfloat16(), (8, 2), (4, 2))
     assert half.dtype == torch.bfloat16 and torch.equal(half[:, 0], torch.zeros(1, 32))
+
+
+@pytest.mark.parametrize("pooling", ["avg", "cls", "fusion"])
+def test_pooling_is_what_the_official_code_pools(pooling: str) -> None:
+    """By hand: CLS is part of the mean for `avg`, alone for `cls`, and beside the patches' mean for `fusion`."""
+    config = AudioMosaicEncoder.tiny().config
+    config = config.replace(model_class="AudioMosaicClassifier", num_classes=3, pooling=pooling)
+    encoder = AudioMosaicEncoder(config).eval()
+    tokens = torch.randn(3, 1 + 16, config.embed_dim, generator=torch.Generator().manual_seed(0))
+    rows = tokens.double().numpy()
+    cls, patches = rows[:, 0], rows[:, 1:].sum(axis=1) / 16
+    wanted = {"avg": (cls + 16 * patches) / 17, "cls": cls, "fusion": np.concatenate([cls, patches], axis=1)}
+    np.testing.assert_allclose(encoder.pool(tokens).numpy(), wanted[pooling], atol=1e-6)
+    wave, length = torch.randn(1, 9000), torch.tensor([9000])
+    with torch.no_grad():
+        out = encoder(wave, length)
+        mel, _ = encoder.log_mel_windows(wave, length)
+        window = encoder.pool(encoder.forward_mel(encoder.normalise(mel[:, 0])))
+    torch.testing.assert_close(out.pooled, window)
 
 
 def test_changed_model_class_swaps_the_head(saved: Path) -> None:

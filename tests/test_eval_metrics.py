@@ -250,8 +250,8 @@ def test_metrics_from_local_models(bert_dir, monkeypatch):
         )
 
 
-def test_bertscore_and_fluency_by_hand(bert_dir):
-    """From the model's own outputs, one text at a time, in float64: matches of words alone, and the last label."""
+def test_bertscore_similarity_and_fluency_by_hand(bert_dir):
+    """From the model's own outputs, one text at a time, in float64: words alone match, the last label is the error."""
     from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
     sbert, fluency = bert_dir / "sbert", bert_dir / "fluency"
@@ -259,9 +259,15 @@ def test_bertscore_and_fluency_by_hand(bert_dir):
     detector = AutoModelForSequenceClassification.from_pretrained(fluency).eval()
 
     @torch.no_grad()
+    def states(text):
+        return model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].double().numpy()
+
     def words(text):
-        states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].double().numpy()
-        return (states / np.linalg.norm(states, axis=1, keepdims=True))[1:-1]
+        return (states(text) / np.linalg.norm(states(text), axis=1, keepdims=True))[1:-1]
+
+    def cosine(one, other):
+        first, second = states(one).mean(axis=0), states(other).mean(axis=0)
+        return first @ second / np.linalg.norm(first) / np.linalg.norm(second)
 
     @torch.no_grad()
     def p_error(text):
@@ -279,6 +285,12 @@ def test_bertscore_and_fluency_by_hand(bert_dir):
     )
     found = load_metric("bertscore").compute(predictions=said, references=wanted, bert_model=str(sbert))
     by_hand = [max(f1(one, target) for target in targets) for one, targets in zip(said, wanted, strict=True)]
+    assert found["per_sample"] == pytest.approx(by_hand, abs=1e-5)
+    found = load_metric("sbert_sim").compute(predictions=said, references=wanted, sbert_model=str(sbert))
+    by_hand = [
+        np.mean([cosine(one, target) for target in targets])
+        for one, targets in zip(said, wanted, strict=True)
+    ]
     assert found["per_sample"] == pytest.approx(by_hand, abs=1e-5)
     assert error_probabilities(str(fluency), said).tolist() == pytest.approx(
         [p_error(one) for one in said], abs=1e-5

@@ -1,12 +1,16 @@
 """The published augmentations on the waveform: each does what it says, drawn for the clip alone."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from alm.data.records import AudioRef
+from encoders.audio import save_wav
 from train.data.clip_random import generator_of
-from train.pretrain.augment_waveform import augment, shift_pitch, stretch_time
+from train.pretrain.augment_waveform import WaveformViews, augment, shift_pitch, stretch_time
+from train.pretrain.clips import NamedClip
 from train.pretrain.views import ViewConfig
 
 RATE = 16000
@@ -63,6 +67,29 @@ def test_draws_belong_to_scope_and_clip() -> None:
     assert np.array_equal(first, augment(samples, RATE, ViewConfig(), generator_of("s/0/0", 5)))
     for scope, key in (("s/0/1", 5), ("s/1/0", 5), ("s/0/0", 6)):
         assert not np.array_equal(first, augment(samples, RATE, ViewConfig(), generator_of(scope, key)))
+
+
+def test_seed_epoch_clip_and_view_each_give_a_view_of_their_own(tmp_path: Path) -> None:
+    """All pairs differ, the two views of one clip too, and each comes back; the clips sound alike."""
+    clips = []
+    for name in ("a", "b"):
+        save_wav(tmp_path / f"{name}.wav", tone(440, 0.3), RATE)
+        clips.append(NamedClip(name, AudioRef(tmp_path / f"{name}.wav")))
+
+    def views() -> dict[tuple[int, int, int, int], bytes]:
+        found = {}
+        for seed in (0, 1):
+            dataset = WaveformViews(clips, RATE, 10.0, ViewConfig(), 4000, seed)
+            for epoch in (0, 1):
+                dataset.set_epoch(epoch)
+                for index in (0, 1):
+                    both = dataset[index]["waveform"]
+                    assert both.shape == (2, 4000)
+                    found |= {(seed, epoch, index, view): both[view].tobytes() for view in (0, 1)}
+        return found
+
+    once = views()
+    assert len(once) == len(set(once.values())) == 16 and views() == once
 
 
 @pytest.mark.parametrize("speed", [0.7, 1.3])

@@ -97,6 +97,30 @@ def test_a_changed_file_and_another_span_are_encoded_anew(tmp_path):
     after = counting.features([whole], folder)
     assert counting.encoded == 1
     assert not torch.equal(before.features[whole].values, after.features[whole].values)
+    spans = [
+        AudioRef(path, *times) for times in ((0.1, 0.4), (0.1, 0.5), (0.2, 0.5), (0.1, None), (None, 0.4))
+    ]
+    for span in spans:  # each in a run of its own, so that one could be taken for another
+        alone = counting.features([span], folder).features[span]
+        assert counting.encoded == 1
+        with torch.no_grad():
+            wave = torch.from_numpy(span.load(16000))[None]
+            wanted = counting.encoder(wave, torch.tensor([wave.shape[1]])).tokens[0]
+        assert alone.n_samples == wave.shape[1]
+        torch.testing.assert_close(alone.values, wanted)
+    counting.features([whole, *spans], folder)
+    assert counting.encoded == 0
+
+
+def test_encoders_that_differ_in_their_config_alone_share_nothing(clips, tmp_path):
+    first, other = Counting(), Counting()
+    other.encoder.config = other.encoder.config.replace(normalisation="esc50")
+    assert first.encoder.config.normalisation != "esc50"
+    first.features(clips[:2], tmp_path)
+    found = other.features(clips[:2], tmp_path)
+    assert other.encoded == 2
+    assert_same(other.features(clips[:2], tmp_path), found)
+    assert other.encoded == 0
 
 
 def test_clips_of_one_tar_are_told_apart(data, tmp_path):
