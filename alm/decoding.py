@@ -146,8 +146,8 @@ def check_generation_config(config: Any, where: str) -> None:
     _check_sampling(config.to_dict(), where, CheckpointError)
     for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
         value = getattr(config, key, None)
-        several = key == "eos_token_id" and isinstance(value, list)
-        if not (all(map(_is_token_id, value)) and value if several else value is None or _is_token_id(value)):
+        values = value if isinstance(value, list) and value and key == "eos_token_id" else [value]
+        if value is not None and not all(map(_is_token_id, values)):
             expected = "a token id or a list of them" if key == "eos_token_id" else "a token id"
             raise CheckpointError(f"{where}: {key} is {value!r}, expected {expected}; correct the file")
 

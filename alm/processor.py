@@ -116,7 +116,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         names = sorted({*_TOKENIZER_FILES, *self.tokenizer.vocab_files_names.values()})
         beside = {name: config.with_name(name) for name in names}
         files = {name: file_entry(path) for name, path in beside.items() if path.is_file()}
-        write_json(config, json.loads(self.to_json_string()) | {"files": files})  # type: ignore[no-untyped-call]
+        write_json(config, json.loads(self.to_json_string()) | {"files": files})
 
     @property
     def sample_rate(self) -> int:
