@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +16,7 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from alm.common.errors import AudioError, CheckpointError, UserError
 from alm.common.files import changed_file, file_entry
-from alm.common.json_text import write_json
+from alm.common.json_text import parse_json, write_json
 from alm.common.pretrained import typed_errors
 from alm.configuration import AUDIO_TOKEN, AudioLanguageConfig
 from alm.feature_extraction import collate_waveforms
@@ -116,7 +115,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         names = sorted({*_TOKENIZER_FILES, *self.tokenizer.vocab_files_names.values()})
         beside = {name: config.with_name(name) for name in names}
         files = {name: file_entry(path) for name, path in beside.items() if path.is_file()}
-        write_json(config, json.loads(self.to_json_string()) | {"files": files})
+        write_json(config, parse_json(self.to_json_string(), str(config), constants=True) | {"files": files})
 
     @property
     def sample_rate(self) -> int:

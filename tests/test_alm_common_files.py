@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import pytest
 from alm.common import files
 from alm.common.errors import ManifestError, UserError
 from alm.common.files import new_folder, read_bytes, write_text_atomic
-from alm.common.json_text import parse_json, read_json
+from alm.common.json_text import parse_json, read_json, read_log
 from alm.common.names import check_file_name
 from alm.common.tables import read_csv
+from encoders.zoo.labels import read_label_table
+from eval.scoring.predictions import read_foreign_predictions, read_predictions
 
 
 @pytest.mark.parametrize(
@@ -285,3 +288,49 @@ def test_a_file_that_another_process_locked_first_is_left_to_it(tmp_path, monkey
     name, stream = files._locked_file(tmp_path / "x")
     stream.close()
     assert len(tried) == 2 and len(list(tmp_path.iterdir())) == 2 and name.exists()
+
+
+BAD_JSON = {
+    "deep": ("[" * 100_000, "nested too deeply"),
+    "surrogate": ('{"id": "\\ud800"}', "half of a surrogate pair"),
+    "digits": ('{"id": ' + "9" * 400 + "}", "400 digits is too large"),
+    "twice": ('{"id": "a", "id": "b"}', "key 'id' given twice"),
+}
+READERS = {
+    "predictions": read_predictions,
+    "answers of a benchmark": read_foreign_predictions,
+    "labels": lambda path: read_label_table(str(path), 16000),
+    "JSON": read_json,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("bad", BAD_JSON)
+def test_json_of_strangers_is_refused_in_one_line(tmp_path, reader, bad):
+    text, said = BAD_JSON[bad]
+    (tmp_path / "x.json").write_text(text + "\n")
+    with pytest.raises(UserError, match=rf"x\.json(:1)?: .*{said}"):
+        READERS[reader](tmp_path / "x.json")
+
+
+def test_a_log_is_read_without_its_broken_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n' + "[" * 100_000 + '\n3\n{"step": 2, "loss": NaN}\n{"step": 3, "lo')
+    steps = [line["step"] for line in read_log(path)]
+    assert steps == [1, 2] and not list(read_log(tmp_path / "absent"))
+
+
+def test_json_and_yaml_are_read_in_one_place_each():
+    """Only values that this program has just written itself go through the plain parsers."""
+    root = Path(files.__file__).parents[2]
+    own = {"alm/common/json_text.py", "alm/common/settings.py"}
+    plain = re.compile(r"json\.loads?\((?!json\.dumps\()|yaml\.\w*load\w*\(")
+    found = [
+        f"{name}:{number}"
+        for package in ("alm", "encoders", "eval", "projectors", "train")
+        for file in sorted((root / package).rglob("*.py"))
+        if (name := file.relative_to(root).as_posix()) not in own
+        for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1)
+        if plain.search(line)
+    ]
+    assert not found, f"{found}: use alm.common.json_text or alm.common.settings.read_yaml"

@@ -332,7 +332,7 @@ def test_wrong_inputs_are_typed_errors(records, tmp_path):
 def test_broken_line_in_the_middle_names_its_line(tmp_path):
     path = tmp_path / "predictions.jsonl"
     path.write_text('{"id": "a", "key": "k", "control": "none", "prediction": "x"}\nnot json\n{"id": 1}\n')
-    with pytest.raises(EvaluationError, match="predictions.jsonl:2: broken line"):
+    with pytest.raises(EvaluationError, match="predictions.jsonl:2: broken JSON"):
         PredictionsFile(path)
     path.write_text('{"id": "a", "key": "k", "control": "none"}\n')
     with pytest.raises(EvaluationError, match="predictions.jsonl:1: not a prediction, 'prediction'"):

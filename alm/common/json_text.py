@@ -6,6 +6,8 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,21 @@ def read_json_object(
     if not isinstance(value, dict):
         raise error(f"{path}: holds {str(value)[:40]!r}, expected a JSON object in braces; restore the file")
     return value
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a log of JSON lines, without lines that a kill truncated; nothing where there is no file.
+
+    Raises:
+        ManifestError: No regular file, or not UTF-8.
+    """
+    if not path.is_file():
+        return
+    for line in read_text(path, "a log of JSON lines").split("\n"):
+        with suppress(ManifestError):
+            value = parse_json(line, str(path), constants=True)
+            if isinstance(value, dict):
+                yield value
 
 
 def parse_json(text: str, where: str, error: type[UserError] = ManifestError, constants: bool = False) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from alm.common.errors import ConfigError
 from alm.common.files import read_text, write_text_atomic
+from alm.common.json_text import parse_json
 from alm.data.manifest import read_manifest
 
 
@@ -42,7 +43,7 @@ def write_share(source: Path, out: Path, share: float, seed: int = 0) -> tuple[i
         text.split("\n"), records, strict=False
     ):  # the last line end has nothing after it
         if record.clip in taken:
-            values = json.loads(line)
+            values = parse_json(line, record.source)
             paths = iter([os.path.realpath(ref.path) for ref in record.audio])
             audio = [
                 {**ref, "path": next(paths)} if isinstance(ref, dict) else next(paths)

@@ -9,17 +9,17 @@ Axis letters: B batch, S samples, T time steps, D width.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from alm.common.errors import AudioError, ConfigError
+from alm.common.json_text import read_json_object
 from encoders.base import AudioEncoder, AudioTokens, EncoderConfig, n_time_mask
 from encoders.mel import frames_or_error
 
@@ -156,13 +156,13 @@ def read_label_table(path: str, sample_rate: int) -> dict[str, Events]:
     Raises:
         ConfigError: Missing, not a label table, or made at another sample rate.
     """
+    if not Path(path).exists():
+        raise ConfigError(f"{path}: no such file; make it with alm encoders labels")
+    values = read_json_object(path, ConfigError)
     try:
-        values: Any = json.loads(Path(path).read_text(encoding="utf-8"))
         made_at, clips = values["sample_rate"], values["clips"]
         table = {key: [(start, end, str(name)) for start, end, name in clips[key]] for key in clips}
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file; make it with alm encoders labels") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: is no label table ({error}); make it with alm encoders labels") from error
     if made_at != sample_rate:
         raise ConfigError(f"{path}: made at {made_at} Hz; expected {sample_rate}")

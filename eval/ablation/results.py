@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from alm.common.errors import UserError
-from alm.common.json_text import read_json_object
+from alm.common.json_text import parse_json, read_json_object, read_log
 from alm.common.names import check_file_name
 from alm.common.settings import parse_settings
 from eval.ablation.arm_steps import PROBE, RUN
@@ -156,7 +155,7 @@ def measured_cost(work: Path, folder: str) -> dict[str, Any] | None:
         return None
     for line in reversed((_step_folder(work, folder) / LOG).read_text(encoding="utf-8").splitlines()):
         if line.startswith("{"):
-            cost: dict[str, Any] = json.loads(line)
+            cost: dict[str, Any] = parse_json(line, str(_step_folder(work, folder) / LOG), constants=True)
             return cost
     return None
 
@@ -223,8 +222,7 @@ def _run(work: Path, entry: dict[str, Any]) -> SeedRun:
 def _losses(log: Path) -> list[tuple[int, float]]:
     """(step, training loss) of a log."""
     found = []
-    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
-        values = json.loads(line)
+    for values in read_log(log):
         if "loss" in values and "step" in values:
             found.append((int(values["step"]), float(values["loss"])))
     return found

@@ -1,6 +1,5 @@
 """Two models on the same questions: paired differences, tests, and which questions only one gets right."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from alm.common.json_text import read_json_object
 from alm.data.records import Record
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.errors import EvaluationError
@@ -163,11 +163,10 @@ def _stored_scores(path: Path) -> Mapping[str, Any]:
     beside = path.parent / "scores.json"
     if not beside.is_file():
         return {}
-    try:
-        found = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{beside}: cannot be read ({error}); evaluate again, or remove it") from error
-    return found if isinstance(found, dict) else {}
+    found = read_json_object(beside, EvaluationError, constants=True)
+    if not isinstance(found.get("run", {}), dict):
+        raise EvaluationError(f"{beside}: 'run' is no object; evaluate again, or remove the file")
+    return found
 
 
 def _metrics(stored: Sequence[Mapping[str, Any]]) -> Sequence[str]:

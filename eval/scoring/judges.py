@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from alm.common.json_text import parse_json
 from alm.data.records import Record
 from eval.errors import EvaluationError
 from eval.scoring.correctness import answers_of
@@ -69,7 +70,7 @@ class Judge:
                         )
                     try:
                         reply = self._ask(prompt)
-                    except (OSError, ValueError, KeyError):
+                    except (EvaluationError, OSError, ValueError, LookupError, TypeError):
                         found.append(None)  # not cached: the next run asks again
                         continue
                     known[key] = reply
@@ -156,7 +157,8 @@ def _endpoint(address: str, model: str) -> Ask:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-                    return str(json.load(response)["choices"][0]["message"]["content"])
+                    answer = parse_json(response.read().decode("utf-8"), address, EvaluationError)
+                    return str(answer["choices"][0]["message"]["content"])
             except urllib.error.HTTPError as error:
                 # A request that is refused stays refused; a busy or broken server may recover.
                 if error.code < 500 and error.code != 429 or attempt == _ATTEMPTS:

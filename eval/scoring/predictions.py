@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alm.common.files import read_bytes, read_text
+from alm.common.json_text import parse_json
 from alm.data.records import Record
 from eval.errors import EvaluationError
 
@@ -76,13 +77,14 @@ def read_foreign_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
     """
     path = Path(path)
     text = read_text(path, "JSON predictions", EvaluationError)
-    try:
-        if text.lstrip().startswith("["):
-            items = json.loads(text)
-        else:
-            items = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (ValueError, RecursionError) as error:
-        raise EvaluationError(f"{path}: cannot be read as JSON predictions ({error})") from error
+    if text.lstrip().startswith("["):
+        items = parse_json(text, str(path), EvaluationError, constants=True)
+    else:
+        items = [
+            parse_json(line, f"{path}:{number}", EvaluationError, constants=True)
+            for number, line in enumerate(text.split("\n"), start=1)
+            if line.strip()
+        ]
     lines = []
     has_answers = False
     for number, item in enumerate(items, start=1):
@@ -221,11 +223,10 @@ def _parse(raw: bytes, path: Path) -> list[Prediction]:
     found: dict[str, Prediction] = {}
     for number, line in enumerate(raw.split(b"\n")[:-1], start=1):
         try:
-            value = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise EvaluationError(
-                f"{path}:{number}: broken line ({error}); remove it, then run again"
-            ) from error
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise EvaluationError(f"{path}:{number}: is not UTF-8 text; remove it, then run again") from error
+        value = parse_json(text, f"{path}:{number}", EvaluationError, constants=True)
         for field, kind in _FIELDS.items():
             if not isinstance(value, dict) or not isinstance(value.get(field), kind):
                 raise EvaluationError(f"{path}:{number}: not a prediction, {field!r} should be a string")

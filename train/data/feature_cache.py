@@ -28,6 +28,7 @@ from torch import Tensor
 
 from alm.common.errors import AudioError, CheckpointError, ConfigError
 from alm.common.fingerprint import code_hash
+from alm.common.json_text import parse_json
 from alm.common.processes import rank, world_size
 from alm.common.progress import progress
 from alm.data.records import AudioRef
@@ -90,7 +91,7 @@ class FeatureFolder:
                 here = _read_shard(file, wanted - found.keys())
             except FileNotFoundError:  # another run has just removed it
                 continue
-            except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            except (SafetensorError, CheckpointError, ValueError, KeyError, TypeError) as error:
                 say(f"{file}: the shard is damaged ({error}); its clips are encoded again")
                 with suppress(OSError):
                     file.unlink()
@@ -141,7 +142,7 @@ def _read_shard(file: Path, wanted: set[str]) -> dict[str, Feature]:
     """
     with safe_open(file, "pt") as shard:
         names = wanted.intersection(shard.keys())
-        notes = json.loads(shard.metadata()[_NOTES])
+        notes = parse_json(shard.metadata()[_NOTES], str(file), CheckpointError)
         found = {name: Feature(shard.get_tensor(name), int(notes[name][0])) for name in names}
     wrong = [name for name, kept in found.items() if checksum(kept.values) != notes[name][1]]
     if wrong:

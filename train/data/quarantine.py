@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from alm.common.errors import AudioError, ConfigError, UserError
+from alm.common.errors import AudioError, ConfigError, ManifestError, UserError
+from alm.common.json_text import parse_json
 from alm.data.shards import ShardError
 from encoders.audio import SILENT_PEAK
 from train.data.protocols import TrainingDataset
@@ -126,8 +127,8 @@ class GuardedDataset(TrainingDataset):
 def _name_in(line: str) -> str:
     """Return the id in a line; empty where a kill cut the line short."""
     try:
-        return str(json.loads(line)["id"])
-    except (ValueError, KeyError):
+        return str(parse_json(line, FILE)["id"])
+    except (ManifestError, KeyError, TypeError):
         return ""
 
 

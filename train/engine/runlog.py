@@ -10,7 +10,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from alm.common.errors import ManifestError
 from alm.common.files import write_text_atomic
+from alm.common.json_text import parse_json
 from alm.common.progress import progress
 from train.data.protocols import UsesEpoch
 
@@ -78,8 +80,8 @@ def cut_log(file: Path, step: int) -> None:
     kept = []
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
-            entry = json.loads(line)
-        except ValueError:
+            entry = parse_json(line, str(file), constants=True)
+        except ManifestError:
             continue
         if entry["step"] <= step and "train_loss" not in entry:
             kept.append(line + "\n")

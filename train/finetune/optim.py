@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from alm.common.errors import ConfigError
+from alm.common.errors import CheckpointError, ConfigError
 from alm.common.files import write_text_atomic
+from alm.common.json_text import read_json_object
 from alm.common.processes import is_main_process
 from encoders.checkpoint import read_weights, write_weights
 from train.engine.checkpoints import trained_weights
@@ -108,7 +109,10 @@ class BestEpoch(TrainerCallback):
         """Restore the best weights of an interrupted run; score its last epoch if that was saved but not scored."""
         file = self.folder / "best.json"
         if state.global_step and file.is_file():
-            self.best = json.loads(file.read_text(encoding="utf-8"))
+            self.best = read_json_object(file, CheckpointError, constants=True)
+            for key in ("score", "loss", "epoch", "last_epoch"):
+                if not isinstance(self.best.get(key), int | float):
+                    raise CheckpointError(f"{file}: '{key}' is no number; remove the checkpoints beside it")
             self.weights = read_weights(self.folder / "best.safetensors")
         epoch = float(round(state.epoch or 0, 3))
         unscored = epoch.is_integer() and (self.best is None or self.best["last_epoch"] < epoch)

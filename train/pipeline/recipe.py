@@ -16,12 +16,12 @@ the code: a finished stage is skipped; a changed stage runs again, and so do the
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from alm.common.errors import ConfigError
+from alm.common.json_text import read_json_object
 from alm.common.processes import is_main_process
 from alm.common.settings import apply_overrides, parse_settings, read_yaml
 from projectors.registry import check_projector
@@ -207,8 +207,7 @@ def _evaluate(recipe: Recipe, stage: RecipeStage, fingerprint: str) -> dict[str,
             progress=advance,
         )
     barrier()
-    scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    return scores
+    return read_json_object(folder / "scores.json", constants=True)
 
 
 def _by_name(listed: list[dict[str, Any]], path: str | Path) -> dict[str, dict[str, Any]]:

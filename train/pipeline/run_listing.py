@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alm.common.errors import UserError
+from alm.common.json_text import read_log
 from alm.common.settings import read_yaml
 from train.engine import checkpoints
 from train.pipeline.rundir import ATTEMPT, CONFIG, MARKER, damage, facts_of
@@ -63,7 +64,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder}: holds no run of alm train (no {CONFIG})")
     metrics: dict[str, float] = {}
     step = 0
-    for line in _lines(folder / "metrics.jsonl"):
+    for line in read_log(folder / "metrics.jsonl"):
         step = line.pop("step", step)
         metrics |= {key: value for key, value in line.items() if isinstance(value, int | float)}
     saved = checkpoints.found(folder / "checkpoints")
@@ -74,17 +75,6 @@ def read_run(folder: Path) -> Run:
         facts = facts_of(folder) if wrong is None else {}
         metrics |= {f"final_{k}": v for k, v in facts.items() if isinstance(v, int | float)}
     return Run(folder, dict(_flat(read_yaml(folder / CONFIG))), state, step, metrics)
-
-
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The log's lines; one that a kill cut short is left out."""
-    if not file.is_file():
-        return
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

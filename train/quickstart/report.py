@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alm.common.json_text import read_json
+from alm.common.json_text import read_json, read_log
 from alm.data.manifest import read_manifest
 from alm.data.records import Record
 from alm.data.scenes.compose import ComposeConfig, build_bank
@@ -78,9 +77,7 @@ def summarise(
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
     """The log of a stage; empty where it left none."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return list(read_log(path))
 
 
 def facts(out: Path, stages: Sequence[str], compose: ComposeConfig, seed: int) -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
+from alm.common.json_text import parse_json
 from alm.data.manifest import read_manifest
 from train.stages.base import Stage, StageSettings
 
@@ -52,7 +53,7 @@ class SelectStage(Stage[SelectSettings]):
                 {k: str(v.resolve()) if k == "path" else v for k, v in dataclasses.asdict(ref).items()}
                 for ref in record.audio
             ]
-            values = json.loads(line) | {"audio": audio, "clip": record.clip}
+            values = parse_json(line, record.source) | {"audio": audio, "clip": record.clip}
             lines.append(json.dumps(values, ensure_ascii=False) + "\n")
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)

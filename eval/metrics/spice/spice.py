@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from alm.common.json_text import read_json
 from eval.errors import MetricError, MetricUnavailable
 from eval.metrics._base import TextMetric, tokenize_pairs
 from eval.metrics._captions import as_result
@@ -57,10 +58,7 @@ class Spice(TextMetric):
             given, made = Path(scratch) / "in.json", Path(scratch) / "out.json"
             given.write_text(json.dumps(asked), encoding="utf-8")
             run_java(["-Xmx8G", "-jar", JAR, str(given), "-out", str(made), "-subset", "-silent"], folder)
-            scored = {
-                row["image_id"]: row["scores"]["All"]["f"]
-                for row in json.loads(made.read_text(encoding="utf-8"))
-            }
+            scored = {row["image_id"]: row["scores"]["All"]["f"] for row in read_json(made, MetricError)}
         if set(scored) != set(range(len(asked))):
             raise MetricError(f"SPICE scored {len(scored)} of {len(asked)} captions")
         samples = np.array([float(scored[index]) for index in range(len(asked))])
