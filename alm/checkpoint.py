@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from alm.common.errors import CheckpointError
+from alm.common.errors import CheckpointError, shown
 from alm.common.files import read_text, sha256_of
 from alm.common.json_text import read_json_object
 from alm.common.pretrained import from_pretrained, typed_errors
@@ -94,12 +94,18 @@ def load_processor(source: str | Path, *, trust_remote_code: bool = False) -> Au
             values.get("max_audio_tokens"),
         )
     processor.context_length, processor.vocab_size = llm_limits(config.text_config)
-    check_template(processor, str(template if template.exists() else folder))
+    holder = tokenizer.convert_ids_to_tokens(processor.audio_token_id)
+    if holder != config.audio_token:
+        raise CheckpointError(
+            f"{folder}: in the tokenizer, {config.audio_token} shares its id {processor.audio_token_id} with "
+            f"{shown(holder, 40)}; restore the tokenizer of this model"
+        )
     if processor.audio_token_id != config.audio_token_id:
         raise CheckpointError(
             f"{folder}: {config.audio_token} has id {processor.audio_token_id} in the tokenizer, audio_token_id in "
             f"config.json is {config.audio_token_id}; restore the tokenizer of this model"
         )
+    check_template(processor, str(template if template.exists() else folder))
     return processor
 
 

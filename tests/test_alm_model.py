@@ -529,6 +529,19 @@ def test_a_changed_tokenizer_file_is_refused_until_its_entry_is_removed(make, tm
     load_processor(folder)
 
 
+def test_a_tokenizer_without_one_of_its_tokens_is_refused_also_without_hashes(make, tmp_path):
+    folder = stored_with_llm(make, tmp_path / "m")
+    path = folder / "processor_config.json"
+    values = json.loads(path.read_text())
+    del values["files"]  # as earlier versions saved it
+    path.write_text(json.dumps(values))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    del tokenizer["model"]["vocab"]["ó"]  # the library then gives added tokens the ids of others
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointError, match="restore the tokenizer of this model"):
+        load_processor(folder)
+
+
 def test_a_short_fuzz_of_model_directories(tmp_path):
     from fuzz_model import case_for
     from fuzzing import fuzz

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from alm.cli import main
-from alm.common.errors import AudioError, ConfigError
+from alm.common.errors import AudioError, CheckpointError, ConfigError
 from alm.common.json_text import read_json
 from alm.common.settings import parse_settings
 from encoders import AudioMosaicEncoder, encoder_class, load_encoder
