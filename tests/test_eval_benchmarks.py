@@ -303,6 +303,51 @@ def test_the_rule_of_a_benchmark_and_the_seed_of_the_config_reach_the_run(
     assert run("b", 1)[1] == first != run("c", 2)[1]
 
 
+def test_every_setting_of_an_evaluation_reaches_it(model_dir, clips, tmp_path, monkeypatch):
+    """None of the values is a default, so that none can be missing."""
+
+    class Reached(Exception):
+        pass
+
+    def evaluate(model, processor, records, out_dir, **options):
+        raise Reached(records, out_dir, options)
+
+    monkeypatch.setattr("eval.runner.benchmark.evaluate_manifest", evaluate)
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "own_rule.py").write_text(OWN_RULE.replace("groups=", "official='mmau', groups="))
+    monkeypatch.setenv("ALM_PLUGINS", str(tmp_path / "plugins"))
+    (tmp_path / "c.yaml").write_text("benchmark: own_rule\n")
+    save_wav(tmp_path / "0.wav", clips[0], 16000)
+    line = {
+        "id": "0",
+        "audio": "0.wav",
+        "question": "what",
+        "answer": "a",
+        "choices": ["a", "b"],
+        "part": "x",
+    }
+    write_manifest(tmp_path / "test.jsonl", [line])
+    given = {"batch_size": 3, "max_new_tokens": 11, "limit": 5, "controls": ["none", "no_audio"], "seed": 4,
+             "answer_by": "rank", "rank_by": "sum", "require": ["token_f1"]}  # fmt: skip
+    options = [f"{key}={json.dumps(value)}" for key, value in given.items()]
+    options += [
+        f"data={tmp_path / 'test.jsonl'}",
+        f"training=[{tmp_path / 'test.jsonl'}]",
+        "decoding.num_beams=2",
+    ]
+    with pytest.raises(Reached) as stopped:
+        run_benchmark(str(tmp_path / "c.yaml"), model_dir, tmp_path / "out", options)
+    records, out_dir, found = stopped.value.args
+    benchmark = load_benchmark("own_rule")
+    assert [record.id for record in records] == ["0"] and out_dir == tmp_path / "out"
+    assert {key: list(found[key]) if isinstance(found[key], tuple) else found[key] for key in given} == given
+    assert found["options"] == {"num_beams": 2} and found["decoding"]["num_beams"] == 2
+    for key in ("prompt_version", "groups", "metrics", "official", "is_right"):
+        assert found[key] == getattr(benchmark, key), key
+    assert benchmark.official == "mmau" and found["model_id"] == model_id_of(model_dir)
+    assert any("1 of 1 clips are in the training manifests" in note for note in found["notes"])
+
+
 def test_perfect_answers_give_exactly_one_with_absent_classes():
     from pathlib import Path
 

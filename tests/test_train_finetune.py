@@ -26,8 +26,8 @@ from train.finetune.inputs import DrawnClips, LabelledAudio, WaveformRows, compu
 from train.finetune.optim import BestEpoch, FinetuneTrainer, layer_scales
 from train.finetune.scores import fold_markdown, fold_summary, report, score
 from train.finetune.settings import AugmentSettings, FinetuneSettings
-from train.finetune.splits import choose_split, read_data
-from train.finetune.stage import _scheduled, load_classifier
+from train.finetune.splits import Split, choose_split, read_data
+from train.finetune.stage import _regression, _scheduled, load_classifier
 from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
 
@@ -820,6 +820,29 @@ def test_a_probe_by_logistic_regression_is_scikit_learns_and_comes_back(tones, t
     with torch.no_grad():
         logits = model(waveforms=wave, lengths=torch.tensor([wave.shape[1]]))["logits"]
     assert model.probabilities(logits)[0].tolist() == pytest.approx(lines[0]["probabilities"], abs=1e-4)
+
+
+def test_takes_of_one_recording_never_choose_the_penalty():
+    """The penalty is scikit-learn's with recordings kept together; takes apart would choose another."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(3)
+    rows = np.repeat(rng.standard_normal((12, 8)), 4, axis=0) + 0.3 * rng.standard_normal((48, 8))
+    clips = [clip(str(i), "ab"[i // 4 % 2], group=f"r{i // 4}") for i in range(48)]
+    split = Split(LabelledData(("a", "b"), tuple(clips)), tuple(clips), (), (), ())
+    chosen = []
+    for groups in ([one.group for one in clips], range(48)):
+        search = GridSearchCV(
+            make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, tol=1e-3)),
+            {"logisticregression__C": [0.001, 0.01, 0.1, 1.0, 10.0]}, refit=False,
+            cv=StratifiedGroupKFold(5, shuffle=True, random_state=0),
+        ).fit(rows, [one.labels[0] for one in clips], groups=groups)  # fmt: skip
+        chosen.append(search.best_params_["logisticregression__C"])
+    assert chosen[0] != chosen[1]
+    assert _regression(split, clips, lambda one: rows[int(one.id)], 0).strength == chosen[0]
 
 
 def test_logistic_regression_of_two_classes_and_of_one_that_no_clip_taught():

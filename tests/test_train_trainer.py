@@ -12,7 +12,7 @@ from transformers import Trainer
 from alm.common.seeds import seed_from
 from train.engine.checkpointing import PRIVATE_ATTRIBUTES, PRIVATE_METHODS, CheckpointTrainer
 from train.engine.runlog import RunLog
-from train.engine.trainer import StageTrainer, training_arguments
+from train.engine.trainer import StageTrainer, fit, training_arguments
 from train.finetune.optim import FinetuneTrainer
 from train.pipeline.rundir import facts_of
 from train.pipeline.runner import run_stage
@@ -85,6 +85,43 @@ def test_every_setting_reaches_the_optimiser_and_the_schedule(data, parts, tmp_p
     assert rates == pytest.approx([0.002 * x for x in (0, 0.25, 0.5, 0.75, *cosine)])
     assert arguments.max_grad_norm == 0.7 and arguments.gradient_accumulation_steps == 1
     assert arguments.per_device_train_batch_size == 2 and arguments.seed == run.run.seed
+
+
+def test_every_setting_of_a_run_reaches_the_trainer(data, parts, tmp_path):
+    """None of the values is a default, so that none can be missing."""
+
+    class Reached(Exception):
+        pass
+
+    class Stops(StageTrainer):
+        def train(self, *args, **kwargs):
+            raise Reached(self)
+
+    run = of_stage(
+        "align", data, tmp_path / "run", parts, data={"workers": 1, "validation": [str(data / "train.jsonl")]},
+        optim={"steps": 11, "batch_size": 3, "accumulation": 5},
+        run={"seed": 7, "precision": "bf16", "log_every": 6, "save_every": 9, "keep_checkpoints": 4, "eval_every": 2,
+             "patience": 8, "on_nan": "skip", "gradient_checkpointing": True, "report_to": ["tensorboard"]},
+    )  # fmt: skip
+    with pytest.raises(Reached) as stopped:
+        fit(
+            run, torch.nn.Linear(2, 2), torch.utils.data.TensorDataset(torch.zeros(8, 2)), list, tmp_path, "title",
+            trainer_class=Stops, validate=len, drop_last=True,
+        )  # fmt: skip
+    trainer = stopped.value.args[0]
+    arguments = trainer.args
+    assert (arguments.max_steps, arguments.per_device_train_batch_size) == (11, 3)
+    assert (arguments.gradient_accumulation_steps, arguments.dataloader_num_workers) == (5, 1)
+    assert (arguments.seed, arguments.data_seed, arguments.logging_steps, arguments.save_steps) == (
+        7,
+        7,
+        6,
+        9,
+    )
+    assert arguments.bf16 and arguments.gradient_checkpointing and arguments.dataloader_drop_last
+    assert arguments.save_strategy == "steps" and arguments.report_to == ["tensorboard"]
+    assert (trainer.on_nan, trainer.keep_checkpoints, trainer.eval_every) == ("skip", 4, 2)
+    assert trainer.patience == 8 and trainer.validate is len
 
 
 def test_a_warm_up_longer_than_the_run_is_said(data, parts, tmp_path, capsys):
