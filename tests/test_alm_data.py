@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 import re
 from collections import Counter
@@ -420,6 +421,11 @@ def test_a_smaller_share_is_part_of_a_larger_one(tmp_path):
         out = tmp_path / "out" / f"{share}.jsonl"
         assert write_share(tmp_path / "all.jsonl", out, share) == (20 * share, 40 * share)
         taken[share] = [record.id for record in read_manifest(out)]
+    for seed in (0, 1):  # the first quarter of an order that is a hash, computed here, of seed and clip
+        order = sorted(range(20), key=lambda n, seed=seed: hashlib.sha256(f"{seed}/c{n}".encode()).digest())
+        write_share(tmp_path / "all.jsonl", tmp_path / "out" / "s.jsonl", 0.25, seed)
+        records = read_manifest(tmp_path / "out" / "s.jsonl")
+        assert {record.clip for record in records} == {f"c{n}" for n in order[:5]}
     assert set(taken[0.25]) < set(taken[0.5]) and taken[1.0] == [row["id"] for row in rows]
     whole, found = (read_manifest(tmp_path / n) for n in ("all.jsonl", "out/1.0.jsonl"))
     assert [r.audio for r in found] == [r.audio for r in whole] and [r.meta for r in found] == [

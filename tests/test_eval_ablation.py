@@ -224,6 +224,23 @@ def test_the_probe_hears_validation_clips_and_never_the_test_set():
     assert step.config["labels"] == "l.csv" and "c.jsonl" not in str(step.config)
 
 
+def test_an_arm_with_less_data_trains_on_a_share_of_every_manifest():
+    settings = settings_of(
+        inputs={"train": ["a.jsonl", "b.jsonl"], "validation": ["v.jsonl"], "test": "c.jsonl", "llm": "x/llm"},
+        axes={"encoder": {"logmel": {"align": {"encoder": "logmel"}}}, "data_size": [1.0, 0.25]},
+        baseline="1",
+    )  # fmt: skip
+    whole, part = (arm_steps(settings, arm, shared_inputs(settings), 0) for arm in make_arms(settings))
+    assert whole.train[0].config["data"]["train"] == ["a.jsonl", "b.jsonl"]
+    cuts = [step for step in part.train[0].needs if step.name == "share"]
+    assert [cut.words for cut in cuts] == [
+        ("alm", "data", "share", name, "--share", "0.25", "--out", "{here}/train.jsonl")
+        for name in ("a.jsonl", "b.jsonl")
+    ]
+    assert part.train[0].config["data"]["train"] == [f"{cut.ref}/train.jsonl" for cut in cuts]
+    assert part.train[0].config["data"]["validation"] == ["v.jsonl"]
+
+
 def test_costs_are_those_of_the_steps_that_the_budget_allows(tmp_path):
     """Measured at 10 and 20 steps, run for 5 and 60: half and three times as much."""
     index = index_of()

@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import evaluate
@@ -157,6 +158,74 @@ def test_bleu_by_hand():
     assert [found[f"bleu_{order}"] for order in (1, 2, 3, 4)] == pytest.approx(wanted, abs=1e-6)
     short = bleu.compute(predictions=["a b c"], references=[["a b c d", "a b c d e"]], tokenizer="none")
     assert short["bleu_2"] == pytest.approx(np.exp(1 - 4 / 3))
+
+
+def cider_d_by_definition(said, wanted):
+    """Vedantam et al. 2015, equations 1 and 2, with CIDEr-D's clipping and length penalty, one pair at a time."""
+
+    def ngrams(text, n):
+        words = text.split()
+        return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+
+    scores = []
+    for hypothesis, references in zip(said, wanted, strict=True):
+        total = 0.0
+        for n in (1, 2, 3, 4):
+            seen = [set().union(*(ngrams(one, n) for one in refs)) for refs in wanted]
+
+            def weighed(text, n=n, seen=seen):
+                known = ngrams(text, n)
+                idf = {g: np.log(len(wanted) / max(1, sum(g in one for one in seen))) for g in known}
+                return {g: count * idf[g] for g, count in known.items()}
+
+            own = weighed(hypothesis)
+            for reference in references:
+                other = weighed(reference)
+                norm = np.sqrt(sum(v**2 for v in own.values())) * np.sqrt(sum(v**2 for v in other.values()))
+                gap = len(hypothesis.split()) - len(reference.split())
+                shared = sum(min(own[g], other[g]) * other[g] for g in own if g in other)
+                total += (shared / norm if norm else 0.0) * np.exp(-(gap**2) / 72) / len(references) / 4
+        scores.append(10 * total)
+    return scores
+
+
+def rouge_l_by_definition(hypothesis, references):
+    """Lin 2004: F with beta 1.2 of the longest common subsequence, the best precision and the best recall."""
+
+    def common(one, other):
+        if not one or not other:
+            return 0
+        if one[-1] == other[-1]:
+            return 1 + common(one[:-1], other[:-1])
+        return max(common(one[:-1], other), common(one, other[:-1]))
+
+    said, wanted = hypothesis.split(), [one.split() for one in references]
+    precision = max(common(said, one) / len(said) for one in wanted)
+    recall = max(common(said, one) / len(one) for one in wanted)
+    both = recall + 1.2**2 * precision
+    return (1 + 1.2**2) * precision * recall / both if both else 0.0
+
+
+def test_cider_d_and_rouge_l_by_definition():
+    rng = random.Random(0)
+    words = "a dog barks the rain falls and wind blows".split()
+
+    def caption():
+        return " ".join(rng.choice(words) for _ in range(rng.randint(3, 8)))
+
+    wanted = [[caption() for _ in range(rng.randint(1, 3))] for _ in range(12)]
+    said = [rng.choice(refs) if i % 3 == 0 else caption() for i, refs in enumerate(wanted)]
+    options = {"predictions": said, "references": wanted, "tokenizer": "none"}
+    cider = load_metric("cider_d").compute(**options)
+    by_hand = cider_d_by_definition(said, wanted)
+    assert cider["per_sample"] == pytest.approx(by_hand) and cider["cider_d"] == pytest.approx(
+        np.mean(by_hand)
+    )
+    rouge = load_metric("rouge_l").compute(**options)
+    by_hand = [rouge_l_by_definition(one, refs) for one, refs in zip(said, wanted, strict=True)]
+    assert rouge["per_sample"] == pytest.approx(by_hand) and rouge["rouge_l"] == pytest.approx(
+        np.mean(by_hand)
+    )
 
 
 def test_token_f1():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -143,6 +144,30 @@ def test_silent_clips_leave_the_loss_finite_and_are_counted() -> None:
         metrics = model.take_metrics()
         assert metrics["silent_clips"] == n_silent
         assert metrics["pooled_effective_rank"] >= 1 and model.take_metrics() == {}
+
+
+def test_views_of_the_loader_keep_the_length_of_their_clip() -> None:
+    """Two views of each clip in one batch give what each clip gives alone, cut to its own length."""
+    model, inputs = build().eval(), batch()
+    waves, lengths, keys = inputs["waveforms"], inputs["lengths"], inputs["clip_keys"]
+    both = torch.stack([waves, -0.5 * waves], dim=1)  # (B, 2, S)
+    with torch.no_grad():
+        together = model.pooled(both, lengths, keys)
+        for i, n in enumerate(lengths.tolist()):
+            alone = model.pooled(both[i : i + 1, :, :n], lengths[i : i + 1], keys[i : i + 1])
+            torch.testing.assert_close(together[i : i + 1], alone, atol=1e-4, rtol=1e-4)
+    assert len(set(lengths.tolist())) > 4
+
+
+def test_the_agreement_in_the_log_is_that_of_both_views() -> None:
+    """The correlation of the centred features, in float64."""
+    model, inputs = build(), batch()
+    with torch.no_grad():
+        model(**inputs)
+        first, second = model.pooled(**inputs).double().numpy().transpose(1, 0, 2)
+    first, second = first - first.mean(axis=0), second - second.mean(axis=0)
+    wanted = (first * second).sum() / np.sqrt((first**2).sum() * (second**2).sum())
+    assert model.take_metrics()["view_agreement"] == pytest.approx(wanted, abs=1e-4) and wanted < 0.99
 
 
 def test_evaluation_leaves_no_trace() -> None:

@@ -635,13 +635,18 @@ def test_the_best_epoch_is_kept_and_a_tie_goes_to_the_lower_loss(tmp_path):
 
 def test_detection_scores_every_test_set_by_itself():
     data = LabelledData(("real", "fake"), (), metric="equal_error_rate", positive="fake")
-    clips = [clip(f"{i}", subset="test01" if i < 10 else "test02") for i in range(20)]
+    clips = [
+        clip(f"{i}", subset="test01" if i < 10 else "test02", group=f"{i if i < 10 else i // 5}")
+        for i in range(20)
+    ]
     targets = np.eye(2)[np.arange(20) % 2]
     said = targets.copy()
     said[10:, :] = 0.5
     result = report(data, clips, said, targets)
     assert result["subsets"]["test01"]["value"] == 0.0 and result["subsets"]["test02"]["value"] == 0.5
     assert result["subset_mean"] == 0.25
+    # Recordings are resampled: ten of the first set, two of the second.
+    assert [result["subsets"][name]["n_clips"] for name in ("test01", "test02")] == [10, 2]
     assert score(data, "equal_error_rate", targets, targets) == 0.0
 
 
@@ -702,6 +707,20 @@ def test_folds_of_a_probe_with_controls_and_reuse(tones, tmp_path, capsys):
         logits = model(waveforms=wave, lengths=torch.tensor([wave.shape[1]]))["logits"]
     assert model.probabilities(logits)[0].tolist() == pytest.approx(said[0]["probabilities"], abs=1e-4)
     assert classes == ("high", "low", "middle")
+
+
+def test_the_epoch_with_the_lowest_error_rate_is_kept(tones, tmp_path, monkeypatch):
+    def detection(data):
+        return dataclasses.replace(read_data(data), metric="equal_error_rate", positive="low")
+
+    monkeypatch.setattr("train.finetune.stage.read_data", detection)
+    place = tmp_path / "run"
+    run_stage(settings_of(tones, place, finetune__epochs=5, finetune__head_std=1.0))
+    lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    rates = {line["epoch"]: -line["validation"] for line in lines if "validation" in line}
+    assert len(rates) == 5 and all(rate >= 0 for rate in rates.values()) and max(rates.values()) > 0
+    (system,) = read_json(place / "scores.json")["systems"].values()
+    assert system["validation"] == min(rates.values()) == rates[system["best_epoch"]]
 
 
 def test_full_finetuning_with_everything_leaves_a_release_classifier(tones, tmp_path):
