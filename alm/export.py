@@ -119,7 +119,11 @@ def _in_float32(model: nn.Module) -> Iterator[None]:
 def _probe(processor: Any) -> dict[str, Tensor]:
     noise = 0.1 * np.random.default_rng(0).standard_normal(processor.sample_rate)
     turns = [{"role": "user", "content": f"{processor.audio_token}What is this sound?"}]
-    return dict(processor([turns], [[noise.astype(np.float32)]], add_generation_prompt=True))
+    clip = noise.astype(np.float32)
+    batch = processor.apply_chat_template(
+        turns, audio=[clip], tokenize=True, return_dict=True, add_generation_prompt=True
+    )
+    return dict(batch)
 
 
 @torch.no_grad()

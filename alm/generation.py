@@ -53,11 +53,13 @@ def generate_answers(
     encoded = _EncodedOnce(model, [[id(clip) for row in rows for clip in audios[row]] for rows in batches])
     model.eval()
     for rows in batches:
-        batch = processor(
+        batch = processor.apply_chat_template(
             [conversations[i] for i in rows],
-            [audios[i] for i in rows],
-            collate=encoded,
+            audio=[audios[i] for i in rows],
+            tokenize=True,
+            return_dict=True,
             add_generation_prompt=True,
+            collate=encoded,
             n_new_tokens=settings["max_new_tokens"],
         )
         with decoding_with(model.llm, settings) as config:
@@ -98,8 +100,13 @@ def stream_answer(
 
     model.eval()
     settings = decoding_settings(model, processor, max_new_tokens, **options)
-    inputs = processor(
-        [conversation], [clips], add_generation_prompt=True, n_new_tokens=settings["max_new_tokens"]
+    inputs = processor.apply_chat_template(
+        conversation,
+        audio=clips,
+        tokenize=True,
+        return_dict=True,
+        add_generation_prompt=True,
+        n_new_tokens=settings["max_new_tokens"],
     ).to(model.device)
     streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     failure: list[BaseException] = []

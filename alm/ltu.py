@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from alm.common.errors import CheckpointError
 from alm.common.pretrained import from_pretrained
+from alm.feature_extraction import AudioLanguageFeatureExtractor
 from alm.llm import load_llm
 from alm.model import AudioLanguageModel
 from alm.policy import adapter_keys, inject_lora
@@ -96,9 +97,8 @@ def load_ltu_processor(
     )
     tokenizer = from_pretrained(LlamaTokenizer, folder, role="tokenizer")
     tokenizer.pad_token = tokenizer.unk_token
-    return AudioLanguageProcessor(
-        tokenizer, config.to_dict(), projector.to_dict(), chat_template="alpaca-short"
-    )
+    extractor = AudioLanguageFeatureExtractor(config.to_dict(), projector.to_dict())
+    return AudioLanguageProcessor(extractor, tokenizer, "alpaca-short")
 
 
 def _split(weights: dict[str, Tensor], source: Path) -> dict[str, dict[str, Tensor]]:

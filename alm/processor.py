@@ -1,81 +1,78 @@
-"""Conversations and clips in, model inputs out: chat template, placeholder expansion, label masking, padding."""
+"""Text or conversations, and clips, as model inputs: chat template, placeholder expansion, labels, padding.
+
+Axis letters: B batch, L tokens, C clips, S samples, P placeholder spans.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import re
+import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import numpy as np
 import torch
-from transformers import AutoProcessor, BatchFeature, ProcessorMixin
+from transformers import AutoProcessor, ProcessorMixin
+from transformers.processing_utils import AudioKwargs, ProcessingKwargs
+from transformers.utils.chat_template_utils import get_json_schema
 
-from alm.common.errors import AudioError, CheckpointError, UserError
-from alm.common.files import changed_file, file_entry
+from alm.batch import BatchOptions, Collate, Encoded, clip_key, distinct, first_unlabelled, pad_rows
+from alm.common.arguments import refuse_unknown
+from alm.common.errors import AudioError, CheckpointError, UserError, shown
 from alm.common.json_text import parse_json, write_json
 from alm.common.pretrained import typed_errors
 from alm.configuration import AUDIO_TOKEN, AudioLanguageConfig
-from alm.feature_extraction import collate_waveforms
+from alm.conversation import Message, flatten, is_batch
+from alm.feature_extraction import (
+    AudioLanguageFeatureExtractor,
+    AudioLanguageInputs,
+    check_return_tensors,
+    clips_in,
+    is_waveform,
+    padded_width,
+)
 from alm.head import IGNORE
+from alm.saved_processor import check_tokenizer, read_processor, tokenizer_files
 from alm.templates import chat_template as named_template
-from alm.templates.render import render
-from encoders import config_from_dict
-from projectors import projector_config
-
-Message = dict[str, Any]
+from alm.templates.render import variables_of
+from alm.templates.turns import DEFAULTS, ChatTemplate, Part
+from encoders import EncoderConfig
+from encoders.base import make_folder
+from encoders.checkpoint import resolve_source
+from projectors import ProjectorConfig
 
 SUPERVISED = ("assistant", "all")
-PROCESSOR_CONFIG = "processor_config.json"
-# Files beside the vocabulary that tokens depend on.
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
-# Private-use characters: they replace the answers while a rendered template is split into its parts.
-_MARK, _MARKS = "\ue000{}\ue001", re.compile("\ue000\\d+\ue001")
 
-
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """One conversation as tokens."""
-
-    ids: list[int]
-    """Token ids, a placeholder per audio token."""
-    labels: list[int]
-    """The ids again, `IGNORE` where nothing is supervised."""
-    spans: list[tuple[int, int]]
-    """Start and end of every clip's placeholders."""
-
-    def cut(self, limit: int) -> Encoded:
-        """The first `limit` tokens, fewer where that would cut a clip in two; such a clip is left out whole."""
-        for start, end in self.spans:
-            if start < limit < end:
-                limit = start
-        return Encoded(
-            self.ids[:limit], self.labels[:limit], [span for span in self.spans if span[1] <= limit]
-        )
+_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+_SETTINGS = {"chat_template", "max_audio_tokens"}
+_TEXT = {"add_special_tokens", "max_length", "pad_to_multiple_of", "padding", "padding_side", "return_attention_mask",
+           "return_mm_token_type_ids", "return_tensors", "truncation", "verbose"}  # fmt: skip
+"""Arguments of `TextKwargs` that have an effect here."""
+_AUDIO = set(AudioKwargs.__annotations__) - {"raw_speech", "load_audio_backend"}
+_NESTED = {"text_kwargs", "audio_kwargs", "common_kwargs"}
+_OTHER_MODALITIES = {"images", "videos", "images_kwargs", "videos_kwargs"}
+_CALL = {
+    *_TEXT, "sampling_rate", "device", *_NESTED, *_OTHER_MODALITIES, "output_labels", "supervise", "collate", "encoded",
+    "n_new_tokens",
+}  # fmt: skip
+"""Arguments that reach the input builder through `apply_chat_template`."""
 
 
 class AudioLanguageProcessor(ProcessorMixin):
-    """Turns conversations with `<|audio|>` markers and their clips into batches for the model.
+    """Turns text with `<|audio|>` markers, or conversations, and their clips into batches for the model.
 
     Args:
+        feature_extractor: Reads and pads clips; knows how many tokens a clip takes.
         tokenizer: The LLM's tokenizer; the placeholder is added if it lacks it.
-        encoder: The encoder's config dictionary (sample rate, normalisation, time grid).
-        projector: The projector's config dictionary (LLM tokens per clip).
-        audio_token: The placeholder.
         chat_template: A Jinja template, or the name of one in `alm.templates`; None takes the tokenizer's, or `plain`
             if the tokenizer has none.
-        max_audio_tokens: Most audio tokens of a conversation; None sets no limit but the LLM's context. Longer audio
+        audio_token: The placeholder.
+        max_audio_tokens: Most audio tokens of a sample; None sets no limit but the LLM's context. Longer audio
             is refused, never cut: give a part of it, or train a projector with fewer tokens per second.
     """
+
+    text_kwargs = {"padding": True, "return_tensors": "pt"}
+    audio_kwargs = {"return_tensors": "pt"}
 
     context_length: int | None = None
     """Most tokens that the LLM reads, prompt and answer together; None: unknown or unlimited."""
@@ -84,26 +81,24 @@ class AudioLanguageProcessor(ProcessorMixin):
 
     def __init__(
         self,
+        feature_extractor: AudioLanguageFeatureExtractor,
         tokenizer: Any,
-        encoder: dict[str, Any],
-        projector: dict[str, Any],
+        chat_template: str | dict[str, str] | None = None,
         audio_token: str = AUDIO_TOKEN,
-        chat_template: str | None = None,
         max_audio_tokens: int | None = None,
     ) -> None:
         if tokenizer.convert_tokens_to_ids(audio_token) in (None, tokenizer.unk_token_id):
             tokenizer.add_tokens([audio_token], special_tokens=True)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        chat_template = named_template(chat_template or tokenizer.chat_template or "plain")
-        super().__init__(tokenizer=tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
-        self.encoder = encoder
-        self.projector = projector
+        template = chat_template or tokenizer.chat_template or "plain"
+        if isinstance(template, str):
+            template = named_template(template)
+        super().__init__(feature_extractor, tokenizer, chat_template=template)  # type: ignore[no-untyped-call]
         self.audio_token = audio_token
         self.max_audio_tokens = max_audio_tokens
         self.audio_token_id: int = tokenizer.convert_tokens_to_ids(audio_token)
-        self.encoder_config = config_from_dict(encoder)
-        self.projector_config = projector_config(projector)
+        self._templates: dict[str, ChatTemplate] = {}
 
     def to_json_file(self, json_file_path: Any) -> None:
         """Write processor_config.json, the last file of a saved processor, with a hash of each tokenizer file.
@@ -112,15 +107,29 @@ class AudioLanguageProcessor(ProcessorMixin):
             json_file_path: Its path.
         """
         config = Path(json_file_path)
-        names = sorted({*_TOKENIZER_FILES, *self.tokenizer.vocab_files_names.values()})
-        beside = {name: config.with_name(name) for name in names}
-        files = {name: file_entry(path) for name, path in beside.items() if path.is_file()}
-        write_json(config, parse_json(self.to_json_string(), str(config), constants=True) | {"files": files})
+        listed = tokenizer_files(config.parent, self.tokenizer)
+        values = parse_json(self.to_json_string(), str(config), constants=True)
+        write_json(config, values | {"files": listed})
 
     @property
     def sample_rate(self) -> int:
         """Sample rate in Hz that clips must have."""
         return self.encoder_config.sample_rate
+
+    @property
+    def encoder_config(self) -> EncoderConfig:
+        """The encoder's config."""
+        return self.feature_extractor.encoder_config  # type: ignore[no-any-return]
+
+    @property
+    def projector_config(self) -> ProjectorConfig:
+        """The projector's config."""
+        return self.feature_extractor.projector_config  # type: ignore[no-any-return]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the tensors that the model takes."""
+        return ["input_ids", "attention_mask", *self.feature_extractor.model_input_names, "audio_index"]
 
     def n_audio_tokens(self, n_samples: int) -> int:
         """LLM tokens that a clip of `n_samples` takes in the prompt.
@@ -128,7 +137,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         Raises:
             AudioError: It is too short for one token, or alone takes more than `max_audio_tokens` or the LLM's context.
         """
-        n_tokens = self.projector_config.n_tokens_for(self.encoder_config.n_time_for(n_samples))
+        n_tokens: int = self.feature_extractor.n_audio_tokens(n_samples)
         self._check_budget(n_tokens, f"a clip of {n_samples / self.sample_rate:.1f} s")
         return n_tokens
 
@@ -161,94 +170,32 @@ class AudioLanguageProcessor(ProcessorMixin):
                 f"{self.vocab_size} token embeddings; use the tokenizer of this LLM"
             )
 
-    @cached_property
-    def end_of_turn(self) -> str:
-        """Text that the template adds after an answer, such as `<|im_end|>`; else the end-of-text token."""
-        turns = [
-            {"role": role, "content": content}
-            for turn in range(2)
-            for role, content in (("user", "x"), ("assistant", _MARK.format(turn)))
-        ]
-        around = _MARKS.split(self._render(turns, False))
-        middle, last = around[-2:] if len(around) == 3 else (around[-1], around[-1])
-        # Phi-3 adds an end of text after the last turn: use only text that also follows an earlier answer.
-        added = "|".join(map(re.escape, sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)))
-        end = ""
-        for piece in re.split(f"({added})", last) if added else [last]:
-            if not middle.startswith(end + piece):
-                break
-            end += piece
-        return end.rstrip() or self.tokenizer.eos_token or ""
+    def template(self, chat_template: str | None = None) -> ChatTemplate:
+        """The processor's chat template, or another one.
+
+        Args:
+            chat_template: Jinja text, or a name: of one of the processor's templates, or of one in `alm.templates`.
+        """
+        own = self.chat_template
+        if isinstance(own, dict):
+            if (chat_template or "default") in own:
+                chat_template = own[chat_template or "default"]
+            elif chat_template is None:
+                raise UserError(
+                    f"chat_template: choose one of {', '.join(sorted(own))}; none is named default"
+                )
+        text = named_template(chat_template or str(own))
+        if text not in self._templates:
+            self._templates[text] = ChatTemplate(
+                text, self.tokenizer.special_tokens_map, list(self.tokenizer.get_added_vocab())
+            )
+        return self._templates[text]
 
     @property
     def stop_token_ids(self) -> list[int]:
         """Tokens that end an answer: the end-of-text token and the template's end of turn."""
-        ends = self._ids(self.end_of_turn, continued=True)[-1:]
+        ends = self._ids(self.template().end_of_turn, continued=True)[-1:]
         return sorted({i for i in (self.tokenizer.eos_token_id, *ends) if i is not None})
-
-    def segments(
-        self, conversation: Sequence[Message], add_generation_prompt: bool = False
-    ) -> list[tuple[str, bool]]:
-        """Render a conversation and split it into (text, is an answer) parts.
-
-        An answer begins where the generation prompt ends. It ends with the end-of-turn token, so that the
-        model learns to stop.
-
-        Raises:
-            UserError: The template does not render the answers unchanged and in order.
-        """
-        messages = [{**message, "content": self._text(message["content"])} for message in conversation]
-        full = self._render(messages, add_generation_prompt)
-        turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
-        marked = [dict(message) for message in messages]
-        for turn in turns:
-            marked[turn]["content"] = _MARK.format(turn)
-        around = _MARKS.split(self._render(marked, add_generation_prompt))
-        parts: list[tuple[str, bool]] = []
-        done = place = 0
-        for turn, before, after in zip(turns, around, around[1:], strict=False):
-            content = messages[turn]["content"]
-            start = place + len(before)
-            shown = [text for text in (content, content.strip()) if full.startswith(text + after, start)]
-            if len(around) != len(turns) + 1 or not shown or not full.startswith(before, place):
-                raise UserError(
-                    f"the chat template changes or drops turn {turn}; set another chat_template, for example "
-                    "'plain'"
-                )
-            place = start + len(shown[0])
-            end = self.end_of_turn if after.startswith(self.end_of_turn) else ""
-            prompt = self._render(messages[:turn], True)
-            if done <= len(prompt) <= start and full.startswith(prompt):
-                start = len(prompt)  # the blank in "Assistant: yes" is for the model to write
-            parts += [
-                (full[done:start], False),
-                (full[start:place] + (end or self._missing_end(after)), True),
-            ]
-            done = place + len(end)
-        return [(text, answer) for text, answer in [*parts, (full[done:], False)] if text]
-
-    def _missing_end(self, after: str) -> str:
-        """The end-of-text token behind a last answer that the template leaves open."""
-        return "" if after.strip() else self.end_of_turn
-
-    def _text(self, content: Any) -> str:
-        """Content as one string; a list of audio and text items, as in transformers, is joined."""
-        if isinstance(content, str):
-            return content
-        return "".join(self.audio_token if item["type"] == "audio" else item["text"] for item in content)
-
-    def _render(self, messages: list[Message], add_generation_prompt: bool) -> str:
-        if not messages:
-            return ""
-        return render(
-            str(self.chat_template),
-            messages=messages,
-            tools=None,
-            documents=None,
-            add_generation_prompt=add_generation_prompt,
-            enable_thinking=False,  # Qwen3, SmolLM3: answers are not preceded by hidden reasoning
-            **self.tokenizer.special_tokens_map,
-        )
 
     def _ids(self, text: str, continued: bool) -> list[int]:
         """Token ids of a piece; one that continues a text gets no SentencePiece blank in front."""
@@ -258,10 +205,10 @@ class AudioLanguageProcessor(ProcessorMixin):
                 return ids[1:]
         return self._tokenized(text)
 
-    def _tokenized(self, text: str) -> list[int]:
+    def _tokenized(self, text: str, add_special_tokens: bool = False) -> list[int]:
         # The tokenizer's regular expression can fail on a text; the tokenizers library then panics
         with typed_errors("the tokenizer cannot read a text of the conversation", UserError):
-            ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
         return ids
 
     def encode_conversation(
@@ -274,7 +221,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         """Token ids and labels of one conversation.
 
         Args:
-            conversation: Messages with one `<|audio|>` per clip.
+            conversation: Messages with one `<|audio|>`, or one audio item, per clip.
             n_samples: Length of each clip in samples, in order.
             add_generation_prompt: End with the header of an assistant turn.
             supervise: `assistant`, or `all` for every token that is not audio.
@@ -283,9 +230,18 @@ class AudioLanguageProcessor(ProcessorMixin):
             UserError: The markers are not as many as the clips.
             AudioError: The clips take more than `max_audio_tokens`.
         """
+        messages, _ = flatten(conversation, self.audio_token, n_samples)
+        return self._encode(self.template().parts(messages, add_generation_prompt), n_samples, supervise)
+
+    def _encode(
+        self,
+        parts: Sequence[Part],
+        n_samples: Sequence[int],
+        supervise: str = "assistant",
+        add_special_tokens: bool = False,
+    ) -> Encoded:
         if supervise not in SUPERVISED:
             raise UserError(f"supervise: got '{supervise}', expected one of {', '.join(SUPERVISED)}")
-        parts = self.segments(conversation, add_generation_prompt)
         markers = sum(text.count(self.audio_token) for text, _ in parts)
         if markers != len(n_samples):
             raise UserError(
@@ -295,7 +251,12 @@ class AudioLanguageProcessor(ProcessorMixin):
         counts = iter(n_samples)
         out = Encoded([], [], [])
         for text, answer in parts:
-            for token in self._ids(text, continued=bool(out.ids)):
+            tokens = (
+                self._tokenized(text, True)
+                if add_special_tokens
+                else self._ids(text, continued=bool(out.ids))
+            )
+            for token in tokens:
                 is_audio = token == self.audio_token_id
                 n = self.n_audio_tokens(next(counts)) if is_audio else 1
                 if is_audio:
@@ -307,96 +268,288 @@ class AudioLanguageProcessor(ProcessorMixin):
         self._check_budget(n_audio, f"the audio of a conversation ({len(out.spans)} clips)")
         return out
 
-    def _tensors(self, rows: list[Encoded], side: str, with_labels: bool) -> dict[str, torch.Tensor]:
-        longest = max(len(row.ids) for row in rows)
-        batch = {
-            "input_ids": _pad([row.ids for row in rows], self.tokenizer.pad_token_id, side, longest),
-            "attention_mask": _pad([[1] * len(row.ids) for row in rows], 0, side, longest),
-        }
-        if with_labels:
-            batch["labels"] = _pad([row.labels for row in rows], IGNORE, side, longest)
-        return batch
-
     def __call__(
         self,
-        conversations: Sequence[Sequence[Message]],
-        audios: Sequence[Sequence[Any]] | None = None,
+        text: str | Sequence[str] | None = None,
+        audio: Any = None,
+        output_labels: bool = False,
         *,
         collate: Collate | None = None,
-        encoded: Sequence[Encoded | None] | None = None,
-        add_generation_prompt: bool = False,
         n_new_tokens: int = 0,
-        with_labels: bool = False,
-        supervise: str = "assistant",
-        padding_side: str | None = None,
-        max_length: int | None = None,
-        truncation: bool = False,
-    ) -> BatchFeature:
-        """Build a batch of model inputs: the only place where conversations and clips become tensors.
+        **kwargs: Unpack[ProcessingKwargs],
+    ) -> AudioLanguageInputs:
+        """Build a batch of model inputs from rendered prompts; `apply_chat_template` renders conversations.
 
         Args:
-            conversations: One list of messages per sample; several turns, several clips in a turn, or none.
-            audios: Per sample its clips: mono float32 at `sample_rate`, or what `collate` accepts. A clip that is given
-                several times (the same array, or an equal object of another type) is encoded once.
-            collate: Turns B different clips into their lengths in samples, and the model's audio inputs; None pads
-                waveforms (see `encoders.audio.pad_batch`).
-            encoded: Per sample what `encode_conversation` has returned for it with the same arguments; None encodes it.
-            add_generation_prompt: End prompts where the assistant's answer begins.
+            text: One text or a list, with one `<|audio|>` per clip. The chat template writes special tokens, so none
+                are added; `add_special_tokens=True` adds those of the tokenizer.
+            audio: The clips in the order of their markers: a list, or per text a list. A clip is a mono waveform in
+                [-1, 1] at `sampling_rate` (array, tensor, list of numbers), a path, an `http(s):` or `data:` address,
+                or the bytes of a file. The same clip given several times is read, and encoded, once.
+            output_labels: Also return `labels`: the text's token ids, -100 at audio and padding.
+            collate: Reads the clips instead of the feature extractor; clips are then what it accepts.
             n_new_tokens: Length limit of an answer that must still fit into the LLM's context.
-            with_labels: Also return `labels`.
-            supervise: What is labelled: `assistant` turns with their end-of-turn token, or `all` text.
-            padding_side: Default: left with `add_generation_prompt`, else right.
-            max_length: Longest allowed sample in tokens.
-            truncation: Cut longer samples at their end, with a warning; a clip is kept whole or dropped.
+            **kwargs: `transformers`' processing arguments, flat or in `text_kwargs` and `audio_kwargs`. Flat
+                `padding`, `max_length`, `truncation` and `pad_to_multiple_of` are the text's. An argument that has no
+                effect here is refused. `padding_side`: left by default, right with labels. `max_length`: longest
+                allowed sample in tokens. `truncation`: cut longer samples at their end, with a warning; a clip is kept
+                whole or dropped. `sampling_rate`: rate of the waveforms in Hz; another one than the encoder's is
+                refused.
 
         Returns:
             `input_ids`, `attention_mask` (B, L), `labels` (B, L) if asked for and, if there is audio,
-            `input_values` (C, S) and `padding_mask` (C, S), or what `collate` returns, and `audio_index` (P,).
+            `input_values` (C, S) float32 and `padding_mask` (C, S), or what `collate` returns, and `audio_index`
+            (P,): the clip behind each placeholder span.
 
         Raises:
-            UserError: Markers and clips disagree, a sample is longer than `max_length` or the LLM's context, or has no
-                answer left.
+            UserError: Markers and clips disagree, a sample is longer than `max_length` or the LLM's context, or an
+                argument is wrong.
+            AudioError: A clip cannot be read, or has another sampling rate.
         """
-        audios = audios if audios is not None else [[]] * len(conversations)
-        if len(audios) != len(conversations):
-            raise UserError(f"got {len(conversations)} conversations and {len(audios)} lists of clips")
-        collate = collate or collate_waveforms
-        distinct = _distinct(clip for clips in audios for clip in clips)
-        lengths, inputs = collate(list(distinct.values())) if distinct else ([], {})
-        n_samples = dict(zip(distinct, lengths, strict=True))
+        merged = self._merged(dict(kwargs), audio)
+        if text is None:
+            if audio is None:
+                raise UserError("the processor needs text, audio or both")
+            return self.feature_extractor(audio, **merged["audio_kwargs"])  # type: ignore[no-any-return]
+        texts = [text] if isinstance(text, str) else list(text)
+        if not texts or not all(isinstance(row, str) for row in texts):
+            raise UserError(
+                "text: expected a string or a list of strings; conversations go to apply_chat_template"
+            )
+        options = BatchOptions(
+            supervise="all", is_prompt=not output_labels, output_labels=output_labels, collate=collate,
+            n_new_tokens=n_new_tokens, text=merged["text_kwargs"], audio=merged["audio_kwargs"],
+            mm_token_type_ids=bool(merged["return_mm_token_type_ids"]),
+        )  # fmt: skip
+        return self._build([[(row, False)] for row in texts], self._clips_of(texts, audio), options)
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        tools: list[Any] | None = None,
+        documents: list[dict[str, str]] | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        return_assistant_tokens_mask: bool = False,
+        tokenize: bool = False,
+        return_tensors: Any = "auto",
+        return_dict: bool = False,
+        load_audio_from_video: bool = False,
+        processor_kwargs: dict[str, Any] | None = None,
+        sanitize_control_tokens: bool = False,
+        *,
+        audio: Sequence[Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Render conversations, and build model inputs from them and their clips.
+
+        Args:
+            conversation: One list of messages, or a list of them. Content is a string, or a list of
+                `{"type": "text", "text": ...}` and `{"type": "audio", "path" | "audio" | "url" | "base64": ...}` in
+                any order.
+            chat_template: Another template than the processor's: Jinja text, or a name.
+            tools: Functions or JSON schemas, for templates that use them.
+            documents: Documents, for templates that use them.
+            add_generation_prompt: End with the header of an assistant turn.
+            continue_final_message: End inside the last answer, which the model then continues.
+            return_assistant_tokens_mask: Also return `assistant_masks` (B, L), 1 where an answer or its end stands.
+                Works with every template, with or without `{% generation %}`.
+            tokenize: Return model inputs; False returns the text with one `<|audio|>` per clip, and reads no audio.
+            return_tensors: `pt`.
+            return_dict: Return all inputs; False returns `input_ids` alone.
+            load_audio_from_video: Refused: there is no video.
+            processor_kwargs: Arguments of `__call__`, and those below.
+            sanitize_control_tokens: Refused; check untrusted text before.
+            audio: Clips of contents that are strings with `<|audio|>` markers, and of audio items without a clip of
+                their own: a list, or per conversation a list.
+            **kwargs: Variables of the template, and arguments of `__call__`. `supervise`: what `labels` cover:
+                `assistant` turns with their end-of-turn token, or `all` text. `encoded`: per conversation what
+                `encode_conversation` has returned for it with the same arguments, or None. `padding_side`: left by
+                default for prompts, else right.
+
+        Returns:
+            As `__call__`; or the text.
+
+        Raises:
+            UserError: A conversation is malformed, the template refuses it, an argument is not known, or as in
+                `__call__`; also if no answer is left in `max_length` tokens.
+            AudioError: A clip cannot be read, or has another sampling rate.
+        """
+        _refuse_given(
+            load_audio_from_video=load_audio_from_video, sanitize_control_tokens=sanitize_control_tokens
+        )
+        if continue_final_message and (add_generation_prompt or return_assistant_tokens_mask):
+            raise UserError(
+                "continue_final_message excludes add_generation_prompt and return_assistant_tokens_mask: the answer "
+                "is not finished"
+            )
+        template = self.template(chat_template)
+        names = {"tools", "documents", *DEFAULTS, *(variables_of(template.text) if kwargs else ())}
+        variables = {key: kwargs.pop(key) for key in list(kwargs) if key in names and key not in _CALL}
+        variables["tools"] = (
+            [get_json_schema(tool) if callable(tool) else tool for tool in tools] if tools else None
+        )
+        variables["documents"] = documents
+        settings = {**(processor_kwargs or {}), **kwargs}
+        refuse_unknown("apply_chat_template", settings, _CALL)
+        batched = is_batch(conversation)
+        rows = conversation if batched else [conversation]
+        read = [
+            flatten(row, self.audio_token, given)
+            for row, given in zip(rows, _per_row(audio, len(rows), batched), strict=True)
+        ]
+        if not tokenize:
+            texts = [
+                "".join(
+                    text for text, _ in template.parts(messages, continue_final_message=True, **variables)
+                )
+                if continue_final_message
+                else template.render(messages, add_generation_prompt, **variables)
+                for messages, _ in read
+            ]
+            return texts if batched else texts[0]
+        if return_tensors != "auto":
+            settings["return_tensors"] = return_tensors
+        supervise = settings.pop("supervise", None) or "assistant"
+        if return_assistant_tokens_mask and supervise != "assistant":
+            raise UserError(f"return_assistant_tokens_mask: supervise is '{supervise}', expected 'assistant'")
+        toolkit = {
+            key: settings.pop(key) for key in ("collate", "encoded", "n_new_tokens") if key in settings
+        }
+        output_labels = bool(settings.pop("output_labels", False))
+        merged = self._merged(settings)
+        options = BatchOptions(
+            supervise=supervise, is_prompt=add_generation_prompt or continue_final_message,
+            output_labels=output_labels, assistant_masks=return_assistant_tokens_mask, text=merged["text_kwargs"],
+            audio=merged["audio_kwargs"], mm_token_type_ids=bool(merged["return_mm_token_type_ids"]), **toolkit,
+        )  # fmt: skip
+        encoded = options.encoded or [None] * len(read)
+        parts = (  # rendered once the clips are read: a clip's own error comes first
+            []
+            if row
+            else template.parts(messages, add_generation_prompt, continue_final_message, **variables)
+            for (messages, _), row in zip(read, encoded, strict=True)
+        )
+        batch = self._build(parts, [clips for _, clips in read], options)
+        return batch if return_dict else batch["input_ids"]
+
+    def _merged(self, kwargs: dict[str, Any], audio: Any = None) -> dict[str, Any]:
+        """Arguments by modality, merged and validated by `transformers`; those without an effect are refused."""
+        given = dict(kwargs)
+        refuse_unknown("the processor", given, _CALL)
+        _refuse_given(
+            **{
+                key: given.pop(key)
+                for key in (*_OTHER_MODALITIES, "images_kwargs", "videos_kwargs")
+                if key in given
+            }
+        )
+        text = {**given.pop("common_kwargs", {}), **given.pop("text_kwargs", {})}
+        for key in [key for key in given if key in _TEXT]:
+            if key in text:
+                raise UserError(f"{key}: given twice, in text_kwargs and by itself")
+            text[key] = given.pop(key)
+        refuse_unknown("text_kwargs", text, _TEXT)
+        refuse_unknown("audio_kwargs", given.get("audio_kwargs", {}), _AUDIO)
+        mm = text.pop("return_mm_token_type_ids", False)
+        with typed_errors("the processor", UserError):
+            merged: dict[str, Any] = self._merge_kwargs(
+                text_kwargs=text, return_mm_token_type_ids=mm, **given
+            )
+        check_return_tensors(merged["text_kwargs"].pop("return_tensors"))
+        self.feature_extractor.check_sampling_rate(merged["audio_kwargs"].get("sampling_rate"), audio)
+        merged["audio_kwargs"]["sampling_rate"] = self.sample_rate
+        return merged
+
+    def _clips_of(self, texts: Sequence[str], audio: Any) -> list[list[Any]]:
+        """The clips of every text: lists given per text, or a flat list dealt out by markers."""
+        per_text = [row.count(self.audio_token) for row in texts]
+        nested = isinstance(audio, list | tuple) and len(audio) == len(texts)
+        if nested and all(isinstance(row, list | tuple) and not is_waveform(row) for row in audio):
+            return [clips_in(row) for row in audio]
+        clips = clips_in(audio)
+        if len(clips) != sum(per_text):
+            raise UserError(
+                f"the text has {sum(per_text)} {self.audio_token} markers for {len(clips)} clips; write one marker per "
+                "clip"
+            )
+        waiting = iter(clips)
+        return [[next(waiting) for _ in range(n)] for n in per_text]
+
+    def _build(
+        self, parts: Iterable[Sequence[Part]], audios: Sequence[Sequence[Any]], options: BatchOptions
+    ) -> AudioLanguageInputs:
+        """The only place where text and clips become tensors."""
+        if not audios:
+            raise UserError("got no text and no conversation")
+        collate = options.collate
+        if collate is None:
+            audios, collate = self._read(audios, options.audio)
+        different = distinct(clip for clips in audios for clip in clips)
+        lengths, inputs = collate(list(different.values())) if different else ([], {})
+        n_samples = dict(zip(different, lengths, strict=True))
+        special = bool(options.text.get("add_special_tokens"))
         rows = [
             row
-            or self.encode_conversation(
-                conversation, [n_samples[_key(clip)] for clip in clips], add_generation_prompt, supervise
-            )
-            for row, conversation, clips in zip(
-                encoded or [None] * len(conversations), conversations, audios, strict=True
-            )
+            or self._encode(part, [n_samples[clip_key(clip)] for clip in clips], options.supervise, special)
+            for row, part, clips in zip(options.encoded or [None] * len(audios), parts, audios, strict=True)
         ]
-        rows = self._within(max_length, rows, truncation, add_generation_prompt)
+        rows = self._within(rows, options)
         for row in rows:
-            self._check_limits(row, n_new_tokens)
-        batch = self._tensors(
-            rows, padding_side or ("left" if add_generation_prompt else "right"), with_labels
-        )
+            self._check_limits(row, options.n_new_tokens)
+        batch = self._tensors(rows, options)
         kept = [clip for clips, row in zip(audios, rows, strict=True) for clip in clips[: len(row.spans)]]
-        remaining = _distinct(kept)
-        if len(remaining) < len(distinct):
+        remaining = distinct(kept)
+        if len(remaining) < len(different):
             inputs = collate(list(remaining.values()))[1] if remaining else {}
         if remaining:
             place = {key: i for i, key in enumerate(remaining)}
             batch |= inputs
-            batch["audio_index"] = torch.tensor([place[_key(clip)] for clip in kept])
-        return BatchFeature(batch)
+            batch["audio_index"] = torch.tensor([place[clip_key(clip)] for clip in kept])
+        return AudioLanguageInputs(batch)
 
-    def _within(
-        self, max_length: int | None, rows: list[Encoded], truncation: bool, is_prompt: bool
-    ) -> list[Encoded]:
+    def _read(
+        self, audios: Sequence[Sequence[Any]], audio_kwargs: dict[str, Any]
+    ) -> tuple[list[list[Any]], Collate]:
+        """The clips as waveforms, and the feature extractor as what collates them."""
+        flat = [clip for clips in audios for clip in clips]
+        read = iter(self.feature_extractor.read(flat))
+
+        def collate(clips: Sequence[Any]) -> tuple[list[int], dict[str, torch.Tensor]]:
+            inputs = self.feature_extractor(list(clips), **audio_kwargs)
+            mask = inputs.get("padding_mask", torch.ones_like(inputs["input_values"]))
+            return [int(n) for n in mask.sum(dim=1)], dict(inputs)
+
+        return [[next(read) for _ in clips] for clips in audios], collate
+
+    def _tensors(self, rows: list[Encoded], options: BatchOptions) -> dict[str, torch.Tensor]:
+        text = options.text
+        side = text.get("padding_side") or ("left" if options.is_prompt else "right")
+        lengths = [len(row.ids) for row in rows]
+        width = padded_width(
+            lengths, text.get("padding"), text.get("max_length"), text.get("pad_to_multiple_of"), "text"
+        )
+        batch = {"input_ids": pad_rows([row.ids for row in rows], self.tokenizer.pad_token_id, side, width)}
+        if text.get("return_attention_mask") is not False:
+            batch["attention_mask"] = pad_rows([[1] * n for n in lengths], 0, side, width)
+        if options.output_labels:
+            batch["labels"] = pad_rows([row.labels for row in rows], IGNORE, side, width)
+        if options.assistant_masks:
+            masks = [[int(label != IGNORE) for label in row.labels] for row in rows]
+            batch["assistant_masks"] = pad_rows(masks, 0, side, width)
+        if options.mm_token_type_ids:
+            batch["mm_token_type_ids"] = 3 * (batch["input_ids"] == self.audio_token_id).long()  # 3: audio
+        return batch
+
+    def _within(self, rows: list[Encoded], options: BatchOptions) -> list[Encoded]:
         """The samples, none longer than `max_length`; truncated samples are reported."""
         longest = max(len(row.ids) for row in rows)
+        max_length = options.text.get("max_length")
+        truncation = options.text.get("truncation") not in (None, False, "do_not_truncate")
         if max_length is None or longest <= max_length:
             return rows
-        if not truncation or is_prompt:
+        if not truncation or (options.is_prompt and not options.output_labels):
             raise UserError(
                 f"a sample has {longest} tokens, more than max_length={max_length}; shorten it or raise the limit"
                 + (" (a prompt is not cut: its end is the question)" if truncation else "")
@@ -407,53 +560,102 @@ class AudioLanguageProcessor(ProcessorMixin):
         warnings.warn(
             f"{n_cut} of {len(rows)} samples were cut to {max_length} tokens or less, {clips} clips dropped; "
             f"the longest had {longest}",
-            stacklevel=3,
+            stacklevel=4,
         )
-        empty = [i for i, row in enumerate(cut) if all(label == IGNORE for label in row.labels)]
-        if empty:
+        empty = first_unlabelled(cut)
+        if empty is not None:
             raise UserError(
-                f"sample {empty[0]} of the batch has no answer left in max_length={max_length} tokens; raise the limit"
+                f"sample {empty} of the batch has no answer left in max_length={max_length} tokens; raise the limit"
             )
         return cut
 
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """Write the tokenizer's files, `chat_template.jinja` and `processor_config.json`.
 
-Collate = Callable[[Sequence[Any]], tuple[Sequence[int], dict[str, torch.Tensor]]]
+        Args:
+            save_directory: Created if needed.
+            push_to_hub: Upload the directory, too.
+            **kwargs: Arguments of the upload, such as `repo_id`, `token` and `private`.
 
+        Raises:
+            CheckpointError: The directory cannot be written.
+            UserError: Arguments of an upload without one.
+        """
+        if not push_to_hub:
+            refuse_unknown(
+                "AudioLanguageProcessor.save_pretrained", kwargs, {"save_directory", "push_to_hub"}
+            )
+        make_folder(Path(save_directory))
+        return super().save_pretrained(os.fspath(save_directory), push_to_hub, **kwargs)
 
-def _key(clip: Any) -> Any:
-    """The key that identifies equal clips: the `id` of an array; any other object is its own key."""
-    return id(clip) if isinstance(clip, np.ndarray) else clip
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        cache_dir: Any = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        revision: str = "main",
+        **kwargs: Any,
+    ) -> Any:
+        """Load a processor, and compare it with the config of the model in the same directory, where there is one.
 
+        Args:
+            pretrained_model_name_or_path: Directory or Hub id; directories of earlier releases load, too.
+            cache_dir: Where the Hub's files are kept.
+            force_download: Download the Hub's files again.
+            local_files_only: Use only what was downloaded before.
+            token: Token of the Hub.
+            revision: Branch, tag or commit on the Hub; a local directory has none.
+            **kwargs: `subfolder`; `trust_remote_code`: run Python code of the tokenizer or the referenced LLM;
+                `chat_template` and `max_audio_tokens` in place of the saved ones. Others are refused.
 
-def _distinct(clips: Iterable[Any]) -> dict[Any, Any]:
-    """The different clips by key, in order of first use."""
-    return {_key(clip): clip for clip in clips}
+        Raises:
+            CheckpointError: A file is missing or broken (names file and key), or belongs to another model.
+            UserError: An argument that is not supported.
+        """
+        if "_from_pipeline" not in kwargs:  # a pipeline passes the model's arguments to the processor, too
+            known = {*_SETTINGS, "subfolder", "trust_remote_code", "config", "code_revision"}
+            refuse_unknown("AudioLanguageProcessor.from_pretrained", kwargs, known)
+        folder = resolve_source(
+            pretrained_model_name_or_path,
+            revision,
+            _FILES,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+        ) / (kwargs.get("subfolder") or "")
+        saved = read_processor(folder, bool(kwargs.get("trust_remote_code")))
+        config = saved.config
+        with typed_errors(f"{folder}: cannot use the tokenizer"):
+            processor = cls(
+                saved.feature_extractor,
+                saved.tokenizer,
+                kwargs.get("chat_template", saved.chat_template),
+                saved.audio_token or AUDIO_TOKEN,
+                kwargs.get("max_audio_tokens", saved.max_audio_tokens),
+            )
+        if config is not None:
+            processor.context_length, processor.vocab_size = llm_limits(config.text_config)
+        holder = saved.tokenizer.convert_ids_to_tokens(processor.audio_token_id)
+        if holder != processor.audio_token:
+            raise CheckpointError(
+                f"{folder}: in the tokenizer, {processor.audio_token} shares its id {processor.audio_token_id} with "
+                f"{shown(holder, 40)}; restore the tokenizer of this model"
+            )
+        if config is not None and processor.audio_token_id != config.audio_token_id:
+            raise CheckpointError(
+                f"{folder}: {config.audio_token} has id {processor.audio_token_id} in the tokenizer, audio_token_id in "
+                f"config.json is {config.audio_token_id}; restore the tokenizer of this model"
+            )
+        check_template(processor, str(saved.template_source))
+        return processor
 
-
-def check_files(folder: Path, values: dict[str, Any]) -> None:
-    """Refuse tokenizer files other than those saved with processor_config.json: another vocabulary makes other tokens.
-
-    Args:
-        folder: Directory written by `AudioLanguageProcessor.save_pretrained`.
-        values: Its processor_config.json; one of an earlier version lists no files.
-
-    Raises:
-        CheckpointError: A file is missing or has changed.
-    """
-    if "files" in values and (difference := changed_file(folder, values["files"], PROCESSOR_CONFIG)):
-        raise CheckpointError(
-            f"{folder}: {difference} since the processor was saved; restore it, or remove its entry from 'files' in "
-            f"{PROCESSOR_CONFIG} if you mean the change"
-        )
-
-
-def check_tokenizer(tokenizer: Any) -> None:
-    """Use a tokenizer once, so that a wrong value in its files raises here and not in the middle of a run."""
-    for text in ("What is this?", "<|audio|>\n é 音"):
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        tokenizer.batch_decode([ids], skip_special_tokens=True)
-        if not ids or not all(isinstance(token, int) for token in ids):
-            raise CheckpointError(f"the tokenizer makes no tokens of {text!r}; restore its files")
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
+        """Do nothing: a saved directory names this class in `auto_map` itself, through the installed toolkit."""
 
 
 def check_template(processor: AudioLanguageProcessor, where: str) -> None:
@@ -462,8 +664,9 @@ def check_template(processor: AudioLanguageProcessor, where: str) -> None:
     Raises:
         CheckpointError: The template is broken, or its text alone exceeds the LLM's context.
     """
+    question = [{"role": "user", "content": "What is this?"}]
     try:
-        processor([[{"role": "user", "content": "What is this?"}]], add_generation_prompt=True)
+        processor.apply_chat_template(question, tokenize=True, add_generation_prompt=True)
     except UserError as error:
         raise CheckpointError(f"{where}: {error}") from error
 
@@ -476,27 +679,42 @@ def llm_limits(config: Any) -> tuple[int | None, int | None]:
     return found[0], found[1]
 
 
-def _pad(rows: list[list[int]], value: int, side: str, width: int) -> torch.Tensor:
-    """Rows of different length as one (B, width) long tensor."""
-    filled = []
-    for row in rows:
-        fill = [value] * (width - len(row))
-        filled.append(fill + row if side == "left" else row + fill)
-    return torch.tensor(filled, dtype=torch.long)
-
-
 def build_processor(tokenizer: Any, model: Any, chat_template: str | None = None) -> AudioLanguageProcessor:
     """The processor of a freshly assembled model; also sets the placeholder's id in the model's config."""
     with typed_errors("llm: cannot use the tokenizer"):
         check_tokenizer(tokenizer)
-        processor = AudioLanguageProcessor(
-            tokenizer, model.config.encoder, model.config.projector, chat_template=chat_template
-        )
+        extractor = AudioLanguageFeatureExtractor(model.config.encoder, model.config.projector)
+        processor = AudioLanguageProcessor(extractor, tokenizer, chat_template)
     model.config.audio_token_id = processor.audio_token_id
     processor.context_length = llm_limits(model.llm.config)[0]
     processor.vocab_size = model.get_input_embeddings().weight.shape[0]
     check_template(processor, "chat_template" if chat_template else "llm")
     return processor
+
+
+def _per_row(audio: Any, n_rows: int, batched: bool) -> list[Sequence[Any]]:
+    """The clips given beside the conversations, per conversation."""
+    if audio is None:
+        return [()] * n_rows
+    if not batched:
+        return [clips_in(audio)]
+    rows = list(audio) if isinstance(audio, Sequence) else []
+    if len(rows) != n_rows or any(is_waveform(row) or not isinstance(row, Sequence) for row in rows):
+        raise UserError(
+            f"got {n_rows} conversations and {len(rows)} lists of clips; give one list per conversation"
+        )
+    return rows
+
+
+def _refuse_given(**values: Any) -> None:
+    """Refuse arguments about other modalities, or that this processor does not support, where they are set.
+
+    Raises:
+        UserError: Names the argument.
+    """
+    for name, value in values.items():
+        if value:
+            raise UserError(f"{name} is not supported by the audio-language processor; leave it out")
 
 
 AutoProcessor.register(AudioLanguageConfig, AudioLanguageProcessor, exist_ok=True)

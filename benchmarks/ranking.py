@@ -29,7 +29,9 @@ def naive(model, processor, conversations, audios, choices, batch_size):
         turns = [[*conversations[i], {"role": "assistant", "content": text}] for i, text in part]
         # Copies: the processor would notice that rows share a clip.
         clips = [[clip.copy() for clip in audios[i]] for i, _ in part]
-        batch = processor(turns, clips, with_labels=True)
+        batch = processor.apply_chat_template(
+            turns, audio=clips, tokenize=True, return_dict=True, output_labels=True
+        )
         labels = batch.pop("labels")[:, 1:]
         with torch.inference_mode():
             logits = model(**batch).logits[:, :-1].float().log_softmax(-1)

@@ -242,7 +242,10 @@ def looks_like_hub_id(source: str) -> bool:
 
 
 def resolve_source(
-    source: str | os.PathLike[str], revision: str | None = None, patterns: Sequence[str] = _HUB_FILES
+    source: str | os.PathLike[str],
+    revision: str | None = None,
+    patterns: Sequence[str] = _HUB_FILES,
+    **hub: Any,
 ) -> Path:
     """Turn a directory, a weights file or a hub id into a local path, downloading a hub id's files if needed.
 
@@ -250,6 +253,7 @@ def resolve_source(
         source: A local path, or `organisation/name`.
         revision: Hub branch, tag or commit.
         patterns: Which of the hub's files are needed.
+        **hub: Further arguments of the download: `cache_dir`, `force_download`, `local_files_only`, `token`.
 
     Raises:
         CheckpointError: Neither there locally nor obtainable from the hub.
@@ -262,7 +266,7 @@ def resolve_source(
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(source), revision=revision, allow_patterns=list(patterns)))
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=list(patterns), **hub))
     except Exception as error:  # the hub client raises a dozen unrelated types; all mean "not obtainable"
         raise CheckpointError(
             f"{source}: is no local directory and could not be downloaded from the Hub ({type(error).__name__}); "

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from calls import model_inputs
 from fuzzing import Case, corrupted, damaged, fuzz, hostile_value, report
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -97,7 +98,7 @@ def forget_hashes(folder: Path) -> None:
 def answers(folder: Path) -> tuple[torch.Tensor, str]:
     """Logits of a prompt, and the greedy answer."""
     model, processor = alm.load(folder, device="cpu")
-    batch = processor([TURNS], [[CLIP]], add_generation_prompt=True)
+    batch = model_inputs(processor, [TURNS], [[CLIP]], add_generation_prompt=True)
     with torch.no_grad():
         logits = model(**batch).logits
     return logits, next(generate_answers(model, processor, [TURNS], [[CLIP]], 4))[1]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from calls import model_inputs
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaForCausalLM
 
@@ -58,7 +59,7 @@ def test_a_fresh_process_computes_the_same(llm_dir, clips, tmp_path):
     expected = {}
     for name, policy in POLICIES.items():
         model, processor = trained(llm_dir, policy)
-        batch = processor(TURNS, [[clips[0]]], add_generation_prompt=True)
+        batch = model_inputs(processor, TURNS, [[clips[0]]], add_generation_prompt=True)
         with torch.no_grad():
             expected[name] = model(**batch).logits
         model.generation_config.max_new_tokens = 7
@@ -94,7 +95,7 @@ def test_a_fresh_process_computes_the_same(llm_dir, clips, tmp_path):
 
 def test_merging_is_exact_and_leaves_no_adapter(llm_dir, clips):
     model, processor = trained(llm_dir, Policy(encoder="lora", llm="lora"))
-    batch = processor(TURNS, [[clips[0]]], add_generation_prompt=True)
+    batch = model_inputs(processor, TURNS, [[clips[0]]], add_generation_prompt=True)
     with torch.no_grad():
         before = model(**batch).logits
         assert (before - trained(llm_dir, Policy())[0](**batch).logits).abs().max() > 1e-3
@@ -137,7 +138,7 @@ def test_what_was_trained_in_float32_on_an_llm_in_16_bits_is_loaded_in_float32(
     loaded = AudioLanguageModel.from_pretrained(tmp_path / "m")
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     assert {name: parameter.dtype for name, parameter in loaded.named_parameters()} == dtypes
-    batch = processor(TURNS, [[clips[0]]], add_generation_prompt=True)
+    batch = model_inputs(processor, TURNS, [[clips[0]]], add_generation_prompt=True)
     with torch.no_grad():
         assert torch.equal(loaded(**batch).logits, model(**batch).logits)
 

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from calls import model_inputs
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from alm.head import head_runs_alone
@@ -109,8 +110,12 @@ def greedy(model, processor, conversations, clips, batch_size, side="left"):
     answers = []
     for start in range(0, len(clips), batch_size):
         rows = slice(start, start + batch_size)
-        batch = processor(
-            conversations[rows], [[c] for c in clips[rows]], add_generation_prompt=True, padding_side=side
+        batch = model_inputs(
+            processor,
+            conversations[rows],
+            [[c] for c in clips[rows]],
+            add_generation_prompt=True,
+            padding_side=side,
         )
         out = model.generate(**batch, max_new_tokens=6, do_sample=False, pad_token_id=0)
         answers += [tuple(row[row != 0].tolist()) for row in out]  # tokens: stricter than text
@@ -134,10 +139,12 @@ def test_batch_padding_and_kernel_change_nothing(make, family):
 
 def assert_logits_do_not_depend_on_padding(model, processor, conversations, clips):
     for side in ("left", "right"):
-        batch = processor(conversations, [[c] for c in clips], add_generation_prompt=True, padding_side=side)
+        batch = model_inputs(
+            processor, conversations, [[c] for c in clips], add_generation_prompt=True, padding_side=side
+        )
         together = model(**batch).logits
         for i, clip in enumerate(clips):
-            one = processor(conversations[i : i + 1], [[clip]], add_generation_prompt=True)
+            one = model_inputs(processor, conversations[i : i + 1], [[clip]], add_generation_prompt=True)
             kept = together[i][batch["attention_mask"][i].bool()]
             torch.testing.assert_close(kept, model(**one).logits[0], atol=1e-4, rtol=0)
 
@@ -155,7 +162,7 @@ def test_the_loss_at_labels_only_is_the_llms_own(make, family):
     model, processor = make(family)
     model.choices = {"encoder": "frozen", "projector": "train", "llm": "full"}
     model.apply_choices()
-    batch = processor(answered(5), [[c] for c in mixed_clips(5)], with_labels=True)
+    batch = model_inputs(processor, answered(5), [[c] for c in mixed_clips(5)], output_labels=True)
     inputs = {k: v for k, v in batch.items() if k not in ("labels", "attention_mask")}
     embeds = model.embed(**inputs)
     position_ids = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
@@ -182,7 +189,7 @@ def test_the_loss_at_labels_only_is_the_llms_own(make, family):
         torch.testing.assert_close(halves, whole.loss / 2, atol=1e-5, rtol=0)
         singles, counts = [], []
         for conversation, clip in zip(answered(5), mixed_clips(5), strict=True):
-            one = processor([conversation], [[clip]], with_labels=True)
+            one = model_inputs(processor, [conversation], [[clip]], output_labels=True)
             singles.append(model(**one).loss)
             counts.append((one["labels"] != -100).sum())
         assert len({int(c) for c in counts}) > 2
@@ -225,7 +232,7 @@ def test_the_placeholder_leaves_embeddings_and_ties_alone(make, tied):
     before = model.get_input_embeddings().weight
     assert processor.audio_token_id >= before.shape[0]  # outside the vocabulary, and never looked up
     assert (model.get_output_embeddings().weight is before) == tied
-    batch = processor(answered(2), [[c] for c in mixed_clips(2)], with_labels=True)
+    batch = model_inputs(processor, answered(2), [[c] for c in mixed_clips(2)], output_labels=True)
     assert torch.isfinite(model(**batch).loss) and model.get_input_embeddings().weight is before
 
 
@@ -238,7 +245,7 @@ def test_an_llm_that_has_the_token_keeps_it(tokenizer, llm_dir):
     processor = build_processor(own, model)
     assert len(processor.tokenizer) == len(tokenizer) + 2
     assert model.config.audio_token_id == own.convert_tokens_to_ids("<|audio|>") < llm.config.vocab_size
-    batch = processor(talks(2), [[c] for c in mixed_clips(2)], add_generation_prompt=True)
+    batch = model_inputs(processor, talks(2), [[c] for c in mixed_clips(2)], add_generation_prompt=True)
     logits = model(**batch).logits
     with torch.no_grad():  # its own embedding is not what is read
         llm.get_input_embeddings().weight[processor.audio_token_id] += 1.0

@@ -6,6 +6,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+from calls import model_inputs
 from torch import nn
 from transformers import AutoTokenizer, GenerationConfig
 
@@ -47,7 +48,7 @@ def test_a_clip_asked_many_questions_is_encoded_once(make, clips, monkeypatch):
     audios = [[clips[i % 2]] for i in range(7)]
     expected = {}
     for i in range(7):  # the waveform path, one by one
-        batch = processor([questions[i]], [audios[i]], add_generation_prompt=True)
+        batch = model_inputs(processor, [questions[i]], [audios[i]], add_generation_prompt=True)
         ids = model.generate(**batch, max_new_tokens=8, do_sample=False, pad_token_id=0)
         expected[i] = processor.tokenizer.decode(ids[0], skip_special_tokens=True).strip()
     encoded = []
@@ -146,7 +147,7 @@ def test_a_frozen_encoder_is_the_same_after_20_training_steps(make, clips):
     model, processor = make()
     model.encoder.norm_pre = _Moody(model.encoder.norm_pre, model.encoder.dim)
     model.set_policy(Policy(llm="lora"))
-    batch = processor([ask("what", "a bell")] * 4, [[c] for c in clips], with_labels=True)
+    batch = model_inputs(processor, [ask("what", "a bell")] * 4, [[c] for c in clips], output_labels=True)
     audio = (batch["input_values"], batch["padding_mask"])
     before = {key: value.clone() for key, value in model.encoder.state_dict().items()}
     tokens = model.encode(*audio).tokens
@@ -200,7 +201,9 @@ def learn_by_heart(make, projector, options, clips, answers, lr=5e-3):
     with torch.no_grad():  # a random head of this size cannot be sure of any word, and stays frozen
         model.get_output_embeddings().weight.mul_(30)
     model.set_policy(Policy(llm="lora", llm_lora=LoraOptions(r=16, alpha=32)))
-    batch = processor([ask("what", a) for a in answers], [[c] for c in clips], with_labels=True)
+    batch = model_inputs(
+        processor, [ask("what", a) for a in answers], [[c] for c in clips], output_labels=True
+    )
     learn(model, batch, steps=1000, lr=lr)
 
     def hear(heard):

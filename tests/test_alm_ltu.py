@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
+from calls import model_inputs
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import alm
@@ -92,7 +93,7 @@ def test_the_release_loads_and_computes_what_it_says(release, tmp_path):
         np.float32
     )  # 1024 frames
     turns = [{"role": "user", "content": "<|audio|>what is this sound"}]
-    batch = processor([turns], [[waveform]], add_generation_prompt=True)
+    batch = model_inputs(processor, [turns], [[waveform]], add_generation_prompt=True)
     is_audio = batch["input_ids"][0] == processor.audio_token_id
     assert is_audio[:32].all() and int(is_audio.sum()) == 32
     text = processor.tokenizer.decode(batch["input_ids"][0][32:])
@@ -104,7 +105,7 @@ def test_the_release_loads_and_computes_what_it_says(release, tmp_path):
     model.save_pretrained(tmp_path / "m")
     processor.save_pretrained(tmp_path / "m")
     again, processor_again = alm.load(tmp_path / "m", device="cpu")
-    new = processor_again([turns], [[waveform]], add_generation_prompt=True)
+    new = model_inputs(processor_again, [turns], [[waveform]], add_generation_prompt=True)
     with torch.no_grad():
         torch.testing.assert_close(again(**new).logits, expected, atol=1e-5, rtol=0)
     assert load_processor(folder).projector_config.variant == "official"

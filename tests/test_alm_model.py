@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from calls import model_inputs
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
@@ -52,10 +53,12 @@ def test_a_sample_gives_the_same_logits_alone_and_in_a_padded_batch(make, clips,
     model, processor = make(projector)
     conversations = [talk(q) for q in QUESTIONS]
     for side in ("left", "right"):
-        batch = processor(conversations, [[c] for c in clips], add_generation_prompt=True, padding_side=side)
+        batch = model_inputs(
+            processor, conversations, [[c] for c in clips], add_generation_prompt=True, padding_side=side
+        )
         together = model(**batch).logits
         for i, (conversation, clip) in enumerate(zip(conversations, clips, strict=True)):
-            one = processor([conversation], [[clip]], add_generation_prompt=True)
+            one = model_inputs(processor, [conversation], [[clip]], add_generation_prompt=True)
             alone = model(**one).logits[0]
             kept = together[i][batch["attention_mask"][i].bool()]
             torch.testing.assert_close(kept, alone, atol=1e-4, rtol=1e-4)
@@ -75,25 +78,30 @@ def test_greedy_answers_do_not_depend_on_the_batch(make, clips):
 def test_several_clips_and_no_clip_share_a_batch(make, clips):
     model, processor = make()
     conversations = [talk("same or different", n=2), talk("hello", n=0), talk("what")]
-    batch = processor(conversations, [[clips[0], clips[1]], [], [clips[0]]], add_generation_prompt=True)
+    batch = model_inputs(
+        processor, conversations, [[clips[0], clips[1]], [], [clips[0]]], add_generation_prompt=True
+    )
     assert batch["input_values"].shape[0] == 2 and batch["audio_index"].tolist() == [0, 1, 0]
     together = model(**batch).logits[:, -1]
     for i, audio in enumerate([[clips[0], clips[1]], [], [clips[0]]]):
-        one = processor([conversations[i]], [audio], add_generation_prompt=True)
+        one = model_inputs(processor, [conversations[i]], [audio], add_generation_prompt=True)
         torch.testing.assert_close(together[i], model(**one).logits[0, -1], atol=1e-4, rtol=1e-4)
 
 
 def test_the_answer_depends_on_the_audio(make, clips):
     model, processor = make()
     logits = [
-        model(**processor([talk("what")], [[c]], add_generation_prompt=True)).logits[0, -1] for c in clips
+        model(**model_inputs(processor, [talk("what")], [[c]], add_generation_prompt=True)).logits[0, -1]
+        for c in clips
     ]
     assert (logits[0] - logits[2]).abs().max() > 1e-3
 
 
 def test_cached_features_equal_waveforms(make, clips):
     model, processor = make()
-    batch = processor([talk(q) for q in QUESTIONS], [[c] for c in clips], add_generation_prompt=True)
+    batch = model_inputs(
+        processor, [talk(q) for q in QUESTIONS], [[c] for c in clips], add_generation_prompt=True
+    )
     expected = model(**batch).logits
     tokens = model.encode(batch.pop("input_values"), batch.pop("padding_mask"))
     torch.testing.assert_close(
@@ -108,13 +116,15 @@ def test_only_answers_and_their_end_are_supervised(make, clips):
         {"role": "user", "content": "sure"},
         {"role": "assistant", "content": "yes"},
     ]
-    batch = processor([conversation], [[clips[0]]], with_labels=True)
+    batch = model_inputs(processor, [conversation], [[clips[0]]], output_labels=True)
     labels = batch["labels"][0]
     kept = processor.tokenizer.decode(labels[labels != -100])
     assert kept == "a bell<|im_end|>yes<|im_end|>"
     assert (labels[batch["input_ids"][0] == processor.audio_token_id] == -100).all()
     # what is generated from is exactly what was trained on
-    prompt = processor([conversation[:1]], [[clips[0]]], add_generation_prompt=True)["input_ids"][0]
+    prompt = model_inputs(processor, [conversation[:1]], [[clips[0]]], add_generation_prompt=True)[
+        "input_ids"
+    ][0]
     assert batch["input_ids"][0][: len(prompt)].tolist() == prompt.tolist()
 
 
@@ -125,7 +135,7 @@ def test_a_tokenizer_without_template_gets_the_plain_one(make, clips, llm_dir):
     tokenizer = AutoTokenizer.from_pretrained(llm_dir)
     tokenizer.chat_template = None
     processor = build_processor(tokenizer, model)
-    batch = processor([talk("what", "a bell")], [[clips[0]]], with_labels=True)
+    batch = model_inputs(processor, [talk("what", "a bell")], [[clips[0]]], output_labels=True)
     labels = batch["labels"][0]
     assert processor.tokenizer.decode(labels[labels != -100]) == " a bell<|im_end|>"
 
@@ -133,8 +143,8 @@ def test_a_tokenizer_without_template_gets_the_plain_one(make, clips, llm_dir):
 def test_markers_and_clips_must_agree(make, clips):
     model, processor = make()
     with pytest.raises(UserError, match="2 <|audio|> markers for 1 clips".replace("|", r"\|")):
-        processor([talk("what", n=2)], [[clips[0]]])
-    batch = processor([talk("what")], [[clips[0]]], add_generation_prompt=True)
+        model_inputs(processor, [talk("what", n=2)], [[clips[0]]])
+    batch = model_inputs(processor, [talk("what")], [[clips[0]]], add_generation_prompt=True)
     batch["input_ids"][0, -1] = processor.audio_token_id
     with pytest.raises(UserError, match="placeholders but the clips give"):
         model(**batch)
@@ -163,7 +173,9 @@ def test_policy_decides_what_trains(make, clips, encoder, llm):
             total = sum(p.numel() for p in model.components[name].parameters())
             assert 0 < counts[name] == total - sizes[name]
     assert f"{counts['llm']:,}" in table
-    batch = processor([talk(q, "a bell") for q in QUESTIONS], [[c] for c in clips], with_labels=True)
+    batch = model_inputs(
+        processor, [talk(q, "a bell") for q in QUESTIONS], [[c] for c in clips], output_labels=True
+    )
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(3):
         model.train()
@@ -203,7 +215,9 @@ def test_saving_and_loading_keeps_the_logits(make, clips, tmp_path, policy):
             if parameter.requires_grad:
                 parameter.add_(0.02 * torch.randn_like(parameter))
     model.eval()
-    batch = processor([talk(q) for q in QUESTIONS], [[c] for c in clips], add_generation_prompt=True)
+    batch = model_inputs(
+        processor, [talk(q) for q in QUESTIONS], [[c] for c in clips], add_generation_prompt=True
+    )
     expected = model(**batch).logits
     model.save_pretrained(tmp_path / "m")
     processor.save_pretrained(tmp_path / "m")
@@ -212,7 +226,9 @@ def test_saving_and_loading_keeps_the_logits(make, clips, tmp_path, policy):
     )
     again, processor_again = alm.load(tmp_path / "m", device="cpu")
     torch.testing.assert_close(again(**batch).logits, expected, atol=1e-6, rtol=0)
-    new = processor_again([talk(q) for q in QUESTIONS], [[c] for c in clips], add_generation_prompt=True)
+    new = model_inputs(
+        processor_again, [talk(q) for q in QUESTIONS], [[c] for c in clips], add_generation_prompt=True
+    )
     assert torch.equal(new["input_ids"], batch["input_ids"]) and torch.equal(
         new["input_values"], batch["input_values"]
     )
@@ -372,8 +388,8 @@ def test_a_longer_prompt_than_the_context_is_refused_with_numbers(make, clips):
     minute = np.resize(clips[0], 30 * 16000)  # 375 audio tokens
     text = "what " * 100
     for build in (
-        lambda: processor([talk(text)], [[minute]], add_generation_prompt=True),
-        lambda: processor([talk(text, "a bell")], [[minute]], with_labels=True),
+        lambda: model_inputs(processor, [talk(text)], [[minute]], add_generation_prompt=True),
+        lambda: model_inputs(processor, [talk(text, "a bell")], [[minute]], output_labels=True),
         lambda: list(generate_answers(model, processor, [talk(text)], [[minute]], 4)),
         lambda: list(stream_answer(model, processor, talk(text), [minute], 4)),
         lambda: list(rank_choices(model, processor, [talk(text)], [[minute]], [["a", "b"]])),
@@ -386,7 +402,7 @@ def test_a_longer_prompt_than_the_context_is_refused_with_numbers(make, clips):
         processor.n_audio_tokens(60 * 16000)
     processor.vocab_size = 100
     with pytest.raises(UserError, match=r"token '.*' has id \d+, the LLM has 100 token embeddings"):
-        processor([talk("what")], [[clips[0]]])
+        model_inputs(processor, [talk("what")], [[clips[0]]])
 
 
 def test_a_gpt2_prompt_that_is_too_long_is_refused(llm_dir, clips, tmp_path):
@@ -416,13 +432,15 @@ def test_what_trains_of_a_bfloat16_llm_is_float32(make, clips, choice):
     model.llm.to(torch.bfloat16)
     model.set_policy(Policy(llm=choice, llm_lora=LoraOptions(r=2)))
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-    batch = processor([talk("what", "a bell")], [[clips[0]]], with_labels=True)
+    batch = model_inputs(processor, [talk("what", "a bell")], [[clips[0]]], output_labels=True)
     model.train()(**batch).loss.backward()
 
 
 def test_under_zero_3_every_process_runs_the_head_once(make, clips, monkeypatch):
     model, processor = make()
-    batch = processor([talk(q, "a bell") for q in QUESTIONS], [[c] for c in clips], with_labels=True)
+    batch = model_inputs(
+        processor, [talk(q, "a bell") for q in QUESTIONS], [[c] for c in clips], output_labels=True
+    )
     model.config.loss_chunk = 2
     calls = []
     monkeypatch.setattr("alm.head._summed", lambda llm, rows, words: calls.append(len(rows)) or rows.sum())

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from calls import model_inputs
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import alm
@@ -241,4 +242,4 @@ def test_a_tokenizer_pattern_that_gives_up_is_one_line(llm_dir):
         [pre_tokenizers.Split(Regex(r"(a+)+$"), "isolated"), pre_tokenizers.ByteLevel()]
     )
     with pytest.raises(UserError, match="the tokenizer cannot read"):
-        processor([[{"role": "user", "content": "a" * 40 + "!"}]], add_generation_prompt=True)
+        model_inputs(processor, [[{"role": "user", "content": "a" * 40 + "!"}]], add_generation_prompt=True)

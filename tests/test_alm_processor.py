@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import sentencepiece
+from calls import model_inputs
 from transformers import AutoTokenizer, LlamaTokenizer
 
 from alm.common.errors import AudioError, UserError
+from alm.feature_extraction import AudioLanguageFeatureExtractor
 from alm.processor import AudioLanguageProcessor
 from encoders import encoder_class
 from projectors import build_projector
@@ -80,9 +82,8 @@ def tokenizers(llm_dir, sentencepiece_dir):
 
 
 def build(tokenizer, template):
-    return AudioLanguageProcessor(
-        tokenizer, ENCODER.config.to_dict(), PROJECTOR, chat_template=TEMPLATES.get(template, template)
-    )
+    extractor = AudioLanguageFeatureExtractor(ENCODER.config.to_dict(), PROJECTOR)
+    return AudioLanguageProcessor(extractor, tokenizer, TEMPLATES.get(template, template))
 
 
 def supervised(processor, batch, row=0):
@@ -102,7 +103,7 @@ def supervised(processor, batch, row=0):
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_answers_and_their_ends_are_labelled_whatever_the_template(tokenizers, template, kind):
     processor = build(tokenizers[kind], template)
-    batch = processor([TURNS], [CLIPS], with_labels=True)
+    batch = model_inputs(processor, [TURNS], [CLIPS], output_labels=True)
     ids, labels = batch["input_ids"][0], batch["labels"][0]
     end = {"plain": "eos", "alpaca-short": "eos", "llama2": "eos"}.get(template)
     end = processor.tokenizer.eos_token if end else "<|im_end|>"
@@ -116,8 +117,10 @@ def test_answers_and_their_ends_are_labelled_whatever_the_template(tokenizers, t
     for n in (1, 3):
         if (template, n) == ("alpaca-short", 1):
             continue  # this template moves the later clip to the front, too
-        prompt = processor([TURNS[:n]], [CLIPS[: (n + 1) // 2]], add_generation_prompt=True)["input_ids"][0]
-        trained = processor([TURNS[: n + 1]], [CLIPS[: (n + 1) // 2]], with_labels=True)
+        prompt = model_inputs(processor, [TURNS[:n]], [CLIPS[: (n + 1) // 2]], add_generation_prompt=True)[
+            "input_ids"
+        ][0]
+        trained = model_inputs(processor, [TURNS[: n + 1]], [CLIPS[: (n + 1) // 2]], output_labels=True)
         n_prompt = len(prompt)
         assert trained["input_ids"][0][:n_prompt].tolist() == prompt.tolist()
         assert trained["labels"][0][n_prompt - 1] == -100 != trained["labels"][0][n_prompt]
@@ -131,21 +134,23 @@ def test_tokens_are_those_of_the_whole_text(tokenizers, kind):
     whole = processor.tokenizer.apply_chat_template(
         texts, chat_template=processor.chat_template, tokenize=True, return_dict=False
     )
-    assert processor([texts])["input_ids"][0].tolist() == whole
+    assert model_inputs(processor, [texts])["input_ids"][0].tolist() == whole
 
 
 def test_all_text_is_labelled_by_option_and_audio_never(tokenizers):
     processor = build(tokenizers["fast"], CHATML)
-    batch = processor([TURNS, TURNS[:2]], [CLIPS, CLIPS[:1]], with_labels=True, supervise="all")
+    batch = model_inputs(
+        processor, [TURNS, TURNS[:2]], [CLIPS, CLIPS[:1]], output_labels=True, supervise="all"
+    )
     is_text = (batch["input_ids"] != processor.audio_token_id) & batch["attention_mask"].bool()
     assert ((batch["labels"] != -100) == is_text).all()
     with pytest.raises(UserError, match="expected one of assistant, all"):
-        processor([TURNS], [CLIPS], with_labels=True, supervise="user")
+        model_inputs(processor, [TURNS], [CLIPS], output_labels=True, supervise="user")
 
 
 def test_a_template_that_marks_no_end_gets_the_end_of_text(tokenizers):
     processor = build(tokenizers["fast"], NO_END)
-    batch = processor([TURNS[:2]], [CLIPS[:1]], with_labels=True)
+    batch = model_inputs(processor, [TURNS[:2]], [CLIPS[:1]], output_labels=True)
     assert supervised(processor, batch) == ["a bell<|im_end|>"]  # this tokenizer's end of text
 
 
@@ -154,19 +159,22 @@ def test_a_template_that_hides_answers_is_refused(tokenizers):
         tokenizers["fast"], "{% for m in messages %}{{ m.content | upper }}{{ m.role }}{% endfor %}"
     )
     with pytest.raises(UserError, match="changes or drops turn 1"):
-        processor([TURNS[:2]], [CLIPS[:1]], with_labels=True)
+        model_inputs(processor, [TURNS[:2]], [CLIPS[:1]], output_labels=True)
 
 
 def test_content_may_be_a_list_of_items(tokenizers):
     processor = build(tokenizers["fast"], CHATML)
     items = [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "what is this sound"}]}]
-    a, b = (processor([turns], [CLIPS[:1]], add_generation_prompt=True) for turns in (items, TURNS[:1]))
+    a, b = (
+        model_inputs(processor, [turns], [CLIPS[:1]], add_generation_prompt=True)
+        for turns in (items, TURNS[:1])
+    )
     assert a["input_ids"].tolist() == b["input_ids"].tolist()
 
 
 def test_alpaca_short_is_ltus_prompt(tokenizers):
     processor = build(tokenizers["fast"], "alpaca-short")
-    parts = processor.segments(TURNS[:2])
+    parts = processor.template().parts(TURNS[:2])
     assert parts == [
         ("<|audio|><s>### Instruction:\nwhat is this sound\n\n### Response:\n", False),
         ("a bell<|im_end|>", True),
@@ -175,7 +183,7 @@ def test_alpaca_short_is_ltus_prompt(tokenizers):
 
 def test_truncation_keeps_clips_whole_and_is_reported(tokenizers):
     processor = build(tokenizers["fast"], CHATML)
-    whole = processor([TURNS], [CLIPS], with_labels=True)
+    whole = model_inputs(processor, [TURNS], [CLIPS], output_labels=True)
     ids = whole["input_ids"][0]
     is_audio = (ids == processor.audio_token_id).tolist()
     second = max(i for i in range(len(ids)) if is_audio[i] and not is_audio[i - 1])
@@ -183,8 +191,13 @@ def test_truncation_keeps_clips_whole_and_is_reported(tokenizers):
     assert n_second > 2
     for limit in range(second - 2, len(ids)):
         with pytest.warns(UserWarning, match=f"1 of 2 samples were cut to {limit} tokens or less"):
-            batch = processor(
-                [TURNS, TURNS[:2]], [CLIPS, CLIPS[:1]], with_labels=True, max_length=limit, truncation=True
+            batch = model_inputs(
+                processor,
+                [TURNS, TURNS[:2]],
+                [CLIPS, CLIPS[:1]],
+                output_labels=True,
+                max_length=limit,
+                truncation=True,
             )
         kept = batch["attention_mask"][0].sum()
         inside = second < limit < second + n_second
@@ -193,25 +206,27 @@ def test_truncation_keeps_clips_whole_and_is_reported(tokenizers):
         assert batch["input_values"].shape[0] == len(set(batch["audio_index"].tolist()))
         assert batch["input_ids"][0, :kept].tolist() == ids[:kept].tolist()
     with pytest.raises(UserError, match="more than max_length=20"):
-        processor([TURNS], [CLIPS], with_labels=True, max_length=20)
+        model_inputs(processor, [TURNS], [CLIPS], output_labels=True, max_length=20)
     with pytest.raises(UserError, match="no answer left"), pytest.warns(UserWarning):
-        processor([TURNS], [CLIPS], with_labels=True, max_length=10, truncation=True)
+        model_inputs(processor, [TURNS], [CLIPS], output_labels=True, max_length=10, truncation=True)
     with pytest.raises(UserError, match="a prompt is not cut"):
-        processor([TURNS[:1]], [CLIPS[:1]], add_generation_prompt=True, max_length=10, truncation=True)
+        model_inputs(
+            processor, [TURNS[:1]], [CLIPS[:1]], add_generation_prompt=True, max_length=10, truncation=True
+        )
 
 
 def test_audio_beyond_the_budget_is_refused_by_clip_and_by_conversation(tokenizers, tmp_path):
     processor = build(tokenizers["fast"], CHATML)
     counts = [processor.n_audio_tokens(len(clip)) for clip in CLIPS]
     processor.max_audio_tokens = sum(counts)
-    processor([TURNS], [CLIPS])
+    model_inputs(processor, [TURNS], [CLIPS])
     processor.save_pretrained(tmp_path)
     processor = AudioLanguageProcessor.from_pretrained(tmp_path)
     assert processor.max_audio_tokens == sum(counts)
     processor.max_audio_tokens -= 1
     message = f"of a conversation .2 clips. takes {sum(counts)} audio tokens, more than max_audio_tokens"
     with pytest.raises(AudioError, match=message):
-        processor([TURNS], [CLIPS])
+        model_inputs(processor, [TURNS], [CLIPS])
     with pytest.raises(AudioError, match=r"a clip of 600\.0 s takes"):
         processor.n_audio_tokens(600 * 16000)
 
@@ -221,5 +236,5 @@ def test_saved_and_loaded_it_gives_the_same(tokenizers, tmp_path, kind):
     processor = build(tokenizers[kind], "alpaca-short")
     processor.save_pretrained(tmp_path)
     again = AudioLanguageProcessor.from_pretrained(tmp_path)
-    a, b = (p([TURNS], [CLIPS], with_labels=True) for p in (processor, again))
+    a, b = (model_inputs(p, [TURNS], [CLIPS], output_labels=True) for p in (processor, again))
     assert a["input_ids"].tolist() == b["input_ids"].tolist() and a["labels"].tolist() == b["labels"].tolist()

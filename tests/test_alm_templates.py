@@ -6,6 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from alm.common.errors import ConfigError, UserError
+from alm.feature_extraction import AudioLanguageFeatureExtractor
 from alm.processor import AudioLanguageProcessor
 from alm.templates import CHAT_TEMPLATES, chat_template
 from alm.templates.render import render
@@ -110,9 +111,10 @@ def test_the_processor_shows_a_template_what_transformers_does(llm_dir, name, ad
     encoder = encoder_class("audiomosaic").tiny()
     projector = build_projector("mlp", encoder, 8).config.to_dict()
     template = TEMPLATES[name]
-    processor = AudioLanguageProcessor(tokenizer, encoder.config.to_dict(), projector, chat_template=template)
+    extractor = AudioLanguageFeatureExtractor(encoder.config.to_dict(), projector)
+    processor = AudioLanguageProcessor(extractor, tokenizer, template)
     turns = [MESSAGES[0], MESSAGES[1]]  # no answer, so that the parts are the text as it was rendered
-    parts = processor.segments(turns, add_generation_prompt)
+    parts = processor.template().parts(turns, add_generation_prompt)
     assert "".join(text for text, _ in parts) == tokenizer.apply_chat_template(
         turns,
         chat_template=template,

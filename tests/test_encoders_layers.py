@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from calls import model_inputs
 from transformers import AutoTokenizer
 
 import alm
@@ -119,7 +120,7 @@ def test_a_model_learns_the_sum_of_a_frozen_encoder_and_reloads(llm_dir, clips, 
     model.set_policy(Policy())
     assert [name for name, p in model.encoder.named_parameters() if p.requires_grad] == ["weights"]
     turns = [{"role": "user", "content": "<|audio|>what"}, {"role": "assistant", "content": "a bell"}]
-    batch = processor([turns, turns], [[clips[0]], [clips[1]]], with_labels=True)
+    batch = model_inputs(processor, [turns, turns], [[clips[0]], [clips[1]]], output_labels=True)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     before = {name: p.clone() for name, p in model.encoder.named_parameters()}
     model.train()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from calls import model_inputs
 
 from eval.errors import EvaluationError
 from eval.runner.likelihood import NEUTRAL_PROMPT, rank_choices
@@ -36,7 +37,7 @@ def asked(clips):
 def naive(model, processor, conversation, audio, choice, normalise="sum"):
     """The whole conversation with this choice as the answer, in one pass."""
     turns = [*conversation, {"role": "assistant", "content": choice}]
-    batch = processor([turns], [audio], with_labels=True)
+    batch = model_inputs(processor, [turns], [audio], output_labels=True)
     labels = batch.pop("labels")
     with torch.inference_mode():
         logits = model(**batch).logits[:, :-1].float().log_softmax(-1)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from calls import model_inputs
 from safetensors.torch import load_file
 
 import alm
@@ -253,7 +254,7 @@ def test_an_llm_in_few_bits_is_adapted_saved_and_loaded_again(data, encoder_dir,
     assert weight.dtype == (torch.uint8 if bits == 4 else torch.int8)
     turns = [{"role": "user", "content": "<|audio|>what is this"}]
     clip = np.zeros(16000, dtype=np.float32)
-    batch = processor([turns], [[clip]], add_generation_prompt=True)
+    batch = model_inputs(processor, [turns], [[clip]], add_generation_prompt=True)
     with torch.no_grad():
         whole = alm.load(out, device="cpu")[0](**batch).logits
         assert torch.equal(model(**batch).logits, whole) and whole.isfinite().all()

@@ -17,7 +17,7 @@ from threading import local
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
@@ -72,6 +72,20 @@ def render(template: str, **variables: Any) -> str:
             f"the chat template fails on this conversation ({error_line(error)}); change the conversation, or give "
             "another chat_template, for example 'plain'"
         ) from error
+
+
+def variables_of(template: str) -> set[str]:
+    """Names of the variables that a template reads; none of one that cannot be read.
+
+    Args:
+        template: Jinja text.
+    """
+    if len(template) > LONGEST_TEXT:
+        return set()
+    try:
+        return meta.find_undeclared_variables(_environment().parse(template))
+    except jinja2.TemplateError:
+        return set()  # rendering it says what is wrong
 
 
 @cache

@@ -111,7 +111,9 @@ def _log_likelihoods(
     from alm.model import positions  # not on top: listing benchmarks must not import transformers' models
 
     model.eval()
-    batch = processor(conversations, audios, add_generation_prompt=True).to(model.device)
+    batch = processor.apply_chat_template(
+        conversations, audio=audios, tokenize=True, return_dict=True, add_generation_prompt=True
+    ).to(model.device)
     mask = batch.pop("attention_mask")  # (B, L), padded on the left
     read = model.llm(
         inputs_embeds=model.embed(**batch),

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alm.batch import Collate
 from alm.common.errors import AudioError, UserError
 from alm.common.seeds import seed_from
 from alm.data.records import AudioRef, Record
 from alm.data.sources import first_unanswered
 from alm.feature_extraction import collate_waveforms
-from alm.processor import AudioLanguageProcessor, Collate
+from alm.processor import AudioLanguageProcessor
 from encoders import AudioEncoder
 from encoders.audio import pad_batch
 from train.data.feature_cache import Feature, encoded_once
@@ -233,7 +234,7 @@ class ConversationCollator:
             raise type(error)(f"{sample['source']}: {error}") from error
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Collate dataset items; see `AudioLanguageProcessor.__call__`.
+        """Collate dataset items; see `AudioLanguageProcessor.apply_chat_template`.
 
         Raises:
             UserError: A sample that cannot be part of a batch; the message names its record.
@@ -262,12 +263,14 @@ class ConversationCollator:
     ) -> dict[str, Tensor]:
         """Build the batch; an error names the first record that causes it, unless a clip could not be read."""
         try:
-            batch = self.processor(
+            batch = self.processor.apply_chat_template(
                 [sample["messages"] for sample in samples],
-                [sample["audio"] for sample in samples],
+                audio=[sample["audio"] for sample in samples],
+                tokenize=True,
+                return_dict=True,
                 collate=collate,
                 encoded=[sample.get("encoded") for sample in samples],
-                with_labels=True,
+                output_labels=True,
                 supervise=self.supervise,
                 max_length=self.max_length,
             )
