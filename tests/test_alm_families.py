@@ -203,7 +203,7 @@ def test_a_mixture_of_experts_is_trained_with_its_balancing_loss(make):
     """The loss is cross-entropy plus the router's term (Switch Transformer, equation 4), both computed here."""
     options = {"num_local_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.5}
     model, processor = make("mixtral", output_router_logits=True, **options)
-    batch = processor(answered(3), [[c] for c in mixed_clips(3)], with_labels=True)
+    batch = model_inputs(processor, answered(3), [[c] for c in mixed_clips(3)], output_labels=True)
     mask, labels = batch["attention_mask"], batch["labels"]
     with torch.no_grad():
         inputs = {k: v for k, v in batch.items() if k not in ("labels", "attention_mask")}
