@@ -1,11 +1,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from alm.common.errors import ManifestError, UserError
 from alm.data.manifest import read_manifest, write_manifest
-from alm.data.records import CAPTION_PROMPTS, caption_prompt
+from alm.data.records import CAPTION_PROMPTS, AudioRef, caption_prompt
+from encoders.audio import save_wav
 
 GOOD = {"id": "a", "audio": "a.wav", "question": "What is this sound?", "answer": "a bell"}
 
@@ -174,3 +176,17 @@ def test_writing_is_whole_or_not_at_all(tmp_path):
     with pytest.raises(ManifestError, match="cannot be written"):
         write_manifest(tmp_path / "no" / "m.jsonl", [GOOD])
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+def test_the_length_of_a_part_is_that_of_its_samples(tmp_path):
+    """From the header alone, of 2 s at 8 kHz; a reader of the samples counts the same."""
+    save_wav(tmp_path / "a.wav", np.linspace(-0.5, 0.5, 16000, dtype=np.float32), 8000)
+    for start_s, end_s, wanted in (
+        (None, None, 2.0),
+        (0.5, None, 1.5),
+        (None, 0.75, 0.75),
+        (0.5, 1.25, 0.75),
+    ):
+        ref = AudioRef(tmp_path / "a.wav", start_s, end_s)
+        assert ref.seconds() == wanted
+        assert len(ref.load(8000)) == 8000 * wanted
