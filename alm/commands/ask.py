@@ -28,7 +28,7 @@ def _add_ask(commands: Any) -> None:
     parser = commands.add_parser(
         "ask",
         help="ask a model a question about audio files",
-        description="Ask one question about each file; wav, flac, ogg, mp3 of any rate and channel count.",
+        description="Ask one question about each recording, of any format, rate and channel count.",
     )
     _add_model_and_audio(parser)
     parser.add_argument("question", metavar="QUESTION", help="what to ask")
@@ -40,7 +40,7 @@ def _add_caption(commands: Any) -> None:
     parser = commands.add_parser(
         "caption",
         help="describe audio files",
-        description="Write a caption for each file; wav, flac, ogg, mp3 of any rate and channel count.",
+        description="Write a caption for each recording, of any format, rate and channel count.",
     )
     _add_model_and_audio(parser)
     _add_answer_options(parser)
@@ -53,11 +53,29 @@ def _add_model_and_audio(parser: argparse.ArgumentParser) -> None:
         "audio",
         nargs="+",
         metavar="AUDIO",
-        help="audio files, folders (with all below them), patterns such as 'a/*.wav', or - for a list on stdin",
+        help="audio files, http(s) or data: addresses, folders (with all below them), patterns such as 'a/*.wav', or - "
+        "for a list on stdin",
+    )
+
+
+def add_audio_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of reading audio; see `encoders.audio.AudioOptions`."""
+    parser.add_argument(
+        "--channels",
+        choices=("mean", "loudest"),
+        default="mean",
+        help="average the channels, or take the loudest (mean)",
+    )
+    parser.add_argument(
+        "--peak",
+        choices=("refuse", "normalise"),
+        default="refuse",
+        help="what to do with float samples far above full scale (refuse)",
     )
 
 
 def _add_answer_options(parser: argparse.ArgumentParser) -> None:
+    add_audio_options(parser)
     parser.add_argument("--batch-size", type=positive, default=16, help="files per batch (16)")
     parser.add_argument("--max-new-tokens", type=positive, default=64, help="longest answer in tokens (64)")
     parser.add_argument(
@@ -100,6 +118,13 @@ def _caption(arguments: argparse.Namespace) -> int:
 
 def _answer(arguments: argparse.Namespace, question: str) -> int:
     """Print one answer per file, in order; a file that cannot be answered is reported, and the others are answered."""
+    from encoders.audio.options import AudioOptions, applied
+
+    with applied(AudioOptions(arguments.channels, arguments.peak)):
+        return _answer_all(arguments, question)
+
+
+def _answer_all(arguments: argparse.Namespace, question: str) -> int:
     import alm
     from alm.checkpoint import load_processor, resolve
     from alm.common.progress import progress
@@ -114,7 +139,7 @@ def _answer(arguments: argparse.Namespace, question: str) -> int:
     load = cache(lambda: alm.load(model_dir, trust_remote_code=trusted)[0])  # once there is a file to answer
     options = _decoding(arguments)
     alone = len(paths) == 1
-    names = [Path(path).name for path in paths]
+    names = [_short_name(path) for path in paths]
     names = [one_line(name) for name in (names if len(set(names)) == len(names) else paths)]
     failed = []
     step = arguments.batch_size * _BATCHES_AT_ONCE
@@ -215,16 +240,22 @@ def find_audio(words: list[str]) -> list[str]:
         UserError: A folder, pattern or list names no file.
     """
     from alm.common.errors import UserError
-    from encoders.audio import AUDIO_SUFFIXES
+    from alm.common.text import one_line
+    from encoders.audio.formats import AUDIO_SUFFIXES, has_audio_suffix, search
+    from encoders.audio.urls import is_url
 
     found: list[str] = []
     for word in words:
+        passed_over = ""
         if word == "-":
             new = _names_on_stdin()
-        elif os.path.isdir(word) and Path(word).suffix.lower() not in AUDIO_SUFFIXES:
-            new = sorted(
-                str(p) for p in Path(word).rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()
-            )
+        elif is_url(word):
+            new = [word]
+        elif os.path.isdir(word) and not has_audio_suffix(word):
+            folder = search(word)
+            new, passed_over = [str(path) for path in folder.audio], folder.note()
+            if passed_over:
+                print(f"{one_line(word)}: passed over {passed_over}", file=sys.stderr)
         elif glob.has_magic(word) and not os.path.exists(word):
             new = sorted(glob.glob(word, recursive=True))
         else:
@@ -244,20 +275,35 @@ def _names_on_stdin() -> list[str]:
     return [name for line in lines if (name := line.rstrip("\r\n")).strip()]
 
 
+def _short_name(path: str) -> str:
+    """A file's name without its folder; an address without credentials, query and inline data."""
+    from encoders.audio.urls import is_url, url_name
+
+    return url_name(path) if is_url(path) else Path(path).name
+
+
 def _read_clip(path: str, processor: Any, first_s: float | None) -> Any:
     """The waveform of a file or of its first seconds; too long a file is refused before it is decoded."""
     from alm.common.errors import AudioError
-    from encoders.audio import load_audio, seconds_of
+    from encoders.audio import decode_audio, fetch_audio, is_url, load_audio, read_header, url_name
+
+    name = url_name(path) if is_url(path) else path
 
     def check(n_samples: int) -> None:
         try:
             processor.n_audio_tokens(n_samples)
         except AudioError as error:
-            raise AudioError(f"{path}: {error}") from error
+            raise AudioError(f"{name}: {error}") from error
 
-    seconds = seconds_of(path) if first_s is None else min(first_s, seconds_of(path))
-    check(round(seconds * processor.sample_rate))
-    clip = load_audio(path, processor.sample_rate, None, first_s)
+    source = fetch_audio(path) if is_url(path) else path
+    header = read_header(source, name)
+    if header.exact:
+        seconds = header.seconds if first_s is None else min(first_s, header.seconds)
+        check(round(seconds * processor.sample_rate))
+    if isinstance(source, bytes):
+        clip = decode_audio(source, name, processor.sample_rate, None, first_s)
+    else:
+        clip = load_audio(source, processor.sample_rate, None, first_s)
     check(len(clip))
     return clip
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alm.commands import Command, positive
-from alm.commands.ask import EXIT_SOME_FAILED, find_audio
+from alm.commands.ask import EXIT_SOME_FAILED, add_audio_options, find_audio
 
 if TYPE_CHECKING:
     from encoders import AudioEncoder
@@ -37,11 +37,24 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--out", required=True, metavar="X.npz", help="where to write")
     add_encoder_options(parser)
+    add_audio_options(parser)
     parser.add_argument("--batch-size", type=positive, default=16, help="files per batch (16)")
     parser.set_defaults(run=_embed)
 
 
 def _embed(arguments: argparse.Namespace) -> int:
+    from alm.common.errors import UserError
+    from encoders.audio.options import AudioOptions, applied
+
+    out = Path(arguments.out)
+    if out.suffix != ".npz" or not os.path.isdir(out.absolute().parent):
+        raise UserError(f"--out {out}: expected a name ending in .npz in a folder that exists")
+    files = find_audio(arguments.audio)
+    with applied(AudioOptions(arguments.channels, arguments.peak)):
+        return _embed_files(arguments, files, out)
+
+
+def _embed_files(arguments: argparse.Namespace, files: list[str], out: Path) -> int:
     import numpy as np
 
     from alm.common.errors import AudioError, UserError
@@ -51,10 +64,6 @@ def _embed(arguments: argparse.Namespace) -> int:
     from alm.encoder import load_any_encoder
     from encoders.audio import load_audio
 
-    out = Path(arguments.out)
-    if out.suffix != ".npz" or not os.path.isdir(out.absolute().parent):
-        raise UserError(f"--out {out}: expected a name ending in .npz in a folder that exists")
-    files = find_audio(arguments.audio)
     encoder = load_any_encoder(arguments.model, **encoder_options(arguments))
     config = encoder.config
     failed: list[str] = []

@@ -59,7 +59,11 @@ def _train(arguments: argparse.Namespace) -> None:
     import dataclasses
     import json
 
-    cost = STAGES.get(settings.stage).dry_run(settings)
+    from encoders.audio.options import applied
+
+    stage = STAGES.get(settings.stage)
+    with applied(stage.audio(settings)):
+        cost = stage.dry_run(settings)
     if cost is None:
         raise ConfigError(f"stage: '{settings.stage}' has no dry run; run it without --dry-run")
     print(json.dumps(dataclasses.asdict(cost)) if arguments.json else cost)

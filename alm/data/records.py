@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from alm.common.errors import AudioError, ManifestError, shown
 from alm.common.files import read_bytes
+from encoders.audio.formats import find_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +71,7 @@ class AudioRef:
         Raises:
             AudioError: The file is missing, is not a regular file, or cannot be read.
         """
-        return read_bytes(self.path, "an audio file", AudioError)
+        return read_bytes(find_file(self.path), "an audio file", AudioError)
 
     def exists(self) -> bool:
         """Whether the file exists."""
@@ -79,7 +80,7 @@ class AudioRef:
     def state(self) -> tuple[int, int] | None:
         """Size in bytes and time of change in ns, which differ for a replaced file; None if there is no file."""
         try:
-            status = os.stat(self.path)
+            status = os.stat(find_file(self.path))
         except (OSError, ValueError):  # ValueError: a name with a NUL character
             return None
         return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None

@@ -171,7 +171,7 @@ def _read(ref: AudioRef, record: Record) -> tuple[bytes, int, int]:
     """A file, its length in frames and its rate in Hz."""
     try:
         data = ref.read_bytes()
-        header = read_header(data, str(ref.path))
+        header = read_header(data, str(ref.path), exact=True)
     except AudioError as error:
         raise AudioError(f"{record.source}: {error}") from error
     return data, header.frames, header.rate_hz

@@ -1,36 +1,25 @@
-"""Which files of a folder are taken for audio."""
+"""Finding audio files: by a name, and in a folder."""
 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64",
     ".m4a", ".aac", ".mp4", ".m4b", ".webm", ".weba", ".mka", ".wma", ".amr", ".3gp", ".aifc", ".snd", ".mp2", ".mp1",
-    ".mpga", ".spx", ".ac3", ".eac3", ".mkv", ".mov", ".avi", ".m4v", ".3g2", ".asf", ".wmv", ".flv", ".ts", ".mpg",
-    ".mpeg", ".ogv", ".ogx", ".wv", ".tta", ".ape", ".dts", ".voc", ".gsm",
+    ".mpga", ".spx", ".ac3", ".eac3", ".mkv", ".mov", ".avi", ".m4v", ".3g2", ".asf", ".wmv", ".flv", ".m2ts", ".mts",
+    ".mpg", ".mpeg", ".ogv", ".ogx", ".wv", ".tta", ".ape", ".dts", ".voc", ".gsm",
 )  # fmt: skip
 """Suffixes, in lower case, of the files that a search of a folder takes for audio: recordings first, then video files.
 
 Of two files that fit a name equally well, the one whose suffix stands first here is used."""
 
-_SIDE_FILES = (
-    ".json",
-    ".jsonl",
-    ".csv",
-    ".tsv",
-    ".txt",
-    ".md",
-    ".yaml",
-    ".yml",
-    ".html",
-    ".parquet",
-    ".py",
-    ".sh",
-)
+_SIDE_FILES = frozenset(".json .jsonl .csv .tsv .txt .md .yaml .yml .html .parquet .py .sh .pdf .log".split())
 
 
 @dataclass
@@ -84,3 +73,26 @@ def search(folder: str | os.PathLike[str]) -> Folder:
                 found.skipped[f"file(s) with suffix {suffix!r}" if suffix else "file(s) without suffix"] += 1
     found.audio.sort()
     return found
+
+
+def find_file(path: Path) -> Path:
+    """The file of a name, whichever way its accents are composed; the path itself where none is there.
+
+    Args:
+        path: As a manifest or a user spells it: macOS decomposes accents (NFD), most others compose them (NFC).
+
+    Returns:
+        The path, or the one file beside it whose name is the same in Unicode's sense.
+    """
+    if os.path.lexists(path) or path.name.isascii():
+        return path
+    for form in ("NFC", "NFD"):
+        other = Path(unicodedata.normalize(form, str(path)))
+        if os.path.lexists(other):
+            return other
+    with suppress(OSError):
+        wanted = unicodedata.normalize("NFC", path.name)
+        same = [name for name in os.listdir(path.parent) if unicodedata.normalize("NFC", name) == wanted]
+        if len(same) == 1:
+            return path.with_name(same[0])
+    return path

@@ -1,9 +1,14 @@
-"""What a config may choose about reading audio."""
+"""What a user may choose about reading audio.
+
+The choice lies in the environment, as the longest length does: it holds for all processes of a run.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 
 from alm.common.errors import ConfigError
 
@@ -30,11 +35,40 @@ class AudioOptions:
             if value not in allowed:
                 raise ConfigError(f"audio.{name} is {value!r}; expected one of {', '.join(allowed)}")
 
-    def changes(self) -> dict[str, Any]:
+    @classmethod
+    def current(cls) -> AudioOptions:
+        """The options that apply: those of `applied`, or of `ALM_AUDIO_CHANNELS` and `ALM_AUDIO_PEAK`.
+
+        Raises:
+            ConfigError: A variable has another value than the options allow.
+        """
+        if not any(_variable(name) in os.environ for name in _CHOICES):
+            return _DEFAULT
+        return cls(**{name: os.environ.get(_variable(name), getattr(_DEFAULT, name)) for name in _CHOICES})
+
+    def changes(self) -> dict[str, str]:
         """Options that differ from the defaults, for fingerprints of what is computed from the samples."""
-        return {
-            item.name: value for item in fields(self) if (value := asdict(self)[item.name]) != item.default
-        }
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in values.items() if value != getattr(_DEFAULT, name)}
 
 
-DEFAULT_OPTIONS = AudioOptions()
+_DEFAULT = AudioOptions()
+
+
+@contextmanager
+def applied(options: AudioOptions) -> Iterator[None]:
+    """Apply options to all audio that this process and its children read; defaults leave the environment as it is."""
+    before = {_variable(name): os.environ.get(_variable(name)) for name in options.changes()}
+    os.environ.update({_variable(name): value for name, value in options.changes().items()})
+    try:
+        yield
+    finally:
+        for variable, value in before.items():
+            if value is None:
+                os.environ.pop(variable, None)
+            else:
+                os.environ[variable] = value
+
+
+def _variable(name: str) -> str:
+    return f"ALM_AUDIO_{name.upper()}"

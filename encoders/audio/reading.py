@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import io
 import os
-import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -25,8 +24,9 @@ from alm.common.files import open_regular, reason
 from encoders.audio import flac, frames, ogg
 from encoders.audio.containers import check_whole
 from encoders.audio.ffmpeg import Recording
+from encoders.audio.formats import find_file
 from encoders.audio.limits import check_seconds
-from encoders.audio.options import DEFAULT_OPTIONS, AudioOptions
+from encoders.audio.options import AudioOptions
 from encoders.audio.urls import fetch_audio, is_url, url_name
 from encoders.audio.waveforms import SILENT_PEAK, resample
 
@@ -51,7 +51,7 @@ def load_audio(
     sample_rate: int,
     start_s: float | None = None,
     end_s: float | None = None,
-    options: AudioOptions = DEFAULT_OPTIONS,
+    options: AudioOptions | None = None,
 ) -> np.ndarray:
     """Decode any recording to a mono waveform.
 
@@ -62,7 +62,7 @@ def load_audio(
         sample_rate: Rate of the result in Hz.
         start_s: Start of the segment in seconds; None is the start of the file.
         end_s: End of the segment in seconds; None is the end of the file, and so is a time past it.
-        options: How channels and peaks are treated.
+        options: How channels and peaks are treated; None is `AudioOptions.current()`.
 
     Returns:
         Waveform (S,) float32 in [-1, 1].
@@ -72,7 +72,7 @@ def load_audio(
             `max_seconds`, holds no samples in the segment, holds NaN or infinite samples, or channels that cancel.
     """
     with _opened(source) as opened:
-        return _waveform(opened, sample_rate, start_s, end_s, options)
+        return _waveform(opened, sample_rate, start_s, end_s, options or AudioOptions.current())
 
 
 def decode_audio(
@@ -81,7 +81,7 @@ def decode_audio(
     sample_rate: int,
     start_s: float | None = None,
     end_s: float | None = None,
-    options: AudioOptions = DEFAULT_OPTIONS,
+    options: AudioOptions | None = None,
 ) -> np.ndarray:
     """Decode a file's content, for example a member of an archive; see `load_audio`.
 
@@ -91,7 +91,7 @@ def decode_audio(
         sample_rate: Rate of the result in Hz.
         start_s: Start of the segment in seconds.
         end_s: End of the segment in seconds.
-        options: How channels and peaks are treated.
+        options: How channels and peaks are treated; None is `AudioOptions.current()`.
 
     Returns:
         Waveform (S,) float32 in [-1, 1].
@@ -100,7 +100,7 @@ def decode_audio(
         AudioError: As in `load_audio`.
     """
     with _opened(data, name) as opened:
-        return _waveform(opened, sample_rate, start_s, end_s, options)
+        return _waveform(opened, sample_rate, start_s, end_s, options or AudioOptions.current())
 
 
 @dataclass(frozen=True)
@@ -125,26 +125,28 @@ class AudioHeader:
         return self.frames / self.rate_hz
 
 
-def read_header(source: Source, name: str | None = None) -> AudioHeader:
+def read_header(source: Source, name: str | None = None, exact: bool = False) -> AudioHeader:
     """Read a file's length, rate and channels, without decoding it where its kind of file declares a length.
 
     Args:
         source: As in `load_audio`.
         name: What to call it in errors; None is its path.
+        exact: Decode the file where its declared length may differ from what decoding gives.
 
     Raises:
         AudioError: The file is missing, not a regular file, empty or not audio.
     """
     with _opened(source, name) as opened:
-        return _header(opened, _parts(opened))
+        parts = _parts(opened)
+        header = _declared_header(opened, parts)
+        return (
+            header if header is not None and (header.exact or not exact) else _decoded_header(opened, parts)
+        )
 
 
 def seconds_of(source: Source) -> float:
     """Exact length of a file in seconds, as decoding gives it; `read_header` is faster where that needs decoding."""
-    with _opened(source) as opened:
-        parts = _parts(opened)
-        header = _header(opened, parts)
-        return header.seconds if header.exact else _decoded_header(opened, parts).seconds
+    return read_header(source, exact=True).seconds
 
 
 @dataclass
@@ -307,7 +309,7 @@ def _waveform(
         if options.peak == "refuse":
             raise AudioError(
                 f"{file}: the peak is {peak:.4g}, full scale is 1; export it as integers or scale it to [-1, 1], or "
-                "set audio.peak=normalise"
+                "let it be scaled (data.audio.peak=normalise, --peak normalise)"
             )
         gain = 1.0 / peak
     mixed = [(run.rate_hz, _mix(run, file, options)) for run in runs]
@@ -334,8 +336,8 @@ def _mix(run: _Run, file: str, options: AudioOptions) -> np.ndarray:
     mono: np.ndarray = samples.mean(axis=1, dtype=np.float32)  # (S, channels) -> (S,)
     if run.channels > 1 and _cancels(samples, mono):
         raise AudioError(
-            f"{file}: its channels cancel each other (inverted stereo), their mean is silent; set "
-            "audio.channels=loudest, or export it as mono"
+            f"{file}: its channels cancel each other (inverted stereo), their mean is silent; take "
+            "the loudest (data.audio.channels=loudest, --channels loudest), or export it as mono"
         )
     return mono
 
@@ -470,12 +472,6 @@ def _check_count(part: _Part, n_samples: int, file: str) -> None:
         raise _truncated(file, n_samples, least)
 
 
-def _header(opened: _Opened, parts: list[_Part]) -> AudioHeader:
-    """What the parts declare together; decoded to their end where one declares nothing."""
-    header = _declared_header(opened, parts)
-    return header if header is not None else _decoded_header(opened, parts)
-
-
 def _declared_header(opened: _Opened, parts: list[_Part]) -> AudioHeader | None:
     """What the parts declare together, in samples of the first one's rate; None where one declares no length."""
     headers = []
@@ -540,29 +536,6 @@ class _Memory(io.BytesIO):
             return super().seek(offset, whence)
         except (ValueError, OverflowError):
             return self.tell()
-
-
-def find_file(path: Path) -> Path:
-    """The file of a name, whichever way its accents are composed; the path itself where none is there.
-
-    Args:
-        path: As a manifest or a user spells it: macOS decomposes accents (NFD), most others compose them (NFC).
-
-    Returns:
-        The path, or the one file beside it whose name is the same in Unicode's sense.
-    """
-    if os.path.lexists(path) or path.name.isascii():
-        return path
-    for form in ("NFC", "NFD"):
-        other = Path(unicodedata.normalize(form, str(path)))
-        if os.path.lexists(other):
-            return other
-    with suppress(OSError):
-        wanted = unicodedata.normalize("NFC", path.name)
-        same = [name for name in os.listdir(path.parent) if unicodedata.normalize("NFC", name) == wanted]
-        if len(same) == 1:
-            return path.with_name(same[0])
-    return path
 
 
 def _open(file: Path) -> BinaryIO:

@@ -20,6 +20,7 @@ from alm.common.progress import progress
 from alm.common.settings import load_settings
 from alm.data.records import Record
 from alm.decoding import beyond_greedy, decoding_settings
+from encoders.audio.options import applied
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.benchmarks._data import read_records
 from eval.errors import EvaluationError
@@ -59,6 +60,11 @@ def run_benchmark(
             written.
     """
     values = load_settings(EvalSettings, find_config(config), overrides)
+    with applied(values.audio):
+        return _run(values, model, out)
+
+
+def _run(values: EvalSettings, model: str | Path, out: str | Path | None) -> Scores:
     benchmark = load_benchmark(values.benchmark)
     settings = replace(values, max_new_tokens=values.max_new_tokens or benchmark.max_new_tokens)
     assert settings.max_new_tokens is not None

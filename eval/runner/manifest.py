@@ -14,6 +14,7 @@ import numpy as np
 from alm.common.errors import AudioError
 from alm.data.records import AUDIO_MARKER, AudioRef, Record
 from alm.generation import generate_answers
+from encoders.audio.options import AudioOptions
 from eval.errors import EvaluationError
 from eval.runner.batching import Answer, with_smaller_batches
 from eval.runner.likelihood import rank_choices
@@ -126,6 +127,7 @@ def evaluate_manifest(
         raise EvaluationError(f"answer_by is {answer_by!r}; expected one of {', '.join(ANSWER_MODES)}")
     # Keys of this form are in files of earlier versions, whose answers are reused.
     identity = {"max_new_tokens": max_new_tokens, "do_sample": False, "prompt_version": prompt_version}
+    identity |= AudioOptions.current().changes()
     if answer_by == "rank":
         identity |= {"answer_by": answer_by, "rank_by": rank_by}
     plan = [

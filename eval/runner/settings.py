@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alm.common.errors import ConfigError
+from encoders.audio.options import AudioOptions
 from eval.runner.likelihood import NORMALISATIONS
 from eval.runner.manifest import ANSWER_MODES
 from eval.scoring.predictions import CONTROLS
@@ -33,6 +34,7 @@ class EvalSettings:
         training: Manifests the model was trained on; the scores say which of the benchmark's clips are in them.
         trust_remote_code: Run Python code that comes with the LLM that the model refers to. Set it only for an author
             whom you trust.
+        audio: How channels are mixed and peaks above full scale are treated (see `encoders.audio.AudioOptions`).
         require: Metrics that must be computed, such as `meteor`; the run fails without them.
     """
 
@@ -51,6 +53,7 @@ class EvalSettings:
     require: tuple[str, ...] = ()
     training: tuple[str, ...] = ()
     trust_remote_code: bool = False
+    audio: AudioOptions = AudioOptions()
 
     def __post_init__(self) -> None:
         """Check the values."""

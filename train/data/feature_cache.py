@@ -34,6 +34,7 @@ from alm.common.progress import progress
 from alm.data.records import AudioRef
 from alm.data.shards import ShardRef
 from encoders import AudioEncoder
+from encoders.audio import AudioOptions
 from encoders.checkpoint import write_weights
 from encoders.checksums import checksum
 from train.engine.processes import barrier, say
@@ -266,6 +267,8 @@ def _names(encoder: AudioEncoder, clips: Sequence[AudioRef], kept: str) -> dict[
     """Compute each clip's cache key; a clip whose file is missing has none."""
     known = encoder_digest(encoder)
     known.update(kept.encode())
+    if changes := AudioOptions.current().changes():
+        known.update(json.dumps(changes, sort_keys=True).encode())
     files: dict[Path, str] = {}
     names = {}
     for clip in clips:

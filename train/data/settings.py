@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from alm.common.errors import ConfigError
+from encoders.audio.options import AudioOptions
 from train.finetune.settings import FoldSettings
 
 SUPERVISED = ("assistant", "all")
@@ -62,6 +63,7 @@ class DataSettings:
         mixture: Sampling shares of the sources of `train`; None visits every record once an epoch.
         group_by_length: Put samples of similar length (audio and text tokens) into the same batch.
         supervise: Tokens that are labelled: those of `assistant` turns, or of `all` text, as in LTU.
+        audio: How channels are mixed and peaks above full scale are treated (see `encoders.audio.AudioOptions`).
         pack: Put several samples of a batch into one row, instead of padding each. They do not attend to each other.
     """
 
@@ -82,6 +84,7 @@ class DataSettings:
     group_by_length: bool = False
     supervise: str = "assistant"
     pack: bool = False
+    audio: AudioOptions = AudioOptions()
 
     def __post_init__(self) -> None:
         for key, choices in (("on_bad", ON_BAD), ("supervise", SUPERVISED)):

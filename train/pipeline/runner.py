@@ -14,6 +14,7 @@ from alm.common.files import disk_problem, write_text_atomic
 from alm.common.fingerprint import fingerprint
 from alm.common.processes import is_main_process
 from alm.common.settings import dump_settings
+from encoders.audio.options import applied
 from train.engine.processes import on_main
 from train.pipeline.rundir import CONFIG, MARKER, begin, damage, facts_of, finish, is_finished, run_lock
 from train.stages.base import STAGES, StageSettings
@@ -42,7 +43,8 @@ def run_stage(settings: StageSettings) -> Path:
     def work(folder: Path) -> dict[str, Any]:
         if is_main_process():
             write_text_atomic(folder / CONFIG, dump_settings(settings))
-        return stage.run(settings, folder) if stage.every_process or is_main_process() else {}
+        with applied(stage.audio(settings)):
+            return stage.run(settings, folder) if stage.every_process or is_main_process() else {}
 
     artifact = artifact_of(settings)
     run_step(Path(settings.out), values, inputs, work, artifact, stage.leaves, stage.resumes)

@@ -19,7 +19,7 @@ from alm.data.records import AudioRef
 from alm.data.scenes.events import read_labels
 from alm.data.shards import ShardedRecords, is_shard_folder
 from alm.data.sources import Chain, is_records_source, open_records, parts_of
-from encoders.audio import AUDIO_SUFFIXES, pad_batch
+from encoders.audio import AUDIO_SUFFIXES, pad_batch, search
 from encoders.mel import frames_or_error
 from train.data.clip_cache import ClipCache
 from train.data.clip_random import clip_key
@@ -109,12 +109,13 @@ def _files_of(source: Path) -> list[Path]:
     """List the audio files of a folder or label table, in a fixed order."""
     if not source.is_dir():
         return [clip.path for clip in read_labels(source)]
-    files = sorted(path for path in source.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
-    if not files:
+    found = search(source)
+    if not found.audio:
+        note = f"; passed over {found.note()}" if found.note() else ""
         raise ConfigError(
-            f"data: {source} holds no audio files ({', '.join(AUDIO_SUFFIXES)}); name another folder"
+            f"data: {source} holds no audio files ({', '.join(AUDIO_SUFFIXES)}){note}; name another folder"
         )
-    return files
+    return found.audio
 
 
 class ClipDataset(TrainingDataset):

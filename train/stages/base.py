@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from alm.common.errors import ConfigError
 from alm.common.plugins import Registry
 from alm.common.settings import parse_settings
+from encoders.audio.options import AudioOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,10 @@ class Stage(Generic[Settings]):
             UserError: Inputs that cannot be used.
         """
         return {}
+
+    def audio(self, settings: Settings) -> AudioOptions:
+        """How this stage's recordings are read."""
+        return AudioOptions()
 
     def dry_run(self, settings: Settings) -> Any:
         """Estimate the cost without writing anything; None if this stage has no estimate.

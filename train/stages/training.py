@@ -11,6 +11,7 @@ from alm.common.errors import ConfigError
 from alm.common.json_text import read_json_object
 from alm.common.processes import check_launch
 from alm.common.settings import check_choice
+from encoders.audio.options import AudioOptions
 from train.settings import TrainSettings
 from train.stages.base import STAGES, Stage
 
@@ -60,6 +61,10 @@ class TrainingStage(Stage[TrainSettings]):
         data = settings.data
         named = (settings.encoder, settings.llm, settings.model, settings.contrastive.probe.labels)
         return [*data.train, *data.validation, *data.test, *filter(None, (*named, settings.run.deepspeed))]
+
+    def audio(self, settings: TrainSettings) -> AudioOptions:
+        """Options of the config's `data` section."""
+        return settings.data.audio
 
     def check(self, settings: TrainSettings) -> dict[str, Any]:
         """Check what starts the processes, the DeepSpeed config, and the logging backends."""
