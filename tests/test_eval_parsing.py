@@ -208,6 +208,7 @@ SOUNDS = ["dog barking", "cat meowing", "car horn", "rain"]
         ("A cat is meowing.", 1), ("It's raining", 3), ("a car's horn", 2), ("A barking dog can be heard", 0),
         ("someone honks a car horn", 2), ("The dog barked", 0),
         ("A cat is not meowing", None), ("A dog barks while a cat meows", None), ("Is a cat meowing?", None),
+        ("A dog barks at a cat", None), ("The horn of a car frightens a dog", None),
         ("It may be raining", None), ("a cat", None), ("There was a dog. It barked. Then a bird.", None),
     ],
 )  # fmt: skip
