@@ -10,7 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from alm.common.errors import CheckpointError, shown
 from alm.common.json_text import read_json_object
@@ -97,7 +98,8 @@ def read_model_config(folder: Path, trust_remote_code: bool = False) -> AudioLan
 
     Args:
         folder: The directory.
-        trust_remote_code: Take the config class of a referenced LLM from Python code in the LLM's directory.
+        trust_remote_code: Take the LLM's classes from Python code in its directory: that of a referenced LLM, or
+            this one.
 
     Raises:
         CheckpointError: The file is missing or broken; names the key.
@@ -146,13 +148,28 @@ def read_model_config(folder: Path, trust_remote_code: bool = False) -> AudioLan
                 trust_remote_code=True,
                 revision=values.get("llm_revision"),
             )
-        elif llm is not None and values["text_config"].get("model_type") not in CONFIG_MAPPING:
+        elif trust_remote_code and "auto_map" in values["text_config"]:
+            values["text_config"] = _own_text_config(values["text_config"], folder)
+        elif values["text_config"].get("model_type") not in CONFIG_MAPPING:
             raise CheckpointError(
                 f"{path}: text_config: transformers has no model_type "
                 f"{shown(values['text_config'].get('model_type'), 80)}; if it is Python code that comes with the LLM, "
                 "and you trust its author, set trust_remote_code: true (`alm ask`: --trust-remote-code)"
             )
         return AudioLanguageConfig(**values)
+
+
+def _own_text_config(values: dict[str, Any], folder: Path) -> PreTrainedConfig:
+    """The config of an LLM whose Python code lies in a model directory; `AutoModelForCausalLM` then knows its class."""
+    own: dict[str, Any] = {
+        name: get_class_from_dynamic_module(values["auto_map"][name], str(folder))
+        for name in ("AutoConfig", "AutoModelForCausalLM")
+    }
+    AutoModelForCausalLM.register(own["AutoConfig"], own["AutoModelForCausalLM"], exist_ok=True)
+    for name, found in own.items():
+        found.register_for_auto_class(name)  # saved again, the code is copied
+    config: PreTrainedConfig = own["AutoConfig"].from_dict(values)
+    return config
 
 
 def computing_sha256(values: dict[str, Any]) -> str:

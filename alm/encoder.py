@@ -14,11 +14,12 @@ from encoders.base import read_config
 from encoders.registry import named_class
 
 
-def load_any_encoder(source: str, **options: Any) -> AudioEncoder:
+def load_any_encoder(source: str, *, trust_remote_code: bool = False, **options: Any) -> AudioEncoder:
     """Load an encoder, also from inside an audio-language model directory.
 
     Args:
         source: An encoder's name, Python file, directory, weights file or hub id, or a model directory.
+        trust_remote_code: Run Python code that comes with the LLM of a model directory.
         **options: As for `encoders.load_encoder`, for example `model_class`, `n_frames`, `layer`.
 
     Returns:
@@ -48,7 +49,7 @@ def load_any_encoder(source: str, **options: Any) -> AudioEncoder:
         )
     import alm
 
-    model, _ = alm.load(source)
+    model, _ = alm.load(source, trust_remote_code=trust_remote_code)
     encoder: AudioEncoder = model.encoder
     return encoder
 

@@ -45,13 +45,16 @@ def merge_lora(model: AudioLanguageModel) -> AudioLanguageModel:
     return model
 
 
-def export_model(source: str | Path, out: str | Path, *, merge: bool = True) -> dict[str, float]:
+def export_model(
+    source: str | Path, out: str | Path, *, merge: bool = True, trust_remote_code: bool = False
+) -> dict[str, float]:
     """Write a model so that it needs nothing else.
 
     Args:
         source: Model directory or hub id.
         out: New or empty directory.
         merge: Fold LoRA adapters into the weights.
+        trust_remote_code: Run Python code that comes with the model's LLM; the code is copied.
 
     Returns:
         Largest differences of logits on one second of noise: `merge` (where asked for; in float32, relative to
@@ -65,7 +68,8 @@ def export_model(source: str | Path, out: str | Path, *, merge: bool = True) -> 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is not an empty directory; choose another --out")
     source = resolve(source)
-    model, processor = load_model(source), load_processor(source)
+    trusted: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    model, processor = load_model(source, **trusted), load_processor(source, **trusted)
     if model.config.llm_bits is not None:
         raise UserError(
             f"{source}: its LLM is in {model.config.llm_bits} bits; set llm_bits to null in config.json"
@@ -85,7 +89,7 @@ def export_model(source: str | Path, out: str | Path, *, merge: bool = True) -> 
         model.save_pretrained(aside)
         processor.save_pretrained(aside)
         del model
-        again = _logits(load_model(aside), _probe(load_processor(aside)))
+        again = _logits(load_model(aside, **trusted), _probe(load_processor(aside, **trusted)))
         found["reload"] = float((again - after).abs().max())
         for step, limit in (("merge", MERGE_TOLERANCE), ("reload", RELOAD_TOLERANCE)):
             if not found.get(step, 0.0) <= limit:

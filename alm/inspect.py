@@ -14,14 +14,19 @@ from alm.configuration import read_model_config
 from alm.model import WEIGHTS
 
 
-def describe(source: str | Path) -> str:
+def describe(source: str | Path, *, trust_remote_code: bool = False) -> str:
     """A text table of a model's parts, constants and stored tensors.
+
+    Args:
+        source: Model directory or Hub id.
+        trust_remote_code: Run Python code that comes with the model's LLM; set it only from the user's config.
 
     Raises:
         CheckpointError: Not a model directory, or files are missing.
     """
     folder = resolve(source)
-    config, processor = read_model_config(folder), load_processor(folder)
+    config = read_model_config(folder, trust_remote_code)
+    processor = load_processor(folder, trust_remote_code=trust_remote_code)
     encoder, projector = processor.encoder_config, processor.projector_config
     text, llm = config.get_text_config(), config.llm
     rate = projector.tokens_per_second

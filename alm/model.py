@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from alm.common.errors import CheckpointError, UserError
@@ -338,6 +339,10 @@ class AudioLanguageModel(PreTrainedModel):
             nested.pop("_name_or_path", None)  # a path of this machine, and `llm` says it already
         if values.get("llm") and Path(values["llm"]).is_dir():
             values["llm"] = os.path.relpath(Path(values["llm"]).resolve(), folder.resolve())
+        if self.config.llm is None:
+            for own in (self.config.text_config, self.llm):
+                if own._auto_class is not None:  # Python code that came with the LLM
+                    custom_object_save(own, folder, config=values["text_config"])
         values["config_sha256"] = computing_sha256(values)
         values["weights_header_sha256"] = header_sha256(folder / WEIGHTS)
         self.generation_config.save_pretrained(folder)

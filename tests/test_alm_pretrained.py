@@ -152,6 +152,28 @@ def test_a_model_of_custom_code_is_used_where_the_user_says_so(own_model, capsys
     assert main([*run, "trust_remote_code=true"]) == 0
 
 
+def test_an_export_of_a_model_of_custom_code_holds_the_code(own_model, monkeypatch, capsys):
+    folder, aligned = own_model
+    out = folder / "out"
+    for command in (["inspect", str(aligned)], ["export", str(aligned), "--out", str(out)]):
+        assert main(command) == 2 and "--trust-remote-code" in capsys.readouterr().err
+        assert main([*command, "--trust-remote-code"]) == 0
+    shutil.rmtree(folder / "llm")  # nothing of it is needed any more
+    assert {"configuration_own.py", "modeling_own.py"} <= {path.name for path in out.iterdir()}
+    ask = ["ask", str(out), str(folder / "a.wav"), "what is this", "--max-new-tokens", "2"]
+    embed = ["embed", str(out), str(folder / "a.wav"), "--out", str(folder / "x.npz")]
+    for command in (ask, embed):
+        capsys.readouterr()
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "own_llama" in error and "--trust-remote-code" in error
+        assert main([*command, "--trust-remote-code"]) == 0
+    model = load_model(out, trust_remote_code=True)
+    assert type(model.llm).__name__ == "OwnLM" and type(model.config.text_config).__name__ == "OwnConfig"
+    model.save_pretrained(folder / "again")
+    assert (folder / "again/modeling_own.py").read_text() == (out / "modeling_own.py").read_text()
+
+
 def test_a_recipe_scores_a_model_of_custom_code_that_its_stage_trusts(own_model):
     folder, aligned = own_model
     (folder / "recipe.yaml").write_text(

@@ -50,6 +50,15 @@ def all_commands() -> list[Command]:
     return [command for _, command in sorted(found, key=lambda one: (one[1].order, one[0]))]
 
 
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--trust-remote-code` to a command that loads a model."""
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run Python code that comes with the model's LLM; only for an author whom you trust (no)",
+    )
+
+
 def positive(text: str) -> int:
     """Parse an option: a whole number of 1 or more."""
     if not text.isdecimal() or len(text) > 18 or int(text) < 1:

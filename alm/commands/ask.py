@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from alm.commands import Command, number, positive, seconds, seed
+from alm.commands import Command, add_trust_option, number, positive, seconds, seed
 
 EXIT_SOME_FAILED = 1
 _BATCHES_AT_ONCE = 8  # files read ahead, so that clips of similar length share a batch
@@ -90,11 +90,7 @@ def _add_answer_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beams", type=positive, default=1, help="beams of beam search (1)")
     parser.add_argument("--temperature", type=number, default=0.0, help="above 0: sample (0, greedy)")
     parser.add_argument("--seed", type=seed, default=0, help="seed of sampling (0)")
-    parser.add_argument(
-        "--trust-remote-code",
-        action="store_true",
-        help="run Python code that comes with the model's LLM; only for an author whom you trust (no)",
-    )
+    add_trust_option(parser)
     parser.add_argument(
         "--jsonl", action="store_true", help="one JSON object per file instead of a line of text"
     )

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alm.commands import Command, positive
+from alm.commands import Command, add_trust_option, positive
 from alm.commands.ask import EXIT_SOME_FAILED, add_audio_options, find_audio
 
 if TYPE_CHECKING:
@@ -117,7 +117,8 @@ def _embed_files(arguments: argparse.Namespace, files: list[str], out: Path) -> 
 
 
 def add_encoder_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--encoder-option KEY=VALUE`."""
+    """Add `--encoder-option KEY=VALUE` and `--trust-remote-code`."""
+    add_trust_option(parser)
     parser.add_argument(
         "--encoder-option",
         action="append",
@@ -131,7 +132,7 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
 
 
 def encoder_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The values of `--encoder-option`.
+    """Arguments of `alm.encoder.load_any_encoder`: the values of `--encoder-option`, and whether code is trusted.
 
     Raises:
         ConfigError: An option is not KEY=VALUE with a YAML value.
@@ -140,7 +141,7 @@ def encoder_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
     values: dict[str, Any] = {}
     apply_overrides(values, arguments.encoder_option)
-    return values
+    return values | ({"trust_remote_code": True} if arguments.trust_remote_code else {})
 
 
 def _embeddings(encoder: AudioEncoder, waveforms: list[Any]) -> list[tuple[Any, Any]]:

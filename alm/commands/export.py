@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from alm.commands import Command
+from alm.commands import Command, add_trust_option
 
 
 def add(commands: Any) -> None:
@@ -21,13 +21,19 @@ def add(commands: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help="audio-language model directory or hub id")
     parser.add_argument("--out", required=True, metavar="DIR", help="new directory")
     parser.add_argument("--merge", action="store_true", help="merge LoRA adapters into the weights")
+    add_trust_option(parser)
     parser.set_defaults(run=_export)
 
 
 def _export(arguments: argparse.Namespace) -> None:
     from alm.export import export_model
 
-    found = export_model(arguments.model, arguments.out, merge=arguments.merge)
+    found = export_model(
+        arguments.model,
+        arguments.out,
+        merge=arguments.merge,
+        trust_remote_code=arguments.trust_remote_code,
+    )
     print(
         f"wrote {arguments.out}; logits differ by {found['reload']:.1e} after loading it back"
         + (f", by {found['merge']:.1e} of the largest after merging" if arguments.merge else "")
