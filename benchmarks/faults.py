@@ -2,10 +2,11 @@
 
     python -m benchmarks.faults --kills 100 --seed 0 --kinds align eval shard
 
-Every trial runs one command on tiny inputs and interrupts it once: SIGKILL or SIGTERM at a random moment, or a disk
-that is full (a small tmpfs where this process may mount one, else a limit on the size of files). Then the same
+Every trial runs one command on tiny inputs and interrupts it once: SIGKILL, SIGTERM or Ctrl-C at a random moment, or a
+disk that is full (a small tmpfs where this process may mount one, else a limit on the size of files). Then the same
 command runs again undisturbed. The trial fails if the result differs from an undisturbed run's, if a file is left
-over or missing, if a process still lives ten seconds after the interruption, or if a full disk ended in a traceback.
+over or missing, if a process still lives ten seconds after the interruption, or if one of ours printed a traceback.
+A process that only lives too long may be slow on a busy machine: the load is printed, `--at` repeats a moment.
 
 Commands run in forks of this process, which has imported everything already: a trial takes seconds. Launchers
 (`torchrun`, `deepspeed`) run as real processes.
@@ -35,12 +36,13 @@ from typing import Any
 
 import yaml
 
+from alm.common.import_path import ROOT
 from alm.common.processes import child_command, child_environment
 
 MARK = "ALM_FAULTS_TRIAL"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ENCODER = {"spec_size": [64, 32], "embed_dim": 24, "depth": 1, "num_heads": 2, "project_embedding_dim": 16}
-_SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+FAULTS = (signal.SIGKILL.name, signal.SIGTERM.name, signal.SIGINT.name, "full")
 _LONGEST_S = 600.0
 # Not part of a result: times, logs, and what an interruption legitimately leaves to resume from.
 _TIMES = (
@@ -273,6 +275,8 @@ def start(kind: Kind, words: Sequence[str], log: Path, mark: str, limit: int | N
         code = main(list(words))
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
+    except KeyboardInterrupt:  # before the command had begun
+        code = 130
     except BaseException:
         traceback.print_exc()
     finally:
@@ -321,6 +325,12 @@ def still_alive(mark: str, session: int, seconds: float) -> list[int]:
         except ProcessLookupError:
             continue
     return found
+
+
+def tracebacks(log: str, ours_only: bool) -> int:
+    """How many tracebacks a log holds, or only those through our files: launchers print their own when killed."""
+    blocks = log.split("Traceback (most recent call last)")[1:]
+    return sum(not ours_only or f'File "{ROOT}' in block for block in blocks)
 
 
 def free_port() -> int:
@@ -410,8 +420,15 @@ class Trials:
         words = KINDS[name].words(self.folder / "inputs", out)
         return start(KINDS[name], words, out.parent / "log.txt", mark, limit)
 
-    def run(self, name: str, fault: str, number: int) -> bool:
-        """One trial; returns whether it passed."""
+    def run(self, name: str, fault: str, number: int, at: float) -> bool:
+        """One trial; returns whether it passed.
+
+        Args:
+            name: Key of `KINDS`.
+            fault: Name of a signal, or `full`.
+            number: Number of the trial.
+            at: When, as a share of the undisturbed run's time or of its bytes.
+        """
         try:
             wanted, seconds, size = self.reference(name)
         except RuntimeError as error:
@@ -420,27 +437,30 @@ class Trials:
         mark = f"{os.getpid()}-{number}"
         out = self._out(name)  # always the same: fingerprints cover paths
         told = []
-        mounted = fault == "full" and mount(out, int(size * self.draws.uniform(0.05, 0.95)) + 16384)
+        mounted = fault == "full" and mount(out, int(size * (0.05 + 0.9 * at)) + 16384)
         limit = None
         if fault == "full" and not mounted:
-            limit = int(max(512.0, size ** self.draws.uniform(0.4, 0.95)))
+            limit = int(max(512.0, size ** (0.4 + 0.55 * at)))
         pid = self._start(name, out, mark, limit)
         if fault == "full":
             code = wait(pid, _LONGEST_S)
-            log = (out.parent / "log.txt").read_text(errors="replace")
-            if code not in (0, 2) or "Traceback" in log:
-                told.append(f"a full disk ended with {code} and {log.count('Traceback')} tracebacks")
+            if code not in (0, 2):
+                told.append(f"a full disk ended with {code}")
             if mounted:
                 subprocess.run(["mount", "-o", "remount,size=512m", str(out)], check=True)
         else:
-            code = wait(pid, self.draws.uniform(0.0, 1.0) * seconds)
-            if code is None:
+            code = wait(pid, at * seconds)
+            if code is None and fault == signal.SIGINT.name:
+                os.killpg(pid, signal.SIGINT)  # a terminal sends it to all processes of the command
+            elif code is None:
                 os.kill(pid, signal.Signals[fault])
-                code = wait(pid, 60.0)
-            if code is None:
+            if code is None and wait(pid, 60.0) is None:
                 told.append("it ignored the signal for 60 s")
         if pids := still_alive(mark, pid, self.alive_s):
-            told.append(f"{len(pids)} processes lived on")
+            told.append(f"{len(pids)} processes lived on (load {os.getloadavg()[0]:.0f})")
+        log = (out.parent / "log.txt").read_text(errors="replace")
+        if found := tracebacks(log, bool(KINDS[name].launcher)):
+            told.append(f"{found} tracebacks")
         if not KINDS[name].once or differences(result(out), wanted):
             again = self._start(name, out, f"{mark}-again")
             code = wait(again, _LONGEST_S)
@@ -476,13 +496,15 @@ def differences(got: dict[str, str], wanted: dict[str, str]) -> list[str]:
     return [f"{sorted(names)[:4]} {what}" for what, names in sides if names]
 
 
-def choices(draws: random.Random, kinds: Sequence[str], n: int) -> Iterator[tuple[str, str]]:
-    """Random kinds with random faults; every kind comes up."""
+def choices(
+    draws: random.Random, kinds: Sequence[str], faults: Sequence[str], n: int
+) -> Iterator[tuple[str, str, float]]:
+    """Random kinds with random faults at random moments; every kind comes up."""
     for number in range(n):
         weights = [KINDS[kind].weight for kind in kinds]
         name = kinds[number] if number < len(kinds) else draws.choices(kinds, weights)[0]
-        faults = [signal.SIGKILL.name, signal.SIGTERM.name, *(["full"] if KINDS[name].disk else [])]
-        yield name, draws.choice(faults)
+        possible = [fault for fault in faults if fault != "full" or KINDS[name].disk]
+        yield name, draws.choice(possible), draws.uniform(0.0, 1.0)
 
 
 def run_trials(
@@ -492,6 +514,8 @@ def run_trials(
     kinds: Sequence[str],
     minutes: float = 1e9,
     alive_s: float = 10.0,
+    faults: Sequence[str] = (),
+    at: float | None = None,
 ) -> Trials:
     """Run trials one after the other.
 
@@ -502,6 +526,8 @@ def run_trials(
         kinds: Keys of `KINDS`.
         minutes: Start no more after this time.
         alive_s: Seconds after an interruption in which all processes must end.
+        faults: Skip other faults; empty: all.
+        at: Interrupt always at this moment (0 to 1); None draws it.
     """
     _preload()
     inputs = folder / "inputs"
@@ -519,13 +545,14 @@ def run_trials(
     if wait(pid, _LONGEST_S) != 0:
         raise RuntimeError("the inputs could not be made")
     trials, until = Trials(folder, random.Random(seed), alive_s), time.monotonic() + 60 * minutes
-    for number, (name, fault) in enumerate(choices(trials.draws, kinds, n)):
+    for number, (name, fault, moment) in enumerate(choices(trials.draws, kinds, faults or FAULTS, n)):
         if time.monotonic() > until:
             break
-        began = time.monotonic()
-        passed = trials.run(name, fault, number)
+        began, moment = time.monotonic(), moment if at is None else at
+        passed = trials.run(name, fault, number, moment)
         said = "ok" if passed else f"FAILED: {trials.failures[-1]}"
-        print(f"{number + 1}/{n} {name} {fault} ({time.monotonic() - began:.0f} s): {said}", flush=True)
+        took = time.monotonic() - began
+        print(f"{number + 1}/{n} {name} {fault} at {moment:.3f} ({took:.0f} s): {said}", flush=True)
     return trials
 
 
@@ -552,6 +579,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="commands to interrupt"
     )
+    parser.add_argument(
+        "--faults", nargs="+", choices=FAULTS, default=list(FAULTS), help="what happens (all)"
+    )
+    parser.add_argument(
+        "--at", type=float, metavar="SHARE", help="when: 0 to 1 of the run; random if not given"
+    )
     parser.add_argument("--minutes", type=float, default=1e9, help="start no more trials after this time")
     parser.add_argument(
         "--alive-s",
@@ -562,7 +595,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="empty folder for everything (a temporary one)")
     options = parser.parse_args(argv)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="alm-faults-"))
-    trials = run_trials(folder, options.kills, options.seed, options.kinds, options.minutes, options.alive_s)
+    limits = (options.minutes, options.alive_s, options.faults, options.at)
+    trials = run_trials(folder, options.kills, options.seed, options.kinds, *limits)
     for (name, fault), count in sorted(trials.counts.items()):
         print(f"{name:<12} {fault:<8} {count}")
     print(f"{trials.counts.total()} trials, {len(trials.failures)} failed")

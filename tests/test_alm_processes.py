@@ -10,6 +10,7 @@ import pytest
 
 from alm.common.errors import ConfigError, UserError
 from alm.common.import_path import ROOT
+from alm.common.launchers import runner_state
 from alm.common.processes import (
     check_launch,
     child_command,
@@ -37,10 +38,10 @@ STRANGERS = (
 )
 
 
-def working_directory_of_a_user(folder):
+def working_directory_of_a_user(folder, names=(*OURS, *STRANGERS)):
     """A folder with the user's own modules, each of which leaves a mark when it is imported."""
-    for name in (*OURS, *STRANGERS):
-        (folder / name).parent.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(
             f"open({str(folder / 'IMPORTED')!r}, 'a').write({name!r})\nraise SystemExit(9)\n"
         )
@@ -146,3 +147,32 @@ def test_worker_processes_of_the_command_import_nothing_from_the_working_directo
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "worked\n"), done.stderr
     assert not (here / "IMPORTED").exists()
+
+
+LAUNCH = ("/venv/bin/python", "-u", "-m", "deepspeed.launcher.launch")
+LOCAL = (*LAUNCH, "--world_info=e30=", "--master_addr=127.0.0.1", "--master_port=29500")
+GIVEN = ("--module", "--enable_each_rank_log=None", "--log_level=info", "alm", "train", "a.yaml")
+REMOTE = (*LAUNCH, "--world_info=e30=", "--node_rank=0", "--master_addr=10.0.0.1", "--master_port=29500")
+
+
+@pytest.mark.parametrize(
+    ("launch", "parent", "state"),
+    [
+        # The runner: as a script, as a module, without ssh; then a shell, init or a container's first process after it.
+        ((*LOCAL, *GIVEN), ("/venv/bin/python", "/venv/bin/deepspeed", "--num_gpus", "2", "alm"), "running"),
+        ((*LOCAL, *GIVEN), ("python", "-m", "deepspeed.launcher.runner", "--module", "alm"), "running"),
+        ((*LOCAL, "--node_rank=1", *GIVEN), ("python", "/venv/bin/ds", "--no_ssh"), "running"),
+        ((*LOCAL, *GIVEN), ("/sbin/init",), "gone"),
+        ((*LOCAL, *GIVEN), ("/usr/lib/systemd/systemd", "--user"), "gone"),
+        ((*LOCAL, "--node_rank=1", *GIVEN), ("/usr/bin/tini", "--", "bash"), "gone"),
+        # Another Python program that calls the runner; one that cannot be read.
+        ((*LOCAL, *GIVEN), ("/usr/bin/python3", "submit.py", "deepspeed-job.yaml"), "unknown"),
+        ((*LOCAL, *GIVEN), (), "unknown"),
+        # Started by pdsh, and by hand: its parent may be a shell that ends, or init.
+        ((*REMOTE, *GIVEN), ("bash", "-c", "cd /home; python -u -m deepspeed.launcher.launch"), "unknown"),
+        ((*REMOTE, *GIVEN), ("/sbin/init",), "unknown"),
+        ((*LOCAL, "--module", "alm", "train", "a.yaml"), ("/sbin/init",), "unknown"),
+    ],
+)
+def test_whether_the_deepspeed_runner_is_there(launch, parent, state):
+    assert runner_state(launch, parent) == state

@@ -16,7 +16,7 @@ from alm.cli import main
 from alm.data.manifest import write_manifest
 from encoders.audio import save_wav
 from eval.ablation.results import failure
-from eval.ablation.runner import is_done, last_error, run_steps, step_folder
+from eval.ablation.runner import _lock, is_done, last_error, run_steps, step_folder
 from eval.ablation.steps import Step
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,15 +59,21 @@ def steps_for(log, seconds, n=4):
     return [step(f"arm{i}", log, seconds, [first]) for i in range(n)]
 
 
-def kill_when(tmp_path, log, seconds, n, n_started):
-    """Start a run of n arms in another process and kill it as soon as so many steps have started."""
+def start_run(tmp_path, log, seconds, n, n_started):
+    """Start a run of n arms in another process; returns as soon as so many steps have started."""
     command = [sys.executable, "-c", DRIVER, str(tmp_path), str(log), str(seconds), str(n)]
     driver = subprocess.Popen(command, start_new_session=True)
     deadline = time.monotonic() + 120
     while not log.exists() or len(started(log)) < n_started:
         assert time.monotonic() < deadline and driver.poll() is None
         time.sleep(0.05)
-    os.kill(driver.pid, signal.SIGKILL)  # its steps live on, without anybody to write their markers
+    return driver
+
+
+def kill_when(tmp_path, log, seconds, n, n_started):
+    """Start a run of n arms in another process and kill it as soon as so many steps have started."""
+    driver = start_run(tmp_path, log, seconds, n, n_started)
+    os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
 
 
@@ -106,7 +112,7 @@ def test_a_step_that_leaves_nothing_has_failed(tmp_path, work):
     assert str(failure(tmp_path, [odd.folder])) == "odd: left no else.txt"
 
 
-def test_killed_at_once_and_started_again_nothing_is_done_twice(tmp_path, work):
+def test_killed_at_once_and_started_again_nothing_finished_is_done_twice(tmp_path, work):
     steps = steps_for(work, 3.0)
     kill_when(tmp_path, work, 3.0, 4, n_started=3)  # the first step is done, two arms are at work
     assert not any(is_done(tmp_path, one) for one in steps)
@@ -114,17 +120,25 @@ def test_killed_at_once_and_started_again_nothing_is_done_twice(tmp_path, work):
     assert all(is_done(tmp_path, one) for one in steps)
     count = started(work)
     assert count.count("first") == 1  # finished before: not run again
-    # Arms without a marker run again (alm train then finds its own), but never beside their orphan.
-    assert all(count.count(f"arm{i}") <= 2 for i in range(4))
+    assert all(count.count(f"arm{i}") <= 2 for i in range(4))  # arms that were at work run again
 
 
-def test_an_orphan_is_waited_for(tmp_path, work):
+def test_a_step_ends_with_a_killed_ablation(tmp_path, work):
+    (one,) = steps_for(work, 60.0, 1)
+    kill_when(tmp_path, work, 60.0, 1, n_started=2)
+    until = time.monotonic() + 10
+    while (lock := _lock(step_folder(tmp_path, one))) is None:  # the step's process holds it to its end
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    os.close(lock)
+
+
+def test_a_step_that_another_run_is_at_is_waited_for(tmp_path, work):
     (one,) = steps_for(work, 3.0, 1)
-    kill_when(tmp_path, work, 3.0, 1, n_started=2)
-    began = time.monotonic()
+    driver = start_run(tmp_path, work, 3.0, 1, n_started=2)
     run_steps(tmp_path, [one], 1, lambda line: None)
-    assert time.monotonic() - began > 3.0 + 2.0  # the orphan's sleep first, then its own
-    assert started(work) == ["arm0", "arm0", "first"]
+    assert driver.wait(60) == 0 and is_done(tmp_path, one)
+    assert started(work) == ["arm0", "first"]
 
 
 def test_the_last_error_of_a_log(tmp_path):

@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,11 @@ from survival import (
     run_processes,
     weights_of,
 )
+from test_alm_processes import OURS, working_directory_of_a_user
 
 import alm
 from alm.common.settings import dump_settings
+from benchmarks.faults import alive
 from train.data.order import epoch_order
 from train.data.protocols import TrainingDataset
 from train.data.sampling import EpochBatches
@@ -141,31 +145,84 @@ def test_two_processes_equal_one_and_resume(stage, zero, data, parts, tmp_path):
 
 
 LAUNCHERS = {
-    "torchrun": "torch.distributed.run --nproc-per-node 2 --master-port {port} -m alm",
-    "deepspeed": "deepspeed.launcher.runner --num_gpus 2 --master_port {port} --module alm",
+    "torchrun": "--nproc-per-node 2 --master-port {port} -m alm",
+    "deepspeed": "--num_gpus 2 --master_port {port} --module alm",
     # on CPUs it starts one process, whatever it is asked for
-    "accelerate": "accelerate.commands.launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no "
-    "--dynamo_backend no -m alm",
+    "accelerate": "launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no -m alm",
 }
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"not within {seconds} s"
+        time.sleep(0.1)
+
+
+def launch(launcher: str, config: Path, **environment: str) -> tuple[list[str], dict[str, str]]:
+    """Command and environment with which the README starts a stage."""
+    words = LAUNCHERS[launcher].format(port=free_port()).split()
+    command = [str(Path(sys.executable).parent / launcher), *words, "train", str(config)]
+    root = str(Path(alm.__file__).parents[1])
+    environment = {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **environment}
+    return command, os.environ | environment
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_launchers_start_a_stage(launcher, data, parts, tmp_path):
-    """The commands of the README, which add words of their own to the command line and the environment."""
+    """The commands of the README, which add words of their own to the command line and the environment.
+
+    Nothing is imported from the working directory, which holds a `train.py` and a `pickle.py` of the user's.
+    """
     reference, run = runs("align", data, tmp_path, parts, 1)
     if launcher == "accelerate":
         run = dataclasses.replace(reference, out=str(tmp_path / "launched"))
     assert run_child(reference) == 0
     config = tmp_path / "two.yaml"
     config.write_text(dump_settings(run))
-    words = LAUNCHERS[launcher].format(port=free_port()).split()
-    command = [sys.executable, "-m", *words, "train", str(config)]
-    root = str(Path(alm.__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    here = working_directory_of_a_user(tmp_path / "here")
+    command, environment = launch(
+        launcher, config, **({"PYTHONSAFEPATH": "1"} if launcher == "deepspeed" else {})
+    )
+    done = subprocess.run(command, env=environment, cwd=here, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert not (here / "IMPORTED").exists()
     assert_same_curve(run, reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["starting", "training"])
+def test_a_killed_deepspeed_runner_takes_all_its_processes_with_it(moment, data, parts, tmp_path):
+    """The runner starts a launcher, which starts the processes; killed, it cannot end them."""
+    _, run = runs("align", data, tmp_path, parts, 1)
+    run = dataclasses.replace(run, optim=dataclasses.replace(run.optim, steps=10**6))
+    config = tmp_path / "two.yaml"
+    config.write_text(dump_settings(run))
+    here = working_directory_of_a_user(tmp_path / "here", OURS)
+    command, environment = launch("deepspeed", config)
+    with (tmp_path / "log.txt").open("wb") as log:
+        runner = subprocess.Popen(
+            command, env=environment, cwd=here, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        if moment == "training":
+            wait_until(lambda: (Path(run.out) / "metrics.jsonl").exists(), 120)
+            assert len(alive("", runner.pid)) >= 4  # runner, launcher, two processes
+        else:
+            wait_until(lambda: len(alive("", runner.pid)) >= 2, 120)
+        runner.kill()
+        runner.wait()
+        # At the start, the launcher first imports what it needs to start the processes that end it.
+        wait_until(lambda: not alive("", runner.pid), 10 if moment == "training" else 60)
+    finally:
+        for pid in alive("", runner.pid):
+            os.kill(pid, signal.SIGKILL)
+    said = (tmp_path / "log.txt").read_text()
+    assert "the deepspeed runner " + ("has ended" if moment == "training" else "was killed") in said
+    assert "Traceback" not in said and not (here / "IMPORTED").exists()
+    if moment == "training":
+        assert "saved step" in said and list((Path(run.out) / "checkpoints").iterdir())
 
 
 @pytest.mark.slow

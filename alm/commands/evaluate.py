@@ -42,6 +42,9 @@ def add(commands: Any) -> None:
 
 
 def _eval(arguments: argparse.Namespace) -> None:
+    from alm.common.launchers import end_with_launcher
+
+    end_with_launcher()  # before the imports, which take seconds
     from alm.common.errors import ConfigError
     from alm.common.processes import check_launch
     from eval.benchmarks import describe_benchmarks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
 from alm.commands import Command
@@ -34,15 +33,16 @@ def add(commands: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    from alm.common.launchers import end_with_launcher
+
+    end_with_launcher()  # before the imports, which take seconds
     from alm.common.errors import ConfigError
-    from alm.common.processes import check_launch, end_with_parent
+    from alm.common.processes import check_launch
     from alm.common.settings import apply_overrides, read_yaml
     from train.pipeline.runner import run_stage
     from train.stages.base import STAGES, parse_stage
 
     check_launch()
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # a killed torchrun cannot end its workers itself
-        end_with_parent()
     values = read_yaml(arguments.config)
     if "stages" in values:
         from train.pipeline.recipe import load_recipe, run_recipe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 import threading
@@ -25,6 +26,24 @@ def child_command(*words: str) -> list[str]:
         *words: Arguments of Python, for example `-m`, `alm`, `train`.
     """
     return [sys.executable, "-P", *words]
+
+
+def tied_child_command(module: str, *words: str) -> list[str]:
+    """The command line of a child that runs a module, as `python -m` does, and ends as soon as this process does.
+
+    Args:
+        module: The module, for example `alm`.
+        *words: Its arguments.
+    """
+    code = "import sys; from alm.common.processes import run_tied; run_tied(*sys.argv[1:])"
+    return child_command("-c", code, str(os.getpid()), module, *words)
+
+
+def run_tied(parent: str, module: str, *words: str) -> None:
+    """What a child of `tied_child_command` runs."""
+    end_with_parent(int(parent))
+    sys.argv[1:] = words
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def child_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from alm.common.files import write_text_atomic
-from alm.common.processes import child_command, child_environment
+from alm.common.processes import child_environment, tied_child_command
 from eval.ablation.steps import CONFIG, DONE, FAILED, LOG, Step, all_steps, placed
 
 _LOCK = "lock"
@@ -76,7 +76,7 @@ def run_steps(work: Path, last: Sequence[Step], jobs: int, say: Say = print) -> 
                     say(f"[{ended}/{total}] {step.label}: skipped: a step that it needs has failed")
                 elif len(running) < jobs and all(is_done(work, one) for one in step.needs):
                     lock = _lock(step_folder(work, step))
-                    if lock is None:  # another process runs it, perhaps one that a killed run left
+                    if lock is None:  # another process runs it
                         continue
                     waiting.remove(step)
                     if is_done(work, step):
@@ -122,7 +122,7 @@ def _start(work: Path, step: Step, lock: int, jobs: int) -> _Running:
     if step.config is not None:
         values = yaml.safe_dump(placed(step.config, work, step), sort_keys=False)
         write_text_atomic(folder / CONFIG, values)
-    command = child_command("-m", *placed(step.words, work, step))
+    command = tied_child_command(*placed(step.words, work, step))
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **child_environment()}
     with (folder / LOG).open("wb") as log:

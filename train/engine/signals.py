@@ -7,6 +7,8 @@ import threading
 from types import FrameType
 from typing import Any
 
+from alm.common.launchers import note_stop_signal
+
 # What schedulers send before they kill: SLURM (--signal=USR1@60, or SIGTERM at the time limit), Kubernetes, clouds.
 _HANDLED = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -33,3 +35,4 @@ class Signals:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
+        note_stop_signal()
