@@ -249,6 +249,46 @@ def test_a_child_ends_with_a_killed_parent():
     assert not _alive(child)
 
 
+SLOW = """
+import multiprocessing, os, pathlib, time
+if multiprocessing.parent_process() is not None:
+    pathlib.Path(os.environ["PID_FILE"]).write_text(str(os.getpid()))
+    time.sleep(60)
+def work():
+    pass
+"""
+START = """
+import multiprocessing
+if __name__ == "__main__":
+    import slow
+    from alm.common.processes import tied_call
+    call, argument = tied_call(slow.work)
+    child = multiprocessing.get_context("spawn").Process(target=call, args=(argument,))
+    child.start()
+    child.join()
+"""
+
+
+def test_a_child_that_still_imports_ends_with_a_killed_parent(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "start.py").write_text(START)
+    file = tmp_path / "pid"
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "start.py"], env={**os.environ, "PYTHONPATH": path, "PID_FILE": str(file)}
+    )
+    deadline = time.monotonic() + 60
+    while not file.exists() or not file.read_text():
+        assert time.monotonic() < deadline and parent.poll() is None
+        time.sleep(0.02)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while _alive(int(file.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _alive(int(file.read_text()))
+
+
 def _alive(pid):
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -16,7 +16,7 @@ def test_interrupted_commands_end_with_the_same_result(tmp_path):
         command, env=child_environment({"OMP_NUM_THREADS": "1"}), capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "6 trials, 0 failed" in done.stdout
+    assert "6 trials, 0 failed, 0 slow" in done.stdout
 
 
 def test_differences_are_named():

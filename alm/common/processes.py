@@ -9,8 +9,10 @@ import runpy
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
 
 from alm.common.errors import ConfigError
 from alm.common.import_path import ROOT, SAFE_PATH, named_in_pythonpath
@@ -44,6 +46,25 @@ def run_tied(parent: str, module: str, *words: str) -> None:
     end_with_parent(int(parent))
     sys.argv[1:] = words
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def tied_call(function: Callable[..., None], *arguments: Any) -> tuple[Callable[[bytes], None], bytes]:
+    """A function, and its argument, for a `multiprocessing` child that ends as soon as its parent does.
+
+    Called in the child, it makes the real call. A child imports the modules of all it is given before it runs
+    anything; here it does so only when it can be ended, as these imports may take longer than everything else.
+
+    Args:
+        function: Of a module; called in the child.
+        *arguments: Its arguments.
+    """
+    return _call_tied, bytes(ForkingPickler.dumps((function, arguments)))
+
+
+def _call_tied(call: bytes) -> None:
+    end_with_parent()
+    function, arguments = ForkingPickler.loads(call)
+    function(*arguments)
 
 
 def child_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:

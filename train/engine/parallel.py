@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from alm.common.errors import UserError
-from alm.common.processes import end_with_parent, interrupts_kept_from_children
+from alm.common.processes import end_with_parent, interrupts_kept_from_children, tied_call
 from alm.common.progress import ROW
 from alm.common.terminal import OutputClosed, safe_streams
 
@@ -39,7 +39,7 @@ def run_side_by_side(steps: Sequence[Work]) -> None:
     complaints = context.SimpleQueue()
     share = max(1, cores // len(steps))
     workers = [
-        context.Process(target=_work, args=(function, arguments, share, row, complaints))
+        context.Process(target=_work, args=(*tied_call(function, *arguments), share, row, complaints))
         for row, (function, arguments) in enumerate(steps)
     ]
     try:
@@ -78,17 +78,15 @@ def _wait(workers: Sequence[Any]) -> None:
                 return
 
 
-def _work(
-    function: Callable[..., Any], arguments: tuple[Any, ...], threads: int, row: int, complaints: Any
-) -> None:
+def _work(function: Callable[[bytes], None], call: bytes, threads: int, row: int, complaints: Any) -> None:
+    end_with_parent()
     import torch
 
-    end_with_parent()
     os.environ[ROW] = str(row)
     torch.set_num_threads(threads)
     try:
         with safe_streams():
-            function(*arguments)
+            function(call)
     except UserError as error:
         complaints.put(str(error))
         raise SystemExit(2) from error

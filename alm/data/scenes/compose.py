@@ -26,7 +26,7 @@ from alm.common.errors import ConfigError, ManifestError, UserError
 from alm.common.files import new_folder, read_text, write_text_atomic
 from alm.common.json_text import parse_json, read_json
 from alm.common.names import check_file_name
-from alm.common.processes import end_with_parent, interrupts_kept_from_children
+from alm.common.processes import interrupts_kept_from_children, tied_call
 from alm.data.manifest import read_manifest, write_manifest
 from alm.data.scenes.events import SPLITS, Clip, EventBank, GeneratedEvents, RecordedEvents
 from alm.data.scenes.language import Language, Question
@@ -260,7 +260,8 @@ def _run(
             yield task, composer.run(task)
         return
     # spawn: forking a process that has used torch's threads can hang.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (config, folder)) as pool:
+    start, call = tied_call(_start_worker, config, folder)
+    with ProcessPoolExecutor(workers, get_context("spawn"), start, (call,)) as pool:
         try:
             with interrupts_kept_from_children():
                 results = pool.map(_run_in_worker, tasks)  # starts the workers
@@ -279,7 +280,6 @@ _composer: "_Composer | None" = None  # of a worker process
 
 def _start_worker(config: ComposeConfig, folder: Path) -> None:
     global _composer
-    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which shuts the pool down
     _composer = _Composer(config, folder)
 
