@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 
 from alm.checkpoint import load_model, load_processor, resolve
 from alm.common.errors import CheckpointError, UserError
-from encoders.base import make_folder
+from alm.common.files import new_folder
 
 if TYPE_CHECKING:
     from alm.model import AudioLanguageModel
@@ -84,12 +82,11 @@ def export_model(
             )
     model.config.forget_llm()
     after = _logits(model, inputs)
-    aside = make_folder(folder.with_name(f".{folder.name}.{os.getpid()}.tmp"))
-    try:
-        model.save_pretrained(aside)
-        processor.save_pretrained(aside)
+    with new_folder(folder) as partial:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
         del model
-        again = _logits(load_model(aside, **trusted), _probe(load_processor(aside, **trusted)))
+        again = _logits(load_model(partial, **trusted), _probe(load_processor(partial, **trusted)))
         found["reload"] = float((again - after).abs().max())
         for step, limit in (("merge", MERGE_TOLERANCE), ("reload", RELOAD_TOLERANCE)):
             if not found.get(step, 0.0) <= limit:
@@ -97,9 +94,6 @@ def export_model(
                     f"{source}: logits differ by {found[step]:.2g} after the {step} step, more than {limit:.0e}; "
                     f"{folder} was not written"
                 )
-        os.replace(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return found
 
 

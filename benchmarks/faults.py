@@ -15,6 +15,7 @@ Commands run in forks of this process, which has imported everything already: a 
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import json
 import os
@@ -49,11 +50,14 @@ _SLOW = 12  # processes that live so many times longer than they should never en
 _TIMES = (
     "seconds",
     "time_s",
+    "wall_s",
     "finished",
     "train_runtime",
     "train_samples_per_second",
     "train_steps_per_second",
 )
+# Fingerprints of files also cover when these were written, and the quickstart writes its own data.
+_FINGERPRINTS = ("sha256", "bytes", "model", "key")
 _NOT_COMPARED = ("log.txt", "report.html")
 
 
@@ -150,6 +154,7 @@ KINDS = {
             "--merge",
         ],
         weight=2,
+        once=True,
     ),
     "ablate": Kind(
         lambda inputs, out: ["ablate", str(inputs / "ablate.yaml"), f"out={out / 'out'}"], weight=0.5
@@ -347,7 +352,8 @@ def result(out: Path) -> dict[str, str]:
     found = {}
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
-        if path.is_file() and path.name not in _NOT_COMPARED:
+        cached = path.parent.name == "features" and path.suffix == ".safetensors"  # one shard for each start
+        if path.is_file() and path.name not in _NOT_COMPARED and not cached:
             found[name] = hashlib.sha256(_content(path, out)).hexdigest()
     return found
 
@@ -364,6 +370,9 @@ def _content(path: Path, out: Path) -> bytes:
                 {k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()} for line in lines
             ]
         return "\n".join(json.dumps(line, sort_keys=True) for line in lines).encode()
+    if path.suffix == ".csv":
+        rows = list(csv.DictReader(data.decode().splitlines()))
+        return json.dumps(_without_times(rows), sort_keys=True).encode()
     if path.suffix == ".pt" or path.name in ("report.md", "environment.json", "trainer_state.json"):
         return b""  # pickles are not canonical, and reports tell times: only whether they are there
     return data
@@ -371,7 +380,7 @@ def _content(path: Path, out: Path) -> bytes:
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if not k.endswith(_TIMES) and k not in ("sha256", "bytes")}
+        kept = {k: v for k, v in value.items() if not k.endswith(_TIMES) and k not in _FINGERPRINTS}
         return {key: _without_times(item) for key, item in kept.items()}
     if isinstance(value, list):
         return [_without_times(item) for item in value]
@@ -536,6 +545,9 @@ def run_trials(
         faults: Skip other faults; empty: all.
         at: Interrupt always at this moment (0 to 1); None draws it.
     """
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell ignores it for commands in the background
     _preload()
     inputs = folder / "inputs"
     inputs.mkdir(parents=True)

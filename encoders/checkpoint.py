@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from alm.common.errors import CheckpointError
-from alm.common.files import apply_umask
+from alm.common.files import apply_umask, new_file
 from alm.common.text import error_line, one_line
 from encoders.checksums import ENTRY, check_tensors, checksums
 
@@ -224,15 +224,13 @@ def write_weights(
         CheckpointError: The place is not writable.
     """
     file = Path(path)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         plain = {key: value.detach().cpu().contiguous().clone() for key, value in state_dict.items()}
         metadata = {"format": "pt", ENTRY: json.dumps(checksums(plain)), **(notes or {})}
-        save_file(plain, temporary, metadata=metadata)
-        apply_umask(temporary)
-        os.replace(temporary, file)
+        with new_file(file) as partial:
+            save_file(plain, partial, metadata=metadata)
+            apply_umask(partial)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{file}: cannot be written ({error_line(error, 200)})") from error
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from alm.common import files
 from alm.common.errors import ManifestError, UserError
-from alm.common.files import new_folder, read_bytes, write_text_atomic
+from alm.common.files import new_file, new_folder, read_bytes, write_text_atomic
 from alm.common.json_text import parse_json, read_json, read_log
 from alm.common.names import check_file_name
 from alm.common.tables import read_csv
@@ -216,6 +216,28 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
     with new_folder(out) as folder:
         assert not list(folder.iterdir())
     assert sorted(path.name for path in tmp_path.iterdir()) == [".other.partial-12ab", "out"]
+
+
+@pytest.mark.parametrize("library", ["safetensors", "numpy"])
+def test_what_a_killed_library_left_of_a_file_is_removed_by_the_next(library, tmp_path):
+    file = tmp_path / "weights"
+    write = {
+        "safetensors": "from encoders.checkpoint import write_weights\nimport torch\n"
+        "import encoders.checkpoint as c\nsave = c.save_file\n"
+        "c.save_file = lambda *a, **k: (save(*a, **k), os.kill(os.getpid(), signal.SIGKILL))\n"
+        "write_weights(sys.argv[1], {'a': torch.ones(2)})\n",
+        "numpy": "from alm.common.files import new_file\nfrom pathlib import Path\n"
+        "with new_file(Path(sys.argv[1])) as place:\n"
+        "    place.touch(); place.with_name('.of-its-own').touch(); os.kill(os.getpid(), signal.SIGKILL)\n",
+    }[library]
+    done = subprocess.run([sys.executable, "-c", "import os, signal, sys\n" + write, str(file)])
+    assert done.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == 1
+    with new_file(file) as place:
+        place.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"] and file.read_text() == "whole"
+    with pytest.raises(ZeroDivisionError), new_file(file) as place:
+        place.write_text(str(1 / 0))
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"] and file.read_text() == "whole"
 
 
 def _child(queue):

@@ -124,7 +124,9 @@ def test_an_export_that_computes_something_else_is_refused(llm_dir, tmp_path, mo
         export_model(tmp_path / "m", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]  # nothing half done is left
     monkeypatch.undo()
+    (tmp_path / ".out.partial-12ab").mkdir()  # of a killed export
     export_model(tmp_path / "m", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "out"]
     with pytest.raises(UserError, match="not an empty directory"):
         export_model(tmp_path / "m", tmp_path / "out")
 

@@ -156,6 +156,32 @@ def write_bytes_atomic(
 
 
 @contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give a library that writes files itself a place for one, which becomes `path` if the block ends without an error.
+
+    The place is in a hidden folder beside `path`: temporary files of the library's own are removed with it, also those
+    that a killed process left.
+
+    Args:
+        path: The file to write; its folder must exist.
+
+    Yields:
+        Where to write it.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    remove_leftovers(path)
+    partial, handle = _locked_folder(path)
+    try:
+        yield partial / path.name
+        os.replace(partial / path.name, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        os.close(handle)
+
+
+@contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """Fill a hidden folder that becomes `out` when the block ends without an error, and is removed otherwise.
 
@@ -196,12 +222,17 @@ def new_folder(out: Path) -> Iterator[Path]:
             os.close(handle)
 
 
-def remove_leftovers(out: Path) -> None:
+def remove_leftovers(out: Path, all_names: bool = False) -> None:
     """Remove the temporary files and folders that killed writers of `out` left beside it.
 
     A writer that is still running holds a lock on its file or folder, which is then kept.
+
+    Args:
+        out: What they wrote.
+        all_names: Also remove those of everything else in the same folder.
     """
-    ours = re.compile(rf"\.{re.escape(_short(out.name))}\.partial(-[0-9a-f]+)?")
+    name = ".+" if all_names else re.escape(_short(out.name))
+    ours = re.compile(rf"\.{name}\.partial(-[0-9a-f]+)?")
     try:
         found = [entry.path for entry in os.scandir(out.parent) if ours.fullmatch(entry.name)]
     except (OSError, ValueError):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from alm.common.errors import AudioError, CheckpointError, ConfigError
+from alm.common.files import remove_leftovers
 from alm.common.fingerprint import code_hash
 from alm.common.json_text import parse_json
 from alm.common.processes import rank, world_size
@@ -40,7 +40,6 @@ from encoders.checksums import checksum
 from train.engine.processes import barrier, say
 
 SHARD_BYTES = 64 << 20  # a killed run loses at most this much: the clips that are not yet in a shard
-_UNFINISHED_S = 3600.0  # a temporary file of this age was left by a killed run
 _NOTES = "clips"
 
 
@@ -119,14 +118,13 @@ class FeatureFolder:
 
     def _make_room(self) -> None:
         """Remove shards, the least recently used first, down to the limit; also remove files that killed runs left."""
+        remove_leftovers(self.folder / "any", all_names=True)
         shards = []
         for file in self.folder.iterdir():
             with suppress(FileNotFoundError):
                 stat = file.stat()
                 if file.suffix == ".safetensors":
                     shards.append((stat.st_mtime, stat.st_size, file))
-                elif file.suffix == ".tmp" and time.time() - stat.st_mtime > _UNFINISHED_S:
-                    file.unlink(missing_ok=True)
         total = sum(size for _, size, _ in shards)
         for _, size, file in sorted(shards):
             if total <= self.limit_bytes:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +261,7 @@ def _run(
         return
     # spawn: forking a process that has used torch's threads can hang.
     start, call = tied_call(_start_worker, config, folder)
+    others = active_children()
     with ProcessPoolExecutor(workers, get_context("spawn"), start, (call,)) as pool:
         try:
             with interrupts_kept_from_children():
@@ -271,6 +272,9 @@ def _run(
                 f"{folder}: a worker process was killed, perhaps for lack of memory; free some and run it again"
             ) from error
         except BaseException:
+            for worker in active_children():  # they would first finish what they have begun
+                if worker not in others:
+                    worker.kill()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
