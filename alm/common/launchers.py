@@ -17,7 +17,7 @@ _TORCHRUN = "TORCHELASTIC_RUN_ID"  # set by torchrun's agent
 _DEEPSPEED = "CROSS_SIZE"  # set by deepspeed.launcher.launch
 _RUNNER_SCRIPTS = ("deepspeed", "deepspeed.pt", "ds")  # of the deepspeed package
 _POLL_S = 0.5
-_GRACE_S = 8.0
+_GRACE_S = 5.0
 
 _stopping = False
 
