@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 import alm
 from alm.commands import all_commands
 from alm.common.errors import Preempted, UserError
+from alm.common.files import disk_problem
 from alm.common.import_path import protect_imports
 from alm.common.plugins import PLUGINS
 from alm.common.terminal import OutputClosed, drop_output, safe_streams
@@ -100,6 +101,8 @@ def _explain(error: Exception) -> str | None:
         return f"out of memory: {error or 'the machine has no more'}; use smaller batches or a smaller model {more}"
     if isinstance(error, OSError) and error.errno in _MACHINE:
         return f"{error.filename or 'writing or reading'}: {error.strerror} {more}"
+    if (problem := disk_problem(error)) is not None:  # in an exception of a library's own
+        return f"writing or reading: {problem} {more}"
     if isinstance(error, RecursionError):
         return f"an input is nested too deeply {more}"
     if isinstance(error, UnicodeError):

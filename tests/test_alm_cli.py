@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -16,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer
 
 import alm
 from alm.checkpoint import load_llm
-from alm.cli import build_parser, main
+from alm.cli import _explain, build_parser, main
 from alm.common.errors import UserError
 from alm.common.processes import child_command, child_environment
 from alm.common.progress import progress
@@ -459,6 +461,20 @@ def test_lines_beside_a_progress_bar_begin_on_a_line_of_their_own(monkeypatch):
     assert {"warning: one", "answer", "error: two"} <= set(lines)
     for line in ("warning: one", "answer", "error: two"):
         assert f"\n{line}\n" in both.getvalue()
+
+
+def test_a_full_disk_in_a_library_is_one_line(tmp_path):
+    """`tokenizers` raises a bare Exception; a limit on the size of files stands for the full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
+        with pytest.raises(Exception, match="os error") as caught:
+            Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert type(caught.value) is Exception
+    assert _explain(caught.value) == "writing or reading: File too large (set ALM_TRACEBACK=1 to see where)"
+    assert _explain(Exception("a fault of ours")) is None
 
 
 def test_an_interrupt_is_the_parents_alone(tmp_path):
