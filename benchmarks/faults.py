@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors.numpy import load_file
 
 from alm.common.import_path import ROOT
 from alm.common.processes import child_command, child_environment
@@ -57,7 +58,7 @@ _TIMES = (
     "train_steps_per_second",
 )
 # Fingerprints of files also cover when these were written, and the quickstart writes its own data.
-_FINGERPRINTS = ("sha256", "bytes", "model", "key")
+_FINGERPRINTS = ("sha256", "bytes", "model", "key", "weights_header_sha256")
 _NOT_COMPARED = ("log.txt", "report.html")
 
 
@@ -370,6 +371,9 @@ def _content(path: Path, out: Path) -> bytes:
                 {k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()} for line in lines
             ]
         return "\n".join(json.dumps(line, sort_keys=True) for line in lines).encode()
+    if path.suffix == ".safetensors":  # the order of the header's notes is random
+        tensors = load_file(path)
+        return b"".join(name.encode() + tensors[name].tobytes() for name in sorted(tensors))
     if path.suffix == ".csv":
         rows = list(csv.DictReader(data.decode().splitlines()))
         return json.dumps(_without_times(rows), sort_keys=True).encode()

@@ -17,7 +17,7 @@ _TORCHRUN = "TORCHELASTIC_RUN_ID"  # set by torchrun's agent
 _DEEPSPEED = "CROSS_SIZE"  # set by deepspeed.launcher.launch
 _RUNNER_SCRIPTS = ("deepspeed", "deepspeed.pt", "ds")  # of the deepspeed package
 _POLL_S = 0.5
-_GRACE_S = 5.0
+_GRACE_S = 5
 
 _stopping = False
 
@@ -105,9 +105,9 @@ def _watch(launch: Any, runner: int) -> None:
         return
     if local_rank() == 0:
         _say("the deepspeed runner has ended; stopping")
+    # The kernel ends the process then (SIGALRM's default), even while Python waits at its exit, without this thread.
+    signal.alarm(_GRACE_S)
     os.kill(os.getpid(), signal.SIGTERM)  # a training run saves a checkpoint
-    time.sleep(_GRACE_S)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _say(line: str) -> None:
