@@ -68,9 +68,14 @@ class EncoderConfig(ABC):
     """Rate in Hz of the waveforms the encoder takes."""
 
     model_classes: ClassVar[tuple[str, ...]] = ()
-    """Every `model_class` this config stands for; the first is the default."""
+    """Every `model_class` this config stands for, the default first; only needed where there are several."""
     model_types: ClassVar[tuple[str, ...]] = ()
     """`model_type` of the publishers' config.json files that this config reads."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "model_class" in vars(cls) and "model_classes" not in vars(cls):
+            cls.model_classes = (cls.model_class,)
 
     @property
     @abstractmethod
@@ -219,6 +224,13 @@ class AudioEncoder(nn.Module, ABC):
     @abstractmethod
     def tiny(cls, seed: int = 0) -> Self:
         """A tiny randomly initialised instance for contract tests; leaves the global generator alone."""
+
+    @classmethod
+    def _tiny(cls, config: Any, seed: int) -> Self:
+        """An instance with seeded random weights in evaluation mode; leaves the global generator alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(config).eval()
 
     @property
     def dim(self) -> int:

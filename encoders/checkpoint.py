@@ -95,28 +95,32 @@ def load_strict(
     missing = [key for key in own if key not in wanted]
     unexpected = [key for key in state_dict if key not in own or key not in wanted]
     report = LoadReport(tuple(matched), tuple(missing), tuple(unexpected), tuple(misshaped))
-    complaints = []
-    if refused := [f"{key} {tuple(own[key].shape)}" for key in missing if not _allowed(key, allow_missing)]:
-        complaints.append(f"missing {', '.join(refused)}")
-    if refused := [
-        f"{key} {tuple(state_dict[key].shape)}"
-        for key in unexpected
-        if key in wanted and not _allowed(key, allow_unexpected)
-    ]:
-        complaints.append(f"unexpected {', '.join(refused)}")
-    if misshaped:
-        complaints.append(f"mis-shaped {', '.join(misshaped)}")
-    if complaints:
-        raise CheckpointError(
-            f"{source}: weights do not fit {type(module).__name__}: {'; '.join(complaints)}; "
-            "give the config these weights were saved with"
-        )
+    refused = [key for key in unexpected if key in wanted and not _allowed(key, allow_unexpected)]
+    require_fit(
+        source,
+        type(module).__name__,
+        [f"{key} {tuple(own[key].shape)}" for key in missing if not _allowed(key, allow_missing)],
+        [f"{key} {tuple(state_dict[key].shape)}" for key in refused],
+        misshaped,
+    )
     if unusable:
         raise CheckpointError(
             f"{source}: unusable weights: {', '.join(unusable)}; restore the file or train again"
         )
     module.load_state_dict({key: state_dict[key] for key in matched}, strict=False)
     return report
+
+
+def require_fit(
+    source: object, model: str, missing: Sequence[str], unexpected: Sequence[str], misshaped: Sequence[str]
+) -> None:
+    """Raise `CheckpointError` if any weights are missing, unexpected or mis-shaped, naming all of them."""
+    kinds = {"missing": missing, "unexpected": unexpected, "mis-shaped": misshaped}
+    if complaints := [f"{kind} {', '.join(keys)}" for kind, keys in kinds.items() if keys]:
+        raise CheckpointError(
+            f"{source}: weights do not fit {model}: {'; '.join(complaints)}; give the config these weights were saved "
+            "with"
+        )
 
 
 def unusable_values(stored: Tensor, own: Tensor) -> str:

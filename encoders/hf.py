@@ -16,20 +16,18 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from alm.common.errors import CheckpointError, ConfigError
+from alm.common.errors import ConfigError
 from alm.common.fields import located
 from alm.common.pretrained import from_pretrained
 from alm.common.text import error_line, one_line
-from encoders.base import AudioEncoder, EncoderConfig, config_file, read_config
-from encoders.checkpoint import LoadReport, resolve_source
+from encoders.base import config_file, read_config
+from encoders.checkpoint import LoadReport, require_fit, resolve_source
 from encoders.windows import WindowedConfig, WindowedEncoder
 
 _FILES = ("config.json", "preprocessor_config.json", "processor_config.json", "*.safetensors",
           "*.safetensors.index.json", "pytorch_model.bin")  # fmt: skip
 
 _EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
-
-
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -278,34 +276,11 @@ class TransformersEncoder(WindowedEncoder):
             tuple(misshaped),
         )
         refused = [key for key in report.unexpected if not any(fnmatchcase(key, head) for head in cls.heads)]
-        complaints = [
-            f"{name} {', '.join(keys)}"
-            for name, keys in (
-                ("missing", report.missing),
-                ("unexpected", refused),
-                ("mis-shaped", misshaped),
-            )
-            if keys
-        ]
-        if complaints:
-            raise CheckpointError(
-                f"{path}: weights do not fit {cls.model_name}: {'; '.join(complaints)}; give the config these "
-                "weights were saved with"
-            )
+        require_fit(path, cls.model_name, report.missing, refused, misshaped)
         return model, report
-
-    @classmethod
-    def _tiny(cls, config: EncoderConfig, seed: int) -> Self:
-        """A seeded instance in evaluation mode; the global generator is left alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return cls(config).eval()  # type: ignore[arg-type]
 
 
 def sample_mask(lengths: list[int], waveform: Tensor) -> Tensor:
     """(B, S) bool, True at the samples of each window."""
     places = torch.arange(waveform.shape[1], device=waveform.device)
     return places[None] < torch.tensor(lengths, device=waveform.device)[:, None]
-
-
-__all__ = ["AudioEncoder", "TransformersConfig", "TransformersEncoder", "sample_mask"]

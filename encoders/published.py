@@ -163,13 +163,6 @@ class PublishedEncoder(WindowedEncoder):
         encoder.load_report = load_strict(encoder, weights, source=path, allow_unexpected=cls.skipped)
         return encoder.eval()
 
-    @classmethod
-    def _tiny(cls, config: WindowedConfig, seed: int) -> Self:
-        """A seeded instance in evaluation mode; the global generator is left alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return cls(config).eval()
-
 
 def require_stated(stated: Mapping[str, Any], required: Mapping[str, Any], where: str) -> None:
     """Refuse a publisher's config that asks for another computation than this encoder's.

@@ -29,7 +29,6 @@ class ASTEncoderConfig(TransformersConfig):
     """AudioSet's log-mel mean (ASTFeatureExtractor)."""
     norm_std: float = 4.5689974
 
-    model_classes: ClassVar[tuple[str, ...]] = ("ASTEncoder",)
     model_types: ClassVar[tuple[str, ...]] = ("audio-spectrogram-transformer",)
     config_name: ClassVar[str] = "ASTConfig"
     front_end: ClassVar[dict[str, str]] = {

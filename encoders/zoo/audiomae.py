@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +50,6 @@ class AudioMaeConfig(FbankPatchConfig):
     pooling: str = "mean"
     """Clip feature: `mean` of the tokens that cover audio, or `published`, what fine-tuned checkpoints classify: the
     mean of all of a window's tokens (silence included), then the checkpoint's fc_norm."""
-
-    model_classes: ClassVar[tuple[str, ...]] = ("AudioMaeEncoder",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

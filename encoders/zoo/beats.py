@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +49,6 @@ class BeatsConfig(FbankPatchConfig):
     num_buckets: int = 320
     max_distance: int = 800
     deep_norm: bool = True
-
-    model_classes: ClassVar[tuple[str, ...]] = ("BeatsEncoder",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,7 +34,6 @@ class ClapEncoderConfig(TransformersConfig):
     padding: str = "repeatpad"
     """How a short window is filled: `repeatpad` whole repetitions, then silence; `repeat`; `pad` silence."""
 
-    model_classes: ClassVar[tuple[str, ...]] = ("ClapEncoder",)
     model_types: ClassVar[tuple[str, ...]] = ("clap",)
     config_name: ClassVar[str] = "ClapAudioConfig"
     section: ClassVar[str | None] = "audio_config"

@@ -56,7 +56,6 @@ class DashengConfig(WindowedConfig):
     n_mels: int = 64
     patch_frames: int = 4
 
-    model_classes: ClassVar[tuple[str, ...]] = ("DashengEncoder",)
     model_types: ClassVar[tuple[str, ...]] = ("dasheng",)
 
     def __post_init__(self) -> None:

@@ -14,7 +14,6 @@ class Data2VecAudioEncoderConfig(SpeechConfig):
 
     model_class: str = "Data2VecAudioEncoder"
 
-    model_classes: ClassVar[tuple[str, ...]] = ("Data2VecAudioEncoder",)
     model_types: ClassVar[tuple[str, ...]] = ("data2vec-audio",)
     config_name: ClassVar[str] = "Data2VecAudioConfig"
 

@@ -47,7 +47,6 @@ class EatConfig(FbankPatchConfig):
     pooling: str = "mean"
     """Clip feature: `mean` of the tokens that cover audio, or `cls`, what the published evaluation classifies."""
 
-    model_classes: ClassVar[tuple[str, ...]] = ("EatEncoder",)
     model_types: ClassVar[tuple[str, ...]] = ("eat",)
 
     def __post_init__(self) -> None:

@@ -14,7 +14,6 @@ class HubertEncoderConfig(SpeechConfig):
 
     model_class: str = "HubertEncoder"
 
-    model_classes: ClassVar[tuple[str, ...]] = ("HubertEncoder",)
     model_types: ClassVar[tuple[str, ...]] = ("hubert",)
     config_name: ClassVar[str] = "HubertConfig"
 

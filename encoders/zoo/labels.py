@@ -12,7 +12,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from alm.common.errors import AudioError, ConfigError
 from alm.common.json_text import read_json_object
+from alm.common.seeds import seed_from
 from encoders.base import AudioEncoder, AudioTokens, EncoderConfig, n_time_mask
 from encoders.mel import frames_or_error
 
@@ -39,8 +40,6 @@ class LabelsConfig(EncoderConfig):
     """Seconds of a time step (AudioMosaic's)."""
     unknown: str = "error"
     """How to treat a clip that is not in the table: `error`, or `nothing` (no label; for contract tests)."""
-
-    model_classes: ClassVar[tuple[str, ...]] = ("LabelsEncoder",)
 
     def __post_init__(self) -> None:
         if self.unknown not in ("error", "nothing"):
@@ -132,10 +131,8 @@ class LabelsEncoder(AudioEncoder):
 
     def _word(self, word: str) -> Tensor:
         if word not in self._words:
-            seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:7], "big")
-            self._words[word] = torch.randn(
-                self.config.embed_dim, generator=torch.Generator().manual_seed(seed)
-            )
+            generator = torch.Generator().manual_seed(seed_from(word, n_bytes=7))
+            self._words[word] = torch.randn(self.config.embed_dim, generator=generator)
         return self._words[word]
 
     @classmethod

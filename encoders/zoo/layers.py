@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,6 @@ class LayersConfig(EncoderConfig):
     """Config of the wrapped encoder."""
     layer: str = SUM
     """A number (0: the input of the first block, 1: the output of the first block), or `sum`."""
-
-    model_classes: ClassVar[tuple[str, ...]] = ("LayersEncoder",)
 
     def __post_init__(self) -> None:
         if self.layer != SUM and not self.layer.isdigit():

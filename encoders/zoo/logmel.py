@@ -6,7 +6,7 @@ An encoder worth its weights must beat it. Axis letters: B batch, S samples, N t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -29,8 +29,6 @@ class LogMelConfig(EncoderConfig):
     n_mels: int = 128
     patch_size: tuple[int, int] = (16, 16)
     """(frames, mels) averaged over frames into one token."""
-
-    model_classes: ClassVar[tuple[str, ...]] = ("LogMelEncoder",)
 
     def __post_init__(self) -> None:
         frames, mels = self.patch_size

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from encoders.hf import TransformersEncoder
-from encoders.zoo.whisper import HOP_SAMPLES, MelWindowConfig, log_mel, slaney_mel
+from encoders.zoo.whisper import HOP_SAMPLES, TINY, MelWindowConfig, log_mel, slaney_mel
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,6 @@ class Qwen2AudioEncoderConfig(MelWindowConfig):
 
     model_class: str = "Qwen2AudioEncoder"
 
-    model_classes: ClassVar[tuple[str, ...]] = ("Qwen2AudioEncoder",)
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_audio",)
     config_name: ClassVar[str] = "Qwen2AudioEncoderConfig"
     section: ClassVar[str | None] = "audio_config"
@@ -82,9 +81,7 @@ class Qwen2AudioEncoder(TransformersEncoder):
     @classmethod
     def tiny(cls, seed: int = 0) -> Self:
         """A tiny random instance with windows of one second."""
-        values = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64,
-                  "num_mel_bins": 16, "max_source_positions": 50, "dropout": 0.1}  # fmt: skip
-        return cls._tiny(Qwen2AudioEncoderConfig(transformers=values), seed)
+        return cls._tiny(Qwen2AudioEncoderConfig(transformers=TINY), seed)
 
 
 ENCODER = Qwen2AudioEncoder

@@ -6,7 +6,7 @@ An encoder's weights are worth its lead over this control at equal size.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 
@@ -22,8 +22,6 @@ class RandomConfig(AudioMosaicConfig):
     model_class: str = "RandomEncoder"
     seed: int = 0
     """Seed of the weights."""
-
-    model_classes: ClassVar[tuple[str, ...]] = ("RandomEncoder",)
 
     @property
     def has_classes(self) -> bool:

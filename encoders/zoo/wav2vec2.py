@@ -14,7 +14,6 @@ class Wav2Vec2EncoderConfig(SpeechConfig):
 
     model_class: str = "Wav2Vec2Encoder"
 
-    model_classes: ClassVar[tuple[str, ...]] = ("Wav2Vec2Encoder",)
     model_types: ClassVar[tuple[str, ...]] = ("wav2vec2",)
     config_name: ClassVar[str] = "Wav2Vec2Config"
 

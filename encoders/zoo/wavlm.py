@@ -15,7 +15,6 @@ class WavLMEncoderConfig(SpeechConfig):
     model_class: str = "WavLMEncoder"
     do_normalize: bool = False
 
-    model_classes: ClassVar[tuple[str, ...]] = ("WavLMEncoder",)
     model_types: ClassVar[tuple[str, ...]] = ("wavlm",)
     config_name: ClassVar[str] = "WavLMConfig"
 

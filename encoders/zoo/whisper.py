@@ -17,6 +17,10 @@ from encoders.stft import StftMel
 
 # WhisperFeatureExtractor; the two convolutions halve the frame rate once.
 HOP_SAMPLES, _N_FFT, _FRAMES_PER_STEP = 160, 400, 2
+TINY = {
+    "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "num_mel_bins": 16,
+    "max_source_positions": 50, "dropout": 0.1,
+}  # fmt: skip
 
 
 def log_mel(mel: StftMel, waveform: Tensor, n_samples: int) -> Tensor:
@@ -72,7 +76,6 @@ class WhisperEncoderConfig(MelWindowConfig):
 
     model_class: str = "WhisperEncoder"
 
-    model_classes: ClassVar[tuple[str, ...]] = ("WhisperEncoder",)
     model_types: ClassVar[tuple[str, ...]] = ("whisper",)
     config_name: ClassVar[str] = "WhisperConfig"
     fixed: ClassVar[dict[str, Any]] = {"encoder_layerdrop": 0.0, "decoder_layers": 0}
@@ -125,9 +128,7 @@ class WhisperEncoder(TransformersEncoder):
     @classmethod
     def tiny(cls, seed: int = 0) -> Self:
         """A tiny random instance with windows of one second."""
-        values = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64,
-                  "num_mel_bins": 16, "max_source_positions": 50, "dropout": 0.1}  # fmt: skip
-        return cls._tiny(WhisperEncoderConfig(transformers=values), seed)
+        return cls._tiny(WhisperEncoderConfig(transformers=TINY), seed)
 
 
 ENCODER = WhisperEncoder

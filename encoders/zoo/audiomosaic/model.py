@@ -340,9 +340,7 @@ class AudioMosaicEncoder(WindowedEncoder):
             drop_path_rate=0.1,
             attn_drop_rate=0.1,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return cls(config).eval()
+        return cls._tiny(config, seed)
 
     def _initialise(self) -> None:
         """Official initialisation: truncated normal weights, zero biases, a CLS close to zero."""
