@@ -24,12 +24,12 @@ class Benchmark:
     Attributes:
         reader: Reads the data at a path into records whose questions have no prompt yet.
         prompt: Text that is put to the model; `{question}` is replaced by the question with its choices.
-        prompt_version: Changed whenever the prompt or the reader changes what a model is asked.
         metrics: Names of metrics or of their parts, see `eval.metrics`. `qa` is the accuracy per kind and overall,
             `map` the mean average precision of ranked choices, `label_embedding` the accuracy of answers matched with
             labels by text embedding.
         citation: Where the benchmark is described.
         name: Registry key; set by `load_benchmark` from the name of the file.
+        prompt_version: Changed whenever the prompt or the reader changes what a model is asked.
         is_right: Reads an answer and decides whether it is right.
         max_new_tokens: Length limit of an answer in tokens, unless the config sets another.
         splits: Names of its splits, the default first.
@@ -39,10 +39,10 @@ class Benchmark:
 
     reader: Reader
     prompt: str
-    prompt_version: str
     metrics: tuple[str, ...]
     citation: str
     name: str = ""
+    prompt_version: str = "1"
     is_right: Correctness = is_correct
     max_new_tokens: int = 64
     splits: tuple[str, ...] = ("test",)

@@ -1,17 +1,32 @@
 """Prompts that benchmarks share, and how the entries of a corpus become records."""
 
 from pathlib import Path
+from typing import Any
 
 from alm.common.errors import ManifestError
 from alm.data.corpora import Corpus, Entry, open_corpus
 from alm.data.corpora.audio_files import AudioFiles
 from alm.data.records import AUDIO_MARKER, AudioRef, Record, format_choices
-from eval.benchmarks._base import Reader
+from eval.benchmarks._base import Benchmark, Reader
 from eval.errors import EvaluationError
+from eval.scoring.correctness import by_choice
 
 CAPTION_PROMPT = "Describe the sounds in this recording."
 CHOICE_PROMPT = "{question}\nAnswer with the letter of the right option."
 SHORT_PROMPT = "{question}\nAnswer with one word."
+
+
+def choice_benchmark(corpus: str, citation: str, **options: Any) -> Benchmark:
+    """The record of a benchmark that asks one multiple-choice question about each entry of a corpus.
+
+    Args:
+        corpus: The corpus, one of `alm.data.corpora.CORPORA`.
+        citation: Where the benchmark is described.
+        **options: Further attributes of the record, for example `splits`.
+    """
+    return Benchmark(
+        corpus_reader(corpus), CHOICE_PROMPT, ("qa",), citation=citation, is_right=by_choice, **options
+    )
 
 
 def corpus_reader(name: str) -> Reader:

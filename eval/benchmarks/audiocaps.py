@@ -10,7 +10,6 @@ from eval.benchmarks._readers import CAPTION_PROMPT, corpus_reader
 BENCHMARK = Benchmark(
     reader=corpus_reader("audiocaps"),
     prompt=CAPTION_PROMPT,
-    prompt_version="1",
     metrics=CAPTION_METRICS,
     citation="Kim et al. 2019, AudioCaps: Generating Captions for Audios in the Wild.",
     splits=("test", "val"),

@@ -6,7 +6,6 @@ from eval.benchmarks._readers import CAPTION_PROMPT, corpus_reader
 BENCHMARK = Benchmark(
     reader=corpus_reader("clotho"),
     prompt=CAPTION_PROMPT,
-    prompt_version="1",
     metrics=CAPTION_METRICS,
     citation="Drossos et al. 2020, Clotho: an Audio Captioning Dataset.",
     splits=("evaluation", "validation", "development"),

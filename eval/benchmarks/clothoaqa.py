@@ -35,7 +35,6 @@ def _read(root: Path, split: str) -> list[Record]:
 BENCHMARK = Benchmark(
     reader=_read,
     prompt=SHORT_PROMPT,
-    prompt_version="1",
     metrics=("qa",),
     is_right=by_text,
     max_new_tokens=16,

@@ -50,7 +50,6 @@ def _read(root: Path, split: str) -> list[Record]:
 BENCHMARK = Benchmark(
     reader=_read,
     prompt=PROMPT,
-    prompt_version="1",
     metrics=("qa", "map", "label_embedding"),
     is_right=by_choice,
     max_new_tokens=16,

@@ -14,7 +14,6 @@ def _read(path: Path, split: str) -> list[Record]:
 BENCHMARK = Benchmark(
     reader=_read,
     prompt="{question}",
-    prompt_version="1",
     metrics=("bleu_4", "rouge_l", "cider_d", "qa"),
     citation="This toolkit's manifest format, alm/data/manifest.py.",
     splits=("all",),

@@ -12,7 +12,6 @@ from eval.scoring.correctness import by_text
 BENCHMARK = Benchmark(
     reader=corpus_reader("transcription"),
     prompt=PROMPT,
-    prompt_version="1",
     metrics=("wer", "cer", "qa"),
     is_right=by_text,
     max_new_tokens=128,

@@ -19,7 +19,6 @@ class TextMetric(evaluate.Metric, ABC):  # type: ignore[misc]
     Abstract, because `evaluate.load` takes the first concrete metric class that it finds in a file.
     """
 
-    summary: str
     citation: str
 
     def _info(self) -> evaluate.MetricInfo:
@@ -28,7 +27,7 @@ class TextMetric(evaluate.Metric, ABC):  # type: ignore[misc]
             "references": datasets.Sequence(datasets.Value("string")),
         }
         return evaluate.MetricInfo(
-            description=self.summary,
+            description=type(self).__doc__,
             citation=self.citation,
             inputs_description="predictions: list of strings; references: list of lists of strings.",
             features=datasets.Features(features),
@@ -113,6 +112,11 @@ def tokenize_pairs(
 ) -> tuple[list[Tokens], list[list[Tokens]]]:
     """Tokenise predictions and references with one tokenizer."""
     return tokenize(predictions, tokenizer), [tokenize(options, tokenizer) for options in references]
+
+
+def mean_result(name: str, samples: list[float], backend: str) -> dict[str, Any]:
+    """A metric's result: the mean of its per-sample scores, and these."""
+    return {name: sum(samples) / len(samples), "per_sample": samples, "backend": backend}
 
 
 def caption_backend(name: str, tokenizer: str) -> str:

@@ -1,11 +1,14 @@
-"""What the combined caption metrics share: the scores of other metrics, and the penalty for broken sentences."""
+"""What caption and answer metrics share: results, the scores of other metrics, the penalty for broken sentences."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from eval.errors import MetricError
+from eval.metrics._base import TextMetric
+from eval.metrics._encoder import error_probabilities, model_source
 
 # Zhou et al. 2022, "Can audio captions be evaluated with image caption metrics?", section 4: a caption that the error
 # detector is surer of than this loses nine tenths of its score.
@@ -27,10 +30,40 @@ def parts_of(
     return [np.asarray(result["per_sample"]) for result in results], "+".join(r["backend"] for r in results)
 
 
-def penalise(scores: np.ndarray, p_error: np.ndarray) -> np.ndarray:
-    """Scores after the penalty for captions whose error probability exceeds the threshold."""
-    penalised: np.ndarray = scores * (1 - FLUENCY_PENALTY * (p_error > FLUENCY_THRESHOLD))
-    return penalised
+class FluencyPenalised(TextMetric):
+    """The scores of another metric, after the penalty for captions that the error detector rejects."""
+
+    name_: str
+
+    @property
+    @abstractmethod
+    def penalised(self) -> str:
+        """Name of the other metric."""
+
+    def _compute(
+        self,
+        predictions: list[str],
+        references: list[list[str]],
+        error_model: str | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Return the score under `name_`, `per_sample` and `backend`.
+
+        Args:
+            predictions: Captions.
+            references: Their references.
+            error_model: Directory or hub id of a multi-label sequence classifier whose last label is "has an error";
+                None looks at ALM_FLUENCY_MODEL.
+            **options: Those of the other metric.
+
+        Raises:
+            MetricUnavailable: A model is not given, or cannot be loaded.
+        """
+        source = model_source(error_model, "ALM_FLUENCY_MODEL", "a fluency error detector")
+        (scores,), backend = parts_of((self.penalised,), predictions, references, **options)
+        broken = error_probabilities(source, predictions).numpy() > FLUENCY_THRESHOLD
+        samples = scores * (1 - FLUENCY_PENALTY * broken)
+        return as_result(self.name_, samples, f"{self.name_}[{backend},fluency={source}]")
 
 
 def as_result(name: str, samples: np.ndarray, backend: str) -> dict[str, Any]:

@@ -25,28 +25,33 @@ def java() -> str:
     return found
 
 
-def jar_folder(name: str, given: str | None, variable: str) -> Path:
-    """The folder of a scorer's jars: as given, from the environment, or of an installed `pycocoevalcap`.
+def jar_folder(name: str, jar: str, given: str | None, variable: str) -> Path:
+    """The folder of a scorer's jar: as given, from the environment, or of an installed `pycocoevalcap`.
 
     Args:
         name: The scorer's folder in pycocoevalcap.
+        jar: Name of the jar.
         given: A folder, or None.
         variable: Environment variable that may name the folder.
 
     Raises:
-        MetricUnavailable: None of them is there.
+        MetricUnavailable: There is no Java, or no such jar.
     """
-    folder = given or os.environ.get(variable)
-    if folder:
-        if not Path(folder).is_dir():
-            raise MetricUnavailable(f"{folder} is no folder; set {variable} to the folder of the {name} jars")
-        return Path(folder)
-    package = importlib.util.find_spec("pycocoevalcap")
-    if package is None or not package.submodule_search_locations:
+    java()
+    named, package = given or os.environ.get(variable), importlib.util.find_spec("pycocoevalcap")
+    if named:
+        folder = Path(named).absolute()
+        if not folder.is_dir():
+            raise MetricUnavailable(f"{named} is no folder; set {variable} to the folder of the {name} jars")
+    elif package is not None and package.submodule_search_locations:
+        folder = Path(next(iter(package.submodule_search_locations))).absolute() / name
+    else:
         raise MetricUnavailable(
             f"needs the {name} jars; pip install pycocoevalcap, or set {variable} to the folder that holds them"
         )
-    return Path(next(iter(package.submodule_search_locations))) / name
+    if not (folder / jar).is_file():
+        raise MetricUnavailable(f"{folder}: {jar} is missing; set {variable} to the folder that holds it")
+    return folder
 
 
 def run_java(arguments: list[str], folder: Path) -> None:

@@ -16,13 +16,12 @@ class ScoreMetric(evaluate.Metric, ABC):  # type: ignore[misc]
     Abstract, because `evaluate.load` takes the first concrete metric class that it finds in a file.
     """
 
-    summary: str
     citation: str
 
     def _info(self) -> evaluate.MetricInfo:
         rows = datasets.Sequence(datasets.Value("float64"))
         return evaluate.MetricInfo(
-            description=self.summary,
+            description=type(self).__doc__,
             citation=self.citation,
             inputs_description="predictions: one list of class scores per sample; references: lists of 0 and 1.",
             features=datasets.Features({"predictions": rows, "references": rows}),

@@ -2,14 +2,13 @@
 
 from typing import Any
 
-from eval.metrics._base import TextMetric
+from eval.metrics._base import TextMetric, mean_result
 from eval.parsing.normalise import answers_match
 
 
 class Accuracy(TextMetric):
     """Share of answers equal to a reference once case, articles, punctuation and number words are evened out."""
 
-    summary = "Share of predictions equal to one of their references after `eval.parsing.normalise.normalise_answer`."
     citation = "The answer normalisation of the VQA and SQuAD evaluations."
 
     def _compute(self, predictions: list[str], references: list[list[str]], **options: Any) -> dict[str, Any]:
@@ -18,8 +17,4 @@ class Accuracy(TextMetric):
             float(any(answers_match(prediction, target) for target in targets))
             for prediction, targets in zip(predictions, references, strict=True)
         ]
-        return {
-            "accuracy": sum(samples) / len(samples),
-            "per_sample": samples,
-            "backend": "accuracy[normalise=1]",
-        }
+        return mean_result("accuracy", samples, "accuracy[normalise=1]")

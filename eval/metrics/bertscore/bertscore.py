@@ -13,7 +13,6 @@ from eval.metrics._encoder import model_source, run_text_model
 class BertScore(TextMetric):
     """BERTScore F1 without IDF weights and rescaling, best over the references."""
 
-    summary = "F-measure of greedy cosine matches between contextual token embeddings, best reference."
     citation = "Zhang et al. 2020, BERTScore: Evaluating Text Generation with BERT."
 
     def _compute(

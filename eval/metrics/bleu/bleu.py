@@ -16,7 +16,6 @@ SMALL = 1e-9
 class Bleu(TextMetric):
     """COCO BLEU: clipped n-gram precision, brevity penalty against the closest reference length."""
 
-    summary = "BLEU-1..4 of the COCO caption evaluation (closest reference length, no smoothing)."
     citation = "Papineni et al. 2002; Chen et al. 2015, Microsoft COCO Captions."
 
     def _compute(

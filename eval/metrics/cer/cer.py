@@ -6,7 +6,6 @@ from eval.metrics._edits import ErrorRate
 class CharacterErrorRate(ErrorRate):
     """Substituted, deleted and inserted characters per character that was said, runs of white space as one."""
 
-    summary = "Character edits per character of the references, summed over the corpus; lower is better."
     citation = "Levenshtein 1966; computed by jiwer."
     name_ = "cer"
 

@@ -18,7 +18,6 @@ class CiderD(TextMetric):
     size do not compare, and one single sample always scores 0.
     """
 
-    summary = "CIDEr-D of the COCO caption evaluation (document frequencies from the evaluated references)."
     citation = "Vedantam et al. 2015, CIDEr: Consensus-based Image Description Evaluation."
 
     def _compute(

@@ -12,9 +12,6 @@ from eval.metrics.ranking import Ranking, equal_error_rate
 class EqualErrorRate(ScoreMetric):
     """The error rate at the threshold where misses and false alarms are equally frequent; 0 is perfect."""
 
-    summary = (
-        "Error rate at the threshold where the miss rate equals the false-alarm rate (linear interpolation)."
-    )
     citation = (
         "Brümmer & de Villiers 2011, BOSARIS toolkit; the deepfake detection challenges (ASVspoof, ESDD)."
     )

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from eval.metrics._base import TextMetric
+from eval.metrics._base import TextMetric, mean_result
 
 
 class ExactMatch(TextMetric):
     """Share of predictions equal to a reference, character for character but for white space at the ends."""
 
-    summary = "Share of predictions equal to one of their references, white space at the ends aside."
     citation = "Rajpurkar et al. 2016, SQuAD (without its normalisation)."
 
     def _compute(self, predictions: list[str], references: list[list[str]], **options: Any) -> dict[str, Any]:
@@ -17,8 +16,4 @@ class ExactMatch(TextMetric):
             float(prediction.strip() in {target.strip() for target in targets})
             for prediction, targets in zip(predictions, references, strict=True)
         ]
-        return {
-            "exact_match": sum(samples) / len(samples),
-            "per_sample": samples,
-            "backend": "exact_match[strip]",
-        }
+        return mean_result("exact_match", samples, "exact_match[strip]")

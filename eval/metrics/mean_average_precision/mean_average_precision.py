@@ -11,7 +11,6 @@ from eval.metrics.ranking import class_precisions
 class MeanAveragePrecision(ScoreMetric):
     """Macro mAP over the classes that occur; the others are left out of the mean and counted."""
 
-    summary = "Mean over the classes with a positive sample of the area under their precision-recall steps."
     citation = "Gemmeke et al. 2017, AudioSet (the metric); scikit-learn's average_precision_score (the sum)."
 
     def _compute(

@@ -4,17 +4,18 @@ from typing import Any
 
 import numpy as np
 
-from eval.errors import MetricUnavailable
 from eval.metrics._base import TextMetric, tokenize_pairs
-from eval.metrics._java import JavaDialogue, jar_folder, java
+from eval.metrics._java import JavaDialogue, jar_folder
 
 JAR = "meteor-1.5.jar"
 
 
 class Meteor(TextMetric):
-    """METEOR as the COCO caption evaluation calls it; absent without Java and the jar, never approximated."""
+    """METEOR 1.5 (exact, stem, synonym and paraphrase matches) as the COCO caption evaluation calls it.
 
-    summary = "METEOR 1.5 (exact, stem, synonym and paraphrase matches), by the official Java program."
+    Absent without Java and the jar, never approximated.
+    """
+
     citation = "Denkowski and Lavie 2014, Meteor Universal."
 
     def _compute(
@@ -32,12 +33,7 @@ class Meteor(TextMetric):
             MetricUnavailable: No Java, or no jar.
             MetricError: The program failed.
         """
-        java()
-        folder = jar_folder("meteor", jar_dir, "ALM_METEOR_DIR").absolute()
-        if not (folder / JAR).is_file():
-            raise MetricUnavailable(
-                f"{folder}: {JAR} is missing; set ALM_METEOR_DIR to the folder that holds it"
-            )
+        folder = jar_folder("meteor", JAR, jar_dir, "ALM_METEOR_DIR")
         command = ["-Xmx2G", "-XX:+UseSerialGC", "-jar", JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
         hypotheses, targets = tokenize_pairs(predictions, references, "ptb")
         # Tokens hold no line breaks; a bar would end a field.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from eval.metrics._base import TextMetric, Tokens, caption_backend, tokenize_pairs
+from eval.metrics._base import TextMetric, Tokens, caption_backend, mean_result, tokenize_pairs
 
 # Weight of recall over precision in the COCO scorer (ROUGE's own default is 1.0).
 BETA = 1.2
@@ -11,7 +11,6 @@ BETA = 1.2
 class RougeL(TextMetric):
     """COCO ROUGE-L: F-measure of the longest common subsequence, best precision and best recall over references."""
 
-    summary = "ROUGE-L of the COCO caption evaluation (beta 1.2, maxima over references)."
     citation = "Lin 2004, ROUGE; Chen et al. 2015, Microsoft COCO Captions."
 
     def _compute(
@@ -20,11 +19,7 @@ class RougeL(TextMetric):
         """Return `rouge_l` (mean over samples), `per_sample` and `backend`."""
         hypotheses, targets = tokenize_pairs(predictions, references, tokenizer)
         samples = [_score(tokens, refs) for tokens, refs in zip(hypotheses, targets, strict=True)]
-        return {
-            "rouge_l": sum(samples) / len(samples),
-            "per_sample": samples,
-            "backend": caption_backend("rouge_l", tokenizer),
-        }
+        return mean_result("rouge_l", samples, caption_backend("rouge_l", tokenizer))
 
 
 def _score(tokens: Tokens, references: list[Tokens]) -> float:

@@ -12,7 +12,6 @@ from eval.metrics._encoder import model_source, sentence_embeddings
 class SbertSimilarity(TextMetric):
     """Mean cosine similarity of a caption's sentence embedding with those of its references."""
 
-    summary = "Cosine similarity of mean-pooled sentence embeddings, mean over the references."
     citation = "Reimers and Gurevych 2019, Sentence-BERT; as used by FENSE (Zhou et al. 2022)."
 
     def _compute(

@@ -11,15 +11,17 @@ from alm.common.json_text import read_json
 from eval.errors import MetricError, MetricUnavailable
 from eval.metrics._base import TextMetric, tokenize_pairs
 from eval.metrics._captions import as_result
-from eval.metrics._java import jar_folder, java, run_java
+from eval.metrics._java import jar_folder, run_java
 
 JAR = "spice-1.0.jar"
 
 
 class Spice(TextMetric):
-    """SPICE as the COCO caption evaluation calls it; absent without Java, the jar and CoreNLP, never approximated."""
+    """F-measure of scene-graph tuples (SPICE), as the COCO caption evaluation calls it.
 
-    summary = "F-measure of scene-graph tuples, by the official Java program."
+    Absent without Java, the jar and CoreNLP, never approximated.
+    """
+
     citation = "Anderson et al. 2016, SPICE: Semantic Propositional Image Caption Evaluation."
 
     def _compute(
@@ -38,12 +40,7 @@ class Spice(TextMetric):
             MetricUnavailable: No Java, no jar, or no CoreNLP models beside it.
             MetricError: The program failed.
         """
-        java()
-        folder = jar_folder("spice", jar_dir, "ALM_SPICE_DIR").absolute()
-        if not (folder / JAR).is_file():
-            raise MetricUnavailable(
-                f"{folder}: {JAR} is missing; set ALM_SPICE_DIR to the folder that holds it"
-            )
+        folder = jar_folder("spice", JAR, jar_dir, "ALM_SPICE_DIR")
         if not list((folder / "lib").glob("stanford-corenlp-3.6.0*models*.jar")):
             raise MetricUnavailable(
                 f"{folder / 'lib'}: stanford-corenlp-3.6.0.jar and its models jar are missing; put both there "

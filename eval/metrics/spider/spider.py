@@ -9,7 +9,6 @@ from eval.metrics._captions import as_result, parts_of
 class Spider(TextMetric):
     """(CIDEr-D + SPICE) / 2; absent where SPICE is."""
 
-    summary = "Mean of CIDEr-D and SPICE."
     citation = "Liu et al. 2017, Improved Image Captioning via Policy Gradient Optimization of SPIDEr."
 
     def _compute(self, predictions: list[str], references: list[list[str]], **options: Any) -> dict[str, Any]:

@@ -3,14 +3,13 @@
 from collections import Counter
 from typing import Any
 
-from eval.metrics._base import TextMetric
+from eval.metrics._base import TextMetric, mean_result
 from eval.parsing.normalise import normalise_answer
 
 
 class TokenF1(TextMetric):
     """SQuAD's token F1 after normalisation, best over the references."""
 
-    summary = "Harmonic mean of the shares of shared words in prediction and reference, best reference."
     citation = "Rajpurkar et al. 2016, SQuAD."
 
     def _compute(self, predictions: list[str], references: list[list[str]], **options: Any) -> dict[str, Any]:
@@ -22,11 +21,7 @@ class TokenF1(TextMetric):
             )
             for prediction, targets in zip(predictions, references, strict=True)
         ]
-        return {
-            "token_f1": sum(samples) / len(samples),
-            "per_sample": samples,
-            "backend": "token_f1[normalise=1]",
-        }
+        return mean_result("token_f1", samples, "token_f1[normalise=1]")
 
 
 def _f1(said: list[str], wanted: list[str]) -> float:

@@ -6,7 +6,6 @@ from eval.metrics._edits import ErrorRate
 class WordErrorRate(ErrorRate):
     """Substituted, deleted and inserted words per word that was said, over the whole corpus."""
 
-    summary = "Word edits per word of the references, summed over the corpus; lower is better."
     citation = "Levenshtein 1966; computed by jiwer."
     name_ = "wer"
 
