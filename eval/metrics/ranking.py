@@ -6,6 +6,8 @@ Axis letters: R resamples, n samples, G thresholds (distinct scores, highest fir
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 
@@ -67,6 +69,22 @@ def equal_error_rate(hits: np.ndarray, false_alarms: np.ndarray) -> np.ndarray:
         step = gap[rows, before] / (gap[rows, before] - gap[rows, after])
         rate = alarmed[rows, before] + step * (alarmed[rows, after] - alarmed[rows, before])
     return np.where((n_positive * n_negative)[:, 0] > 0, rate, np.nan)
+
+
+def class_mean(
+    rankings: Sequence[Ranking], measure: Callable[[np.ndarray, np.ndarray], np.ndarray], weights: np.ndarray
+) -> np.ndarray:
+    """Mean of a measure over classes, (R,); a class is left out of a resample that gives it none, NaN if all are.
+
+    Args:
+        rankings: One per class.
+        measure: `average_precision` or `equal_error_rate`.
+        weights: (R, n) how often each sample counts.
+    """
+    values = np.stack([measure(*ranking.counts(weights)) for ranking in rankings])  # (classes, R)
+    there = ~np.isnan(values)
+    total, count = np.where(there, values, 0.0).sum(axis=0), there.sum(axis=0)
+    return np.asarray(np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0))
 
 
 def class_precisions(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from alm.data.records import Record
 from eval.errors import MetricError, MetricUnavailable
 from eval.metrics import find_metric, load_metric
-from eval.metrics.ranking import Ranking, average_precision, class_precisions
+from eval.metrics.ranking import Ranking, average_precision, class_mean
 from eval.metrics.record import ANSWERS, CAPTIONS, MetricRecord, ratio
 from eval.parsing.choices import PARSER_VERSION
 from eval.scoring.correctness import Correctness, answers_of, check_references, is_correct
@@ -245,13 +245,8 @@ def _map_score(records: Sequence[Record], rankings: Sequence[Sequence[float] | N
     ]
 
     def mean_precision(weights: np.ndarray) -> np.ndarray:
-        found = np.stack([average_precision(*one.counts(weights)) for one in classes])
-        there = ~np.isnan(found)  # a resample may hold no clip of a class
-        return np.asarray(np.where(there, found, 0.0).sum(axis=0) / np.maximum(1, there.sum(axis=0)))
+        return np.asarray(np.nan_to_num(class_mean(classes, average_precision, weights)))
 
-    assert np.isclose(
-        mean_precision(np.ones((1, len(records))))[0], np.nanmean(class_precisions(values, labels))
-    )
     clips = [record.clip for record in records]
     return ArmScore(np.zeros((len(records), 2)), partial(ratio, ""), clips, weighted=mean_precision)
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 from scipy import stats as distributions
 
+from eval.scoring.stats import number_clips
+
 N_PERMUTATIONS = 5000
 _BLOCK = 250
 
@@ -39,9 +41,8 @@ def permutation_p(
         raise ValueError(
             f"paired scores differ in shape: {first.shape}, {second.shape} and {len(clips)} clips"
         )
-    numbers: dict[Hashable, int] = {}
-    owner = np.array([numbers.setdefault(clip, len(numbers)) for clip in clips])
-    gain = np.zeros((len(numbers), first.shape[1]))
+    owner, n_clips = number_clips(clips)
+    gain = np.zeros((n_clips, first.shape[1]))
     np.add.at(gain, owner, second - first)
     low, high = first.sum(axis=0), second.sum(axis=0)
 

@@ -16,6 +16,7 @@ import numpy as np
 from scipy import stats as distributions
 
 N_RESAMPLES = 2000
+_CONFIDENCE = 0.95  # share of such intervals that hold the true score
 # Resamples that are drawn at a time; bounds the memory at a few MB for ten thousand clips.
 _BLOCK = 100
 
@@ -24,7 +25,7 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Interval:
-    """A score and the range that holds its true value with the stated confidence.
+    """A score with its 95 % confidence interval.
 
     Attributes:
         value: The score of the sample.
@@ -46,7 +47,6 @@ def mean_interval(
     clips: Sequence[Hashable],
     *,
     proportion: bool = False,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
     """Mean of per-sample scores with a clip-clustered bootstrap interval.
@@ -55,7 +55,6 @@ def mean_interval(
         values: One score per sample.
         clips: The clip of each sample.
         proportion: Whether the values are zeros and ones; see the module's text on equal values.
-        confidence: Share of such intervals that hold the true mean.
         seed: Seed of the resampling; the same seed gives the same interval.
 
     Returns:
@@ -66,9 +65,9 @@ def mean_interval(
     """
     values = np.asarray(values, dtype=np.float64)
     columns = np.stack([values, np.ones_like(values)], axis=1)
-    interval = ratio_interval(columns, clips, _mean, confidence=confidence, seed=seed)
+    interval = ratio_interval(columns, clips, _mean, seed=seed)
     if proportion and interval.value in (0.0, 1.0):
-        return _without_variation(interval, 0.0, 1.0, confidence)
+        return _without_variation(interval, 0.0, 1.0)
     return interval
 
 
@@ -78,7 +77,6 @@ def difference_interval(
     clips: Sequence[Hashable],
     *,
     proportion: bool = False,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
     """Mean of `first - second` over the same samples, with a clip-clustered bootstrap interval.
@@ -88,7 +86,6 @@ def difference_interval(
         second: The scores of the same samples in the other condition.
         clips: The clip of each sample.
         proportion: Whether the scores are zeros and ones.
-        confidence: Share of such intervals that hold the true difference.
         seed: Seed of the resampling.
 
     Returns:
@@ -100,9 +97,9 @@ def difference_interval(
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if first.shape != second.shape:
         raise ValueError(f"paired scores differ in number: {len(first)} and {len(second)}")
-    interval = mean_interval(first - second, clips, confidence=confidence, seed=seed)
+    interval = mean_interval(first - second, clips, seed=seed)
     if proportion and len(set((first - second).tolist())) == 1:
-        return _without_variation(interval, -1.0, 1.0, confidence)
+        return _without_variation(interval, -1.0, 1.0)
     return interval
 
 
@@ -111,7 +108,6 @@ def ratio_interval(
     clips: Sequence[Hashable],
     statistic: Statistic,
     *,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
     """Bootstrap interval of a score that is a function of sums over samples, such as corpus BLEU.
@@ -120,7 +116,6 @@ def ratio_interval(
         columns: Per sample the numbers to be summed, (samples, K).
         clips: The clip of each sample.
         statistic: Maps sums (R, K) to scores (R,).
-        confidence: Share of such intervals that hold the true score.
         seed: Seed of the resampling.
 
     Returns:
@@ -134,21 +129,17 @@ def ratio_interval(
         raise ValueError(
             f"got {len(columns)} scores for {len(clips)} clips; expected one clip per score, at least one"
         )
-    numbers: dict[Hashable, int] = {}
-    owner = np.array([numbers.setdefault(clip, len(numbers)) for clip in clips])
-    n_clips = len(numbers)
+    owner, n_clips = number_clips(clips)
     sums = np.zeros((n_clips, columns.shape[1]))
     np.add.at(sums, owner, columns)
     value = float(statistic(columns.sum(axis=0, keepdims=True))[0])
     if n_clips == 1:
         return Interval(value, None, None, len(columns), 1)
-    drawn = _resample(sums, statistic, seed)
+    drawn = np.concatenate([statistic(counts @ sums) for counts in _draw_counts(n_clips, N_RESAMPLES, seed)])
     drawn = drawn[np.isfinite(drawn)]  # the error rate is undefined if all references of a resample are empty
     if not len(drawn):
         return Interval(value, None, None, len(columns), n_clips)
-    tail = _expanded_tail(confidence, n_clips)
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(value, float(low), float(high), len(columns), n_clips)
+    return Interval(value, *_ends(drawn, n_clips), len(columns), n_clips)
 
 
 def weighted_interval(
@@ -156,7 +147,6 @@ def weighted_interval(
     statistic: Statistic,
     *,
     bounds: tuple[float, float] = (0.0, 1.0),
-    confidence: float = 0.95,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> Interval:
@@ -167,7 +157,6 @@ def weighted_interval(
         statistic: Maps weights (R, n), how often each sample counts, to scores (R,); NaN where a resample has
             none; these resamples are ignored.
         bounds: The least and the greatest score; where every resample gives one of them, see the module's text.
-        confidence: Share of such intervals that hold the true score.
         n_resamples: How often to resample.
         seed: Seed of the resampling.
 
@@ -179,9 +168,7 @@ def weighted_interval(
     """
     if not len(clips):
         raise ValueError("got no samples; expected at least one")
-    numbers: dict[Hashable, int] = {}
-    owner = np.array([numbers.setdefault(clip, len(numbers)) for clip in clips])
-    n_clips = len(numbers)
+    owner, n_clips = number_clips(clips)
     value = float(statistic(np.ones((1, len(owner))))[0])
     if n_clips == 1 or np.isnan(value):
         return Interval(value, None, None, len(owner), n_clips)
@@ -190,17 +177,15 @@ def weighted_interval(
     )
     drawn = drawn[~np.isnan(drawn)]
     if (drawn == value).all() and value in bounds:
-        return _without_variation(Interval(value, value, value, len(owner), n_clips), *bounds, confidence)
-    tail = _expanded_tail(confidence, n_clips)
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(value, float(low), float(high), len(owner), n_clips)
+        return _without_variation(Interval(value, value, value, len(owner), n_clips), *bounds)
+    return Interval(value, *_ends(drawn, n_clips), len(owner), n_clips)
 
 
-def _without_variation(interval: Interval, least: float, most: float, confidence: float) -> Interval:
+def _without_variation(interval: Interval, least: float, most: float) -> Interval:
     """Interval for values that are all equal: the value ± the Clopper-Pearson bound for `n_clips` clips."""
     if interval.low is None:
         return interval
-    reach = 1 - ((1 - confidence) / 2) ** (1 / interval.n_clips)
+    reach = 1 - ((1 - _CONFIDENCE) / 2) ** (1 / interval.n_clips)
     low, high = max(least, interval.value - reach), min(most, interval.value + reach)
     return Interval(interval.value, low, high, interval.n, interval.n_clips)
 
@@ -209,10 +194,10 @@ def _mean(sums: np.ndarray) -> np.ndarray:
     return np.asarray(sums[:, 0] / sums[:, 1])
 
 
-def _resample(sums: np.ndarray, statistic: Statistic, seed: int) -> np.ndarray:
-    """Scores of resampled sets of clips, (N_RESAMPLES,)."""
-    counts = _draw_counts(len(sums), N_RESAMPLES, seed)
-    return np.concatenate([statistic(block @ sums) for block in counts])
+def number_clips(clips: Sequence[Hashable]) -> tuple[np.ndarray, int]:
+    """Number clips in order of first use: the number of each sample's clip, (samples,), and how many there are."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(clip, len(numbers)) for clip in clips]), len(numbers)
 
 
 def _draw_counts(n_clips: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -225,7 +210,9 @@ def _draw_counts(n_clips: int, n_resamples: int, seed: int) -> Iterator[np.ndarr
         yield np.bincount(picks.ravel(), minlength=size * n_clips).reshape(size, n_clips)
 
 
-def _expanded_tail(confidence: float, n_clips: int) -> float:
-    """Tail probability of the percentile interval that is as wide as a t interval for so many clips."""
-    reach = np.sqrt(n_clips / (n_clips - 1)) * distributions.t.ppf((1 + confidence) / 2, n_clips - 1)
-    return float(distributions.norm.cdf(-reach))
+def _ends(drawn: np.ndarray, n_clips: int) -> tuple[float, float]:
+    """Both ends of the percentile interval that is as wide as a t interval for so many clips."""
+    reach = np.sqrt(n_clips / (n_clips - 1)) * distributions.t.ppf((1 + _CONFIDENCE) / 2, n_clips - 1)
+    tail = float(distributions.norm.cdf(-reach))
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return float(low), float(high)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from alm.common.text import markdown_table
 from eval.metrics import load_metric
-from eval.metrics.ranking import Ranking, average_precision, equal_error_rate
+from eval.metrics.ranking import Ranking, average_precision, class_mean, equal_error_rate
+from eval.reports.score_table import format_interval
 from eval.scoring.stats import N_RESAMPLES, Interval, mean_interval, weighted_interval
 from train.finetune.datasets import LabelledClip, LabelledData
 
@@ -86,17 +89,8 @@ def _interval(
     ]
     one = equal_error_rate if metric == "equal_error_rate" else average_precision
 
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        values = np.stack([one(*ranking.counts(weights)) for ranking in rankings])  # (classes, R)
-        present = ~np.isnan(values)
-        total = np.where(present, values, 0.0).sum(axis=0)
-        mean: np.ndarray = np.divide(
-            total, present.sum(axis=0), out=np.full_like(total, np.nan), where=present.any(axis=0)
-        )
-        return mean
-
     n_resamples = _FEW_RESAMPLES if probabilities.size > _MANY_NUMBERS else N_RESAMPLES
-    return weighted_interval(groups, statistic, n_resamples=n_resamples)
+    return weighted_interval(groups, partial(class_mean, rankings, one), n_resamples=n_resamples)
 
 
 def _right(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -115,6 +109,11 @@ def markdown(scores: dict[str, Any]) -> str:
     """Write the page of one run."""
     metric = scores["metric"]
     split = scores["split"]
+    names = [name for name in _SHORT if any(name in system for system in scores["systems"].values())]
+    rows = [
+        [name, *(format_interval(system[m], "qa/") if m in system else "" for m in names)]
+        for name, system in scores["systems"].items()
+    ]
     lines = [
         f"# {scores['name']}: {_SHORT[metric]}",
         "",
@@ -123,26 +122,12 @@ def markdown(scores: dict[str, Any]) -> str:
         "",
         *(f"- {note}" for note in split["notes"]),
         "",
+        *markdown_table(["system", *(_SHORT[name] for name in names)], rows),
     ]
-    names = [name for name in _SHORT if any(name in system for system in scores["systems"].values())]
-    lines += [
-        "| system | " + " | ".join(_SHORT[name] for name in names) + " |",
-        "|---" * (len(names) + 1) + "|",
-    ]
-    for name, system in scores["systems"].items():
-        cells = [format_interval(system[m]) if m in system else "" for m in names]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     for name, system in scores["systems"].items():
         for subset, part in system.get("subsets", {}).items():
-            lines.append(f"- {name}, {subset}: {_SHORT[metric]} {format_interval(part)}")
+            lines.append(f"- {name}, {subset}: {_SHORT[metric]} {format_interval(part, 'qa/')}")
     return "\n".join(lines).rstrip() + "\n"
-
-
-def format_interval(values: dict[str, Any]) -> str:
-    """Format a score in percent, as in `97.5 [95.0, 99.1]`."""
-    if values["low"] is None:
-        return f"{100 * values['value']:.1f}"
-    return f"{100 * values['value']:.1f} [{100 * values['low']:.1f}, {100 * values['high']:.1f}]"
 
 
 def fold_summary(name: str, folds: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -166,14 +151,11 @@ def fold_summary(name: str, folds: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def fold_markdown(summary: dict[str, Any]) -> str:
     """Write the page of a run over several folds."""
     folds = summary["folds"]
-    lines = [
-        f"# {summary['name']}: {_SHORT[summary['metric']]} over {len(folds)} folds",
-        "",
-        "| system | " + " | ".join(f"fold {fold}" for fold in folds) + " | mean ± sd |",
-        "|---" * (len(folds) + 2) + "|",
-    ]
+    rows = []
     for name, system in summary["systems"].items():
-        cells = [f"{100 * value:.1f}" for value in system["per_fold"].values()]
         spread = "" if system["sd"] is None else f" ± {100 * system['sd']:.1f}"
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {100 * system['mean']:.1f}{spread} |")
-    return "\n".join(lines) + "\n"
+        cells = [f"{100 * value:.1f}" for value in system["per_fold"].values()]
+        rows.append([name, *cells, f"{100 * system['mean']:.1f}{spread}"])
+    table = markdown_table(["system", *(f"fold {fold}" for fold in folds), "mean ± sd"], rows)
+    title = f"# {summary['name']}: {_SHORT[summary['metric']]} over {len(folds)} folds"
+    return "\n".join([title, "", *table]) + "\n"
