@@ -9,7 +9,7 @@ import math
 import os
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -186,6 +186,15 @@ def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
             raise ConfigError(f"override '{key}': '{part}' is a value, not a section")
         values = inner
     values[last] = value
+
+
+def dotted(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested dictionaries with their keys as `a.b.c`; an empty dictionary is a value."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def check_keys(cls: Any, values: Any, where: str, prefix: str = "") -> None:

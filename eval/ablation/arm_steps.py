@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from alm.common.errors import ConfigError
+from alm.common.settings import dotted
 from eval.ablation.grid import Arm
 from eval.ablation.settings import AblationSettings, merged
 from eval.ablation.steps import CONFIG, HERE, ROOT, Step
@@ -67,13 +68,7 @@ def shared_inputs(settings: AblationSettings, sketch: bool = False) -> Inputs:
                        f"{step.ref}/data/scenes.jsonl", "", (step,), ())  # fmt: skip
     else:
         assert given.test is not None and given.llm is not None
-        files = (
-            *given.train,
-            *given.validation,
-            given.test,
-            given.llm,
-            *([given.labels] if given.labels else []),
-        )
+        files = (*given.train, *given.validation, given.test, given.llm, *filter(None, [given.labels]))
         found = Inputs(
             given.train, given.validation, given.test, given.llm, given.labels or "", "", (), files
         )
@@ -256,13 +251,9 @@ def _reads(values: dict[str, Any], inputs: Inputs) -> tuple[str, ...]:
     return (*inputs.reads, *(one for one in named if isinstance(one, str) and not one.startswith("{step ")))
 
 
-def _words(values: dict[str, Any], prefix: str = "") -> list[str]:
+def _words(values: dict[str, Any]) -> list[str]:
     """Nested values as `key.sub=value` words."""
-    out = []
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            out += _words(value, f"{prefix}{key}.")
-        else:
-            text = yaml.safe_dump([value], default_flow_style=True, width=10**6).strip()
-            out.append(f"{prefix}{key}={text[1:-1]}")
-    return out
+    texts = {
+        key: yaml.safe_dump([value], default_flow_style=True, width=10**6) for key, value in dotted(values)
+    }
+    return [f"{key}={text.strip()[1:-1]}" for key, text in texts.items()]

@@ -13,6 +13,7 @@ from alm.data.records import Record
 from eval.ablation.grid import NATIVE
 from eval.ablation.results import ArmResult, Results, SeedRun
 from eval.errors import EvaluationError
+from eval.reports.score_table import format_p
 from eval.scoring.arm_scores import ArmScore, score_arm
 from eval.scoring.predictions import HEADLINE, records_of
 from eval.scoring.significance import holm, permutation_p
@@ -82,17 +83,12 @@ class Comparison:
             scale = -scale
         value, low, high = (None if end is None else end * scale for end in ends)
         span = "" if low is None or high is None else f" [{low:+.3g}, {high:+.3g}]"
-        figures = f"{value:+.3g}{span}{unit}, p = {p_text(self.p_holm)} (Holm)"
+        figures = f"{value:+.3g}{span}{unit}, p = {format_p(self.p_holm)} (Holm)"
         if self.supported:
             seeds = f"in each of {len(self.by_seed)} seeds" if len(self.by_seed) > 1 else "in one seed"
             return f"{names[0]} > {names[1]} ({figures}, {seeds})"
         why = "" if self.p_holm >= ALPHA else "; not every seed agrees"
         return f"no significant difference between {names[0]} and {names[1]} ({figures}{why})"
-
-
-def p_text(p: float) -> str:
-    """A p-value for people."""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def value_of(score: ArmScore) -> float:

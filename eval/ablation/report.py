@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 from alm.common.files import write_text_atomic
 from alm.common.text import csv_text, markdown_cell
 from eval.ablation.charts import pictures
-from eval.ablation.claims import Comparison, Scored, compare, p_text, rank_stability, score_arms, statements
+from eval.ablation.claims import Comparison, Scored, compare, rank_stability, score_arms, statements
 from eval.ablation.grid import NATIVE
 from eval.ablation.proxies import PROBE, Proxy, proxies
 from eval.ablation.results import ArmResult, Results, read_results
 from eval.reports.pages import html_page, markdown_page
-from eval.reports.score_table import format_interval
+from eval.reports.score_table import format_interval, format_p
 from eval.reports.sections import Section, Table
 from eval.scoring.stats import Interval
 
@@ -121,38 +123,26 @@ def _arm_row(
     head = [name, f"{arm.tokens_per_s:.3g}"]
     if one is None:
         state = "not run" if not arm.error and all(run.not_run for run in arm.runs) else "failed"
-        return [
-            *head,
-            state,
-            f"0 of {len(settings['seeds'])}",
-            *["–"] * 4,
-            *priced,
-            "–",
-            f"{arm.lr_scale:g}",
-        ]
+        return [*head, state, f"0 of {len(settings['seeds'])}", *["–"] * 4, *priced, "–", f"{arm.lr_scale:g}"]
     found = next((c for c in comparisons if c.arm == arm.name), None)
     compared = ["–", "–"]
     if found is not None:
-        compared = [_interval(found.difference, key, signed=True), p_text(found.p_holm)]
+        compared = [_interval(found.difference, key, signed=True), format_p(found.p_holm)]
     controls = [
         _interval(one.controls[control][key].interval(0), key) if control in one.controls else "–"
         for control in ("no_audio", "other_clip")
     ]
     values = list(one.by_seed(key).values())
-    scale, mean = (100 if key.startswith("qa/") else 1), sum(values) / len(values)
-    spread = (sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)) ** 0.5
-    seeds = f"{len(values)} of {len(settings['seeds'])}" + (
-        f" ({scale * spread:.2g})" if len(values) > 1 else ""
-    )
+    scale = 100 if key.startswith("qa/") else 1
+    spread = f" ({scale * stdev(values):.2g})" if len(values) > 1 else ""
+    seeds = f"{len(values)} of {len(settings['seeds'])}{spread}"
     seconds = sum(run.seconds for run in arm.scored) / len(arm.scored)
     return [*head, _interval(one.interval(key), key), seeds, *compared, *controls, *priced, f"{seconds:.0f}",
             f"{arm.lr_scale:g}"]  # fmt: skip
 
 
 def _interval(interval: Interval, key: str, signed: bool = False) -> str:
-    return format_interval(
-        {"value": interval.value, "low": interval.low, "high": interval.high}, key, signed=signed
-    )
+    return format_interval(asdict(interval), key, signed=signed)
 
 
 def _proxy_section(found: Sequence[Proxy], oracle: str, track: str) -> Section:
@@ -161,7 +151,7 @@ def _proxy_section(found: Sequence[Proxy], oracle: str, track: str) -> Section:
         (
             proxy.name,
             "–" if proxy.rho is None else f"{proxy.rho:.2f}",
-            "–" if proxy.p is None else p_text(proxy.p),
+            format_p(proxy.p),
             str(len(proxy.values)),
             ", ".join(f"{arm} {value:.3f}" for arm, value in proxy.values.items()),
         )
@@ -181,11 +171,8 @@ def _proxy_section(found: Sequence[Proxy], oracle: str, track: str) -> Section:
 def _method(results: Results, scored: Sequence[Scored], key: str, backends: Mapping[str, str]) -> list[str]:
     settings = results.settings
     first = next(iter(scored), None)
-    n = (
-        ""
-        if first is None
-        else f" on {len(first.pooled[key].clips)} questions about {len(set(first.pooled[key].clips))} clips"
-    )
+    clips = first.pooled[key].clips if first is not None else []
+    n = f" on {len(clips)} questions about {len(set(clips))} clips" if clips else ""
     budget = settings["budget"]
     amounts = ", ".join(f"{stage} {amount:g}" for stage, amount in budget["amount"].items())
     return [
@@ -218,26 +205,16 @@ def _score_rows(
     for arm in results.arms:
         one = next((one for one in scored if one.arm is arm), None)
         cost = [arm.cost.get(name, "") for name in ("trainable", "tokens", "flops")]
+        last = [arm.tokens_per_s, *cost, arm.lr_scale, "; ".join(arm.errors)]
         if one is None:
-            rows.append(
-                [
-                    arm.name,
-                    arm.track,
-                    *[""] * 10,
-                    arm.tokens_per_s,
-                    *cost,
-                    arm.lr_scale,
-                    "; ".join(arm.errors),
-                ]
-            )
-        for name in one.pooled if one is not None else ():
+            rows.append([arm.name, arm.track, *[""] * 10, *last])
+            continue
+        for name in one.pooled:
             found = next((c for c in comparisons if c.arm == arm.name and name == key), None)
             tested = ["", "", ""] if found is None else [found.difference.value, found.p, found.p_holm]
-            assert one is not None
             spot = one.interval(name)
-            figures = [spot.value, spot.low, spot.high, spot.n, spot.n_clips, len(one.seeds), *tested]
-            rows.append([arm.name, arm.track, name, *figures, arm.tokens_per_s, *cost, arm.lr_scale,
-                         "; ".join(arm.errors)])  # fmt: skip
+            score = [spot.value, spot.low, spot.high, spot.n, spot.n_clips, len(one.seeds)]
+            rows.append([arm.name, arm.track, name, *score, *tested, *last])
     return rows
 
 

@@ -13,22 +13,11 @@ from eval.reports.charts import interval_chart
 from eval.reports.disagreements import as_examples
 from eval.reports.pages import html_page, markdown_page
 from eval.reports.score_report import triple
-from eval.reports.score_table import format_interval
+from eval.reports.score_table import format_interval, format_p
 from eval.reports.sections import Section, Table
 
-_HEAD = (
-    "set",
-    "score",
-    "n",
-    "first",
-    "second",
-    "difference",
-    "better",
-    "p",
-    "p (Holm)",
-    "McNemar",
-    "only first / only second",
-)
+_HEAD = ("set", "score", "n", "first", "second", "difference", "better", "p", "p (Holm)", "McNemar",
+         "only first / only second")  # fmt: skip
 _CONTROL_HEAD = ("set", "score", "control", "first", "gap to first", "second", "gap to second")
 _CONTROLS_HEADING = "Does it listen?"
 
@@ -112,17 +101,9 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         format_interval(row["second"], key),
         format_interval(row["difference"], key, signed=True),
         row["better"] or "–",
-        _p(row["p_permutation"]),
-        _p(row["p_holm"]),
-        _p(row["p_mcnemar"]),
+        *(format_p(row[test]) for test in ("p_permutation", "p_holm", "p_mcnemar")),
         "–" if only is None else f"{only[0]} / {only[1]}",
     ]
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _remarks(comparison: Mapping[str, Any]) -> list[str]:

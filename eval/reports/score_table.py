@@ -45,12 +45,18 @@ def format_interval(interval: Mapping[str, Any], name: str, *, signed: bool = Fa
     """One score with its interval as text: `85.3 [82.1, 88.0]`, accuracies in percent."""
     scale, digits = (100, 1) if name.startswith("qa/") else (1, 3)
     sign = "+" if signed else ""
-    value = f"{interval['value'] * scale:{sign}.{digits}f}"
-    if interval["low"] is None:
-        return value
-    return (
-        f"{value} [{interval['low'] * scale:{sign}.{digits}f}, {interval['high'] * scale:{sign}.{digits}f}]"
+    value, low, high = (
+        None if interval[end] is None else f"{interval[end] * scale:{sign}.{digits}f}"
+        for end in ("value", "low", "high")
     )
+    return f"{value}" if low is None else f"{value} [{low}, {high}]"
+
+
+def format_p(p: float | None) -> str:
+    """A p-value as text; a dash where there was no test."""
+    if p is None:
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def breakdown_lines(scores: Mapping[str, Any]) -> list[str]:

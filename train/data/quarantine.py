@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from alm.common.errors import AudioError, ConfigError, ManifestError, UserError
-from alm.common.json_text import parse_json
+from alm.common.errors import AudioError, ConfigError, UserError
+from alm.common.json_text import read_log
 from alm.data.shards import ShardError
 from encoders.audio import SILENT_PEAK
 from train.data.protocols import TrainingDataset
@@ -109,8 +109,10 @@ class GuardedDataset(TrainingDataset):
         """Return the names of the samples that all processes have quarantined so far."""
         size = self.file.stat().st_size if self.file.is_file() else 0
         if size != self._size:
-            lines = self.file.read_text(encoding="utf-8").splitlines() if size else []
-            self._size, self._names = size, {_name_in(line) for line in lines} - {""}
+            self._size, self._names = (
+                size,
+                {str(line["id"]) for line in read_log(self.file) if "id" in line},
+            )
         return self._names
 
     def complaint(self) -> str | None:
@@ -122,14 +124,6 @@ class GuardedDataset(TrainingDataset):
             f"data.train: {bad} of {len(self)} samples are bad, more than data.max_bad_share={self.max_share:g}; "
             f"see {self.file} for the reasons"
         )
-
-
-def _name_in(line: str) -> str:
-    """Return the id in a line; empty where a kill cut the line short."""
-    try:
-        return str(parse_json(line, FILE)["id"])
-    except (ManifestError, KeyError, TypeError):
-        return ""
 
 
 def guarded(

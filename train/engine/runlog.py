@@ -10,9 +10,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from alm.common.errors import ManifestError
 from alm.common.files import write_text_atomic
-from alm.common.json_text import parse_json
+from alm.common.json_text import read_log
 from alm.common.progress import progress
 from train.data.protocols import UsesEpoch
 
@@ -75,14 +74,6 @@ def _set_epoch(epoch: int, kwargs: dict[str, Any]) -> None:
 
 def cut_log(file: Path, step: int) -> None:
     """Remove lines that the run is going to write again, and a line that a kill truncated."""
-    if not file.is_file():
-        return
-    kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = parse_json(line, str(file), constants=True)
-        except ManifestError:
-            continue
-        if entry["step"] <= step and "train_loss" not in entry:
-            kept.append(line + "\n")
-    write_text_atomic(file, "".join(kept))
+    if file.is_file():
+        kept = [line for line in read_log(file) if line["step"] <= step and "train_loss" not in line]
+        write_text_atomic(file, "".join(json.dumps(line) + "\n" for line in kept))

@@ -8,6 +8,7 @@ from typing import Any
 
 from alm.common.files import write_text_atomic
 from alm.common.json_text import write_json
+from alm.common.text import markdown_table
 from eval.scoring.predictions import HEADLINE
 
 _LOSSES = {
@@ -28,11 +29,9 @@ def write_recipe_report(out: Path, results: Sequence[dict[str, Any]]) -> str:
         The table, as Markdown.
     """
     write_json(out / "report.json", {"stages": list(results)})
-    rows = [{"stage": f"{item['name']} ({item['stage']})", **_figures(item)} for item in results]
+    rows = [{"stage": f"{item['name']} ({item['stage']})", **_cells(item)} for item in results]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(row.get(column, "") for column in columns) + " |" for row in rows]
-    table = "\n".join(lines)
+    table = "\n".join(markdown_table(columns, [[row.get(column, "") for column in columns] for row in rows]))
     details = []
     for item in results:
         if item["facts"].get("trainable"):
@@ -43,15 +42,15 @@ def write_recipe_report(out: Path, results: Sequence[dict[str, Any]]) -> str:
     return table
 
 
-def _figures(item: dict[str, Any]) -> dict[str, str]:
-    """What one row shows."""
+def _cells(item: dict[str, Any]) -> dict[str, str]:
+    """One row of the table: column to cell."""
     facts = item["facts"]
-    figures = {title: f"{facts[key]:.3f}" for key, title in _LOSSES.items() if key in facts}
+    cells = {title: f"{facts[key]:.3f}" for key, title in _LOSSES.items() if key in facts}
     arms = item.get("scores", {}).get("arms", {})
     heads = " / ".join("own audio" if arm == HEADLINE else arm.replace("_", " ") for arm in arms)
     for name in arms.get(HEADLINE, {}).get("scores", {}):
         found = [f"{one['scores'][name]['value']:.3f}" for one in arms.values() if name in one["scores"]]
-        figures[f"{name} ({heads})"] = " / ".join(found)
+        cells[f"{name} ({heads})"] = " / ".join(found)
     if "seconds" in facts:
-        figures["time"] = f"{facts['seconds']:.0f} s"
-    return figures
+        cells["time"] = f"{facts['seconds']:.0f} s"
+    return cells

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alm.common.errors import UserError
 from alm.common.json_text import read_log
-from alm.common.settings import read_yaml
+from alm.common.settings import dotted, read_yaml
+from alm.common.text import text_table
 from train.engine import checkpoints
 from train.pipeline.rundir import ATTEMPT, CONFIG, MARKER, damage, facts_of
 
@@ -74,27 +75,20 @@ def read_run(folder: Path) -> Run:
         state = "finished" if wrong is None else f"damaged: {wrong}"
         facts = facts_of(folder) if wrong is None else {}
         metrics |= {f"final_{k}": v for k, v in facts.items() if isinstance(v, int | float)}
-    return Run(folder, dict(_flat(read_yaml(folder / CONFIG))), state, step, metrics)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return Run(folder, dict(dotted(read_yaml(folder / CONFIG))), state, step, metrics)
 
 
 def runs_table(runs: Sequence[Run]) -> str:
     """One line per run: stage, state, step of all steps, seed, last metrics."""
     shown = [name for name in _SHOWN if any(name in run.metrics for run in runs)]
-    rows = [["run", "stage", "state", "step", "seed", *shown]]
+    head = ["run", "stage", "state", "step", "seed", *shown]
+    rows = []
     for run in runs:
         steps = f"{run.step}/{run.config.get('optim.steps', '?')}"
         seed = str(run.config.get("run.seed", ""))
-        figures = [_figure(run.metrics.get(name)) for name in shown]
-        rows.append([str(run.folder), str(run.config.get("stage")), run.state, steps, seed, *figures])
-    return _columns(rows)
+        last = [_number(run.metrics.get(name)) for name in shown]
+        rows.append([str(run.folder), str(run.config.get("stage")), run.state, steps, seed, *last])
+    return "\n".join(text_table(head, rows))
 
 
 def compare_runs(runs: Sequence[Run]) -> str:
@@ -102,18 +96,11 @@ def compare_runs(runs: Sequence[Run]) -> str:
     names = [str(run.folder) for run in runs]
     keys = sorted({key for run in runs for key in run.config})
     different = [k for k in keys if len({json.dumps(run.config.get(k), default=str) for run in runs}) > 1]
-    rows = [["config", *names], *([k, *(str(run.config.get(k, "-")) for run in runs)] for k in different)]
-    figures = sorted({name for run in runs for name in run.metrics} - {"time_s"})
-    values = [["metric", *names], *([n, *(_figure(run.metrics.get(n)) for run in runs)] for n in figures)]
-    return f"{_columns(rows)}\n\n{_columns(values)}"
+    rows = [[k, *(str(run.config.get(k, "-")) for run in runs)] for k in different]
+    metrics = sorted({name for run in runs for name in run.metrics} - {"time_s"})
+    values = [[n, *(_number(run.metrics.get(n)) for run in runs)] for n in metrics]
+    return "\n".join([*text_table(["config", *names], rows), "", *text_table(["metric", *names], values)])
 
 
-def _figure(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from alm.common.json_text import read_json, read_log
 from alm.data.manifest import read_manifest
@@ -62,7 +61,7 @@ def summarise(
         curves={
             stage: curve
             for stage in stages
-            if (curve := read_curve(out / LOGS.get(stage, stage) / "metrics.jsonl"))
+            if (curve := list(read_log(out / LOGS.get(stage, stage) / "metrics.jsonl")))
         },
         examples=examples(asked, answers),
         facts=facts(out, stages, compose, seed),
@@ -73,11 +72,6 @@ def summarise(
         table += f"\n{baseline.score} (n = {baseline.n}): model {baseline.model_value:.1%}, "
         table += f"{baseline.name} {baseline.value:.1%}"
     return out / "report.html", table
-
-
-def read_curve(path: Path) -> list[dict[str, Any]]:
-    """The log of a stage; empty where it left none."""
-    return list(read_log(path))
 
 
 def facts(out: Path, stages: Sequence[str], compose: ComposeConfig, seed: int) -> dict[str, object]:
