@@ -99,7 +99,8 @@ class Step:
         """Front end and augmentation alone."""
         encoder, batch = self.model.encoder, self.batch
         config = dataclasses.replace(self.model.settings.views, n_frames=encoder.config.spec_size[0])
-        return make_views(batch["waveforms"], batch["lengths"], batch["clip_keys"], encoder.fbank, config)
+        mels = encoder.fbank(batch["waveforms"], batch["lengths"])
+        return make_views(*mels, batch["clip_keys"], encoder.fbank, config)
 
 
 def one(batch: int, compiled: bool, checkpointed: bool, peak: float, decode: float, quick: bool) -> Row:

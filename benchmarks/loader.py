@@ -60,7 +60,8 @@ class Ours:
         waveforms, lengths = pad_batch([load_audio(file, RATE) for file in self.files])
         keys = [file.name for file in self.files]
         norm = self.config.norm
-        for view in make_views(waveforms, lengths, keys, self.fbank, self.views, epoch=self.epoch):
+        mels = self.fbank(waveforms, lengths)
+        for view in make_views(*mels, keys, self.fbank, self.views, epoch=self.epoch):
             view.sub_(norm.mean).div_(norm.divisor)
 
     def decode(self) -> None:

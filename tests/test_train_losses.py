@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from train.pretrain.losses.nt_xent import NTXent, nt_xent
+from train.pretrain.losses.nt_xent import NTXent
 from train.pretrain.losses.siglip import SigmoidLoss
 
 
@@ -19,6 +19,10 @@ def views(batch: int = 12, dim: int = 16, seed: int = 0) -> tuple[Tensor, Tensor
     generator = torch.Generator().manual_seed(seed)
     first = torch.randn(batch, dim, generator=generator)
     return first, first + 0.8 * torch.randn(batch, dim, generator=generator)
+
+
+def nt_xent(z0: Tensor, z1: Tensor, **options: float) -> Tensor:
+    return NTXent(**options)(z0, z1)
 
 
 def loss_and_grads(z0: Tensor, z1: Tensor, **options: float) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """Views do on the log-mel what the official augmentations do on the waveform, from stateless randomness."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from alm.common.errors import ConfigError
 from encoders.mel import LOG_FLOOR, KaldiFbank
 from train.pretrain import views
-from train.pretrain.views import ViewConfig, background_tape, make_views, make_views_of_mel
+from train.pretrain.views import ViewConfig, background_tape
 
 RATE = 16000
 FBANK = KaldiFbank()
@@ -24,6 +25,12 @@ OFF = ViewConfig(
 
 def only(**options: object) -> ViewConfig:
     return dataclasses.replace(OFF, **options)  # type: ignore[arg-type]
+
+
+def make_views(
+    waves: Tensor, lengths: Tensor, keys: Sequence, fbank: KaldiFbank, config: ViewConfig, **options: object
+) -> tuple[Tensor, Tensor]:
+    return views.make_views(*fbank(waves, lengths), keys, fbank, config, **options)  # type: ignore[arg-type]
 
 
 def coloured(seconds: float = 2.0, seed: int = 0) -> np.ndarray:
@@ -63,18 +70,18 @@ def test_autocast_changes_nothing() -> None:
 def test_randomness_belongs_to_the_clip(extra: dict) -> None:
     waves, lengths, keys = batch()
     config = ViewConfig(n_frames=150, **extra)
-    make_views = partial(views.make_views, background=background_tape(waves[:2], FBANK, 150))
-    together = make_views(waves, lengths, keys, FBANK, config, seed=1, epoch=2)
+    views_of = partial(make_views, background=background_tape(waves[:2], FBANK, 150))
+    together = views_of(waves, lengths, keys, FBANK, config, seed=1, epoch=2)
     order = [3, 0, 4]
-    some = make_views(waves[order], lengths[order], [keys[i] for i in order], FBANK, config, seed=1, epoch=2)
+    some = views_of(waves[order], lengths[order], [keys[i] for i in order], FBANK, config, seed=1, epoch=2)
     for whole, part in zip(together, some, strict=True):
         assert torch.allclose(whole[order], part, atol=1e-4)
-    again = make_views(waves, lengths, keys, FBANK, config, seed=1, epoch=2)
+    again = views_of(waves, lengths, keys, FBANK, config, seed=1, epoch=2)
     assert torch.equal(together[0], again[0]) and torch.equal(together[1], again[1])
     assert not torch.allclose(together[0], together[1])
     for other in ({"seed": 2, "epoch": 2}, {"seed": 1, "epoch": 3}):
-        assert not torch.allclose(together[0], make_views(waves, lengths, keys, FBANK, config, **other)[0])
-    renamed = make_views(waves, lengths, torch.arange(5), FBANK, config, seed=1, epoch=2)
+        assert not torch.allclose(together[0], views_of(waves, lengths, keys, FBANK, config, **other)[0])
+    renamed = views_of(waves, lengths, torch.arange(5), FBANK, config, seed=1, epoch=2)
     assert not torch.allclose(together[0], renamed[0])
 
 
@@ -100,7 +107,7 @@ def test_frames_are_cut_and_padded() -> None:
     untouched, _ = make_views(waves, lengths, keys, FBANK, only(n_frames=120))
     for row, n in enumerate(n_frames.tolist()):
         assert torch.equal(untouched[row, :n], mel[row, : min(n, 120)])
-    kept = make_views_of_mel(mel, n_frames, keys, FBANK, every)
+    kept = views.make_views(mel, n_frames, keys, FBANK, every)
     assert torch.equal(kept[0], make_views(waves, lengths, keys, FBANK, every)[0])
 
 

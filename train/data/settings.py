@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from alm.common.errors import ConfigError
+from alm.common.settings import check_choice, check_ranges
 from encoders.audio.options import AudioOptions
 from train.finetune.settings import FoldSettings
 
@@ -87,13 +88,9 @@ class DataSettings:
     audio: AudioOptions = AudioOptions()
 
     def __post_init__(self) -> None:
-        for key, choices in (("on_bad", ON_BAD), ("supervise", SUPERVISED)):
-            if getattr(self, key) not in choices:
-                raise ConfigError(
-                    f"data.{key}: got '{getattr(self, key)}', expected one of {', '.join(choices)}"
-                )
-        if not 0.0 <= self.max_bad_share <= 1.0:
-            raise ConfigError(f"data.max_bad_share: got {self.max_bad_share}, expected a share from 0 to 1")
+        check_choice("data.on_bad", self.on_bad, ON_BAD)
+        check_choice("data.supervise", self.supervise, SUPERVISED)
+        check_ranges("data", self, max_bad_share=(0, 1))
         given = self.mixture.weights if self.mixture is not None else ()
         if given and len(given) != len(self.train):
             raise ConfigError(

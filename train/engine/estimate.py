@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,10 +127,7 @@ def _calibrate(model: nn.Module, batches: list[dict[str, Tensor]]) -> tuple[floa
         if cuda:
             torch.cuda.synchronize()
         started = time.perf_counter()
-        if number == 0:
-            with counter:
-                model(**batch)["loss"].backward()
-        else:
+        with counter if number == 0 else nullcontext():
             model(**batch)["loss"].backward()
         if cuda:
             torch.cuda.synchronize()

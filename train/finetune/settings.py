@@ -6,6 +6,7 @@ import dataclasses
 import re
 
 from alm.common.errors import ConfigError
+from alm.common.settings import check_choice, check_ranges
 
 HEADS = ("auto", "attentive", "aasist")
 MODES = ("full", "linear", "attentive", "weighted_sum")
@@ -149,20 +150,16 @@ class FinetuneSettings:
             raise ConfigError(
                 f"finetune.mode: got '{self.mode}', expected one of {', '.join(MODES)} or layer:N"
             )
-        chosen = (("head", HEADS), ("solver", SOLVERS), ("loss", ("auto", "bce", "ce")), ("metric", METRICS))
-        for key, choices in chosen:
-            if getattr(self, key) not in choices:
-                raise ConfigError(
-                    f"finetune.{key}: got '{getattr(self, key)}', expected one of {', '.join(choices)}"
-                )
+        check_choice("finetune.head", self.head, HEADS)
+        check_choice("finetune.solver", self.solver, SOLVERS)
+        check_choice("finetune.loss", self.loss, ("auto", "bce", "ce"))
+        check_choice("finetune.metric", self.metric, METRICS)
         if self.head != "auto" and self.mode not in ("full", "attentive"):
             raise ConfigError(
                 f"finetune.head: {self.head} reads tokens; set finetune.mode to full or attentive, not {self.mode}"
             )
-        for key in ("epochs", "draws", "queries", "test_crops"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ConfigError(f"finetune.{key}: got {value}, expected 1 or more")
+        counts = ("epochs", "draws", "queries", "test_crops")
+        check_ranges("finetune", self, **dict.fromkeys(counts, (1, None)))
         if (
             not 0 < self.layer_decay <= 1
             or not 0 < self.validation_share < 1

@@ -22,7 +22,7 @@ from train.pretrain.losses.base import ContrastiveLoss
 from train.pretrain.masks import MASK_LAYOUTS
 from train.pretrain.masks.base import clip_noise, sample_visible_tokens
 from train.pretrain.monitor import agreement, spread
-from train.pretrain.views import fit_frames, make_views_of_mel
+from train.pretrain.views import fit_frames, make_views
 from train.settings import ContrastiveSettings
 
 
@@ -91,7 +91,7 @@ class ContrastiveModel(nn.Module):
             )
             if self._background is not None:
                 self._background = self._background.to(mel.device)
-            views = make_views_of_mel(
+            views = make_views(
                 mel,
                 n_frames,
                 clip_keys,

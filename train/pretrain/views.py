@@ -93,9 +93,10 @@ class ViewConfig:
             )
 
 
+@torch.no_grad()
 def make_views(
-    waveform: Tensor,
-    lengths: Tensor,
+    mel: Tensor,
+    n_frames: Tensor,
     keys: ClipKeys,
     fbank: KaldiFbank,
     config: ViewConfig,
@@ -107,50 +108,17 @@ def make_views(
     """Make two views of every clip, as log-mels that are not normalised yet.
 
     Args:
-        waveform: (B, S) float32 in [-1, 1].
-        lengths: (B,) samples of each clip.
+        mel: (B, T, M) log-mel, a front end's output.
+        n_frames: (B,) valid frames.
         keys: B clip ids, integers or strings.
         fbank: The encoder's front end.
         config: The augmentation.
         seed: Seed of the run.
         epoch: Which pass over the data.
-        background: Tape (frames, M) of `background_tape`, on the waveform's device; needed if `background_p` is not 0.
+        background: Tape (frames, M) of `background_tape`, on the mel's device; needed if `background_p` is not 0.
 
     Returns:
         mel0, mel1, each (B, config.n_frames, M) float32; ready for `encoder.normalise`.
-    """
-    mel, n_frames = fbank(waveform, lengths)
-    return make_views_of_mel(
-        mel, n_frames, keys, fbank, config, seed=seed, epoch=epoch, background=background
-    )
-
-
-@torch.no_grad()
-def make_views_of_mel(
-    mel: Tensor,
-    n_frames: Tensor,
-    keys: ClipKeys,
-    fbank: KaldiFbank,
-    config: ViewConfig,
-    *,
-    seed: int = 0,
-    epoch: int = 0,
-    background: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Make two views like `make_views`, from a front end's output that may come from a cache.
-
-    Args:
-        mel: (B, T, M) log-mel.
-        n_frames: (B,) valid frames.
-        keys: See `make_views`, as for the others.
-        fbank: The encoder's front end.
-        config: The augmentation.
-        seed: Seed of the run.
-        epoch: Which pass over the data.
-        background: (frames, M), on the mel's device.
-
-    Returns:
-        mel0, mel1, each (B, config.n_frames, M) float32.
     """
     if len(keys) != len(mel):
         raise ValueError(f"{len(keys)} keys for {len(mel)} clips")

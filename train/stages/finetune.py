@@ -8,7 +8,7 @@ from typing import Any
 
 from alm.common.errors import ConfigError
 from train.settings import TrainSettings
-from train.stages.training import TrainingStage
+from train.stages.training import TrainingStage, zero_stage
 
 
 class FinetuneStage(TrainingStage):
@@ -43,6 +43,11 @@ class FinetuneStage(TrainingStage):
         from train.finetune.stage import check_finetune
 
         super().check(settings)
+        if zero_stage(settings) == 3:
+            raise ConfigError(
+                "run.deepspeed: ZeRO-3 splits the weights that fine-tuning scores after every epoch; "
+                "use configs/deepspeed/zero1.json or zero2.json"
+            )
         return check_finetune(settings)
 
     def run(self, settings: TrainSettings, folder: Path) -> dict[str, Any]:

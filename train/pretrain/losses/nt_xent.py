@@ -14,14 +14,6 @@ from train.pretrain.losses.base import ContrastiveLoss, check_pair, sum_in_chunk
 
 
 class NTXent(ContrastiveLoss):
-    """Normalised temperature-scaled cross-entropy between two views; see `nt_xent`."""
-
-    def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
-        """The loss of a batch; see `ContrastiveLoss.forward`."""
-        return nt_xent(z0, z1, self.temperature, self.chunk_rows)
-
-
-def nt_xent(z0: Tensor, z1: Tensor, temperature: float = 0.1, chunk_rows: int = 0) -> Tensor:
     """Normalised temperature-scaled cross-entropy between two views (SimCLR, Chen et al. 2020).
 
     Every embedding must pick its clip's other view among all other embeddings of both views: 2A - 1 candidates.
@@ -31,38 +23,35 @@ def nt_xent(z0: Tensor, z1: Tensor, temperature: float = 0.1, chunk_rows: int = 
     collapse to 19 values.
 
     Args:
-        z0: (B, D) embeddings of view 0, of any length (they are normalised here).
-        z1: (B, D) embeddings of view 1, in the same order.
         temperature: Divides the cosine similarities; 0.1 in the paper.
         chunk_rows: Rows of the (2B, 2A) logits computed at a time and recomputed in the backward pass; 0 computes
             all at once.
-
-    Returns:
-        Scalar float32 loss, the mean over this process's 2B embeddings.
-
-    Raises:
-        ValueError: The shapes differ, or there is no second clip to contrast with.
     """
-    check_pair(z0, z1)
-    rank, world = rank_and_world()
-    batch = len(z0)
-    if batch * world < 2:
-        raise ValueError("a contrastive loss needs at least two clips in the batch")
-    with torch.autocast(z0.device.type, enabled=False):
-        own = functional.normalize(torch.stack([z0, z1]).float(), dim=2)  # (2, B, D)
-        everyone = gather_with_gradient(own)  # (world, 2, B, D)
-        # (2A, D): all of view 0, all of view 1
-        candidates = everyone.transpose(0, 1).reshape(2 * batch * world, -1)
-        here = torch.arange(batch, device=own.device) + rank * batch
-        itself = torch.cat([here, here + batch * world])  # (2B,) each row's own place among the candidates
-        partner = torch.cat([here + batch * world, here])
 
-        def loss_of(rows: Tensor, itself: Tensor, partner: Tensor) -> Tensor:
-            logits = rows @ candidates.T / temperature  # (rows, 2A)
-            logits = logits.scatter(1, itself[:, None], float("-inf"))
-            return functional.cross_entropy(logits, partner, reduction="sum")
+    def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
+        """The mean over this process's 2B embeddings; see `ContrastiveLoss.forward`."""
+        check_pair(z0, z1)
+        rank, world = rank_and_world()
+        batch = len(z0)
+        if batch * world < 2:
+            raise ValueError("a contrastive loss needs at least two clips in the batch")
+        with torch.autocast(z0.device.type, enabled=False):
+            own = functional.normalize(torch.stack([z0, z1]).float(), dim=2)  # (2, B, D)
+            everyone = gather_with_gradient(own)  # (world, 2, B, D)
+            # (2A, D): all of view 0, all of view 1
+            candidates = everyone.transpose(0, 1).reshape(2 * batch * world, -1)
+            here = torch.arange(batch, device=own.device) + rank * batch
+            itself = torch.cat(
+                [here, here + batch * world]
+            )  # (2B,) each row's own place among the candidates
+            partner = torch.cat([here + batch * world, here])
 
-        return sum_in_chunks(loss_of, chunk_rows, own.flatten(0, 1), itself, partner) / (2 * batch)
+            def loss_of(rows: Tensor, itself: Tensor, partner: Tensor) -> Tensor:
+                logits = rows @ candidates.T / self.temperature  # (rows, 2A)
+                logits = logits.scatter(1, itself[:, None], float("-inf"))
+                return functional.cross_entropy(logits, partner, reduction="sum")
+
+            return sum_in_chunks(loss_of, self.chunk_rows, own.flatten(0, 1), itself, partner) / (2 * batch)
 
 
 LOSS = NTXent
