@@ -170,7 +170,7 @@ def test_waveform_views_come_from_the_workers_epoch_by_epoch(folder: Path, tmp_p
             return super().forward(waveforms, lengths, clip_keys)
 
     model = Listening(encoder, build_loss(run.contrastive), run.contrastive)
-    fit(run, model, dataset, collate_clips, tmp_path, "test", drop_last=True)
+    fit(run.loop, model, dataset, collate_clips, tmp_path, "test", drop_last=True)
     assert len(heard) == 16 and model.epoch == dataset.epoch == 1  # 3 batches of 4 in an epoch of 13 clips
     for epoch, part in ((0, heard[:12]), (1, heard[12:])):
         dataset.set_epoch(epoch)

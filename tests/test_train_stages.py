@@ -161,7 +161,10 @@ def test_only_the_main_process_prepares(stage, tmp_path, monkeypatch):
 
 
 def test_every_process_trains():
-    assert {name for name in STAGES.names() if STAGES.get(name).every_process} == set(training_stages())
+    assert {name for name in STAGES.names() if STAGES.get(name).every_process} == {
+        *training_stages(),
+        "text_llm",
+    }
 
 
 @pytest.mark.parametrize(

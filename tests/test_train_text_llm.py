@@ -13,8 +13,8 @@ from alm.data.scenes.language import Language
 from train.quickstart.muon import MuonAdamW, orthogonalize
 from train.quickstart.reading import (
     Exercise,
+    ReadingBatches,
     ReadingScene,
-    ReadingStream,
     RowPacker,
     draw_reading_scene,
     score_reading,
@@ -36,7 +36,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("llm") / "llm"
-    return out, train_text_llm(TINY, LANGUAGE, out)
+    return out, train_text_llm(TINY, LANGUAGE, out, out.parent / "run")
 
 
 def test_every_name_is_few_pieces_also_with_other_kinds(tokenizer):
@@ -115,7 +115,7 @@ def test_packed_exercises_are_what_the_chat_template_gives_and_see_only_their_ow
 
 
 def test_the_stream_repeats_itself_grows_and_ends(tokenizer):
-    stream = ReadingStream(RowPacker(tokenizer), LANGUAGE, 3, 2, 5)
+    stream = ReadingBatches(RowPacker(tokenizer), LANGUAGE, 3, 2, 5)
     first, again = list(stream), list(stream)
     assert len(first) == 5
     assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(first, again, strict=True))
@@ -150,13 +150,13 @@ def test_training_saves_what_reloads_and_learns_something(trained):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     assert model.dtype == torch.float32 and model.config.vocab_size == len(tokenizer)
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|end|>")
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (out.parent / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == TINY.steps
     fresh = build_llm(TINY, tokenizer)
-    batch = next(iter(ReadingStream(RowPacker(tokenizer), LANGUAGE, 9, 8, 1)))
+    batch = next(iter(ReadingBatches(RowPacker(tokenizer), LANGUAGE, 9, 8, 1)))
     with torch.no_grad():
         assert model(**batch).loss < fresh(**batch).loss - 0.5
-    assert sorted(path.name for path in out.parent.iterdir()) == ["llm"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["llm", "run"]
 
 
 def test_scores_count_exact_answers(trained, monkeypatch):
@@ -200,7 +200,7 @@ def test_bad_configurations_and_places_are_refused(tmp_path):
         TextLLMConfig(vocab_size=100)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="choose a folder"):
-        train_text_llm(TINY, LANGUAGE, tmp_path / "file" / "llm")
+        train_text_llm(TINY, LANGUAGE, tmp_path / "file" / "llm", tmp_path / "run")
 
 
 def test_muon_equals_a_reference_in_numpy():

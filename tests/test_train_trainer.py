@@ -69,7 +69,7 @@ def test_every_setting_reaches_the_optimiser_and_the_schedule(data, parts, tmp_p
     }  # fmt: skip
     run = of_stage("align", data, tmp_path / "run", parts, optim=optim)
     assert {key: getattr(run.optim, key) for key in optim} == optim
-    arguments = training_arguments(run, tmp_path / "run")
+    arguments = training_arguments(run.loop, tmp_path / "run")
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))
     trainer = StageTrainer(model=model, args=arguments)
     trainer.create_optimizer_and_scheduler(optim["steps"])

@@ -121,6 +121,21 @@ class RunSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoopSettings:
+    """What the training loop reads of a config.
+
+    Attributes:
+        optim: Optimiser and schedule.
+        run: Seed, precision, DeepSpeed, checkpoints, logging.
+        workers: Number of loader processes; 0 loads in the main process.
+    """
+
+    optim: OptimSettings
+    run: RunSettings
+    workers: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class ProbeSettings:
     """A small labelled data set on which the encoder is evaluated during pretraining (pretrain).
 
@@ -249,3 +264,8 @@ class TrainSettings(StageSettings):
                 "optim.accumulation=1"
             )
         stage.check_values(self)
+
+    @property
+    def loop(self) -> LoopSettings:
+        """What the training loop reads."""
+        return LoopSettings(self.optim, self.run, self.data.workers)

@@ -30,7 +30,7 @@ from train.engine.checkpointing import CheckpointTrainer
 from train.engine.processes import any_process, barrier, gather_objects, say
 from train.engine.runlog import RunLog, cut_log
 from train.engine.signals import Signals
-from train.settings import TrainSettings
+from train.settings import LoopSettings
 
 # Exempt from weight decay besides 1-D tensors (AudioMosaic's recipe).
 NO_DECAY = ("pos_embed", "cls_token", "queries")
@@ -281,8 +281,8 @@ class StageTrainer(CheckpointTrainer):
         return super().is_over() or self._patience_is_over()
 
 
-def training_arguments(settings: TrainSettings, folder: Path, drop_last: bool = False) -> TrainingArguments:
-    """The stage's settings as arguments of the Trainer."""
+def training_arguments(settings: LoopSettings, folder: Path, drop_last: bool = False) -> TrainingArguments:
+    """Settings of the loop as arguments of the Trainer."""
     run, optim = settings.run, settings.optim
     # Passed only if it is on: newer releases of transformers call it activation_checkpointing.
     recompute: dict[str, Any] = {"gradient_checkpointing": True} if run.gradient_checkpointing else {}
@@ -307,7 +307,7 @@ def training_arguments(settings: TrainSettings, folder: Path, drop_last: bool = 
         save_steps=run.save_every or 500,
         report_to=list(run.report_to) or "none",
         **recompute,
-        dataloader_num_workers=settings.data.workers,
+        dataloader_num_workers=settings.workers,
         remove_unused_columns=False,
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
@@ -324,7 +324,7 @@ def gathered_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def fit(
-    settings: TrainSettings,
+    settings: LoopSettings,
     model: nn.Module,
     dataset: TrainingDataset,
     collator: Any,
@@ -338,7 +338,7 @@ def fit(
     """Train `model` and return the trainer; an interrupted run resumes from its newest checkpoint.
 
     Args:
-        settings: The stage.
+        settings: Optimiser, schedule, checkpoints; `TrainSettings.loop` of a stage.
         model: Trained in place.
         dataset: The samples; `train.data.sampling.EpochBatches` documents their order.
         collator: Makes batches of samples.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
-from alm.common.json_text import read_json, write_json
+from alm.common.json_text import write_json
 from alm.common.processes import is_main_process, world_size
 from alm.generation import pick_device
 from encoders import AudioEncoder, AudioMosaicEncoder, list_encoders, load_encoder
@@ -56,44 +56,36 @@ def check_finetune(settings: TrainSettings) -> dict[str, Any]:
     """
     data = read_data(settings.data)
     split = choose_split(data, settings)
-    wrong = [name for name in settings.finetune.class_weights if name not in data.classes]
-    if wrong:
-        raise ConfigError(
-            f"finetune.class_weights: no class '{wrong[0]}'; classes: {', '.join(data.classes[:20])}"
-        )
-    if settings.finetune.metric not in ("auto", *metrics_of(data)):
-        raise ConfigError(
-            f"finetune.metric: got '{settings.finetune.metric}', this data set has {', '.join(metrics_of(data))}"
-        )
-    if settings.finetune.loss == "ce" and data.multi_label:
-        raise ConfigError("finetune.loss: got 'ce', but clips of this data set have several labels; use bce")
-    if settings.run.deepspeed:
-        stage = read_json(Path(settings.run.deepspeed)).get("zero_optimization", {}).get("stage", 0)
-        if stage == 3:
+    options = settings.finetune
+    for name in options.class_weights:
+        if name not in data.classes:
             raise ConfigError(
-                "run.deepspeed: ZeRO-3 splits the weights that fine-tuning scores after every epoch; "
-                "use configs/deepspeed/zero1.json or zero2.json"
+                f"finetune.class_weights: no class '{name}'; classes: {', '.join(data.classes[:20])}"
             )
+    if options.metric not in ("auto", *metrics_of(data)):
+        raise ConfigError(
+            f"finetune.metric: got '{options.metric}', this data set has {', '.join(metrics_of(data))}"
+        )
+    if options.loss == "ce" and data.multi_label:
+        raise ConfigError("finetune.loss: got 'ce', but clips of this data set have several labels; use bce")
     encoder = _load(settings)
-    if settings.finetune.augment.on_log_mel and not isinstance(encoder, AudioMosaicEncoder):
+    if options.augment.on_log_mel and not isinstance(encoder, AudioMosaicEncoder):
         raise ConfigError(
             f"finetune.augment: {type(encoder).__name__} does not offer its log-mel; "
             "noise, spec_* and mask_* are for AudioMosaic"
         )
-    if settings.finetune.augment.on_log_mel and (
-        settings.finetune.mode not in ("full", "linear") or settings.finetune.reads_tokens
-    ):
+    if options.augment.on_log_mel and (options.mode not in ("full", "linear") or options.reads_tokens):
         raise ConfigError(
             f"finetune.augment: noise, spec_* and mask_* need the clip feature (mode full or linear, head auto), "
-            f"not mode {settings.finetune.mode} with head {settings.finetune.head}"
+            f"not mode {options.mode} with head {options.head}"
         )
-    head = build_head(encoder, settings.finetune, _example(encoder, settings.finetune), len(data.classes))
+    head = build_head(encoder, options, _example(encoder, options), len(data.classes))
     if isinstance(head, AttentiveHead) and settings.optim.batch_size * world_size() < 2:
         raise ConfigError(
             "optim.batch_size=1: the attentive head normalises over the batch; raise it to 2 or more"
         )
-    if settings.finetune.layer_decay < 1:
-        layer_scales(encoder, settings.finetune.layer_decay)
+    if options.layer_decay < 1:
+        layer_scales(encoder, options.layer_decay)
     return {"clips": digest(data), "training_clips": len(split.train)}
 
 
@@ -230,7 +222,16 @@ def _train(
     best = BestEpoch(
         model, validate, folder / "checkpoints", folder / "metrics.jsonl", start_counts=options.probe_first
     )
-    fit(_scheduled(settings, len(rows)), model, rows, collate, folder, "finetune", [best], FinetuneTrainer)
+    fit(
+        _scheduled(settings, len(rows)).loop,
+        model,
+        rows,
+        collate,
+        folder,
+        "finetune",
+        [best],
+        FinetuneTrainer,
+    )
     best.restore()
     assert best.best is not None
     facts = {"validation": abs(best.best["score"]), "best_epoch": best.best["epoch"]}

@@ -26,6 +26,7 @@ from alm.common.processes import is_main_process
 from alm.common.settings import apply_overrides, parse_settings, read_yaml
 from projectors.registry import check_projector
 from train.engine.processes import barrier, say
+from train.pipeline.evaluation import AnswerSettings, score_model
 from train.pipeline.recipe_report import write_recipe_report
 from train.pipeline.rundir import facts_of
 from train.pipeline.runner import run_stage
@@ -36,23 +37,17 @@ from train.stages.training import TrainingStage
 REFERENCE = "stage:"
 
 
-@dataclasses.dataclass(frozen=True)
-class RecipeEvaluation:
-    """How the model of a stage is evaluated.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecipeEvaluation(AnswerSettings):
+    """How the model of a stage is evaluated; also the options of `AnswerSettings`.
 
     Attributes:
         data: Manifest or shard directory with references.
-        batch_size: Questions per batch.
-        max_new_tokens: Longest answer in tokens.
-        limit: Evaluate only the first `limit` records; None evaluates all.
         controls: Which audio the model gets: the record's own (`none`), another clip's (`other_clip`), or none
             (`no_audio`).
     """
 
     data: str
-    batch_size: int = 16
-    max_new_tokens: int = 64
-    limit: int | None = None
     controls: tuple[str, ...] = ("none", "other_clip")
 
 
@@ -166,7 +161,7 @@ def run_recipe(recipe: Recipe) -> Path:
         facts = facts_of(recipe.out / stage.name)
         results.append({"name": stage.name, "stage": stage.kind, "facts": facts})
         if stage.evaluate is not None:
-            results[-1]["scores"] = _evaluate(recipe, stage, facts["fingerprint"])
+            results[-1]["scores"] = _evaluate(recipe, stage)
         if is_main_process():
             table = write_recipe_report(
                 recipe.out, results
@@ -176,36 +171,16 @@ def run_recipe(recipe: Recipe) -> Path:
     return recipe.artifact(recipe.stages[-1].name)
 
 
-def _evaluate(recipe: Recipe, stage: RecipeStage, fingerprint: str) -> dict[str, Any]:
-    """Score a stage's model; answers that were given before are reused."""
-    from alm import load
-    from alm.common.progress import progress
-    from alm.data.manifest import read_manifest
-    from alm.decoding import beyond_greedy
-    from eval.runner.manifest import evaluate_manifest
-
+def _evaluate(recipe: Recipe, stage: RecipeStage) -> dict[str, Any]:
+    """Score a stage's model."""
     options = parse_settings(RecipeEvaluation, recipe.resolve(stage.evaluate), f"{stage.name}.evaluate")
-    records = read_manifest(options.data)
     folder = recipe.out / f"{stage.name}-scores"
-    trusted = getattr(
-        recipe.settings(stage), "trust_remote_code", False
-    )  # the stage has run that code already
-    model, processor = load(recipe.artifact(stage.name), trust_remote_code=trusted)
-    total = len(records[: options.limit]) * len(options.controls)
-    with progress(f"score {stage.name}", total, "answer") as advance:
-        evaluate_manifest(
-            model,
-            processor,
-            records,
-            folder,
-            model_id=fingerprint,
-            controls=options.controls,
-            batch_size=options.batch_size,
-            max_new_tokens=options.max_new_tokens,
-            decoding=beyond_greedy(model, processor),
-            limit=options.limit,
-            progress=advance,
-        )
+    # The stage has run the code of its LLM already.
+    trusted = getattr(recipe.settings(stage), "trust_remote_code", False)
+    model, controls = recipe.artifact(stage.name), options.controls
+    score_model(
+        model, options.data, folder, options, controls=controls, title=stage.name, trust_remote_code=trusted
+    )
     barrier()
     return read_json_object(folder / "scores.json", constants=True)
 

@@ -121,7 +121,9 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     probe = OnlineProbe(labelled, encoder.config.sample_rate) if labelled.labels else None
     watch = PretrainingWatch(model, probe)
     trained_on = guarded(dataset, _check_sample, settings.data, folder)
-    trainer = fit(settings, model, trained_on, collate_clips, folder, "pretrain", [watch], drop_last=True)
+    trainer = fit(
+        settings.loop, model, trained_on, collate_clips, folder, "pretrain", [watch], drop_last=True
+    )
     trained = save_encoder(trainer, encoder, folder / "encoder")
     facts: dict[str, Any] = {"clips": len(dataset), "silent_clips": watch.silent_clips}
     if watch.silent_clips:
@@ -143,11 +145,7 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
 
 
 def _check_sample(sample: dict[str, Any]) -> None:
-    """Check that a clip is not silent.
-
-    Raises:
-        AudioError: It is.
-    """
+    """Raise AudioError if a clip is silent."""
     check_audible(sample["waveform"], "the clip")
 
 

@@ -5,6 +5,7 @@ to the description and to itself alone, and its positions continue those of the 
 computed exactly as the chat template would give it alone, while the description is computed once.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from alm.data.records import CAPTION_PROMPTS, format_choices
@@ -20,6 +20,7 @@ from alm.data.scenes.language import Language, Question
 from alm.data.scenes.phrases import SILENCE_WORDS
 from alm.data.scenes.scene import Scene, sample_scene
 from alm.head import IGNORE
+from train.data.protocols import TrainingDataset
 
 _SKIPPED_SINGLE_SHARE = 0.6  # share of scenes with one sound that are redrawn: they are easy and teach little
 _POOL_BATCHES = 16  # batches drawn together, so that each batch holds rows of similar length
@@ -213,8 +214,10 @@ class RowPacker:
         }
 
 
-class ReadingStream(IterableDataset[Any]):
+class ReadingBatches(TrainingDataset):
     """Batches of exercises, a function of the seed; the timelines grow from short ones to the length of audio.
+
+    Batches are made one after the other: an earlier one than the last is made by starting again.
 
     Args:
         packer: Makes the batches.
@@ -229,8 +232,30 @@ class ReadingStream(IterableDataset[Any]):
     ) -> None:
         self.packer, self.language, self.seed = packer, language, seed
         self.n_scenes, self.n_batches = n_scenes, n_batches
+        self._made, self._batches = 0, self._make()
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def name(self, index: int) -> str:
+        """Return a batch's number as text."""
+        return f"batch {index}"
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """Return the batches in the order in which they are made."""
+        return np.arange(len(self))
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Return a batch; see `RowPacker.batch`, without segments."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if index < self._made:
+            self._made, self._batches = 0, self._make()
+        batch = next(itertools.islice(self._batches, index - self._made, None))
+        self._made = index + 1
+        return batch
+
+    def _make(self) -> Iterator[dict[str, Tensor]]:
         """Yield the batches from the beginning."""
         rng = np.random.default_rng((self.seed, 1))
         for start in range(0, self.n_batches, _POOL_BATCHES):

@@ -23,7 +23,6 @@ from eval.scoring.stats import mean_interval
 from train.pipeline.rundir import MARKER, facts_of
 
 N_EXAMPLES = 10
-LOGS = {"text_llm": "llm"}  # step -> folder of its log, where they differ
 SAMPLE_RATE_HZ = 16000
 
 
@@ -61,7 +60,7 @@ def summarise(
         curves={
             stage: curve
             for stage in stages
-            if (curve := list(read_log(out / LOGS.get(stage, stage) / "metrics.jsonl")))
+            if (curve := list(read_log(out / stage / "metrics.jsonl")))
         },
         examples=examples(asked, answers),
         facts=facts(out, stages, compose, seed),

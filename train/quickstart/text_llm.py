@@ -5,35 +5,27 @@ writes captions about scenes described in words: one word per time step, which n
 where the audio tokens will stand, so that alignment can map audio tokens to words.
 """
 
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
-from transformers import (
-    GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Trainer,
-    TrainingArguments,
-)
-from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
-from transformers.trainer_callback import PrinterCallback
+from torch import Tensor, nn
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alm.common.errors import ConfigError, UserError
-from alm.common.files import apply_umask
+from alm.common.errors import ConfigError
+from alm.common.files import apply_umask, new_folder
+from alm.common.processes import is_main_process
 from alm.data.scenes.language import Language
 from alm.head import causal_lm_loss
-from train.engine.runlog import RunLog
+from train.engine.trainer import StageTrainer, fit
 from train.quickstart.muon import MuonAdamW
-from train.quickstart.reading import ReadingStream, RowPacker, draw_reading_scene, score_reading
+from train.quickstart.reading import ReadingBatches, RowPacker, draw_reading_scene, score_reading
 from train.quickstart.text_tokenizer import train_tokenizer
+from train.settings import LoopSettings, OptimSettings, RunSettings
 
 _N_TOKENIZER_SCENES = 600  # about 8,000 lines: every phrase many times, in a second
 
@@ -84,51 +76,43 @@ class TextLLMConfig:
             raise ConfigError(f"text_llm.vocab_size is {self.vocab_size}; expected 400 or more")
 
 
-def train_text_llm(
-    config: TextLLMConfig, language: Language, out_dir: str | os.PathLike[str]
-) -> dict[str, float]:
-    """Train the tokenizer and the LLM, and save both; `out_dir` appears when everything is written.
+def train_text_llm(config: TextLLMConfig, language: Language, out: Path, folder: Path) -> dict[str, float]:
+    """Train the tokenizer and the LLM, and save both; every process must call this.
 
     Args:
         config: The LLM and its training.
         language: The words of the descriptions.
-        out_dir: Where to save; an existing directory is replaced.
+        out: Where to save; an existing directory is replaced when everything is written.
+        folder: The run directory, with checkpoints and `metrics.jsonl`.
 
     Returns:
         Share of exactly right answers on new scenes described in 16 steps: by kind of exercise, and `all` over the
         questions.
 
     Raises:
-        UserError: `out_dir` is not writable.
+        Preempted: The run received SIGTERM or SIGUSR1, and saved a checkpoint.
+        UserError: `out` is not writable.
     """
-    out = Path(out_dir)
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(
-            f"{out}: cannot write there ({error.strerror}); choose a folder you may write to"
-        ) from error
-    try:
-        tokenizer = train_tokenizer(reading_text(language, config.seed), config.vocab_size)
-        model = build_llm(config, tokenizer)
-        packer = RowPacker(tokenizer)
-        fit(
-            config,
-            model,
-            ReadingStream(packer, language, config.seed, config.batch_scenes, config.steps),
-            partial,
-        )
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        apply_umask(partial)
-        scores = score_reading(model, packer, language, config.seed, config.n_test_scenes)
+    tokenizer = train_tokenizer(reading_text(language, config.seed), config.vocab_size)
+    llm = build_llm(config, tokenizer)
+    packer = RowPacker(tokenizer)
+    batches = ReadingBatches(packer, language, config.seed, config.batch_scenes, config.steps)
+    fit(
+        _loop(config),
+        ReadingModel(llm),
+        batches,
+        _only,
+        folder,
+        "language model",
+        trainer_class=ReadingTrainer,
+    )
+    if is_main_process():
         shutil.rmtree(out, ignore_errors=True)
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return scores
+        with new_folder(out) as partial:
+            llm.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            apply_umask(partial)
+    return score_reading(llm, packer, language, config.seed, config.n_test_scenes)
 
 
 def reading_text(language: Language, seed: int) -> Iterator[str]:
@@ -186,66 +170,55 @@ def build_llm(config: TextLLMConfig, tokenizer: PreTrainedTokenizerFast) -> Llam
     return model
 
 
-def fit(config: TextLLMConfig, model: LlamaForCausalLM, stream: ReadingStream, folder: Path) -> None:
-    """Train on the stream and log to `metrics.jsonl` in the folder.
+class ReadingModel(nn.Module):
+    """The LLM with the loss of a batch of exercises; logits are computed at labelled positions alone."""
 
-    Args:
-        config: The training.
-        model: Trained in place.
-        stream: The batches.
-        folder: Where to write the log.
-    """
-    arguments = TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        max_steps=config.steps,
-        max_grad_norm=1.0,
-        seed=config.seed,
-        save_strategy="no",
-        logging_steps=20,
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-    )
-    optimizer = build_optimizer(config, model)
-    schedule = get_cosine_with_min_lr_schedule_with_warmup(
-        optimizer, round(config.warmup_share * config.steps), config.steps, min_lr_rate=0.02
-    )
-    trainer = _ReadingTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=stream,
-        optimizers=(optimizer, schedule),
-        callbacks=[RunLog("language model", folder / "metrics.jsonl")],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    def __init__(self, llm: LlamaForCausalLM) -> None:
+        super().__init__()
+        self.llm = llm
+
+    def forward(
+        self, input_ids: Tensor, labels: Tensor, position_ids: Tensor, attention_mask: Tensor
+    ) -> dict[str, Tensor]:
+        """Compute the loss; see `RowPacker.batch`."""
+        inputs = {"input_ids": input_ids, "position_ids": position_ids, "attention_mask": attention_mask}
+        loss = causal_lm_loss(self.llm, labels, **inputs, chunk=0).loss
+        assert loss is not None
+        return {"loss": loss}
 
 
-def build_optimizer(config: TextLLMConfig, model: LlamaForCausalLM) -> MuonAdamW:
-    """Build the optimiser: Muon for the layers' matrices, AdamW for embeddings and norms.
+class ReadingTrainer(StageTrainer):
+    """Muon for the layers' matrices, AdamW for embeddings and norms.
 
     With AdamW alone, the same accuracy needs two to three times the steps.
     """
-    layers = [parameter for parameter in model.model.layers.parameters() if parameter.ndim == 2]
-    taken = {id(parameter) for parameter in layers}
-    others = [parameter for parameter in model.parameters() if id(parameter) not in taken]
-    return MuonAdamW(
-        layers, others, config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Build the optimiser."""
+        llm: Any = self.network.llm
+        layers = [parameter for parameter in llm.model.layers.parameters() if parameter.ndim == 2]
+        taken = {id(parameter) for parameter in layers}
+        others = [parameter for parameter in llm.parameters() if id(parameter) not in taken]
+        betas, decay = (0.9, self.args.adam_beta2), self.args.weight_decay
+        self.optimizer = MuonAdamW(layers, others, self.args.learning_rate, betas=betas, weight_decay=decay)
+        return self.optimizer
+
+
+def _loop(config: TextLLMConfig) -> LoopSettings:
+    """The settings of the training loop."""
+    return LoopSettings(
+        run=RunSettings(seed=config.seed, log_every=20),
+        optim=OptimSettings(
+            lr=config.learning_rate,
+            steps=config.steps,
+            batch_size=1,  # a sample is a whole batch
+            warmup_steps=round(config.warmup_share * config.steps),
+            min_lr_ratio=0.02,
+            weight_decay=config.weight_decay,
+        ),
     )
 
 
-class _ReadingTrainer(Trainer):
-    """Trainer over a dataset that yields whole batches; logits are computed at labelled positions alone."""
-
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = causal_lm_loss(
-            self.accelerator.unwrap_model(model), inputs.pop("labels"), **inputs, chunk=0
-        ).loss
-        assert loss is not None
-        return loss
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        assert isinstance(self.train_dataset, ReadingStream)
-        return DataLoader(self.train_dataset, batch_size=None)
+def _only(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    (batch,) = samples
+    return batch

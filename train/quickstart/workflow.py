@@ -10,51 +10,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alm import load
-from alm.common.errors import ConfigError
-from alm.common.progress import progress
-from alm.common.settings import apply_overrides, parse_settings, read_yaml, set_dotted
-from alm.data.manifest import read_manifest
+from alm.common.settings import apply_overrides, dotted, parse_settings, read_yaml, set_dotted
 from alm.data.scenes.compose import ComposeConfig
 from alm.data.sources import open_records
-from alm.decoding import beyond_greedy
 from encoders import load_encoder
-from eval.runner.manifest import evaluate_manifest
 from eval.scoring.predictions import CONTROLS
 from projectors.registry import check_projector
 from train.engine.parallel import Work, run_side_by_side
-from train.pipeline.rundir import MARKER, facts_of
+from train.pipeline.evaluation import AnswerSettings, score_model
+from train.pipeline.rundir import MARKER
 from train.pipeline.runner import run_stage, run_step
 from train.quickstart.report import summarise
 from train.quickstart.text_llm import TextLLMConfig
 from train.settings import TrainSettings
 from train.stages.compose import compose_scenes
 from train.stages.text_llm import train_small_llm
+from train.stages.training import TrainingStage
 from train.tune.stage import cached_features, caches_features
 
 QUICKSTART_STAGES = ("pretrain", "align", "instruct")
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"  # beside the packages, installed or not
-
-
-@dataclass(frozen=True)
-class QuickstartEvaluation:
-    """How the result is scored.
-
-    Attributes:
-        batch_size: Questions per batch.
-        max_new_tokens: Longest answer in tokens.
-        limit: Score only this many records of the test split; None scores all.
-    """
-
-    batch_size: int = 32
-    max_new_tokens: int = 48
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("batch_size", "max_new_tokens", "limit"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ConfigError(f"evaluate.{key}: got {value}, expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -98,7 +73,7 @@ class QuickstartSettings:
     pretrain: dict[str, Any] = field(default_factory=dict)
     align: dict[str, Any] = field(default_factory=dict)
     instruct: dict[str, Any] = field(default_factory=dict)
-    evaluate: QuickstartEvaluation = QuickstartEvaluation()
+    evaluate: AnswerSettings = AnswerSettings(batch_size=32, max_new_tokens=48)
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def arm(self, name: str) -> ArmSettings:
@@ -116,7 +91,7 @@ def load_quickstart(data: str | None, seed: int, overrides: Sequence[str]) -> Qu
     folder = CONFIGS
     values = read_yaml(folder / "quickstart.yaml")
     if data is not None:
-        for key, value in _leaves(read_yaml(folder / "quickstart-recordings.yaml")):
+        for key, value in dotted(read_yaml(folder / "quickstart-recordings.yaml")):
             set_dotted(values, key, value)
         set_dotted(values, "compose.labels_csv", str(Path(data).resolve()))
     values["seed"] = seed
@@ -124,15 +99,6 @@ def load_quickstart(data: str | None, seed: int, overrides: Sequence[str]) -> Qu
     set_dotted(values, "text_llm.seed", seed)
     apply_overrides(values, overrides)
     return parse_settings(QuickstartSettings, values, "quickstart")
-
-
-def _leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys and values of nested dictionaries."""
-    out = []
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        out += _leaves(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
-    return out
 
 
 def stage_settings(
@@ -243,8 +209,9 @@ def make_llm(settings: QuickstartSettings, out: Path) -> None:
         out / "text_llm",
         dataclasses.asdict(settings.text_llm),
         inputs,
-        lambda _: train_small_llm(settings.compose, settings.text_llm, out / "llm"),
+        lambda folder: train_small_llm(settings.compose, settings.text_llm, out / "llm", folder),
         out / "llm",
+        resumes=TrainingStage.resumes,
     )
 
 
@@ -267,24 +234,12 @@ def train_arm(settings: QuickstartSettings, out: Path, arm: str) -> None:
     llm = settings.llm or str(out / "llm")
     aligned = run_stage(stage_settings(settings, out, "align", encoder, llm, arm))
     model = run_stage(stage_settings(settings, out, "instruct", str(aligned), arm=arm))
-    records = read_manifest(out / "data" / "test.jsonl")
-    options = settings.evaluate
-    fingerprint = facts_of(model.parent)["fingerprint"]
-    controls = CONTROLS[:1] if arm else CONTROLS
-    total = len(records[: options.limit]) * len(controls)
-    answering, processor = load(model)
-    with progress(f"score {arm or 'the model'}", total, "answer") as advance:
-        evaluate_manifest(
-            answering,
-            processor,
-            records,
-            arm_folder(out, "evaluate", arm),
-            model_id=fingerprint,
-            controls=controls,
-            batch_size=options.batch_size,
-            max_new_tokens=options.max_new_tokens,
-            limit=options.limit,
-            progress=advance,
-            decoding=beyond_greedy(answering, processor),
-            seed=settings.seed,
-        )
+    score_model(
+        model,
+        out / "data" / "test.jsonl",
+        arm_folder(out, "evaluate", arm),
+        settings.evaluate,
+        controls=CONTROLS[:1] if arm else CONTROLS,
+        title=arm or "the model",
+        seed=settings.seed,
+    )

@@ -10,6 +10,7 @@ from alm.data.scenes.compose import ComposeConfig, build_bank
 from alm.data.scenes.language import Language
 from train.quickstart.text_llm import TextLLMConfig, train_text_llm
 from train.stages.base import Stage, StageSettings
+from train.stages.training import TrainingStage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,8 @@ class TextLLMStage(Stage[TextLLMSettings]):
 
     settings = TextLLMSettings
     artifact = "llm"
+    resumes = TrainingStage.resumes
+    every_process = True
 
     def inputs(self, settings: TextLLMSettings) -> list[str]:
         """The label table of recordings, if there is one."""
@@ -37,13 +40,13 @@ class TextLLMStage(Stage[TextLLMSettings]):
 
     def run(self, settings: TextLLMSettings, folder: Path) -> dict[str, Any]:
         """Train and save tokenizer and LLM."""
-        return train_small_llm(settings.compose, settings.model, folder / self.artifact)
+        return train_small_llm(settings.compose, settings.model, folder / self.artifact, folder)
 
 
-def train_small_llm(scenes: ComposeConfig, config: TextLLMConfig, out: Path) -> dict[str, Any]:
-    """Train the small LLM on the words of the composer's sounds; returns its scores on fresh scenes."""
+def train_small_llm(scenes: ComposeConfig, config: TextLLMConfig, out: Path, folder: Path) -> dict[str, Any]:
+    """Train the small LLM on the words of the composer's sounds; returns its scores on new scenes."""
     language = Language(tuple(build_bank(scenes).kinds))
-    return {"reading": train_text_llm(config, language, out)}
+    return {"reading": train_text_llm(config, language, out, folder)}
 
 
 STAGE = TextLLMStage()

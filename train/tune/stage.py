@@ -137,7 +137,7 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     def validate() -> float:
         return mean_loss(model, collator, samples, settings.optim.batch_size)
 
-    trainer = fit(settings, model, trained_on, collator, folder, settings.stage, validate=validate)
+    trainer = fit(settings.loop, model, trained_on, collator, folder, settings.stage, validate=validate)
     # Saved before anything else can fail; only the marker says that the run is finished.
     weights = gathered_weights(trainer)
     if is_main_process():

@@ -1,0 +1,78 @@
+"""Scoring the model that a stage of a recipe or of the quickstart has made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from alm.common.progress import progress
+from alm.common.settings import check_ranges
+from train.pipeline.rundir import facts_of
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerSettings:
+    """How a model answers the questions that score it.
+
+    Attributes:
+        batch_size: Questions per batch.
+        max_new_tokens: Longest answer in tokens.
+        limit: Ask only the first `limit` records; None asks all.
+    """
+
+    batch_size: int = 16
+    max_new_tokens: int = 64
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        counts = ("batch_size", "max_new_tokens", "limit")
+        check_ranges("evaluate", self, **dict.fromkeys(counts, (1, None)))
+
+
+def score_model(
+    model: Path,
+    data: str | Path,
+    out: Path,
+    options: AnswerSettings,
+    *,
+    controls: Sequence[str],
+    title: str,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+) -> None:
+    """Score the model of a finished stage in `out/scores.json`; answers that were given before are reused.
+
+    Args:
+        model: Its directory, inside the stage's run directory.
+        data: Manifest or shard directory with references.
+        out: Where answers and scores are written.
+        options: How it answers.
+        controls: Which audio it gets, see `eval.scoring.predictions.CONTROLS`.
+        title: What is scored, for the display.
+        seed: Seed of the choice of other clips.
+        trust_remote_code: Run Python code that comes with the LLM.
+    """
+    from alm import load
+    from alm.data.manifest import read_manifest
+    from alm.decoding import beyond_greedy
+    from eval.runner.manifest import evaluate_manifest
+
+    records = read_manifest(data)
+    answering, processor = load(model, trust_remote_code=trust_remote_code)
+    total = len(records[: options.limit]) * len(controls)
+    with progress(f"score {title}", total, "answer") as advance:
+        evaluate_manifest(
+            answering,
+            processor,
+            records,
+            out,
+            model_id=facts_of(model.parent)["fingerprint"],
+            controls=controls,
+            decoding=beyond_greedy(answering, processor),
+            progress=advance,
+            seed=seed,
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+            limit=options.limit,
+        )
