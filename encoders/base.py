@@ -200,10 +200,6 @@ class AudioEncoder(nn.Module, ABC):
     def forward_layers(self, waveform: Tensor, lengths: Tensor) -> list[AudioTokens]:
         """Encode a padded batch and return the output of every layer, for probes of single layers or their sum.
 
-        Args:
-            waveform: As for `forward`.
-            lengths: As for `forward`.
-
         Returns:
             The input of the first block, then the output of each block: `n_layers` items. The last one is what the
             encoder's own code returns, for some models after the final norm.

@@ -124,12 +124,7 @@ def require_fit(
 
 
 def unusable_values(stored: Tensor, own: Tensor) -> str:
-    """Why values cannot serve as a module's tensor: their dtype, NaN or Infinity; empty if they can.
-
-    Args:
-        stored: Values of any shape.
-        own: The module's tensor.
-    """
+    """Why values cannot serve as a module's tensor: their dtype, NaN or Infinity; empty if they can."""
     fault = wrong_dtype(stored, own)
     return fault or ("holds NaN or Infinity" if own.is_floating_point() and not is_finite(stored) else "")
 
@@ -218,11 +213,6 @@ def write_weights(
     path: str | os.PathLike[str], state_dict: Mapping[str, Tensor], notes: Mapping[str, str] | None = None
 ) -> None:
     """Write a safetensors file with a checksum of each tensor; it appears whole or not at all.
-
-    Args:
-        path: Where.
-        state_dict: The tensors.
-        notes: More for the file's header.
 
     Raises:
         CheckpointError: The place is not writable.

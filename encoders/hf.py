@@ -105,11 +105,6 @@ class TransformersConfig(WindowedConfig):
     def from_published(cls, values: dict[str, Any], extractor: dict[str, Any], where: str) -> Self:
         """Read a checkpoint's own config.json and feature extractor.
 
-        Args:
-            values: The config.json.
-            extractor: The feature extractor's settings.
-            where: The directory, for messages.
-
         Raises:
             ConfigError: Another model's files, or settings that this encoder does not follow.
         """
@@ -187,13 +182,7 @@ class TransformersEncoder(WindowedEncoder):
     def read_windows(
         self, waveform: Tensor, lengths: list[int], *, layers: bool
     ) -> list[tuple[Tensor, Tensor | None]]:
-        """Encode windows: the model's output alone, or each of its hidden states.
-
-        Args:
-            waveform: See `WindowedEncoder.encode_windows`.
-            lengths: Likewise.
-            layers: Whether to return every layer.
-        """
+        """Encode windows: the model's output alone, or each of its hidden states."""
 
     def states(self, layers: bool, *inputs: Tensor, **options: Any) -> list[Tensor]:
         """The model's output, or the input of its first block and every block's output."""
@@ -216,11 +205,6 @@ class TransformersEncoder(WindowedEncoder):
         cls, source: str | os.PathLike[str], *, revision: str | None = None, **config_overrides: Any
     ) -> Self:
         """Load a published `transformers` checkpoint, or what `save_pretrained` wrote, strictly.
-
-        Args:
-            source: Directory or `organisation/name`.
-            revision: Hub branch, tag or commit.
-            **config_overrides: Config values that replace those of the files.
 
         Raises:
             CheckpointError: Missing, unreadable, or weights that do not fit, naming every such key.

@@ -30,11 +30,7 @@ def choice_benchmark(corpus: str, citation: str, **options: Any) -> Benchmark:
 
 
 def corpus_reader(name: str) -> Reader:
-    """The reader of a benchmark that asks one question about each entry of a corpus.
-
-    Args:
-        name: The corpus, one of `alm.data.corpora.CORPORA`.
-    """
+    """The reader of a benchmark that asks one question about each entry of a corpus."""
 
     def read(root: Path, split: str) -> list[Record]:
         return [entry_record(entry) for entry in read_entries(open_corpus(name, root), split)]

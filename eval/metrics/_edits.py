@@ -19,14 +19,7 @@ class ErrorRate(TextMetric):
     def _compute(
         self, predictions: list[str], references: list[list[str]], normalise: bool = True, **options: Any
     ) -> dict[str, Any]:
-        """Return the corpus rate, `per_sample` rates, `counts` (edits, reference length) and `backend`.
-
-        Args:
-            predictions: Transcripts.
-            references: What was said; several wordings are allowed.
-            normalise: Lower-case and drop punctuation first.
-            **options: None are known.
-        """
+        """Return the corpus rate, `per_sample` rates, `counts` (edits, reference length) and `backend`."""
         counts = []
         for prediction, targets in zip(predictions, references, strict=True):
             said = self._units(_plain(prediction) if normalise else prediction)

@@ -46,9 +46,6 @@ _FROM_START = 2000
 def shortened(text: str) -> str:
     """A long answer without its middle.
 
-    Args:
-        text: The answer of a model.
-
     Returns:
         The text itself if it has at most `LONGEST` characters; otherwise, without thinking, its first 2,000 and its
         last 6,000 characters, cut at white space. Answers stand in front of an explanation or behind it.

@@ -97,9 +97,6 @@ def normalise_answer(text: str) -> str:
     Case, punctuation, articles and a leading "the answer is" go; number words become digits; ways of saying only yes
     or no become `yes` and `no`.
 
-    Args:
-        text: An answer or a reference.
-
     Returns:
         Words joined by single spaces; empty for text without words. Articles stay when there is nothing else.
     """
@@ -111,9 +108,6 @@ def normalise_answer(text: str) -> str:
 
 def parse_yes_no(text: str) -> bool | None:
     """Read a yes or a no out of an answer; never guesses.
-
-    Args:
-        text: The answer of a model.
 
     Returns:
         True or False where the answer starts with yes or no (or a synonym), ends with one after an answer cue, or

@@ -194,11 +194,7 @@ def mask(text: str, mentions: Sequence[Mention]) -> str:
 
 
 def judge(text: str, mentions: Sequence[Mention]) -> list[Mention]:
-    """Mark the mentions that a text rejects, and those that it only weighs before it names another.
-
-    Args:
-        text: A canonical text.
-        mentions: Its mentions, in order of their start.
+    """Mark the mentions that a canonical text rejects, and those that it only considers before it names another.
 
     Returns:
         The same mentions with `rejected` and `weighed` set.

@@ -23,10 +23,6 @@ def disagreements(
 ) -> list[dict[str, Any]]:
     """Questions that one model alone answers right, of different clips.
 
-    Args:
-        records: The questions.
-        lines: Answers of both models by id.
-
     Returns:
         Per question `id`, `clip`, `question`, `reference`, both `answers`, and which model is `right`.
     """

@@ -31,12 +31,7 @@ def html_page(title: str, sections: Sequence[Section]) -> str:
 
 
 def markdown_page(title: str, sections: Sequence[Section]) -> str:
-    """The same as Markdown, without charts and clips.
-
-    Args:
-        title: Heading.
-        sections: What it shows; empty ones are skipped.
-    """
+    """The same as Markdown, without charts and clips."""
     lines = [f"# {markdown_cell(title)}", ""]
     for section in sections:
         if section.empty or (section.examples and not section.tables):

@@ -25,15 +25,7 @@ def write_run_report(
     records: Sequence[Record],
     lines: Sequence[Prediction],
 ) -> None:
-    """Write both reports beside the scores.
-
-    Args:
-        out_dir: Folder of the run.
-        name: What was evaluated.
-        scores: What `score_predictions` returned.
-        records: The questions.
-        lines: The answers.
-    """
+    """Write both reports beside the scores."""
     facts = {**scores.get("run", {}), "ids_sha256": scores["ids_sha256"]}
     sections = [*score_sections(dict(scores), "Scores"), Section("What was run", facts=facts)]
     write_text_atomic(out_dir / "report.md", markdown_page(name, sections))

@@ -10,9 +10,6 @@ from eval.scoring.predictions import HEADLINE
 def format_scores(scores: Mapping[str, Any]) -> str:
     """A plain-text table of scores: one row per score, one column per arm, with 95 % intervals and gaps.
 
-    Args:
-        scores: What `score_predictions` returned.
-
     Returns:
         Text of several lines; accuracies in percent, caption scores as they are.
     """

@@ -30,10 +30,6 @@ def source_ids(path: Path) -> set[str]:
 def contaminated(records: Sequence[Record], manifests: Iterable[Path]) -> dict[str, Any]:
     """Compare a benchmark's clips with training manifests.
 
-    Args:
-        records: The benchmark's records.
-        manifests: Training manifests.
-
     Returns:
         `n_clips` and `n_shared` of the benchmark, `shared` (its clips that were trained on, sorted), and `manifests`.
 

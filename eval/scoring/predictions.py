@@ -45,9 +45,6 @@ def read_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
 
     A last line that was cut off while it was written is ignored; any other broken line is an error.
 
-    Args:
-        path: The file.
-
     Returns:
         Its lines in file order, each key once.
 

@@ -148,15 +148,6 @@ def check_scorable(
 ) -> None:
     """Score empty answers, so that data and metrics that cannot be scored fail before anything is answered.
 
-    Args:
-        records: The questions with their references.
-        metrics: As in `score_predictions`.
-        require: As in `score_predictions`.
-        official: As in `score_predictions`.
-        ranked: Whether choices will be ranked.
-        is_right: As in `score_predictions`.
-        **_: Further options of `score_predictions`.
-
     Raises:
         EvaluationError: A record cannot be scored.
         MetricError: A metric cannot score these references, or a required one is not available.

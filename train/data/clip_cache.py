@@ -49,11 +49,7 @@ class ArrayCache(Generic[Value]):
 
 
 class ClipCache:
-    """Decoded clips.
-
-    Args:
-        sample_rate: Rate in Hz to deliver.
-    """
+    """Decoded clips."""
 
     def __init__(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate
@@ -69,11 +65,7 @@ class ClipCache:
 
 
 class MelCache:
-    """Log-mels of clips; each clip is computed alone, so that no other clip of a batch changes its rounding.
-
-    Args:
-        fbank: The front end.
-    """
+    """Log-mels of clips; each clip is computed alone, so that no other clip of a batch changes its rounding."""
 
     def __init__(self, fbank: KaldiFbank) -> None:
         self.fbank = fbank

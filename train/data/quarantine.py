@@ -26,10 +26,6 @@ FILE = "quarantine.jsonl"
 def check_audible(waveform: np.ndarray, name: object) -> None:
     """Check that a waveform of any shape is not silent.
 
-    Args:
-        waveform: The samples.
-        name: What to call it in the error.
-
     Raises:
         AudioError: It is silent throughout.
     """

@@ -74,12 +74,6 @@ def estimate_cost(
 ) -> CostEstimate:
     """Try a few steps of a stage; no run directory is touched.
 
-    Args:
-        settings: The stage.
-        model: The model with its trainable parts.
-        dataset: The samples.
-        collate: Makes batches of samples.
-
     Raises:
         UserError: Whatever would end the run before its first step.
     """

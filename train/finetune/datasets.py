@@ -101,10 +101,6 @@ def dataset_class(name: str) -> type[Corpus]:
 def read_dataset(name: str, options: dict[str, Any]) -> LabelledData:
     """Read a corpus' tables and find its files.
 
-    Args:
-        name: One of `list_datasets()`.
-        options: The corpus' options, `root` among them.
-
     Raises:
         ConfigError: Unknown corpus or option.
         ManifestError: A table or a file is not as it should be; names file and line.

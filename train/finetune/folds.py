@@ -19,10 +19,6 @@ from train.settings import TrainSettings
 def run_folds(settings: TrainSettings, run: Callable[[TrainSettings], Path]) -> Path:
     """Run the folds of `finetune.folds`, reuse finished ones, and summarise them in `out/scores.json` and `.md`.
 
-    Args:
-        settings: With `finetune.folds` set.
-        run: Runs one stage.
-
     Returns:
         The directory of the summary.
 

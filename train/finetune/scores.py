@@ -131,12 +131,7 @@ def markdown(scores: dict[str, Any]) -> str:
 
 
 def fold_summary(name: str, folds: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Summarise the scores of all folds, with mean and standard deviation, for every system.
-
-    Args:
-        name: Name of the run.
-        folds: Fold to the scores of its run.
-    """
+    """Summarise the scores of all folds, with mean and standard deviation, for every system."""
     first = next(iter(folds.values()))
     metric = first["metric"]
     systems = {}

@@ -70,11 +70,7 @@ def read_clips(sources: Sequence[str]) -> Sequence[NamedClip]:
 
 
 class ShardClips(Sequence[NamedClip]):
-    """The different clips of a shard directory, each looked up on access.
-
-    Args:
-        records: The shards' records.
-    """
+    """The different clips of a shard directory, each looked up on access."""
 
     def __init__(self, records: ShardedRecords) -> None:
         self.records = records

@@ -25,10 +25,6 @@ _BATCH = 16
 class OnlineProbe:
     """The labelled clips, split into those the probes are fitted on and those they are tested on.
 
-    Args:
-        settings: Label table, folds, neighbours.
-        sample_rate: Rate in Hz the encoder takes.
-
     Raises:
         UserError: A table or recording that cannot be used, or too many clips.
     """

@@ -35,12 +35,7 @@ _BACKGROUND_CLIPS, _BACKGROUND_S = 256, 10
 
 
 class PretrainingWatch(TrainerCallback):
-    """Warns of collapse and of silent clips, and probes the encoder at regular steps.
-
-    Args:
-        model: The model in training.
-        probe: The labelled set; None disables probing.
-    """
+    """Warns of collapse and of silent clips, and probes the encoder at regular steps."""
 
     def __init__(self, model: ContrastiveModel, probe: OnlineProbe | None) -> None:
         self.model = model

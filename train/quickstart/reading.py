@@ -165,12 +165,7 @@ class RowPacker:
         return self._cache[key]
 
     def row(self, scene: ReadingScene, rng: np.random.Generator) -> Row:
-        """Build one row.
-
-        Args:
-            scene: The description and its exercises.
-            rng: Chooses one of several right answers.
-        """
+        """Build one row."""
         description = [i for word in scene.description.split(" ") for i in self.ids(word)]
         ids = [*self.ids(self._head), *description]
         labels, positions, segments = [IGNORE] * len(ids), list(range(len(ids))), [0] * len(ids)
@@ -187,9 +182,6 @@ class RowPacker:
 
     def batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """Collate rows to tensors, padded to the longest.
-
-        Args:
-            rows: B rows.
 
         Returns:
             `input_ids`, `labels`, `position_ids`, `segments` (B, N) and `attention_mask` (B, 1, N, N)
@@ -218,13 +210,6 @@ class ReadingBatches(TrainingDataset):
     """Batches of exercises, a function of the seed; the timelines grow from short ones to the length of audio.
 
     Batches are made one after the other: an earlier one than the last is made by starting again.
-
-    Args:
-        packer: Makes the batches.
-        language: The words.
-        seed: The seed.
-        n_scenes: Rows of a batch.
-        n_batches: How many batches.
     """
 
     def __init__(

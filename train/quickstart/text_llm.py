@@ -118,10 +118,6 @@ def train_text_llm(config: TextLLMConfig, language: Language, out: Path, folder:
 def reading_text(language: Language, seed: int) -> Iterator[str]:
     """Generate text for the tokenizer: descriptions, requests and answers like those of the exercises.
 
-    Args:
-        language: The words.
-        seed: The seed.
-
     Yields:
         One text at a time; some contain line breaks.
     """

@@ -32,11 +32,7 @@ def clips_of(records: Sequence[Record]) -> list[AudioRef]:
 
 
 class ClipWaveforms:
-    """Clips as waveforms, decoded when a batch needs them.
-
-    Args:
-        sample_rate: Rate in Hz to deliver.
-    """
+    """Clips as waveforms, decoded when a batch needs them."""
 
     def __init__(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate

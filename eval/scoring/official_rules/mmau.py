@@ -11,11 +11,6 @@ from collections.abc import Sequence
 def mmau_match(prediction: str, answer: str, choices: Sequence[str]) -> bool:
     r"""The rule of MMAU's `evaluation.py`.
 
-    Args:
-        prediction: What a model said.
-        answer: The right choice.
-        choices: All choices.
-
     Returns:
         Whether all words (`\w+`, lower case) of the answer are said, and none that the answer lacks and another
         choice has.
