@@ -1,4 +1,4 @@
-"""The `alm` command. Floors are imported only by the subcommand that needs them, so help is immediate."""
+"""The `alm` command. The packages are imported only by the subcommand that needs them, so help is immediate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of the evaluation floor: invalid data, metrics that cannot be computed."""
+"""Errors of evaluation: invalid data, metrics that cannot be computed."""
 
 from alm.common.errors import UserError
 

@@ -234,7 +234,7 @@ def _votes(root, *answers, split="test"):
     ],
 )
 def test_clothoaqa_counts_the_same_answers_as_right_everywhere(answers, right, accepted, tmp_path):
-    from eval.scoring.arm_scores import score_arm
+    from eval.scoring.answer_scores import score_answers
 
     _votes(tmp_path, *answers)
     convert("clothoaqa", tmp_path, tmp_path / "out")
@@ -244,7 +244,8 @@ def test_clothoaqa_counts_the_same_answers_as_right_everywhere(answers, right, a
     assert converted[0].meta.get("answers") == accepted == asked[0].meta.get("answers")
     for said in ("yes", "no", "dog", "puppy"):
         values = [
-            score_arm(records, [said], {})["qa/overall"].interval(0).value for records in (converted, asked)
+            score_answers(records, [said], {})["qa/overall"].interval(0).value
+            for records in (converted, asked)
         ]
         assert values[0] == values[1] == float(said in (accepted or [right.lower()]))
 

@@ -357,7 +357,7 @@ def test_perfect_answers_give_exactly_one_with_absent_classes():
 
     from alm.data.corpora import Clip, Entry
     from eval.benchmarks._readers import entry_record
-    from eval.scoring.arm_scores import score_arm
+    from eval.scoring.answer_scores import score_answers
 
     labels = [f"label {word}" for word in "one two three four".split()]
     records = [
@@ -375,5 +375,5 @@ def test_perfect_answers_give_exactly_one_with_absent_classes():
         for i in range(7)
     ]
     rankings = [[float(label == record.answer) for label in labels] for record in records]
-    scores = score_arm(records, [record.answer for record in records], {}, rankings=rankings)
+    scores = score_answers(records, [record.answer for record in records], {}, rankings=rankings)
     assert scores["ranking/map"].interval(0).value == 1.0 and scores["qa/overall"].interval(0).value == 1.0

@@ -12,7 +12,7 @@ from eval.benchmarks import load_benchmark
 from eval.benchmarks._data import read_records
 from eval.errors import MetricUnavailable
 from eval.runner.score_file import score_file
-from eval.scoring.arm_scores import score_arm
+from eval.scoring.answer_scores import score_answers
 from eval.scoring.label_similarity import label_similarities, nearest
 
 LABELS = ["dog", "cat", "rain"]
@@ -103,4 +103,4 @@ def test_a_required_metric_that_scores_nothing_here_is_an_error(esc50):
     root, _, said = esc50
     records, _ = read_records(load_benchmark("ltu_classification"), root, "esc50", check_audio=False)
     with pytest.raises(MetricUnavailable, match="--require meteor: it applies to none of these records"):
-        score_arm(records, [*said, None], {}, require=["meteor"])
+        score_answers(records, [*said, None], {}, require=["meteor"])

@@ -37,7 +37,7 @@ class Cost:
 class CountStage(Stage[CountSettings]):
     settings = CountSettings
     artifact = "counts"
-    leaves = ("notes.txt",)
+    outputs = ("notes.txt",)
 
     def inputs(self, settings):
         return [settings.text]
@@ -60,7 +60,7 @@ STAGE = CountStage()
 def test_every_stage_keeps_the_contract(name):
     stage = STAGES.get(name)
     assert isinstance(stage, Stage) and issubclass(stage.settings, StageSettings)
-    written = (stage.artifact, *stage.leaves, *stage.resumes)
+    written = (stage.artifact, *stage.outputs, *stage.resumes)
     assert len(set(written)) == len(written) and all(name and "/" not in name for name in written)
     with pytest.raises(ConfigError, match="no_such_key"):
         parse_stage({"stage": name, "out": "x", "no_such_key": 1}, "a config")

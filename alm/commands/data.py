@@ -175,11 +175,11 @@ def _stats(arguments: argparse.Namespace) -> None:
     from alm.common.text import one_line
     from alm.data.audit import statistics
 
-    figures = statistics(arguments.manifest)
+    numbers = statistics(arguments.manifest)
     if arguments.json:
-        print(json.dumps(figures))
+        print(json.dumps(numbers))
         return
-    for name, value in figures.items():
+    for name, value in numbers.items():
         shown = (
             ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else value
         )

@@ -28,7 +28,9 @@ def add(commands: Any) -> None:
         action="store_true",
         help="only estimate the cost: parameters, steps, tokens, memory, FLOPs, time from a few real steps",
     )
-    parser.add_argument("--json", action="store_true", help="print --dry-run's figures as one line of JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print the numbers of --dry-run as one line of JSON"
+    )
     parser.set_defaults(run=_train)
 
 

@@ -1,4 +1,4 @@
-"""The basement, which every floor may import: errors, settings, files, text, processes, plug-ins, progress.
+"""Shared by all packages: errors, settings, files, text, processes, plug-ins, progress.
 
-It imports nothing else of ours and knows nothing about audio; what only one floor needs belongs to that floor.
+It imports nothing else of ours and knows nothing about audio; what only one package needs belongs to that package.
 """

@@ -171,10 +171,10 @@ def statistics(path: str) -> dict[str, Any]:
 def _spread(values: Sequence[float]) -> dict[str, float]:
     if not values:
         return {}
-    figures = {
+    numbers = {
         "min": min(values),
         "median": float(np.median(values)),
         "mean": float(np.mean(values)),
         "max": max(values),
     }
-    return {name: round(value, 3) for name, value in figures.items()}
+    return {name: round(value, 3) for name, value in numbers.items()}

@@ -1,1 +1,1 @@
-"""One file (or package) per encoder; the name is its registry key. Shared parts live one floor up, in `encoders/`."""
+"""One file (or package) per encoder; the name is its registry key. Shared parts are in `encoders/`."""

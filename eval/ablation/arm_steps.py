@@ -180,7 +180,7 @@ def stage_values(
         stage: pretrain, align or instruct.
         given: The arm's values.
         inputs: The shared inputs.
-        before: What the stage before leaves and where (`encoder` or `model`, path); None starts from scratch.
+        before: Artifact of the stage before and where it is (`encoder` or `model`, path); None starts from scratch.
     """
     data: dict[str, Any] = {"train": list(inputs.train), "validation": list(inputs.validation)}
     values = {key: value for key, value in given.items() if key not in ("out", "model")} | {"stage": stage}

@@ -14,7 +14,7 @@ from eval.ablation.grid import NATIVE
 from eval.ablation.results import ArmResult, Results, SeedRun
 from eval.errors import EvaluationError
 from eval.reports.score_table import format_p
-from eval.scoring.arm_scores import ArmScore, score_arm
+from eval.scoring.answer_scores import AnswerScore, score_answers
 from eval.scoring.predictions import HEADLINE, records_of
 from eval.scoring.significance import holm, permutation_p
 from eval.scoring.stats import Interval
@@ -34,9 +34,9 @@ class Scored:
     """
 
     arm: ArmResult
-    seeds: dict[int, dict[str, ArmScore]]
-    pooled: dict[str, ArmScore]
-    controls: dict[str, dict[str, ArmScore]]
+    seeds: dict[int, dict[str, AnswerScore]]
+    pooled: dict[str, AnswerScore]
+    controls: dict[str, dict[str, AnswerScore]]
 
     def interval(self, key: str) -> Interval:
         """A score over all seeds, with its 95 % interval from resampling clips."""
@@ -83,15 +83,15 @@ class Comparison:
             scale = -scale
         value, low, high = (None if end is None else end * scale for end in ends)
         span = "" if low is None or high is None else f" [{low:+.3g}, {high:+.3g}]"
-        figures = f"{value:+.3g}{span}{unit}, p = {format_p(self.p_holm)} (Holm)"
+        numbers = f"{value:+.3g}{span}{unit}, p = {format_p(self.p_holm)} (Holm)"
         if self.supported:
             seeds = f"in each of {len(self.by_seed)} seeds" if len(self.by_seed) > 1 else "in one seed"
-            return f"{names[0]} > {names[1]} ({figures}, {seeds})"
+            return f"{names[0]} > {names[1]} ({numbers}, {seeds})"
         why = "" if self.p_holm >= ALPHA else "; not every seed agrees"
-        return f"no significant difference between {names[0]} and {names[1]} ({figures}{why})"
+        return f"no significant difference between {names[0]} and {names[1]} ({numbers}{why})"
 
 
-def value_of(score: ArmScore) -> float:
+def value_of(score: AnswerScore) -> float:
     """A score without its interval."""
     return float(score.statistic(score.columns.sum(axis=0, keepdims=True))[0])
 
@@ -116,7 +116,7 @@ def score_arms(results: Results) -> tuple[list[Scored], dict[str, str]]:
         if not arm.scored:
             continue
         seeds = {run.seed: _score(records, headlines[id(run)], backends, arm.name) for run in arm.scored}
-        controls: dict[str, list[dict[str, ArmScore]]] = {}
+        controls: dict[str, list[dict[str, AnswerScore]]] = {}
         for run in arm.scored:
             for control in dict.fromkeys(
                 line["control"] for line in run.lines if line["control"] != HEADLINE
@@ -134,17 +134,17 @@ def _answers(run: SeedRun, control: str) -> dict[str, Any]:
 
 def _score(
     records: Sequence[Record], answers: Mapping[str, Any], backends: dict[str, str], arm: str
-) -> dict[str, ArmScore]:
+) -> dict[str, AnswerScore]:
     missing = [record.id for record in records if record.id not in answers]
     if missing:
         raise EvaluationError(
             f"arm '{arm}': no answer to {missing[0]!r} and {len(missing) - 1} more that other runs answered; "
             "the runs were scored on different questions"
         )
-    return score_arm(records, [answers[record.id]["prediction"] for record in records], backends)
+    return score_answers(records, [answers[record.id]["prediction"] for record in records], backends)
 
 
-def pool(scores: Sequence[dict[str, ArmScore]]) -> dict[str, ArmScore]:
+def pool(scores: Sequence[dict[str, AnswerScore]]) -> dict[str, AnswerScore]:
     """Scores of the same questions in several seeds as one: the numbers of each sample averaged."""
     return {
         key: replace(first, columns=np.mean([one[key].columns for one in scores], axis=0))

@@ -90,7 +90,7 @@ def clip_features(encoder: AudioEncoder, paths: Sequence[Path]) -> np.ndarray:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Read the config, write the figures; the exit code is 2 for invalid input."""
+    """Read the config, write the scores; the exit code is 2 for invalid input."""
     config, out = argv
     try:
         write_text_atomic(Path(out), json.dumps(probe(read_yaml(config))) + "\n")

@@ -14,11 +14,11 @@ PROBE, EARLY, VALIDATION = "linear probe (mAP)", "early training loss", "validat
 
 @dataclass(frozen=True)
 class Proxy:
-    """One cheap figure over the arms of a track.
+    """One cheap metric over the arms of a track.
 
     Attributes:
         name: Which.
-        values: Arm -> figure, as measured.
+        values: Arm -> value, as measured.
         rho: Spearman's correlation with the score; losses count the lower the better. Arms with one encoder and so
             with one probe count once, with the mean of their scores. None: fewer than three to rank.
         p: Its two-sided p-value, exact for few arms.

@@ -22,7 +22,7 @@ from eval.reports.sections import Section, Table
 from eval.scoring.stats import Interval
 
 FOLDER = "report"
-_FIGURES = "figures"
+_CHARTS = "figures"
 _HEAD = (
     "arm", "tokens/s", "score", "seeds (sd)", "difference", "p (Holm)", "no audio", "other clip",
     "trainable", "parameters", "LLM tokens", "FLOPs", "wall s", "lr x",
@@ -40,15 +40,15 @@ def write_ablation_report(root: Path) -> Path:
     key = results.settings["scoring"]["score"]
     comparisons = compare(results, scored, key)
     folder = root / FOLDER
-    (folder / _FIGURES).mkdir(parents=True, exist_ok=True)
+    (folder / _CHARTS).mkdir(parents=True, exist_ok=True)
     drawn = pictures(scored, key)
     for name, picture in drawn.items():
-        write_text_atomic(folder / _FIGURES / f"{name}.svg", picture.svg + "\n")
+        write_text_atomic(folder / _CHARTS / f"{name}.svg", picture.svg + "\n")
     sections = _sections(results, scored, comparisons, key, backends)
     write_text_atomic(folder / "arms.csv", csv_text(_score_rows(results, scored, comparisons)))
     write_text_atomic(folder / "runs.csv", csv_text(_run_rows(results, scored, key)))
     title = f"Ablation: {Path(results.settings['out']).name}"
-    files = "".join(f"![{markdown_cell(p.title)}]({_FIGURES}/{n}.svg)\n\n" for n, p in drawn.items())
+    files = "".join(f"![{markdown_cell(p.title)}]({_CHARTS}/{n}.svg)\n\n" for n, p in drawn.items())
     write_text_atomic(folder / "report.md", f"{markdown_page(title, sections)}\n{files}".rstrip() + "\n")
     path = folder / "report.html"
     charts = Section("Charts", pictures=list(drawn.values()))

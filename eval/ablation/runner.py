@@ -48,9 +48,9 @@ def step_folder(work: Path, step: Step) -> Path:
 
 
 def is_done(work: Path, step: Step) -> bool:
-    """Whether a step's marker and what it leaves are there."""
+    """Whether a step's marker and its output are there."""
     folder = step_folder(work, step)
-    return (folder / DONE).is_file() and (folder / step.leaves).exists()
+    return (folder / DONE).is_file() and (folder / step.output).exists()
 
 
 def run_steps(work: Path, last: Sequence[Step], jobs: int, say: Say = print) -> None:
@@ -145,8 +145,8 @@ def _end(work: Path, one: _Running) -> str | None:
     problem = None
     if code:
         problem = f"{last_error(folder / LOG)} (exit code {code})"
-    elif not (folder / one.step.leaves).exists():
-        problem = f"left no {one.step.leaves}"
+    elif not (folder / one.step.output).exists():
+        problem = f"left no {one.step.output}"
     marker: dict[str, Any] = {"step": one.step.label, "seconds": seconds}
     if problem is None:
         write_text_atomic(folder / DONE, json.dumps(marker) + "\n")

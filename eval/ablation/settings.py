@@ -115,8 +115,8 @@ class TrackSettings:
     """How many tokens the LLM gets of a second of audio.
 
     Attributes:
-        native: SeedRun every arm with its projector as configured.
-        matched_per_s: SeedRun every arm (also) with the projector's option (`stack`, `stride`, `window_s`, `n_queries`)
+        native: Run every arm with its projector as configured.
+        matched_per_s: Run every arm (also) with the projector's option (`stack`, `stride`, `window_s`, `n_queries`)
             that comes nearest to so many tokens per second; None does not.
         clip_s: Length of the clip by which tokens are counted.
         tolerance: Relative difference up to which an arm counts as matched; the report names those beyond.
@@ -198,7 +198,7 @@ class AblationSettings:
         budget: How long to train.
         tracks: Tokens per second.
         scoring: How arms are scored.
-        proxies: Cheap figures.
+        proxies: Cheap metrics that might predict the score.
         jobs: Processes at a time; 0 is one per core, or one where there is a GPU.
     """
 

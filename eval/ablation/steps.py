@@ -31,7 +31,7 @@ class Step:
         name: What it does; begins the folder's name.
         label: Whose it is, for people.
         words: What stands behind `python -m`.
-        leaves: The file or folder, inside its own, without which it is not done.
+        output: The file or folder, inside its own folder, without which the step is not done.
         config: Values for a `config.yaml` in its folder; None writes none.
         needs: Steps that come first.
         reads: Files of the user whose content counts.
@@ -40,7 +40,7 @@ class Step:
     name: str
     label: str
     words: tuple[str, ...]
-    leaves: str
+    output: str
     config: dict[str, Any] | None = None
     needs: tuple[Step, ...] = ()
     reads: tuple[str, ...] = ()

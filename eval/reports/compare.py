@@ -12,7 +12,7 @@ from alm.data.records import Record
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.errors import EvaluationError
 from eval.reports.disagreements import disagreements
-from eval.scoring.arm_scores import DEFAULT_METRICS, ArmScore, is_costly, score_arm
+from eval.scoring.answer_scores import DEFAULT_METRICS, AnswerScore, is_costly, score_answers
 from eval.scoring.predictions import CONTROLS, HEADLINE, PREDICTIONS, Prediction, read_predictions, records_of
 from eval.scoring.scores import ids_hash
 from eval.scoring.significance import holm, mcnemar_p, permutation_p
@@ -86,8 +86,8 @@ def _runs(path: Path) -> dict[str, Path]:
 def _compare_one(
     name: str, paths: tuple[Path, Path], seed: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    arms = [_arms(path) for path in paths]
-    answers_by_id = [found[HEADLINE] for found in arms]
+    conditions = [_by_condition(path) for path in paths]
+    answers_by_id = [found[HEADLINE] for found in conditions]
     records = records_of([*answers_by_id[0].values(), *answers_by_id[1].values()])
     for path, lines in zip(paths, answers_by_id, strict=True):
         missing = [record.id for record in records if record.id not in lines]
@@ -114,7 +114,7 @@ def _compare_one(
         "limited": any(one.get("limited") for one in stored),
         "backends": dict(sorted(backends.items())),
         "absent": dict(sorted(absent.items())),
-        "controls": _controls(records, arms, scores, metrics, seed),
+        "controls": _controls(records, conditions, scores, metrics, seed),
         "disagreements": disagreements(records, answers_by_id),
         "run": {key: value for key, value in stored[0].get("run", {}).items() if key in _WHERE},
     }
@@ -127,9 +127,9 @@ def _scores(
     backends: dict[str, str],
     absent: dict[str, str],
     metrics: Sequence[str],
-) -> dict[str, ArmScore]:
+) -> dict[str, AnswerScore]:
     found = [lines[record.id] for record in records]
-    return score_arm(
+    return score_answers(
         records, [line["prediction"] for line in found], backends, metrics, absent=absent,
         rankings=[line.get("ranking") for line in found],
     )  # fmt: skip
@@ -137,18 +137,18 @@ def _scores(
 
 def _controls(
     records: Sequence[Record],
-    arms: Sequence[Mapping[str, Mapping[str, Prediction]]],
-    scores: Sequence[Mapping[str, ArmScore]],
+    conditions: Sequence[Mapping[str, Mapping[str, Prediction]]],
+    scores: Sequence[Mapping[str, AnswerScore]],
     metrics: Sequence[str],
     seed: int,
 ) -> list[dict[str, Any]]:
     """Scores of both models under each control that both were asked under, and the gaps to their own scores."""
     rows = []
     for control in (one for one in CONTROLS if one != HEADLINE):
-        if not all(record.id in found.get(control, {}) for found in arms for record in records):
+        if not all(record.id in found.get(control, {}) for found in conditions for record in records):
             continue
         cheap = [name for name in metrics if not is_costly(name)]
-        swapped = [_scores(records, found[control], {}, {}, cheap) for found in arms]
+        swapped = [_scores(records, found[control], {}, {}, cheap) for found in conditions]
         for key in (key for key in _CONTROLLED if all(key in found for found in (*scores, *swapped))):
             row: dict[str, Any] = {"score": key, "control": control}
             for side, own, other in zip(("first", "second"), scores, swapped, strict=True):
@@ -176,21 +176,21 @@ def _metrics(stored: Sequence[Mapping[str, Any]]) -> Sequence[str]:
     return load_benchmark(known).metrics if known else DEFAULT_METRICS
 
 
-def _arms(path: Path) -> dict[str, dict[str, Prediction]]:
+def _by_condition(path: Path) -> dict[str, dict[str, Prediction]]:
     """Lines by control and id; of a control that was run again, as after `--limit`, the last."""
     found: dict[str, dict[str, Prediction]] = {HEADLINE: {}}
     for line in read_predictions(path):
-        arm = found.setdefault(line["control"], {})
-        if line["id"] in arm and line["control"] == HEADLINE:
+        condition = found.setdefault(line["control"], {})
+        if line["id"] in condition and line["control"] == HEADLINE:
             raise EvaluationError(
                 f"{path}: two answers to {line['id']!r}; the file holds more than one model or setting, evaluate each "
                 "into a folder of its own"
             )
-        arm[line["id"]] = line
+        condition[line["id"]] = line
     return found
 
 
-def _row(name: str, key: str, first: ArmScore, second: ArmScore, seed: int) -> dict[str, Any]:
+def _row(name: str, key: str, first: AnswerScore, second: AnswerScore, seed: int) -> dict[str, Any]:
     row: dict[str, Any] = {
         "set": name,
         "score": key,

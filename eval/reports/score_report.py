@@ -15,7 +15,7 @@ from alm.common.files import write_text_atomic
 from alm.data.records import AudioRef
 from eval.reports.charts import Triple, interval_chart, line_chart
 from eval.reports.pages import html_page
-from eval.reports.score_table import arm_remarks, format_interval
+from eval.reports.score_table import condition_remarks, format_interval
 from eval.reports.sections import Card, Cell, Example, Picture, Section, Table
 from eval.scoring.predictions import HEADLINE
 from eval.scoring.scores import Scores
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 # At which rate clips are played.
 EXAMPLE_HZ = 16000
 
-ARM_NAMES = {
+CONDITION_NAMES = {
     HEADLINE: "model",
     "no_audio": "no audio",
     "other_clip": "another clip's audio",
@@ -117,24 +117,24 @@ def score_sections(scores: Scores, heading: str) -> list[Section]:
     return found
 
 
-def arm_name(arm: str) -> str:
+def condition_name(condition: str) -> str:
     """An arm's name for readers."""
-    return ARM_NAMES.get(arm, arm.replace("_", " "))
+    return CONDITION_NAMES.get(condition, condition.replace("_", " "))
 
 
 def score_table(scores: Scores) -> Table:
-    """All scores of all arms, and the gap to another clip's audio."""
-    arms = list(scores["arms"])
-    gaps = {f"model minus {arm_name(arm)}": gap for arm, gap in scores["gaps"].items() if arm == "other_clip"}
+    """All scores of all conditions, and the gap to another clip's audio."""
+    conditions = list(scores["arms"])
+    gaps = {f"model minus {condition_name(c)}": gap for c, gap in scores["gaps"].items() if c == "other_clip"}
     rows: list[list[str | Cell]] = []
     totals = set()
     for key, own in scores["arms"][HEADLINE]["scores"].items():
-        cells = [interval_cell(scores["arms"][arm]["scores"].get(key), key) for arm in arms]
+        cells = [interval_cell(scores["arms"][condition]["scores"].get(key), key) for condition in conditions]
         cells += [interval_cell(gap.get(key), key, signed=True) for gap in gaps.values()]
         if key == "qa/overall":
             totals.add(len(rows))
         rows.append([_score_name(key), str(own["n"]), *cells])
-    head = ["score", "n", *map(arm_name, arms), *gaps]
+    head = ["score", "n", *map(condition_name, conditions), *gaps]
     return Table(head, rows, "Scores and their controls", frozenset(totals))
 
 
@@ -196,14 +196,14 @@ def _score_name(key: str) -> str:
 
 
 def _score_chart(scores: Scores) -> Picture | None:
-    arms = list(scores["arms"])
+    conditions = list(scores["arms"])
     keys = [key for key in scores["arms"][HEADLINE]["scores"] if key.startswith("qa/")]
     rows = {
-        _score_name(key): [triple(scores["arms"][arm]["scores"].get(key)) for arm in arms] for key in keys
+        _score_name(key): [triple(scores["arms"][name]["scores"].get(key)) for name in conditions]
+        for key in keys
     }
-    return interval_chart(
-        rows, [arm_name(arm) for arm in arms], title="Accuracy per kind of question, 95 % intervals"
-    )
+    title = "Accuracy per kind of question, 95 % intervals"
+    return interval_chart(rows, [*map(condition_name, conditions)], title=title)
 
 
 def triple(score: Mapping[str, Any] | None) -> Triple | None:
@@ -231,7 +231,7 @@ def _group_table(group: str, values: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _remarks(scores: Scores) -> list[str]:
-    remarks = [*scores["notes"], *arm_remarks(scores)]
+    remarks = [*scores["notes"], *condition_remarks(scores)]
     remarks += [f"{metric} is absent: {why}." for metric, why in scores.get("absent", {}).items()]
     return [*remarks, f"Computed by {', '.join(sorted(set(scores['backends'].values())))}."]
 

@@ -8,7 +8,7 @@ from eval.scoring.predictions import HEADLINE
 
 
 def format_scores(scores: Mapping[str, Any]) -> str:
-    """A plain-text table of scores: one row per score, one column per arm, with 95 % intervals and gaps.
+    """A plain-text table of scores: one row per score, one column per condition, with 95 % intervals and gaps.
 
     Returns:
         Text of several lines; accuracies in percent, caption scores as they are.
@@ -35,7 +35,7 @@ def format_scores(scores: Mapping[str, Any]) -> str:
     console.print(table)
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
     lines += [f"Note: {note}" for note in scores["notes"]]
-    return "\n".join([*lines, *arm_remarks(scores), *breakdown_lines(scores)])
+    return "\n".join([*lines, *condition_remarks(scores), *breakdown_lines(scores)])
 
 
 def format_interval(interval: Mapping[str, Any], name: str, *, signed: bool = False) -> str:
@@ -67,29 +67,29 @@ def breakdown_lines(scores: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def arm_remarks(scores: Mapping[str, Any]) -> list[str]:
-    """Remarks on each arm: missing and unparsed answers, and the score of the published rule."""
+def condition_remarks(scores: Mapping[str, Any]) -> list[str]:
+    """Remarks on each condition: missing and unparsed answers, and the score of the published rule."""
     remarks = []
-    for name, arm in scores["arms"].items():
+    for name, condition in scores["arms"].items():
         label = "model" if name == HEADLINE else name.replace("_", " ")
-        if arm["n_missing"]:
-            remarks.append(f"{label}: {arm['n_missing']} predictions missing, counted as wrong")
-        failures = arm["choice_parse_failures"]
+        if condition["n_missing"]:
+            remarks.append(f"{label}: {condition['n_missing']} predictions missing, counted as wrong")
+        failures = condition["choice_parse_failures"]
         if failures["n"]:
             remarks.append(
                 f"{label}: {failures['n']} of {failures['of']} multiple-choice answers name no single choice"
             )
-        if "official" in arm:
-            remarks.append(f"{label}: {official_remark(arm)}")
+        if "official" in condition:
+            remarks.append(f"{label}: {official_remark(condition)}")
     return remarks
 
 
-def official_remark(arm: Mapping[str, Any]) -> str:
+def official_remark(condition: Mapping[str, Any]) -> str:
     """The published rule's number beside ours, in one line."""
-    official = arm["official"]
+    official = condition["official"]
     if official["value"] is None:
         return f"official rule ({official['rule']}): no answers"
-    ours = arm["scores"]["qa/overall"]["value"]
+    ours = condition["scores"]["qa/overall"]["value"]
     return (
         f"official rule ({official['rule']}): {100 * official['value']:.1f} % "
         f"of the {official['n_answered']} answered, "

@@ -8,7 +8,7 @@ from eval.benchmarks import load_benchmark
 from eval.benchmarks._base import CAPTION_METRICS
 from eval.benchmarks._data import read_records
 from eval.errors import EvaluationError
-from eval.scoring.arm_scores import DEFAULT_METRICS
+from eval.scoring.answer_scores import DEFAULT_METRICS
 from eval.scoring.correctness import Correctness, is_correct
 from eval.scoring.judges import judged_accuracy, open_judge
 from eval.scoring.predictions import (

@@ -14,7 +14,7 @@ from alm.common.files import write_text_atomic
 from alm.data.records import Record
 from eval.errors import EvaluationError
 from eval.parsing.choices import parse_choice
-from eval.scoring.arm_scores import DEFAULT_METRICS, ArmScore, is_costly, score_arm
+from eval.scoring.answer_scores import DEFAULT_METRICS, AnswerScore, is_costly, score_answers
 from eval.scoring.correctness import Correctness, check_references, is_correct
 from eval.scoring.official import official_score
 from eval.scoring.predictions import CONTROLS, HEADLINE, Prediction
@@ -23,13 +23,13 @@ from eval.scoring.stats import mean_interval
 Scores = dict[str, Any]
 """What `scores.json` holds.
 
-`arms`: per arm (`none`, `no_audio`, `other_clip`, extra arms) `scores` (name to value, low, high, n, n_clips),
-`n_missing` and `choice_parse_failures`, where asked for `official` (the published rule) and `groups` (scores per
-value of what they are broken down by); `gaps`: per other arm the paired difference `none` minus it under the same
-names; `backends`: how each number was made; `absent`: scores that could not be computed, and why; `notes`: what a
-reader has to know beside the numbers; `ids_sha256`: hash of the records' ids, the same for the same set. Names are
-`caption/<metric>`, `qa/overall`, `qa/<kind>` and `ranking/map`; of further metrics of
-answers `answer/<metric>`; of answers matched with labels by text embedding `qa/label_embedding` and
+`arms`: per condition (`none`, `no_audio`, `other_clip`, and other models by name) `scores` (name to value, low, high,
+n, n_clips), `n_missing` and `choice_parse_failures`, where asked for `official` (the published rule) and `groups`
+(scores per value of what they are broken down by); `gaps`: per other condition the paired difference `none` minus it
+under the same names; `backends`: how each number was made; `absent`: scores that could not be computed, and why;
+`notes`: what a reader has to know beside the numbers; `ids_sha256`: hash of the records' ids, the same for the same
+set. Names are `caption/<metric>`, `qa/overall`, `qa/<kind>` and `ranking/map`; of further metrics of answers
+`answer/<metric>`; of answers matched with labels by text embedding `qa/label_embedding` and
 `ranking/label_embedding_map`.
 """
 
@@ -59,13 +59,13 @@ def score_predictions(
 
     Args:
         records: The questions with their references.
-        predictions: Lines of predictions files; every control in them becomes an arm.
-        extra: Further arms by name, for example answers of a model with an untrained encoder; only their
+        predictions: Lines of predictions files; every control in them becomes a condition.
+        extra: Answers of other models by name, for example of one with an untrained encoder; only their
             lines with control `none` are used.
         limited: Whether the records are only a part of the benchmark, as with `--limit`.
         seed: Seed of the resampling.
-        metrics: Names of metrics, see `eval.scoring.arm_scores.score_arm`; those that are not installed are reported
-            as absent.
+        metrics: Names of metrics, see `eval.scoring.answer_scores.score_answers`; those that are not installed are
+            reported as absent.
         require: Further metrics, which must not be absent.
         groups: Keys of the records' `meta` to break scores down by, beside the length of what was heard.
         official: A published rule of `eval.scoring.official` to show beside ours.
@@ -76,7 +76,7 @@ def score_predictions(
         The scores; see `Scores`.
 
     Raises:
-        EvaluationError: A prediction for an id that no record has, two predictions of one arm for one id, or a
+        EvaluationError: A prediction for an id that no record has, two predictions of one condition for one id, or a
             record without a reference.
         MetricUnavailable: A required metric needs software or a model that is not installed.
     """
@@ -84,16 +84,16 @@ def score_predictions(
         raise EvaluationError("there are no records to score against; give a manifest with at least one line")
     present = {line["control"] for line in predictions}
     lines = {control: [line for line in predictions if line["control"] == control] for control in CONTROLS}
-    arms = {control: found for control, found in lines.items() if found or control == HEADLINE}
+    conditions = {control: found for control, found in lines.items() if found or control == HEADLINE}
     if present - set(CONTROLS):
         raise EvaluationError(
             f"unknown control in the predictions: {', '.join(sorted(present - set(CONTROLS)))}"
         )
     for name, further in (extra or {}).items():
-        if name in arms:
-            raise EvaluationError(f"the extra arm {name!r} has the name of another arm; rename it")
-        arms[name] = [line for line in further if line["control"] == HEADLINE]
-    found_lines = {name: _lines_of(records, found, name) for name, found in arms.items()}
+        if name in conditions:
+            raise EvaluationError(f"the extra model {name!r} has the name of another condition; rename it")
+        conditions[name] = [line for line in further if line["control"] == HEADLINE]
+    found_lines = {name: _lines_of(records, found, name) for name, found in conditions.items()}
     answers = {
         name: [None if line is None else line["prediction"] for line in found]
         for name, found in found_lines.items()
@@ -103,7 +103,7 @@ def score_predictions(
     parts = {}
     for name, said in answers.items():
         rankings = [None if line is None else line.get("ranking") for line in found_lines[name]]
-        parts[name] = score_arm(records, said, backends, metrics, require, absent, rankings, is_right)
+        parts[name] = score_answers(records, said, backends, metrics, require, absent, rankings, is_right)
     result: Scores = {
         "version": 2,
         "n_records": len(records),
@@ -118,15 +118,15 @@ def score_predictions(
     }
     values = _group_values(records, found_lines[HEADLINE], [*groups, "length"])
     for name, scores in parts.items():
-        arm = result["arms"][name] = {
+        condition = result["arms"][name] = {
             "scores": {key: asdict(score.interval(seed)) for key, score in scores.items()},
             "n_missing": sum(answer is None for answer in answers[name]),
             "choice_parse_failures": _parse_failures(records, answers[name]),
         }
         if official:
-            arm["official"] = official_score(official, records, answers[name])
+            condition["official"] = official_score(official, records, answers[name])
         if values:
-            arm["groups"] = _broken_down(records, scores, values, seed)
+            condition["groups"] = _broken_down(records, scores, values, seed)
         if name != HEADLINE:
             result["gaps"][name] = {
                 key: asdict(parts[HEADLINE][key].gap(score, seed))
@@ -166,7 +166,7 @@ def check_scorable(
         (few, costly, [name for name in require if name in costly]),
     ):
         rankings = [[0.0] * len(one.choices) if ranked and one.choices else None for one in some]
-        score_arm(some, [""] * len(some), {}, names, must, {}, rankings, is_right)
+        score_answers(some, [""] * len(some), {}, names, must, {}, rankings, is_right)
 
 
 def write_scores(path: str | os.PathLike[str], scores: Scores) -> None:
@@ -179,19 +179,21 @@ def ids_hash(records: Sequence[Record]) -> str:
     return hashlib.sha256("\n".join(sorted(record.id for record in records)).encode("utf-8")).hexdigest()
 
 
-def _lines_of(records: Sequence[Record], lines: Sequence[Prediction], arm: str) -> list[Prediction | None]:
+def _lines_of(
+    records: Sequence[Record], lines: Sequence[Prediction], condition: str
+) -> list[Prediction | None]:
     """One line per record, None where it is missing."""
     known = {record.id for record in records}
     found: dict[str, Prediction] = {}
     for line in lines:
         if line["id"] not in known:
             raise EvaluationError(
-                f"the predictions hold id {line['id']!r} ({arm}), which the manifest does not; score them against "
-                "the manifest they were made from"
+                f"the predictions hold id {line['id']!r} ({condition}), which the manifest does not; score them "
+                "against the manifest they were made from"
             )
         if line["id"] in found:
             raise EvaluationError(
-                f"two predictions for id {line['id']!r} ({arm}), from models {line.get('model')!r} or others; "
+                f"two predictions for id {line['id']!r} ({condition}), from models {line.get('model')!r} or others; "
                 "score each model's predictions by themselves"
             )
         found[line["id"]] = line
@@ -224,7 +226,7 @@ def _length_name(seconds: float | None) -> str:
 
 
 def _broken_down(
-    records: Sequence[Record], scores: Mapping[str, ArmScore], values: Mapping[str, list[str]], seed: int
+    records: Sequence[Record], scores: Mapping[str, AnswerScore], values: Mapping[str, list[str]], seed: int
 ) -> dict[str, dict[str, Any]]:
     """Accuracy and CIDEr-D (with the whole set's word weights) per value of each group."""
     rows = {
@@ -259,7 +261,7 @@ def _parse_failures(records: Sequence[Record], answers: Sequence[str | None]) ->
     return {"n": failed, "of": len(asked), "rate": failed / len(asked) if asked else None}
 
 
-def _notes(records: Sequence[Record], scores: Mapping[str, ArmScore], limited: bool) -> list[str]:
+def _notes(records: Sequence[Record], scores: Mapping[str, AnswerScore], limited: bool) -> list[str]:
     notes = []
     asked = [record for record in records if not record.captions]
     if asked and all(record.choices for record in asked):

@@ -54,7 +54,7 @@ class UsesEpoch(Protocol):
 
 @runtime_checkable
 class ReportsMetrics(Protocol):
-    """A model with figures of its own for the log."""
+    """A model with metrics of its own for the log."""
 
     def take_metrics(self) -> dict[str, float]:
-        """Return and clear the figures since the last line of the log."""
+        """Return and clear the metrics since the last line of the log."""

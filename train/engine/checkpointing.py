@@ -97,7 +97,7 @@ class CheckpointTrainer(Trainer):
                 },
             }
             try:
-                checkpoints.seal(unfinished, step, facts)
+                checkpoints.finalise(unfinished, step, facts)
                 checkpoints.rotate(folder, self.keep_checkpoints)
             except OSError as error:
                 reason = str(error)

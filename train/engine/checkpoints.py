@@ -61,7 +61,7 @@ def hidden(folder: Path, step: int) -> Path:
     return folder / f"{_HIDDEN}{step}"
 
 
-def seal(unfinished: Path, step: int, facts: dict[str, Any]) -> Path:
+def finalise(unfinished: Path, step: int, facts: dict[str, Any]) -> Path:
     """Turn a hidden folder into a checkpoint: list and flush its files, then rename it.
 
     Args:
@@ -144,7 +144,7 @@ def clear_unfinished(folder: Path) -> None:
 
 
 def facts_of(checkpoint: Path) -> dict[str, Any]:
-    """The facts given to `seal`, and the list of files.
+    """The facts given to `finalise`, and the list of files.
 
     Raises:
         CheckpointError: The file that holds them is missing or broken.

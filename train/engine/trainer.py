@@ -221,7 +221,7 @@ class StageTrainer(CheckpointTrainer):
 
     # ---- logs ----
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log a line; a model with `take_metrics` adds its own figures to those of training."""
+        """Log a line; a model with `take_metrics` adds its own metrics to those of training."""
         if "loss" in logs and isinstance(self.model, ReportsMetrics):
             logs = {**logs, **self.model.take_metrics()}
         quarantined = self.samples.quarantined()

@@ -46,10 +46,12 @@ def _cells(item: dict[str, Any]) -> dict[str, str]:
     """One row of the table: column to cell."""
     facts = item["facts"]
     cells = {title: f"{facts[key]:.3f}" for key, title in _LOSSES.items() if key in facts}
-    arms = item.get("scores", {}).get("arms", {})
-    heads = " / ".join("own audio" if arm == HEADLINE else arm.replace("_", " ") for arm in arms)
-    for name in arms.get(HEADLINE, {}).get("scores", {}):
-        found = [f"{one['scores'][name]['value']:.3f}" for one in arms.values() if name in one["scores"]]
+    conditions = item.get("scores", {}).get("arms", {})
+    heads = " / ".join("own audio" if name == HEADLINE else name.replace("_", " ") for name in conditions)
+    for name in conditions.get(HEADLINE, {}).get("scores", {}):
+        found = [
+            f"{one['scores'][name]['value']:.3f}" for one in conditions.values() if name in one["scores"]
+        ]
         cells[f"{name} ({heads})"] = " / ".join(found)
     if "seconds" in facts:
         cells["time"] = f"{facts['seconds']:.0f} s"

@@ -71,7 +71,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 
 def begin(
-    folder: Path, key: str, artifact: Path, leaves: Sequence[str] = (), resumes: Sequence[str] = ()
+    folder: Path, key: str, artifact: Path, outputs: Sequence[str] = (), resumes: Sequence[str] = ()
 ) -> None:
     """Prepare the run directory: remove older results, keep what an unfinished run of the same fingerprint needs.
 
@@ -79,18 +79,18 @@ def begin(
         folder: The run directory.
         key: The fingerprint.
         artifact: The file or folder that the run writes.
-        leaves: Names of other files and folders that it writes.
+        outputs: Names of other files and folders that it writes.
         resumes: Names of what an interrupted run needs in order to resume.
 
     Raises:
         UserError: The directory cannot be written, or holds files that no run of ours wrote.
     """
     # the marker goes first: a kill in the middle must not leave one beside half a result
-    written = [folder / MARKER, artifact, *(folder / name for name in (*leaves, *resumes, *_LEFT_BEFORE))]
+    written = [folder / MARKER, artifact, *(folder / name for name in (*outputs, *resumes, *_LEFT_BEFORE))]
     attempt = _attempt(folder)
     if attempt is None and any(path.exists() for path in written):
         raise UserError(f"{folder}: holds files that no run of ours left; choose an empty out directory")
-    names = _leaves_of(attempt or {})
+    names = _outputs_of(attempt or {})
     same = attempt is not None and attempt.get("fingerprint") == key
     kept = [folder / name for name in resumes] if same else []
     try:
@@ -98,7 +98,7 @@ def begin(
             if path not in kept:
                 _remove(path)
         names = [path.name for path in written if path.parent == folder and path.name not in _LEFT_BEFORE]
-        write_json(folder / ATTEMPT, {"fingerprint": key, "leaves": names})
+        write_json(folder / ATTEMPT, {"fingerprint": key, "outputs": names})
         write_json(folder / "environment.json", environment())
     except OSError as error:
         raise UserError(
@@ -116,11 +116,11 @@ def _attempt(folder: Path) -> dict[str, Any] | None:
         return {}
 
 
-def _leaves_of(attempt: dict[str, Any]) -> list[str]:
+def _outputs_of(attempt: dict[str, Any]) -> list[str]:
     """Names that an earlier run wrote down, and that some stage writes; any other file may be the user's."""
-    names = attempt.get("leaves")
+    names = attempt.get("outputs", attempt.get("leaves"))  # `leaves`: in earlier versions
     stages = map(STAGES.get, STAGES.names())
-    ours = {name for stage in stages for name in (stage.artifact, *stage.leaves, *stage.resumes)}
+    ours = {name for stage in stages for name in (stage.artifact, *stage.outputs, *stage.resumes)}
     return [name for name in ours if name in names] if isinstance(names, list) else []
 
 
@@ -136,14 +136,16 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def finish(folder: Path, key: str, facts: dict[str, Any], artifact: Path, leaves: Sequence[str] = ()) -> None:
+def finish(
+    folder: Path, key: str, facts: dict[str, Any], artifact: Path, outputs: Sequence[str] = ()
+) -> None:
     """Write the completion marker, last of all: fingerprint, facts, and the files of the result.
 
     Raises:
         UserError: The result is not there, or the marker cannot be written.
     """
     files: dict[str, dict[str, Any]] = {}
-    for path in _files([artifact, *(folder / name for name in leaves)]):
+    for path in _files([artifact, *(folder / name for name in outputs)]):
         files[os.path.relpath(path, folder)] = {
             "bytes": path.stat().st_size,
             **({} if path.suffix == _NOT_HASHED else {"sha256": sha256_of(path)}),

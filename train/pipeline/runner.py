@@ -47,7 +47,7 @@ def run_stage(settings: StageSettings) -> Path:
             return stage.run(settings, folder) if stage.every_process or is_main_process() else {}
 
     artifact = artifact_of(settings)
-    run_step(Path(settings.out), values, inputs, work, artifact, stage.leaves, stage.resumes)
+    run_step(Path(settings.out), values, inputs, work, artifact, stage.outputs, stage.resumes)
     return artifact
 
 
@@ -73,7 +73,7 @@ def run_step(
     inputs: Sequence[str | Path],
     work: Callable[[Path], dict[str, Any]],
     artifact: Path,
-    leaves: Sequence[str] = (),
+    outputs: Sequence[str] = (),
     resumes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Do a piece of work in `folder` unless its finished result is there already.
@@ -84,7 +84,7 @@ def run_step(
         inputs: Files and directories whose content the result depends on.
         work: Called with the folder; returns facts to keep in the marker.
         artifact: The file or folder that the work writes; without it the work is not finished.
-        leaves: Names of other files and folders that the work writes into `folder`.
+        outputs: Names of other files and folders that the work writes into `folder`.
         resumes: Names of what an interrupted run needs in order to resume.
 
     Returns:
@@ -104,7 +104,7 @@ def run_step(
                     "to replace it by a new run"
                 )
             return True
-        begin(folder, key, artifact, leaves, resumes)
+        begin(folder, key, artifact, outputs, resumes)
         return False
 
     with ExitStack() as held:
@@ -125,7 +125,7 @@ def run_step(
                 "command again"
             ) from error
         facts = {**facts, "seconds": round(time.perf_counter() - started, 1)}
-        on_main(lambda: finish(folder, key, facts, artifact, leaves))
+        on_main(lambda: finish(folder, key, facts, artifact, outputs))
         return on_main(lambda: facts_of(folder))
 
 

@@ -131,11 +131,11 @@ class ContrastiveModel(nn.Module):
         return {"loss": self.loss(*self.embed(waveforms, lengths, clip_keys))}
 
     def queue_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Add figures to the next line of the log."""
+        """Add metrics to the next line of the log."""
         self._queued |= metrics
 
     def take_metrics(self) -> dict[str, float]:
-        """Return and clear the queued figures, those of the last batch, and the number of silent clips."""
+        """Return and clear the queued metrics, those of the last batch, and the number of silent clips."""
         metrics, self._queued = self._queued, {}
         if self._seen is None:
             return metrics
@@ -143,7 +143,7 @@ class ContrastiveModel(nn.Module):
         for name, features in (("pooled", pooled[:, 0]), ("embedding", embedding)):
             metrics |= {f"{name}_{key}": value for key, value in spread(features).items()}
         metrics["view_agreement"] = agreement(pooled[:, 0], pooled[:, 1])
-        metrics |= self.loss.figures()
+        metrics |= self.loss.metrics()
         metrics["silent_clips"] = int(self._silent)
         self._seen, self._silent = None, 0
         return metrics

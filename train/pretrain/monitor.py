@@ -1,4 +1,4 @@
-"""Detection of collapse of a self-supervised encoder: cheap figures of its features, and a warning.
+"""Detection of collapse of a self-supervised encoder: cheap metrics of its features, and a warning.
 
 Axis letters: B clips, D width.
 """
@@ -14,7 +14,7 @@ from torch.nn import functional
 # Below these values a batch's features are one point, or lie on one line. Healthy runs stay far above.
 COLLAPSED_STD = 0.01
 COLLAPSED_RANK = 1.5
-_FEWEST_CLIPS = 16  # the figures of fewer clips are too noisy
+_FEWEST_CLIPS = 16  # the metrics of fewer clips are too noisy
 _MOST_ROWS = 512  # the singular values of so many rows take milliseconds
 
 

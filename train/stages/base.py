@@ -39,7 +39,7 @@ class Stage(Generic[Settings]):
     Attributes:
         settings: Dataclass of the config, a subclass of `StageSettings`.
         artifact: Folder of the result, inside the run directory.
-        leaves: Other files and folders that `run` writes into the run directory; removed before a run starts.
+        outputs: Other files and folders that `run` writes into the run directory; removed before a run starts.
         resumes: Files and folders that an interrupted run needs in order to resume; removed when settings, inputs or
             code have changed.
         makes_model: Whether the artifact is an audio-language model, which a recipe can evaluate.
@@ -49,7 +49,7 @@ class Stage(Generic[Settings]):
 
     settings: type[Settings]
     artifact: str
-    leaves: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
     resumes: tuple[str, ...] = ()
     makes_model: bool = False
     every_process: bool = False

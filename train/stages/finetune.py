@@ -15,7 +15,7 @@ class FinetuneStage(TrainingStage):
     """Fine-tuning or probing, chosen on validation clips, scored on test clips."""
 
     artifact = "classifier"
-    leaves = ("encoder", "predictions.jsonl", "scores.json", "scores.md")
+    outputs = ("encoder", "predictions.jsonl", "scores.json", "scores.md")
     resumes = (*TrainingStage.resumes, "control")
     takes = (
         *("encoder", "encoder_options", "finetune", "data.test", "data.dataset", "data.dataset_options"),

@@ -11,7 +11,7 @@ from train.stages.training import TrainingStage
 
 
 class PretrainStage(TrainingStage):
-    """Contrastive pretraining; leaves an encoder in the release layout."""
+    """Contrastive pretraining; writes an encoder in the release layout."""
 
     artifact = "encoder"
     takes = (

@@ -43,7 +43,7 @@ class ContrastiveLoss(nn.Module):
         """
         raise NotImplementedError
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Values that the log shows beside the loss; none by default."""
         return {}
 

@@ -49,7 +49,7 @@ class SigmoidLoss(ContrastiveLoss):
 
             return sum_in_chunks(loss_of, self.chunk_rows, rows, partner) / len(rows)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """The learned scale (1 / temperature) and bias."""
         return {"logit_scale": float(self.log_scale.detach().exp()), "logit_bias": float(self.bias.detach())}
 

@@ -1,4 +1,4 @@
-"""The house keeps its order: rooms, words, and the papers that come with a package."""
+"""The repository keeps its order: folders, words, and the files that come with a package."""
 
 import re
 import tomllib

@@ -28,7 +28,7 @@ _MAP_RESAMPLES = 500
 
 
 @dataclass(frozen=True)
-class ArmScore:
+class AnswerScore:
     """Per-sample numbers behind one score: sums of `columns` through `statistic` give the score.
 
     Attributes:
@@ -55,7 +55,7 @@ class ArmScore:
             return mean_interval(self.columns[:, 0], self.clips, proportion=True, seed=seed)
         return ratio_interval(self.columns, self.clips, self.statistic, seed=seed)
 
-    def gap(self, other: "ArmScore", seed: int) -> Interval:
+    def gap(self, other: "AnswerScore", seed: int) -> Interval:
         """This score minus another arm's of the same samples, both on the same resampled clips."""
         if self.weighted is not None and other.weighted is not None:
             mine, theirs = self.weighted, other.weighted
@@ -88,7 +88,7 @@ def is_costly(name: str) -> bool:
     return name == LABEL_EMBEDDING or (name not in ALWAYS and find_metric(name)[1].costly)
 
 
-def score_arm(
+def score_answers(
     records: Sequence[Record],
     answers: Sequence[str | None],
     backends: dict[str, str],
@@ -97,7 +97,7 @@ def score_arm(
     absent: dict[str, str] | None = None,
     rankings: Sequence[Sequence[float] | None] | None = None,
     is_right: Correctness = is_correct,
-) -> dict[str, ArmScore]:
+) -> dict[str, AnswerScore]:
     """Score one answer per record.
 
     Args:
@@ -147,7 +147,7 @@ def _metric_scores(
     require: Sequence[str],
     backends: dict[str, str],
     absent: dict[str, str],
-) -> dict[str, ArmScore]:
+) -> dict[str, AnswerScore]:
     """Scores of the metrics that apply to one kind of record; a missing answer is an empty text."""
     if not pairs:
         return {}
@@ -155,7 +155,7 @@ def _metric_scores(
     references = [list(answers_of(record)) for record, _ in pairs]
     clips = [record.clip for record, _ in pairs]
     results: dict[str, dict[str, Any]] = {}
-    scores: dict[str, ArmScore] = {}
+    scores: dict[str, AnswerScore] = {}
     for name in asked:
         metric, record, parts = find_metric(name)
         if kind not in record.applies_to:
@@ -172,18 +172,18 @@ def _metric_scores(
             results[metric] = result
         for part in parts:
             backends[f"{prefix}/{part}"] = results[metric]["backend"]
-            scores[f"{prefix}/{part}"] = _arm_score(part, record, results[metric], clips)
+            scores[f"{prefix}/{part}"] = _answer_score(part, record, results[metric], clips)
     return scores
 
 
-def _arm_score(name: str, record: MetricRecord, result: dict[str, Any], clips: list[str]) -> ArmScore:
+def _answer_score(name: str, record: MetricRecord, result: dict[str, Any], clips: list[str]) -> AnswerScore:
     if record.of_sums is None:
         return _mean_score(result["per_sample"], clips, record.proportion, record.lower_is_better)
     columns = np.asarray(result["counts"], dtype=np.float64)
     statistic = partial(record.of_sums, name)
     if not np.isfinite(statistic(columns.sum(axis=0, keepdims=True))).all():
         raise MetricError(f"{name}: all references are empty; give at least one that says something")
-    return ArmScore(columns, statistic, clips, lower_is_better=record.lower_is_better)
+    return AnswerScore(columns, statistic, clips, lower_is_better=record.lower_is_better)
 
 
 def _label_scores(
@@ -191,7 +191,7 @@ def _label_scores(
     backends: dict[str, str],
     require: Sequence[str],
     absent: dict[str, str],
-) -> dict[str, ArmScore]:
+) -> dict[str, AnswerScore]:
     """Accuracy and mAP of answers matched with the labels by text embedding."""
     records, answers = [record for record, _ in pairs], [answer for _, answer in pairs]
     try:
@@ -218,7 +218,7 @@ def _label_scores(
 
 def _question_scores(
     pairs: list[tuple[Record, str | None]], backends: dict[str, str], is_right: Correctness
-) -> dict[str, ArmScore]:
+) -> dict[str, AnswerScore]:
     if not pairs:
         return {}
     right = [float(answer is not None and is_right(record, answer)) for record, answer in pairs]
@@ -233,7 +233,7 @@ def _question_scores(
     return scores
 
 
-def _map_score(records: Sequence[Record], rankings: Sequence[Sequence[float] | None]) -> ArmScore:
+def _map_score(records: Sequence[Record], rankings: Sequence[Sequence[float] | None]) -> AnswerScore:
     """Mean average precision over choices that all records share; a missing ranking puts all choices last."""
     choices = records[0].choices
     found = [np.asarray(row, dtype=np.float64) for row in rankings if row is not None]
@@ -248,7 +248,7 @@ def _map_score(records: Sequence[Record], rankings: Sequence[Sequence[float] | N
         return np.asarray(np.nan_to_num(class_mean(classes, average_precision, weights)))
 
     clips = [record.clip for record in records]
-    return ArmScore(np.zeros((len(records), 2)), partial(ratio, ""), clips, weighted=mean_precision)
+    return AnswerScore(np.zeros((len(records), 2)), partial(ratio, ""), clips, weighted=mean_precision)
 
 
 def _why_no_map(records: Sequence[Record]) -> str:
@@ -261,6 +261,6 @@ def _why_no_map(records: Sequence[Record]) -> str:
 
 def _mean_score(
     values: Sequence[float], clips: list[str], proportion: bool = False, lower_is_better: bool = False
-) -> ArmScore:
+) -> AnswerScore:
     columns = np.stack([np.asarray(values, dtype=np.float64), np.ones(len(values))], axis=1)
-    return ArmScore(columns, partial(ratio, ""), clips, proportion, lower_is_better=lower_is_better)
+    return AnswerScore(columns, partial(ratio, ""), clips, proportion, lower_is_better=lower_is_better)
