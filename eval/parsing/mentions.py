@@ -113,7 +113,7 @@ class Mention:
         end: One past the last character.
         index: The choice.
         rejected: Whether the text says that this is not the answer, or asks whether it is.
-        weighed: Whether the text names it only on the way to another choice.
+        weighed: Whether the text only considers it before it names another choice.
     """
 
     start: int

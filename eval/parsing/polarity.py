@@ -1,4 +1,4 @@
-"""Whether a text asserts, rejects or only weighs the choices that it names."""
+"""Whether a text asserts, rejects or only considers the choices that it names (the polarity of each mention)."""
 
 import re
 from bisect import bisect_left, bisect_right
@@ -328,7 +328,7 @@ def sentences(text: str, mentions: Sequence[Mention]) -> list[tuple[int, int]]:
 
 
 def chosen(mentions: Sequence[Mention]) -> int | None:
-    """The only asserted choice; if none is asserted, the only one that is weighed and not rejected."""
+    """The only asserted choice; if none is asserted, the only one that is considered and not rejected."""
     for kept in (
         {one.index for one in mentions if not one.rejected and not one.weighed},
         {one.index for one in mentions if not one.rejected},

@@ -1,12 +1,12 @@
 """Intervals for means and differences of scores, resampling clips instead of samples.
 
-Questions about one clip are not independent, so whole clips are resampled. Intervals are percentile bootstrap
-intervals, widened for few clips as a t interval is (Hesterberg 2015, "What Teachers Should Know About the
-Bootstrap", section 4.5): without that they are too narrow below some 30 clips.
+Questions about one clip are not independent, so whole clips are resampled. All are 95 % percentile bootstrap intervals,
+widened for few clips like a t interval (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 4.5):
+without this they are too narrow below some 30 clips.
 
-Two special cases. With a single clip the variance between clips is unknown: low and high are None. If all
-values of a proportion are equal (all right or all wrong), the bootstrap interval has zero width; the exact
-binomial (Clopper-Pearson) bound for the number of clips is used instead: 20 clips all right give [0.832, 1].
+Two special cases. With a single clip, the variance between clips is unknown: low and high are None. If all values of a
+proportion are equal (all right or all wrong), the bootstrap interval would have zero width. Then the exact binomial
+(Clopper-Pearson) bound for the number of clips is used: 20 clips that are all right give [0.832, 1].
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence

@@ -54,9 +54,9 @@ class ComposeConfig:
         scene_s: Length of a scene in seconds; 5.12 s are 512 mel frames.
         max_events: Most sounds in a scene.
         questions_per_scene: Questions about each scene, beside its captions.
-        event_s: Shortest and longest sound in seconds; None leaves it to the kind of bank.
+        event_s: Shortest and longest sound in seconds; None takes those of the source of sounds.
         labels_csv: Label table of recordings (ESC-50's columns); None generates the sounds.
-        test_folds: Folds only the test may use; None is the table's last fold.
+        test_folds: Folds that only the test split may use; None takes the table's last fold.
         validation_share: Share of the other folds' recordings that only validation may use.
         whole_clip_share: With recordings, the share of training scenes that are one recording as it is. Validation
             and test get one such scene for each of their recordings, beside the mixed scenes.
@@ -108,7 +108,7 @@ class ComposeConfig:
 
 @dataclass(frozen=True)
 class Composed:
-    """One finished scene: the plan as it sounds and the manifest rows about it."""
+    """One finished scene: its sounds with their real lengths, and the manifest rows about it."""
 
     scene: Scene
     rows: tuple[dict[str, Any], ...]
@@ -116,7 +116,7 @@ class Composed:
 
 @dataclass(frozen=True)
 class _Task:
-    """A run of scenes of one split; `whole` counts over its recordings instead."""
+    """A range of mixed scenes of one split; with `whole`, a range of its recordings."""
 
     split: str
     start: int
@@ -125,13 +125,7 @@ class _Task:
 
 
 def build_bank(config: ComposeConfig) -> EventBank:
-    """The bank a configuration asks for.
-
-    Args:
-        config: The configuration.
-
-    Returns:
-        Generated events, or recorded ones where it names a label table.
+    """The source of sounds that a config names: a label table of recordings, or else generated sounds.
 
     Raises:
         ManifestError: The label table is not usable.
@@ -294,7 +288,7 @@ def _run_in_worker(task: _Task) -> list[Composed]:
 
 
 class _Composer:
-    """Makes scenes: each from a generator seeded by its own place, so that order and processes do not matter."""
+    """Makes scenes. Each has a generator seeded by its split and index, so the number of processes changes nothing."""
 
     def __init__(self, config: ComposeConfig, folder: Path) -> None:
         self.config = config
@@ -324,7 +318,7 @@ class _Composer:
         return self._finish(scene, wave, questions)
 
     def whole_clip(self, split: str, index: int) -> Composed:
-        """The `index`-th recording of a split, as it is, with the question what it is."""
+        """The `index`-th recording of a split, unmixed, with the question what the sound is."""
         bank = self.banks[split]
         assert isinstance(bank, RecordedEvents)
         rng = np.random.default_rng((self.config.seed, SPLITS.index(split), 1, index))

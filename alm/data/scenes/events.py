@@ -1,6 +1,6 @@
-"""Banks of sound events: generated ones, and ones cut from labelled recordings.
+"""Sources of sounds for scenes: generated sounds, or excerpts of labelled recordings.
 
-Both give the scene composer the same thing: a list of kinds, and a fresh rendering of a kind on request.
+Both offer a list of sound classes (`kinds`) and a new sample of a class on request.
 """
 
 import difflib
@@ -39,7 +39,7 @@ class Rendered:
 
     Attributes:
         waveform: (S,) float32 at 16 kHz.
-        source: The file it was cut from; None for generated events.
+        source: The file of which it is an excerpt; None for generated sounds.
     """
 
     waveform: Waveform
@@ -54,7 +54,7 @@ class Clip:
         path: The audio file.
         kind: Its category.
         fold: The fold the table puts it in.
-        recording: What it was cut from; clips of one recording never fall into two splits.
+        recording: Its source recording; clips of one recording never fall into two splits.
         where: `file:line` of the table.
     """
 
@@ -93,7 +93,7 @@ class EventBank(ABC):
         """
 
     def render(self, kind: str, rng: np.random.Generator, max_s: float) -> Waveform:
-        """As `draw`, the waveform (S,) float32 at 16 kHz only."""
+        """The waveform of `draw` alone, (S,) float32 at 16 kHz."""
         return self.draw(kind, rng, max_s).waveform
 
     def for_split(self, split: str) -> "EventBank":
@@ -102,7 +102,7 @@ class EventBank(ABC):
 
 
 class GeneratedEvents(EventBank):
-    """Sixteen kinds of synthetic events, never the same twice."""
+    """Sixteen classes of synthetic sounds; no two samples are equal."""
 
     kinds = tuple(SYNTHESIZERS)
     event_s = (0.5, 1.4)
@@ -124,11 +124,11 @@ class RecordedEvents(EventBank):
         labels_csv: The table.
         test_folds: The held-out folds; None holds out the last one.
         validation_share: Share of the recordings outside the held-out folds that validation gets.
-        variation: Change speed and colour of what the training split hears, each time anew.
+        variation: Augment sounds of the training split with a new random speed and frequency response each time.
 
     Raises:
         ManifestError: The table cannot be read, lacks a column, names a file that is not there, has no clips
-            or not the folds asked for, or leaves a kind without training or test clips. File and line are named.
+            or lacks the wanted folds, or a class has no training or test clips. File and line are named.
     """
 
     event_s = (0.9, 1.6)
@@ -165,7 +165,7 @@ class RecordedEvents(EventBank):
         return self._clips
 
     def draw(self, kind: str, rng: np.random.Generator, max_s: float) -> Rendered:
-        """A cut from the active part of a random clip, at most `max_s` long, shorter where the sound is."""
+        """An excerpt of the active part of a random clip: at most `max_s` long, shorter if the sound is shorter."""
         clips = [clip for clip in self._clips if clip.kind == kind]
         if not clips:
             raise KeyError(kind)
@@ -285,7 +285,7 @@ def _parse_row(row: dict[str, str], label: str, path: Path, where: str) -> Clip:
 
 
 def recording_of(file: Path) -> str:
-    """The source recording an ESC-50 file name tells (fold-freesoundid-take-target), else the name itself."""
+    """The source recording in an ESC-50 file name (fold-freesoundid-take-target); of another name, the name itself."""
     match = _ESC_NAME.match(file.stem)
     return match["recording"] if match else file.stem
 

@@ -1,4 +1,4 @@
-"""What is said about a scene: captions, questions with short answers, and descriptions in words.
+"""Texts about a scene: captions, questions with short answers, and descriptions in words.
 
 Everything is built from the names of a bank's kinds, so it fits generated events and any labelled recordings.
 """
@@ -145,23 +145,23 @@ class Language:
         return list({question.question + str(question.choices): question for question in drawn}.values())
 
     def what(self, scene: Scene, rng: np.random.Generator) -> Question:
-        """Which sound a scene with one sound holds."""
+        """Ask which sound it is, of a scene with one sound."""
         return Question("what", _pick(WHAT_QUESTIONS, rng), self.phrase(scene.kinds[0]))
 
     def how_many(self, scene: Scene, rng: np.random.Generator, kind: str | None = None) -> Question:
-        """How many sounds there are, or how many of a kind."""
+        """Ask how many sounds there are, or how many of a kind."""
         if kind is None:
             return Question("how_many", _pick(COUNT_ALL_QUESTIONS, rng), NUMBER_WORDS[len(scene.events)])
         text = _pick(COUNT_KIND_QUESTIONS, rng).format(name=self.name(kind), phrase=self.phrase(kind))
         return Question("how_many", text, NUMBER_WORDS[scene.kinds.count(kind)])
 
     def order(self, scene: Scene, rng: np.random.Generator, position: str) -> Question:
-        """Which sound is `first`, `second` or `last`."""
+        """Ask which sound is `first`, `second` or `last`."""
         kind = scene.kinds[{"first": 0, "second": 1, "last": -1}[position]]
         return Question("order", _pick(ORDER_QUESTIONS[position], rng), self.phrase(kind))
 
     def presence(self, scene: Scene, rng: np.random.Generator) -> Question:
-        """Whether a kind can be heard; yes and no are equally likely."""
+        """Ask whether a kind can be heard; yes and no are equally likely."""
         absent = [kind for kind in self.kinds if kind not in scene.kinds]
         present = rng.random() < 0.5 or not absent
         kind = _pick(scene.kinds if present else absent, rng)
@@ -169,7 +169,7 @@ class Language:
         return Question("presence", text, "yes" if present else "no")
 
     def choice(self, scene: Scene, rng: np.random.Generator, position: str | None = None) -> Question:
-        """Which of four options can be heard, or is `first`, `second` or `last`.
+        """Ask which of four options can be heard, or is `first`, `second` or `last`.
 
         With a position, the scene's other sounds are wrong options, so the order must be recognised.
         """
@@ -271,14 +271,7 @@ class Language:
 
 
 def is_countable(kind: str) -> bool:
-    """Whether a kind takes an article: not `rain`, `sea_waves`, `sneezing`.
-
-    Args:
-        kind: The kind's name.
-
-    Returns:
-        False for mass nouns, plurals and words in -ing.
-    """
+    """Whether a kind takes an article: False for mass nouns, plurals and words in -ing (`rain`, `sea_waves`)."""
     last = kind.split("_")[-1]
     plural = re.search(r"[^sui]s$", last) is not None
     return not (last in _MASS_NOUNS or plural or re.search(r"[a-z]{2,}ing$", last))

@@ -1,4 +1,4 @@
-"""Scenes: plans of which sound happens when, and their mixing into one waveform."""
+"""Scenes: which sound starts when, how long and how loud, and their mixing into one waveform."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -50,7 +50,7 @@ class Scene:
         id: Unique over all splits.
         duration_s: Length in seconds.
         events: The sounds in the order of their onsets.
-        whole_clip: The scene is one recording as it is; how often its sound recurs inside is not known.
+        whole_clip: Whether the scene is one unmixed recording, in which its sound may occur several times.
     """
 
     id: str
@@ -134,7 +134,7 @@ def mix_scene(scene: Scene, bank: EventBank, rng: np.random.Generator) -> tuple[
         rng: The only source of randomness.
 
     Returns:
-        The scene as it sounds (a recorded event may be shorter than planned; sources are filled in) and the
+        The scene with real lengths and sources (a recorded sound may be shorter than planned), and the
         waveform (S,) float32 at 16 kHz, within [-1, 1].
     """
     mix = np.zeros(int(round(scene.duration_s * SAMPLE_RATE)))
