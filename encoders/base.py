@@ -319,10 +319,8 @@ class AudioEncoder(nn.Module, ABC):
         """
         steps = []
         for row, n_samples in enumerate(lengths.tolist()):
-            try:
+            with located(f"clip {row} of the batch", AudioError):
                 steps.append(self.config.n_time_for(n_samples))
-            except AudioError as error:
-                raise AudioError(f"clip {row} of the batch: {error}") from error
         return steps
 
     def check_finite(self, features: Tensor) -> None:

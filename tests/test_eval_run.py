@@ -89,10 +89,13 @@ def run(records, folder, listener, **options):
     )
 
 
-def test_scores_beside_their_controls(records, tmp_path):
+def test_scores_beside_their_controls(records, tmp_path, capsys):
     listener = Listener()
-    done = []
-    scores = run(records, tmp_path, listener, progress=done.append)
+    scores = run(records, tmp_path, listener, title="questions")
+    assert (
+        "questions: 100%" in (shown := capsys.readouterr().err)
+        and f"{3 * len(records)}/{3 * len(records)}" in shown
+    )
     arms = scores["arms"]
     assert {name: arm["scores"]["qa/overall"]["value"] for name, arm in arms.items()}["none"] == 1.0
     assert arms["no_audio"]["scores"]["qa/overall"]["value"] == pytest.approx(1 / 3)
@@ -106,7 +109,7 @@ def test_scores_beside_their_controls(records, tmp_path):
     gap = scores["gaps"]["other_clip"]["qa/overall"]
     assert gap["value"] == pytest.approx(1.0 - arms["other_clip"]["scores"]["qa/overall"]["value"])
     assert gap["low"] <= gap["value"] <= gap["high"]
-    assert sum(done) == len(listener.asked) == 3 * len(records)
+    assert len(listener.asked) == 3 * len(records)
     assert json.loads((tmp_path / "scores.json").read_text()) == scores
     lines = read_predictions(tmp_path / "predictions.jsonl")
     assert set(lines[0]) == {

@@ -199,7 +199,7 @@ def test_bad_configurations_and_places_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="vocab_size is 100"):
         TextLLMConfig(vocab_size=100)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="choose a folder"):
+    with pytest.raises(UserError, match="cannot be written.*choose a new folder"):
         train_text_llm(TINY, LANGUAGE, tmp_path / "file" / "llm", tmp_path / "run")
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
-from alm.common.errors import ConfigError, shown
+from alm.common.errors import ConfigError, UserError, shown
 
 # Far above every published model, far below what a machine needs minutes or all its memory to build.
 _MOST_LAYERS = 1_000
@@ -23,11 +23,11 @@ _WIDTHS = ("dim", "dims", "width", "hidden", "size", "model", "heads", "mels", "
 
 
 @contextmanager
-def located(where: str) -> Iterator[None]:
-    """Put the place before the message of any ConfigError raised inside."""
+def located(where: object, kind: type[UserError] = ConfigError) -> Iterator[None]:
+    """Put the place before the message of any error of a kind raised inside."""
     try:
         yield
-    except ConfigError as error:
+    except kind as error:
         raise type(error)(f"{where}: {error}") from error
 
 

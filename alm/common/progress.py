@@ -16,7 +16,7 @@ def progress(title: str, total: int, unit: str = "it") -> Iterator[Callable[...,
     """Show a bar on stderr; yields `advance(n=1, **shown)`.
 
     Args:
-        title: Name of the step.
+        title: Name of the step; empty shows no bar.
         total: Number of units that will be done.
         unit: Name of one unit.
     """
@@ -30,6 +30,7 @@ def progress(title: str, total: int, unit: str = "it") -> Iterator[Callable[...,
         mininterval=0.3 if watched else 20.0,
         dynamic_ncols=watched,
         ascii=not watched,
+        disable=not title,
         position=int(os.environ.get(ROW, "0")),
         smoothing=0.1,
     ) as bar:

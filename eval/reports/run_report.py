@@ -9,7 +9,7 @@ from typing import Any
 from alm.common.files import write_text_atomic
 from alm.data.records import Record
 from eval.reports.pages import markdown_page
-from eval.reports.score_report import EXAMPLE_HZ, clip_waveform, score_sections, write_score_page
+from eval.reports.score_report import example_of, score_sections, write_score_page
 from eval.reports.sections import Example, Section
 from eval.scoring.correctness import is_correct
 from eval.scoring.predictions import HEADLINE, Prediction
@@ -52,25 +52,8 @@ def hardest_examples(records: Sequence[Record], lines: Sequence[Prediction]) -> 
     examples: list[Example] = []
     shown: set[str] = set()
     for record in asked:
-        if len(examples) == _MAX_EXAMPLES:
-            break
-        if record.clip in shown:
-            continue
-        shown.add(record.clip)
-        waveform = clip_waveform(record.audio[0])
-        if waveform is None:
-            continue
-        examples.append(
-            Example(
-                waveform,
-                EXAMPLE_HZ,
-                record.question,
-                record.references[0],
-                answers[record.id],
-                kind=record.kind,
-                captions=record.captions[1:],
-                correct=verdicts[record.id],
-                title=record.clip,
-            )
-        )
+        if record.clip not in shown and len(examples) < _MAX_EXAMPLES:
+            shown.add(record.clip)
+            example = example_of(record, answers[record.id], record.captions[1:])
+            examples += [example] if example else []
     return examples

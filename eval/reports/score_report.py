@@ -12,11 +12,12 @@ import numpy as np
 
 from alm.common.errors import AudioError
 from alm.common.files import write_text_atomic
-from alm.data.records import AudioRef
+from alm.data.records import AudioRef, Record
 from eval.reports.charts import Triple, interval_chart, line_chart
 from eval.reports.pages import html_page
 from eval.reports.score_table import condition_remarks, format_interval
 from eval.reports.sections import Card, Cell, Example, Picture, Section, Table
+from eval.scoring.correctness import is_correct
 from eval.scoring.predictions import HEADLINE
 from eval.scoring.scores import Scores
 
@@ -166,6 +167,30 @@ def clip_waveform(ref: AudioRef) -> np.ndarray | None:
     except AudioError as error:
         logger.warning("not shown in the report: %s", error)
         return None
+
+
+def example_of(record: Record, answer: str, captions: Sequence[str] = ()) -> Example | None:
+    """A question with its clip and an answer, as a page shows it; None if the clip cannot be read.
+
+    Args:
+        record: The question.
+        answer: The answer.
+        captions: Further captions of the clip.
+    """
+    waveform = clip_waveform(record.audio[0])
+    if waveform is None:
+        return None
+    return Example(
+        waveform,
+        EXAMPLE_HZ,
+        record.question,
+        record.references[0],
+        answer,
+        kind=record.kind,
+        captions=tuple(captions),
+        correct=None if record.captions else is_correct(record, answer),
+        title=record.clip,
+    )
 
 
 def _cards(scores: Scores) -> list[Card]:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +15,6 @@ from alm.checkpoint import model_id_of, resolve
 from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
 from alm.common.processes import check_launch
-from alm.common.progress import progress
 from alm.common.settings import load_settings
 from alm.data.records import Record
 from alm.decoding import beyond_greedy, decoding_settings
@@ -86,38 +84,30 @@ def _run(values: EvalSettings, model: str | Path, out: str | Path | None) -> Sco
     notes = [*notes, *_ignored_settings(loaded, decoding)]
     if decoding.get("do_sample"):
         torch.manual_seed(settings.seed)
-    with ExitStack() as stack:
-        advance = [lambda n: None]
-
-        def start(missing: int) -> None:
-            if shards.is_main:
-                advance[0] = stack.enter_context(progress(benchmark.name, missing, "answer"))
-
-        scores = evaluate_manifest(
-            loaded,
-            processor,
-            records,
-            out_dir,
-            model_id=model_id,
-            controls=settings.controls,
-            batch_size=settings.batch_size,
-            max_new_tokens=settings.max_new_tokens,
-            limit=settings.limit,
-            seed=settings.seed,
-            on_start=start,
-            progress=lambda n: advance[0](n),
-            prompt_version=benchmark.prompt_version,
-            decoding=beyond_greedy(loaded, processor, decoding),
-            options=settings.decoding,
-            answer_by=settings.answer_by,
-            rank_by=settings.rank_by,
-            groups=benchmark.groups,
-            metrics=benchmark.metrics,
-            require=settings.require,
-            official=benchmark.official,
-            is_right=benchmark.is_right,
-            notes=notes,
-        )
+    scores = evaluate_manifest(
+        loaded,
+        processor,
+        records,
+        out_dir,
+        model_id=model_id,
+        controls=settings.controls,
+        batch_size=settings.batch_size,
+        max_new_tokens=settings.max_new_tokens,
+        limit=settings.limit,
+        title=benchmark.name,
+        seed=settings.seed,
+        prompt_version=benchmark.prompt_version,
+        decoding=beyond_greedy(loaded, processor, decoding),
+        options=settings.decoding,
+        answer_by=settings.answer_by,
+        rank_by=settings.rank_by,
+        groups=benchmark.groups,
+        metrics=benchmark.metrics,
+        require=settings.require,
+        official=benchmark.official,
+        is_right=benchmark.is_right,
+        notes=notes,
+    )
     if not shards.is_main:
         return scores
     if not scores:
@@ -196,14 +186,8 @@ def find_config(config: str | Path) -> Path:
 def _data_hash(records: Sequence[Record]) -> str:
     """Hash of everything asked and of the right answers, so that a revised benchmark has another hash."""
     rows = [
-        [
-            record.id,
-            record.question,
-            list(record.choices),
-            list(record.references),
-            sorted(record.meta.get("answers", ())),
-        ]
-        for record in records
+        [one.id, one.question, list(one.choices), list(one.references), sorted(one.meta.get("answers", ()))]
+        for one in records
     ]
     return hashlib.sha256(json.dumps(rows, ensure_ascii=True).encode("ascii")).hexdigest()
 

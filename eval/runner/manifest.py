@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from alm.common.errors import AudioError
+from alm.common.progress import progress
 from alm.data.records import AUDIO_MARKER, AudioRef, Record
 from alm.generation import generate_answers
 from encoders.audio.options import AudioOptions
@@ -71,8 +72,7 @@ def evaluate_manifest(
     batch_size: int = 16,
     max_new_tokens: int = 64,
     limit: int | None = None,
-    progress: Callable[[int], None] | None = None,
-    on_start: Callable[[int], None] | None = None,
+    title: str = "",
     seed: int = 0,
     generate: Generate = generate_answers,
     prompt_version: str = "1",
@@ -100,8 +100,7 @@ def evaluate_manifest(
         batch_size: Samples per batch.
         max_new_tokens: Longest answer, in tokens.
         limit: Only the first so many records; the scores say so.
-        progress: Called with the number of answers made since the last call.
-        on_start: Called once with the number of answers still to be made.
+        title: Name of the progress bar; empty shows none.
         seed: Seed of the choice of other clips.
         generate: Function that generates the answers.
         prompt_version: Version of the benchmark's prompt and reader; part of the answers' keys.
@@ -143,44 +142,33 @@ def evaluate_manifest(
     waveforms = _Waveforms(processor.sample_rate)
     shards = Shards(out_dir)
 
-    def answer(questions: Sequence[_Question], size: int) -> Iterator[Answer]:
+    def answer(batch: Sequence[_Question], at: Sequence[int], size: int) -> Iterator[Answer]:
+        questions = [batch[i] for i in at]
         messages = [question.messages for question in questions]
         audios = [[waveforms.load(ref) for ref in question.audio] for question in questions]
         if questions[0].ranked:
             given = [question.record.choices for question in questions]
             return rank_choices(model, processor, messages, audios, given, batch_size=size, normalise=rank_by)
-        return generate(
-            model,
-            processor,
-            messages,
-            audios,
-            max_new_tokens=max_new_tokens,
-            batch_size=size,
-            **(options or {}),
-        )
-
-    def answer_some(questions: list[_Question], at: Sequence[int], size: int) -> Iterator[Answer]:
-        return answer([questions[i] for i in at], size)
+        chosen = {"max_new_tokens": max_new_tokens, "batch_size": size, **(options or {})}
+        return generate(model, processor, messages, audios, **chosen)
 
     with shards.open() as file:
         done = shards.known()
         shards.wait()  # all processes have read the answers that exist before any is added
         missing = shards.share(_longest_first([question for question in plan if question.key not in done]))
-        if on_start is not None:
-            on_start(len(missing))
         size = batch_size
-        for questions in _chunks(missing, batch_size * _BATCHES_PER_CHUNK):
-            waiting: list[Prediction] = []
-            found = with_smaller_batches(partial(answer_some, questions), len(questions), size)
-            for count, ((index, *said), size) in enumerate(found, start=1):
-                question = questions[index]
-                duration_s = sum(waveforms.seconds[ref] for ref in question.audio)
-                waiting.append(_line(question, said, model_id, duration_s, groups))
-                if len(waiting) >= size or count == len(questions):
-                    file.append(waiting)
-                    if progress is not None:
-                        progress(len(waiting))
-                    waiting = []
+        with progress(title if shards.is_main else "", len(missing), "answer") as advance:
+            for questions in _chunks(missing, batch_size * _BATCHES_PER_CHUNK):
+                waiting: list[Prediction] = []
+                found = with_smaller_batches(partial(answer, questions), len(questions), size)
+                for count, ((index, *said), size) in enumerate(found, start=1):
+                    question = questions[index]
+                    duration_s = sum(waveforms.seconds[ref] for ref in question.audio)
+                    waiting.append(_line(question, said, model_id, duration_s, groups))
+                    if len(waiting) >= size or count == len(questions):
+                        file.append(waiting)
+                        advance(len(waiting))
+                        waiting = []
     shards.wait()
     scores: Scores = {}
     if shards.is_main:

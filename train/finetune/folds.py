@@ -12,7 +12,7 @@ from alm.common.json_text import read_json, write_json
 from alm.common.processes import is_main_process
 from train.engine.processes import say
 from train.finetune.scores import fold_markdown, fold_summary
-from train.finetune.splits import folds_of, read_data
+from train.finetune.splits import check_fold, folds_of, read_data
 from train.settings import TrainSettings
 
 
@@ -32,8 +32,7 @@ def run_folds(settings: TrainSettings, run: Callable[[TrainSettings], Path]) -> 
         known if settings.finetune.folds == "all" else [str(fold) for fold in settings.finetune.folds or ()]
     )
     for fold in asked:
-        if fold not in known:
-            raise ConfigError(f"finetune.folds: no fold '{fold}'; the folds are {', '.join(known)}")
+        check_fold("finetune.folds", fold, known)
     folder = Path(settings.out)
     features = settings.data.feature_folder
     if features is None and settings.finetune.cached:

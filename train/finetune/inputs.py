@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from alm.common.errors import AudioError
+from alm.common.fields import located
 from alm.data.records import AudioRef
 from encoders import AudioEncoder
 from encoders.audio import pad_batch
@@ -42,12 +43,10 @@ class LabelledAudio:
         Raises:
             AudioError: It cannot be decoded or is too short; the message names the table's line.
         """
-        try:
+        with located(f"{clip.where}: {clip.path.name}", AudioError):
             wave = self._audio.read(AudioRef(clip.path, clip.start_s, clip.end_s))
             self.config.n_time_for(len(wave))
-        except AudioError as error:
-            raise AudioError(f"{clip.where}: {clip.path.name}: {error}") from error
-        return wave
+            return wave
 
     def crops(self, clip: LabelledClip, settings: FinetuneSettings) -> list[np.ndarray]:
         """Return the crops of a clip that testing uses: the whole clip, or evenly spaced parts."""

@@ -108,6 +108,12 @@ def folds_of(data: LabelledData) -> list[str]:
     return sorted(folds, key=lambda fold: (not fold.isdigit(), fold.zfill(9)))
 
 
+def check_fold(key: str, fold: str, known: Sequence[str]) -> None:
+    """Raise ConfigError if there is no such fold."""
+    if fold not in known:
+        raise ConfigError(f"{key}: no fold '{fold}'; the folds are {', '.join(known)}")
+
+
 def digest(data: LabelledData) -> str:
     """Hash a data set's clips, labels and splits."""
     rows = hashlib.sha256(repr(data.classes).encode())
@@ -128,18 +134,14 @@ def _by_folds(
         raise ConfigError(
             "data.folds: the data set has no folds; use its own splits (remove data.folds.test)"
         )
-    if test not in known:
-        raise ConfigError(f"data.folds.test: no fold '{test}'; the folds are {', '.join(known)}")
+    check_fold("data.folds.test", test, known)
     if validation == "next":
         validation = known[(known.index(test) + 1) % len(known)]
     if validation == test:
         raise ConfigError(
             f"data.folds.validation: fold '{test}' is the test fold; choose another, next or auto"
         )
-    if validation != "auto" and validation not in known:
-        raise ConfigError(
-            f"data.folds.validation: no fold '{validation}'; the folds are {', '.join(known)}, next, auto"
-        )
+    check_fold("data.folds.validation", validation, [*known, "next", "auto"])
     if set(known) <= {test, validation}:
         raise ConfigError(f"data.folds: no fold is left for training (the folds are {', '.join(known)})")
     chosen = tuple(clip for clip in data.clips if clip.fold == test)

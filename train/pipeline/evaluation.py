@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from alm.common.progress import progress
 from alm.common.settings import check_ranges
 from train.pipeline.rundir import facts_of
 
@@ -60,19 +59,17 @@ def score_model(
 
     records = read_manifest(data)
     answering, processor = load(model, trust_remote_code=trust_remote_code)
-    total = len(records[: options.limit]) * len(controls)
-    with progress(f"score {title}", total, "answer") as advance:
-        evaluate_manifest(
-            answering,
-            processor,
-            records,
-            out,
-            model_id=facts_of(model.parent)["fingerprint"],
-            controls=controls,
-            decoding=beyond_greedy(answering, processor),
-            progress=advance,
-            seed=seed,
-            batch_size=options.batch_size,
-            max_new_tokens=options.max_new_tokens,
-            limit=options.limit,
-        )
+    evaluate_manifest(
+        answering,
+        processor,
+        records,
+        out,
+        model_id=facts_of(model.parent)["fingerprint"],
+        controls=controls,
+        batch_size=options.batch_size,
+        max_new_tokens=options.max_new_tokens,
+        limit=options.limit,
+        title=f"score {title}",
+        decoding=beyond_greedy(answering, processor),
+        seed=seed,
+    )

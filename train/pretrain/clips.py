@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor, tensor
 
 from alm.common.errors import AudioError, ConfigError
+from alm.common.fields import located
 from alm.data.records import AudioRef
 from alm.data.scenes.events import read_labels
 from alm.data.shards import ShardedRecords, is_shard_folder
@@ -150,10 +151,8 @@ class ClipDataset(TrainingDataset):
         """
         clip, ref = self.clips[index], self.clips[index].ref
         waveform = self._audio.read(ref)
-        try:
+        with located(ref.path, AudioError):
             frames_or_error(len(waveform), self.sample_rate, self.frame_shift_ms)
-        except AudioError as error:
-            raise AudioError(f"{ref.path}: {error}") from error
         return {"waveform": waveform, "clip_key": clip_key(clip.name)}
 
 

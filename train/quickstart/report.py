@@ -12,7 +12,7 @@ from alm.data.records import Record
 from alm.data.scenes.compose import ComposeConfig, build_bank
 from alm.data.scenes.events import RecordedEvents
 from encoders.audio import load_audio
-from eval.reports.score_report import Baseline, write_score_page
+from eval.reports.score_report import Baseline, example_of, write_score_page
 from eval.reports.score_table import format_scores
 from eval.reports.sections import Example
 from eval.scoring.baselines import logmel_baseline
@@ -110,21 +110,8 @@ def examples(records: Sequence[Record], answers: dict[str, str]) -> list[Example
         order = kinds[i % len(kinds) :] + kinds[: i % len(kinds)]
         record = min(by_clip[clip], key=lambda r: order.index(r.kind))
         captions = next((r.captions for r in by_clip[clip] if r.captions), ())
-        answer = answers.get(record.id, "")
-        ref = record.audio[0]
-        shown.append(
-            Example(
-                waveform=ref.load(SAMPLE_RATE_HZ),
-                sample_rate=SAMPLE_RATE_HZ,
-                question=record.question,
-                reference=record.references[0],
-                answer=answer,
-                kind=record.kind,
-                captions=captions,
-                correct=None if record.captions else is_correct(record, answer),
-                title=clip,
-            )
-        )
+        example = example_of(record, answers.get(record.id, ""), captions)
+        shown += [example] if example else []
     return shown
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from alm.batch import Collate
 from alm.common.errors import AudioError, UserError
+from alm.common.fields import located
 from alm.common.seeds import seed_from
 from alm.data.records import AudioRef, Record
 from alm.data.sources import first_unanswered
@@ -118,10 +119,8 @@ class ClipFeatures(ClipWaveforms):
         waveform = self.waveform(ref)
         if self.collect_bad:
             check_audible(waveform, ref.path)
-        try:
+        with located(ref.path, AudioError):
             self.encoder.config.n_time_for(len(waveform))
-        except AudioError as error:
-            raise AudioError(f"{ref.path}: {error}") from error
         return waveform
 
     def check(self, ref: AudioRef) -> int:
@@ -222,12 +221,10 @@ class ConversationCollator:
 
     def _encode(self, sample: dict[str, Any], lengths: dict[AudioRef, int]) -> None:
         n_samples = [lengths[ref] for ref in sample["audio"]]
-        try:
+        with located(sample["source"], UserError):
             sample["encoded"] = self.processor.encode_conversation(
                 sample["messages"], n_samples, supervise=self.supervise
             )
-        except UserError as error:
-            raise type(error)(f"{sample['source']}: {error}") from error
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Collate dataset items; see `AudioLanguageProcessor.apply_chat_template`.
