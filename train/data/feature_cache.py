@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +180,7 @@ def encoded_once(
     """
     work = _Encoding(clips, encode, batch_size, limit_gb)
     if folder is not None:
-        work.folder = FeatureFolder(folder, limit_gb)
-        work.names = _names(encoder, clips, kept)
+        work.folder, work.names = FeatureFolder(folder, limit_gb), _names(encoder, clips, kept)
         work.read_cached()
         if world_size() > 1:
             barrier()  # all processes have read before one adds a shard, so that they share the same list
@@ -193,23 +192,19 @@ def encoded_once(
     return work.done
 
 
+@dataclass
 class _Encoding:
-    """The state of encoding some clips."""
+    """The state of encoding some clips: features `done`, their size, and those `pending` for the next shard."""
 
+    clips: Sequence[AudioRef]
+    encode: Callable[[Sequence[AudioRef]], Sequence[Feature | None]]
+    batch_size: int
+    limit_gb: float
     folder: FeatureFolder | None = None
-
-    def __init__(
-        self,
-        clips: Sequence[AudioRef],
-        encode: Callable[[Sequence[AudioRef]], Sequence[Feature | None]],
-        batch_size: int,
-        limit_gb: float,
-    ) -> None:
-        self.clips, self.encode, self.batch_size, self.limit_gb = list(clips), encode, batch_size, limit_gb
-        self.names: dict[AudioRef, str] = {}
-        self.done: dict[AudioRef, Feature] = {}
-        self.held = 0
-        self._pending: dict[str, Feature] = {}
+    names: dict[AudioRef, str] = field(default_factory=dict)
+    done: dict[AudioRef, Feature] = field(default_factory=dict)
+    held: int = 0
+    pending: dict[str, Feature] = field(default_factory=dict)
 
     def missing(self) -> list[AudioRef]:
         """Return the clips without features, in order."""
@@ -234,18 +229,18 @@ class _Encoding:
                 for clip, found in zip(batch, self.encode(batch), strict=True):
                     if found is not None:
                         self._take(clip, found)
-                        self._pending |= {self.names[clip]: found} if clip in self.names else {}
+                        self.pending |= {self.names[clip]: found} if clip in self.names else {}
                 tried += len(batch)
                 self._check_size(tried)
-                if sum(kept.n_bytes for kept in self._pending.values()) >= SHARD_BYTES:
+                if sum(kept.n_bytes for kept in self.pending.values()) >= SHARD_BYTES:
                     self._flush()
                 advance(len(batch))
         self._flush()
 
     def _flush(self) -> None:
-        if self._pending and self.folder is not None:
-            self.folder.write(self._pending)
-        self._pending = {}
+        if self.pending and self.folder is not None:
+            self.folder.write(self.pending)
+        self.pending = {}
 
     def _take(self, clip: AudioRef, found: Feature) -> None:
         self.done[clip] = found

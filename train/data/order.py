@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -124,25 +125,21 @@ def group_by_length(
     return np.concatenate([batches[shuffled].ravel(), ordered[n_whole * batch_size :]])
 
 
+@dataclass(frozen=True, eq=False)
 class SampleOrder:
     """The order of a data set's samples in any epoch.
 
-    Args:
+    Attributes:
         sizes: Records of each source.
         weights: Shares of the sources; None visits every record once an epoch.
         lengths: Length of every record, to group by; None does not group.
         batch_size: Samples of a forward pass of all processes together, for grouping.
     """
 
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        weights: Sequence[float] | None = None,
-        lengths: np.ndarray | None = None,
-        batch_size: int = 1,
-    ) -> None:
-        self.sizes, self.weights = list(sizes), weights
-        self.lengths, self.batch_size = lengths, batch_size
+    sizes: Sequence[int]
+    weights: Sequence[float] | None = None
+    lengths: np.ndarray | None = None
+    batch_size: int = 1
 
     def __call__(self, seed: int, epoch: int) -> np.ndarray:
         """Return the record numbers of an epoch, as many as there are records."""

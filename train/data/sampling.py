@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -10,6 +11,7 @@ from torch.utils.data import Sampler
 from train.data.protocols import TrainingDataset
 
 
+@dataclass(eq=False)
 class EpochBatches(Sampler[list[int]]):
     """One process's batches of an epoch.
 
@@ -18,28 +20,23 @@ class EpochBatches(Sampler[list[int]]):
     product stays the same. The last pass may be smaller, by one sample more on some processes than on others; where
     not every process would get one, samples from the beginning of the epoch come again.
 
-    Args:
+    Attributes:
         dataset: The samples; `dataset.order` gives an epoch's order.
         batch_size: Samples per process and forward pass.
         seed: Seed of the order.
         rank: This process.
         world: Number of processes.
         drop_last: Drop a last pass that is smaller than the others.
+        epoch: The current pass over the data.
     """
 
-    def __init__(
-        self,
-        dataset: TrainingDataset,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-        drop_last: bool = False,
-    ) -> None:
-        self.dataset = dataset
-        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
-        self.drop_last = drop_last
-        self.epoch = 0
+    dataset: TrainingDataset
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world: int = 1
+    drop_last: bool = False
+    epoch: int = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose batches come next."""
