@@ -14,7 +14,7 @@ from benchmarks.flops import step_flops
 from benchmarks.measure import Row, alternate, gemm_gflops, main, spread
 from encoders import AudioMosaicEncoder
 from encoders.zoo.audiomosaic.config import AudioMosaicConfig
-from train.pretrain.losses.nt_xent import nt_xent
+from train.pretrain.losses.nt_xent import NTXent
 from train.pretrain.masks.base import generator_noise, sample_visible_tokens
 from train.pretrain.masks.time_frequency import time_frequency
 
@@ -85,12 +85,12 @@ class PlainViT(nn.Module):
 def ours_step(encoder: AudioMosaicEncoder, views: tuple[View, View]) -> Tensor:
     """Loss and gradients of a batch of pairs."""
     first, second = (encoder.embed_head(encoder.pool(encoder.forward_mel(mel, keep))) for mel, keep in views)
-    return _backward(encoder, nt_xent(first, second))
+    return _backward(encoder, NTXent()(first, second))
 
 
 def plain_step(model: PlainViT, views: tuple[View, View]) -> Tensor:
     """The same with the plain model."""
-    return _backward(model, nt_xent(model(*views[0]), model(*views[1])))
+    return _backward(model, NTXent()(model(*views[0]), model(*views[1])))
 
 
 def _backward(model: nn.Module, loss: Tensor) -> Tensor:

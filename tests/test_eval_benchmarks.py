@@ -246,7 +246,7 @@ def test_a_missing_ranking_puts_its_choices_last():
     """Against scikit-learn, with the choices of the missing one below all others."""
     from sklearn.metrics import average_precision_score
 
-    from eval.scoring.arm_scores import score_arm
+    from eval.scoring.answer_scores import score_answers
 
     names = ("bell", "dog", "rain")
     turns = ({"role": "user", "content": "what"},)
@@ -256,7 +256,7 @@ def test_a_missing_ranking_puts_its_choices_last():
     values = np.random.default_rng(0).standard_normal((6, 3))
     for missing in range(6):
         rows = [None if i == missing else row.tolist() for i, row in enumerate(values)]
-        found = score_arm(records, ["bell"] * 6, {}, rankings=rows)["ranking/map"].interval(0).value
+        found = score_answers(records, ["bell"] * 6, {}, rankings=rows)["ranking/map"].interval(0).value
         last = values.copy()
         last[missing] = -100.0
         wanted = [average_precision_score(np.arange(6) % 3 == k, last[:, k]) for k in range(3)]
