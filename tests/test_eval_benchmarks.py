@@ -262,8 +262,8 @@ def test_a_missing_ranking_puts_its_choices_last():
         wanted = [average_precision_score(np.arange(6) % 3 == k, last[:, k]) for k in range(3)]
         assert found == pytest.approx(np.mean(wanted))
         best = [[float(name == record.answer) for name in names] for record in records]
-        whole = score_arm(records, ["bell"] * 6, {}, rankings=best)["ranking/map"]
-        part = score_arm(records, ["bell"] * 6, {}, rankings=rows)["ranking/map"]
+        whole = score_answers(records, ["bell"] * 6, {}, rankings=best)["ranking/map"]
+        part = score_answers(records, ["bell"] * 6, {}, rankings=rows)["ranking/map"]
         assert whole.gap(part, 0).value == pytest.approx(1.0 - np.mean(wanted)) == -part.gap(whole, 0).value
 
 

@@ -225,4 +225,5 @@ def test_muon_equals_a_reference_in_numpy():
 
 def test_others_may_read_the_weights_where_the_umask_says_so(trained):
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in trained[0].iterdir() if file.is_file()}
-    assert modes["model.safetensors"] == modes["config.json"] == modes["metrics.jsonl"]
+    log = stat.S_IMODE((trained[0].parent / "run/metrics.jsonl").stat().st_mode)
+    assert modes["model.safetensors"] == modes["config.json"] == log

@@ -57,11 +57,7 @@ def summarise(
         out / "report.html",
         title="Quickstart: an audio-language model and whether it listens",
         scores={"test split": scores},
-        curves={
-            stage: curve
-            for stage in stages
-            if (curve := list(read_log(out / stage / "metrics.jsonl")))
-        },
+        curves={stage: curve for stage in stages if (curve := list(read_log(out / stage / "metrics.jsonl")))},
         examples=examples(asked, answers),
         facts=facts(out, stages, compose, seed),
         baselines=baselines,
