@@ -17,7 +17,7 @@ import torch
 from transformers import AutoFeatureExtractor, BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
-from alm.common.arguments import refuse_unknown
+from alm.common.fields import refuse_unknown
 from alm.common.errors import AudioError, CheckpointError, UserError, shown
 from alm.configuration import AudioLanguageConfig
 from encoders import EncoderConfig, config_from_dict

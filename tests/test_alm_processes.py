@@ -10,7 +10,7 @@ import pytest
 
 from alm.common.errors import ConfigError, UserError
 from alm.common.import_path import ROOT
-from alm.common.launchers import runner_state
+from train.engine.launchers import runner_state
 from alm.common.processes import (
     check_launch,
     child_command,

@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
 
 
 def _eval(arguments: argparse.Namespace) -> None:
-    from alm.common.launchers import end_with_launcher
+    from train.engine.launchers import end_with_launcher
 
     end_with_launcher()  # before the imports, which take seconds
     from alm.common.errors import ConfigError

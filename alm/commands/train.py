@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from alm.common.launchers import end_with_launcher
+    from train.engine.launchers import end_with_launcher
 
     end_with_launcher()  # before the imports, which take seconds
     from alm.common.errors import ConfigError

@@ -1,4 +1,4 @@
-"""Building a frozen config dataclass from plain values: unknown keys, wrong types and absurd sizes are refused."""
+"""Keyword arguments and fields of config dataclasses: unknown names, wrong types and absurd sizes are refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -104,3 +104,22 @@ def _coerce(value: Any, hint: Any) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(f"a value of type {kind.__name__}")
     return value
+
+
+def refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse keyword arguments that would be ignored; `transformers`' private ones (`_...`) pass.
+
+    Args:
+        what: The function, for the message.
+        given: Names of the arguments given.
+        known: Names that it takes.
+
+    Raises:
+        UserError: Names the first unknown argument and the nearest known one.
+    """
+    names = sorted(known)
+    for name in given:
+        if name not in names and not name.startswith("_"):
+            near = get_close_matches(name, names, n=1, cutoff=0.6)
+            hint = f"did you mean '{near[0]}'?" if near else f"it takes {', '.join(names)}"
+            raise UserError(f"{what} does not take '{name}'; {hint}")

@@ -7,7 +7,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from alm.common.launchers import note_stop_signal
+from train.engine.launchers import note_stop_signal
 
 # What schedulers send before they kill: SLURM (--signal=USR1@60, or SIGTERM at the time limit), Kubernetes, clouds.
 _HANDLED = (signal.SIGTERM, signal.SIGUSR1)
