@@ -17,8 +17,8 @@ import torch
 from transformers import AutoFeatureExtractor, BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
-from alm.common.fields import refuse_unknown
 from alm.common.errors import AudioError, CheckpointError, UserError, shown
+from alm.common.fields import refuse_unknown
 from alm.configuration import AudioLanguageConfig
 from encoders import EncoderConfig, config_from_dict
 from encoders.audio import is_url, load_audio, pad_batch

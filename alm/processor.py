@@ -17,8 +17,8 @@ from transformers.processing_utils import AudioKwargs, ProcessingKwargs
 from transformers.utils.chat_template_utils import get_json_schema
 
 from alm.batch import BatchOptions, Collate, Encoded, clip_key, distinct, first_unlabelled, pad_rows
-from alm.common.fields import refuse_unknown
 from alm.common.errors import AudioError, CheckpointError, UserError, shown
+from alm.common.fields import refuse_unknown
 from alm.common.json_text import parse_json, write_json
 from alm.common.pretrained import typed_errors
 from alm.configuration import AUDIO_TOKEN, AudioLanguageConfig

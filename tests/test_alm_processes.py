@@ -10,7 +10,6 @@ import pytest
 
 from alm.common.errors import ConfigError, UserError
 from alm.common.import_path import ROOT
-from train.engine.launchers import runner_state
 from alm.common.processes import (
     check_launch,
     child_command,
@@ -19,6 +18,7 @@ from alm.common.processes import (
     rank,
     world_size,
 )
+from train.engine.launchers import runner_state
 
 SHOW = (
     "import sys, json, train, eval.metrics, encoders; print(json.dumps([train.__file__, encoders.__file__]))"
