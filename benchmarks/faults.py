@@ -58,7 +58,7 @@ _TIMES = (
     "train_steps_per_second",
 )
 # Fingerprints of files also cover when these were written, and the quickstart writes its own data.
-_FINGERPRINTS = ("sha256", "bytes", "model", "key", "weights_header_sha256")
+_FINGERPRINTS = ("sha256", "bytes", "model", "model_id", "key", "fingerprint", "weights_header_sha256")
 _NOT_COMPARED = ("log.txt", "report.html")
 
 
