@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from alm.common.errors import CheckpointError
 from alm.common.files import apply_umask, new_file
 from alm.common.text import error_line, one_line
-from encoders.checksums import ENTRY, check_tensors, checksums
+from encoders.checksums import ENTRY, check_tensors, checksums, sort_metadata
 
 # What wrappers put into names: torch.compile, activation checkpointing and FSDP wherever they wrapped a part...
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
@@ -223,6 +223,7 @@ def write_weights(
         metadata = {"format": "pt", ENTRY: json.dumps(checksums(plain)), **(notes or {})}
         with new_file(file) as partial:
             save_file(plain, partial, metadata=metadata)
+            sort_metadata(partial)
             apply_umask(partial)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file}: cannot be written ({error_line(error, 200)})") from error

@@ -7,6 +7,7 @@ to load a model, because the values are read from the disk anyway.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import zlib
 from collections.abc import Mapping
@@ -81,3 +82,19 @@ def read_header(file: Path) -> bytes:
         if not 0 < length <= file.stat().st_size - 8:
             raise CheckpointError(f"{file}: cannot be read (its header is incomplete); restore the file")
         return stream.read(length)
+
+
+def sort_metadata(file: Path) -> None:
+    """Write the metadata entries of a safetensors file in alphabetical order.
+
+    The library writes them in random order: files of equal tensors would have unequal hashes.
+    """
+    text = read_header(file).decode()
+    header = json.loads(text)
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    size = len(text.encode())
+    assert len(ordered) <= size, "safetensors writes compact JSON"
+    with file.open("r+b") as stream:
+        stream.seek(8)
+        stream.write(ordered.ljust(size))

@@ -12,6 +12,7 @@ from alm.cli import main
 from alm.common.errors import CheckpointError, ConfigError
 from encoders import AudioEncoder, encoder_class, load_encoder
 from encoders.audio import save_wav
+from encoders.checkpoint import read_weights, write_weights
 
 BEATS = {"embed_dim": 32, "depth": 2, "num_heads": 2, "n_frames": 64, "patch_dim": 16, "conv_pos": 8,
          "conv_pos_groups": 4, "num_buckets": 32}  # fmt: skip
@@ -195,3 +196,12 @@ def test_a_refused_pickle_names_its_object_in_one_whole_line(tmp_path) -> None:
     said = str(caught.value)
     assert "Payload" in said and "could run code" in said and said.endswith("save model.state_dict() alone")
     assert "\x1b" not in said and "\n" not in said
+
+
+def test_equal_weights_make_equal_files(tmp_path):
+    tensors = {f'layer.{i}.é"weight': torch.full((3, 2), float(i)) for i in range(5)}
+    files = [tmp_path / f"{number}.safetensors" for number in range(8)]
+    for file in files:  # the library's order of four entries is one of 24 at random
+        write_weights(file, tensors, {"b": "1", "a": "2"})
+    assert len({file.read_bytes() for file in files}) == 1
+    assert all(torch.equal(value, tensors[key]) for key, value in read_weights(files[0]).items())
