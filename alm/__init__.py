@@ -1,8 +1,13 @@
-"""The audio-language model: `import alm` is cheap; the names below load what they need on first use."""
+"""The audio-language model: `import alm` is cheap; the names below load what they need on first use.
+
+The Auto classes of `transformers` know the model from then on.
+"""
 
 from __future__ import annotations
 
 import importlib
+
+from alm.auto import register
 
 # Of typing, which `python -m alm` would import here, before the working directory is off the import path.
 TYPE_CHECKING = False
@@ -46,6 +51,9 @@ def load(
 
     model: Any = load_model(source, trust_remote_code=trust_remote_code)
     return model.to(device or pick_device()), load_processor(source, trust_remote_code=trust_remote_code)
+
+
+register()
 
 
 def __getattr__(name: str) -> Any:

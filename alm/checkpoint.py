@@ -36,7 +36,10 @@ def load_model(
     """
     folder = resolve(source)
     if not is_ltu(folder):
-        return AudioLanguageModel.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
+        loaded: AudioLanguageModel = AudioLanguageModel.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+        return loaded
     model = load_ltu(folder)
     if dtype is not None and dtype != "auto":
         torch.nn.Module.to(model, getattr(torch, dtype) if isinstance(dtype, str) else dtype)

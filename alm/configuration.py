@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import re
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from alm.common.errors import CheckpointError, shown
+from alm.auto import AUTO_MAP
+from alm.common.errors import CheckpointError, UserError, shown
 from alm.common.json_text import read_json_object
 from alm.common.pretrained import check_sizes, from_pretrained, typed_errors
 from alm.policy import check_lora
@@ -21,6 +23,8 @@ from encoders import config_from_dict
 from projectors import projector_config
 
 AUDIO_TOKEN = "<|audio|>"
+ATTENTION_PARTS = frozenset({"", "text_config", "encoder"})
+"""Parts of the model for which `attn_implementation` can be given by name."""
 
 
 class AudioLanguageConfig(PreTrainedConfig):
@@ -88,6 +92,36 @@ class AudioLanguageConfig(PreTrainedConfig):
         """From now on the LLM is part of the model, not a reference."""
         self.llm = self.llm_revision = self.llm_sha256 = self.llm_config_sha256 = None
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; the Auto classes, which read a config first, know the model from then on."""
+        importlib.import_module("alm.model")
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
+        """Do nothing: a saved directory names the installed toolkit, not a copy of its code."""
+
+    @property
+    def _attn_implementation(self) -> str | None:
+        return self._attn_implementation_internal
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: str | dict[str, Any] | None) -> None:
+        """Also keeps what is asked for the encoder, which has no config of transformers."""
+        if isinstance(value, dict) and (unknown := value.keys() - ATTENTION_PARTS):
+            raise UserError(
+                f"attn_implementation: unknown part {sorted(map(str, unknown))[0]!r}; expected text_config or encoder"
+            )
+        self._attn_encoder = value.get("encoder") if isinstance(value, dict) else value
+        PreTrainedConfig._attn_implementation.fset(self, value)  # type: ignore[attr-defined]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All values of config.json."""
+        values: dict[str, Any] = super().to_dict()
+        values.pop("_attn_encoder", None)
+        return values
+
     def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
         """The LLM's config; generation and the trainer read vocabulary and layer counts from it."""
         return self.text_config if self.text_config is not None else self
@@ -114,11 +148,7 @@ def read_model_config(folder: Path, trust_remote_code: bool = False) -> AudioLan
             f"{path}: model_type is {model_type!r}, expected '{AudioLanguageConfig.model_type}'"
         )
     check_sizes(values, str(path))
-    for key, (expected, is_valid) in _SCHEMA.items():
-        if key in values and not is_valid(values[key]):
-            raise CheckpointError(
-                f"{path}: {key} is {str(values[key])[:80]!r}, expected {expected}; correct the file"
-            )
+    check_values(values, str(path))
     for key in _REQUIRED:
         if key not in values:
             raise CheckpointError(f"{path}: {key} is missing; restore the file")
@@ -161,6 +191,9 @@ def read_model_config(folder: Path, trust_remote_code: bool = False) -> AudioLan
 
 def _own_text_config(values: dict[str, Any], folder: Path) -> PreTrainedConfig:
     """The config of an LLM whose Python code lies in a model directory; `AutoModelForCausalLM` then knows its class."""
+    # Not at the top: this module is imported while transformers is still making its Auto classes of models (alm.auto)
+    from transformers import AutoModelForCausalLM
+
     own: dict[str, Any] = {
         name: get_class_from_dynamic_module(values["auto_map"][name], str(folder))
         for name in ("AutoConfig", "AutoModelForCausalLM")
@@ -170,6 +203,19 @@ def _own_text_config(values: dict[str, Any], folder: Path) -> PreTrainedConfig:
         found.register_for_auto_class(name)  # saved again, the code is copied
     config: PreTrainedConfig = own["AutoConfig"].from_dict(values)
     return config
+
+
+def check_values(values: dict[str, Any], where: str) -> None:
+    """Validate values of a config, one by one.
+
+    Raises:
+        CheckpointError: Names the first wrong one.
+    """
+    for key, (expected, is_valid) in _SCHEMA.items():
+        if key in values and not is_valid(values[key]):
+            raise CheckpointError(
+                f"{where}: {key} is {str(values[key])[:80]!r}, expected {expected}; correct it"
+            )
 
 
 def computing_sha256(values: dict[str, Any]) -> str:
@@ -217,8 +263,13 @@ _SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "weights_header_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
     "weights_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
     "config_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
+    "auto_map": ("the classes of this toolkit", lambda value: value == AUTO_MAP),
 }
 _REQUIRED = ("encoder", "projector", "text_config", "audio_token_id")
+OWN_KEYS = tuple(
+    _SCHEMA.keys() - {"text_config", "auto_map", "weights_header_sha256", "weights_sha256", "config_sha256"}
+)
+"""Values of the model's own config; those of the LLM are in its text_config."""
 
 
 AutoConfig.register(AudioLanguageConfig.model_type, AudioLanguageConfig, exist_ok=True)

@@ -49,8 +49,6 @@ def decoding_settings(
     Raises:
         UserError: A setting is out of its range.
     """
-    stops = model.generation_config.eos_token_id
-    stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
     own = {}
     if options.get("do_sample"):
         own = {key: getattr(model.generation_config, key, None) for key in _SAMPLING}
@@ -58,13 +56,33 @@ def decoding_settings(
         **{key: value for key, value in own.items() if value is not None},
         "do_sample": False,
         "num_beams": 1,
-        "eos_token_id": sorted({*processor.stop_token_ids, *stops}),
+        "eos_token_id": _stop_tokens(model, processor),
         "pad_token_id": processor.tokenizer.pad_token_id,
         "max_new_tokens": max_new_tokens,
         **options,
     }
     _check_sampling(settings, "decoding", UserError)
     return settings
+
+
+def take_stop_tokens(model: Any, processor: Any) -> None:
+    """Let a model's own generation config end answers where the chat template ends a turn.
+
+    Whoever calls `generate` without settings of their own then gets the answers that this package gives.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+    """
+    model.generation_config.eos_token_id = _stop_tokens(model, processor)
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+
+
+def _stop_tokens(model: Any, processor: Any) -> list[int]:
+    own = model.generation_config.eos_token_id
+    return sorted(
+        {*processor.stop_token_ids, *(own if isinstance(own, list) else [] if own is None else [own])}
+    )
 
 
 # What greedy decoding does where nothing else is asked for.
@@ -117,20 +135,20 @@ def beyond_greedy(model: Any, processor: Any, settings: dict[str, Any] | None = 
 
 
 @contextmanager
-def decoding_with(llm: Any, settings: dict[str, Any]) -> Iterator[Any]:
-    """Make some decoding settings the only ones that an LLM knows; yields them as a `GenerationConfig`.
+def decoding_with(model: Any, settings: dict[str, Any]) -> Iterator[Any]:
+    """Make some decoding settings the only ones that a model knows; yields them as a `GenerationConfig`.
 
-    `transformers` fills every setting that is not given from the LLM's own generation_config.
+    `transformers` fills every setting that is not given from the model's own generation_config.
     """
     from transformers import GenerationConfig
 
-    own = llm.generation_config
+    own = model.generation_config
     config = GenerationConfig(**settings)
-    llm.generation_config = config
+    model.generation_config = config
     try:
         yield config
     finally:
-        llm.generation_config = own
+        model.generation_config = own
 
 
 def check_generation_config(config: Any, where: str) -> None:
@@ -153,7 +171,7 @@ def check_generation_config(config: Any, where: str) -> None:
 
 
 def _is_token_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
 
 
 def _check_sampling(settings: dict[str, Any], where: str, error_type: type[UserError]) -> None:

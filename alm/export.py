@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from alm.checkpoint import load_model, load_processor, resolve
 from alm.common.errors import CheckpointError, UserError
 from alm.common.files import new_folder
+from alm.decoding import take_stop_tokens
 
 if TYPE_CHECKING:
     from alm.model import AudioLanguageModel
@@ -72,6 +73,7 @@ def export_model(
         raise UserError(
             f"{source}: its LLM is in {model.config.llm_bits} bits; set llm_bits to null in config.json"
         )
+    take_stop_tokens(model, processor)  # directories of earlier releases lack them
     inputs = _probe(processor)
     found = {}
     if merge:

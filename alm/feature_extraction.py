@@ -17,6 +17,7 @@ import torch
 from transformers import AutoFeatureExtractor, BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
+from alm.auto import AUTO_MAP
 from alm.common.errors import AudioError, CheckpointError, UserError, shown
 from alm.common.fields import refuse_unknown
 from alm.configuration import AudioLanguageConfig
@@ -203,12 +204,17 @@ class AudioLanguageFeatureExtractor(SequenceFeatureExtractor):
         """What is saved: the configs that token counts and sample rate come from."""
         return {
             "feature_extractor_type": type(self).__name__,
+            "auto_map": {"AutoFeatureExtractor": AUTO_MAP["AutoFeatureExtractor"]},
             "encoder": self.encoder,
             "projector": self.projector,
             "sampling_rate": self.sampling_rate,
             "feature_size": self.feature_size,
             "padding_value": self.padding_value,
         }
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoFeatureExtractor") -> None:
+        """Do nothing: a saved directory names the installed toolkit, not a copy of its code."""
 
     @classmethod
     def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -62,11 +62,12 @@ def generate_answers(
             collate=encoded,
             n_new_tokens=settings["max_new_tokens"],
         )
-        with decoding_with(model.llm, settings) as config:
+        with decoding_with(model, settings) as config:
             out = model.generate(
                 **{key: value.to(model.device) for key, value in batch.items()}, generation_config=config
             )
-        texts = tokenizer.batch_decode(out, skip_special_tokens=True)
+        answers = out[:, batch["input_ids"].shape[1] :]
+        texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
         n_each = len(texts) // len(rows)  # num_return_sequences
         for place, row in enumerate(rows):
             for text in texts[place * n_each : (place + 1) * n_each]:
@@ -113,7 +114,7 @@ def stream_answer(
 
     def write() -> None:
         try:
-            with decoding_with(model.llm, settings) as config:
+            with decoding_with(model, settings) as config:
                 model.generate(**inputs, streamer=streamer, generation_config=config)
         except BaseException as error:  # raised again in the caller's thread
             failure.append(error)

@@ -83,29 +83,43 @@ def load_llm(
         options["quantization_config"] = _quantisation(bits)
     if Path(source).is_absolute() and not Path(source).is_dir():
         raise CheckpointError(f"{role}: the directory {source} does not exist")
-    llm, info = from_pretrained(
-        loader,
-        source,
-        role=role,
-        trust_remote_code=trust_remote_code,
-        revision=revision,
-        output_loading_info=True,
-        **options,
+    llm = load_with_info(
+        loader, source, role=role, trust_remote_code=trust_remote_code, revision=revision, **options
     )
+    check_llm(llm, role, source, quantised="quantization_config" in options)
+    check_generation_config(llm.generation_config, f"{source}/generation_config.json")
+    logging.get_logger(__name__).info("loaded %s", source)
+    return llm
+
+
+def load_with_info(loader: Any, source: str | None, *, role: str, **options: Any) -> PreTrainedModel:
+    """What `loader.from_pretrained` returns, if it found every tensor.
+
+    Raises:
+        CheckpointError: The source is missing or broken, or a tensor is missing or mis-shaped.
+    """
+    llm, info = from_pretrained(loader, source, role=role, output_loading_info=True, **options)
     bad = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys and kind != "unexpected_keys"}
     if bad:
         raise CheckpointError(f"{role}: '{source}' does not load completely: {bad}")
+    return cast(PreTrainedModel, llm)
+
+
+def check_llm(llm: PreTrainedModel, role: str, source: str, *, quantised: bool) -> PreTrainedModel:
+    """Refuse weights of other dtypes than floats of 16 or 32 bits, and NaN; what is offloaded is not read.
+
+    Raises:
+        CheckpointError: Names the tensor.
+    """
     for name, parameter in llm.named_parameters():
-        if bits is None and not parameter.is_floating_point() or parameter.dtype in _FLOAT8:
+        if not quantised and not parameter.is_floating_point() or parameter.dtype in _FLOAT8:
             dtype = str(parameter.dtype).removeprefix("torch.")
             raise CheckpointError(
                 f"{role}: '{source}': {name} has dtype {dtype}, expected 16 or 32 bit floats"
             )
-        if parameter.is_floating_point() and not is_finite(parameter):
+        if parameter.is_floating_point() and not parameter.is_meta and not is_finite(parameter):
             raise CheckpointError(f"{role}: '{source}': {name} holds NaN or Infinity; restore the weights")
-    check_generation_config(llm.generation_config, f"{source}/generation_config.json")
-    logging.get_logger(__name__).info("loaded %s", source)
-    return cast(PreTrainedModel, llm)
+    return llm
 
 
 _FLOAT8 = tuple(getattr(torch, name) for name in dir(torch) if name.startswith("float8"))

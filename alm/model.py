@@ -6,6 +6,7 @@ Axis letters: C clips, S samples, B batch, L prompt tokens, M LLM tokens of a cl
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import json
 import os
@@ -14,18 +15,29 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessorList,
+    PreTrainedModel,
+)
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
+from alm.auto import AUTO_MAP, write_stub
 from alm.common.errors import CheckpointError, UserError
 from alm.common.files import sha256_of, write_bytes_atomic
 from alm.common.json_text import read_json_object
 from alm.common.pretrained import from_pretrained, typed_errors
-from alm.configuration import AudioLanguageConfig, computing_sha256, read_model_config
+from alm.configuration import ATTENTION_PARTS, AudioLanguageConfig, computing_sha256
 from alm.decoding import check_generation_config
 from alm.head import causal_lm_loss
-from alm.llm import config_sha256, llm_fingerprint, load_llm, weights_sha256
+from alm.llm import check_llm, config_sha256, llm_fingerprint, load_llm, load_with_info, weights_sha256
+from alm.loading import LoadingArguments
 from alm.policy import (
     Policy,
     adapter_keys,
@@ -45,15 +57,25 @@ WEIGHTS = "model.safetensors"
 # Keys of config.json that identify the weights file. `weights_sha256` is of the time before the header held checksums;
 # it needs a second reading of the file.
 _WEIGHTS_PINS = {"weights_header_sha256": header_sha256, "weights_sha256": sha256_of}
+AUDIO_INPUTS = ("input_values", "padding_mask", "audio_index", "features", "features_mask", "audio_embeds")
+"""Inputs of `AudioLanguageModel.forward` that hold audio; generation needs them in its first step only."""
 
 
-class AudioLanguageModel(PreTrainedModel):
-    """An audio encoder, a projector and a causal LLM in one `transformers` model."""
+class AudioLanguageModel(PreTrainedModel, GenerationMixin):
+    """An audio encoder, a projector and a causal LLM in one `transformers` model.
+
+    It is used as the audio-text models of `transformers` are: `generate` returns prompts with their answers, and takes
+    beams, sampling, streamers, caches and assistants.
+    """
 
     config_class = AudioLanguageConfig
     main_input_name = "input_ids"
+    input_modalities = ("audio", "text")  # type: ignore[assignment]  # as the siblings have it
     supports_gradient_checkpointing = True
+    # The LLM, and an encoder of `transformers`, check what they support themselves.
     _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
     _supports_attention_backend = True
 
     def __init__(
@@ -79,8 +101,22 @@ class AudioLanguageModel(PreTrainedModel):
         for component, values in ((self.encoder, config.encoder_lora), (self.llm, config.llm_lora)):
             if values is not None:
                 inject_lora(component, values)
-        self.generation_config = self.llm.generation_config
-        self._takes_positions = "position_ids" in inspect.signature(self.llm.forward).parameters
+        self.config.text_config = self.llm.config  # one object: changes of the LLM are seen in both
+        self.generation_config = copy.deepcopy(self.llm.generation_config)
+        taken = inspect.signature(self.llm.forward).parameters
+        self._takes_positions, self._takes_kept = "position_ids" in taken, "logits_to_keep" in taken
+        # What `transformers` asks a model about its caches, its compilation and its distribution over devices
+        for name in (
+            "_is_stateful",
+            "_can_compile_fullgraph",
+            "_no_split_modules",
+            "_skip_keys_device_placement",
+        ):
+            setattr(self, name, getattr(self.llm, name))
+        self.all_tied_weights_keys = {
+            f"llm.{tied}": f"llm.{source}"
+            for tied, source in getattr(self.llm, "all_tied_weights_keys", {}).items()
+        }
         self.choices = {"encoder": "frozen", "projector": "train", "llm": "frozen"}
         self.apply_choices()
 
@@ -184,13 +220,56 @@ class AudioLanguageModel(PreTrainedModel):
         """The LLM's token embeddings."""
         return cast(nn.Module, self.llm.get_input_embeddings())
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the LLM's token embeddings."""
+        self.llm.set_input_embeddings(value)
+
     def get_output_embeddings(self) -> nn.Module:
         """The LLM's head."""
         return cast(nn.Module, self.llm.get_output_embeddings())
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, **kwargs: Any) -> None:
-        """Recompute the LLM's activations in the backward pass."""
-        self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the LLM's head."""
+        self.llm.set_output_embeddings(new_embeddings)
+
+    def get_decoder(self) -> nn.Module:
+        """The LLM without its head."""
+        return cast(nn.Module, self.llm.get_decoder())
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        """The audio encoder for `modality="audio"`, as in transformers; the model itself for None."""
+        if modality not in (None, "audio"):
+            raise UserError(f"get_encoder: modality is {modality!r}, expected 'audio'")
+        return self.encoder if modality == "audio" else self
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Tie the LLM's head to its embeddings where its config says so."""
+        self.llm.tie_weights(*args, **kwargs)
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any
+    ) -> nn.Embedding:
+        """Change the number of the LLM's token embeddings, as in transformers.
+
+        The placeholder needs none: its id may lie outside. The LLM's weights are saved with the model from then on.
+
+        Args:
+            new_num_tokens: Number of embeddings; None changes nothing.
+            *args: See `transformers.PreTrainedModel.resize_token_embeddings`.
+            **kwargs: Likewise.
+
+        Raises:
+            UserError: The LLM is quantised.
+        """
+        if new_num_tokens is None and not (args or kwargs):
+            return cast(nn.Embedding, self.get_input_embeddings())
+        if getattr(self.llm, "hf_quantizer", None) is not None:
+            raise UserError(
+                "resize_token_embeddings: the LLM is quantised; load it unquantised, and quantise afterwards"
+            )
+        resized: nn.Embedding = self.llm.resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        self.config.forget_llm()
+        return resized
 
     def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> AudioTokens:
         """Run the encoder on clips.
@@ -206,58 +285,80 @@ class AudioLanguageModel(PreTrainedModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             return cast(AudioTokens, self.encoder(input_values, lengths))
 
-    def splice(
-        self, embeds: Tensor, is_audio: Tensor, audio: AudioTokens, audio_index: Tensor | None
-    ) -> Tensor:
-        """Put projected audio where the placeholders stand.
-
-        Args:
-            embeds: (B, L, D) token embeddings.
-            is_audio: (B, L) bool, True at placeholders.
-            audio: Encoder tokens of C clips.
-            audio_index: (P,) long, the clip behind each placeholder span in reading order; None means 0..C-1.
-
-        Raises:
-            UserError: The placeholders are not exactly as many as the projected tokens.
-        """
-        projected, valid = self.projector(audio.tokens, audio.mask, audio.grid)  # (C, M, D), (C, M)
-        if audio_index is not None:
-            projected, valid = projected[audio_index], valid[audio_index]
-        rows = projected[valid].to(embeds.dtype)  # clips in reading order, padding dropped
-        if rows.shape[0] != int(is_audio.sum()):
-            raise UserError(
-                f"the prompts hold {int(is_audio.sum())} audio placeholders but the clips give {rows.shape[0]} "
-                "tokens; build the inputs with this model's own processor"
-            )
-        return embeds.masked_scatter(is_audio[..., None], rows)
-
-    def embed(
+    def get_audio_features(
         self,
-        input_ids: Tensor,
         input_values: Tensor | None = None,
         padding_mask: Tensor | None = None,
         audio_index: Tensor | None = None,
         features: Tensor | None = None,
         features_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Prompt embeddings (B, L, D) with audio in place; `features` skip the encoder."""
+    ) -> BaseModelOutputWithPooling:
+        """Encode and project clips, as the audio models of transformers do.
+
+        Args:
+            input_values: (C, S) float32 waveforms in [-1, 1] at the encoder's sample rate.
+            padding_mask: (C, S), 0 after the end of a clip; None if no clip is padded.
+            audio_index: (P,) long, the clip behind each placeholder span in reading order; None means 0..C-1.
+            features: (C, N, D) encoder tokens of the clips, in place of `input_values`.
+            features_mask: (C, N) bool, their mask; None if no clip is padded.
+
+        Returns:
+            `last_hidden_state` (C, N, D), the encoder's tokens, and `pooler_output` (n, D), what stands in the prompt
+            for all spans in reading order, without padding.
+        """
+        if features is not None:
+            n_freq = self.encoder.config.n_freq
+            mask = (
+                torch.ones_like(features[..., 0], dtype=torch.bool)
+                if features_mask is None
+                else features_mask
+            )
+            audio = AudioTokens(features, mask, (features.shape[1] // n_freq, n_freq))
+        elif input_values is not None:
+            audio = self.encode(input_values, padding_mask)
+        else:
+            raise UserError("get_audio_features: got no audio; give input_values or features")
+        projected, valid = self.projector(audio.tokens, audio.mask, audio.grid)  # (C, M, D), (C, M)
+        if audio_index is not None:
+            projected, valid = projected[audio_index], valid[audio_index]
+        return BaseModelOutputWithPooling(last_hidden_state=audio.tokens, pooler_output=projected[valid])
+
+    def embed(self, input_ids: Tensor, **audio: Tensor | None) -> Tensor:
+        """Prompt embeddings (B, L, D) with audio in place.
+
+        Args:
+            input_ids: (B, L) long with one placeholder per audio token.
+            **audio: Audio inputs of `forward`.
+
+        Raises:
+            UserError: The placeholders are not exactly as many as the projected tokens.
+        """
         is_audio = input_ids == self.config.audio_token_id
         # The placeholder's id may be outside the LLM's vocabulary: mask it before the embedding lookup.
         embeds: Tensor = self.get_input_embeddings()(input_ids.masked_fill(is_audio, 0))
-        if features is not None:
-            assert features_mask is not None
-            n_freq = self.encoder.config.n_freq
-            audio = AudioTokens(features, features_mask, (features.shape[1] // n_freq, n_freq))
-            embeds = self.splice(embeds, is_audio, audio, audio_index)
-        elif input_values is not None:
-            embeds = self.splice(embeds, is_audio, self.encode(input_values, padding_mask), audio_index)
-        elif bool(is_audio.any()):
+        given = {key: value for key, value in audio.items() if value is not None}
+        if given:
+            return embeds.masked_scatter(is_audio[..., None], self._audio_rows(is_audio, given).to(embeds))
+        if bool(is_audio.any()):
             raise UserError("the prompts hold audio placeholders but no audio was given")
         return embeds
 
+    def _audio_rows(self, is_audio: Tensor, audio: dict[str, Tensor]) -> Tensor:
+        """What stands at the placeholders of prompts (B, L), in reading order: (n, D)."""
+        rows = audio.get("audio_embeds")
+        if rows is None:
+            rows = self.get_audio_features(**audio).pooler_output
+        assert rows is not None
+        if rows.shape[0] != int(is_audio.sum()):
+            raise UserError(
+                f"the prompts hold {int(is_audio.sum())} audio placeholders but the clips give {rows.shape[0]} "
+                "tokens; build the inputs with this model's own processor"
+            )
+        return rows
+
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         input_values: Tensor | None = None,
@@ -265,6 +366,11 @@ class AudioLanguageModel(PreTrainedModel):
         audio_index: Tensor | None = None,
         features: Tensor | None = None,
         features_mask: Tensor | None = None,
+        audio_embeds: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits, and the mean cross-entropy over supervised positions.
@@ -278,43 +384,126 @@ class AudioLanguageModel(PreTrainedModel):
             audio_index: (P,) long, the clip behind each placeholder span in reading order.
             features: (C, N, D) encoder tokens of the clips, in place of `input_values`.
             features_mask: (C, N) bool, their mask.
+            audio_embeds: (n, D) what stands at the placeholders in reading order, in place of all other audio inputs.
+            position_ids: (B, L) long; None counts the tokens of a row that are not padding.
+            past_key_values: A cache of `transformers`; if it holds tokens, `input_ids` are those behind them.
+            inputs_embeds: (B, L, D), in place of `input_ids` and audio.
+            logits_to_keep: Number of last positions whose logits are computed, or their indices; 0 computes all.
             **kwargs: Passed to the LLM; `num_items_in_batch` divides the summed loss (the Trainer's convention).
 
         Returns:
             The LLM's output: logits (B, L, V) without labels, the loss alone with them (the head runs at supervised
             positions only).
         """
-        embeds = self.embed(input_ids, input_values, padding_mask, audio_index, features, features_mask)
-        inputs = {"inputs_embeds": embeds, "attention_mask": attention_mask, **kwargs}
-        if attention_mask is not None and self._takes_positions:
-            inputs.setdefault("position_ids", positions(attention_mask)[:, -input_ids.shape[1] :])
-        if labels is None:
-            return cast(CausalLMOutputWithPast, self.llm(**inputs))
-        return causal_lm_loss(self.llm, labels, chunk=self.config.loss_chunk, **inputs)
+        audio = dict(
+            zip(
+                AUDIO_INPUTS,
+                (input_values, padding_mask, audio_index, features, features_mask, audio_embeds),
+                strict=True,
+            )
+        )
+        inputs: dict[str, Any] = {"attention_mask": attention_mask, **kwargs}
+        if inputs_embeds is not None:
+            inputs["inputs_embeds"] = inputs_embeds
+        elif input_ids is None:
+            raise UserError("forward: got neither input_ids nor inputs_embeds")
+        elif all(part is None for part in audio.values()) and _holds_tokens(past_key_values):
+            inputs["input_ids"] = input_ids  # an answer goes on: what is there is text
+        else:
+            inputs["inputs_embeds"] = self.embed(input_ids, **audio)
+        if past_key_values is not None:
+            inputs["past_key_values"] = past_key_values
+        if self._takes_positions:
+            if position_ids is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
+                length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]  # type: ignore[union-attr]
+                position_ids = positions(attention_mask)[:, -length:]
+            if position_ids is not None:
+                inputs["position_ids"] = position_ids
+        if labels is not None:
+            return causal_lm_loss(self.llm, labels, chunk=self.config.loss_chunk, **inputs)
+        if self._takes_kept:
+            return cast(CausalLMOutputWithPast, self.llm(**inputs, logits_to_keep=logits_to_keep))
+        out = self.llm(**inputs)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        out.logits = out.logits[:, kept]
+        return cast(CausalLMOutputWithPast, out)
 
-    @torch.no_grad()
-    def generate(
+    @functools.wraps(GenerationMixin.generate)
+    def generate(  # type: ignore[override]  # the same arguments, handed on
+        self, inputs: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Continue prompts as in transformers: returns prompts with the new ids behind them.
+
+        Prompts that are padded on the right are padded on the left first, also in what is returned.
+        """
+        name = "inputs" if inputs is not None else "input_ids"
+        ids = inputs if inputs is not None else kwargs.get("input_ids")
+        mask = kwargs.get("attention_mask")
+        if mask is not None and ids is not None and mask.shape == ids.shape and not bool(mask[:, -1].all()):
+            order = mask.argsort(dim=1, stable=True)  # padding to the left, the rest in its order
+            moved = {name: ids, "attention_mask": mask, "position_ids": kwargs.get("position_ids")}
+            kwargs |= {k: v.take_along_dim(order, dim=1) for k, v in moved.items() if v is not None}
+            inputs = kwargs.pop("inputs", None)
+        return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]  # of a protocol that no class declares
+
+    def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Any = None,
         attention_mask: Tensor | None = None,
-        input_values: Tensor | None = None,
-        padding_mask: Tensor | None = None,
-        audio_index: Tensor | None = None,
-        features: Tensor | None = None,
-        features_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        is_first_iteration: bool | None = False,
         **kwargs: Any,
-    ) -> Tensor:
-        """Continue prompts, padded on either side; returns the new token ids only (B, n_new).
+    ) -> dict[str, Any]:
+        """The inputs of one step, prepared by the LLM; audio goes in as long as nothing of the prompt is cached."""
+        audio = {key: value for key in AUDIO_INPUTS if (value := kwargs.pop(key, None)) is not None}
+        step: dict[str, Any] = self.llm.prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+        ids = step.get("input_ids")
+        if not audio or ids is None or (not is_first_iteration and _holds_tokens(past_key_values)):
+            return step
+        if ids.shape[1] < input_ids.shape[1]:  # the cache holds the first clips of a conversation already
+            is_audio = input_ids == self.config.audio_token_id
+            is_new = torch.ones_like(is_audio)
+            is_new[:, : -ids.shape[1]] = False
+            audio = {"audio_embeds": self._audio_rows(is_audio, audio)[is_new[is_audio]]}
+        return step | audio
 
-        `kwargs` are those of `transformers`' `generate`: sampling, beams, a streamer.
-        """
-        embeds = self.embed(input_ids, input_values, padding_mask, audio_index, features, features_mask)
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        order = attention_mask.argsort(dim=1, stable=True)  # padding to the left, the rest in its order
-        embeds = embeds.take_along_dim(order[..., None], dim=1)
-        attention_mask = attention_mask.take_along_dim(order, dim=1)
-        return cast(Tensor, self.llm.generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs))
+    def _expand_inputs_for_generation(  # type: ignore[override]  # LongTensor is a Tensor
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Repeat every prompt for its beams or samples, each with its own clips; they are encoded once."""
+        audio = {key: value for key in AUDIO_INPUTS if (value := model_kwargs.pop(key, None)) is not None}
+        if expand_size > 1 and audio and input_ids is not None:
+            is_audio = input_ids == self.config.audio_token_id
+            parts = self._audio_rows(is_audio, audio).split(is_audio.sum(dim=1).tolist())
+            audio = {"audio_embeds": torch.cat([part for part in parts for _ in range(expand_size)])}
+        ids, expanded = super()._expand_inputs_for_generation(  # type: ignore[misc]
+            expand_size=expand_size,
+            is_encoder_decoder=is_encoder_decoder,
+            input_ids=cast(torch.LongTensor, input_ids),
+            **model_kwargs,
+        )
+        return ids, expanded | audio
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        found = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
+        return _PlaceholderAware(self.config.audio_token_id, found) if found else found
+
+    def _supports_default_dynamic_cache(self) -> bool:  # type: ignore[override]  # of the LLM's class
+        return cast(bool, self.llm._supports_default_dynamic_cache())
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Write config, weights and generation settings; each file is replaced atomically, the config last.
@@ -329,6 +518,11 @@ class AudioLanguageModel(PreTrainedModel):
         Raises:
             CheckpointError: The directory cannot be written.
         """
+        if self.config.llm is None and getattr(self.llm, "hf_quantizer", None) is not None:
+            raise UserError(
+                f"{save_directory}: the LLM was quantised while loading, and its weights are stored with the model; "
+                "load the model unquantised, save it, and quantise it again when you load it"
+            )
         folder = make_folder(save_directory)
         state = kwargs.get("state_dict") or self.state_dict()
         skipped = self._absent_keys()
@@ -343,20 +537,26 @@ class AudioLanguageModel(PreTrainedModel):
             for own in (self.config.text_config, self.llm):
                 if own._auto_class is not None:  # Python code that came with the LLM
                     custom_object_save(own, folder, config=values["text_config"])
+        values["auto_map"] = AUTO_MAP
         values["config_sha256"] = computing_sha256(values)
         values["weights_header_sha256"] = header_sha256(folder / WEIGHTS)
         self.generation_config.save_pretrained(folder)
+        write_stub(folder)
         text = json.dumps(values, indent=2, sort_keys=True) + "\n"
         write_bytes_atomic(folder / "config.json", text.encode(), CheckpointError)
 
     def _absent_keys(self) -> set[str]:
         """State-dict keys that are not stored: base weights of a referenced LLM, else a head tied to the embeddings."""
         if self.config.llm is not None:
-            adapters = adapter_keys(self.llm)
-            return {f"llm.{key}" for key in self.llm.state_dict() if key not in adapters}
+            return self._llm_keys()
         if self.llm.config.tie_word_embeddings:  # safetensors refuses shared memory; tying restores the head
             return {f"llm.{key}" for key in (self.llm._tied_weights_keys or {})}
         return set()
+
+    def _llm_keys(self) -> set[str]:
+        """State-dict keys of the LLM without its adapters."""
+        adapters = adapter_keys(self.llm)
+        return {f"llm.{key}" for key in self.llm.state_dict() if key not in adapters}
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:  # type: ignore[override]
         """Upload to the hub, as in transformers; refused where the LLM is a directory of this machine.
@@ -372,70 +572,141 @@ class AudioLanguageModel(PreTrainedModel):
         return cast(str, super().push_to_hub(repo_id, **kwargs))  # type: ignore[arg-type]  # a decorator hides self
 
     @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
+        """Do nothing: a saved directory names the installed toolkit, not a copy of its code."""
+
+    def set_attn_implementation(
+        self, attn_implementation: str | dict[str, Any], allow_all_kernels: bool = False
+    ) -> None:
+        """Choose how attention is computed, as in transformers.
+
+        Args:
+            attn_implementation: `sdpa`, `eager`, `flash_attention_2`, ... for the LLM, and for an encoder that has the
+                choice; or a dictionary with the keys `text_config` and `encoder`.
+            allow_all_kernels: See `transformers.PreTrainedModel.set_attn_implementation`.
+
+        Raises:
+            UserError: A named part cannot compute it so.
+        """
+        asked = attn_implementation if isinstance(attn_implementation, dict) else {}
+        if unknown := sorted(map(str, asked.keys() - ATTENTION_PARTS)):
+            raise UserError(
+                f"attn_implementation: unknown part {unknown[0]!r}; expected text_config or encoder"
+            )
+        for name, part in (("text_config", self.llm), ("encoder", self.encoder)):
+            value = attn_implementation if not isinstance(attn_implementation, dict) else asked.get(name)
+            if value is None:
+                continue
+            dispatching = next((one for one in part.modules() if isinstance(one, PreTrainedModel)), None)
+            if dispatching is None or not dispatching._can_set_attn_implementation():
+                if name == "encoder" and not asked:
+                    continue  # given for the model as a whole
+                raise UserError(
+                    f"attn_implementation: {type(dispatching or part).__name__} ({name}) has one implementation of "
+                    f"attention, and takes no {value!r}"
+                )
+            with typed_errors(f"attn_implementation: {name}", UserError):
+                dispatching.set_attn_implementation(value, allow_all_kernels)
+        self.config._attn_implementation_internal = asked.get("", self.llm.config._attn_implementation)
+
+    @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any
-    ) -> AudioLanguageModel:
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
+    ) -> Any:
         """Load a model directory strictly: every tensor must be there, with its shape, finite, and no other.
 
         The values must be those that were saved: checksums in the weights file's header are compared while it is read.
 
         Args:
             pretrained_model_name_or_path: Directory written by `save_pretrained`, or a Hub id.
-            *args: None are accepted.
-            **kwargs: `dtype`: dtype to cast to, the stored one by default. `trust_remote_code`: run Python code in the
-                directory of a referenced LLM. What the Auto classes add on their own is ignored.
+            *model_args: None are accepted.
+            config: An `AudioLanguageConfig`, or a directory with one, in place of the directory's own.
+            **kwargs: As in transformers: `dtype` (the stored one by default), `device_map`, `quantization_config` (of
+                the LLM), `attn_implementation`, `generation_config`, `revision`, `subfolder`, `cache_dir`, `token`,
+                `output_loading_info`, `trust_remote_code` (runs Python code in the directory of a referenced LLM), ...,
+                and values of the config that differ. What is not supported is refused by name; see `alm.loading`.
 
         Returns:
-            The model in eval mode, on the CPU.
+            The model in eval mode, on the CPU without a `device_map`; with `output_loading_info` also a dictionary.
 
         Raises:
             CheckpointError: A file is missing or broken, a tensor is missing, unexpected, mis-shaped or not finite, or
                 the referenced LLM is gone or not the one the model was trained with.
             UserError: An argument that is not supported.
         """
-        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
-        own = {"config", "trust_remote_code", "adapter_kwargs", "revision", "code_revision"}
-        unknown = sorted(key for key in kwargs if key not in own and not key.startswith("_"))
-        if args or unknown or kwargs.get("revision", "main") not in (None, "main"):
-            raise UserError(
-                f"AudioLanguageModel.from_pretrained does not take {', '.join(unknown) or 'revision'}"
-            )
-        folder = resolve(pretrained_model_name_or_path)
-        trusted = bool(kwargs.get("trust_remote_code"))
-        config = read_model_config(folder, trusted)
+        asked = LoadingArguments.parse(model_args, config, kwargs)
+        folder = resolve(pretrained_model_name_or_path, **asked.hub)
+        config, changed = asked.read_config(folder)
         weights = folder / WEIGHTS
         if not weights.is_file():
             raise CheckpointError(f"{folder}: {WEIGHTS} is missing; the model was not saved completely")
         llm = None
         if config.llm is not None:
-            llm = _referenced_llm(config, folder, trusted)
-            config.text_config = copy.deepcopy(llm.config)
+            llm = _referenced_llm(config, folder, asked, changed)
         stored = read_weights(weights)
-        if llm is None:
-            _check_llm_size(config, stored, folder)
+        if config.llm is None:
+            llm_class = _check_llm_size(config, stored, folder)
+            if asked.llm or asked.low_memory:
+                llm = _stored_llm(llm_class, config, stored, asked, str(weights))
         with typed_errors(f"{folder / 'config.json'}: cannot build the model"):
             model = cls(config, llm=llm)
         for key, value in model.state_dict(keep_vars=True).items():
             if key in stored and not wrong_dtype(stored[key], value):
                 value.data = value.data.to(stored[key].dtype)  # float32 adapters of an LLM in bfloat16
         absent = model._absent_keys()
+        if config.llm is None and llm is not None:
+            absent |= model._llm_keys()
         if doubled := sorted(absent & stored.keys()):
             raise CheckpointError(
                 f"{weights}: holds {doubled[0]}, which {folder / 'config.json'} says is stored elsewhere; restore "
                 "the config of these weights"
             )
+        if config.llm_lora is not None and any(parameter.is_meta for parameter in model.llm.parameters()):
+            raise UserError(
+                "from_pretrained: device_map: an LLM with adapters cannot be offloaded to disk; merge them with "
+                "`alm export` first"
+            )
         load_strict(model, stored, source=str(weights), allow_missing=tuple(absent))
         _check_saved_weights(folder)  # last: other messages name the tensor
         if config.llm is None:
             model.llm.tie_weights()
-            if (folder / "generation_config.json").is_file():  # a referenced LLM brings its own
-                settings = from_pretrained(GenerationConfig, folder, role="model")
-                check_generation_config(settings, str(folder / "generation_config.json"))
-                model.generation_config = model.llm.generation_config = settings
-        if dtype is not None and dtype != "auto":
-            nn.Module.to(model, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+        model._take_generation_config(folder, asked.generation_config)
+        model._place(asked.devices, asked.dtype)
+        if asked.attention is not None:
+            model.set_attn_implementation(asked.attention)
         model.eval()  # type: ignore[no-untyped-call]
+        if asked.output_loading_info:
+            return model, {
+                "missing_keys": set(),
+                "unexpected_keys": set(),
+                "mismatched_keys": set(),
+                "error_msgs": [],
+            }
         return model
+
+    def _take_generation_config(self, folder: Path, given: GenerationConfig | None) -> None:
+        """Generation settings: those given, else those saved with the model, else the LLM's."""
+        if given is None and (folder / "generation_config.json").is_file():
+            given = from_pretrained(GenerationConfig, folder, role="model")
+        if given is not None:
+            check_generation_config(given, str(folder / "generation_config.json"))
+            self.generation_config = given
+
+    def _place(self, devices: dict[str, Any], dtype: torch.dtype | None) -> None:
+        """Put encoder and projector on their devices, and cast all parts; a quantised LLM keeps its dtypes."""
+        if devices:
+            start = next(self.get_input_embeddings().parameters()).device
+            for name, device in devices.items():
+                nn.Module.to(self.components[name], start if device is None else device)
+            inner = getattr(self.llm, "hf_device_map", {"": start})
+            self.hf_device_map = {
+                **{name: next(iter(self.components[name].parameters())).device for name in devices},
+                **{f"llm.{name}".rstrip("."): device for name, device in inner.items()},
+            }
+        for part in self.components.values() if dtype is not None else ():
+            offloaded = any(parameter.is_meta for parameter in part.parameters())
+            if getattr(part, "hf_quantizer", None) is None and not offloaded:  # those were loaded so
+                nn.Module.to(part, dtype)
 
 
 def _check_saved_weights(folder: Path) -> None:
@@ -450,21 +721,33 @@ def _check_saved_weights(folder: Path) -> None:
             )
 
 
-def resolve(source: str | Path) -> Path:
+def resolve(source: str | Path, **hub: Any) -> Path:
     """The local directory of a model given as a directory or a Hub id, whose files are downloaded.
+
+    Args:
+        source: Directory or Hub id.
+        **hub: `revision`, `subfolder`, `cache_dir`, `token`, `local_files_only`, `force_download`.
 
     Raises:
         CheckpointError: It does not exist, could not be downloaded, or is a file.
+        UserError: `revision` of a local directory, or a `subfolder` outside of it.
     """
-    folder = resolve_source(
-        source, patterns=["*.json", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt"]
-    )
+    inner = Path(hub.pop("subfolder", ""))
+    if inner.is_absolute() or ".." in inner.parts:
+        raise UserError(f"{source}: subfolder is '{inner}', expected a folder inside of it")
+    if Path(source).expanduser().is_dir() and hub.get("revision") not in (None, "main"):
+        raise UserError(f"{source}: is a directory, which has no revision '{hub['revision']}'; remove it")
+    patterns = ["*.json", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt"]
+    folder = resolve_source(source, patterns=[str(inner / one) for one in patterns], **hub) / inner
     if not folder.is_dir():
-        raise CheckpointError(f"{source}: is a file; give the directory of a trained model")
+        missing = "is a file" if folder.exists() else "does not exist"
+        raise CheckpointError(f"{folder}: {missing}; give the directory of a trained model")
     return folder
 
 
-def _referenced_llm(config: AudioLanguageConfig, folder: Path, trust_remote_code: bool) -> PreTrainedModel:
+def _referenced_llm(
+    config: AudioLanguageConfig, folder: Path, asked: LoadingArguments, changed: dict[str, Any]
+) -> PreTrainedModel:
     """The LLM that a model refers to; refused if it is gone or has other weights than in training."""
     assert config.llm is not None
     local = Path(config.llm)
@@ -487,17 +770,77 @@ def _referenced_llm(config: AudioLanguageConfig, folder: Path, trust_remote_code
                 f"{local / 'config.json'}: was changed after {folder} was saved (llm_config_sha256); restore the file, "
                 f"or remove llm_config_sha256 from {folder / 'config.json'} if you mean the change"
             )
+    if config.llm_bits is not None and "quantization_config" in asked.llm:
+        raise UserError(
+            f"from_pretrained: quantization_config: the model was trained with its LLM in {config.llm_bits} bits "
+            "(llm_bits in config.json), and is quantised so"
+        )
+    options = {key: value for key, value in asked.hub.items() if key not in ("revision", "subfolder")}
+    if changed:
+        options["config"] = llm_config = from_pretrained(
+            AutoConfig,
+            config.llm,
+            role=f"{folder}: LLM",
+            trust_remote_code=asked.trust_remote_code,
+            revision=config.llm_revision,
+            **options,
+        )
+        for key, value in changed.items():
+            setattr(llm_config, key, value)
     return load_llm(
         config.llm,
         revision=config.llm_revision,
         wanted_by=str(folder),
         bits=config.llm_bits,
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=asked.trust_remote_code,
+        **asked.llm,
+        **options,
     )
 
 
-def _check_llm_size(config: AudioLanguageConfig, stored: dict[str, Tensor], folder: Path) -> None:
-    """Compare the LLM that config.json describes with the weights file before memory is allocated for it."""
+def _stored_llm(
+    llm_class: type[PreTrainedModel],
+    config: AudioLanguageConfig,
+    stored: dict[str, Tensor],
+    asked: LoadingArguments,
+    where: str,
+) -> PreTrainedModel:
+    """The LLM inside a model's own weights, through its own loader, which places and quantises it.
+
+    Its tensors are taken out of `stored`; those of its adapters stay.
+    """
+    base = {key: value for key, value in stored.items() if key.startswith("llm.") and ".lora_" not in key}
+    for key in base:
+        del stored[key]
+    dtypes = {value.dtype for value in base.values() if value.is_floating_point()}
+    if len(dtypes) > 1:
+        raise UserError(
+            f"{where}: the LLM is stored in several dtypes; load it without device_map and quantisation"
+        )
+    state = {key.removeprefix("llm.").replace(".base_layer.", "."): value for key, value in base.items()}
+    return check_llm(
+        load_with_info(
+            llm_class,
+            None,
+            role=where,
+            config=copy.deepcopy(config.text_config),
+            state_dict=state,
+            **{"dtype": next(iter(dtypes)), **asked.llm},
+        ),
+        where,
+        where,
+        quantised="quantization_config" in asked.llm,
+    )
+
+
+def _check_llm_size(
+    config: AudioLanguageConfig, stored: dict[str, Tensor], folder: Path
+) -> type[PreTrainedModel]:
+    """Compare the LLM that config.json describes with the weights file before memory is allocated for it.
+
+    Returns:
+        The LLM's class.
+    """
     path = folder / "config.json"
     with typed_errors(f"{path}: text_config: cannot build the LLM"), torch.device("meta"):
         described = AutoModelForCausalLM.from_config(
@@ -514,6 +857,27 @@ def _check_llm_size(config: AudioLanguageConfig, stored: dict[str, Tensor], fold
             f"{path}: text_config describes an LLM of {size:,} parameters, {WEIGHTS} holds {found:,}; restore the "
             "config or the weights"
         )
+    return cast(type[PreTrainedModel], type(described))
+
+
+class _PlaceholderAware(LogitsProcessorList):
+    """Logits processors that read prompts whose placeholder may have an id outside the vocabulary."""
+
+    def __init__(self, audio_token_id: int, processors: LogitsProcessorList) -> None:
+        super().__init__(processors)
+        self.audio_token_id = audio_token_id
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        """Process scores (B, V), widened for the time so that every id of the prompts (B, L) has a column."""
+        missing = self.audio_token_id + 1 - scores.shape[-1]
+        if missing <= 0:
+            return super().__call__(input_ids, cast(torch.FloatTensor, scores), **kwargs)
+        wide = nn.functional.pad(scores, (0, missing), value=-torch.inf)
+        return super().__call__(input_ids, cast(torch.FloatTensor, wide), **kwargs)[:, :-missing]
+
+
+def _holds_tokens(past_key_values: Any) -> bool:
+    return past_key_values is not None and int(past_key_values.get_seq_length()) > 0
 
 
 def positions(attention_mask: Tensor) -> Tensor:
@@ -536,4 +900,5 @@ def _lora_targets(llm: PreTrainedModel, values: dict[str, Any]) -> list[str]:
     return names
 
 
-AutoModelForCausalLM.register(AudioLanguageConfig, AudioLanguageModel, exist_ok=True)
+for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM):
+    auto_class.register(AudioLanguageConfig, AudioLanguageModel, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -119,6 +120,8 @@ def inject_lora(component: nn.Module, values: dict[str, Any]) -> None:
 
 def adapter_keys(component: nn.Module) -> set[str]:
     """State-dict keys of a component that belong to LoRA adapters (by module type, not by name)."""
+    if "peft" not in sys.modules:
+        return set()  # nobody can have made an adapter; the import takes a second
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     keys = set()

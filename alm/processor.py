@@ -16,6 +16,7 @@ from transformers import AutoProcessor, ProcessorMixin
 from transformers.processing_utils import AudioKwargs, ProcessingKwargs
 from transformers.utils.chat_template_utils import get_json_schema
 
+from alm.auto import AUTO_MAP, write_stub
 from alm.batch import BatchOptions, Collate, Encoded, clip_key, distinct, first_unlabelled, pad_rows
 from alm.common.errors import AudioError, CheckpointError, UserError, shown
 from alm.common.fields import refuse_unknown
@@ -23,6 +24,7 @@ from alm.common.json_text import parse_json, write_json
 from alm.common.pretrained import typed_errors
 from alm.configuration import AUDIO_TOKEN, AudioLanguageConfig
 from alm.conversation import Message, flatten, is_batch
+from alm.decoding import take_stop_tokens
 from alm.feature_extraction import (
     AudioLanguageFeatureExtractor,
     AudioLanguageInputs,
@@ -109,7 +111,9 @@ class AudioLanguageProcessor(ProcessorMixin):
         config = Path(json_file_path)
         listed = tokenizer_files(config.parent, self.tokenizer)
         values = parse_json(self.to_json_string(), str(config), constants=True)
-        write_json(config, values | {"files": listed})
+        named = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
+        write_json(config, values | {"files": listed, "auto_map": named})
+        write_stub(config.parent)
 
     @property
     def sample_rate(self) -> int:
@@ -680,7 +684,7 @@ def llm_limits(config: Any) -> tuple[int | None, int | None]:
 
 
 def build_processor(tokenizer: Any, model: Any, chat_template: str | None = None) -> AudioLanguageProcessor:
-    """The processor of a freshly assembled model; also sets the placeholder's id in the model's config."""
+    """The processor of a freshly assembled model; also tells the model the placeholder's id and the stop tokens."""
     with typed_errors("llm: cannot use the tokenizer"):
         check_tokenizer(tokenizer)
         extractor = AudioLanguageFeatureExtractor(model.config.encoder, model.config.projector)
@@ -689,6 +693,7 @@ def build_processor(tokenizer: Any, model: Any, chat_template: str | None = None
     processor.context_length = llm_limits(model.llm.config)[0]
     processor.vocab_size = model.get_input_embeddings().weight.shape[0]
     check_template(processor, "chat_template" if chat_template else "llm")
+    take_stop_tokens(model, processor)
     return processor
 
 

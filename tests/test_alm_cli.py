@@ -145,7 +145,7 @@ def test_bad_audio_is_one_line_naming_the_file_and_the_rest_is_answered(
 
 
 def test_missing_audio_is_noticed_before_the_model_is_loaded(model_dir, capsys, monkeypatch):
-    monkeypatch.setattr("alm.load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("alm.checkpoint.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     assert main(["ask", str(model_dir), "missing.wav", "What?", "--jsonl"]) == 1
     captured = capsys.readouterr()
     assert "1 of 1 files could not be answered" in captured.err and "missing.wav" in captured.err

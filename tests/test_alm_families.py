@@ -118,6 +118,7 @@ def greedy(model, processor, conversations, clips, batch_size, side="left"):
             padding_side=side,
         )
         out = model.generate(**batch, max_new_tokens=6, do_sample=False, pad_token_id=0)
+        out = out[:, batch["input_ids"].shape[1] :]
         answers += [tuple(row[row != 0].tolist()) for row in out]  # tokens: stricter than text
     return answers
 

@@ -50,6 +50,7 @@ def test_a_clip_asked_many_questions_is_encoded_once(make, clips, monkeypatch):
     for i in range(7):  # the waveform path, one by one
         batch = model_inputs(processor, [questions[i]], [audios[i]], add_generation_prompt=True)
         ids = model.generate(**batch, max_new_tokens=8, do_sample=False, pad_token_id=0)
+        ids = ids[:, batch["input_ids"].shape[1] :]
         expected[i] = processor.tokenizer.decode(ids[0], skip_special_tokens=True).strip()
     encoded = []
     encode = model.encode
@@ -278,11 +279,11 @@ def test_greedy_answers_do_not_obey_the_generation_config(make, clips):
     }  # fmt: skip
     for key, value in PENALTIES.items():
         setattr(model.generation_config, key, value)
-    own = model.llm.generation_config
+    own = model.generation_config
     assert dict(generate_answers(model, processor, conversations, audios, 12)) == plain
     assert "".join(stream_answer(model, processor, conversations[0], audios[0], 12)).strip() == plain[0]
     assert decoding_settings(model, processor, 12) == settings
-    assert model.llm.generation_config is own and own.repetition_penalty == 5.0
+    assert model.generation_config is own and own.repetition_penalty == 5.0
     penalty = {"suppress_tokens": PENALTIES["suppress_tokens"]}
     asked = dict(generate_answers(model, processor, conversations, audios, 12, **penalty))
     assert asked != plain

@@ -114,25 +114,30 @@ def _caption(arguments: argparse.Namespace) -> int:
 
 def _answer(arguments: argparse.Namespace, question: str) -> int:
     """Print one answer per file, in order; a file that cannot be answered is reported, and the others are answered."""
-    from encoders.audio.options import AudioOptions, applied
+    from alm.common.collecting import without_collecting
+
+    with without_collecting():
+        from encoders.audio.options import AudioOptions, applied
 
     with applied(AudioOptions(arguments.channels, arguments.peak)):
         return _answer_all(arguments, question)
 
 
 def _answer_all(arguments: argparse.Namespace, question: str) -> int:
-    import alm
-    from alm.checkpoint import load_processor, resolve
+    from alm.common.collecting import without_collecting
     from alm.common.progress import progress
     from alm.common.text import json_line, one_line
 
-    model_dir = resolve(arguments.model)
     trusted = arguments.trust_remote_code
-    # A broken directory is known before the files are looked for
-    processor = load_processor(model_dir, trust_remote_code=trusted)
+    with without_collecting():
+        from alm.checkpoint import load_processor, resolve
+
+        model_dir = resolve(arguments.model)
+        # A broken directory is known before the files are looked for
+        processor = load_processor(model_dir, trust_remote_code=trusted)
     processor.max_audio_tokens = arguments.max_audio_tokens or processor.max_audio_tokens
     paths = find_audio(arguments.audio)
-    load = cache(lambda: alm.load(model_dir, trust_remote_code=trusted)[0])  # once there is a file to answer
+    load = cache(partial(_load, model_dir, trusted))  # once there is a file to answer
     options = _decoding(arguments)
     alone = len(paths) == 1
     names = [_short_name(path) for path in paths]
@@ -158,6 +163,16 @@ def _answer_all(arguments: argparse.Namespace, question: str) -> int:
     if failed:
         print(f"{len(failed)} of {len(paths)} files could not be answered", file=sys.stderr)
     return EXIT_SOME_FAILED if failed else 0
+
+
+def _load(model_dir: Path, trusted: bool) -> Any:
+    from alm.checkpoint import load_model
+    from alm.common.collecting import without_collecting
+    from alm.generation import pick_device
+
+    with without_collecting():
+        model: Any = load_model(model_dir, trust_remote_code=trusted)
+        return model.to(pick_device())
 
 
 def _silent(n: int = 1, **shown: object) -> None:

@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from alm.auto import AUTO_MAP
 from alm.common.errors import CheckpointError, UserError
 from alm.common.json_text import read_json_object
 from alm.common.text import error_line
@@ -32,7 +33,7 @@ _LARGEST_SIZE = 10**11
 
 def from_pretrained(
     loader: Any,
-    source: str | PathLike[str],
+    source: str | PathLike[str] | None,
     *,
     role: str,
     trust_remote_code: bool = False,
@@ -43,7 +44,7 @@ def from_pretrained(
 
     Args:
         loader: A class of `transformers`, for example `AutoTokenizer`.
-        source: Directory or Hub id.
+        source: Directory or Hub id; None where `options` hold the weights themselves.
         role: What is loaded, for messages, for example `llm`.
         trust_remote_code: Run the source's own Python code where `transformers` has no class for it. Set it only
             from the user's own config.
@@ -56,8 +57,8 @@ def from_pretrained(
     Raises:
         UserError: Of type `error`: the source is missing, broken, or needs code of its own.
     """
-    folder = Path(source)
-    if folder.is_dir():
+    folder = Path(source) if source is not None else None
+    if folder is not None and folder.is_dir():
         for name in _JSON_FILES:
             if (folder / name).exists():
                 values = read_json_object(folder / name, error, constants=True)
@@ -65,7 +66,8 @@ def from_pretrained(
                     check_sizes(values, str(folder / name), error)
     with typed_errors(f"{role}: cannot load '{source}'", error, folder):
         with without_progress_bars():
-            return loader.from_pretrained(str(source), trust_remote_code=trust_remote_code, **options)
+            name_or_path = None if source is None else str(source)
+            return loader.from_pretrained(name_or_path, trust_remote_code=trust_remote_code, **options)
 
 
 @contextmanager
@@ -119,7 +121,8 @@ def _custom_code(folder: Path | None) -> str:
     """Why a directory with classes of its own was refused; empty if it has none."""
     for name in _JSON_FILES if folder is not None else ():
         assert folder is not None
-        if (folder / name).is_file() and "auto_map" in read_json_object(folder / name, constants=True):
+        values = read_json_object(folder / name, constants=True) if (folder / name).is_file() else {}
+        if "auto_map" in values and values["auto_map"] != AUTO_MAP:
             return (
                 f"{name} names Python code of its own (auto_map), which is not run; if you trust its author, set "
                 "trust_remote_code: true"

@@ -1,0 +1,90 @@
+"""Registration with the Auto classes of `transformers`, and the stub by which saved directories load anywhere.
+
+`import alm` imports this module before the working directory is off the import path: it may import only what Python
+has loaded already.
+"""
+
+import importlib
+import importlib.machinery
+import sys
+
+TYPE_CHECKING = False  # of typing, which is not loaded yet
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from types import ModuleType
+    from typing import Any
+
+STUB = "modeling_alm.py"
+"""File of a saved directory that imports the classes of the installed toolkit."""
+
+STUB_TEXT = '''"""Loads this model with the installed alm-toolkit, which holds its code."""
+
+try:
+    from alm.configuration import AudioLanguageConfig
+    from alm.feature_extraction import AudioLanguageFeatureExtractor
+    from alm.model import AudioLanguageModel
+    from alm.processor import AudioLanguageProcessor
+except ImportError as error:
+    raise ImportError(f"this model needs the alm-toolkit: pip install alm-toolkit ({error})") from error
+'''
+
+AUTO_MAP = {
+    auto: f"{STUB.removesuffix('.py')}.{name}"
+    for auto, name in (
+        ("AutoConfig", "AudioLanguageConfig"),
+        ("AutoFeatureExtractor", "AudioLanguageFeatureExtractor"),
+        ("AutoModel", "AudioLanguageModel"),
+        ("AutoModelForCausalLM", "AudioLanguageModel"),
+        ("AutoModelForMultimodalLM", "AudioLanguageModel"),
+        ("AutoProcessor", "AudioLanguageProcessor"),
+    )
+}
+"""What the `auto_map` of a saved directory says: the class of the stub behind each Auto class."""
+
+# Our module that registers classes, by the module of transformers that it registers them with. The model registers
+# when its config is read, because the Auto classes read that first.
+_REGISTERS = {
+    "transformers.models.auto.configuration_auto": "alm.configuration",
+    "transformers.models.auto.feature_extraction_auto": "alm.feature_extraction",
+    "transformers.models.auto.processing_auto": "alm.processor",
+}
+
+
+class _Registering:
+    """Import finder: as soon as an Auto class of transformers is imported, ours are registered with it."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name not in _REGISTERS:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            loader: Any = spec.loader
+            execute = loader.exec_module
+
+            def execute_and_register(module: "ModuleType") -> None:
+                execute(module)
+                importlib.import_module(_REGISTERS[name])
+
+            loader.exec_module = execute_and_register
+        return spec
+
+
+def write_stub(folder: "Path") -> None:
+    """Put the stub into a saved directory."""
+    from alm.common.errors import CheckpointError
+    from alm.common.files import write_bytes_atomic
+
+    write_bytes_atomic(folder / STUB, STUB_TEXT.encode(), CheckpointError)
+
+
+def register() -> None:
+    """Register our classes with the Auto classes, as soon as those are imported; imports nothing before."""
+    if _Registering not in sys.meta_path:
+        sys.meta_path.insert(0, _Registering)
+    for name, ours in _REGISTERS.items():
+        if name in sys.modules:
+            importlib.import_module(ours)
