@@ -347,7 +347,7 @@ def test_a_file_that_another_process_locked_first_is_left_to_it(tmp_path, monkey
             raise BlockingIOError
 
     monkeypatch.setattr(files.fcntl, "flock", flock)
-    name, stream = files._locked_file(tmp_path / "x")
+    name, stream = files.locked_file(tmp_path / "x")
     stream.close()
     assert len(tried) == 2 and len(list(tmp_path.iterdir())) == 2 and name.exists()
 

@@ -69,6 +69,25 @@ def test_captions_get_a_prompt_chosen_by_the_id_or_their_own(tmp_path):
     assert len({caption_prompt(str(i)) for i in range(100)}) == len(CAPTION_PROMPTS)
 
 
+def test_a_record_without_id_gets_one_that_stays_when_the_folder_is_moved(tmp_path):
+    rows = [{**GOOD, "id": "a"}, {k: v for k, v in GOOD.items() if k != "id"}]
+    ids = []
+    for folder in (tmp_path / "x", tmp_path / "y"):
+        folder.mkdir()
+        rows[1]["answer"] = "a bell"
+        ids.append([record.id for record in read_manifest(write(folder / "train.jsonl", *rows))])
+    rows[1]["answer"] = "a drum"
+    other = read_manifest(write(tmp_path / "train.jsonl", *rows))[1].id
+    assert ids[0] == ids[1] and ids[0][0] == "a" and ids[0][1].startswith("train-2-")
+    assert other != ids[0][1] and len({*ids[0], other}) == 3
+
+
+def test_a_conversation_may_have_no_audio(tmp_path):
+    (record,) = read_manifest(write(tmp_path / "m.jsonl", {**GOOD, "audio": []}))
+    assert record.audio == () and record.clip == "a"
+    assert record.messages[0] == {"role": "user", "content": "What is this sound?"}
+
+
 def test_messages_keep_markers_that_are_placed_already(tmp_path):
     turns = [
         {"role": "system", "content": "Be brief."},
@@ -103,7 +122,9 @@ def test_an_unknown_answer_is_null(tmp_path):
         ({"id": "b", "audio": "a.wav", "quesiton": "What?", "answer": "x"}, "did you mean 'question'"),
         ({**GOOD, "id": "b", "captions": ["x"]}, "'question' and 'captions'"),
         ({"id": "b", "question": "What?", "answer": "x"}, "'audio' is missing"),
-        ({**GOOD, "id": "b", "audio": []}, "empty list"),
+        ({"id": "b", "audio": []}, "expected exactly one of"),
+        ({**GOOD, "id": "b", "audio": None}, "'audio' holds None"),
+        ({"audio": "", **{k: v for k, v in GOOD.items() if k != "audio"}, "id": "b"}, "'audio' holds ''"),
         ({**GOOD, "id": "b", "audio": [3]}, "'audio' holds 3"),
         ({**GOOD, "id": "b", "audio": {"path": "a", "start": 1}}, "nearest one is 'start_s'"),
         ({**GOOD, "id": "b", "audio": {"path": "a", "start_s": -1}}, "'start_s' is -1"),

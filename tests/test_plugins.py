@@ -67,6 +67,18 @@ class Mine(Corpus):
 
 CORPUS = Mine
 """,
+    "formats": """
+from alm.data.readers.base import Reader, Row
+
+class Mine(Reader):
+    def recognises(self, path):
+        return path.suffix == ".mine"
+
+    def rows(self, source):
+        yield Row(f"{source.path}:1", {"id": "a", "audio": "a.wav"}, path.parent)
+
+READER = Mine()
+""",
     "stages": """
 import dataclasses
 from train.stages.base import Stage, StageSettings

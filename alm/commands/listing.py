@@ -15,6 +15,7 @@ KINDS = {
     "benchmarks": "eval.benchmarks:BENCHMARKS",
     "official_rules": "eval.scoring.official:RULES",
     "corpora": "alm.data.corpora:CORPORA",
+    "formats": "alm.data.readers:READERS",
     "stages": "train.stages.base:STAGES",
     "losses": "train.pretrain.losses:LOSSES",
     "mask_layouts": "train.pretrain.masks:MASK_LAYOUTS",

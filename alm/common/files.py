@@ -137,7 +137,7 @@ def write_bytes_atomic(
     try:
         if clean:
             remove_leftovers(path)
-        temporary, stream = _locked_file(path)
+        temporary, stream = locked_file(path)
         with stream:
             stream.write(data)
             stream.flush()
@@ -256,8 +256,8 @@ def remove_leftovers(out: Path, all_names: bool = False) -> None:
             os.close(handle)
 
 
-def _locked_file(path: Path) -> tuple[Path, BinaryIO]:
-    """A new temporary file beside `path`, locked as long as it is open."""
+def locked_file(path: Path) -> tuple[Path, BinaryIO]:
+    """A new temporary file beside `path`, locked as long as it is open; `remove_leftovers` removes unlocked ones."""
     while True:
         temporary = _partial_name(path)
         stream = open(temporary, "xb")  # the caller closes it

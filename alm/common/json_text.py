@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from alm.common.errors import ManifestError, UserError
-from alm.common.files import read_text, write_text_atomic
+from alm.common.files import open_regular, read_text, reason, write_text_atomic
 
+_BLANK = " \t\r\n"  # of JSON
+_READ_CHARACTERS = 1 << 20
 _MAYBE_SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
 
 
@@ -89,24 +92,98 @@ def parse_json(text: str, where: str, error: type[UserError] = ManifestError, co
         UserError: Of class `error`.
     """
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_unique_keys,
-            parse_constant=float if constants else _no_constant,
-            parse_float=_finite,
-            parse_int=_integer,
-        )
-        if _MAYBE_SURROGATE.search(text):
-            json.dumps(value, ensure_ascii=False).encode()
+        value = (_WITH_CONSTANTS if constants else _STRICT).decode(text)
+        _check_surrogates(text, value, where, error)
         return value
-    except UnicodeEncodeError as problem:
-        raise error(
-            f"{where}: a string holds half of a surrogate pair; write the character itself"
-        ) from problem
     except RecursionError as problem:
         raise error(f"{where}: broken JSON (nested too deeply)") from problem
     except ValueError as problem:
         raise error(f"{where}: broken JSON ({problem})") from problem
+
+
+def json_items(
+    path: str | os.PathLike[str], error: type[UserError] = ManifestError
+) -> Iterator[tuple[str, Any]]:
+    """Read the items of a JSON list, or the lines of a JSON Lines file, one after another.
+
+    Args:
+        path: The file, UTF-8 with or without a byte order mark; its first character says which of the two it is. Blank
+            lines are skipped.
+        error: Class of the error to raise.
+
+    Yields:
+        `file:line` or `file: entry number`, and the value.
+
+    Raises:
+        UserError: Of class `error`: the file is missing, no regular file, or not valid JSON; see `parse_json`.
+    """
+    path = Path(path)
+    try:
+        with open_regular(path) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="\n") as text:
+            first = text.read(1)
+            while first and first in _BLANK:
+                first = text.read(1)
+            if first == "[":
+                yield from _list_items(text, str(path), error)
+                return
+            text.seek(0)
+            for number, line in enumerate(text, start=1):
+                if line.strip():
+                    yield f"{path}:{number}", parse_json(line.rstrip("\n"), f"{path}:{number}", error)
+    except UnicodeDecodeError as problem:
+        read_text(path, "a JSON file", error)  # names the byte
+        raise error(f"{path}: is not UTF-8; save it as UTF-8") from problem
+    except (OSError, ValueError) as problem:
+        raise error(f"{path}: cannot be read ({reason(problem)}); expected a JSON file") from problem
+
+
+def first_character(path: str | os.PathLike[str]) -> str:
+    """The first character of a JSON file that is no blank; empty where there is none, or the file cannot be read."""
+    try:
+        with open_regular(path) as stream:
+            return stream.read(_READ_CHARACTERS).decode("utf-8-sig", "replace").strip(_BLANK)[:1]
+    except (OSError, ValueError):
+        return ""
+
+
+def _list_items(text: io.TextIOBase, name: str, error: type[UserError]) -> Iterator[tuple[str, Any]]:
+    """The items of a list whose opening bracket has been read."""
+    held, at, number, size, comma = "", 0, 0, _READ_CHARACTERS, False
+    while True:
+        where = f"{name}: entry {number}"
+        while at < len(held) and held[at] in _BLANK:
+            at += 1
+        closed = held[at : at + 1] == "]"
+        end, broken = 0, "the list does not end"
+        if at < len(held) and not closed:
+            try:
+                value, end = _STRICT.raw_decode(held, at)
+            except json.JSONDecodeError as problem:  # or the rest of the item has not been read yet
+                broken = problem.msg
+            except RecursionError as problem:
+                raise error(f"{where}: broken JSON (nested too deeply)") from problem
+            except ValueError as problem:
+                raise error(f"{where}: broken JSON ({problem})") from problem
+            after = end
+            while end and after < len(held) and held[after] in _BLANK:
+                after += 1
+            if end and held[after : after + 1] in (",", "]"):
+                _check_surrogates(held[at:end], value, where, error)
+                yield where, value
+                comma = held[after] == ","
+                number, at, size = number + 1, after + comma, _READ_CHARACTERS
+                continue
+        more = text.read(size)
+        if closed:
+            if comma:
+                raise error(f"{where}: broken JSON (a comma before the end of the list)")
+            if held[at + 1 :].strip(_BLANK) or more.strip(_BLANK):
+                raise error(f"{where}: broken JSON (text after the end of the list)")
+            return
+        if not more:
+            missing = "expected a comma or the end of the list after it" if end else broken
+            raise error(f"{where}: broken JSON ({missing})")
+        held, at, size = held[at:] + more, 0, 2 * size
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -115,6 +192,16 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} given twice")
     return result
+
+
+def _check_surrogates(text: str, value: Any, where: str, error: type[UserError]) -> None:
+    if _MAYBE_SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as problem:
+            raise error(
+                f"{where}: a string holds half of a surrogate pair; write the character itself"
+            ) from problem
 
 
 def _no_constant(name: str) -> float:
@@ -132,3 +219,11 @@ def _integer(text: str) -> int:
     if len(text) > 300:  # more digits than the largest float has
         raise ValueError(f"the number {text[:40]}… of {len(text)} digits is too large")
     return int(text)
+
+
+_STRICT, _WITH_CONSTANTS = (
+    json.JSONDecoder(
+        object_pairs_hook=_unique_keys, parse_constant=constant, parse_float=_finite, parse_int=_integer
+    )
+    for constant in (_no_constant, float)
+)

@@ -6,11 +6,11 @@ import csv
 import difflib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from alm.common.errors import ManifestError
-from alm.common.files import read_text
+from alm.common.files import open_regular, read_text, reason
 
 _LONGEST_CELL = 16_000_000  # characters; the csv module's own limit of 131072 is too small for transcripts
 
@@ -44,34 +44,44 @@ def read_csv(
             has more or fewer cells than there are columns.
     """
     path = Path(path)
-    text = read_text(path, "a CSV table").removeprefix("\ufeff")
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise ManifestError(f"{path}:{line}: holds a NUL character; save the table as UTF-8 text")
     csv.field_size_limit(_LONGEST_CELL)
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=not keep_spaces, strict=True
-    )
     names = None if header else list(columns)
-    while True:
-        where = f"{path}:{reader.line_num + 1}"
-        try:
-            row = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            raise ManifestError(f"{where}: not a CSV row ({error}); check its quotes") from error
-        if not row or (comment and row[0].startswith(comment)):
-            continue
-        cells = row if keep_spaces else [cell.strip() for cell in row]
-        if names is None:
-            names = _header(cells, columns, where)
-            continue
-        yield where, _row(cells, names, where)
+    try:
+        with open_regular(path) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
+            reader = csv.reader(
+                _without_nul(text, path), delimiter=delimiter, skipinitialspace=not keep_spaces, strict=True
+            )
+            while True:
+                where = f"{path}:{reader.line_num + 1}"
+                try:
+                    row = next(reader)
+                except StopIteration:
+                    break
+                except csv.Error as error:
+                    raise ManifestError(f"{where}: not a CSV row ({error}); check its quotes") from error
+                if not row or (comment and row[0].startswith(comment)):
+                    continue
+                cells = row if keep_spaces else [cell.strip() for cell in row]
+                if names is None:
+                    names = _header(cells, columns, where)
+                    continue
+                yield where, _row(cells, names, where)
+    except UnicodeDecodeError as error:
+        read_text(path, "a CSV table")  # names the byte
+        raise ManifestError(f"{path}: is not UTF-8; save it as UTF-8") from error
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{path}: cannot be read ({reason(error)}); expected a CSV table") from error
     if names is None:
         raise ManifestError(
             f"{path}: is empty; expected a header with {', '.join(columns) or 'column names'}"
         )
+
+
+def _without_nul(lines: Iterable[str], path: Path) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        if "\0" in line:
+            raise ManifestError(f"{path}:{number}: holds a NUL character; save the table as UTF-8 text")
+        yield line
 
 
 def _header(cells: Sequence[str], columns: Sequence[str], where: str) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from alm.common.errors import UserError
 from alm.common.files import sha256_of
 from alm.data.records import AudioRef, Record
-from alm.data.shards import CLIPS, RECORDS, ShardedRecords, ShardError, read_range
+from alm.data.shards import CLIPS, RECORDS, ShardedRecords, ShardError, read_shard
 from alm.data.sources import open_source
 from encoders.audio import SILENT_PEAK, check_seconds
 
@@ -106,7 +106,7 @@ def _verify_hashes(records: ShardedRecords, found: Findings) -> None:
         row = records.clips[clip]
         path = records.shards[row["shard"]]
         try:
-            data = read_range(path, int(row["at"]), int(row["size"]), f"clip {clip}")
+            data = read_shard(path, int(row["at"]), int(row["size"]), f"clip {clip}")
         except ShardError as error:
             found.problems.append((records.shards[row["shard"]].name, str(error)))
             continue

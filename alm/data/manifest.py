@@ -15,13 +15,15 @@ record is an error that names file and line.
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from alm.common.errors import ManifestError
-from alm.common.files import read_bytes, write_text_atomic
+from alm.common.files import open_regular, reason, write_text_atomic
 from alm.common.json_text import parse_json
+from alm.data.index import IndexedRecords, Line, open_index
 from alm.data.records import Record, parse_record
 
 
@@ -46,25 +48,76 @@ def read_manifest(
         from alm.data.shards import ShardedRecords
 
         return list(ShardedRecords(path, audio_only))
-    lines = read_bytes(path, "a JSONL manifest").removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if lines[-1] == b"":  # what follows the last newline is not a line
-        lines.pop()
-    if not lines:
-        raise ManifestError(f"{path}: the manifest is empty; expected one JSON record per line")
     records: list[Record] = []
     seen: dict[str, str] = {}
-    for number, line in enumerate(lines, start=1):
-        source = f"{path}:{number}"
-        record = parse_record(_parse_line(line, source), path.parent, source, audio_only)
-        _note_id(record.id, source, seen)
+    for line in manifest_lines(path, audio_only):
+        record = line.record
+        _note_id(record.id, record.source, seen)
         if check_files:
             for ref in record.audio:
                 if not ref.exists():
                     raise ManifestError(
-                        f"{source}: no audio file {ref.path}; fix 'audio' or restore the file"
+                        f"{record.source}: no audio file {ref.path}; fix 'audio' or restore the file"
                     )
         records.append(record)
     return records
+
+
+def open_manifest(path: str | os.PathLike[str], audio_only: bool = False) -> IndexedRecords:
+    """Open a manifest without keeping its records in memory; see `alm.data.index`.
+
+    Args:
+        path: A UTF-8 JSON Lines file.
+        audio_only: Accept records without text, for pretraining.
+
+    Returns:
+        The records in file order.
+
+    Raises:
+        ManifestError: The file is missing or empty, or a line is not a record; file and line are named.
+    """
+    path = Path(path)
+    records = open_index(
+        str(path),
+        f"manifest|{path.absolute()}",
+        [path],
+        partial(manifest_lines, path, True),
+        partial(_parse_manifest_line, path),
+        lines=path,
+    )
+    return records if audio_only else records.with_text()
+
+
+def manifest_lines(path: Path, audio_only: bool) -> Iterator[Line]:
+    """Every line of a manifest as a record.
+
+    Args:
+        path: The manifest.
+        audio_only: Accept records without text.
+
+    Raises:
+        ManifestError: As in `read_manifest`.
+    """
+    try:
+        with open_regular(path) as stream:
+            at, number = stream.tell(), 0
+            for number, line in enumerate(stream):
+                text = line.removesuffix(b"\n")
+                yield Line(_parse_manifest_line(path, text, number, audio_only), at, len(text))
+                at += len(line)
+            if not at:
+                raise ManifestError(f"{path}: the manifest is empty; expected one JSON record per line")
+    except (OSError, ValueError) as problem:
+        raise ManifestError(
+            f"{path}: cannot be read ({reason(problem)}); expected a JSONL manifest"
+        ) from problem
+
+
+def _parse_manifest_line(path: Path, line: bytes, number: int, audio_only: bool) -> Record:
+    source = f"{path}:{number + 1}"
+    if not number:
+        line = line.removeprefix(b"\xef\xbb\xbf")
+    return parse_record(_parse_line(line, source), path.parent, source, audio_only)
 
 
 def write_manifest(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> None:

@@ -2,13 +2,14 @@
 
 import difflib
 import hashlib
+import json
 import os
 import re
 import stat
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from alm.common.errors import AudioError, ManifestError, shown
@@ -35,8 +36,10 @@ CAPTION_PROMPTS: tuple[str, ...] = (
 _ROLES = ("system", "user", "assistant")
 _BODIES = ("messages", "question", "captions")
 _KEYS = frozenset({"id", "audio", "answer", "choices", "kind", "clip", "prompt", *_BODIES})
+_OWNERS = (("answer", "question"), ("choices", "question"), ("prompt", "captions"))
 _AUDIO_KEYS = ("path", "start_s", "end_s")
 _LATEST_S = 1e9  # 31 years
+_MARKERS = re.compile(rf"\s*{re.escape(AUDIO_MARKER)}[ \t]*")
 _TURN_FORM = '{"role", "content"}'
 _AUDIO_FORM = 'a path or {"path", "start_s", "end_s"}'
 
@@ -109,6 +112,11 @@ class AudioRef:
         """The file's name, without its folder."""
         return self.path.name
 
+    @property
+    def whole(self) -> str:
+        """A key of the whole recording: equal for all segments of one."""
+        return str(self.path)
+
 
 @dataclass(frozen=True)
 class Record:
@@ -116,7 +124,7 @@ class Record:
 
     Attributes:
         id: Unique within its manifest.
-        audio: The audio the conversation refers to, in the order of its markers.
+        audio: The audio the conversation refers to, in the order of its markers; none for text alone.
         messages: The conversation as `{"role", "content"}` dicts, with one `<|audio|>` per audio in the
             user turns. It ends with the assistant's answer if that is known. Empty for audio without text.
         kind: `caption`, `qa` or the manifest's `kind`; `audio` for audio without text.
@@ -178,6 +186,8 @@ def format_choices(question: str, choices: Sequence[str]) -> str:
     Returns:
         The question with its options.
     """
+    if not choices:
+        return question
     options = zip(string.ascii_uppercase, choices, strict=False)
     return "\n".join([question, *(f"{letter}. {text}" for letter, text in options)])
 
@@ -197,10 +207,11 @@ def parse_record(data: Mapping[str, Any], base: Path, source: str, audio_only: b
     Raises:
         ManifestError: What is wrong, what was expected and where.
     """
-    identifier = _text(data, "id", source)
+    identifier = _text(data, "id", source) if "id" in data else made_id(data, source)
     refs, clip = _parse_audio(data, base, source)
+    clip = clip or identifier  # a conversation without audio
     given = [key for key in _BODIES if key in data]
-    if not given and audio_only:
+    if not given and audio_only and refs:
         name = _text(data, "clip", source) if "clip" in data else clip
         meta = {key: value for key, value in data.items() if key not in _KEYS}
         return Record(identifier, refs, (), "audio", "", None, clip=name, meta=meta, source=source)
@@ -210,7 +221,7 @@ def parse_record(data: Mapping[str, Any], base: Path, source: str, audio_only: b
             f"{source}: expected exactly one of 'messages', 'question', 'captions'; got {got}"
             + ("" if given else " (audio alone is for stage pretrain)")
         )
-    for key, owner in (("answer", "question"), ("choices", "question"), ("prompt", "captions")):
+    for key, owner in _OWNERS:
         if key in data and owner not in data:
             raise ManifestError(f"{source}: {key!r} belongs with {owner!r}; this record has {given[0]!r}")
     choices: tuple[str, ...] = ()
@@ -242,6 +253,21 @@ def parse_record(data: Mapping[str, Any], base: Path, source: str, audio_only: b
         meta={key: value for key, value in data.items() if key not in _KEYS},
         source=source,
     )
+
+
+def made_id(values: Mapping[str, Any], source: str) -> str:
+    """An id for a record without one: its file's name and line, and a hash of what it says.
+
+    It stays the same when the file's folder is moved or renamed.
+
+    Args:
+        values: The record.
+        source: `file:line`.
+    """
+    file, _, place = source.rpartition(":")
+    text = json.dumps(values, sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    return f"{PurePath(file).stem}-{place.strip().replace(' ', '-')}-{digest[:8]}"
 
 
 def caption_prompt(identifier: str) -> str:
@@ -286,11 +312,14 @@ def _texts(data: Mapping[str, Any], key: str, source: str) -> tuple[str, ...]:
 def _parse_audio(data: Mapping[str, Any], base: Path, source: str) -> tuple[tuple[AudioRef, ...], str]:
     """The audio references, and the name of the clip they make up (the paths as written)."""
     if "audio" not in data:
-        raise ManifestError(f"{source}: 'audio' is missing; expected {_AUDIO_FORM} or a list of them")
+        raise ManifestError(
+            f"{source}: 'audio' is missing; expected {_AUDIO_FORM} or a list of them ([] for text alone)"
+        )
     value = data["audio"]
+    if isinstance(value, str) and value:
+        _check_path(value, source)
+        return (AudioRef(base / value),), value
     items = value if isinstance(value, list) else [value]
-    if not items:
-        raise ManifestError(f"{source}: 'audio' is an empty list; expected at least one file")
     parsed = [_parse_ref(item, base, source) for item in items]
     return tuple(ref for ref, _ in parsed), "+".join(dict.fromkeys(name for _, name in parsed))
 
@@ -373,9 +402,12 @@ def _parse_question(data: Mapping[str, Any], choices: tuple[str, ...], source: s
 
 def _place_markers(messages: list[dict[str, str]], n_audio: int, source: str) -> None:
     """Put one marker per audio before the first user turn's text, unless the manifest placed them itself."""
-    placed = sum(message["content"].count(AUDIO_MARKER) for message in messages if message["role"] == "user")
-    if any(AUDIO_MARKER in message["content"] for message in messages if message["role"] != "user"):
-        raise ManifestError(f"{source}: {AUDIO_MARKER} stands outside a user turn; move it into one")
+    placed = 0
+    for message in messages:
+        found = message["content"].count(AUDIO_MARKER)
+        if found and message["role"] != "user":
+            raise ManifestError(f"{source}: {AUDIO_MARKER} stands outside a user turn; move it into one")
+        placed += found
     if placed == 0:
         first = next(message for message in messages if message["role"] == "user")
         first["content"] = AUDIO_MARKER * n_audio + first["content"]
@@ -386,4 +418,4 @@ def _place_markers(messages: list[dict[str, str]], n_audio: int, source: str) ->
 
 
 def _without_markers(text: str) -> str:
-    return re.sub(rf"\s*{re.escape(AUDIO_MARKER)}[ \t]*", " ", text).strip() if AUDIO_MARKER in text else text
+    return _MARKERS.sub(" ", text).strip() if AUDIO_MARKER in text else text

@@ -16,8 +16,9 @@ import numpy as np
 
 from alm.common.errors import AudioError, ConfigError
 from alm.common.files import new_folder, sha256_of, write_text_atomic
+from alm.data.index import id_hash
 from alm.data.records import AudioRef, Record, format_choices
-from alm.data.shards import CLIP_ROW, CLIPS, FORMAT, INDEX, RECORD_ROW, RECORDS, id_hash
+from alm.data.shards import CLIP_ROW, CLIPS, FORMAT, INDEX, RECORD_ROW, RECORDS
 from encoders.audio import read_header
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -55,7 +56,7 @@ def write_shards(
         raise ConfigError(f"--shard-mb: got {shard_mb}, expected more than 0")
     samples: dict[tuple[str, ...], list[int]] = {}
     for number, record in enumerate(records):
-        samples.setdefault(tuple(dict.fromkeys(_key(ref) for ref in record.audio)), []).append(number)
+        samples.setdefault(tuple(dict.fromkeys(ref.whole for ref in record.audio)), []).append(number)
     groups = list(samples.values())
     if shuffle_seed is not None:
         order = np.random.default_rng(shuffle_seed).permutation(len(groups))
@@ -66,11 +67,6 @@ def write_shards(
             writer.add(f"{key:09d}", [records[number] for number in group])
             progress(len(group))
         return writer.close()
-
-
-def _key(ref: AudioRef) -> str:
-    """A key that differs for different files, also for members of one shard."""
-    return f"{ref.path}:{getattr(ref, 'at', '')}"
 
 
 class _Writer:
@@ -89,10 +85,10 @@ class _Writer:
             self._next()
         first_clip, names = len(self.clips), {}
         files: dict[str, tuple[Any, ...]] = {}
-        refs = {_key(ref): ref for record in records for ref in record.audio}
+        refs = {ref.whole: ref for record in records for ref in record.audio}
         for place, (file, ref) in enumerate(refs.items()):
             data, frames, rate = _read(ref, records[0])
-            suffix = Path(getattr(ref, "name", "") or ref.path.name).suffix.lower()
+            suffix = Path(ref.file_name).suffix.lower()
             suffix = suffix if _SUFFIX.fullmatch(suffix) else ".wav"
             names[file] = f"{key}{f'.{place}' if len(refs) > 1 else ''}{suffix}"
             at = self._member(names[file], data)
@@ -102,10 +98,10 @@ class _Writer:
         for place, record in enumerate(records):
             clips.append([])
             for ref in record.audio:
-                part = (_key(ref), ref.start_s, ref.end_s)
+                part = (ref.whole, ref.start_s, ref.end_s)
                 if part not in segments:
                     segments[part] = len(segments)
-                    where, digest = files[_key(ref)]
+                    where, digest = files[ref.whole]
                     self.clips.append((*where, len(self.rows) + place, digest))
                 clips[-1].append(segments[part])
         values = {"records": [_plain(record, names) for record in records], "clips": clips}
@@ -115,7 +111,7 @@ class _Writer:
             text = sum(len(message["content"]) for message in record.messages)
             answered = bool(record.messages) and record.messages[-1]["role"] == "assistant"
             row = (len(self.shards), at, len(data), place, first_clip)
-            seconds = sum(_segment_s(ref, record, *files[_key(ref)][0][3:]) for ref in record.audio)
+            seconds = sum(_segment_s(ref, record, *files[ref.whole][0][3:]) for ref in record.audio)
             self.rows.append((*row, id_hash(record.id), text, seconds, answered, bool(record.messages)))
 
     def close(self) -> dict[str, Any]:
@@ -183,7 +179,7 @@ def _plain(record: Record, names: dict[str, str]) -> dict[str, Any]:
     for ref in record.audio:
         times = {"start_s": ref.start_s, "end_s": ref.end_s}
         times = {key: value for key, value in times.items() if value is not None}
-        audio.append({"path": names[_key(ref)], **times} if times else names[_key(ref)])
+        audio.append({"path": names[ref.whole], **times} if times else names[ref.whole])
     values: dict[str, Any] = {"id": record.id, "audio": audio, "clip": record.clip, **record.meta}
     if not record.messages:
         return values

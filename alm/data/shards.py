@@ -14,26 +14,23 @@ are read at the offsets that the memory-mapped tables give; no tar is ever scann
 
 from __future__ import annotations
 
-import hashlib
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tarfile import BLOCKSIZE
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 
-from alm.common.errors import ManifestError, shown
+from alm.common.errors import shown
 from alm.common.files import open_regular, reason
 from alm.common.json_text import parse_json, read_json
 from alm.common.names import check_file_name
+from alm.data.byte_ranges import StorageError, read_range
+from alm.data.embedded import EmbeddedRef
+from alm.data.index import id_hash
 from alm.data.records import AudioRef, Record, parse_record
-
-if TYPE_CHECKING:
-    from encoders.audio import AudioHeader
 
 INDEX = "index.json"
 RECORDS, CLIPS = "records.npy", "clips.npy"
@@ -64,103 +61,42 @@ CLIP_ROW = np.dtype(
         ("sha256", "V16"),  # of the whole file, its first 16 bytes
     ]
 )
-_OPEN_FILES = 128
 _TAR_NAME_BYTES = 100  # at the start of the block before a member
 
 
-class ShardError(ManifestError):
+class ShardError(StorageError):
     """A shard or an index that is missing, truncated or corrupt; the message names shard and record."""
 
 
-class _Handles(threading.local):
-    """Open file descriptors of this thread; the least recently used is closed first."""
-
-    def __init__(self) -> None:
-        self.process = os.getpid()
-        self.open: OrderedDict[str, int] = OrderedDict()
-
-    def of(self, path: str) -> int:
-        if self.process != os.getpid():  # a forked worker must not share file positions and locks
-            self.process, self.open = os.getpid(), OrderedDict()
-        if path in self.open:
-            self.open.move_to_end(path)
-            return self.open[path]
-        while len(self.open) >= _OPEN_FILES:
-            os.close(self.open.popitem(last=False)[1])
-        self.open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return self.open[path]
-
-
-_handles = _Handles()
-
-
-def read_range(path: Path, at: int, size: int, what: str) -> bytes:
-    """Read `size` bytes of a shard, beginning at byte `at`.
-
-    Args:
-        path: The tar file.
-        at: Offset of the first byte.
-        size: Number of bytes.
-        what: The record or clip they belong to, for the error.
+def read_shard(path: Path, at: int, size: int, what: str) -> bytes:
+    """Read `size` bytes of a shard, beginning at byte `at`; see `read_range`.
 
     Raises:
         ShardError: The shard is missing, cannot be read, or ends earlier.
     """
-    try:
-        data = os.pread(_handles.of(str(path)), size, at)
-    except FileNotFoundError as error:
-        raise ShardError(f"{path}: the shard is missing; {what} lies in it; copy it again") from error
-    except (OSError, ValueError, OverflowError, MemoryError) as error:
-        raise ShardError(f"{path}: cannot be read ({reason(error)}); {what} lies in it") from error
-    if len(data) != size:
-        raise ShardError(
-            f"{path}: the shard is truncated: {what} lies at {at}-{at + size}, the file ends at "
-            f"{at + len(data) if data else path.stat().st_size}; copy it again"
-        )
-    return data
+    return read_range(path, at, size, what, ShardError, "shard")
 
 
 @dataclass(frozen=True)
-class ShardRef(AudioRef):
+class ShardRef(EmbeddedRef):
     """A clip, or a segment of it, inside a shard; `path` is the tar file.
 
     Attributes:
-        name: The member's name.
         at: Offset of the member's content in the tar file, in bytes.
         size: Length of the content in bytes.
     """
 
-    name: str = ""
     at: int = 0
     size: int = 0
 
-    def load(self, sample_rate: int) -> np.ndarray:
-        """The clip as a waveform (S,) float32 in [-1, 1] at `sample_rate` Hz."""
-        from encoders.audio import decode_audio
-
-        return decode_audio(
-            self.read_bytes(), f"{self.path}:{self.name}", sample_rate, self.start_s, self.end_s
-        )
-
     def read_bytes(self) -> bytes:
         """The whole audio file, as it was before it was put into the shard."""
-        data = read_range(self.path, self.at - BLOCKSIZE, self.size + BLOCKSIZE, f"clip {self.name}")
+        data = read_shard(self.path, self.at - BLOCKSIZE, self.size + BLOCKSIZE, f"clip {self.name}")
         member = data[:_TAR_NAME_BYTES].rstrip(b"\0")
         if member != self.name.encode():
             found = shown(member.decode(errors="replace"))
             raise ShardError(f"{self.path}: holds {found} instead of {self.name}; copy the directory again")
         return data[BLOCKSIZE:]
-
-    def header(self) -> AudioHeader:
-        """Length, rate and channels of the whole file, without decoding it."""
-        from encoders.audio import read_header
-
-        return read_header(self.read_bytes(), f"{self.path}:{self.name}")
-
-    @property
-    def file_name(self) -> str:
-        """The shard's and the member's name."""
-        return f"{self.path.name}:{self.name}"
 
 
 def is_shard_folder(path: str | os.PathLike[str]) -> bool:
@@ -227,7 +163,7 @@ class ShardedRecords(Sequence[Record]):
         """A record, and the rows of its clips."""
         row, source = self.rows[index], self.source(index)
         shard = self.shards[row["shard"]]
-        data = read_range(shard, int(row["at"]), int(row["size"]), f"record {index}")
+        data = read_shard(shard, int(row["at"]), int(row["size"]), f"record {index}")
         try:
             sample = parse_json(data.decode(), source, ShardError)
             values, offsets = sample["records"][row["place"]], sample["clips"][row["place"]]
@@ -307,11 +243,6 @@ class ShardedRecords(Sequence[Record]):
                     f"{self.folder / name}: row {row} points outside the shards or tables; copy the directory again, "
                     "or write the shards again"
                 )
-
-
-def id_hash(identifier: str) -> int:
-    """The hash under which the index knows a record's id."""
-    return int.from_bytes(hashlib.sha256(identifier.encode()).digest()[:8], "little")
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -1,19 +1,25 @@
-"""Several sources of records as one sequence: JSONL manifests are kept in memory, shards are read on access."""
+"""Sources of records: opened by format, and several as one sequence; records are read on access."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Generic, TypeVar, overload
 
 import numpy as np
 
-from alm.common.errors import ConfigError
-from alm.data.manifest import read_manifest
+from alm.common.errors import ConfigError, ManifestError
+from alm.data.index import IndexedRecords
+from alm.data.readers import READERS
+from alm.data.readers.base import DataSource, as_source
 from alm.data.records import Record
-from alm.data.shards import ShardedRecords, id_hash, is_shard_folder
+from alm.data.shards import INDEX, ShardedRecords, is_shard_folder
+from encoders.audio import AUDIO_SUFFIXES
 
 T = TypeVar("T")
 
@@ -50,32 +56,79 @@ class Chain(Sequence[T], Generic[T]):
         return (item for part in self.parts for item in part)
 
 
-def open_records(paths: Sequence[str], audio_only: bool = False) -> Sequence[Record]:
-    """Open several manifests and shard directories as one sequence of records.
+def open_records(sources: Sequence[str | DataSource], audio_only: bool = False) -> Sequence[Record]:
+    """Open several sources as one sequence of records, which are read on access.
 
     Args:
-        paths: JSONL files and shard directories.
+        sources: Files and folders in any format (`alm list formats`), as paths or with settings.
         audio_only: Accept records without text, for pretraining.
-
-    Returns:
-        The records; those of JSONL files are kept in memory, those of shards are read on access.
 
     Raises:
         ManifestError: A source cannot be read.
-        ConfigError: Two sources use the same id.
+        ConfigError: Two sources use the same id, or the format of one is unclear.
     """
-    parts = [open_source(path, audio_only) for path in paths]
+    parts = [open_source(source, audio_only) for source in sources]
     _check_ids(parts)
     if not parts:
         return []
     return parts[0] if len(parts) == 1 else Chain(parts)
 
 
-def open_source(path: str, audio_only: bool = False) -> Sequence[Record]:
-    """Open one manifest as a list, or one shard directory as a sequence that reads records on access."""
-    if Path(path).is_dir():
-        return ShardedRecords(path, audio_only)
-    return read_manifest(path, audio_only=audio_only)
+def open_source(source: str | DataSource, audio_only: bool = False) -> Sequence[Record]:
+    """Open one source; see `open_records`."""
+    source = resolve_source(source)
+    assert source.format is not None
+    reader = READERS.get(source.format)
+    reader.check(source)
+    if reader.local and not os.path.exists(source.path):
+        raise ManifestError(
+            f"{source.path}: no such file or folder; expected data of format '{source.format}'"
+        )
+    return reader.open(source, audio_only)
+
+
+def resolve_source(source: str | DataSource) -> DataSource:
+    """A source with its format, which is recognised where none is given.
+
+    Raises:
+        ConfigError: There is no such format, or several formats fit; names them.
+        ManifestError: A folder is in no known format.
+    """
+    source = as_source(source)
+    if source.format is not None:
+        READERS.get(source.format)  # unknown: names the nearest
+        return source
+    found = formats_of(source.path)
+    if len(found) > 1:
+        raise ConfigError(
+            f"{source.path}: could be {' or '.join(found)}; say which: {{path: {source.path}, format: {found[0]}}}"
+        )
+    if not found and os.path.isdir(source.path):
+        known = ", ".join(READERS.names())
+        raise ManifestError(
+            f"{source.path}: no shard index ({INDEX}), and in no other known format ({known}); name the file, or "
+            "give path and format"
+        )
+    return replace(source, format=found[0] if found else "manifest")
+
+
+def formats_of(path: str) -> list[str]:
+    """Names of the formats that a file or folder can be read as; a special format comes before a general one."""
+    if not _exists(path):
+        return []
+    found = [name for name in READERS.names() if READERS.get(name).recognises(Path(path))]
+    # A data set's folder also holds audio, and any manifest is a table; those formats are asked for by name.
+    for general in ("audiofolder", "table"):
+        if len(found) > 1 and general in found:
+            found.remove(general)
+    return found
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.exists(path)
+    except ValueError:  # a NUL character
+        return False
 
 
 def parts_of(records: Sequence[Record]) -> Sequence[Sequence[Record]]:
@@ -86,37 +139,56 @@ def parts_of(records: Sequence[Record]) -> Sequence[Sequence[Record]]:
 def _check_ids(parts: Sequence[Sequence[Record]]) -> None:
     if len(parts) < 2:
         return  # within one source they were checked when it was read or written
+    hashes = np.sort(np.concatenate([part.rows["id_hash"] for part in parts]))  # type: ignore[attr-defined]
+    repeated = np.unique(hashes[:-1][hashes[1:] == hashes[:-1]])
     seen: dict[str, str] = {}
-    for part in parts:
-        for record in part if isinstance(part, list) else ():
+    for part in parts if len(repeated) else ():
+        rows = np.flatnonzero(np.isin(part.rows["id_hash"], repeated))  # type: ignore[attr-defined]
+        for record in (part[int(row)] for row in rows):  # few, if any; two ids may also share a hash
             if record.id in seen:
                 raise ConfigError(f"{record.source}: id '{record.id}' was already used at {seen[record.id]}")
             seen[record.id] = record.source
-    shards = [part for part in parts if isinstance(part, ShardedRecords)]
-    if not shards:
-        return
-    hashes = np.array([id_hash(name) for name in seen], np.uint64)
-    values, counts = np.unique(
-        np.concatenate([hashes, *(part.rows["id_hash"] for part in shards)]), return_counts=True
+
+
+def is_records_source(source: str | DataSource) -> bool:
+    """Whether a source is records, rather than a folder of audio or a label table (for pretraining)."""
+    if isinstance(source, DataSource) and (source.format is not None or source.given()):
+        return True
+    path = str(source)
+    if not Path(path).is_dir():
+        return Path(path).suffix != ".csv"
+    return (
+        is_shard_folder(path)
+        or bool(formats_of(path))
+        and formats_of(path) != ["audiofolder"]
+        and not any(item.suffix.lower() in AUDIO_SUFFIXES for item in Path(path).rglob("*"))
     )
-    for value in values[counts > 1]:  # few, if any; two ids may also share a hash
-        found = [part[int(row)] for part in shards for row in np.flatnonzero(part.rows["id_hash"] == value)]
-        for record in found:
-            if record.id in seen:
-                raise ConfigError(f"{record.source}: id '{record.id}' was already used at {seen[record.id]}")
-            seen[record.id] = record.source
 
 
-def is_records_source(path: str) -> bool:
-    """Whether a path is a manifest or a shard directory, rather than a folder of audio or a label table."""
-    return is_shard_folder(path) or (not Path(path).is_dir() and Path(path).suffix != ".csv")
+def folder_states(sources: Sequence[str | DataSource]) -> dict[str, str]:
+    """What results depend on besides the files that are sources themselves: names and sizes of the files in folders.
+
+    Returns:
+        `data` and a hash; nothing where no source is a folder without an index of ours.
+    """
+    digest, found = hashlib.sha256(), False
+    for source in sources:
+        path = Path(str(source))
+        if not path.is_dir() or is_shard_folder(path) or not is_records_source(source):
+            continue
+        resolved = resolve_source(source)
+        assert resolved.format is not None
+        found = True
+        for file in READERS.get(resolved.format).files(resolved):
+            digest.update(f"{file.relative_to(path).as_posix()}:{file.stat().st_size}\n".encode())
+    return {"data": digest.hexdigest()} if found else {}
 
 
 def first_unanswered(records: Sequence[Record]) -> str | None:
-    """`file:line` of the first record without an answer, or None; for shards it is read from the index."""
+    """`file:line` of the first record without an answer, or None; it is read from the index."""
     if isinstance(records, Chain):
         return next(filter(None, (first_unanswered(part) for part in records.parts)), None)
-    if isinstance(records, ShardedRecords):
+    if isinstance(records, ShardedRecords | IndexedRecords):
         answered = records.rows["answered"]
         return None if answered.all() else records.source(int(np.argmin(answered)))
     unanswered = (r.source for r in records if not r.messages or r.messages[-1]["role"] != "assistant")

@@ -19,7 +19,7 @@ from alm.common.errors import ConfigError, UserError
 from alm.common.files import write_text_atomic
 from alm.common.settings import read_yaml
 from alm.data.labels import labelled_clips
-from alm.data.manifest import read_manifest
+from alm.data.sources import open_records
 from alm.generation import pick_device
 from encoders import AudioEncoder, load_encoder
 from encoders.audio import load_audio, pad_batch
@@ -69,9 +69,7 @@ def probe(values: dict[str, Any]) -> dict[str, Any]:
 
 def _clips(manifests: Sequence[str], known: dict[Path, set[str]]) -> list[Path]:
     """Whole recordings of some manifests that have labels, each once."""
-    refs = [
-        ref for path in manifests for record in read_manifest(path, audio_only=True) for ref in record.audio
-    ]
+    refs = [ref for record in open_records(manifests, audio_only=True) for ref in record.audio]
     whole = [ref.path.resolve() for ref in refs if ref.start_s is None and ref.end_s is None]
     return [path for path in dict.fromkeys(whole) if path in known]
 

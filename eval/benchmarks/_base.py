@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from alm.data.records import Record
 from eval.scoring.correctness import Correctness, is_correct
 
-Reader = Callable[[Path, str], list[Record]]
-"""Reads a split of the data at a path, without prompts; recordings are checked later, all at once."""
+Reader = Callable[[Any, str], list[Record]]
+"""Reads a split of the data at a path (or of a `DataSource`), without prompts; recordings are checked later."""
 
 CAPTION_METRICS = (
     "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d", "meteor", "spice", "spider", "spider_fl",
@@ -34,6 +34,7 @@ class Benchmark:
         max_new_tokens: Length limit of an answer in tokens, unless the config sets another.
         splits: Names of its splits, the default first.
         groups: Keys of the records' `meta` by which scores are broken down.
+        takes_sources: Whether the reader takes a `DataSource` in place of a path.
         official: Name of the published scoring rule that is shown beside ours; empty for none.
     """
 
@@ -47,4 +48,5 @@ class Benchmark:
     max_new_tokens: int = 64
     splits: tuple[str, ...] = ("test",)
     groups: tuple[str, ...] = ()
+    takes_sources: bool = False
     official: str = ""

@@ -1,10 +1,12 @@
 """The records of a benchmark with its prompt, checked as a whole before the first question is asked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from alm.common.errors import AudioError, ConfigError
+from alm.data.readers.base import as_source, parse_source
 from alm.data.records import AUDIO_MARKER, AudioRef, Record
 from eval.benchmarks._base import Benchmark
 from eval.errors import EvaluationError
@@ -14,7 +16,7 @@ _ANY_RATE = 16000  # Hz; whether a recording can be decoded does not depend on i
 
 def read_records(
     benchmark: Benchmark,
-    data: str | Path,
+    data: str | Path | Mapping[str, Any],
     split: str = "",
     missing_audio: str = "error",
     check_audio: bool = True,
@@ -23,7 +25,7 @@ def read_records(
 
     Args:
         benchmark: The benchmark.
-        data: Its data.
+        data: Its data; for a benchmark that takes sources also their settings (`alm.data.readers.base.DataSource`).
         split: One of its splits; empty is the default.
         missing_audio: `error`, or `leave_out` to drop records whose recordings are missing or cannot be read.
         check_audio: Whether recordings are needed; scoring a predictions file needs none.
@@ -42,9 +44,16 @@ def read_records(
         raise ConfigError(
             f"{benchmark.name} has no split {split!r}; expected one of {', '.join(benchmark.splits)}"
         )
-    if not Path(data).exists():
-        raise EvaluationError(f"{data}: no such file or folder; point --data at the data of {benchmark.name}")
-    read = benchmark.reader(Path(data), split or benchmark.splits[0])
+    source = as_source(parse_source(data, "data"))
+    if source.given() and not benchmark.takes_sources:
+        raise ConfigError(f"data: {benchmark.name} reads its published layout; give a path, without settings")
+    if not Path(source.path).exists() and (not benchmark.takes_sources or source.format is None):
+        raise EvaluationError(
+            f"{source.path}: no such file or folder; point --data at the data of {benchmark.name}"
+        )
+    read = benchmark.reader(
+        source if benchmark.takes_sources else Path(source.path), split or benchmark.splits[0]
+    )
     records = [with_prompt(record, benchmark.prompt) for record in read]
     _check_ids(records)
     if not check_audio:
@@ -61,8 +70,8 @@ def read_records(
     record, problem = bad[0]
     if len(bad) == len(records):
         raise EvaluationError(
-            f"{data}: none of the {len(records)} records of {benchmark.name} has its recording; the first: {problem}; "
-            "put the audio there (published question files come without it)"
+            f"{source.path}: none of the {len(records)} records of {benchmark.name} has its recording; the first: "
+            f"{problem}; put the audio there (published question files come without it)"
         )
     if missing_audio == "error":
         raise EvaluationError(

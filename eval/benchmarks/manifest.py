@@ -1,14 +1,13 @@
-"""Any manifest as a benchmark: captions, short answers and multiple choice, as its records say."""
+"""Any records as a benchmark: captions, short answers and multiple choice, as they say; in any format of data."""
 
-from pathlib import Path
-
-from alm.data.manifest import read_manifest
+from alm.data.readers.base import DataSource
 from alm.data.records import Record
+from alm.data.sources import open_source
 from eval.benchmarks._base import Benchmark
 
 
-def _read(path: Path, split: str) -> list[Record]:
-    return read_manifest(path)
+def _read(source: DataSource, split: str) -> list[Record]:
+    return list(open_source(source))
 
 
 BENCHMARK = Benchmark(
@@ -17,4 +16,5 @@ BENCHMARK = Benchmark(
     metrics=("bleu_4", "rouge_l", "cider_d", "qa"),
     citation="This toolkit's manifest format, alm/data/manifest.py.",
     splits=("all",),
+    takes_sources=True,
 )

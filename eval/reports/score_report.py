@@ -170,14 +170,14 @@ def clip_waveform(ref: AudioRef) -> np.ndarray | None:
 
 
 def example_of(record: Record, answer: str, captions: Sequence[str] = ()) -> Example | None:
-    """A question with its clip and an answer, as a page shows it; None if the clip cannot be read.
+    """A question with its clip and an answer, as a page shows it; None if it has no clip, or one that cannot be read.
 
     Args:
         record: The question.
         answer: The answer.
         captions: Further captions of the clip.
     """
-    waveform = clip_waveform(record.audio[0])
+    waveform = clip_waveform(record.audio[0]) if record.audio else None
     if waveform is None:
         return None
     return Example(

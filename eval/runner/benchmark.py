@@ -16,6 +16,7 @@ from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
 from alm.common.processes import check_launch
 from alm.common.settings import load_settings
+from alm.data.readers.base import as_source, parse_source
 from alm.data.records import Record
 from alm.decoding import beyond_greedy, decoding_settings
 from encoders.audio.options import applied
@@ -70,7 +71,7 @@ def _run(values: EvalSettings, model: str | Path, out: str | Path | None) -> Sco
     _check_decoding(settings.decoding)
     records, notes = read_records(benchmark, settings.data, settings.split, settings.missing_audio)
     if settings.training:
-        contamination = contaminated(records, [Path(path) for path in settings.training])
+        contamination = contaminated(records, [parse_source(one, "training") for one in settings.training])
         notes = [*notes, contamination_note(contamination)]
     folder = resolve(model)
     split = settings.split or benchmark.splits[0]
@@ -116,7 +117,7 @@ def _run(values: EvalSettings, model: str | Path, out: str | Path | None) -> Sco
     scores["run"] = {
         "benchmark": benchmark.name,
         "split": split,
-        "data": str(Path(settings.data).resolve()),
+        "data": _resolved(settings.data),
         "prompt_version": benchmark.prompt_version,
         "citation": benchmark.citation,
         "model_id": model_id,
@@ -181,6 +182,13 @@ def find_config(config: str | Path) -> Path:
     raise EvaluationError(
         f"{config}: neither a YAML config nor a benchmark; benchmarks: {', '.join(list_benchmarks())}"
     )
+
+
+def _resolved(data: Any) -> Any:
+    """The data of a run as its scores name it, with an absolute path where it is a local one."""
+    source = as_source(parse_source(data, "data"))
+    path = str(Path(source.path).resolve()) if Path(source.path).exists() else source.path
+    return path if isinstance(data, str | Path) else {**data, "path": path}
 
 
 def _data_hash(records: Sequence[Record]) -> str:

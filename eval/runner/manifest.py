@@ -225,7 +225,7 @@ def other_clips(records: Sequence[Record], seed: int = 0) -> list[tuple[AudioRef
     for record in records:
         known = of_clip.get(record.clip, ())
         of_clip[record.clip] = max(known, record.audio, key=len)
-    cycle = sorted(of_clip)
+    cycle = sorted(clip for clip, audio in of_clip.items() if audio)
     if len(cycle) < 2:
         raise EvaluationError(
             "the control 'other_clip' needs records about at least two clips; remove it from 'controls'"
@@ -234,7 +234,7 @@ def other_clips(records: Sequence[Record], seed: int = 0) -> list[tuple[AudioRef
     place = {clip: index for index, clip in enumerate(cycle)}
 
     def borrowed(record: Record) -> tuple[AudioRef, ...]:
-        refs: list[AudioRef] = []
+        refs: list[AudioRef] = []  # stays empty for a conversation without audio
         step = 1
         while len(refs) < len(record.audio):
             donor = cycle[(place[record.clip] + step) % len(cycle)]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alm.common.errors import ConfigError
+from alm.data.readers.base import parse_source
 from encoders.audio.options import AudioOptions
 from eval.runner.likelihood import NORMALISATIONS
 from eval.runner.manifest import ANSWER_MODES
@@ -18,7 +19,8 @@ class EvalSettings:
 
     Attributes:
         benchmark: Name of the benchmark.
-        data: Its data; for `manifest` a JSONL file, for the others a folder.
+        data: Its data: for `manifest` a path in any format (`alm list formats`) or a mapping with `path`, `format`,
+            `columns`, `prompt` and more, as in `data.train`; for the others a folder.
         split: Which split of it; empty is the benchmark's default.
         batch_size: Questions per batch.
         max_new_tokens: Length limit of an answer in tokens; None is the benchmark's.
@@ -39,7 +41,7 @@ class EvalSettings:
     """
 
     benchmark: str = "manifest"
-    data: str = ""
+    data: Any = ""
     split: str = ""
     batch_size: int = 16
     max_new_tokens: int | None = None
@@ -51,12 +53,17 @@ class EvalSettings:
     missing_audio: str = "error"
     decoding: dict[str, Any] = field(default_factory=dict)
     require: tuple[str, ...] = ()
-    training: tuple[str, ...] = ()
+    training: tuple[Any, ...] = ()
     trust_remote_code: bool = False
     audio: AudioOptions = AudioOptions()
 
     def __post_init__(self) -> None:
         """Check the values."""
+        for name, value in (
+            ("data", self.data),
+            *((f"training[{i}]", v) for i, v in enumerate(self.training)),
+        ):
+            parse_source(value, name)
         for name in ("batch_size", "max_new_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:

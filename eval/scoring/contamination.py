@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from alm.data.manifest import read_manifest
+from alm.data.readers.base import DataSource, as_source
 from alm.data.records import Record
+from alm.data.sources import open_source
 
 _YOUTUBE = re.compile(r"^\[?Y?([\w-]{11})(?:\]|$|_\d)")
 _FREESOUND = re.compile(r"^(?:\d-)?(\d{3,7})(?:-[A-Z]-|$)")
@@ -27,20 +28,20 @@ def source_ids(path: Path) -> set[str]:
     return found
 
 
-def contaminated(records: Sequence[Record], manifests: Iterable[Path]) -> dict[str, Any]:
+def contaminated(records: Sequence[Record], manifests: Iterable[str | Path | DataSource]) -> dict[str, Any]:
     """Compare a benchmark's clips with training manifests.
 
     Returns:
         `n_clips` and `n_shared` of the benchmark, `shared` (its clips that were trained on, sorted), and `manifests`.
 
     Raises:
-        ManifestError: A training manifest cannot be read.
+        ManifestError: Training data cannot be read.
     """
-    paths = list(manifests)
+    sources = [as_source(str(one) if isinstance(one, Path) else one) for one in manifests]
     trained = {
         one
-        for path in paths
-        for record in read_manifest(path)
+        for source in sources
+        for record in open_source(source)
         for ref in record.audio
         for one in source_ids(ref.path)
     }
@@ -53,7 +54,7 @@ def contaminated(records: Sequence[Record], manifests: Iterable[Path]) -> dict[s
         "n_clips": len(clips),
         "n_shared": len(shared),
         "shared": shared,
-        "manifests": [path.name for path in paths],
+        "manifests": [Path(source.path).name for source in sources],
     }
 
 

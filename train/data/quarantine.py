@@ -15,7 +15,7 @@ import numpy as np
 
 from alm.common.errors import AudioError, ConfigError, UserError
 from alm.common.json_text import read_log
-from alm.data.shards import ShardError
+from alm.data.byte_ranges import StorageError
 from encoders.audio import SILENT_PEAK
 from train.data.protocols import TrainingDataset
 from train.data.settings import DataSettings
@@ -74,7 +74,7 @@ class GuardedDataset(TrainingDataset):
 
         Raises:
             UserError: There is no good one at all.
-            ShardError: A shard is missing or damaged, which is no fault of one sample.
+            StorageError: A file of the data is missing or damaged, which is no fault of one sample.
             ConfigError: A setting is wrong, for example `ALM_MAX_AUDIO_S`.
         """
         for ahead in range(len(self)):
@@ -83,7 +83,7 @@ class GuardedDataset(TrainingDataset):
                 sample = self.dataset[other]
                 self.check(sample)
                 return sample
-            except (ShardError, ConfigError):
+            except (StorageError, ConfigError):
                 raise
             except UserError as error:
                 self._write(self.dataset.name(other), str(error))

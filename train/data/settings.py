@@ -7,6 +7,7 @@ from typing import Any
 
 from alm.common.errors import ConfigError
 from alm.common.settings import check_choice, check_ranges
+from alm.data.readers.base import parse_source
 from encoders.audio.options import AudioOptions
 from train.finetune.settings import FoldSettings
 
@@ -41,9 +42,11 @@ class DataSettings:
     """Training, validation and test data of a stage.
 
     Attributes:
-        train: Manifests (JSONL) and shard directories. Pretraining uses their audio alone; it also takes label tables
-            (CSV with ESC-50's columns) and folders, of which it uses every audio file. Fine-tuning takes label tables.
-        validation: Manifests whose loss is computed after training, once with the right audio and once with another
+        train: Sources in any format (`alm list formats`): a path, or a mapping with `path`, `format`, `columns`,
+            `prompt`, `split` and more (`alm.data.readers.base.DataSource`). Pretraining uses their audio alone; it also
+            takes label tables (CSV with ESC-50's columns) and folders, of which it uses every audio file. Fine-tuning
+            takes label tables.
+        validation: Sources whose loss is computed after training, once with the right audio and once with another
             clip's. Fine-tuning: label tables that select the best epoch; none splits off a share of the training clips.
         test: Label tables of the test clips (fine-tuning).
         dataset: A published corpus (`alm/data/corpora`) to fine-tune on, instead of label tables.
@@ -68,9 +71,9 @@ class DataSettings:
         pack: Put several samples of a batch into one row, instead of padding each. They do not attend to each other.
     """
 
-    train: tuple[str, ...] = ()
-    validation: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
+    train: tuple[Any, ...] = ()
+    validation: tuple[Any, ...] = ()
+    test: tuple[Any, ...] = ()
     dataset: str | None = None
     dataset_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     folds: FoldSettings = FoldSettings()
@@ -88,6 +91,11 @@ class DataSettings:
     audio: AudioOptions = AudioOptions()
 
     def __post_init__(self) -> None:
+        for key in ("train", "validation", "test"):
+            parsed = tuple(
+                parse_source(value, f"data.{key}[{i}]") for i, value in enumerate(getattr(self, key))
+            )
+            object.__setattr__(self, key, parsed)
         check_choice("data.on_bad", self.on_bad, ON_BAD)
         check_choice("data.supervise", self.supervise, SUPERVISED)
         check_ranges("data", self, max_bad_share=(0, 1))

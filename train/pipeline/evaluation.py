@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from alm.common.settings import check_ranges
 from train.pipeline.rundir import facts_of
@@ -31,7 +32,7 @@ class AnswerSettings:
 
 def score_model(
     model: Path,
-    data: str | Path,
+    data: Any,
     out: Path,
     options: AnswerSettings,
     *,
@@ -44,7 +45,7 @@ def score_model(
 
     Args:
         model: Its directory, inside the stage's run directory.
-        data: Manifest or shard directory with references.
+        data: Data with references: a path, or a mapping (`alm.data.readers.base.DataSource`).
         out: Where answers and scores are written.
         options: How it answers.
         controls: Which audio it gets, see `eval.scoring.predictions.CONTROLS`.
@@ -53,11 +54,12 @@ def score_model(
         trust_remote_code: Run Python code that comes with the LLM.
     """
     from alm import load
-    from alm.data.manifest import read_manifest
+    from alm.data.readers.base import parse_source
+    from alm.data.sources import open_source
     from alm.decoding import beyond_greedy
     from eval.runner.manifest import evaluate_manifest
 
-    records = read_manifest(data)
+    records = list(open_source(parse_source(data, "data")))
     answering, processor = load(model, trust_remote_code=trust_remote_code)
     evaluate_manifest(
         answering,

@@ -24,6 +24,7 @@ from alm.common.errors import ConfigError
 from alm.common.json_text import read_json_object
 from alm.common.processes import is_main_process
 from alm.common.settings import apply_overrides, parse_settings, read_yaml
+from alm.data.readers.base import parse_source
 from projectors.registry import check_projector
 from train.engine.processes import barrier, say
 from train.pipeline.evaluation import AnswerSettings, score_model
@@ -42,13 +43,18 @@ class RecipeEvaluation(AnswerSettings):
     """How the model of a stage is evaluated; also the options of `AnswerSettings`.
 
     Attributes:
-        data: Manifest or shard directory with references.
+        data: Data with references, as in `data.train`: a path, or a mapping with `path`, `format` and more.
         controls: Which audio the model gets: the record's own (`none`), another clip's (`other_clip`), or none
             (`no_audio`).
     """
 
-    data: str
+    data: Any
     controls: tuple[str, ...] = ("none", "other_clip")
+
+    def __post_init__(self) -> None:
+        """Check the data's settings, and those of the base class."""
+        super().__post_init__()
+        parse_source(self.data, "data")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,9 +16,10 @@ from torch import Tensor, tensor
 
 from alm.common.errors import AudioError, ConfigError
 from alm.common.fields import located
+from alm.data.readers.base import DataSource
 from alm.data.records import AudioRef
 from alm.data.scenes.events import read_labels
-from alm.data.shards import ShardedRecords, is_shard_folder
+from alm.data.shards import ShardedRecords
 from alm.data.sources import Chain, is_records_source, open_records, parts_of
 from encoders.audio import AUDIO_SUFFIXES, pad_batch, search
 from encoders.mel import frames_or_error
@@ -40,11 +41,11 @@ class NamedClip:
     ref: AudioRef
 
 
-def read_clips(sources: Sequence[str]) -> Sequence[NamedClip]:
+def read_clips(sources: Sequence[str | DataSource]) -> Sequence[NamedClip]:
     """Return all different clips of some sources, in order of first use.
 
     Args:
-        sources: JSONL manifests and shard directories (records may hold audio alone), label tables (`.csv`,
+        sources: Sources in any format (records may hold audio alone), label tables (`.csv`,
             ESC-50's columns), or folders, which are searched for audio files at any depth.
 
     Raises:
@@ -63,6 +64,7 @@ def read_clips(sources: Sequence[str]) -> Sequence[NamedClip]:
                 clips.setdefault(ref, NamedClip(name, ref))
     for source in sources:
         if source not in manifests:
+            source = str(source)
             folder = Path(source) if Path(source).is_dir() else Path(source).parent
             for path in _files_of(Path(source)):
                 name = path.relative_to(folder).as_posix()
@@ -92,11 +94,11 @@ class ShardClips(Sequence[NamedClip]):
         return NamedClip(*self.records.named_clip(index))
 
 
-def listing(sources: Sequence[str]) -> str:
+def listing(sources: Sequence[str | DataSource]) -> str:
     """Hash the names and sizes of the audio files in the folders among some sources."""
     digest = hashlib.sha256()
-    for source in sources:
-        if Path(source).is_dir() and not is_shard_folder(source):
+    for source in map(str, sources):
+        if Path(source).is_dir() and not is_records_source(source):
             for path in _files_of(Path(source)):
                 digest.update(f"{path.relative_to(source).as_posix()}:{path.stat().st_size}\n".encode())
     return digest.hexdigest()

@@ -27,7 +27,7 @@ class TuneStage(TrainingStage):
         """Manifests are needed, and a model or the parts to make one of."""
         super().check_values(settings)
         if not settings.data.train:
-            raise ConfigError("data.train: no manifest given; name at least one JSONL file")
+            raise ConfigError("data.train: no manifest given; name at least one source")
         if settings.run.eval_every and not settings.data.validation:
             raise ConfigError("run.eval_every: needs data.validation")
         if not settings.model and not (settings.encoder and settings.llm):
@@ -37,7 +37,7 @@ class TuneStage(TrainingStage):
 
     def check(self, settings: TrainSettings) -> dict[str, Any]:
         """The manifests can be read, the projector takes its options, DeepSpeed can restore the best weights."""
-        from alm.data.sources import open_records
+        from alm.data.sources import folder_states, open_records
         from projectors.registry import check_projector
 
         super().check(settings)
@@ -49,7 +49,7 @@ class TuneStage(TrainingStage):
         open_records(settings.data.train)
         open_records(settings.data.validation)
         check_projector(settings.projector, settings.projector_options)
-        return {}
+        return folder_states([*settings.data.train, *settings.data.validation])
 
     def build(self, settings: TrainSettings) -> Any:
         """The model with its trainable parts, and its samples."""

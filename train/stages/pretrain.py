@@ -35,12 +35,14 @@ class PretrainStage(TrainingStage):
 
     def check(self, settings: TrainSettings) -> dict[str, Any]:
         """The clips can be listed and fill a batch; the list of a folder's files is part of the result's inputs."""
+        from alm.data.sources import folder_states
         from train.pretrain.clips import listing
         from train.pretrain.stage import check_pretraining
 
         super().check(settings)
         check_pretraining(settings)
-        return {"folders": listing([*settings.data.train, *settings.data.validation])}
+        sources = [*settings.data.train, *settings.data.validation]
+        return {"folders": listing(sources), **folder_states(sources)}
 
     def build(self, settings: TrainSettings) -> Any:
         """The contrastive model and its clips."""

@@ -60,7 +60,8 @@ class TrainingStage(Stage[TrainSettings]):
         """Data, encoder, LLM and model, label table of the probe, DeepSpeed config."""
         data = settings.data
         named = (settings.encoder, settings.llm, settings.model, settings.contrastive.probe.labels)
-        return [*data.train, *data.validation, *data.test, *filter(None, (*named, settings.run.deepspeed))]
+        sources = map(str, (*data.train, *data.validation, *data.test))
+        return [*sources, *filter(None, (*named, settings.run.deepspeed))]
 
     def audio(self, settings: TrainSettings) -> AudioOptions:
         """Options of the config's `data` section."""

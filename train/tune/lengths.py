@@ -35,7 +35,7 @@ def sample_lengths(
     parts = [
         _of_shards(part, processor, per_character)
         if isinstance(part, ShardedRecords)
-        else _of_list(part, processor, per_character, skip_bad)
+        else _of_files(part, processor, per_character, skip_bad)
         for part in parts_of(records)
     ]
     return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
@@ -49,18 +49,19 @@ def _tokens_per_character(records: Sequence[Record], processor: AudioLanguagePro
     return sum(map(len, ids)) / max(1, sum(map(len, texts)))
 
 
-def _of_list(
+def _of_files(
     records: Sequence[Record], processor: AudioLanguageProcessor, per_character: float, skip_bad: bool
 ) -> np.ndarray:
-    seconds: dict[AudioRef, float] = {}
-    lengths = []
-    for record in records:
-        for ref in record.audio:
-            if ref not in seconds:
-                seconds[ref] = _seconds(ref, skip_bad)
+    seconds: dict[int, float] = {}  # by hash: millions of references would take gigabytes
+    lengths = np.zeros(len(records))
+    for number, record in enumerate(records):
+        keys = [hash(ref) for ref in record.audio]
+        for key, ref in zip(keys, record.audio, strict=True):
+            if key not in seconds:
+                seconds[key] = _seconds(ref, skip_bad)
         text = sum(len(message["content"]) for message in record.messages) * per_character
-        lengths.append(text + _tokens(processor, sum(seconds[ref] for ref in record.audio)))
-    return np.array(lengths)
+        lengths[number] = text + _tokens(processor, sum(seconds[key] for key in keys))
+    return lengths
 
 
 def _of_shards(
@@ -74,6 +75,8 @@ def _of_shards(
 
 def _tokens(processor: AudioLanguageProcessor, seconds: float) -> int:
     """Count the LLM tokens of some audio; 0 where it is too short for one, which the run itself reports."""
+    if not seconds:
+        return 0  # text alone
     try:
         return processor.n_audio_tokens(round(seconds * processor.sample_rate))
     except AudioError:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alm.common.errors import ManifestError
-from alm.common.files import read_text
-from alm.common.json_text import parse_json, read_json
+from alm.common.json_text import first_character, json_items, read_json
 from alm.common.tables import read_csv
 
 
@@ -125,25 +124,28 @@ def object_rows(path: Path, fields: Sequence[str]) -> Iterator[Row]:
 
 
 def _objects(path: Path) -> Iterator[tuple[str, Any]]:
-    if path.suffix == ".jsonl":
-        lines = read_text(path, "a JSON lines file").removeprefix("\ufeff").split("\n")
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield f"{path}:{number}", parse_json(line, f"{path}:{number}")
-        return
-    items = _parquet(path) if path.suffix == ".parquet" else read_json(path)
-    items = items.get("data") if isinstance(items, dict) else items
-    if not isinstance(items, list):
-        raise ManifestError(f"{path}: no list of entries at the top or under 'data'; download the file again")
-    yield from ((f"{path}: entry {number}", item) for number, item in enumerate(items))
+    if path.suffix == ".parquet":
+        yield from ((f"{path}: entry {number}", item) for number, item in enumerate(_parquet(path)))
+    elif path.suffix == ".jsonl" or first_character(path) == "[":
+        yield from json_items(path)
+    else:
+        items = read_json(path)
+        items = items.get("data") if isinstance(items, dict) else items
+        if not isinstance(items, list):
+            raise ManifestError(
+                f"{path}: no list of entries at the top or under 'data'; download the file again"
+            )
+        yield from ((f"{path}: entry {number}", item) for number, item in enumerate(items))
 
 
-def _parquet(path: Path) -> Any:
+def _parquet(path: Path) -> Iterator[Any]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
+        with pyarrow.parquet.ParquetFile(path) as table:
+            for batch in table.iter_batches(1024):
+                yield from batch.to_pylist()
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise ManifestError(
             f"{path}: cannot be read as parquet ({' '.join(str(error).split()):.200}); download the file again"

@@ -1,0 +1,48 @@
+"""The folder in which things are cached that can be made again, such as indices of manifests."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+CACHE_VARIABLE = "ALM_CACHE"
+"""Environment variable: the cache folder; the default is `~/.cache/alm`."""
+
+
+def cache_folder(name: str) -> Path:
+    """A subfolder of the cache, which exists.
+
+    Args:
+        name: Name of the subfolder.
+
+    Returns:
+        The folder. Where the cache cannot be written, it is a temporary one that is removed with the process.
+    """
+    given = os.environ.get(CACHE_VARIABLE)
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = Path(given or os.path.join(home, "alm")).absolute() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    except (OSError, ValueError):
+        pass  # read-only, full, or no home
+    folder = _temporary(os.getpid()) / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@cache
+def _temporary(process: int) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="alm-cache-"))
+    atexit.register(_remove, folder, process)
+    return folder
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # a forked worker must not remove its parent's
+        shutil.rmtree(folder, ignore_errors=True)

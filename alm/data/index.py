@@ -1,0 +1,369 @@
+"""Records that are read on access: an index says where each lies, so that millions open at once and take no memory.
+
+The first pass over a source checks every record and writes, for each, where it lies and what is asked of all records
+together (its id, whether it has text and an answer, the length of its text). Of large sources the index is kept in the
+cache folder (`ALM_CACHE`) and memory-mapped; it is made again when a file of the source changes. Small sources are
+kept in memory and leave nothing behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, overload
+
+import numpy as np
+
+from alm.common.errors import ManifestError
+from alm.common.files import locked_file, open_regular, reason, remove_leftovers
+from alm.common.json_text import parse_json
+from alm.data.byte_ranges import StorageError, read_range
+from alm.data.cache import cache_folder
+from alm.data.embedded import embedded_ref
+from alm.data.records import Record, parse_record
+
+ROW = np.dtype(
+    [
+        ("at", "<u8"),
+        ("size", "<u8"),
+        ("id_hash", "<u8"),
+        ("text_chars", "<u4"),
+        ("answered", "u1"),
+        ("has_text", "u1"),
+    ]
+)
+_VERSION = "1"
+_CHUNK = 8192  # rows that are collected before they are written
+_SMALL_ROWS = 20_000
+_SMALL_BYTES = 8 << 20
+_SAMPLED_BYTES = 1 << 16  # of a file's head and tail, which tell a changed file besides its size and time
+_SAMPLED_FILES = 16
+
+
+def id_hash(identifier: str) -> int:
+    """The hash under which an index knows a record's id."""
+    return int.from_bytes(hashlib.sha256(identifier.encode()).digest()[:8], "little")
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a reader says about one record.
+
+    Attributes:
+        record: The record.
+        at: Where its line begins, in bytes; None where `stored` is to be kept.
+        size: Length of its line in bytes.
+        stored: The line, for readers whose records do not lie in a file line by line.
+    """
+
+    record: Record
+    at: int | None = None
+    size: int = 0
+    stored: bytes = b""
+
+
+class IndexedRecords(Sequence[Record]):
+    """The records of one source, each parsed on access. Safe in forked and spawned loader processes.
+
+    Args:
+        rows: The table, with the columns of `ROW`.
+        lines: All lines, or the file that holds them.
+        parse: Makes a record of a line and its number, with audio alone allowed or not.
+        name: The source, for errors.
+        table: The file of the table, where it is in one.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        lines: bytes | Path,
+        parse: Callable[[bytes, int, bool], Record],
+        name: str,
+        table: Path | None = None,
+    ) -> None:
+        self.rows, self.lines, self.parse, self.name, self.table = rows, lines, parse, name, table
+        self.audio_only = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "rows": self.rows if self.table is None else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.table is not None:
+            self.rows = _mapped(self.table)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        """One record, or a list of them.
+
+        Raises:
+            StorageError: The source has changed since it was opened.
+        """
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index = int(index % len(self))
+        row = self.rows[index]
+        at, size = int(row["at"]), int(row["size"])
+        if isinstance(self.lines, bytes):
+            line = self.lines[at : at + size]
+        else:
+            line = read_range(self.lines, at, size, f"record {index}")
+        try:
+            record = self.parse(line, index, self.audio_only)
+            if id_hash(record.id) == row["id_hash"]:
+                return record
+        except (ManifestError, LookupError, TypeError) as error:
+            if not self.audio_only and not row["has_text"]:
+                raise
+            raise StorageError(f"{self.name}: {_CHANGED} ({error})") from error
+        raise StorageError(f"{self.name}: {_CHANGED} (record {index} has another id)")
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[i] for i in range(len(self)))
+
+    def source(self, index: int) -> str:
+        """`file:line` of a record."""
+        return self[index].source
+
+    def first(self, limit: int) -> IndexedRecords:
+        """The first `limit` records."""
+        found = IndexedRecords(self.rows[:limit], self.lines, self.parse, self.name)
+        found.audio_only = self.audio_only
+        return found
+
+    def with_text(self) -> IndexedRecords:
+        """These records where all have text.
+
+        Raises:
+            ManifestError: The first that has audio alone; names it.
+        """
+        self.audio_only = False
+        if not self.rows["has_text"].all():
+            self[int(np.argmin(self.rows["has_text"]))]
+        return self
+
+
+_CHANGED = "changed while it was in use; start again"
+
+
+def stored_line(source: str, folder: Path, values: dict[str, Any], embedded: dict[str, Any]) -> bytes:
+    """A line of the cache for a record that does not lie in a file line by line.
+
+    Args:
+        source: Where it is, `file:line`.
+        folder: The folder that its audio paths start from.
+        values: The record in the manifest's form.
+        embedded: Descriptions of recordings inside other files (`alm.data.embedded`) by their place in `audio`.
+    """
+    return json.dumps([source, os.fspath(folder), values, embedded], ensure_ascii=False).encode(
+        "utf-8", "surrogateescape"
+    )
+
+
+def parse_stored(line: bytes, index: int, audio_only: bool) -> Record:
+    """The record of a stored line."""
+    source, folder, values, embedded = parse_json(line.decode("utf-8"), f"record {index}")
+    return with_embedded(parse_record(values, Path(folder), source, audio_only), Path(folder), embedded)
+
+
+def with_embedded(record: Record, folder: Path, embedded: dict[str, Any]) -> Record:
+    """A record whose references to recordings inside other files are put in their places."""
+    if not embedded:
+        return record
+    refs = tuple(
+        embedded_ref(embedded[str(place)], folder, ref.start_s, ref.end_s) if str(place) in embedded else ref
+        for place, ref in enumerate(record.audio)
+    )
+    return replace(record, audio=refs)
+
+
+def open_index(
+    name: str,
+    key: str,
+    files: Sequence[Path],
+    read: Callable[[], Iterable[Line]],
+    parse: Callable[[bytes, int, bool], Record],
+    lines: Path | None = None,
+) -> IndexedRecords:
+    """The records of a source, from the index in the cache or by a first pass over the source.
+
+    Args:
+        name: The source, for errors.
+        key: What the records depend on besides the files: the format and its options.
+        files: The source's files.
+        read: Reads every record, in order.
+        parse: Makes a record of a line.
+        lines: The file of which the records are lines; None keeps the lines that `read` gives.
+
+    Raises:
+        ManifestError: A record cannot be read, two have one id, or there are none.
+    """
+    of_source = hashlib.sha256(f"{_VERSION}|{key}".encode("utf-8", "surrogateescape")).hexdigest()[:20]
+    stem = f"{of_source}-{_state(files)}"
+    folder = cache_folder("index")
+    table, kept = folder / f"{stem}.index", folder / f"{stem}.rows"
+    where = lines or kept
+    if table.is_file():
+        try:
+            return IndexedRecords(_mapped(table, where), _content(where), parse, name, table)
+        except (OSError, ValueError):
+            table.unlink(missing_ok=True)  # damaged: made again
+    rows, stored = _Spool(table, ROW.itemsize * _SMALL_ROWS), _Spool(kept, _SMALL_BYTES)
+    try:
+        _write(read, rows, stored, name)
+        if not (rows.temporary or stored.temporary):
+            found = np.frombuffer(rows.value(), ROW)
+            content = stored.value() if lines is None else _content(lines)
+            _check_ids(found, content, parse, name)
+            return IndexedRecords(found, content, parse, name)
+        _remove_older(folder, of_source, stem)
+        _check_ids(_mapped(rows.spill()), lines or stored.spill(), parse, name)
+        if lines is None:
+            stored.publish()
+        rows.publish()  # last: an index in the cache is complete
+        return IndexedRecords(_mapped(table, where), _content(where), parse, name, table)
+    except OSError as error:
+        raise ManifestError(
+            f"{name}: the index cannot be written ({reason(error)}) to {folder}; make room, or set ALM_CACHE"
+        ) from error
+    finally:
+        rows.discard()
+        stored.discard()
+
+
+class _Spool:
+    """Bytes in memory that move into a temporary file beside `target` when they are more than `limit`."""
+
+    def __init__(self, target: Path, limit: int) -> None:
+        self.target, self.limit, self.size = target, limit, 0
+        self.stream: BinaryIO = io.BytesIO()
+        self.temporary: Path | None = None
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
+        self.stream.write(data)
+        self.size += len(data)
+        if self.temporary is None and self.size > self.limit:
+            self.spill()
+
+    def spill(self) -> Path:
+        """Put everything into the temporary file; returns it."""
+        if self.temporary is None:
+            data = self.value()
+            remove_leftovers(self.target)
+            self.temporary, self.stream = locked_file(self.target)
+            self.stream.write(data)
+        self.stream.flush()
+        return self.temporary
+
+    def value(self) -> bytes:
+        """Everything, while it is in memory."""
+        assert isinstance(self.stream, io.BytesIO)
+        return self.stream.getvalue()
+
+    def publish(self) -> None:
+        """Move the temporary file to its place."""
+        os.replace(self.spill(), self.target)
+        self.temporary = None
+
+    def discard(self) -> None:
+        """Close the file, and remove it unless it was published."""
+        self.stream.close()
+        if self.temporary is not None:
+            self.temporary.unlink(missing_ok=True)
+
+
+def _write(read: Callable[[], Iterable[Line]], rows: _Spool, stored: _Spool, name: str) -> None:
+    """Write the table, and the lines that are to be kept."""
+    chunk: list[tuple[Any, ...]] = []
+    for line in read():
+        record = line.record
+        at, size = (stored.size, len(line.stored)) if line.at is None else (line.at, line.size)
+        stored.write(line.stored)
+        chars = sum([len(message["content"]) for message in record.messages])
+        answered = bool(record.messages) and record.messages[-1]["role"] == "assistant"
+        chunk.append((at, size, id_hash(record.id), chars, answered, bool(record.messages)))
+        if len(chunk) == _CHUNK:
+            rows.write(np.array(chunk, ROW).tobytes())
+            chunk.clear()
+    rows.write(np.array(chunk, ROW).tobytes())
+    if not rows.size:
+        raise ManifestError(f"{name}: holds no records; expected at least one")
+
+
+def _check_ids(
+    rows: np.ndarray, lines: bytes | Path, parse: Callable[[bytes, int, bool], Record], name: str
+) -> None:
+    """Refuse two records with one id; equal hashes of different ids are no problem."""
+    hashes = np.sort(rows["id_hash"])
+    repeated = np.unique(hashes[:-1][hashes[1:] == hashes[:-1]])
+    if not len(repeated):
+        return
+    records = IndexedRecords(rows, lines, parse, name)
+    seen: dict[str, str] = {}
+    for index in np.flatnonzero(np.isin(rows["id_hash"], repeated)):
+        record = records[int(index)]
+        if record.id in seen:
+            raise ManifestError(
+                f"{record.source}: id {record.id!r} was already used at {seen[record.id]}; make ids unique"
+            )
+        seen[record.id] = record.source
+
+
+def _mapped(table: Path, lines: Path | None = None) -> np.ndarray:
+    """The table of a file, memory-mapped.
+
+    Raises:
+        ValueError: It does not end where the lines do.
+    """
+    rows: np.ndarray = np.memmap(table, ROW, "r")
+    end = int(rows[-1]["at"]) + int(rows[-1]["size"])
+    if lines is not None and not end <= lines.stat().st_size <= end + 1:  # a line end may follow
+        raise ValueError(f"{table}: is damaged")
+    return rows
+
+
+def _content(path: Path) -> bytes | Path:
+    """A small file's content, which stays as it is when the file is changed; of a large one its path."""
+    if path.stat().st_size > _SMALL_BYTES:
+        return path
+    with open_regular(path) as stream:
+        return stream.read()
+
+
+def _state(files: Sequence[Path]) -> str:
+    """A hash of the names, sizes and times of files, and of the heads and tails of a few."""
+    digest = hashlib.sha256()
+    for number, path in enumerate(files):
+        try:
+            status = os.stat(path)
+            digest.update(os.fsencode(os.path.realpath(path)))
+            digest.update(f"|{status.st_size}|{status.st_mtime_ns}\n".encode())
+            if number < _SAMPLED_FILES and status.st_size:
+                with open_regular(path) as stream:
+                    digest.update(stream.read(_SAMPLED_BYTES))
+                    stream.seek(max(0, status.st_size - _SAMPLED_BYTES))
+                    digest.update(stream.read(_SAMPLED_BYTES))
+        except (OSError, ValueError) as error:
+            raise ManifestError(f"{path}: cannot be read ({reason(error)}); check the path") from error
+    return digest.hexdigest()[:20]
+
+
+def _remove_older(folder: Path, of_source: str, stem: str) -> None:
+    """Remove the indices of earlier states of a source, but not one that another process has just written."""
+    for path in folder.glob(f"{of_source}-*"):
+        if not path.name.startswith(stem):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,441 @@
+"""Every format of data that people have, read into the same records; wrong rows are one line that names them."""
+
+import base64
+import csv
+import io
+import json
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alm.common.errors import ConfigError, ManifestError, UserError
+from alm.data.readers.base import DataSource, parse_source
+from alm.data.records import AUDIO_MARKER
+from alm.data.sources import formats_of, open_records, open_source
+from encoders.audio import save_wav
+
+RATE_HZ = 8000
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """A folder with three recordings of different pitch, and a cache of its own."""
+    monkeypatch.setenv("ALM_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(3):
+        save_wav(folder / f"{number}.wav", tone(number), RATE_HZ)
+    return folder
+
+
+def tone(number: int) -> np.ndarray:
+    return (0.3 * np.sin(np.arange(1600 + 80 * number) * (0.1 + 0.1 * number))).astype(np.float32)
+
+
+def lines(path: Path, rows: list) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def b64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def heard(ref) -> int:
+    """Which of the three recordings a reference gives."""
+    wave = ref.load(RATE_HZ)
+    assert ref.exists() and ref.header().rate_hz == RATE_HZ
+    return next(n for n in range(3) if len(wave) == len(tone(n)) and np.abs(wave - tone(n)).max() < 1e-3)
+
+
+TURNS = [{"role": "user", "content": "What is <audio>this?"}, {"role": "assistant", "content": "a bell"}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": TURNS, "audios": ["1.wav"]},  # ms-swift
+        {"messages": TURNS, "audio": "1.wav"},
+        {
+            "conversations": [
+                {"from": "human", "value": "What is <audio>this?"},
+                {"from": "gpt", "value": "a bell"},
+            ],
+            "audio": "1.wav",
+        },  # ShareGPT
+        {
+            "conversations": [
+                {"from": "human", "value": "What is <audio>this?"},
+                {"from": "gpt", "value": "a bell"},
+            ],
+            "audios": ["1.wav"],
+            "system": "",
+        },  # LLaMA-Factory
+        {"instruction": "What is <audio>this?", "input": "", "output": "a bell", "audios": ["1.wav"]},
+        {"query": "What is <audio>this?", "response": "a bell", "audios": ["1.wav"]},
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "What is "},
+                        {"type": "audio", "audio": "1.wav"},
+                        {"type": "text", "text": "this?"},
+                    ],
+                },
+                TURNS[1],
+            ]
+        },
+    ],
+)
+@pytest.mark.parametrize("as_list", [False, True])
+def test_dialects_of_conversations(data, row, as_list):
+    path = data / ("train.json" if as_list else "train.jsonl")
+    rows = [row, {**row, "id": 7}]
+    path.write_text(json.dumps(rows) if as_list else "".join(json.dumps(one) + "\n" for one in rows))
+    assert formats_of(str(path)) == ["chat"]
+    first, second = open_source(str(path))
+    assert first.messages == (
+        {"role": "user", "content": f"What is {AUDIO_MARKER}this?"},
+        {"role": "assistant", "content": "a bell"},
+    )
+    assert [heard(ref) for ref in first.audio] == [1] and first.answer == "a bell"
+    assert second.id == "7" and first.id.startswith("train-") and first.id != second.id
+    assert "system" not in first.meta and "conversations" not in first.meta
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64,BASE64"}},
+        {"type": "audio_url", "audio_url": "file://FOLDER/2.wav"},
+        {"type": "input_audio", "input_audio": {"data": "BASE64", "format": "wav"}},
+        {"type": "audio", "path": "2.wav"},
+        {"type": "audio", "audio_url": "2.wav"},
+        {"type": "audio", "audio": {"path": "2.wav"}},
+    ],
+)
+def test_audio_among_the_parts_of_a_turn(data, part):
+    text = json.dumps(part).replace("BASE64", b64(data / "2.wav")).replace("FOLDER", str(data))
+    turn = {"role": "user", "content": [json.loads(text), {"type": "text", "text": "What?"}]}
+    (record,) = open_source(lines(data / "m.jsonl", [{"messages": [turn, TURNS[1]]}]))
+    assert record.messages[0]["content"] == f"{AUDIO_MARKER}What?"
+    ref = record.audio[0]
+    assert heard(ref) == 2 and heard(pickle.loads(pickle.dumps(ref))) == 2
+
+
+def test_system_history_and_text_alone(data):
+    rows = [
+        {"instruction": "B?", "output": "b", "history": [["A?", "a"]], "system": "Be brief."},
+        {"messages": TURNS, "audios": ["0.wav"]},
+    ]
+    alone, other = open_source(lines(data / "m.jsonl", rows))
+    assert [turn["role"] for turn in alone.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert alone.audio == () and alone.answer == "b" and len(other.audio) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"messages": TURNS}, "has an audio tag and no audio"),
+        ({"messages": TURNS, "audios": ["0.wav", "1.wav"]}, "1 <|audio|> for 2 audio"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "role 'tool'"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "image": "x"}]}]},
+            "type text or audio",
+        ),
+        ({"messages": TURNS, "audios": ["https://x.org/a.wav"]}, "is a URL; download"),
+        ({"messages": TURNS, "audios": [{"bytes": "%%"}]}, "not base64"),
+        ({"messages": TURNS, "audios": ["0.wav"], "audio": "1.wav"}, "could each be the audio"),
+        ({"messages": TURNS, "audios": [3]}, "got 3; expected a path"),
+        ({"conversations": [], "audios": []}, "expected a list of turns"),
+        ({"x": 1}, "expected an object with messages"),
+        ({"messages": TURNS, "audios": ["0.wav"], "id": "a"}, "id 'a' was already used at"),
+    ],
+)
+def test_a_wrong_conversation_names_its_line(data, row, said):
+    path = lines(data / "m.jsonl", [{"id": "a", "messages": TURNS, "audios": ["0.wav"]}, row])
+    with pytest.raises(ManifestError) as caught:
+        open_source(path)
+    assert said in str(caught.value) and str(caught.value).startswith(f"{path}:2: ")
+
+
+def table(path: Path, rows: list[dict], delimiter: str = ",") -> str:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl"])
+def test_tables_with_columns(data, suffix):
+    rows = [
+        {"clip_file": f"{n}.wav", "q": "What,\nis this?", "a": f"sound {n}", "from": n / 100, "more": "x"}
+        for n in range(3)
+    ]
+    path = data / f"t{suffix}"
+    if suffix in (".csv", ".tsv"):
+        table(path, rows, "," if suffix == ".csv" else "\t")
+    elif suffix == ".json":
+        path.write_text(json.dumps(rows))
+    else:
+        lines(path, rows)
+    columns = {"audio": "clip_file", "question": "q", "answer": "a", "start_s": "from"}
+    found = open_source(DataSource(str(path), columns=columns))
+    assert [record.answer for record in found] == ["sound 0", "sound 1", "sound 2"]
+    assert found[1].question == "What,\nis this?" and found[2].audio[0].start_s == 0.02
+    assert found[0].meta == {"more": "x"} and len({record.id for record in found}) == 3
+    with pytest.raises(ManifestError, match=r"no column 'fil' for 'audio' \(columns\)"):
+        open_source(DataSource(str(path), columns={"audio": "fil"}))
+
+
+def test_tables_by_their_usual_names_and_one_prompt(data):
+    rows = [{"path": "0.wav", "sentence": "one two"}, {"path": "1.wav", "sentence": "three"}]
+    path = table(data / "t.csv", rows)
+    with pytest.raises(ManifestError, match=r"t\.csv:2: .* no question; name its column .* \(prompt: …\)"):
+        open_source(path)
+    first, second = open_source(DataSource(path, prompt="Transcribe."))
+    assert (first.question, first.answer) == ("Transcribe.", "one two") and heard(second.audio[0]) == 1
+    captions = table(data / "c.csv", [{"file_name": "0.wav", "caption": "A tone."}])
+    (record,) = open_source(captions)
+    assert record.captions == ("A tone.",) and record.kind == "caption"
+    unclear = table(data / "u.csv", [{"file_name": "0.wav", "path": "1.wav", "text": "x"}])
+    with pytest.raises(ManifestError, match=r"'file_name', 'path' could each be the audio; say which"):
+        open_source(DataSource(unclear, prompt="?"))
+    nothing = table(data / "n.csv", [{"x": "1"}])
+    with pytest.raises(ManifestError, match=r"n\.csv:2: no column holds audio"):
+        open_source(nothing)
+    elsewhere = table(data.parent / "t.csv", rows)
+    (first, _) = open_source(DataSource(elsewhere, prompt="?", audio=str(data)))
+    assert heard(first.audio[0]) == 0
+
+
+def test_folders_of_classes_and_with_metadata(data):
+    classes = data.parent / "classes"
+    for split, label, number in (("train", "dog", 0), ("train", "rain", 1), ("test", "dog", 2)):
+        (classes / split / label).mkdir(parents=True, exist_ok=True)
+        save_wav(classes / split / label / f"{number}.wav", tone(number), RATE_HZ)
+    found = open_source(DataSource(str(classes), prompt="What is this?", split="train"))
+    assert [(record.id, record.answer) for record in found] == [("dog/0.wav", "dog"), ("rain/1.wav", "rain")]
+    assert [heard(record.audio[0]) for record in found] == [0, 1]
+    with pytest.raises(ManifestError, match=r"audio and no text.*prompt: …"):
+        open_source(str(classes))
+    assert [record.meta for record in open_source(str(classes), audio_only=True)][0] == {"label": "dog"}
+    with pytest.raises(ConfigError, match="no split 'dev'; its folders: test, train"):
+        open_source(DataSource(str(classes), split="dev", format="audiofolder"))
+    table(data / "metadata.csv", [{"file_name": "2.wav", "text": "a tone"}])
+    assert formats_of(str(data)) == ["audiofolder"]
+    (record,) = open_source(DataSource(str(data), prompt="What?"))
+    assert record.answer == "a tone" and heard(record.audio[0]) == 2
+
+
+def kaldi(data: Path, **tables: str) -> str:
+    folder = data.parent / "kaldi"
+    folder.mkdir(exist_ok=True)
+    for name, text in tables.items():
+        (folder / name.replace("_", ".")).write_text(text)
+    return str(folder)
+
+
+def test_kaldi_directories(data):
+    folder = kaldi(data, wav_scp=f"r0 {data}/0.wav\nr1 {data}/1.wav\n", text="r0 one two\nr1 three\n")
+    first, second = open_source(folder)
+    assert (first.id, first.question, first.answer) == ("r0", "Transcribe the speech.", "one two")
+    assert heard(second.audio[0]) == 1 and second.kind == "transcription"
+    kaldi(data, segments="u1 r0 0.05 0.1\nu2 r1 0.1 -1\n", text="u1 one\nu2 two\n", utt2spk="u1 anna\n")
+    first, second = open_source(DataSource(folder, prompt="What was said?"))
+    assert (first.audio[0].start_s, first.audio[0].end_s, second.audio[0].end_s) == (0.05, 0.1, None)
+    assert first.meta == {"speaker": "anna"} and first.question == "What was said?"
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"wav_scp": "r0 touch hacked |\n"}, r"wav\.scp:1: 'touch hacked \|' is a command"),
+        ({"wav_scp": "r0 a.ark:17\n"}, r"wav\.scp:1: 'r0' has 'a\.ark:17'"),
+        ({"wav_scp": "r0 a.wav\nr0 b.wav\n"}, r"wav\.scp:2: 'r0' was already used"),
+        ({"wav_scp": "r0 a.wav\n", "text": "r1 x\n"}, r"no text for 'r0'"),
+        ({"wav_scp": "r0 a.wav\n", "text": "r0 x\nr1 y\n"}, r"text:2: 'r1' has no recording"),
+        ({"wav_scp": "r0 a.wav\n", "text": "r0\n"}, r"text:1: the text of 'r0' is empty"),
+        ({"wav_scp": "r0 a.wav\n", "segments": "u r0 x 2\n"}, r"segments:1: 'r0 x 2'; expected"),
+        ({"wav_scp": "r0 a.wav\n", "segments": "u r9 1 2\n"}, r"segments:1: no recording 'r9'"),
+        ({"wav_scp": ""}, "holds no records"),
+    ],
+)
+def test_a_wrong_kaldi_directory_names_the_line(data, tables, said):
+    with pytest.raises(ManifestError, match=said):
+        open_source(kaldi(data, **tables))
+    assert not list(data.parent.rglob("hacked"))
+
+
+def tar(path: Path, members: dict[str, bytes]) -> str:
+    with tarfile.open(path, "w") as file:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+    return str(path)
+
+
+def test_webdataset_tars_are_read_where_they_lie(data):
+    wav = [(data / f"{n}.wav").read_bytes() for n in range(3)]
+    folder = data.parent / "tars"
+    folder.mkdir()
+    row = {"question": "What?", "answer": "a bell", "audio_path": "gone.wav"}
+    chat = {"messages": TURNS, "audios": ["gone.wav"]}
+    tar(folder / "a.tar", {"x/1.wav": wav[1], "x/1.json": json.dumps(row).encode(), "x/2.wav": wav[2],
+                           "x/2.json": json.dumps(chat).encode()})  # fmt: skip
+    tar(folder / "b.tar", {"x/1.txt": b"a tone\n", "x/1.wav": wav[0]})
+    found = open_source(DataSource(str(folder), prompt="What is it?"))
+    assert [record.id for record in found] == ["a/x/1", "a/x/2", "b/x/1"]
+    assert [heard(record.audio[0]) for record in found] == [1, 2, 0]
+    assert found[0].question == "What?" and found[1].messages[0]["content"] == f"What is {AUDIO_MARKER}this?"
+    assert (found[2].question, found[2].answer) == ("What is it?", "a tone")
+    (only,) = open_source(DataSource(str(folder / "b.tar"), prompt="?"))
+    assert heard(only.audio[0]) == 0
+    whole = (folder / "a.tar").read_bytes()
+    (folder / "a.tar").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ManifestError, match=r"a\.tar"):
+        open_source(DataSource(str(folder), prompt="What is it?"))
+
+
+def features(n_classes: int = 2):
+    import datasets
+
+    return datasets.Features(
+        {
+            "audio": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
+            "label": datasets.ClassLabel(names=[f"class {n}" for n in range(n_classes)]),
+            "extra": datasets.Value("string"),
+        }
+    )
+
+
+def hf_dataset(data: Path):
+    import datasets
+
+    rows = {
+        "audio": [{"bytes": (data / f"{n}.wav").read_bytes(), "path": f"{n}.wav"} for n in range(2)],
+        "label": [1, 0],
+        "extra": ["x", "y"],
+    }
+    made = datasets.Dataset.from_dict(rows, features=features())
+    return made.cast_column("audio", datasets.Audio(decode=False)).cast_column("audio", datasets.Audio())
+
+
+@pytest.mark.parametrize("form", ["saved", "saved splits", "parquet", "folder", "files"])
+def test_hugging_face_data_sets(data, form):
+    import datasets
+
+    made, target = hf_dataset(data), data.parent / "set"
+    source = DataSource(str(target), prompt="Which class?")
+    if form == "saved":
+        made.save_to_disk(str(target))
+    elif form == "saved splits":
+        datasets.DatasetDict({"train": made, "test": made.select([0])}).save_to_disk(str(target))
+        with pytest.raises(ConfigError, match="several splits; choose split: one of train, test"):
+            open_source(source)
+        source = DataSource(str(target), prompt="Which class?", split="train")
+    elif form == "parquet":
+        target = data.parent / "set.parquet"
+        made.to_parquet(str(target))
+        source = DataSource(str(target), prompt="Which class?")
+    elif form == "folder":
+        target.mkdir()
+        made.to_parquet(str(target / "train-00000-of-00001.parquet"))
+    else:
+        paths = [{"bytes": None, "path": str(data / f"{n}.wav")} for n in range(2)]
+        rows = {"audio": paths, "label": [1, 0], "extra": ["x", "y"]}
+        made = datasets.Dataset.from_dict(rows, features=features())
+        made.cast_column("audio", datasets.Audio(decode=False)).save_to_disk(str(target))
+    assert formats_of(str(target)) == ["huggingface"]
+    found = open_source(source)
+    assert [record.answer for record in found] == ["class 1", "class 0"]
+    assert [heard(record.audio[0]) for record in found] == [0, 1]
+    assert [heard(ref) for ref in pickle.loads(pickle.dumps([record.audio[0] for record in found]))] == [0, 1]
+    assert found[0].meta == {"extra": "x"} and found[0].question == "Which class?"
+
+
+def test_streaming_reads_so_many_rows_and_keeps_their_audio(data):
+    target = data.parent / "set"
+    target.mkdir()
+    hf_dataset(data).to_parquet(str(target / "train.parquet"))
+    with pytest.raises(ConfigError, match="streaming needs limit"):
+        open_source(DataSource(str(target), streaming=True, prompt="?"))
+    (record,) = open_source(DataSource(str(target), streaming=True, prompt="?", limit=1))
+    (target / "train.parquet").unlink()
+    assert heard(record.audio[0]) == 0 and record.answer == "class 1"
+
+
+def test_a_data_set_that_cannot_be_opened_is_one_line(data):
+    broken = data.parent / "broken.parquet"
+    broken.write_bytes(b"PAR1 no")
+    with pytest.raises(ManifestError, match=r"broken\.parquet: cannot be opened as a data set"):
+        open_source(DataSource(str(broken), prompt="?"))
+
+
+def test_lhotse_cuts_need_the_package(data):
+    pytest.importorskip("datasets")
+    cut = {"id": "c", "type": "MonoCut", "start": 0, "duration": 0.1, "channel": 0, "supervisions": []}
+    path = lines(data / "cuts.jsonl", [cut])
+    assert formats_of(path) == ["lhotse"]
+    try:
+        import lhotse  # noqa: F401
+    except ImportError:
+        with pytest.raises(ConfigError, match="pip install lhotse"):
+            open_source(path)
+
+
+def test_an_unclear_or_unknown_format_is_an_error_that_names_the_candidates(data):
+    (data / "wav.scp").write_text("a 0.wav\n")
+    tar(data / "a.tar", {"1.wav": (data / "1.wav").read_bytes()})
+    with pytest.raises(
+        ConfigError, match=r"could be kaldi or webdataset; say which: {path: .*, format: kaldi}"
+    ):
+        open_source(str(data))
+    with pytest.raises(ConfigError, match="unknown data format 'kaldy'; did you mean 'kaldi'"):
+        open_source(DataSource(str(data), format="kaldy"))
+    with pytest.raises(ConfigError, match="format 'kaldi' takes no 'split'; it takes prompt, audio, limit"):
+        open_source(DataSource(str(data), format="kaldi", split="x"))
+    empty = data.parent / "empty"
+    empty.mkdir()
+    with pytest.raises(ManifestError, match="in no other known format"):
+        open_source(str(empty))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"path": "a", "colums": {}}, r"data\.train\[0\]: unknown key 'colums'; did you mean 'columns'"),
+        ({"format": "chat"}, r"data\.train\[0\]\.path: is missing"),
+        ({"path": "a", "columns": {"audoi": "x"}}, "did you mean 'audio'"),
+        ({"path": "a", "columns": {"audio": 3}}, r"columns\.audio: got 3"),
+        ({"path": "a", "limit": True}, "limit: got True"),
+        ({"path": "a", "limit": 0}, "expected at least 1"),
+        (3, "got 3; expected a path"),
+    ],
+)
+def test_settings_of_a_source_are_checked(value, said):
+    with pytest.raises(ConfigError, match=said):
+        parse_source(value, "data.train[0]")
+
+
+def test_several_sources_mix_and_ids_are_compared_across_them(data):
+    chat = lines(data / "a.jsonl", [{"id": "x", "messages": TURNS, "audios": ["0.wav"]}])
+    native = lines(data / "b.jsonl", [{"id": "y", "audio": "1.wav", "question": "Q?", "answer": "a"}])
+    records = open_records([chat, DataSource(native, limit=1)])
+    assert [record.id for record in records] == ["x", "y"]
+    lines(data / "b.jsonl", [{"id": "x", "audio": "1.wav", "question": "Q?", "answer": "a"}])
+    with pytest.raises(ConfigError, match=r"b\.jsonl:1: id 'x' was already used at .*a\.jsonl:1"):
+        open_records([chat, native])
+
+
+def test_no_reader_lets_anything_but_a_user_error_out(data):
+    for name, content in (("a.csv", b"\xff\xfe"), ("b.jsonl", b"{\xff}"), ("c.tar", b"x"), ("d.json", b"[")):
+        (data / name).write_bytes(content)
+        with pytest.raises(UserError):
+            open_source(str(data / name))
