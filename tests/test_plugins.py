@@ -158,6 +158,13 @@ def test_a_file_that_assigns_something_else_is_one_line(plugins, kind):
         found.get("wrong")
 
 
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("name", [None, ["mlp"], 3])
+def test_a_name_that_is_no_text_is_one_line(kind, name):
+    with pytest.raises(ConfigError, match=rf"^{registry(kind).kind}: got .*, expected a name\. Known: "):
+        registry(kind).get(name)
+
+
 def test_a_projector_of_a_plugin_is_built_saved_and_loaded(plugins):
     from projectors.registry import check_projector, projector_config, projector_from_config
 

@@ -72,6 +72,10 @@ class Registry(Generic[Component]):
             ConfigError: There is none (names the nearest), or its file does not import.
         """
         sources = self.sources()
+        if not isinstance(name, str):  # null or a list in a config
+            raise ConfigError(
+                f"{self.kind}: got {name!r}, expected a name. Known: {', '.join(sorted(sources))}"
+            )
         if name not in sources:
             near = get_close_matches(name, sources, n=1)
             hint = f"did you mean '{near[0]}'? " if near else ""
