@@ -73,6 +73,7 @@ def _summed(llm: Any, rows: Tensor, words: Tensor) -> Tensor:
     return cross_entropy(apply_head(llm, rows).float(), words, reduction="sum")
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # it replaces a method for the time of a call
 def apply_head(llm: Any, rows: Tensor) -> Tensor:
     """Logits (R, V) of hidden states (R, D) of the LLM's body.
 
@@ -84,6 +85,7 @@ def apply_head(llm: Any, rows: Tensor) -> Tensor:
     return logits
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def head_runs_alone(llm: Any) -> bool:
     """Whether `apply_head` works: tried once, on one position, and remembered."""
     answer: bool | None = llm.__dict__.get("_alm_head_runs_alone")

@@ -101,6 +101,8 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         for component, values in ((self.encoder, config.encoder_lora), (self.llm, config.llm_lora)):
             if values is not None:
                 inject_lora(component, values)
+        quantised = getattr(self.llm, "hf_quantizer", None) is not None
+        self._loaded_llm = None if config.llm is None or quantised else _WeightSamples(self.llm)
         self.config.text_config = self.llm.config  # one object: changes of the LLM are seen in both
         self.generation_config = copy.deepcopy(self.llm.generation_config)
         taken = inspect.signature(self.llm.forward).parameters
@@ -402,6 +404,29 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
                 strict=True,
             )
         )
+        inputs = self._llm_inputs(
+            audio, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, **kwargs
+        )
+        if labels is not None:
+            return causal_lm_loss(self.llm, labels, chunk=self.config.loss_chunk, **inputs)
+        if self._takes_kept:
+            return cast(CausalLMOutputWithPast, self.llm(**inputs, logits_to_keep=logits_to_keep))
+        out = self.llm(**inputs)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        out.logits = out.logits[:, kept]
+        return cast(CausalLMOutputWithPast, out)
+
+    def _llm_inputs(
+        self,
+        audio: dict[str, Tensor | None],
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The LLM's inputs: prompts with audio in place, mask, positions and cache."""
         inputs: dict[str, Any] = {"attention_mask": attention_mask, **kwargs}
         if inputs_embeds is not None:
             inputs["inputs_embeds"] = inputs_embeds
@@ -419,14 +444,12 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
                 position_ids = positions(attention_mask)[:, -length:]
             if position_ids is not None:
                 inputs["position_ids"] = position_ids
-        if labels is not None:
-            return causal_lm_loss(self.llm, labels, chunk=self.config.loss_chunk, **inputs)
-        if self._takes_kept:
-            return cast(CausalLMOutputWithPast, self.llm(**inputs, logits_to_keep=logits_to_keep))
-        out = self.llm(**inputs)
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        out.logits = out.logits[:, kept]
-        return cast(CausalLMOutputWithPast, out)
+        return inputs
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The model without the LLM's head, for trainers that compute log-probabilities from hidden states."""
+        return _Body(self)
 
     @functools.wraps(GenerationMixin.generate)
     def generate(  # type: ignore[override]  # the same arguments, handed on
@@ -508,7 +531,8 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Write config, weights and generation settings; each file is replaced atomically, the config last.
 
-        An LLM that `config.llm` refers to is not stored, only its adapters.
+        An LLM that `config.llm` refers to is not stored, only its adapters. One whose weights have changed since it was
+        loaded, for example because adapters of peft were merged into it, is stored from then on.
 
         Args:
             save_directory: Created if needed.
@@ -518,6 +542,8 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         Raises:
             CheckpointError: The directory cannot be written.
         """
+        if self.config.llm is not None and self._loaded_llm is not None and self._loaded_llm.differ(self.llm):
+            self.config.forget_llm()
         if self.config.llm is None and getattr(self.llm, "hf_quantizer", None) is not None:
             raise UserError(
                 f"{save_directory}: the LLM was quantised while loading, and its weights are stored with the model; "
@@ -858,6 +884,50 @@ def _check_llm_size(
             "config or the weights"
         )
     return cast(type[PreTrainedModel], type(described))
+
+
+class _Body(nn.Module):
+    """Hidden states (B, L, D) of a model's prompts; holds no parameters of its own."""
+
+    def __init__(self, model: AudioLanguageModel) -> None:
+        super().__init__()
+        self._whole = (model,)  # a tuple, so that it does not become a part
+
+    def forward(self, **inputs: Any) -> Any:
+        """Run encoder, projector and the LLM's body; takes what the model's `forward` takes, without labels."""
+        (model,) = self._whole
+        audio = {key: inputs.pop(key, None) for key in AUDIO_INPUTS}
+        return model.llm.base_model(**model._llm_inputs(audio, **inputs))
+
+
+class _WeightSamples:
+    """A few values of every tensor of an LLM, by which a later change of its weights is noticed.
+
+    Args:
+        llm: The LLM, as it was loaded.
+    """
+
+    _COUNT = 64
+
+    def __init__(self, llm: nn.Module) -> None:
+        self._values = self._taken(llm)
+
+    def _taken(self, llm: nn.Module) -> dict[str, Tensor]:
+        values = {}
+        for key, value in llm.state_dict().items():
+            if ".lora_" not in key and value.is_floating_point() and not value.is_meta and value.numel():
+                step = -(-value.numel() // self._COUNT)
+                values[key.replace(".base_layer.", ".")] = value.reshape(-1)[::step].cpu().clone()
+        return values
+
+    def differ(self, llm: nn.Module) -> bool:
+        """Whether a weight is another now; a cast of the whole LLM is no change, nor is a shard that lies elsewhere."""
+        for key, now in self._taken(llm).items():
+            before = self._values.get(key, now)
+            casts = (before, before.bfloat16(), before.half())
+            if before.shape == now.shape and not any(torch.equal(now, one.to(now.dtype)) for one in casts):
+                return True
+        return False
 
 
 class _PlaceholderAware(LogitsProcessorList):
