@@ -22,7 +22,7 @@ STUB_TEXT = '''"""Loads this model with the installed alm-toolkit, which holds i
 
 try:
     from alm.configuration import AudioLanguageConfig
-    from alm.feature_extraction import AudioLanguageFeatureExtractor
+    from alm.processing.feature_extraction import AudioLanguageFeatureExtractor
     from alm.model import AudioLanguageModel
     from alm.processor import AudioLanguageProcessor
 except ImportError as error:
@@ -46,7 +46,7 @@ AUTO_MAP = {
 # when its config is read, because the Auto classes read that first.
 _REGISTERS = {
     "transformers.models.auto.configuration_auto": "alm.configuration",
-    "transformers.models.auto.feature_extraction_auto": "alm.feature_extraction",
+    "transformers.models.auto.feature_extraction_auto": "alm.processing.feature_extraction",
     "transformers.models.auto.processing_auto": "alm.processor",
 }
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from alm.decoding import MAX_NEW_TOKENS, decoding_settings, decoding_with
-from alm.feature_extraction import collate_waveforms
+from alm.processing.feature_extraction import collate_waveforms
 
 Message = dict[str, Any]
 

@@ -15,10 +15,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from alm.common.errors import CheckpointError
 from alm.common.pretrained import from_pretrained
-from alm.feature_extraction import AudioLanguageFeatureExtractor
 from alm.llm import load_llm
 from alm.model import AudioLanguageModel
 from alm.policy import adapter_keys, inject_lora
+from alm.processing.feature_extraction import AudioLanguageFeatureExtractor
 from alm.processor import AudioLanguageProcessor
 from encoders.base import read_config
 from encoders.checkpoint import load_strict, read_weights

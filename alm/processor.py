@@ -17,15 +17,24 @@ from transformers.processing_utils import AudioKwargs, ProcessingKwargs
 from transformers.utils.chat_template_utils import get_json_schema
 
 from alm.auto import AUTO_MAP, write_stub
-from alm.batch import BatchOptions, Collate, Encoded, clip_key, distinct, first_unlabelled, pad_rows
 from alm.common.errors import AudioError, CheckpointError, UserError, shown
 from alm.common.fields import refuse_unknown
 from alm.common.json_text import parse_json, write_json
 from alm.common.pretrained import typed_errors
 from alm.configuration import AUDIO_TOKEN, AudioLanguageConfig
-from alm.conversation import Message, flatten, is_batch
 from alm.decoding import take_stop_tokens
-from alm.feature_extraction import (
+from alm.head import IGNORE
+from alm.processing.batch import (
+    BatchOptions,
+    Collate,
+    Encoded,
+    clip_key,
+    distinct,
+    first_unlabelled,
+    pad_rows,
+)
+from alm.processing.conversation import Message, flatten, is_batch
+from alm.processing.feature_extraction import (
     AudioLanguageFeatureExtractor,
     AudioLanguageInputs,
     check_return_tensors,
@@ -33,8 +42,7 @@ from alm.feature_extraction import (
     is_waveform,
     padded_width,
 )
-from alm.head import IGNORE
-from alm.saved_processor import check_tokenizer, read_processor, tokenizer_files
+from alm.processing.saved import check_tokenizer, read_processor, tokenizer_files
 from alm.templates import chat_template as named_template
 from alm.templates.render import variables_of
 from alm.templates.turns import DEFAULTS, ChatTemplate, Part

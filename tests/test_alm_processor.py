@@ -7,7 +7,7 @@ from calls import model_inputs
 from transformers import AutoTokenizer, LlamaTokenizer
 
 from alm.common.errors import AudioError, UserError
-from alm.feature_extraction import AudioLanguageFeatureExtractor
+from alm.processing.feature_extraction import AudioLanguageFeatureExtractor
 from alm.processor import AudioLanguageProcessor
 from encoders import encoder_class
 from projectors import build_projector

@@ -25,7 +25,7 @@ from test_alm_processor import (
 from transformers import AutoFeatureExtractor, AutoProcessor, AutoTokenizer
 
 from alm.common.errors import AudioError, CheckpointError, UserError
-from alm.feature_extraction import AudioLanguageFeatureExtractor
+from alm.processing.feature_extraction import AudioLanguageFeatureExtractor
 from alm.processor import AudioLanguageProcessor
 from encoders.audio import load_audio, resample
 
@@ -105,11 +105,11 @@ def test_every_source_of_a_clip_gives_the_samples_that_ask_reads(processor, reco
 
 
 def test_items_in_any_order_several_clips_turns_and_conversations(processor, recording, monkeypatch):
-    import alm.feature_extraction
+    import alm.processing.feature_extraction
 
     read = []
     monkeypatch.setattr(
-        alm.feature_extraction,
+        alm.processing.feature_extraction,
         "load_audio",
         lambda source, rate: read.append(source) or load_audio(source, rate),
     )

@@ -15,7 +15,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from alm.feature_extraction import AudioLanguageFeatureExtractor
+from alm.processing.feature_extraction import AudioLanguageFeatureExtractor
 from alm.processor import AudioLanguageProcessor
 
 PAGE = Path(__file__).parents[1] / "docs/transformers.md"

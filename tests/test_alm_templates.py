@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from alm.common.errors import ConfigError, UserError
-from alm.feature_extraction import AudioLanguageFeatureExtractor
+from alm.processing.feature_extraction import AudioLanguageFeatureExtractor
 from alm.processor import AudioLanguageProcessor
 from alm.templates import CHAT_TEMPLATES, chat_template
 from alm.templates.render import render

@@ -31,11 +31,11 @@ from alm.auto import AUTO_MAP, STUB
 from alm.cli import main
 from alm.common.errors import CheckpointError, UserError
 from alm.export import export_model
-from alm.feature_extraction import collate_waveforms
 from alm.generation import generate_answers
 from alm.llm import load_llm
 from alm.model import AudioLanguageModel
 from alm.policy import LoraOptions, Policy
+from alm.processing.feature_extraction import collate_waveforms
 from alm.processor import build_processor
 from encoders import encoder_class
 

@@ -13,7 +13,7 @@ import transformers as hf
 from torch import Tensor
 
 from alm.common.errors import CheckpointError, ConfigError
-from alm.feature_extraction import collate_waveforms
+from alm.processing.feature_extraction import collate_waveforms
 from encoders import AudioEncoder, encoder_class, load_encoder
 from encoders.audio import pad_batch
 

@@ -114,7 +114,7 @@ def _caption(arguments: argparse.Namespace) -> int:
 
 def _answer(arguments: argparse.Namespace, question: str) -> int:
     """Print one answer per file, in order; a file that cannot be answered is reported, and the others are answered."""
-    from alm.common.collecting import without_collecting
+    from alm.commands._collecting import without_collecting
 
     with without_collecting():
         from encoders.audio.options import AudioOptions, applied
@@ -124,7 +124,7 @@ def _answer(arguments: argparse.Namespace, question: str) -> int:
 
 
 def _answer_all(arguments: argparse.Namespace, question: str) -> int:
-    from alm.common.collecting import without_collecting
+    from alm.commands._collecting import without_collecting
     from alm.common.progress import progress
     from alm.common.text import json_line, one_line
 
@@ -167,7 +167,7 @@ def _answer_all(arguments: argparse.Namespace, question: str) -> int:
 
 def _load(model_dir: Path, trusted: bool) -> Any:
     from alm.checkpoint import load_model
-    from alm.common.collecting import without_collecting
+    from alm.commands._collecting import without_collecting
     from alm.generation import pick_device
 
     with without_collecting():

@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from alm.inspect import describe
+    from alm.commands._inspect import describe
 
     print(describe(arguments.model, trust_remote_code=arguments.trust_remote_code))
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alm.batch import Collate
 from alm.common.errors import AudioError, UserError
 from alm.common.fields import located
 from alm.common.seeds import seed_from
 from alm.data.records import AudioRef, Record
 from alm.data.sources import first_unanswered
-from alm.feature_extraction import collate_waveforms
+from alm.processing.batch import Collate
+from alm.processing.feature_extraction import collate_waveforms
 from alm.processor import AudioLanguageProcessor
 from encoders import AudioEncoder
 from encoders.audio import pad_batch

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from alm.common.errors import UserError, shown
-from alm.feature_extraction import decode_base64
+from alm.processing.feature_extraction import decode_base64
 
 Message = dict[str, Any]
 

@@ -14,7 +14,7 @@ from alm.common.files import changed_file, file_entry, read_text
 from alm.common.json_text import read_json_object
 from alm.common.pretrained import from_pretrained, typed_errors
 from alm.configuration import AudioLanguageConfig, read_model_config
-from alm.feature_extraction import AudioLanguageFeatureExtractor
+from alm.processing.feature_extraction import AudioLanguageFeatureExtractor
 
 PROCESSOR_CONFIG = "processor_config.json"
 # Files beside the vocabulary that tokens depend on.

@@ -1,0 +1,1 @@
+"""What the processor is made of: conversations, batches, the feature extractor, and processors as they were saved."""
