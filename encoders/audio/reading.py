@@ -215,7 +215,8 @@ def _parts(opened: _Opened) -> list[_Part]:
     if head[:4] == ogg.MAGIC:
         return _ogg_parts(opened)
     if check_whole(stream, size, file):
-        return [_Part(stream, opened.path, "ffmpeg" if head.startswith(_BY_FFMPEG) else "either")]
+        by_ffmpeg = head.startswith(_BY_FFMPEG) or _is_unfinished_wav(head, size)
+        return [_Part(stream, opened.path, "ffmpeg" if by_ffmpeg else "either")]
     if size <= _LARGEST_IN_MEMORY:
         if head.startswith(b"ID3") and size > len(head):  # a picture in the tag may be larger than the head
             head += stream.read()
@@ -225,6 +226,13 @@ def _parts(opened: _Opened) -> list[_Part]:
         if head[:4] == b"fLaC" or head[:3] == b"ID3":
             return _flac_parts(opened)
     return [_Part(stream, opened.path, "either")]
+
+
+def _is_unfinished_wav(head: bytes, size: int) -> bool:
+    """Whether a writer to a pipe left 0 as the size of the samples; libsndfile hears nothing then."""
+    at = head.find(b"data", 12)
+    unfinished = int.from_bytes(head[4:8], "little") != size - 8
+    return head[:4] == b"RIFF" and unfinished and at > 0 and not any(head[at + 4 : at + 8])
 
 
 def _ogg_parts(opened: _Opened) -> list[_Part]:

@@ -1,0 +1,367 @@
+"""Every encoding and container is heard whole: compared sample by sample with ffmpeg, and damaged ones are refused."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import io
+import shutil
+import threading
+import warnings
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from audio_formats import ENCODINGS, PIPED, TOLERANCE, VIDEOS, Made, encoded, make, sound
+
+from alm.common.errors import AudioError, ConfigError
+from alm.data.audit import statistics, verify
+from alm.data.manifest import write_manifest
+from alm.data.records import AudioRef
+from encoders.audio import (
+    AudioOptions,
+    applied,
+    decode_audio,
+    fetch_audio,
+    find_file,
+    load_audio,
+    read_header,
+    search,
+    seconds_of,
+    url_name,
+)
+from encoders.audio import urls as urls_module
+
+NAMES = [*ENCODINGS, *PIPED, *VIDEOS]
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Made], dict[str, str]]:
+    if shutil.which("ffmpeg") is None:
+        pytest.skip(f"{len(NAMES)} encodings need ffmpeg, which is not installed")
+    made, missing = make(tmp_path_factory.mktemp("formats"))
+    assert len(made) >= 30, missing
+    return made, missing
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_encoding_is_heard_as_ffmpeg_hears_it(recordings, name: str) -> None:
+    """Samples, exact length, cheap length, a segment, the content without its name, and training's door."""
+    made, missing = recordings
+    if name not in made:
+        pytest.skip(f"ffmpeg here cannot make it: {missing[name]}")
+    one, rate_hz = made[name], made[name].rate_hz
+    heard = load_audio(one.path, rate_hz)
+    expected = np.clip(one.samples.mean(axis=1, dtype=np.float32), -1, 1)
+    assert len(heard) == len(expected)
+    assert np.abs(heard - expected).max() <= TOLERANCE.get(name, 1e-6)
+    assert seconds_of(one.path) == len(heard) / rate_hz
+    header = read_header(one.path)
+    assert header.rate_hz == rate_hz and header.channels == one.samples.shape[1]
+    assert not header.exact or header.frames == len(heard)
+    first, last = round(0.3 * rate_hz), round(0.7 * rate_hz)
+    assert np.array_equal(load_audio(one.path, rate_hz, 0.3, 0.7), heard[first:last])
+    data = one.path.read_bytes()
+    assert np.array_equal(decode_audio(data, "x", rate_hz), heard)  # no suffix, no path
+    assert len(AudioRef(one.path).load(16_000)) == pytest.approx(len(heard) * 16_000 / rate_hz, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "rate_hz"),
+    [
+        ("mp4", "aac", 16_000),
+        ("webm", "libopus", 48_000),
+        ("mp3", "libmp3lame", 16_000),
+        ("amr", "libopencore_amrnb", 8_000),
+        ("adts", "aac", 16_000),
+        ("3gp", "libopencore_amrnb", 8_000),
+    ],
+)
+def test_formats_without_ffmpeg(container: str, codec: str, rate_hz: int) -> None:
+    data = encoded(container, codec, rate_hz)
+    heard, wanted = decode_audio(data, "x", rate_hz), sound(rate_hz)[:, 0]
+    assert len(wanted) <= len(heard) + 320 <= len(wanted) + 4096  # encoders delay and pad
+    spectra = [np.abs(np.fft.rfft(wave, 1 << 16)) for wave in (heard, wanted)]
+    assert np.corrcoef(*spectra)[0, 1] > 0.9
+    assert seconds_of(data) == len(heard) / rate_hz
+    assert np.array_equal(decode_audio(data, "x", rate_hz, 0.25, 0.5), heard[rate_hz // 4 : rate_hz // 2])
+    with pytest.raises(AudioError, match=r"^x: "):
+        decode_audio(data[: len(data) * 2 // 3 - 1], "x", rate_hz)
+
+
+def written(samples: np.ndarray, rate_hz: int, container: str, subtype: str | None = None) -> bytes:
+    out = io.BytesIO()
+    soundfile.write(out, samples, rate_hz, format=container, subtype=subtype)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype", "rates"),
+    [
+        ("OGG", "VORBIS", (16_000, 16_000)),
+        ("OGG", "OPUS", (48_000, 48_000)),
+        ("FLAC", "PCM_16", (16_000, 16_000)),
+        ("MP3", "MPEG_LAYER_III", (16_000, 16_000)),
+        ("OGG", "VORBIS", (16_000, 44_100)),
+        ("FLAC", "PCM_16", (44_100, 16_000)),
+        ("MP3", "MPEG_LAYER_III", (44_100, 16_000)),
+    ],
+)
+def test_joined_files_are_heard_to_the_end(container: str, subtype: str, rates: tuple[int, int]) -> None:
+    """`cat a b > c`: each part as it is alone, also where rate and channels change."""
+    parts = [
+        written(sound(rate_hz)[:, : 1 + at], rate_hz, container, subtype) for at, rate_hz in enumerate(rates)
+    ]
+    alone = [decode_audio(part, "part", 16_000) for part in parts]
+    joined = b"".join(parts)
+    heard = decode_audio(joined, "joined", 16_000)
+    assert np.array_equal(heard, np.concatenate(alone))
+    assert seconds_of(joined) == pytest.approx(sum(seconds_of(part) for part in parts), abs=1e-4)
+    begin = seconds_of(parts[0])
+    second = decode_audio(joined, "joined", 16_000, begin, begin + 0.5)
+    assert len(second) == pytest.approx(8_000, abs=1)
+    assert np.abs(second[100:7_900] - alone[1][100:7_900]).max() < 0.02
+
+
+def test_a_flac_whose_header_says_too_little_is_heard_whole() -> None:
+    data = bytearray(written(sound(16_000)[:, 0], 16_000, "FLAC"))
+    heard = decode_audio(bytes(data), "a", 16_000)
+    data[21:26] = (int.from_bytes(data[21:26], "big") - 8_000).to_bytes(5, "big")
+    assert np.array_equal(decode_audio(bytes(data), "a", 16_000), heard)
+    assert seconds_of(bytes(data)) == 1.0
+
+
+@pytest.mark.parametrize("container", ["WAV", "AIFF", "AU", "CAF", "W64", "FLAC", "OGG", "MP3", "RF64"])
+@pytest.mark.parametrize("part", [0.5, 0.97])
+def test_what_is_cut_off_is_refused(container: str, part: float) -> None:
+    data = written(sound(16_000)[:, 0], 16_000, container)
+    with pytest.raises(AudioError, match=r"^cut: .*(truncated|corrupt|damaged|cannot be decoded)"):
+        decode_audio(data[: int(len(data) * part)], "cut", 16_000)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0x7FFFFFFF, 0])
+def test_a_wav_that_was_written_to_a_pipe(size: int) -> None:
+    """The placeholders of ffmpeg, sox and arecord; 0 with a RIFF size that was not finished either."""
+    data = bytearray(written(sound(16_000)[:, 0], 16_000, "WAV", "PCM_16"))
+    heard = decode_audio(bytes(data), "a", 16_000)
+    at = data.index(b"data") + 4
+    data[4:8] = data[at : at + 4] = size.to_bytes(4, "little")
+    assert np.array_equal(decode_audio(bytes(data), "a", 16_000), heard) and seconds_of(bytes(data)) == 1.0
+
+
+def test_a_damaged_ogg_page_is_found() -> None:
+    data = bytearray(written(sound(16_000, 3.0)[:, 0], 16_000, "OGG"))
+    data[len(data) // 2] ^= 1
+    with pytest.raises(AudioError, match="no whole Ogg page at byte"):
+        decode_audio(bytes(data), "a", 16_000)
+
+
+def test_an_mp3_between_tags_and_a_stream_joined_late() -> None:
+    data = written(sound(16_000)[:, 0], 16_000, "MP3")
+    heard = decode_audio(data, "a", 16_000)
+    tag = b"ID3\x04\0\0\0\0\x02\0" + bytes(256)
+    assert np.array_equal(decode_audio(tag + data + b"TAG" + bytes(125), "a", 16_000), heard)
+    late = data[len(data) // 2 :]
+    assert 0.3 < len(decode_audio(late, "late", 16_000)) / len(heard) < 0.6
+    broken = bytearray(data)
+    broken[len(data) // 2 : len(data) // 2 + 300] = bytes(300)
+    with pytest.raises(AudioError, match="no frame at byte"):
+        decode_audio(bytes(broken), "a", 16_000)
+
+
+def test_a_bomb_is_refused_while_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded("adts", "aac", samples=np.zeros(16_000 * 5, np.float32))  # declares no length
+    monkeypatch.setenv("ALM_MAX_AUDIO_S", "2")
+    with pytest.raises(AudioError, match="over the limit of 2 s"):
+        decode_audio(data, "a", 16_000)
+    assert len(decode_audio(data, "a", 16_000, 3.0, 4.0)) == 16_000
+
+
+def test_a_playlist_opens_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(written(sound(16_000)[:, 0], 16_000, "WAV"))
+    for text in (
+        f"#EXTM3U\n#EXTINF:1,\n{tmp_path}/a.wav\n",
+        f"ffconcat version 1.0\nfile '{tmp_path}/a.wav'\n",
+    ):
+        (tmp_path / "list.mp3").write_text(text)
+        with pytest.raises(AudioError, match="cannot be decoded"):
+            load_audio(tmp_path / "list.mp3", 16_000)
+
+
+def test_ffmpeg_writes_nothing_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(encoded("mp4", "aac"))
+    data[200:800] = bytes(600)
+    with pytest.raises(AudioError):
+        decode_audio(bytes(data), "a", 16_000)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_several_sound_tracks_are_said(tmp_path: Path) -> None:
+    import av
+
+    with av.open(str(tmp_path / "two.mka"), "w") as file:
+        streams = [file.add_stream("pcm_s16le", rate=16_000, layout="mono") for _ in range(2)]
+        for stream, hz in zip(streams, (300, 3_000), strict=True):
+            tone = (10_000 * np.sin(np.arange(16_000) * 2 * np.pi * hz / 16_000)).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(tone[None], format="s16", layout="mono")
+            frame.rate, frame.pts, frame.time_base = 16_000, 0, Fraction(1, 16_000)
+            file.mux(stream.encode(frame))
+    with pytest.warns(UserWarning, match="2 sound tracks; number 1 is used"):
+        heard = load_audio(tmp_path / "two.mka", 16_000)
+    assert np.abs(np.fft.rfft(heard)).argmax() == 300
+
+
+def test_channels_that_cancel(tmp_path: Path) -> None:
+    one = sound(16_000)[:, 0]
+    path = tmp_path / "inverted.wav"
+    soundfile.write(path, np.stack([one, -0.999 * one], axis=1), 16_000, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"inverted\.wav: its channels cancel each other"):
+        load_audio(path, 16_000)
+    assert np.array_equal(load_audio(path, 16_000, options=AudioOptions(channels="loudest")), one)
+    with applied(AudioOptions(channels="loudest")):
+        assert np.array_equal(AudioRef(path).load(16_000), one)
+    with pytest.raises(AudioError):
+        load_audio(path, 16_000)
+    soundfile.write(
+        path, np.stack([one, np.zeros_like(one)], axis=1), 16_000
+    )  # one silent channel is no inversion
+    assert len(load_audio(path, 16_000)) == 16_000
+
+
+def test_peaks_and_wrong_options(tmp_path: Path) -> None:
+    path = tmp_path / "scaled.wav"
+    soundfile.write(path, 32_768 * sound(16_000)[:, 0], 16_000, subtype="FLOAT")
+    with pytest.raises(AudioError, match="full scale is 1"):
+        load_audio(path, 16_000)
+    assert np.abs(load_audio(path, 16_000, options=AudioOptions(peak="normalise"))).max() == pytest.approx(
+        1.0
+    )
+    with pytest.raises(ConfigError, match=r"audio\.channels is 'left'; expected one of mean, loudest"):
+        AudioOptions(channels="left")
+    assert AudioOptions().changes() == {} and AudioOptions(peak="normalise").changes() == {
+        "peak": "normalise"
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["a#b.wav", "a%20b.wav", "a\nb.wav", " a.wav", "http:a.wav", "a?b.wav", "-a.wav"]
+)
+def test_names_are_names(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(written(sound(16_000)[:, 0], 16_000, "WAV"))
+    assert len(load_audio(tmp_path / name, 16_000)) == 16_000
+    assert search(tmp_path).audio == [tmp_path / name]
+
+
+def test_accents_are_found_in_either_form(tmp_path: Path) -> None:
+    (tmp_path / "Cafe\u0301.wav").write_bytes(written(sound(16_000)[:, 0], 16_000, "WAV"))
+    ref = AudioRef(tmp_path / "Caf\u00e9.wav")
+    assert len(ref.load(16_000)) == 16_000 and ref.exists() and len(ref.read_bytes()) == 32_044
+    assert find_file(tmp_path / "Caf\u00ea.wav") == tmp_path / "Caf\u00ea.wav"
+
+
+def test_a_folder_says_what_it_passed_over(tmp_path: Path) -> None:
+    for name in ("a.m4a", "b.WAV", "c.doc", "d.csv", "._a.m4a", "plain"):
+        (tmp_path / name).touch()
+    (tmp_path / "gone.flac").symlink_to("nowhere")
+    found = search(tmp_path)
+    assert [path.name for path in found.audio] == ["a.m4a", "b.WAV"]
+    for why in (
+        "1 file(s) with suffix '.doc'",
+        "1 macOS side",
+        "1 file(s) without suffix",
+        "1 broken link(s)",
+    ):
+        assert why in found.note()
+
+
+def test_file_objects_and_data_addresses(tmp_path: Path) -> None:
+    data = written(sound(16_000)[:, 0], 16_000, "FLAC")
+    heard = decode_audio(data, "a", 16_000)
+    assert np.array_equal(load_audio(io.BytesIO(data), 16_000), heard)
+    url = "data:audio/flac;base64," + base64.b64encode(data).decode()
+    assert np.array_equal(load_audio(url, 16_000), heard)
+    assert seconds_of(url) == 1.0 and url_name(url) == "data:audio/flac;base64,…"
+    for wrong in ("data:audio/flac;base64", "data:audio/flac;base64,@@@", "data:,", "file:///etc/passwd"):
+        with pytest.raises(AudioError):
+            fetch_audio(wrong)
+    with pytest.raises(AudioError, match="larger than"):
+        fetch_audio(url, max_bytes=1000)
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    data = written(sound(16_000)[:, 0], 16_000, "WAV")
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/moved":
+                self.send_response(302)
+                self.send_header("Location", "/a.wav?key=1")
+                self.end_headers()
+            elif self.path == "/escape":
+                self.send_response(302)
+                self.send_header("Location", "file:///etc/passwd")
+                self.end_headers()
+            elif self.path.startswith("/a.wav") or self.path == "/short":
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data) + 10 * (self.path == "/short")))
+                self.end_headers()
+                self.wfile.write(data)
+            else:
+                self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on the terminal."""
+
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{running.server_port}"
+    running.shutdown()
+    running.server_close()
+
+
+def test_http_addresses(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert len(load_audio(f"{server}/a.wav?token=secret", 16_000)) == 16_000
+    assert len(load_audio(f"{server}/moved", 16_000)) == 16_000
+    with pytest.raises(AudioError, match="answers 404"):
+        fetch_audio(f"{server}/none")
+    with pytest.raises(AudioError, match="url .file:///etc/passwd. is not allowed"):
+        fetch_audio(f"{server}/escape")
+    with pytest.raises(AudioError, match=r"is truncated: 32044 of 32054 bytes arrived"):
+        fetch_audio(f"{server}/short")
+    with pytest.raises(AudioError, match="larger than"):
+        fetch_audio(f"{server}/a.wav", max_bytes=1000)
+    monkeypatch.setattr(
+        urls_module, "_is_private", lambda url: "moved" not in url
+    )  # a public address that redirects here
+    with pytest.raises(AudioError, match="redirects into a private network"):
+        fetch_audio(f"{server}/moved")
+    assert url_name("http://me:secret@host/a.wav?token=x") == "http://host/a.wav"
+
+
+def test_verify_and_stats_go_on_past_every_kind_of_bad_file(tmp_path: Path) -> None:
+    wave = sound(16_000)
+    good = {"a.wav": written(wave, 16_000, "WAV"), "b.m4a": encoded("mp4", "aac")}
+    bad = {
+        "empty.mp3": b"",
+        "cut.ogg": written(wave, 16_000, "OGG")[:-50],
+        "cut.m4a": good["b.m4a"][:-400],
+        "text.webm": b"not audio at all" * 9,
+        "inverted.wav": written(wave * [1, 0] - wave[:, ::-1] * [0, 1], 16_000, "WAV"),
+    }
+    for name, data in (good | bad).items():
+        (tmp_path / name).write_bytes(data)
+    names = [*good, *bad, "missing.amr"]
+    manifest = tmp_path / "m.jsonl"
+    write_manifest(manifest, [{"id": name, "audio": name, "question": "q", "answer": "a"} for name in names])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = verify(str(manifest))
+    assert [int(where.rpartition(":")[2]) for where, _ in found.problems] == list(range(3, 9))
+    assert statistics(str(manifest))["clips"] == 8
