@@ -90,7 +90,7 @@ def sort_metadata(file: Path) -> None:
     The library writes them in random order: files of equal tensors would have unequal hashes.
     """
     text = read_header(file).decode()
-    header = json.loads(text)
+    header = parse_json(text, f"{file}: header", CheckpointError)
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     ordered = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     size = len(text.encode())

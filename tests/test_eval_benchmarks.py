@@ -23,7 +23,7 @@ from eval.scoring.predictions import PREDICTIONS, read_predictions
 def test_every_benchmark_is_a_whole_record_with_a_config(name):
     benchmark = load_benchmark(name)
     assert benchmark.name == name
-    optional = ("groups", "official")
+    optional = ("groups", "official", "takes_sources")
     fields = [field.name for field in dataclasses.fields(benchmark) if field.name not in optional]
     assert all(getattr(benchmark, name) for name in fields)
     assert load_settings(EvalSettings, find_config(name)).benchmark == name

@@ -30,7 +30,7 @@ class Distance(ContrastiveLoss):
     def forward(self, z0, z1):
         return self.weight * ((z0 - z1) ** 2).mean() / self.temperature
 
-    def figures(self):
+    def metrics(self):
         return {"distance_weight": float(self.weight.detach())}
 
 

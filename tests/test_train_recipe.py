@@ -132,8 +132,8 @@ def test_kills_in_the_middle_of_a_chain_change_no_bit(tmp_path):
     whole, killed = recipe(tmp_path / "whole"), recipe(tmp_path / "killed")
     assert exit_code(whole) == 0
     out = tmp_path / "killed" / "out"
-    # in the first stage that trains, after its first step
-    assert exit_code(killed, "forward", 2) == -signal.SIGKILL
+    # in the stage after the small LLM's two steps, after its first step
+    assert exit_code(killed, "forward", 4) == -signal.SIGKILL
     assert (out / "first" / "checkpoints" / "checkpoint-1").is_dir()
     stamps = [(out / name / "finished.json").stat().st_mtime_ns for name in ("scenes", "llm", "some")]
     assert "resumes from step 1" in plan_recipe(load_recipe(killed))

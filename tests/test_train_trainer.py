@@ -105,7 +105,7 @@ def test_every_setting_of_a_run_reaches_the_trainer(data, parts, tmp_path):
     )  # fmt: skip
     with pytest.raises(Reached) as stopped:
         fit(
-            run, torch.nn.Linear(2, 2), torch.utils.data.TensorDataset(torch.zeros(8, 2)), list, tmp_path, "title",
+            run.loop, torch.nn.Linear(2, 2), torch.utils.data.TensorDataset(torch.zeros(8, 2)), list, tmp_path, "title",
             trainer_class=Stops, validate=len, drop_last=True,
         )  # fmt: skip
     trainer = stopped.value.args[0]

@@ -124,7 +124,9 @@ def read_parts(data: bytes, kind: str, file: str) -> list[FramePart]:
             continue
         if at + frame.size > len(data):
             if not parts and not joined:
-                raise AudioError(f"{file}: holds no whole {kind} frame; copy or download it again")
+                raise AudioError(
+                    f"{file}: cannot be decoded: no whole {kind} frame in it; copy or download it again"
+                )
             raise AudioError(f"{file}: is truncated: its last frame is cut off; copy or download it again")
         information = _information(data, at, frame) if kind == "mp3" else None
         if (
