@@ -12,10 +12,10 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from alm.common.json_text import parse_json
 from alm.data.byte_ranges import StorageError, read_range
 from alm.data.cache import cache_folder
 from alm.data.embedded import embedded_ref
-from alm.data.records import Record, parse_record
+from alm.data.records import LazyRecords, Record, note_id, parse_record
 
 ROW = np.dtype(
     [
@@ -67,7 +67,7 @@ class Line:
     stored: bytes = b""
 
 
-class IndexedRecords(Sequence[Record]):
+class IndexedRecords(LazyRecords):
     """The records of one source, each parsed on access. Safe in forked and spawned loader processes.
 
     Args:
@@ -97,24 +97,12 @@ class IndexedRecords(Sequence[Record]):
         if self.table is not None:
             self.rows = _mapped(self.table)
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        """One record, or a list of them.
+    def record_at(self, index: int) -> Record:
+        """A record, parsed now.
 
         Raises:
             StorageError: The source has changed since it was opened.
         """
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index = int(index % len(self))
         row = self.rows[index]
         at, size = int(row["at"]), int(row["size"])
         if isinstance(self.lines, bytes):
@@ -130,9 +118,6 @@ class IndexedRecords(Sequence[Record]):
                 raise
             raise StorageError(f"{self.name}: {_CHANGED} ({error})") from error
         raise StorageError(f"{self.name}: {_CHANGED} (record {index} has another id)")
-
-    def __iter__(self) -> Iterator[Record]:
-        return (self[i] for i in range(len(self)))
 
     def source(self, index: int) -> str:
         """`file:line` of a record."""
@@ -316,11 +301,7 @@ def _check_ids(
     seen: dict[str, str] = {}
     for index in np.flatnonzero(np.isin(rows["id_hash"], repeated)):
         record = records[int(index)]
-        if record.id in seen:
-            raise ManifestError(
-                f"{record.source}: id {record.id!r} was already used at {seen[record.id]}; make ids unique"
-            )
-        seen[record.id] = record.source
+        note_id(record.id, record.source, seen)
 
 
 def _mapped(table: Path, lines: Path | None = None) -> np.ndarray:

@@ -24,7 +24,7 @@ from alm.common.errors import ManifestError
 from alm.common.files import open_regular, reason, write_text_atomic
 from alm.common.json_text import parse_json
 from alm.data.index import IndexedRecords, Line, open_index
-from alm.data.records import Record, parse_record
+from alm.data.records import Record, note_id, parse_record
 
 
 def read_manifest(
@@ -52,7 +52,7 @@ def read_manifest(
     seen: dict[str, str] = {}
     for line in manifest_lines(path, audio_only):
         record = line.record
-        _note_id(record.id, record.source, seen)
+        note_id(record.id, record.source, seen)
         if check_files:
             for ref in record.audio:
                 if not ref.exists():
@@ -140,17 +140,9 @@ def write_manifest(path: str | os.PathLike[str], records: Iterable[Mapping[str, 
             written = parse_json(line.encode().decode(), source)  # what a reader will get
         except (TypeError, ValueError, RecursionError) as error:
             raise ManifestError(f"{source}: a value cannot be written as JSON ({error})") from error
-        _note_id(parse_record(written, path.parent, source).id, source, seen)
+        note_id(parse_record(written, path.parent, source).id, source, seen)
         lines.append(line + "\n")
     write_text_atomic(path, "".join(lines))
-
-
-def _note_id(identifier: str, source: str, seen: dict[str, str]) -> None:
-    if identifier in seen:
-        raise ManifestError(
-            f"{source}: id {identifier!r} was already used at {seen[identifier]}; make ids unique"
-        )
-    seen[identifier] = source
 
 
 def _parse_line(line: bytes, source: str) -> dict[str, Any]:

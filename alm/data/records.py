@@ -7,10 +7,11 @@ import os
 import re
 import stat
 import string
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from alm.common.errors import AudioError, ManifestError, shown
 from alm.common.files import read_bytes
@@ -176,6 +177,34 @@ class Record:
         return self.messages[:-1] if self.messages[-1]["role"] == "assistant" else self.messages
 
 
+class LazyRecords(Sequence[Record]):
+    """Records that are read on access, one for each row of a table."""
+
+    rows: "np.ndarray"
+
+    @abstractmethod
+    def record_at(self, index: int) -> Record:
+        """The record of a row, whose number is not negative."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        """One record, or a list of them."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.record_at(int(index % len(self)))
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[i] for i in range(len(self)))
+
+
 def format_choices(question: str, choices: Sequence[str]) -> str:
     """Put the options of a multiple-choice question under it as lines `A. text`.
 
@@ -268,6 +297,19 @@ def made_id(values: Mapping[str, Any], source: str) -> str:
     text = json.dumps(values, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
     return f"{PurePath(file).stem}-{place.strip().replace(' ', '-')}-{digest[:8]}"
+
+
+def note_id(identifier: str, source: str, seen: dict[str, str]) -> None:
+    """Remember in `seen` where a record's id is used.
+
+    Raises:
+        ManifestError: Another record has it.
+    """
+    if identifier in seen:
+        raise ManifestError(
+            f"{source}: id {identifier!r} was already used at {seen[identifier]}; make ids unique"
+        )
+    seen[identifier] = source
 
 
 def caption_prompt(identifier: str) -> str:

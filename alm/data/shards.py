@@ -15,11 +15,10 @@ are read at the offsets that the memory-mapped tables give; no tar is ever scann
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tarfile import BLOCKSIZE
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ from alm.common.names import check_file_name
 from alm.data.byte_ranges import StorageError, read_range
 from alm.data.embedded import EmbeddedRef
 from alm.data.index import id_hash
-from alm.data.records import AudioRef, Record, parse_record
+from alm.data.records import AudioRef, LazyRecords, Record, parse_record
 
 INDEX = "index.json"
 RECORDS, CLIPS = "records.npy", "clips.npy"
@@ -104,7 +103,7 @@ def is_shard_folder(path: str | os.PathLike[str]) -> bool:
     return os.path.isfile(os.path.join(path, INDEX))
 
 
-class ShardedRecords(Sequence[Record]):
+class ShardedRecords(LazyRecords):
     """The records of a shard directory; each is read from its shard on access.
 
     Opening reads the index and checks every shard's size; it does not read the shards. Safe in forked and spawned
@@ -143,20 +142,8 @@ class ShardedRecords(Sequence[Record]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._open(**state)  # the process that pickled it has checked the tables
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        """One record, or a list of them."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
+    def record_at(self, index: int) -> Record:
+        """A record, read from its shard now."""
         return self._read(index)[0]
 
     def _read(self, index: int) -> tuple[Record, list[int]]:
@@ -186,9 +173,6 @@ class ShardedRecords(Sequence[Record]):
         first = self.rows[int(self.clips[clip]["record"])]
         places = {int(self.clips[clip]["shard"]), int(first["shard"]), int(row["shard"])}
         return len(places) == 1 and bool(first["at"] == row["at"])
-
-    def __iter__(self) -> Iterator[Record]:
-        return (self[i] for i in range(len(self)))
 
     def source(self, index: int) -> str:
         """`shard:offset[place]` of a record, for error messages."""
