@@ -122,7 +122,7 @@ def case(rng: random.Random):
     def act() -> None:
         started = time.process_time()
         found = parse_choice(text, choices)
-        assert time.process_time() - started < 1.5, (
+        assert time.process_time() - started < 5, (  # a text read in quadratic time takes minutes
             f"{time.process_time() - started:.1f} s for {length} characters"
         )
         assert found is None or 0 <= found < len(choices)
