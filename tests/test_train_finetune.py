@@ -25,11 +25,11 @@ from train.finetune.heads import AttentiveHead, FinetuneModel, LayerSumHead, bui
 from train.finetune.inputs import DrawnClips, LabelledAudio, WaveformRows, compute_features, mix, predict
 from train.finetune.optim import BestEpoch, FinetuneTrainer, layer_scales
 from train.finetune.scores import fold_markdown, fold_summary, report, score
-from train.finetune.settings import AugmentSettings, FinetuneSettings
 from train.finetune.splits import Split, choose_split, read_data
 from train.finetune.stage import _regression, _scheduled, load_classifier
 from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
+from train.settings.finetune import AugmentSettings, FinetuneSettings
 
 TONES = {"low": 300.0, "middle": 1000.0, "high": 3000.0}
 TINY = {"spec_size": [64, 32], "patch_size": [8, 16], "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -628,6 +628,26 @@ def test_the_best_epoch_is_kept_and_a_tie_goes_to_the_lower_loss(tmp_path):
         (tmp_path / "c/best.json").write_text(text)
         with pytest.raises(CheckpointError, match=rf"best\.json: .*{said}"):
             resumed.on_train_begin(args, state(1, 1), None)
+
+
+def test_an_epoch_scored_again_after_an_interruption_has_one_line_in_the_log(tmp_path, monkeypatch):
+    """The disk is full between the epoch's line and its weights."""
+    log, state = tmp_path / "m.jsonl", dataclasses.make_dataclass("State", ["epoch", "global_step"])
+    args = dataclasses.make_dataclass("Args", ["save_strategy"])("steps")
+
+    def run(scores):
+        return BestEpoch(nn.Linear(1, 1), lambda: scores, tmp_path / "c", log)
+
+    first = run((0.5, 1.0))
+    first.on_epoch_end(args, state(1, 2), None)
+    with monkeypatch.context() as patch:
+        patch.setattr("train.finetune.optim.write_weights", lambda *_: (_ for _ in ()).throw(OSError(28)))
+        first.score = lambda: (0.75, 1.0)
+        with pytest.raises(OSError, match="28"):
+            first.on_epoch_end(args, state(2, 4), None)
+    run((0.75, 1.0)).on_train_begin(args, state(2, 4), None)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["epoch"], line["validation"]) for line in lines] == [(1, 0.5), (2, 0.75)]
 
 
 # ---- scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,11 @@ def _set_epoch(epoch: int, kwargs: dict[str, Any]) -> None:
 
 def cut_log(file: Path, step: int) -> None:
     """Remove lines that the run is going to write again, and a line that a kill truncated."""
+    drop_lines(file, lambda line: line["step"] > step or "train_loss" in line)
+
+
+def drop_lines(file: Path, unwanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Remove lines of a log, if there is one, and a line that a kill truncated."""
     if file.is_file():
-        kept = [line for line in read_log(file) if line["step"] <= step and "train_loss" not in line]
+        kept = [line for line in read_log(file) if not unwanted(line)]
         write_text_atomic(file, "".join(json.dumps(line) + "\n" for line in kept))

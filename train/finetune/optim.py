@@ -17,6 +17,7 @@ from alm.common.json_text import read_json_object
 from alm.common.processes import is_main_process
 from encoders.checkpoint import read_weights, write_weights
 from train.engine.checkpoints import trained_weights
+from train.engine.runlog import drop_lines
 from train.engine.trainer import StageTrainer
 
 
@@ -117,6 +118,8 @@ class BestEpoch(TrainerCallback):
         epoch = float(round(state.epoch or 0, 3))
         unscored = epoch.is_integer() and (self.best is None or self.best["last_epoch"] < epoch)
         if unscored and (state.global_step or self.start_counts):
+            if is_main_process():  # an interruption can come between the line of an epoch and `best.json`
+                drop_lines(self.log, lambda line: "validation" in line and line["epoch"] >= epoch)
             self.on_epoch_end(args, state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
