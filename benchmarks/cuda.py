@@ -28,7 +28,7 @@ from train.pretrain.contrastive import ContrastiveModel
 from train.pretrain.losses.nt_xent import NTXent
 from train.pretrain.masks.base import n_visible
 from train.pretrain.views import make_views
-from train.settings import ContrastiveSettings
+from train.settings.pretrain import ContrastiveSettings
 
 BATCHES = (128, 256, 512, 1024)
 

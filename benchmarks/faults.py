@@ -168,7 +168,7 @@ KINDS = {
 def make_inputs(folder: Path) -> None:
     """Scenes, a small LLM, a model, and the configs of all kinds."""
     from train.pipeline.runner import run_stage
-    from train.stages.base import parse_stage
+    from train.stage import parse_stage
 
     def run(name: str, values: dict[str, Any]) -> Path:
         return run_stage(parse_stage({**values, "out": str(folder / "made" / name)}, name))

@@ -29,7 +29,7 @@ def one_step(batch: int, chunk: int, queue: Any) -> None:
 
     from encoders.zoo.audiomosaic.model import AudioMosaicConfig, AudioMosaicEncoder
     from train.pretrain.contrastive import ContrastiveModel, build_loss
-    from train.settings import ContrastiveSettings
+    from train.settings.pretrain import ContrastiveSettings
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -20,7 +20,8 @@ from torchaudio.compliance import kaldi
 from benchmarks.measure import Row, alternate, main, seconds, spread
 from encoders.audio import load_audio, pad_batch
 from encoders.zoo.audiomosaic.config import AudioMosaicConfig
-from train.pretrain.views import ViewConfig, make_views
+from train.pretrain.views import make_views
+from train.settings.pretrain import ViewConfig
 
 RATE = 16000
 CLIP_S = 10

@@ -17,7 +17,7 @@ from eval.ablation.settings import load_ablation
 from eval.runner.settings import EvalSettings
 from train.pipeline.recipe import load_recipe
 from train.quickstart.workflow import QuickstartSettings
-from train.stages.base import parse_stage
+from train.stage import parse_stage
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

@@ -16,7 +16,7 @@ from encoders.checkpoint import read_weights
 from encoders.zoo.audiomosaic.config import CLASSIFIER, LAYER, PRETRAIN, PROBES, AudioMosaicConfig
 from train.pretrain.contrastive import ContrastiveModel
 from train.pretrain.losses.nt_xent import NTXent
-from train.settings import ContrastiveSettings
+from train.settings.pretrain import ContrastiveSettings
 
 # Named parameters of the official constructors; each also swallows further keywords.
 _OFFICIAL = set(

@@ -81,7 +81,7 @@ READER = Mine()
 """,
     "stages": """
 import dataclasses
-from train.stages.base import Stage, StageSettings
+from train.stage import Stage, StageSettings
 
 class Mine(Stage[StageSettings]):
     settings = StageSettings

@@ -8,7 +8,7 @@ from alm.common.errors import ConfigError
 from encoders import AudioMosaicEncoder
 from train.finetune.aasist import Aasist, GraphPool
 from train.finetune.heads import FinetuneModel, GraphHead, build_head, encode
-from train.finetune.settings import FinetuneSettings
+from train.settings.finetune import FinetuneSettings
 
 N_FREQ = 4
 

@@ -11,7 +11,7 @@ from encoders.audio import save_wav
 from train.data.clip_random import generator_of
 from train.pretrain.augment_waveform import WaveformViews, augment, shift_pitch, stretch_time
 from train.pretrain.clips import NamedClip
-from train.pretrain.views import ViewConfig
+from train.settings.pretrain import ViewConfig
 
 RATE = 16000
 OFF = ViewConfig(

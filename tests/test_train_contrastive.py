@@ -1,6 +1,5 @@
 """The contrastive model: its draws, chunks, precision of gradients, and several processes, through the real thing."""
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from train.engine.sync_norm import SyncBatchNorm1d
 from train.pretrain.contrastive import ContrastiveModel, build_loss
 from train.pretrain.masks import MASK_LAYOUTS
 from train.pretrain.masks.base import clip_noise, sample_visible_tokens
-from train.settings import ContrastiveSettings
+from train.settings.pretrain import ContrastiveSettings
 
 CASES = [
     {},
@@ -221,7 +220,10 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 
 def test_settings_are_checked() -> None:
     from alm.common.errors import ConfigError
+    from train.stage import parse_stage
 
+    config = {"stage": "pretrain", "out": "run", "encoder": "audiomosaic", "data": {"train": ["clips"]}}
+    parse_stage(config, "config")
     for wrong in (
         {"loss": "triplet"},
         {"mask_layout": "tiles"},
@@ -229,4 +231,4 @@ def test_settings_are_checked() -> None:
         {"grad_cache_chunk": -1},
     ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
-            dataclasses.replace(ContrastiveSettings(), **wrong)
+            parse_stage(config | {"contrastive": wrong}, "config")

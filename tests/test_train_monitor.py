@@ -12,7 +12,7 @@ from encoders import AudioTokens, encoder_class
 from encoders.audio import save_wav
 from train.pretrain.monitor import agreement, collapse_warning, spread
 from train.pretrain.online_probe import OnlineProbe, pool_tokens
-from train.settings import ProbeSettings
+from train.settings.pretrain import ProbeSettings
 
 GENERATOR = torch.Generator().manual_seed(0)
 CLIPS = torch.randn(64, 32, generator=GENERATOR)

@@ -19,9 +19,9 @@ from alm.processor import build_processor
 from encoders import encoder_class
 from encoders.audio import save_wav
 from train.data.order import SampleOrder, apportion, epoch_order, group_by_length, one_source_order, tempered
-from train.data.settings import DataSettings
 from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
+from train.settings.data import DataSettings
 from train.tune.conversations import ClipWaveforms, ConversationCollator, ConversationDataset
 from train.tune.lengths import sample_lengths
 from train.tune.packing import check_packing, fill_rows, pack

@@ -11,7 +11,7 @@ from alm.cli import main
 from alm.common.errors import UserError
 from train.pipeline.run_listing import compare_runs, find_runs, read_run, runs_table
 from train.pipeline.runner import run_stage
-from train.stages.base import STAGES
+from train.stage import STAGES
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,9 @@ from encoders.audio import save_wav
 from train.pretrain.losses import LOSSES
 from train.pretrain.losses.base import ContrastiveLoss
 from train.pretrain.masks import MASK_LAYOUTS
-from train.settings import ContrastiveSettings
+from train.settings import TrainSettings
+from train.settings.pretrain import ContrastiveSettings
+from train.stage import parse_stage
 
 LOSS = """
 from torch import nn, tensor
@@ -104,12 +106,19 @@ def test_choices_are_what_is_found(plugins: Path, monkeypatch: pytest.MonkeyPatc
     assert MASK_LAYOUTS.names() == ["freq", "official", "time", "time_frequency", "unstructured"]
     for name in LOSSES.names():
         assert issubclass(LOSSES.get(name), ContrastiveLoss)
+
+    def parse(**contrastive: str) -> ContrastiveSettings:
+        config = {"stage": "pretrain", "out": "run", "encoder": "audiomosaic", "data": {"train": ["clips"]}}
+        settings = parse_stage(config | {"contrastive": contrastive}, "config")
+        assert isinstance(settings, TrainSettings)
+        return settings.contrastive
+
     with pytest.raises(
         ConfigError, match="contrastive.loss: got 'distance', expected one of nt_xent, siglip"
     ):
-        ContrastiveSettings(loss="distance")
+        parse(loss="distance")
     monkeypatch.setenv("ALM_PLUGINS", str(plugins))
-    assert ContrastiveSettings(loss="distance", mask_layout="first_half").loss == "distance"
+    assert parse(loss="distance", mask_layout="first_half").loss == "distance"
     (plugins / "nt_xent.py").write_text(LOSS)
     with pytest.raises(ConfigError, match="contrastive loss 'nt_xent' is in .*rename one"):
-        ContrastiveSettings()
+        parse()

@@ -32,7 +32,7 @@ from benchmarks.faults import alive
 from train.data.order import epoch_order
 from train.data.protocols import TrainingDataset
 from train.data.sampling import EpochBatches
-from train.engine.processes import barrier
+from train.processes import barrier
 from train.settings import TrainSettings
 
 DEEPSPEED = Path(__file__).resolve().parents[1] / "configs" / "deepspeed"

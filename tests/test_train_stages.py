@@ -8,16 +8,16 @@ import yaml
 from alm.cli import main
 from alm.common.errors import ConfigError
 from alm.common.settings import parse_settings
-from train.engine import processes
+from train import processes
 from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
-from train.stages.base import STAGES, Stage, StageSettings, parse_stage
+from train.stage import STAGES, Stage, StageSettings, parse_stage
 from train.stages.training import training_stages, zero_stage
 
 PLUGIN = """
 import dataclasses
 from pathlib import Path
-from train.stages.base import Stage, StageSettings
+from train.stage import Stage, StageSettings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,8 @@ from alm.common.errors import ConfigError, UserError
 from alm.data.records import AUDIO_MARKER, format_choices
 from alm.data.scenes.events import GeneratedEvents
 from alm.data.scenes.language import Language
-from train.quickstart.muon import MuonAdamW, orthogonalize
-from train.quickstart.reading import (
+from train.text_llm.muon import MuonAdamW, orthogonalize
+from train.text_llm.reading import (
     Exercise,
     ReadingBatches,
     ReadingScene,
@@ -19,8 +19,8 @@ from train.quickstart.reading import (
     draw_reading_scene,
     score_reading,
 )
-from train.quickstart.text_llm import TextLLMConfig, build_llm, reading_text, train_text_llm
-from train.quickstart.text_tokenizer import train_tokenizer
+from train.text_llm.stage import TextLLMConfig, build_llm, reading_text, train_text_llm
+from train.text_llm.tokenizer import train_tokenizer
 
 LANGUAGE = Language(GeneratedEvents.kinds)
 TINY = TextLLMConfig(
@@ -162,7 +162,7 @@ def test_training_saves_what_reloads_and_learns_something(trained):
 def test_scores_count_exact_answers(trained, monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(trained[0])
     monkeypatch.setattr(
-        "train.quickstart.reading._reply", lambda model, tokenizer, requests: ["yes"] * len(requests)
+        "train.text_llm.reading._reply", lambda model, tokenizer, requests: ["yes"] * len(requests)
     )
     model = build_llm(TINY, tokenizer)
     scores = score_reading(model, RowPacker(tokenizer), LANGUAGE, 0, 60)

@@ -13,7 +13,8 @@ from torch import Tensor
 from alm.common.errors import ConfigError
 from encoders.mel import LOG_FLOOR, KaldiFbank
 from train.pretrain import views
-from train.pretrain.views import ViewConfig, background_tape
+from train.pretrain.views import background_tape
+from train.settings.pretrain import ViewConfig
 
 RATE = 16000
 FBANK = KaldiFbank()

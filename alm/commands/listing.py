@@ -16,7 +16,7 @@ KINDS = {
     "official_rules": "eval.scoring.official:RULES",
     "corpora": "alm.data.corpora:CORPORA",
     "formats": "alm.data.readers:READERS",
-    "stages": "train.stages.base:STAGES",
+    "stages": "train.stage:STAGES",
     "losses": "train.pretrain.losses:LOSSES",
     "mask_layouts": "train.pretrain.masks:MASK_LAYOUTS",
     "chat_templates": "alm.templates:CHAT_TEMPLATES",

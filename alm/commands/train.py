@@ -42,7 +42,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from alm.common.processes import check_launch
     from alm.common.settings import apply_overrides, read_yaml
     from train.pipeline.runner import run_stage
-    from train.stages.base import STAGES, parse_stage
+    from train.stage import STAGES, parse_stage
 
     check_launch()
     values = read_yaml(arguments.config)

@@ -37,7 +37,7 @@ from encoders import AudioEncoder
 from encoders.audio import AudioOptions
 from encoders.checkpoint import write_weights
 from encoders.checksums import checksum
-from train.engine.processes import barrier, say
+from train.processes import barrier, say
 
 SHARD_BYTES = 64 << 20  # a killed run loses at most this much: the clips that are not yet in a shard
 _NOTES = "clips"

@@ -18,7 +18,7 @@ from alm.common.json_text import read_log
 from alm.data.byte_ranges import StorageError
 from encoders.audio import SILENT_PEAK
 from train.data.protocols import TrainingDataset
-from train.data.settings import DataSettings
+from train.settings.data import DataSettings
 
 FILE = "quarantine.jsonl"
 

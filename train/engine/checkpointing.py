@@ -14,7 +14,7 @@ from alm.common.errors import CheckpointError, UserError
 from alm.common.processes import is_main_process
 from encoders.checkpoint import write_weights
 from train.engine import checkpoints
-from train.engine.processes import any_process, barrier, rank_and_world
+from train.processes import any_process, barrier, rank_and_world
 
 PRIVATE_METHODS = {
     "_save_checkpoint": "the Trainer's is not atomic and holds frozen weights; no public hook replaces it",

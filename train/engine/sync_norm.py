@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from train.engine.processes import rank_and_world, sum_with_gradient
+from train.processes import rank_and_world, sum_with_gradient
 
 
 class SyncBatchNorm1d(nn.BatchNorm1d):

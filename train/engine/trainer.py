@@ -27,9 +27,9 @@ from train.data.protocols import ReportsMetrics, TrainingDataset
 from train.data.sampling import EpochBatches
 from train.engine import checkpoints
 from train.engine.checkpointing import CheckpointTrainer
-from train.engine.processes import any_process, barrier, gather_objects, say
 from train.engine.runlog import RunLog, cut_log
 from train.engine.signals import Signals
+from train.processes import any_process, barrier, gather_objects, say
 from train.settings import LoopSettings
 
 # Exempt from weight decay besides 1-D tensors (AudioMosaic's recipe).

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from alm.common.seeds import seed_from
 from encoders import AudioMosaicEncoder
-from train.finetune.settings import AugmentSettings
 from train.pretrain.masks.base import generator_noise, visible_bands, visible_columns
+from train.settings.finetune import AugmentSettings
 
 _NOISE_LEVEL = 0.1  # `rand * rand / 10` on the normalised log-mel, in AST's and the official data loaders
 _NOISE_SHIFT_FRAMES = 10

@@ -10,9 +10,9 @@ from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
 from alm.common.json_text import read_json, write_json
 from alm.common.processes import is_main_process
-from train.engine.processes import say
 from train.finetune.scores import fold_markdown, fold_summary
 from train.finetune.splits import check_fold, folds_of, read_data
+from train.processes import say
 from train.settings import TrainSettings
 
 

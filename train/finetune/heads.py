@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from alm.common.errors import ConfigError
 from encoders import AudioEncoder, AudioMosaicEncoder
-from train.engine.processes import rank_and_world
 from train.engine.sync_norm import SyncBatchNorm1d
 from train.finetune.aasist import Aasist
 from train.finetune.augment import augmented_clip_features
-from train.finetune.settings import FinetuneSettings
+from train.processes import rank_and_world
+from train.settings.finetune import FinetuneSettings
 
 Features = dict[str, Tensor]
 

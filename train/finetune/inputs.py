@@ -21,7 +21,7 @@ from train.data.protocols import TrainingDataset
 from train.finetune.augment import augmentation_key
 from train.finetune.datasets import LabelledClip
 from train.finetune.heads import Features, FinetuneModel, encode
-from train.finetune.settings import FinetuneSettings
+from train.settings.finetune import FinetuneSettings
 
 _ENCODE_BATCH = 16
 

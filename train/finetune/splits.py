@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from alm.common.errors import ConfigError
-from train.data.settings import DataSettings
 from train.finetune.datasets import LabelledClip, LabelledData, read_dataset, read_tables
 from train.settings import TrainSettings
+from train.settings.data import DataSettings
 
 _MIN_CLIPS = 2
 

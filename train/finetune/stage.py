@@ -20,7 +20,6 @@ from alm.common.processes import is_main_process, world_size
 from alm.generation import pick_device
 from encoders import AudioEncoder, AudioMosaicEncoder, list_encoders, load_encoder
 from encoders.checkpoint import write_weights
-from train.engine.processes import say
 from train.engine.trainer import fit
 from train.finetune.datasets import LabelledClip
 from train.finetune.heads import AttentiveHead, ClipHead, FinetuneModel, build_head, encode
@@ -35,9 +34,10 @@ from train.finetune.inputs import (
 )
 from train.finetune.optim import BestEpoch, FinetuneTrainer, layer_scales
 from train.finetune.scores import LOWER_IS_BETTER, markdown, metrics_of, report, score
-from train.finetune.settings import FinetuneSettings
 from train.finetune.splits import Split, choose_split, digest, read_data
+from train.processes import say
 from train.settings import TrainSettings
+from train.settings.finetune import FinetuneSettings
 
 if TYPE_CHECKING:
     from eval.scoring.logistic import LinearClassifier

@@ -26,13 +26,13 @@ from alm.common.processes import is_main_process
 from alm.common.settings import apply_overrides, parse_settings, read_yaml
 from alm.data.readers.base import parse_source
 from projectors.registry import check_projector
-from train.engine.processes import barrier, say
 from train.pipeline.evaluation import AnswerSettings, score_model
 from train.pipeline.recipe_report import write_recipe_report
 from train.pipeline.rundir import facts_of
 from train.pipeline.runner import run_stage
+from train.processes import barrier, say
 from train.settings import TrainSettings
-from train.stages.base import STAGES, StageSettings, parse_stage
+from train.stage import STAGES, StageSettings, parse_stage
 from train.stages.training import TrainingStage
 
 REFERENCE = "stage:"

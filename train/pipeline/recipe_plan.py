@@ -14,7 +14,7 @@ from train.pipeline.recipe import REFERENCE, Recipe, RecipeStage, references
 from train.pipeline.rundir import damage, is_attempt, is_finished
 from train.pipeline.runner import fingerprint_inputs, step_fingerprint
 from train.settings import TrainSettings
-from train.stages.base import STAGES
+from train.stage import STAGES
 
 # The options that say what a model is built from.
 _PARTS = ("encoder", "encoder_options", "projector", "projector_options", "llm", "chat_template", "model")

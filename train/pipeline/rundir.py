@@ -19,7 +19,7 @@ from typing import Any
 from alm.common.errors import CheckpointError, UserError
 from alm.common.files import changed_file, reason, sha256_of
 from alm.common.json_text import read_json_object, write_json
-from train.stages.base import STAGES
+from train.stage import STAGES
 
 MARKER = "finished.json"
 ATTEMPT = "attempt.json"

@@ -15,9 +15,9 @@ from alm.common.fingerprint import fingerprint
 from alm.common.processes import is_main_process
 from alm.common.settings import dump_settings
 from encoders.audio.options import applied
-from train.engine.processes import on_main
 from train.pipeline.rundir import CONFIG, MARKER, begin, damage, facts_of, finish, is_finished, run_lock
-from train.stages.base import STAGES, StageSettings
+from train.processes import on_main
+from train.stage import STAGES, StageSettings
 
 
 def artifact_of(settings: StageSettings) -> Path:

@@ -21,7 +21,7 @@ from scipy import signal
 from encoders.mel import hz_to_mel, mel_to_hz
 from train.data.clip_random import generator_of
 from train.pretrain.clips import ClipDataset, NamedClip
-from train.pretrain.views import ViewConfig
+from train.settings.pretrain import ViewConfig
 
 # 64 ms windows a quarter apart: the usual choice for a phase vocoder on mixed sounds (librosa's at its 22 kHz: 93 ms).
 _FFT_SAMPLES = 1024

@@ -23,7 +23,7 @@ from train.pretrain.masks import MASK_LAYOUTS
 from train.pretrain.masks.base import clip_noise, sample_visible_tokens
 from train.pretrain.monitor import agreement, spread
 from train.pretrain.views import fit_frames, make_views
-from train.settings import ContrastiveSettings
+from train.settings.pretrain import ContrastiveSettings
 
 
 def build_loss(settings: ContrastiveSettings) -> ContrastiveLoss:

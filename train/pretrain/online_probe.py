@@ -16,7 +16,7 @@ from alm.common.errors import ConfigError
 from alm.data.scenes.events import Clip, RecordedEvents
 from encoders import AudioEncoder, AudioTokens
 from encoders.audio import load_audio, pad_batch
-from train.settings import ProbeSettings
+from train.settings.pretrain import ProbeSettings
 
 _LARGEST_SET = 5000  # waveforms are held in memory: 5000 clips of 10 s are 3.2 GB
 _BATCH = 16

@@ -20,7 +20,6 @@ from encoders.checkpoint import load_strict
 from encoders.mel import frames_or_error
 from train.data.order import one_source_order
 from train.data.quarantine import check_audible, guarded
-from train.engine.processes import say
 from train.engine.trainer import StageTrainer, fit, gathered_weights
 from train.pretrain.augment_waveform import WaveformViews
 from train.pretrain.clips import ClipDataset, NamedClip, collate_clips, read_clips
@@ -28,6 +27,7 @@ from train.pretrain.contrastive import ContrastiveModel, build_loss
 from train.pretrain.monitor import collapse_warning
 from train.pretrain.online_probe import OnlineProbe
 from train.pretrain.views import background_tape
+from train.processes import say
 from train.settings import TrainSettings
 
 # The background tape holds the beginnings of so many clips, so many seconds each: at most 43 min, 125 MB of 128 mels.

@@ -22,75 +22,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from alm.common.errors import ConfigError
 from encoders.mel import LOG_FLOOR, KaldiFbank, hz_to_mel
 from train.data.clip_random import ClipKeys, ClipRandom, key_list, uniform
+from train.settings.pretrain import ViewConfig
 
 # White noise that excerpts are taken from, long enough that two excerpts of 10 s hardly ever overlap.
 _NOISE_BANK_S = 120
 _NOISE_SEED = 20260514
-
-
-@dataclass(frozen=True)
-class ViewConfig:
-    """Augmentation of a view; the defaults are those of the official pretraining (audiomentations' ranges)."""
-
-    n_frames: int = 1024
-    """Frames of a view: longer clips are cut, shorter ones padded with zeros before normalisation."""
-    augment: str = "fast"
-    """`fast` (on the log-mel, in batches), `waveform` (as published, in the loader's processes; see
-    `train.pretrain.augment_waveform`), or `none` (two equal views)."""
-    roll: bool = True
-    """Roll the clip circularly by a random number of frames."""
-    crop: bool = False
-    """Instead of the roll: place the (stretched) clip at a random position in the view, with silence before it; cut a
-    longer clip at a random position. Without `crop`, both views of a short clip end at the clip's own last frame, so
-    that the model can match views by the clip's length, without its sound."""
-    roll_gain_beta: float = 10.0
-    """b of the random amplitude Beta(b, b) + 0.5 that comes with the roll; 0 disables it."""
-    polarity_p: float = 0.5
-    """Probability of an inverted polarity; used by `waveform` alone (a log-mel has no sign)."""
-    time_stretch_p: float = 0.7
-    time_stretch: tuple[float, float] = (0.7, 1.3)
-    """Range of the speed: above 1 the clip gets shorter and silence follows; below 1 its end is cut."""
-    noise_p: float = 0.5
-    noise_snr_db: tuple[float, float] = (5.0, 40.0)
-    gain_p: float = 0.3
-    gain_db: tuple[float, float] = (-12.0, 12.0)
-    high_pass_p: float = 0.3
-    high_pass_hz: tuple[float, float] = (20.0, 2400.0)
-    """Range of the corner frequency, uniform on the mel scale."""
-    band_stop_p: float = 0.5
-    band_stop_hz: tuple[float, float] = (200.0, 4000.0)
-    """Range of the centre frequency, uniform on the mel scale."""
-    band_stop_width: tuple[float, float] = (0.5, 1.99)
-    """Range of the width, as a multiple of the centre frequency."""
-    rolloff_db: tuple[float, float] = (12.0, 24.0)
-    """Steepness of both filters per octave, in steps of 6."""
-    equaliser_db: float = 0.0
-    """Standard deviation of a smooth random gain over the mel axis, as between microphones or rooms; 0 disables it."""
-    background_p: float = 0.0
-    """Probability that an excerpt of other training clips is mixed into the background of the augmented clip (as in
-    BYOL-A, Niizumi et al. 2021). An excerpt can be of the clip itself."""
-    background_snr_db: tuple[float, float] = (0.0, 20.0)
-    """Range of the ratio of the clip's mean power to the mean power of whole background clips."""
-    pitch_p: float = 0.6
-    pitch_semitones: tuple[float, float] = (-4.0, 4.0)
-
-    def __post_init__(self) -> None:
-        if self.augment not in ("fast", "waveform", "none"):
-            raise ConfigError(f"views.augment: got {self.augment!r}, expected 'fast', 'waveform' or 'none'")
-        if self.augment != "fast" and (self.crop or self.equaliser_db or self.background_p):
-            raise ConfigError(
-                "views: crop, equaliser_db and background_p act on log-mels; set augment to 'fast', or remove them"
-            )
 
 
 @torch.no_grad()

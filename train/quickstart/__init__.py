@@ -1,1 +1,1 @@
-"""`alm quickstart`: the small text LLM, the workflow of all stages, and its report."""
+"""`alm quickstart`: the workflow of all stages, and its report."""

@@ -21,11 +21,11 @@ from train.pipeline.evaluation import AnswerSettings, score_model
 from train.pipeline.rundir import MARKER
 from train.pipeline.runner import run_stage, run_step
 from train.quickstart.report import summarise
-from train.quickstart.text_llm import TextLLMConfig
 from train.settings import TrainSettings
 from train.stages.compose import compose_scenes
 from train.stages.text_llm import train_small_llm
 from train.stages.training import TrainingStage
+from train.text_llm.stage import TextLLMConfig
 from train.tune.stage import cached_features, caches_features
 
 QUICKSTART_STAGES = ("pretrain", "align", "instruct")

@@ -9,7 +9,7 @@ from typing import Any
 
 from alm.common.progress import counter, progress
 from alm.data.scenes.compose import ComposeConfig, compose
-from train.stages.base import Stage, StageSettings
+from train.stage import Stage, StageSettings
 
 
 @dataclasses.dataclass(frozen=True)

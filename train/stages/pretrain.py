@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from alm.common.errors import ConfigError
+from alm.common.settings import check_choice
+from train.pretrain.losses import LOSSES
+from train.pretrain.masks import MASK_LAYOUTS
 from train.settings import TrainSettings
 from train.stages.training import TrainingStage
 
@@ -20,12 +23,14 @@ class PretrainStage(TrainingStage):
     )
 
     def check_values(self, settings: TrainSettings) -> None:
-        """An encoder and clips are needed."""
+        """An encoder and clips are needed; loss and mask layout are the names of files."""
         if settings.run.gradient_checkpointing:
             raise ConfigError(
                 "run.gradient_checkpointing: is for the LLM (align, instruct); use run.checkpoint_fraction"
             )
         super().check_values(settings)
+        check_choice("contrastive.loss", settings.contrastive.loss, LOSSES.names())
+        check_choice("contrastive.mask_layout", settings.contrastive.mask_layout, MASK_LAYOUTS.names())
         if not settings.data.train:
             raise ConfigError("data.train: no source of clips given; name at least one manifest or folder")
         if not settings.encoder:

@@ -12,7 +12,7 @@ from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
 from alm.common.json_text import parse_json
 from alm.data.manifest import read_manifest
-from train.stages.base import Stage, StageSettings
+from train.stage import Stage, StageSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Stage `text_llm`: a small LLM, trained on text alone (`train.quickstart.text_llm`)."""
+"""Stage `text_llm`: a small LLM, trained on text alone (`train.text_llm.stage`)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from alm.data.scenes.compose import ComposeConfig, build_bank
 from alm.data.scenes.language import Language
-from train.quickstart.text_llm import TextLLMConfig, train_text_llm
-from train.stages.base import Stage, StageSettings
+from train.stage import Stage, StageSettings
 from train.stages.training import TrainingStage
+from train.text_llm.stage import TextLLMConfig, train_text_llm
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from alm.common.processes import check_launch
 from alm.common.settings import check_choice
 from encoders.audio.options import AudioOptions
 from train.settings import TrainSettings
-from train.stages.base import STAGES, Stage
+from train.stage import STAGES, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from alm.data.records import Record
-from train.engine.processes import rank_and_world
+from train.processes import rank_and_world
 from train.tune.conversations import ConversationCollator, ConversationDataset
 
 

@@ -17,8 +17,8 @@ from alm.processor import AudioLanguageProcessor, build_processor
 from encoders import AudioEncoder, load_encoder
 from train.data.order import SampleOrder, tempered
 from train.data.quarantine import guarded
-from train.engine.processes import say
 from train.engine.trainer import fit, gathered_weights
+from train.processes import say
 from train.settings import TrainSettings
 from train.tune.controls import listening_losses, mean_loss, samples_of
 from train.tune.conversations import (

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from train.engine.processes import gather_with_gradient, rank_and_world
 from train.pretrain.losses.base import ContrastiveLoss, check_pair, sum_in_chunks
+from train.processes import gather_with_gradient, rank_and_world
 
 
 class NTXent(ContrastiveLoss):

@@ -115,7 +115,7 @@ STAGES: Registry[Stage[Any]] = Registry(
     "train.stages",
     group="alm.stages",
     accepts=lambda found: isinstance(found, Stage),
-    expected="<an instance of a subclass of train.stages.base.Stage>",
+    expected="<an instance of a subclass of train.stage.Stage>",
 )
 
 

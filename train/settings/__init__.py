@@ -1,4 +1,7 @@
-"""The config of one training stage; every field can be set in YAML or as `key.sub=value`."""
+"""The configs of the stages that train a model; every field can be set in YAML or as `key.sub=value`.
+
+`TrainSettings` here, its sections for data, pretraining and fine-tuning beside it. Reads no files, loads no models.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,10 @@ from typing import Any
 from alm.common.errors import ConfigError
 from alm.common.settings import check_choice, check_ranges
 from alm.policy import Policy
-from train.data.settings import DataSettings
-from train.finetune.settings import FinetuneSettings
-from train.pretrain.losses import LOSSES
-from train.pretrain.masks import MASK_LAYOUTS
-from train.pretrain.views import ViewConfig
-from train.stages.base import STAGES, StageSettings
+from train.settings.data import DataSettings
+from train.settings.finetune import FinetuneSettings
+from train.settings.pretrain import ContrastiveSettings
+from train.stage import STAGES, StageSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,80 +134,6 @@ class LoopSettings:
     optim: OptimSettings
     run: RunSettings
     workers: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class ProbeSettings:
-    """A small labelled data set on which the encoder is evaluated during pretraining (pretrain).
-
-    Attributes:
-        labels: Label table with ESC-50's columns (filename, fold, category); None disables the probe.
-        every: Steps between two evaluations; 1 or more.
-        test_folds: Folds that are classified; the classifier is fitted on the others. None holds out the last fold.
-            Clips of one source recording are never on both sides.
-        neighbours: Number of neighbours of the k-nearest-neighbour probe; 1 or more.
-    """
-
-    labels: str | None = None
-    every: int = 1000
-    test_folds: tuple[str, ...] | None = None
-    neighbours: int = 10
-
-    def __post_init__(self) -> None:
-        check_ranges("contrastive.probe", self, every=(1, None), neighbours=(1, None))
-
-
-@dataclasses.dataclass(frozen=True)
-class ContrastiveSettings:
-    """The contrastive objective (AudioMosaic, sections 3.1-3.3; pretrain).
-
-    Attributes:
-        mask_layout: Name of a mask layout: a file of `train/pretrain/masks` or of a plug-in folder. `time_frequency` is
-            the published method, `official` what the released code does.
-        time_ratio: Share of time columns that is masked in view 0; 0 or more, below 1.
-        freq_ratio: Share of frequency bands that is masked in view 1; 0 or more, below 1.
-        loss: Name of a loss: a file of `train/pretrain/losses` or of a plug-in folder. `nt_xent` is the published loss;
-            `siglip` has independent pairs, learned temperature and bias.
-        temperature: Temperature of NT-Xent; more than 0.
-        loss_chunk_rows: Rows of the logits that are computed at a time, for batches whose logits do not fit into
-            memory; 0 computes all at once.
-        grad_cache_chunk: Clips that are encoded at a time, for batches whose activations do not fit into memory (see
-            `train.pretrain.gradcache`); costs one more forward pass. 0 encodes the whole batch at once.
-        views: Augmentations of `train.pretrain.views`. With `views.augment: none` the two views differ only in
-            their masks. `views.n_frames` is set to the encoder's window.
-        one_source_batches: Fill every batch from one entry of `data.train`, so that clips cannot be distinguished by
-            the data set that they come from. The remainders of all sources form mixed batches.
-        probe: Labelled data set for evaluation during training.
-    """
-
-    mask_layout: str = "time_frequency"
-    time_ratio: float = 0.6
-    freq_ratio: float = 0.4
-    loss: str = "nt_xent"
-    temperature: float = 0.1
-    loss_chunk_rows: int = 0
-    grad_cache_chunk: int = 0
-    views: ViewConfig = ViewConfig()
-    one_source_batches: bool = False
-    probe: ProbeSettings = ProbeSettings()
-
-    def __post_init__(self) -> None:
-        check_choice("contrastive.loss", self.loss, LOSSES.names())
-        check_choice("contrastive.mask_layout", self.mask_layout, MASK_LAYOUTS.names())
-        check_ranges(
-            "contrastive",
-            self,
-            time_ratio=(0, 1),
-            freq_ratio=(0, 1),
-            temperature=(0, None),
-            loss_chunk_rows=(0, None),
-            grad_cache_chunk=(0, None),
-        )
-        if 1 in (self.time_ratio, self.freq_ratio) or self.temperature == 0:
-            raise ConfigError(
-                f"contrastive: got time_ratio={self.time_ratio}, freq_ratio={self.freq_ratio}, "
-                f"temperature={self.temperature}; expected ratios below 1 and a temperature above 0"
-            )
 
 
 @dataclasses.dataclass(frozen=True)

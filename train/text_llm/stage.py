@@ -22,10 +22,10 @@ from alm.common.processes import is_main_process
 from alm.data.scenes.language import Language
 from alm.head import causal_lm_loss
 from train.engine.trainer import StageTrainer, fit
-from train.quickstart.muon import MuonAdamW
-from train.quickstart.reading import ReadingBatches, RowPacker, draw_reading_scene, score_reading
-from train.quickstart.text_tokenizer import train_tokenizer
 from train.settings import LoopSettings, OptimSettings, RunSettings
+from train.text_llm.muon import MuonAdamW
+from train.text_llm.reading import ReadingBatches, RowPacker, draw_reading_scene, score_reading
+from train.text_llm.tokenizer import train_tokenizer
 
 _N_TOKENIZER_SCENES = 600  # about 8,000 lines: every phrase many times, in a second
 

@@ -9,7 +9,7 @@ from alm.common.errors import ConfigError
 from alm.common.settings import check_choice, check_ranges
 from alm.data.readers.base import parse_source
 from encoders.audio.options import AudioOptions
-from train.finetune.settings import FoldSettings
+from train.settings.finetune import FoldSettings
 
 SUPERVISED = ("assistant", "all")
 ON_BAD = ("stop", "quarantine")
