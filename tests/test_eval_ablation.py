@@ -110,7 +110,9 @@ def test_wrong_configs_are_refused(changes, says):
 
 
 # ---- tokens ----
-@pytest.mark.parametrize("projector", ["mlp", "linear", "pool", "qformer", "window_qformer"])
+@pytest.mark.parametrize(
+    "projector", ["mlp", "linear", "pool", "conv1d", "ultravox", "qformer", "window_qformer"]
+)
 def test_every_projector_is_brought_to_a_rate(projector):
     encoder = encoder_class("logmel").config_class()  # 6.25 time steps a second
     found = match_tokens(encoder, projector, {}, 3.125, 5.12)

@@ -33,7 +33,9 @@ def batch(valid_steps, n_time=N_TIME):
 
 
 def test_every_file_is_found():
-    assert {"linear", "mlp", "qformer", "window_qformer", "pool", "ltu"} <= set(list_projectors())
+    assert {"linear", "mlp", "qformer", "window_qformer", "pool", "ltu", "ultravox", "conv1d"} <= set(
+        list_projectors()
+    )
 
 
 @pytest.mark.parametrize("name", list_projectors())
@@ -87,7 +89,7 @@ def test_order_in_time_reaches_the_output(name):
 
 LOCAL = {
     "linear": {"stack": 2}, "mlp": {"stack": 2}, "pool": {"stride": 2}, "ltu": {"stride": 2},
-    "window_qformer": {"window_s": 0.32},
+    "window_qformer": {"window_s": 0.32}, "ultravox": {"stack": 2}, "conv1d": {"stride": 2},
 }  # fmt: skip
 
 
@@ -177,3 +179,47 @@ def test_ltu_official_is_what_the_official_code_computes(shared_dir):
     projector = build_projector("ltu", encoder, LLM_DIM, variant="official", token_norm=False)
     pooled, valid = projector.pool(tokens, torch.ones(2, 512, dtype=torch.bool), (64, 8))
     assert valid.all() and (pooled - golden["ltu.official_eval_pooled"]).abs().max() <= 1e-5
+
+
+def test_ultravox_is_the_published_computation():
+    """The released `UltravoxProjector`, written out: rms, gate from the second half, norms at 0.4."""
+    tokens, mask = batch([6], n_time=6)
+
+    def rms(x):
+        return 0.4 * x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+
+    for ln_mid in (True, False):
+        projector = make("ultravox", stack=2, hidden=10, ln_mid=ln_mid)
+        names = {
+            "ln_pre.weight",
+            "linear_1.weight",
+            "linear_2.weight",
+            "ln_mid.weight" if ln_mid else "ln_post.weight",
+        }
+        assert set(projector.state_dict()) == names
+        wide = rms(tokens.reshape(1, 3, 2 * N_FREQ * DIM)) @ projector.linear_1.weight.T
+        value, gate = wide[..., :5], wide[..., 5:]
+        inner = value * gate * gate.sigmoid()
+        wanted = (
+            rms(inner) @ projector.linear_2.weight.T if ln_mid else rms(inner @ projector.linear_2.weight.T)
+        )
+        torch.testing.assert_close(projector(tokens, mask, (6, N_FREQ))[0], wanted)
+    for wrong in (1, 3, 0):
+        with pytest.raises(ProjectorError, match=f"hidden={wrong}, expected an even number"):
+            make("ultravox", hidden=wrong)
+
+
+def test_a_wide_kernel_reaches_equally_far_on_both_sides():
+    projector = make("conv1d", stride=2, kernel=4)  # token m sees steps 2m - 1 to 2m + 2
+    tokens, mask = batch([N_TIME])
+    out, _ = projector(tokens, mask, (N_TIME, N_FREQ))
+    reached = []
+    for step in range(N_TIME):
+        changed = tokens.clone()
+        changed[:, step * N_FREQ : (step + 1) * N_FREQ] += torch.randn(DIM)
+        moved = (projector(changed, mask, (N_TIME, N_FREQ))[0] - out).abs().sum(-1)[0]
+        reached.append((moved > 1e-7).nonzero().flatten().tolist())
+    assert reached == [[0], [0, 1], [0, 1], [1, 2], [1, 2], [2, 3], [2, 3]]
+    for wrong in (1, 3):
+        with pytest.raises(ProjectorError, match=f"kernel={wrong}, expected stride"):
+            make("conv1d", stride=2, kernel=wrong)
