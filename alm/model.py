@@ -120,6 +120,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             for tied, source in getattr(self.llm, "all_tied_weights_keys", {}).items()
         }
         self.choices = {"encoder": "frozen", "projector": "train", "llm": "frozen"}
+        self.part_choices: dict[str, str] = {}
         self.apply_choices()
 
     @classmethod
@@ -182,8 +183,13 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
                     f"config asks for r={options.r}, alpha={options.alpha}; use the model's, or start from "
                     "the aligned model"
                 )
-        if policy.encoder == "lora" and self.config.encoder_lora is None:
+        part_choices = self._part_choices(policy)
+        if "lora" in (policy.encoder, *part_choices.values()) and self.config.encoder_lora is None:
             self.config.encoder_lora = lora_values(policy.encoder_lora, self.encoder.lora_targets)
+            if part_choices:
+                self.config.encoder_lora["target_modules"] = _lora_targets_of_parts(
+                    self.encoder, self.config.encoder_lora["target_modules"], part_choices
+                )
             inject_lora(self.encoder, self.config.encoder_lora)
         if policy.llm == "lora" and self.config.llm_lora is None:
             self.config.llm_lora = lora_values(policy.llm_lora, "all-linear-but-head")
@@ -196,16 +202,32 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
                 )
             self.config.forget_llm()
         self.choices = {"encoder": policy.encoder, "projector": policy.projector, "llm": policy.llm}
+        self.part_choices = part_choices
         self.apply_choices()
         for parameter in self.parameters():
             if parameter.requires_grad:  # bfloat16 would round most small updates to nothing
                 parameter.data = parameter.data.float()
-        return trainable_table(self.components, self.choices)
+        shown_choices = {**self.choices, "encoder": "+".join(part_choices.values()) or policy.encoder}
+        return trainable_table(self.components, shown_choices)
+
+    def _part_choices(self, policy: Policy) -> dict[str, str]:
+        """What each part of a fusion of encoders does, by the name of its submodule; empty: what the encoder does."""
+        if not policy.encoder_parts:
+            return {}
+        names = list(self.encoder.named_parts())
+        if len(names) != len(policy.encoder_parts):
+            raise UserError(
+                f"policy.encoder_parts: got {len(policy.encoder_parts)} choices, the encoder has {len(names) or 'no'} "
+                "parts; give one for each part of a fusion of encoders"
+            )
+        return dict(zip(names, policy.encoder_parts, strict=True))
 
     def apply_choices(self) -> None:
         """Set `requires_grad` and train/eval mode of every component from `self.choices`."""
         for name, component in self.components.items():
             set_trainable(component, self.choices[name])
+        for name, choice in self.part_choices.items():
+            set_trainable(self.encoder.get_submodule(name), choice)
         for parameter in self.encoder.readout:
             parameter.requires_grad_(self.choices["projector"] == "train")
         self.train(self.training)
@@ -216,6 +238,9 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         for name, component in self.components.items():
             if self.choices[name] == "frozen":
                 component.eval()
+        for name, choice in self.part_choices.items():
+            if choice == "frozen":
+                self.encoder.get_submodule(name).eval()
         return self
 
     def get_input_embeddings(self) -> nn.Module:
@@ -953,6 +978,21 @@ def _holds_tokens(past_key_values: Any) -> bool:
 def positions(attention_mask: Tensor) -> Tensor:
     """Positions (B, L) that count the real tokens of a row, wherever its padding is."""
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _lora_targets_of_parts(encoder: AudioEncoder, targets: list[str], choices: dict[str, str]) -> list[str]:
+    """Full names of the linear layers to adapt: those of the targets that lie in parts which get adapters."""
+    adapted = tuple(f"{name}." for name, choice in choices.items() if choice == "lora")
+    names = [
+        name
+        for name, module in encoder.named_modules()
+        if isinstance(module, nn.Linear)
+        and name.startswith(adapted)
+        and any(name == target or name.endswith(f".{target}") for target in targets)
+    ]
+    if not names:
+        raise UserError(f"policy.encoder_lora.targets={targets} matches no linear layer of a part with lora")
+    return names
 
 
 def _lora_targets(llm: PreTrainedModel, values: dict[str, Any]) -> list[str]:

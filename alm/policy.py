@@ -43,6 +43,8 @@ class Policy:
         llm: frozen, lora or full.
         encoder_lora: Adapter options when `encoder` is lora.
         llm_lora: Adapter options when `llm` is lora.
+        encoder_parts: frozen, lora or full for each part of a fusion of encoders, in their order; `encoder` must be the
+            strongest of them. Empty: all parts are what `encoder` says.
     """
 
     encoder: str = "frozen"
@@ -50,6 +52,7 @@ class Policy:
     llm: str = "frozen"
     encoder_lora: LoraOptions = LoraOptions()
     llm_lora: LoraOptions = LoraOptions()
+    encoder_parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for key, choices in (
@@ -61,6 +64,17 @@ class Policy:
                 raise ConfigError(
                     f"policy.{key}: got '{getattr(self, key)}', expected one of {', '.join(choices)}"
                 )
+        for choice in self.encoder_parts:
+            if choice not in ENCODER_CHOICES:
+                raise ConfigError(
+                    f"policy.encoder_parts: got '{choice}', expected one of {', '.join(ENCODER_CHOICES)}"
+                )
+        strongest = max(self.encoder_parts, key=ENCODER_CHOICES.index, default=self.encoder)
+        if self.encoder != strongest:
+            raise ConfigError(
+                f"policy.encoder: got '{self.encoder}' with encoder_parts {', '.join(self.encoder_parts)}; expected "
+                f"'{strongest}', the strongest of them"
+            )
 
 
 def lora_values(options: LoraOptions, default_targets: tuple[str, ...] | str) -> dict[str, Any]:

@@ -93,6 +93,11 @@ class EncoderConfig(ABC):
         """Time steps per second."""
 
     @property
+    def timed_dims(self) -> slice:
+        """The values of a token (D) that are computed for each time step; the others may be coarser in time."""
+        return slice(None)
+
+    @property
     @abstractmethod
     def clip_s(self) -> float:
         """Length in seconds of the window the encoder sees at once; longer clips are cut into windows.
@@ -242,6 +247,10 @@ class AudioEncoder(nn.Module, ABC):
     def readout(self) -> list[nn.Parameter]:
         """Parameters that train together with the projector or head, even where the encoder is frozen."""
         return []
+
+    def named_parts(self) -> dict[str, AudioEncoder]:
+        """The encoders of a fusion by the names of their submodules; each is frozen or trained by itself."""
+        return {}
 
     @property
     def clip_norm(self) -> nn.Module | None:

@@ -204,8 +204,8 @@ def _require_end_encoded(encoder: AudioEncoder, windows: float, fail: Callable[[
     step = config.sample_rate / config.frame_rate_hz  # samples
     steps = math.ceil(_samples(encoder, windows) / step - 1e-6)
     n = round(steps * step)
-    inside = _response(encoder, n, round(steps // 2 * step), _other_noise).max()
-    end = _response(encoder, n, n - round(step), _other_noise).max()
+    inside = _response(encoder, n, round(steps // 2 * step), _other_noise, config.timed_dims).max()
+    end = _response(encoder, n, n - round(step), _other_noise, config.timed_dims).max()
     if end < _FAINT * inside:
         fail(
             f"sound in the last {1 / config.frame_rate_hz:.3g} s of a {_seconds(encoder, n)} clip changes no token: "
@@ -485,11 +485,13 @@ def _other_noise(n_samples: int, start: int, width: int) -> tuple[Tensor, Tensor
     return noise, other
 
 
-def _response(encoder: AudioEncoder, n_samples: int, start: int, probe: Probe) -> Tensor:
-    """How much each token of a clip changes by sound as long as a time step: (n_time, n_freq)."""
+def _response(
+    encoder: AudioEncoder, n_samples: int, start: int, probe: Probe, dims: slice = slice(None)
+) -> Tensor:
+    """How much each token of a clip, or some values of it, change by sound as long as a time step: (n_time, n_freq)."""
     width = round(encoder.config.sample_rate / encoder.config.frame_rate_hz)
     out = _encode(encoder, torch.stack(probe(n_samples, start, width)), [n_samples] * 2)
-    change = (out.tokens[1] - out.tokens[0]).norm(dim=1)  # (N,)
+    change = (out.tokens[1] - out.tokens[0])[:, dims].norm(dim=1)  # (N,)
     by_place: Tensor = change.unflatten(0, out.grid)
     return by_place
 

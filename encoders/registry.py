@@ -7,12 +7,12 @@ point of the group `alm.encoders`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from alm.common.errors import ConfigError
+from alm.common.errors import ConfigError, shown
 from alm.common.plugins import PLUGINS, Registry
 from encoders.base import LAST_LAYER, AudioEncoder, EncoderConfig, read_config, resolve_encoder
 from encoders.checkpoint import looks_like_hub_id
@@ -27,6 +27,9 @@ ENCODERS: Registry[type[AudioEncoder]] = Registry(
 )
 _HUB_FILES = ("*.json", "*.safetensors", "*.bin", "*.pt")
 _LAYERS = "layers"  # the encoder that wraps another one to return one of its layers
+_FUSION = "fusion"  # the encoder that consists of several
+CONCAT = "concat"
+"""Value of the key `fusion` for encoders whose tokens are laid side by side."""
 
 
 def list_encoders() -> list[str]:
@@ -119,13 +122,50 @@ def config_from_dict(values: dict[str, Any], where: str = "encoder config") -> E
     return encoder_class(values["model_class"]).config_class.from_dict(values, where)
 
 
-def load_encoder(source: str | os.PathLike[str], **overrides: Any) -> AudioEncoder:
+def part_sources(values: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The encoders that a fusion names: what `load_encoder` takes, and its options.
+
+    Raises:
+        ConfigError: Unknown or missing key, or fewer than two parts.
+    """
+    for key in values:
+        if key not in ("fusion", "parts"):
+            raise ConfigError(f"encoder: unknown key {shown(key, 40)}; expected fusion and parts")
+    given = values.get("parts")
+    if values.get("fusion") != CONCAT:
+        raise ConfigError(f"encoder.fusion is {shown(values.get('fusion'), 40)}; expected {CONCAT}")
+    if not isinstance(given, list | tuple) or len(given) < 2:
+        raise ConfigError(f"encoder.parts is {shown(given, 80)}; expected a list of at least two encoders")
+    sources = []
+    for number, part in enumerate(given):
+        options = dict(part) if isinstance(part, Mapping) else {"encoder": part}
+        source = options.pop("encoder", None)
+        if not isinstance(source, str):
+            raise ConfigError(
+                f"encoder.parts[{number}] is {shown(part, 80)}; expected a name, directory or hub id, or a mapping "
+                "with encoder and its options"
+            )
+        sources.append((source, options))
+    return sources
+
+
+def encoder_sources(source: str | Mapping[str, Any]) -> list[str]:
+    """The names, directories, hub ids and weights files behind an encoder of a config.
+
+    Raises:
+        ConfigError: A mapping that is no fusion of encoders.
+    """
+    return [source] if isinstance(source, str) else [part for part, _ in part_sources(source)]
+
+
+def load_encoder(source: str | os.PathLike[str] | Mapping[str, Any], **overrides: Any) -> AudioEncoder:
     """An encoder by name (untrained), or from a directory, a hub id or a weights file (its weights, strictly).
 
     Args:
         source: A registry name, a directory in the release layout, a run directory that holds an `encoder`
             directory, `organisation/name`, or a weights file. A name wins over a directory of that name; write
-            `./name` for the directory.
+            `./name` for the directory. A mapping with `fusion` and `parts` stands for several encoders at once; see
+            `encoders.zoo.fusion`.
         **overrides: Config values, and for weights also `from_pretrained`'s arguments (`revision`). `model_class`
             names the encoder that a weights file belongs to (`beats`); it wins over a config.json beside the file.
             `layer`: `last`, a number, or `sum`; see `encoders.zoo.layers`.
@@ -140,6 +180,15 @@ def load_encoder(source: str | os.PathLike[str], **overrides: Any) -> AudioEncod
         wrapper: Any = encoder_class(_LAYERS)
         wrapped: AudioEncoder = encoder if layer == LAST_LAYER else wrapper.around(encoder, layer)
         return wrapped
+    if isinstance(source, Mapping):
+        if overrides:
+            raise ConfigError(
+                f"encoder: {', '.join(overrides)} given for a fusion of encoders; give options to a part: "
+                "{encoder: SOURCE, OPTION: VALUE}"
+            )
+        fusion: Any = encoder_class(_FUSION)
+        fused: AudioEncoder = fusion.from_parts(source)
+        return fused
     if str(source) in ENCODERS.sources():
         found = encoder_class(str(source))
         return found(found.config_class.from_dict(overrides, where=f"encoder {source!r}"))

@@ -44,11 +44,12 @@ class Arm:
         return [stage for stage in self.stages if stage != "pretrain"]
 
     @property
-    def encoder(self) -> tuple[str, dict[str, Any]]:
-        """Name or weights of the encoder it begins with, before any pretraining, and its options."""
+    def encoder(self) -> tuple[str | dict[str, Any], dict[str, Any]]:
+        """Name, weights or parts of the encoder it begins with, before any pretraining, and its options."""
         heard = self.stages[self.tuned[0]]
         made = self.stages.get("pretrain", heard)
-        return str(made["encoder"]), {**made.get("encoder_options", {}), **heard.get("encoder_options", {})}
+        source = made["encoder"] if isinstance(made["encoder"], dict) else str(made["encoder"])
+        return source, {**made.get("encoder_options", {}), **heard.get("encoder_options", {})}
 
 
 def make_arms(settings: AblationSettings, labels: str = "") -> list[Arm]:

@@ -26,13 +26,13 @@ class Matched:
     tokens_per_s: float
 
 
-def encoder_config(source: str, options: dict[str, Any]) -> EncoderConfig:
+def encoder_config(source: str | dict[str, Any], options: dict[str, Any]) -> EncoderConfig:
     """The config of an encoder by name (nothing is built), or of weights.
 
     Raises:
         UserError: There is no such encoder, or its options are wrong.
     """
-    if source in list_encoders():
+    if isinstance(source, str) and source in list_encoders():
         return encoder_class(source).config_class.from_dict(options, where=f"encoder {source!r}")
     return load_encoder(source, **options).config
 

@@ -141,7 +141,7 @@ def finetune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
 
 def _load(settings: TrainSettings) -> AudioEncoder:
     """Load the encoder; one without weights is initialised from the run's seed."""
-    assert settings.encoder is not None
+    assert isinstance(settings.encoder, str)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.run.seed)
         return load_encoder(settings.encoder, **settings.encoder_options)

@@ -89,7 +89,7 @@ def retrieval_accuracy(
 
 def pretraining_encoder(settings: TrainSettings) -> AudioMosaicEncoder:
     """Load the encoder to train, with a contrastive head."""
-    assert settings.encoder is not None
+    assert isinstance(settings.encoder, str)
     options = {"model_class": "AudioMosaicPretrain", **settings.encoder_options}
     encoder: AudioEncoder = load_encoder(settings.encoder, **options)
     if not isinstance(encoder, AudioMosaicEncoder):

@@ -144,7 +144,8 @@ class TrainSettings(StageSettings):
         stage: Name of the stage. Options of other stages are refused.
         out: Run directory. The artifact is `out/encoder` (pretrain), `out/classifier` (finetune) or `out/model`
             (align, instruct).
-        encoder: Encoder name, directory or hub id (all stages; align and instruct only without `model`).
+        encoder: Encoder name, directory or hub id (all stages; align and instruct only without `model`). In align and
+            instruct also several at once: `{fusion: concat, parts: [DIR, {encoder: FILE, model_class: beats}]}`.
         encoder_options: Values that replace keys of the encoder's config.
         projector: Projector name (align, instruct).
         projector_options: The projector's options (align, instruct).
@@ -163,7 +164,7 @@ class TrainSettings(StageSettings):
         finetune: Head, recipe and evaluation (finetune).
     """
 
-    encoder: str | None = None
+    encoder: str | dict[str, Any] | None = None
     encoder_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     projector: str = "mlp"
     projector_options: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -15,6 +15,7 @@ class TuneStage(TrainingStage):
 
     artifact = "model"
     makes_model = True
+    fuses = True
     takes = (
         *("encoder", "encoder_options", "projector", "projector_options", "llm", "llm_bits", "chat_template"),
         "trust_remote_code",

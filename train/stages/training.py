@@ -12,6 +12,7 @@ from alm.common.json_text import read_json_object
 from alm.common.processes import check_launch
 from alm.common.settings import check_choice
 from encoders.audio.options import AudioOptions
+from encoders.registry import encoder_sources
 from train.settings import TrainSettings
 from train.stage import STAGES, Stage
 
@@ -27,15 +28,23 @@ class TrainingStage(Stage[TrainSettings]):
     Attributes:
         takes: Dotted options that only some stages take, and this one does. An option that another stage lists and
             this one does not is refused unless it has its default value.
+        fuses: Whether the encoder may be a fusion of several.
     """
 
     settings = TrainSettings
     every_process = True
     resumes: tuple[str, ...] = ("checkpoints", "metrics.jsonl", "nonfinite.jsonl", "quarantine.jsonl")
     takes: tuple[str, ...] = ()
+    fuses: bool = False
 
     def check_values(self, settings: TrainSettings) -> None:
-        """Refuse options that only other stages take."""
+        """Refuse options that only other stages take, and a mapping that is no fusion of encoders."""
+        if isinstance(settings.encoder, dict):
+            if not self.fuses:
+                raise ConfigError(
+                    f"encoder: stage {settings.stage} takes one encoder, not a fusion of several"
+                )
+            encoder_sources(settings.encoder)
         default = TrainSettings.__dataclass_fields__
         for key in sorted({key for stage in training_stages().values() for key in stage.takes}):
             if key in self.takes:
@@ -59,9 +68,10 @@ class TrainingStage(Stage[TrainSettings]):
     def inputs(self, settings: TrainSettings) -> list[str]:
         """Data, encoder, LLM and model, label table of the probe, DeepSpeed config."""
         data = settings.data
-        named = (settings.encoder, settings.llm, settings.model, settings.contrastive.probe.labels)
+        named = (settings.llm, settings.model, settings.contrastive.probe.labels)
         sources = map(str, (*data.train, *data.validation, *data.test))
-        return [*sources, *filter(None, (*named, settings.run.deepspeed))]
+        encoders = [] if settings.encoder is None else encoder_sources(settings.encoder)
+        return [*sources, *encoders, *filter(None, (*named, settings.run.deepspeed))]
 
     def audio(self, settings: TrainSettings) -> AudioOptions:
         """Options of the config's `data` section."""
