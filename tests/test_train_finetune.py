@@ -19,11 +19,12 @@ from alm.common.settings import parse_settings
 from encoders import AudioMosaicEncoder, encoder_class, load_encoder
 from encoders.audio import load_audio, pad_batch
 from eval.scoring.logistic import fit_logistic
+from train.engine.groups import layer_scales
 from train.finetune.augment import augmentation_key, augmented_clip_features
 from train.finetune.datasets import LabelledClip, LabelledData
 from train.finetune.heads import AttentiveHead, FinetuneModel, LayerSumHead, build_head, encode
 from train.finetune.inputs import DrawnClips, LabelledAudio, WaveformRows, compute_features, mix, predict
-from train.finetune.optim import BestEpoch, FinetuneTrainer, layer_scales
+from train.finetune.optim import BestEpoch, FinetuneTrainer
 from train.finetune.scores import fold_markdown, fold_summary, report, score
 from train.finetune.splits import Split, choose_split, read_data
 from train.finetune.stage import _regression, _scheduled, load_classifier

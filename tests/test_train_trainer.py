@@ -10,9 +10,10 @@ from survival import make_data, make_parts, of_stage, weights_of
 from transformers import Trainer
 
 from alm.common.seeds import seed_from
+from train.engine.arguments import training_arguments
 from train.engine.checkpointing import PRIVATE_ATTRIBUTES, PRIVATE_METHODS, CheckpointTrainer
 from train.engine.runlog import RunLog
-from train.engine.trainer import StageTrainer, fit, training_arguments
+from train.engine.trainer import StageTrainer, fit
 from train.finetune.optim import FinetuneTrainer
 from train.pipeline.rundir import facts_of
 from train.pipeline.runner import run_stage

@@ -231,7 +231,7 @@ def _at_rate(out: AudioTokens, ratio: float, n_time: int) -> Tensor:
     last = (out.mask.unflatten(1, out.grid)[..., 0].sum(dim=1) - 1).clamp(min=0)  # (B,)
     starts = torch.arange(n_time, device=steps.device, dtype=torch.float64) * ratio
     first = (starts + _EPS).floor()
-    made = steps.new_zeros(len(steps), n_time, steps.shape[2])
+    made: Tensor = steps.new_zeros(len(steps), n_time, steps.shape[2])
     for further in range(math.ceil(ratio - _EPS) + 1):
         place = first + further
         overlap = (torch.minimum(place + 1, starts + ratio) - torch.maximum(place, starts)) / ratio

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from alm.common.processes import world_size
 from alm.generation import pick_device
 from train.data.sampling import EpochBatches
+from train.engine.arguments import counted
 from train.settings import TrainSettings
 
 _TIMED_STEPS = 2
@@ -77,7 +78,8 @@ def estimate_cost(
     Raises:
         UserError: Whatever would end the run before its first step.
     """
-    world, optim = world_size(), settings.optim
+    world = world_size()
+    optim = counted(settings.optim, len(dataset), world)
     batches = EpochBatches(dataset, optim.batch_size, settings.run.seed)
     first = [collate([dataset[i] for i in batches.batch(n)]) for n in range(min(_TIMED_STEPS, len(batches)))]
     seconds, flops, peak = _calibrate(model, first)

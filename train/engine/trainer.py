@@ -7,6 +7,7 @@ a loss that is not a number, or after SIGTERM.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -17,20 +18,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl
 
 from alm.common.errors import Preempted, UserError
-from alm.common.processes import is_main_process
+from alm.common.processes import is_main_process, world_size
 from alm.common.seeds import seed_from
 from encoders.checkpoint import write_weights
 from train.data.protocols import ReportsMetrics, TrainingDataset
 from train.data.sampling import EpochBatches
 from train.engine import checkpoints
+from train.engine.arguments import component_schedule, counted, training_arguments
 from train.engine.checkpointing import CheckpointTrainer
+from train.engine.groups import clip_groups, parameter_groups
 from train.engine.runlog import RunLog, cut_log
 from train.engine.signals import Signals
 from train.processes import any_process, barrier, gather_objects, say
 from train.settings import LoopSettings
+from train.settings.optim import OptimSettings
 
 # Exempt from weight decay besides 1-D tensors (AudioMosaic's recipe).
 NO_DECAY = ("pos_embed", "cls_token", "queries")
@@ -64,6 +68,7 @@ class StageTrainer(CheckpointTrainer):
         validate: Computes the validation loss; None: no validation runs.
         eval_every: Steps between two validation runs.
         patience: Consecutive validation runs without improvement after which training stops; 0 disables this.
+        optim: Optimiser settings, for those of single components.
         preempted: Whether all processes have agreed to save and stop.
         skipped: Number of consecutive skipped steps.
     """
@@ -73,8 +78,10 @@ class StageTrainer(CheckpointTrainer):
     validate: Callable[[], float] | None = None
     eval_every = 0
     patience = 0
+    optim: OptimSettings | None = None
     preempted = False
     skipped = 0
+    _clip_groups: list[tuple[list[nn.Parameter], float]] | None = None
     _skipping = False
     _micro = 0
     _loss_before: Tensor | None = None
@@ -97,6 +104,30 @@ class StageTrainer(CheckpointTrainer):
             for name, parameter in model.named_parameters()
             if parameter.ndim > 1 and name.rsplit(".", 1)[-1] not in NO_DECAY
         ]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's optimiser; with settings per component, one parameter group for each that differs."""
+        target: Any = self.model if model is None else model
+        groups = None
+        if self.optimizer is None and self.optim is not None:
+            groups = parameter_groups(target, self.optim, set(self.get_decay_parameter_names(target)))
+        return super().create_optimizer(model) if groups is None else self.optimizer_of(groups, target)
+
+    def optimizer_of(self, groups: list[dict[str, Any]], model: Any) -> torch.optim.Optimizer:
+        """The chosen optimiser over parameter groups, which say learning rate and weight decay."""
+        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+        self.optimizer = optimizer_class(groups, **options)
+        assert isinstance(self.optimizer, torch.optim.Optimizer)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The Trainer's schedule; with schedules per component, one that has a factor for each parameter group."""
+        if self.lr_scheduler is None and self.optim is not None:
+            own = component_schedule(self.optim, optimizer or self.optimizer, num_training_steps)
+            if own is not None:
+                self.lr_scheduler, self._created_lr_scheduler = own, True
+                return own
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches whose order is a function of (seed, epoch); every process gets its share."""
@@ -169,7 +200,7 @@ class StageTrainer(CheckpointTrainer):
         """Clip; a norm that is not finite (it is the same on all processes) is handled like such a loss."""
         if self._skipping:
             return None
-        norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        norm = self._clip(model)
         if norm is not None and not self.is_deepspeed_enabled and not np.isfinite(float(norm)):
             try:
                 self._handle_not_a_number(float(norm), "gradients' norm", "grad_norm")
@@ -179,6 +210,19 @@ class StageTrainer(CheckpointTrainer):
         elif norm is not None:
             self.skipped = 0
         return norm
+
+    def _clip(self, model: nn.Module) -> Any:
+        """Clip all gradients together, or those of components with a limit of their own apart; return the whole norm."""
+        if self._clip_groups is None and self.optim is not None:
+            self._clip_groups = clip_groups(self.network, self.optim)
+        groups = self._clip_groups
+        if not groups:
+            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        norms = [
+            self.accelerator.clip_grad_norm_(parameters, largest or float("inf"))
+            for parameters, largest in groups
+        ]
+        return torch.stack([torch.as_tensor(norm) for norm in norms]).norm()
 
     def _handle_not_a_number(self, value: float, what: str, key: str) -> None:
         """Log the ids of the batch on every process, then stop or skip the step; all processes must call this.
@@ -281,41 +325,6 @@ class StageTrainer(CheckpointTrainer):
         return super().is_over() or self._patience_is_over()
 
 
-def training_arguments(settings: LoopSettings, folder: Path, drop_last: bool = False) -> TrainingArguments:
-    """Settings of the loop as arguments of the Trainer."""
-    run, optim = settings.run, settings.optim
-    # Passed only if it is on: newer releases of transformers call it activation_checkpointing.
-    recompute: dict[str, Any] = {"gradient_checkpointing": True} if run.gradient_checkpointing else {}
-    return TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        max_steps=optim.steps,
-        per_device_train_batch_size=optim.batch_size,
-        gradient_accumulation_steps=optim.accumulation,
-        learning_rate=optim.lr,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": optim.min_lr_ratio},
-        warmup_steps=optim.warmup_steps,
-        weight_decay=optim.weight_decay,
-        adam_beta2=optim.beta2,
-        max_grad_norm=optim.max_grad_norm,
-        bf16=run.precision == "bf16",
-        deepspeed=run.deepspeed,
-        seed=run.seed,
-        data_seed=run.seed,
-        logging_steps=run.log_every,
-        save_strategy="steps" if run.save_every else "no",
-        save_steps=run.save_every or 500,
-        report_to=list(run.report_to) or "none",
-        **recompute,
-        dataloader_num_workers=settings.workers,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
-        label_names=["labels"],
-        dataloader_drop_last=drop_last,
-    )
-
-
 def gathered_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     """The model's whole state dict, also where ZeRO-3 holds it in pieces; every process must call this."""
     wrapped = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
@@ -356,12 +365,15 @@ def fit(
     """
     from transformers.trainer_callback import PrinterCallback
 
-    optim = settings.optim
-    if optim.warmup_steps > optim.steps:
-        say(
-            f"{title}: warning: optim.warmup_steps={optim.warmup_steps} is longer than the run of {optim.steps} steps; "
-            f"the learning rate only rises to {optim.steps / optim.warmup_steps:.0%} of optim.lr"
-        )
+    optim = counted(settings.optim, len(dataset), world_size(), drop_last)
+    settings = dataclasses.replace(settings, optim=optim)
+    own = {f"components.{name}.": part.warmup_steps or 0 for name, part in optim.components.given().items()}
+    for part, warmup_steps in {"": optim.warmup_steps, **own}.items():
+        if warmup_steps > optim.steps:
+            say(
+                f"{title}: warning: optim.{part}warmup_steps={warmup_steps} is longer than the run of {optim.steps} "
+                f"steps; the learning rate only rises to {optim.steps / warmup_steps:.0%} of optim.{part}lr"
+            )
     trainer = trainer_class(
         model=model,
         args=training_arguments(settings, folder, drop_last),
@@ -370,6 +382,7 @@ def fit(
         callbacks=[RunLog(title, folder / "metrics.jsonl"), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.optim = optim
     trainer.on_nan, trainer.keep_checkpoints = settings.run.on_nan, settings.run.keep_checkpoints
     if settings.run.eval_every:
         trainer.validate, trainer.eval_every = validate, settings.run.eval_every

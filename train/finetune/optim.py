@@ -11,48 +11,15 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from alm.common.errors import CheckpointError, ConfigError
+from alm.common.errors import CheckpointError
 from alm.common.files import write_text_atomic
 from alm.common.json_text import read_json_object
 from alm.common.processes import is_main_process
 from encoders.checkpoint import read_weights, write_weights
 from train.engine.checkpoints import trained_weights
+from train.engine.groups import layer_scales
 from train.engine.runlog import drop_lines
 from train.engine.trainer import StageTrainer
-
-
-def layer_scales(encoder: nn.Module, decay: float) -> dict[str, float]:
-    """Compute the factor of each encoder parameter's learning rate (Clark et al. 2020; BEiT, MAE).
-
-    Block i of L (from 0) has the factor `decay ** (L - i)`, parameters before the blocks `decay ** (L + 1)`, parameters
-    after them 1. The blocks are the encoder's longest `ModuleList`.
-
-    Args:
-        encoder: Any encoder built of a list of blocks.
-        decay: In (0, 1].
-
-    Returns:
-        Parameter name to factor.
-
-    Raises:
-        ConfigError: The encoder has no list of blocks.
-    """
-    lists = {name: m for name, m in encoder.named_modules() if isinstance(m, nn.ModuleList)}
-    prefix = max(lists, key=lambda name: len(lists[name]), default=None)
-    if prefix is None or len(lists[prefix]) < 2:
-        raise ConfigError(
-            f"finetune.layer_decay={decay}: {type(encoder).__name__} has no list of blocks; set it to 1"
-        )
-    n_blocks, seen_blocks = len(lists[prefix]), False
-    scales = {}
-    for name, _ in encoder.named_parameters():
-        if name.startswith(f"{prefix}."):
-            seen_blocks = True
-            depth = int(name[len(prefix) + 1 :].split(".")[0]) + 1
-        else:
-            depth = n_blocks + 1 if seen_blocks else 0
-        scales[name] = decay ** (n_blocks + 1 - depth)
-    return scales
 
 
 class FinetuneTrainer(StageTrainer):
@@ -71,15 +38,13 @@ class FinetuneTrainer(StageTrainer):
             if parameter.requires_grad:
                 weight_decay = self.args.weight_decay if name in decayed else 0.0
                 groups.setdefault((scales.get(name, 1.0), weight_decay), []).append(parameter)
-        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, target)
-        self.optimizer = optimizer_class(
+        return self.optimizer_of(
             [
                 {"params": parameters, "weight_decay": weight_decay, "lr": self.args.learning_rate * scale}
                 for (scale, weight_decay), parameters in groups.items()
             ],
-            **options,
+            target,
         )
-        return self.optimizer
 
 
 class BestEpoch(TrainerCallback):

@@ -20,6 +20,7 @@ from alm.common.processes import is_main_process, world_size
 from alm.generation import pick_device
 from encoders import AudioEncoder, AudioMosaicEncoder, list_encoders, load_encoder
 from encoders.checkpoint import write_weights
+from train.engine.groups import layer_scales
 from train.engine.trainer import fit
 from train.finetune.datasets import LabelledClip
 from train.finetune.heads import AttentiveHead, ClipHead, FinetuneModel, build_head, encode
@@ -32,7 +33,7 @@ from train.finetune.inputs import (
     compute_features,
     predict,
 )
-from train.finetune.optim import BestEpoch, FinetuneTrainer, layer_scales
+from train.finetune.optim import BestEpoch, FinetuneTrainer
 from train.finetune.scores import LOWER_IS_BETTER, markdown, metrics_of, report, score
 from train.finetune.splits import Split, choose_split, digest, read_data
 from train.processes import say

@@ -68,7 +68,7 @@ def _cost(recipe: Recipe, stage: RecipeStage) -> str:
     optim, policy = settings.optim, settings.policy
     lines = [
         f"stage {stage.kind}",
-        f"  steps         {optim.steps:,} of {optim.batch_size * optim.accumulation} samples per process",
+        f"  {'steps ' if optim.epochs is None else 'epochs'}        {optim.epochs or optim.steps:,} of {optim.batch_size * optim.accumulation} samples per process",
     ]
     if STAGES.get(stage.kind).makes_model:
         trains = ", ".join(f"{part} {getattr(policy, part)}" for part in ("encoder", "projector", "llm"))

@@ -84,7 +84,8 @@ def runs_table(runs: Sequence[Run]) -> str:
     head = ["run", "stage", "state", "step", "seed", *shown]
     rows = []
     for run in runs:
-        steps = f"{run.step}/{run.config.get('optim.steps', '?')}"
+        known = run.config.get("optim.epochs") is None
+        steps = f"{run.step}/{run.config.get('optim.steps', '?') if known else '?'}"
         seed = str(run.config.get("run.seed", ""))
         last = [_number(run.metrics.get(name)) for name in shown]
         rows.append([str(run.folder), str(run.config.get("stage")), run.state, steps, seed, *last])

@@ -13,53 +13,9 @@ from alm.common.settings import check_choice, check_ranges
 from alm.policy import Policy
 from train.settings.data import DataSettings
 from train.settings.finetune import FinetuneSettings
+from train.settings.optim import OptimSettings
 from train.settings.pretrain import ContrastiveSettings
 from train.stage import STAGES, StageSettings
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimSettings:
-    """The optimiser and its schedule: AdamW, linear warm-up, cosine decay. For all stages that train a model.
-
-    Attributes:
-        lr: Peak learning rate; more than 0.
-        steps: Number of optimiser steps; 1 or more. In stage finetune `finetune.epochs` replaces it.
-        batch_size: Samples per process and forward pass; 1 or more.
-        accumulation: Forward passes per optimiser step (gradient accumulation); 1 or more.
-        warmup_steps: Steps in which the learning rate rises linearly from 0; 0 or more.
-        min_lr_ratio: Learning rate at the end of the cosine, as a share of `lr`; 0 to 1.
-        weight_decay: Weight decay of matrices; 0 or more. Biases, norms, positions and the CLS token have none.
-        beta2: AdamW's second beta; 0 or more, below 1.
-        max_grad_norm: Largest norm of the gradient, which is clipped; 0 disables clipping.
-    """
-
-    lr: float = 1e-3
-    steps: int = 1000
-    batch_size: int = 16
-    accumulation: int = 1
-    warmup_steps: int = 50
-    min_lr_ratio: float = 0.05
-    weight_decay: float = 0.01
-    beta2: float = 0.98
-    max_grad_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        at_least_one, at_least_zero = (1, None), (0, None)
-        check_ranges(
-            "optim",
-            self,
-            steps=at_least_one,
-            batch_size=at_least_one,
-            accumulation=at_least_one,
-            warmup_steps=at_least_zero,
-            min_lr_ratio=(0, 1),
-            weight_decay=at_least_zero,
-            max_grad_norm=at_least_zero,
-            lr=at_least_zero,
-            beta2=(0, 1),
-        )
-        if self.lr == 0 or self.beta2 == 1:
-            raise ConfigError(f"optim: got lr={self.lr}, beta2={self.beta2}; expected lr > 0 and beta2 < 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +43,8 @@ class RunSettings:
         checkpoint_fraction: Share of the encoder's blocks whose activations are recomputed in the backward pass; 0
             to 1 (pretrain).
         compile: Compile the encoder with torch.compile (pretrain).
+        trainer: Further arguments of `transformers.TrainingArguments`, for example `{adam_epsilon: 1.0e-6}`. Those that
+            other options set are refused, with the option's name.
     """
 
     seed: int = 0
@@ -102,6 +60,7 @@ class RunSettings:
     gradient_checkpointing: bool = False
     checkpoint_fraction: float = 0.0
     compile: bool = False
+    trainer: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_ranges(

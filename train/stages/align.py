@@ -22,6 +22,7 @@ class TuneStage(TrainingStage):
         *("model", "policy", "data.cache_features", "data.feature_folder", "data.cache_limit_gb"),
         *("data.max_length", "data.on_bad", "data.max_bad_share", "data.mixture", "data.group_by_length"),
         *("data.supervise", "data.pack", "run.eval_every", "run.patience", "run.gradient_checkpointing"),
+        *("optim.epochs", "optim.warmup_ratio", "optim.layer_decay", "optim.components"),
     )
 
     def check_values(self, settings: TrainSettings) -> None:
@@ -35,6 +36,25 @@ class TuneStage(TrainingStage):
             raise ConfigError(f"model: stage {settings.stage} needs either model, or both encoder and llm")
         if settings.llm_bits is not None and settings.model:
             raise ConfigError("llm_bits: a model keeps its LLM in the bits it was aligned with; remove it")
+        policy, optim = settings.policy, settings.optim
+        encoder = (policy.encoder, *policy.encoder_parts)
+        trained = {
+            "encoder": "full" in encoder,
+            "encoder_lora": "lora" in encoder,
+            "projector": policy.projector == "train",
+            "llm": policy.llm == "full",
+            "llm_lora": policy.llm == "lora",
+        }
+        for name in optim.components.given():
+            if not trained[name]:
+                key = name.removesuffix("_lora")
+                raise ConfigError(
+                    f"optim.components.{name}: policy.{key} is {getattr(policy, key)}, so nothing of it trains; remove it"
+                )
+        if optim.layer_decay != 1 and not trained["encoder"]:
+            raise ConfigError(
+                f"optim.layer_decay: is for a trained encoder; policy.encoder is {policy.encoder}"
+            )
 
     def check(self, settings: TrainSettings) -> dict[str, Any]:
         """The manifests can be read, the projector takes its options, DeepSpeed can restore the best weights."""

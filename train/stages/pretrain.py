@@ -19,7 +19,7 @@ class PretrainStage(TrainingStage):
     artifact = "encoder"
     takes = (
         *("encoder", "encoder_options", "contrastive", "data.on_bad", "data.max_bad_share"),
-        *("run.checkpoint_fraction", "run.compile"),
+        *("run.checkpoint_fraction", "run.compile", "optim.epochs", "optim.warmup_ratio"),
     )
 
     def check_values(self, settings: TrainSettings) -> None:

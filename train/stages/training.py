@@ -78,10 +78,13 @@ class TrainingStage(Stage[TrainSettings]):
         return settings.data.audio
 
     def check(self, settings: TrainSettings) -> dict[str, Any]:
-        """Check what starts the processes, the DeepSpeed config, and the logging backends."""
+        """Check what starts the processes, DeepSpeed's config, logging backends, and arguments of the Trainer."""
+        from train.engine.arguments import check_arguments
+
         check_launch()
         zero_stage(settings)
         check_report_to(settings.run.report_to)
+        check_arguments(settings.loop)
         return {}
 
     def build(
