@@ -19,7 +19,9 @@ STAGE_YAMLS = [path for path in YAMLS if path.parent.name in training_stages()]
 def test_there_is_a_test_for_every_folder():
     folders = {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.*") if path.is_file()}
     assert folders == {".", "ablation", "deepspeed", "eval", "recipes", "slurm", *training_stages()}
-    assert {path.name for path in CONFIGS.glob("*.yaml")} == {"quickstart.yaml", "quickstart-recordings.yaml"}
+    assert {path.name for path in CONFIGS.glob("*.yaml")} == {
+        f"quickstart{kind}.yaml" for kind in ("", "-recordings", "-labelled")
+    }
 
 
 @pytest.mark.parametrize("path", STAGE_YAMLS, ids=lambda p: f"{p.parent.name}/{p.stem}")

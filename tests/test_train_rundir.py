@@ -14,7 +14,8 @@ from alm.common.settings import parse_settings
 from train.pipeline import rundir
 from train.pipeline.rundir import begin, damage, facts_of, is_attempt, run_lock
 from train.pipeline.runner import run_step
-from train.settings import OptimSettings, RunSettings
+from train.settings import RunSettings
+from train.settings.optim import OptimSettings
 from train.stages.training import check_report_to
 
 

@@ -196,12 +196,18 @@ def check_arguments(settings: LoopSettings) -> None:
     if run.trainer or optim.optimizer or optim.optimizer_args:
         plain = dataclasses.replace(settings, run=dataclasses.replace(run, deepspeed=None))
         arguments = training_arguments(plain, Path("unused"))
+        origin = (
+            "run.trainer" if optim.optimizer_args is None else f"optim.optimizer_args: {optim.optimizer_args}"
+        )
+        if optim.optimizer is not None:
+            origin = f"optim.optimizer: {optim.optimizer}"
         try:
+            arguments.get_process_log_level()
             made, options = Trainer.get_optimizer_cls_and_kwargs(arguments, nn.Linear(1, 1))  # type: ignore[arg-type]
             if not {"params", "model", "optimizer_dict"} & options.keys():
                 made([nn.Parameter(torch.zeros(1))], **options)
         except Exception as error:  # each optimiser's package has its own types
-            raise ConfigError(f"optim.optimizer: {optim.optimizer}: {error_line(error, 300)}") from error
+            raise ConfigError(f"{origin}: {error_line(error, 300)}") from error
         if not isinstance(made, type) or {"params", "model", "optimizer_dict"} & options.keys():
             if optim.components.given() or optim.layer_decay != 1:
                 raise ConfigError(

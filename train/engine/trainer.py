@@ -123,7 +123,9 @@ class StageTrainer(CheckpointTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The Trainer's schedule; with schedules per component, one that has a factor for each parameter group."""
         if self.lr_scheduler is None and self.optim is not None:
-            own = component_schedule(self.optim, optimizer or self.optimizer, num_training_steps)
+            scheduled = optimizer or self.optimizer
+            assert scheduled is not None
+            own = component_schedule(self.optim, scheduled, num_training_steps)
             if own is not None:
                 self.lr_scheduler, self._created_lr_scheduler = own, True
                 return own
@@ -212,7 +214,7 @@ class StageTrainer(CheckpointTrainer):
         return norm
 
     def _clip(self, model: nn.Module) -> Any:
-        """Clip all gradients together, or those of components with a limit of their own apart; return the whole norm."""
+        """Clip all gradients together, or apart those of components with a limit; return the norm before."""
         if self._clip_groups is None and self.optim is not None:
             self._clip_groups = clip_groups(self.network, self.optim)
         groups = self._clip_groups

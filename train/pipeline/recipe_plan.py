@@ -66,9 +66,10 @@ def _cost(recipe: Recipe, stage: RecipeStage) -> str:
         except UserError as error:
             why = str(error)
     optim, policy = settings.optim, settings.policy
+    length = f"steps         {optim.steps:,}" if optim.epochs is None else f"epochs        {optim.epochs:g}"
     lines = [
         f"stage {stage.kind}",
-        f"  {'steps ' if optim.epochs is None else 'epochs'}        {optim.epochs or optim.steps:,} of {optim.batch_size * optim.accumulation} samples per process",
+        f"  {length} of {optim.batch_size * optim.accumulation} samples per process",
     ]
     if STAGES.get(stage.kind).makes_model:
         trains = ", ".join(f"{part} {getattr(policy, part)}" for part in ("encoder", "projector", "llm"))

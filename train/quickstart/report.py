@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from alm.common.json_text import read_json, read_log
@@ -26,17 +26,27 @@ N_EXAMPLES = 10
 SAMPLE_RATE_HZ = 16000
 
 
+Baselines = Callable[[Sequence[Record], dict[str, str]], list[Baseline]]
+"""From the records that were asked about, and the model's answers by id: simple systems on the same recordings."""
+
+
 def summarise(
-    out: Path, arms: dict[str, Path], compose: ComposeConfig, limit: int | None, seed: int
+    out: Path,
+    arms: dict[str, Path],
+    stages: Sequence[str],
+    limit: int | None,
+    head: dict[str, object],
+    baselines_of: Baselines,
 ) -> tuple[Path, str]:
     """Write `report.html`, `scores.json` and `predictions.jsonl` into `out`.
 
     Args:
         out: The quickstart's directory.
         arms: Where the models that it is compared with have their answers, by name.
-        compose: The composer's settings.
+        stages: The stages that were trained, in order.
         limit: How many test records were asked; None is all.
-        seed: The quickstart's seed.
+        head: What was run, for the report's head.
+        baselines_of: Simple systems to compare with.
 
     Returns:
         The report's path, and the score table as text.
@@ -47,19 +57,16 @@ def summarise(
     extra = {name: read_predictions(folder / "predictions.jsonl") for name, folder in arms.items()}
     scores = score_predictions(asked, lines, extra=extra, limited=len(asked) < len(records))
     answers = {line["id"]: line["prediction"] for line in lines if line["control"] == "none"}
-    baselines = []
-    if compose.labels_csv:
-        baselines.append(recording_baseline(compose, asked, answers))
+    baselines = baselines_of(asked, answers)
     write_scores(out / "scores.json", scores | {"baselines": [dataclasses.asdict(b) for b in baselines]})
     (out / "predictions.jsonl").write_bytes((out / "evaluate" / "predictions.jsonl").read_bytes())
-    stages = ("text_llm", "pretrain", "align", "instruct")
     write_score_page(
         out / "report.html",
         title="Quickstart: an audio-language model and whether it listens",
         scores={"test split": scores},
         curves={stage: curve for stage in stages if (curve := list(read_log(out / stage / "metrics.jsonl")))},
         examples=examples(asked, answers),
-        facts=facts(out, stages, compose, seed),
+        facts=facts(out, stages, head),
         baselines=baselines,
     )
     table = format_scores(scores)
@@ -69,13 +76,18 @@ def summarise(
     return out / "report.html", table
 
 
-def facts(out: Path, stages: Sequence[str], compose: ComposeConfig, seed: int) -> dict[str, object]:
-    """What was run, for the report's head."""
-    found: dict[str, object] = {
+def scene_facts(compose: ComposeConfig, seed: int) -> dict[str, object]:
+    """What was composed, for the report's head."""
+    return {
         "sounds": Path(compose.labels_csv).name if compose.labels_csv else "generated",
         "scenes": f"{compose.n_train} train, {compose.n_validation} validation, {compose.n_test} test",
         "seed": seed,
     }
+
+
+def facts(out: Path, stages: Sequence[str], head: dict[str, object]) -> dict[str, object]:
+    """What was run, for the report's head."""
+    found = dict(head)
     for stage in stages:
         if (out / stage / MARKER).is_file():
             kept = facts_of(out / stage)

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from alm.common.settings import apply_overrides, dotted, parse_settings, read_yaml, set_dotted
+from alm.data.records import Record
 from alm.data.scenes.compose import ComposeConfig
 from alm.data.sources import open_records
 from encoders import load_encoder
+from eval.reports.score_report import Baseline
 from eval.scoring.predictions import CONTROLS
 from projectors.registry import check_projector
 from train.engine.parallel import Work, run_side_by_side
 from train.pipeline.evaluation import AnswerSettings, score_model
 from train.pipeline.rundir import MARKER
 from train.pipeline.runner import run_stage, run_step
-from train.quickstart.report import summarise
+from train.quickstart.report import recording_baseline, scene_facts, summarise
 from train.settings import TrainSettings
 from train.stages.compose import compose_scenes
 from train.stages.text_llm import train_small_llm
@@ -56,6 +58,8 @@ class QuickstartSettings:
 
     Attributes:
         seed: Seed of data, weights and sampling.
+        encoder: An encoder (name, hub id or directory) in place of the one pretrained here; arms without pretraining
+            are skipped.
         llm: A causal LLM (hub id or directory) in place of the small one trained here.
         compose: The scenes.
         text_llm: The small LLM.
@@ -67,6 +71,7 @@ class QuickstartSettings:
     """
 
     seed: int = 0
+    encoder: str | None = None
     llm: str | None = None
     compose: ComposeConfig = ComposeConfig()
     text_llm: TextLLMConfig = TextLLMConfig()
@@ -151,7 +156,7 @@ def run_quickstart(out: str | Path, data: str | None, seed: int, overrides: Sequ
     """
     started = time.perf_counter()
     settings, out = load_quickstart(data, seed, overrides), Path(out)
-    arms = ("", *settings.arms)
+    arms = ("", *(name for name in settings.arms if settings.arm(name).pretrained or not settings.encoder))
     for name, arm in itertools.product(QUICKSTART_STAGES, arms):  # a wrong key is found before the first step
         stage = stage_settings(settings, out, name, settings.untrained, "llm", arm)
         check_projector(stage.projector, stage.projector_options)
@@ -163,8 +168,15 @@ def run_quickstart(out: str | Path, data: str | None, seed: int, overrides: Sequ
     title("3/4", f"align, tune and score {', '.join(arm or 'the model' for arm in arms)}")
     run_side_by_side([(train_arm, (settings, out, arm)) for arm in arms])
     title("4/4", "report")
-    answers = {arm: arm_folder(out, "evaluate", arm) for arm in settings.arms}
-    report, table = summarise(out, answers, settings.compose, settings.evaluate.limit, settings.seed)
+    answers = {arm: arm_folder(out, "evaluate", arm) for arm in arms[1:]}
+    compose = settings.compose
+
+    def baselines(asked: Sequence[Record], said: dict[str, str]) -> list[Baseline]:
+        return [recording_baseline(compose, asked, said)] if compose.labels_csv else []
+
+    stages = ("text_llm", "pretrain", "align", "instruct")
+    head = scene_facts(compose, settings.seed)
+    report, table = summarise(out, answers, stages, settings.evaluate.limit, head, baselines)
     print(f"\n{table}\n\n{report}  ({time.perf_counter() - started:.0f} s)")
     print(f'try: alm ask {model_dir(out)} AUDIO_FILE "What can be heard first?"')
     return report
@@ -216,9 +228,9 @@ def make_llm(settings: QuickstartSettings, out: Path) -> None:
 
 
 def pretrain_encoder(settings: QuickstartSettings, out: Path) -> None:
-    """`out/pretrain/encoder`; then caches its tokens of all clips, in parallel with `make_llm`."""
-    folder = run_stage(stage_settings(settings, out, "pretrain", settings.untrained))
-    aligned = stage_settings(settings, out, "align", str(folder), "llm")
+    """`out/pretrain/encoder`, unless one is given; then caches its tokens of all clips, in parallel with `make_llm`."""
+    folder = settings.encoder or str(run_stage(stage_settings(settings, out, "pretrain", settings.untrained)))
+    aligned = stage_settings(settings, out, "align", folder, "llm")
     if (out / "align" / MARKER).is_file():  # alignment has used the tokens already
         return
     encoder = load_encoder(folder).eval()
@@ -230,7 +242,8 @@ def pretrain_encoder(settings: QuickstartSettings, out: Path) -> None:
 def train_arm(settings: QuickstartSettings, out: Path, arm: str) -> None:
     """Align, tune and score one arm; the main model is scored beside its controls."""
     pretrained = settings.arm(arm).pretrained
-    encoder = str(out / "pretrain" / "encoder") if pretrained else settings.untrained
+    trained = settings.encoder or str(out / "pretrain" / "encoder")
+    encoder = trained if pretrained else settings.untrained
     llm = settings.llm or str(out / "llm")
     aligned = run_stage(stage_settings(settings, out, "align", encoder, llm, arm))
     model = run_stage(stage_settings(settings, out, "instruct", str(aligned), arm=arm))

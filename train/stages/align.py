@@ -49,7 +49,8 @@ class TuneStage(TrainingStage):
             if not trained[name]:
                 key = name.removesuffix("_lora")
                 raise ConfigError(
-                    f"optim.components.{name}: policy.{key} is {getattr(policy, key)}, so nothing of it trains; remove it"
+                    f"optim.components.{name}: policy.{key} is {getattr(policy, key)}, so nothing of it trains; "
+                    "remove it"
                 )
         if optim.layer_decay != 1 and not trained["encoder"]:
             raise ConfigError(

@@ -22,7 +22,8 @@ from alm.common.processes import is_main_process
 from alm.data.scenes.language import Language
 from alm.head import causal_lm_loss
 from train.engine.trainer import StageTrainer, fit
-from train.settings import LoopSettings, OptimSettings, RunSettings
+from train.settings import LoopSettings, RunSettings
+from train.settings.optim import OptimSettings
 from train.text_llm.muon import MuonAdamW
 from train.text_llm.reading import ReadingBatches, RowPacker, draw_reading_scene, score_reading
 from train.text_llm.tokenizer import train_tokenizer

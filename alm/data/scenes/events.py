@@ -235,11 +235,12 @@ def _cut(wave: Waveform, rng: np.random.Generator, max_s: float) -> Waveform:
     return cut
 
 
-def read_labels(path: Path) -> list[Clip]:
+def read_labels(path: Path, fold: str = "fold") -> list[Clip]:
     """The rows of a label table, each checked.
 
     Args:
         path: A CSV file with ESC-50's columns `filename`, `fold` and `category` (or `target`).
+        fold: The column in place of `fold`, for example `speaker`.
 
     Raises:
         ManifestError: The table cannot be read, lacks a column, or names a file that is not there.
@@ -247,15 +248,15 @@ def read_labels(path: Path) -> list[Clip]:
     clips: list[Clip] = []
     for where, row in read_csv(path):
         if not clips:
-            _check_columns(list(row), path)
-        clips.append(_parse_row(row, "category" if "category" in row else "target", path, where))
+            _check_columns(list(row), path, fold)
+        clips.append(_parse_row(row, "category" if "category" in row else "target", path, where, fold))
     if not clips:
         raise ManifestError(f"{path}:1: no clips below the header; expected one row per recording")
     return clips
 
 
-def _check_columns(columns: list[str], path: Path) -> None:
-    for wanted in (("filename",), ("fold",), ("category", "target")):
+def _check_columns(columns: list[str], path: Path, fold: str) -> None:
+    for wanted in (("filename",), (fold,), ("category", "target")):
         if not any(name in columns for name in wanted):
             near = difflib.get_close_matches(wanted[0], columns, n=1)
             hint = f"rename {near[0]!r}" if near else "add it"
@@ -263,8 +264,8 @@ def _check_columns(columns: list[str], path: Path) -> None:
             raise ManifestError(f"{path}:1: no column {names} among {', '.join(columns) or 'none'}; {hint}")
 
 
-def _parse_row(row: dict[str, str], label: str, path: Path, where: str) -> Clip:
-    values = {key: row[key] for key in ("filename", "fold", label)}
+def _parse_row(row: dict[str, str], label: str, path: Path, where: str, fold: str) -> Clip:
+    values = {key: row[key] for key in ("filename", fold, label)}
     for key, value in values.items():
         if not value:
             raise ManifestError(f"{where}: {key!r} is empty; fill it in or remove the row")
@@ -281,7 +282,7 @@ def _parse_row(row: dict[str, str], label: str, path: Path, where: str) -> Clip:
             f"{where}: {label!r} is {values[label]!r}; expected a name with letters or digits"
         )
     kind = f"sound_{kind}" if kind.isdigit() else kind  # ESC-50's 'target' is a bare number
-    return Clip(file, kind, values["fold"], recording_of(file), where)
+    return Clip(file, kind, values[fold], recording_of(file), where)
 
 
 def recording_of(file: Path) -> str:
