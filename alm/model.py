@@ -10,6 +10,7 @@ import functools
 import inspect
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,11 +88,8 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
     ) -> None:
         """Put the parts together; a part that is not given is built untrained from the config."""
         super().__init__(config)
-        assert config.encoder is not None and config.projector is not None
-        if encoder is None:
-            encoder_config = config_from_dict(config.encoder)
-            encoder = encoder_class(encoder_config.model_class)(encoder_config)
-        self.encoder = encoder
+        assert config.projector is not None
+        self.encoder = encoder if encoder is not None else _untrained_encoder(config)
         self.projector = projector or projector_from_config(projector_config(config.projector))
         self.llm: Any = (
             llm
@@ -701,9 +699,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
                 llm = _stored_llm(llm_class, config, stored, asked, str(weights))
         with typed_errors(f"{folder / 'config.json'}: cannot build the model"):
             model = cls(config, llm=llm)
-        for key, value in model.state_dict(keep_vars=True).items():
-            if key in stored and not wrong_dtype(stored[key], value):
-                value.data = value.data.to(stored[key].dtype)  # float32 adapters of an LLM in bfloat16
+        take_stored_dtypes(model, stored)
         absent = model._absent_keys()
         if config.llm is None and llm is not None:
             absent |= model._llm_keys()
@@ -760,6 +756,45 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
                 nn.Module.to(part, dtype)
 
 
+def audio_parts(config: AudioLanguageConfig) -> tuple[AudioEncoder, Projector]:
+    """Encoder, with its adapters if any, and projector of a config, untrained; for engines with an LLM of their own."""
+    assert config.projector is not None
+    encoder = _untrained_encoder(config)
+    if config.encoder_lora is not None:
+        inject_lora(encoder, config.encoder_lora)
+    return encoder.eval(), projector_from_config(projector_config(config.projector)).eval()
+
+
+def _untrained_encoder(config: AudioLanguageConfig) -> AudioEncoder:
+    assert config.encoder is not None
+    encoder_config = config_from_dict(config.encoder)
+    return encoder_class(encoder_config.model_class)(encoder_config)
+
+
+def take_stored_dtypes(module: nn.Module, stored: Mapping[str, Tensor]) -> None:
+    """Give a module's tensors the dtypes in which they are stored: float32 adapters of an LLM in bfloat16."""
+    for key, value in module.state_dict(keep_vars=True).items():
+        if key in stored and not wrong_dtype(stored[key], value):
+            value.data = value.data.to(stored[key].dtype)
+
+
+def check_files(config: AudioLanguageConfig, folder: Path) -> None:
+    """Compare a model's files with what was saved, reading no more of its own weights than the header.
+
+    Args:
+        config: The model's config.
+        folder: Its directory.
+
+    Raises:
+        CheckpointError: The weights are missing or others, or the referenced LLM is gone or another one.
+    """
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"{folder}: {WEIGHTS} is missing; the model was not saved completely")
+    if config.llm is not None:
+        _check_referenced_llm(config, folder)
+    _check_saved_weights(folder)
+
+
 def _check_saved_weights(folder: Path) -> None:
     """Refuse weights other than those saved with config.json, though all shapes may fit."""
     values = read_json_object(folder / "config.json", CheckpointError, constants=True)
@@ -796,10 +831,8 @@ def resolve(source: str | Path, **hub: Any) -> Path:
     return folder
 
 
-def _referenced_llm(
-    config: AudioLanguageConfig, folder: Path, asked: LoadingArguments, changed: dict[str, Any]
-) -> PreTrainedModel:
-    """The LLM that a model refers to; refused if it is gone or has other weights than in training."""
+def _check_referenced_llm(config: AudioLanguageConfig, folder: Path) -> None:
+    """Refuse an LLM that is gone or has other weights than in training."""
     assert config.llm is not None
     local = Path(config.llm)
     if not local.is_dir() and (local.is_absolute() or config.llm.startswith(".")):
@@ -821,6 +854,14 @@ def _referenced_llm(
                 f"{local / 'config.json'}: was changed after {folder} was saved (llm_config_sha256); restore the file, "
                 f"or remove llm_config_sha256 from {folder / 'config.json'} if you mean the change"
             )
+
+
+def _referenced_llm(
+    config: AudioLanguageConfig, folder: Path, asked: LoadingArguments, changed: dict[str, Any]
+) -> PreTrainedModel:
+    """The LLM that a model refers to; refused if it is gone or has other weights than in training."""
+    assert config.llm is not None
+    _check_referenced_llm(config, folder)
     if config.llm_bits is not None and "quantization_config" in asked.llm:
         raise UserError(
             f"from_pretrained: quantization_config: the model was trained with its LLM in {config.llm_bits} bits "

@@ -68,6 +68,15 @@ _CALL = {
 """Arguments that reach the input builder through `apply_chat_template`."""
 
 
+class _Defaults(ProcessingKwargs, total=False):
+    """What holds where a call says nothing."""
+
+    _defaults = {  # type: ignore[misc]  # as the siblings have it
+        "text_kwargs": {"padding": True, "return_tensors": "pt"},
+        "audio_kwargs": {"return_tensors": "pt"},
+    }
+
+
 class AudioLanguageProcessor(ProcessorMixin):
     """Turns text with `<|audio|>` markers, or conversations, and their clips into batches for the model.
 
@@ -81,8 +90,7 @@ class AudioLanguageProcessor(ProcessorMixin):
             is refused, never cut: give a part of it, or train a projector with fewer tokens per second.
     """
 
-    text_kwargs = {"padding": True, "return_tensors": "pt"}
-    audio_kwargs = {"return_tensors": "pt"}
+    valid_processor_kwargs = _Defaults
 
     context_length: int | None = None
     """Most tokens that the LLM reads, prompt and answer together; None: unknown or unlimited."""
@@ -244,6 +252,41 @@ class AudioLanguageProcessor(ProcessorMixin):
         """
         messages, _ = flatten(conversation, self.audio_token, n_samples)
         return self._encode(self.template().parts(messages, add_generation_prompt), n_samples, supervise)
+
+    def prompt_ids(
+        self,
+        conversation: Sequence[Message],
+        audio: Iterable[Any] = (),
+        *,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        **variables: Any,
+    ) -> list[int]:
+        """Token ids of a prompt with one placeholder per clip, for engines that expand placeholders themselves.
+
+        Args:
+            conversation: As for `apply_chat_template`.
+            audio: As many objects as there are markers, and audio items without a clip of their own.
+            chat_template: Another template than the processor's: Jinja text, or a name.
+            add_generation_prompt: End with the header of an assistant turn.
+            continue_final_message: End inside the last answer, which the model then continues.
+            **variables: Further variables of the template.
+
+        Raises:
+            UserError: The markers are not as many as the clips, or the template refuses the conversation.
+        """
+        messages, _ = flatten(conversation, self.audio_token, audio)
+        parts = self.template(chat_template).parts(
+            messages,
+            add_generation_prompt and not continue_final_message,
+            continue_final_message,
+            **variables,
+        )
+        ids: list[int] = []
+        for text, _ in parts:
+            ids += self._ids(text, continued=bool(ids))
+        return ids
 
     def _encode(
         self,
@@ -466,9 +509,8 @@ class AudioLanguageProcessor(ProcessorMixin):
         refuse_unknown("audio_kwargs", given.get("audio_kwargs", {}), _AUDIO)
         mm = text.pop("return_mm_token_type_ids", False)
         with typed_errors("the processor", UserError):
-            merged: dict[str, Any] = self._merge_kwargs(
-                text_kwargs=text, return_mm_token_type_ids=mm, **given
-            )
+            merged: dict[str, Any] = self._merge_kwargs(_Defaults, text_kwargs=text, **given)
+        merged["return_mm_token_type_ids"] = mm
         check_return_tensors(merged["text_kwargs"].pop("return_tensors"))
         self.feature_extractor.check_sampling_rate(merged["audio_kwargs"].get("sampling_rate"), audio)
         merged["audio_kwargs"]["sampling_rate"] = self.sample_rate
