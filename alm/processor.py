@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 from transformers import AutoProcessor, ProcessorMixin
@@ -509,7 +509,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         refuse_unknown("audio_kwargs", given.get("audio_kwargs", {}), _AUDIO)
         mm = text.pop("return_mm_token_type_ids", False)
         with typed_errors("the processor", UserError):
-            merged: dict[str, Any] = self._merge_kwargs(_Defaults, text_kwargs=text, **given)
+            merged: dict[str, Any] = self._merge_kwargs(cast(Any, _Defaults), text_kwargs=text, **given)
         merged["return_mm_token_type_ids"] = mm
         check_return_tensors(merged["text_kwargs"].pop("return_tensors"))
         self.feature_extractor.check_sampling_rate(merged["audio_kwargs"].get("sampling_rate"), audio)

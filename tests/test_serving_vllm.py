@@ -27,16 +27,20 @@ def test_the_entry_point_is_declared():
     assert any(line.startswith("vllm") for line in project["optional-dependencies"]["vllm"])
 
 
-def test_importing_the_plug_in_imports_nothing_of_training():
+def test_the_plug_in_needs_nothing_of_training():
     program = (
-        "import sys, alm.serving.vllm, alm.checkpoint, alm.model, alm.processor, alm.policy\n"
-        "heavy = {'deepspeed', 'datasets', 'torchaudio', 'matplotlib', 'evaluate', 'tensorboard', 'train', 'eval'}\n"
-        "print(sorted(heavy & sys.modules.keys()))"
+        "import sys\n"
+        "heavy = ['deepspeed', 'datasets', 'torchaudio', 'matplotlib', 'evaluate', 'tensorboard', 'train', 'eval']\n"
+        "sys.modules |= dict.fromkeys(heavy)\n"  # an import of one of them fails
+        "import alm.serving.vllm, alm.checkpoint, alm.model, alm.processor, alm.policy\n"
+        "from encoders.registry import encoder_class, list_encoders\n"
+        "from projectors.registry import list_projectors, projector_class\n"
+        "print(all(map(encoder_class, list_encoders())) and all(map(projector_class, list_projectors())))"
     )
     found = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=os.environ
     )
-    assert found.stdout.strip() == "[]"
+    assert found.stdout == "True\n", found.stderr
 
 
 pytestmark_vllm = [

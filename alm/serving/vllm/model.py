@@ -24,9 +24,7 @@ from alm.serving.vllm.settings import config_of, folder_of
 from alm.serving.vllm.weights import WeightStream
 
 
-@MULTIMODAL_REGISTRY.register_processor(  # type: ignore[untyped-decorator]
-    MultiModalProcessor, info=ProcessingInfo, dummy_inputs=DummyInputs
-)
+@MULTIMODAL_REGISTRY.register_processor(MultiModalProcessor, info=ProcessingInfo, dummy_inputs=DummyInputs)
 class AudioLanguageForVllm(nn.Module, SupportsMultiModal, SupportsPP, SupportsLoRA):  # type: ignore[misc]
     """An audio-language model whose LLM is computed by vLLM.
 
@@ -36,6 +34,8 @@ class AudioLanguageForVllm(nn.Module, SupportsMultiModal, SupportsPP, SupportsLo
     """
 
     allow_patterns_overrides = [WEIGHTS]
+    _mark_tower_model: Any  # of SupportsMultiModal
+    _mark_language_model: Any
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__()

@@ -150,7 +150,8 @@ class DummyInputs(BaseDummyInputsBuilder[ProcessingInfo]):  # type: ignore[misc]
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
         """One marker per clip."""
-        return self.info.get_hf_processor().audio_token * mm_counts.get("audio", 0)
+        marker: str = self.info.get_hf_processor().audio_token
+        return marker * mm_counts.get("audio", 0)
 
     def get_dummy_mm_data(
         self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Mapping[str, Any]

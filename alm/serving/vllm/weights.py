@@ -128,9 +128,10 @@ class WeightStream:
         up = self.adapters[f"{module}.lora_B.default.weight"]
         assert self.config.llm_lora is not None
         scale = self.config.llm_lora["lora_alpha"] / self.config.llm_lora["r"]
-        change = scale * (up.float() @ down.float())
+        change: Tensor = scale * (up.float() @ down.float())
         self.merged |= {f"{module}.lora_A.default.weight", f"{module}.lora_B.default.weight"}
-        return tensor.float() + (change.T if module in self.transposed else change)
+        merged: Tensor = tensor.float() + (change.T if module in self.transposed else change)
+        return merged
 
     def finish(self) -> None:
         """Check that everything was there.
