@@ -1,6 +1,6 @@
 """The audio-language model: `import alm` is cheap; the names below load what they need on first use.
 
-The Auto classes of `transformers` know the model from then on.
+The import also registers the model with the Auto classes of `transformers`.
 """
 
 from __future__ import annotations

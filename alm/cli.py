@@ -113,7 +113,7 @@ def _explain(error: Exception) -> str | None:
 def _split_general(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """The directories of every `--plugins DIR`, wherever it stands, and the other words.
 
-    The `deepspeed` launcher puts `--local_rank=N` first; it says the same in LOCAL_RANK, which is what is read.
+    The `deepspeed` launcher puts `--local_rank=N` first. It is dropped: the variable LOCAL_RANK holds the same number.
     """
     parser = argparse.ArgumentParser(prog="alm", add_help=False, allow_abbrev=False)
     parser.add_argument("--plugins", action="append", default=[])

@@ -105,7 +105,7 @@ _NO_EFFECT = frozenset(
 
 
 def beyond_greedy(model: Any, processor: Any, settings: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The settings that make answers other than those of neutral greedy decoding with the same model.
+    """The settings by which answers can differ from those of neutral greedy decoding with the same model.
 
     Args:
         model: The model.
@@ -113,8 +113,8 @@ def beyond_greedy(model: Any, processor: Any, settings: dict[str, Any] | None = 
         settings: Result of `decoding_settings`; None stands for greedy decoding. `max_new_tokens` is ignored.
 
     Returns:
-        Nothing for neutral greedy decoding. `generation_config` holds what the LLM's generation_config.json asks for
-        and greedy decoding once applied: answers of that time are not reused.
+        Empty for neutral greedy decoding. The key `generation_config` holds settings of the LLM's
+        generation_config.json that earlier versions applied in greedy decoding: their answers are not reused.
     """
     default = {**decoding_settings(model, processor), **_GREEDY}
     own = model.generation_config.to_diff_dict()

@@ -149,7 +149,7 @@ def adapter_keys(component: nn.Module) -> set[str]:
 
 
 def set_trainable(component: nn.Module, choice: str) -> None:
-    """Freeze or free a component's parameters: frozen, lora (adapters only), or full/train."""
+    """Freeze or unfreeze a component's parameters: frozen, lora (adapters only), or full/train."""
     adapters = adapter_keys(component)
     for name, parameter in component.named_parameters():
         is_adapter = name in adapters

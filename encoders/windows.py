@@ -23,8 +23,8 @@ EncodeWindows = Callable[[Tensor, list[int]], list[tuple[Tensor, Tensor | None]]
 class WindowedConfig(EncoderConfig):
     """A window covers `window_samples`; the next one starts `hop_samples` later and continues its time steps.
 
-    The two differ where a time step covers more samples than the distance to the next step: overlapping windows by
-    that much keeps the steps of a long clip evenly spaced.
+    Windows overlap (the hop is the smaller one) if a time step covers more samples than the distance to the next step.
+    The overlap keeps the time steps of a long clip evenly spaced.
     """
 
     @property

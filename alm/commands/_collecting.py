@@ -1,4 +1,4 @@
-"""The garbage collector, which imports of large libraries keep busy for nothing."""
+"""Pausing the garbage collector while large libraries are imported and models are loaded."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_collecting() -> Iterator[None]:
-    """Import modules and load a model without looking for garbage.
+    """Pause the garbage collector inside the block, and exempt what was created in it from later collections.
 
-    They make millions of objects that all stay. The collector would visit them again and again: a quarter of the time
-    of `import transformers`. Afterwards it leaves them alone.
+    Imports and model loading create millions of objects that stay alive. Visiting them again and again takes a quarter
+    of the time of `import transformers`.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""The folder in which things are cached that can be made again, such as indices of manifests."""
+"""The cache folder: holds what can be computed again, such as indices of manifests."""
 
 from __future__ import annotations
 

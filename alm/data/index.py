@@ -56,9 +56,9 @@ class Line:
 
     Attributes:
         record: The record.
-        at: Where its line begins, in bytes; None where `stored` is to be kept.
+        at: Offset of its line in the source's file, in bytes; None if the index keeps `stored` instead.
         size: Length of its line in bytes.
-        stored: The line, for readers whose records do not lie in a file line by line.
+        stored: The line itself, for readers whose sources are no files of one record per line.
     """
 
     record: Record

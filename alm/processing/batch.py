@@ -27,7 +27,7 @@ class Encoded:
     """Start and end of every clip's placeholders."""
 
     def cut(self, limit: int) -> Encoded:
-        """The first `limit` tokens, fewer where that would cut a clip in two; such a clip is left out whole."""
+        """The first `limit` tokens; a clip that the limit would cut in two is dropped whole."""
         for start, end in self.spans:
             if start < limit < end:
                 limit = start

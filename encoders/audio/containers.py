@@ -1,7 +1,7 @@
 """Containers that say how large they are: whether all of a file is there.
 
-Decoders shorten such files silently where they end early. A size that the writer never knew (it wrote to a pipe) is
-no size.
+Decoders return what there is of a cut-off file without an error. A writer to a pipe does not know the size and leaves a
+placeholder, which is ignored.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def check_whole(stream: BinaryIO, size: int, file: str) -> bool:
         file: What to call it in errors.
 
     Returns:
-        Whether it is a container, of those that declare sizes or of those that do not.
+        Whether the file is a container of any kind, with declared sizes or without.
 
     Raises:
         AudioError: It is cut off, or damaged where sizes stand.

@@ -47,7 +47,7 @@ def has_audio_suffix(name: str | os.PathLike[str]) -> bool:
 def search(folder: str | os.PathLike[str]) -> Folder:
     """Find the audio files below a folder, at any depth.
 
-    Tables and texts beside the audio are no finding; a file that only looks like something else is counted.
+    Tables and texts beside the audio are ignored. Every other file that is not taken is counted in `skipped`.
 
     Args:
         folder: An existing folder; folders that links lead to are not searched.

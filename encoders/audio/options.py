@@ -1,6 +1,6 @@
 """What a user may choose about reading audio.
 
-The choice lies in the environment, as the longest length does: it holds for all processes of a run.
+Choices are environment variables, as the length limit is, so that all processes of a run read audio in one way.
 """
 
 from __future__ import annotations

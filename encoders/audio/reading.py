@@ -169,7 +169,7 @@ class _Part:
         library: Which library decodes it; `either` is FFmpeg where libsndfile does not know the format.
         format: FFmpeg's name of its format; None leaves that to FFmpeg.
         expected: Samples per channel that the frames hold, with their rate and channels, where these were counted.
-        at_least: Samples per channel below which something of it was not heard.
+        at_least: Fewest samples per channel that decoding must give; with fewer, a piece of it was skipped.
     """
 
     stream: BinaryIO

@@ -1,6 +1,6 @@
 """The `random` control: AudioMosaic untrained, the same weights for the same seed.
 
-An encoder's weights are worth its lead over this control at equal size.
+The lead of a trained encoder of equal size over this control is what its weights contribute.
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ class Proxy:
     Attributes:
         name: Which.
         values: Arm -> value, as measured.
-        rho: Spearman's correlation with the score; losses count the lower the better. Arms with one encoder and so
-            with one probe count once, with the mean of their scores. None: fewer than three to rank.
+        rho: Spearman's rank correlation with the score. A loss enters with a minus sign, so a positive rho is good for
+            every proxy. Arms that share an encoder share its probe: they count once, with the mean of their scores.
+            None with fewer than three values to rank.
         p: Its two-sided p-value, exact for few arms.
     """
 
@@ -68,6 +69,6 @@ def _value(one: Scored, name: str, early_share: float) -> float | None:
 
 
 def early_loss(curve: Sequence[tuple[int, float]], share: float) -> float | None:
-    """The loss on the last line of a log that is not beyond a share of its steps; None where there is none."""
+    """The last loss that was logged within the first `share` of the steps; None if there is none."""
     early = [loss for step, loss in curve if step <= share * curve[-1][0]]
     return early[-1] if early else None

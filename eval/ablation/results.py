@@ -31,7 +31,7 @@ class SeedRun:
         losses: Per tuned stage (step, training loss).
         validation_loss: Of the last stage.
         error: Why there are no answers; "" where there are.
-        not_run: Whether that is because a step was not run (yet), rather than failed.
+        not_run: Whether there are no answers because a step was not run yet; False if a step failed.
     """
 
     seed: int

@@ -31,7 +31,7 @@ class InputSettings:
         validation: Manifests; they choose the learning rate.
         test: The benchmark's data, as `alm eval` takes it.
         llm: Causal LLM, directory or hub id.
-        labels: `scenes.jsonl` or a label table: what the oracle knows and the linear probe is asked. None: neither.
+        labels: `scenes.jsonl` or a label table, for the oracle and the linear probe. None disables both.
         seed: Of the scenes and the small LLM.
     """
 
@@ -112,12 +112,12 @@ class BudgetSettings:
 
 @dataclass(frozen=True)
 class TrackSettings:
-    """How many tokens the LLM gets of a second of audio.
+    """How many LLM tokens a second of audio becomes.
 
     Attributes:
         native: Run every arm with its projector as configured.
-        matched_per_s: Run every arm (also) with the projector's option (`stack`, `stride`, `window_s`, `n_queries`)
-            that comes nearest to so many tokens per second; None does not.
+        matched_per_s: Tokens per second. Also run every arm with the value of the projector's option (`stack`,
+            `stride`, `window_s`, `n_queries`) that comes nearest to this rate; None has no such arms.
         clip_s: Length of the clip by which tokens are counted.
         tolerance: Relative difference up to which an arm counts as matched; the report names those beyond.
     """
@@ -181,10 +181,10 @@ class AblationSettings:
 
     Attributes:
         out: Its folder.
-        work: Folder of its steps and cached features; ablations that name the same one run what they share once. ""
-            is `out`.
+        work: Folder of its steps and cached features; "" is `out`. Ablations with the same folder share their steps: a
+            step that several of them need runs once.
         inputs: What all arms share.
-        stages: Stage -> values of its config (`config: FILE.yaml` takes a file's values as the ground).
+        stages: Stage -> values of its config (`config: FILE.yaml` starts from a file's values).
         axes: The grid.
         baseline: The arm that the others are compared with.
         references: Arms beside the grid, which every table shows: what they change from the first level of every

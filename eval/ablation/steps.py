@@ -24,13 +24,13 @@ _REFERENCE = re.compile(r"\{step ([0-9a-f]+)\}")
 class Step:
     """A process to run once.
 
-    Paths in `words` and `config` are written with `{here}` (the step's folder), `{root}` (the folder that holds all
-    steps) and what another step's `ref` says, so that the hash does not depend on where that lies.
+    Paths in `words` and `config` hold placeholders: `{here}` for the step's folder, `{root}` for the folder of all
+    steps, and another step's `ref` for its folder. So the hash does not depend on where the folders are.
 
     Attributes:
         name: What it does; begins the folder's name.
-        label: Whose it is, for people.
-        words: What stands behind `python -m`.
+        label: Description for messages, for example the arm's name.
+        words: Arguments of `python -m`.
         output: The file or folder, inside its own folder, without which the step is not done.
         config: Values for a `config.yaml` in its folder; None writes none.
         needs: Steps that come first.

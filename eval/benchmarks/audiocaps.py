@@ -1,7 +1,7 @@
 """AudioCaps captioning, five captions per clip.
 
-Clips vanish from YouTube, so sets differ between papers: `missing_audio: leave_out` scores those that are there, says
-how many are missing, and the hash of the ids in the scores tells whether two sets are the same.
+Clips vanish from YouTube, so sets differ between papers. `missing_audio: leave_out` scores the clips that are there and
+says how many are missing. Two runs scored the same clips if their scores hold the same hash of the ids.
 """
 
 from eval.benchmarks._base import CAPTION_METRICS, Benchmark

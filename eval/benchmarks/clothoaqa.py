@@ -1,7 +1,7 @@
 """ClothoAQA: short questions that three annotators answered.
 
-A yes/no question counts as answered right where the answer is that of most annotators; a single-word question where it
-is that of any. The breakdown `unanimous` shows those on which all annotators agree.
+An answer to a yes/no question is right if most annotators gave it; an answer to a single-word question is right if any
+annotator gave it. The breakdown `unanimous` shows the questions on which all annotators agree.
 """
 
 from dataclasses import replace

@@ -74,7 +74,9 @@ def equal_error_rate(hits: np.ndarray, false_alarms: np.ndarray) -> np.ndarray:
 def class_mean(
     rankings: Sequence[Ranking], measure: Callable[[np.ndarray, np.ndarray], np.ndarray], weights: np.ndarray
 ) -> np.ndarray:
-    """Mean of a measure over classes, (R,); a class is left out of a resample that gives it none, NaN if all are.
+    """Mean of a measure over classes, (R,).
+
+    A class whose measure is NaN in a resample does not count in that resample's mean, which is NaN if all are.
 
     Args:
         rankings: One per class.

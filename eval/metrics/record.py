@@ -33,8 +33,8 @@ class MetricRecord:
         lower_is_better: Whether it counts errors.
         costly: Whether it runs Java or a model.
         proportion: Whether its per-sample values are zeros and ones.
-        of_sums: From the name of a score and sums (R, K) of the `counts` in its result to scores (R,); None is the
-            mean of `per_sample`.
+        of_sums: Takes the name of a score and sums (R, K) of the `counts` in its result, returns scores (R,). None: the
+            score is the mean of `per_sample`.
         build: Builds the `evaluate.Metric`; None loads the class in `<name>/<name>.py` of this package.
     """
 

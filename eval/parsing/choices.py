@@ -123,7 +123,7 @@ class _Said:
         mentions: Where the text names a choice, in order of their start.
         covered: Per character whether it belongs to a mention.
         inner: Per character whether a mention starts before it and ends after it.
-        reached: The same, or whether one ends with the character before it.
+        reached: Per character whether `inner` holds, or a mention ends right before it.
         rejected: Per character whether it belongs to a rejected mention.
     """
 

@@ -143,7 +143,7 @@ class Options:
 
     @cached_property
     def same_as(self) -> list[int]:
-        """Per choice the first choice of the same words, so that a choice listed twice is one choice."""
+        """For each choice the index of the first one with the same words: a choice listed twice is one choice."""
         return [index if not words else self.words.index(words) for index, words in enumerate(self.words)]
 
     @property

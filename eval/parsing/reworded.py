@@ -26,8 +26,8 @@ def reworded(text: str, options: Options) -> int | None:
         options: The choices.
 
     Returns:
-        The one choice all of whose content words are in the text, where the text holds no content word of another;
-        None otherwise.
+        The only choice whose content words are all in the text; None if there is no such choice or several, or if the
+        text holds a content word of another choice.
     """
     wordings = [" ".join(words_of(choice)) for choice in options.texts]
     if {"yes", "no"} <= set(wordings):

@@ -177,7 +177,7 @@ def _metrics(stored: Sequence[Mapping[str, Any]]) -> Sequence[str]:
 
 
 def _by_condition(path: Path) -> dict[str, dict[str, Prediction]]:
-    """Lines by control and id; of a control that was run again, as after `--limit`, the last."""
+    """Lines by control and id; where a control was run again (as after `--limit`), the last line counts."""
     found: dict[str, dict[str, Prediction]] = {HEADLINE: {}}
     for line in read_predictions(path):
         condition = found.setdefault(line["control"], {})

@@ -21,7 +21,7 @@ _MAX_PER_MODEL = 6
 def disagreements(
     records: Sequence[Record], lines: Sequence[Mapping[str, Prediction]]
 ) -> list[dict[str, Any]]:
-    """Questions that one model alone answers right, of different clips.
+    """Questions that only one of the models answers right, at most one per clip.
 
     Returns:
         Per question `id`, `clip`, `question`, `reference`, both `answers`, and which model is `right`.

@@ -82,7 +82,7 @@ def rank_choices(
 
 
 class _ChoiceTokens:
-    """Token ids of choices as the assistant's whole turn, its end included, so that no choice is another's start."""
+    """Token ids of choices as the assistant's whole turn, its end included: no choice is a prefix of another."""
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor

@@ -182,7 +182,7 @@ def evaluate_manifest(
 
 
 def _longest_first(questions: list[_Question]) -> list[_Question]:
-    """Questions by control, then ranked and generated ones apart, then from the longest audio and text down."""
+    """Sort questions by control, then by way of answering (generated, ranked), then by falling length."""
     order = {control: number for number, control in enumerate(CONTROLS)}
     lengths = {ref: _length_s(ref) for question in questions for ref in question.audio}
 

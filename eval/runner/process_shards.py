@@ -32,12 +32,12 @@ class Shards:
         return PredictionsFile(self._out_dir / name)
 
     def known(self) -> dict[str, Prediction]:
-        """All answers there are by key, those of killed runs with any number of processes included."""
+        """All stored answers by key, also those of killed runs, whatever their number of processes."""
         paths = [self._out_dir / PREDICTIONS, *sorted(self._out_dir.glob("predictions.rank*.jsonl"))]
         return {line["key"]: line for path in paths if path.exists() for line in read_predictions(path)}
 
     def share(self, questions: list[Any]) -> list[Any]:
-        """This process' part of what is to be answered: every so many-th, so that lengths are alike."""
+        """This process' questions: every `world`-th one, so that all processes get similar lengths."""
         return questions[self.rank :: self.world]
 
     def wait(self) -> None:

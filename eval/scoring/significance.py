@@ -31,7 +31,8 @@ def permutation_p(
         seed: Seed of the swaps.
 
     Returns:
-        The share of swaps whose difference is at least as large, the observed one counted among them.
+        The share of swaps whose difference is at least the observed one. The observed assignment counts as one more
+        swap, so the p-value is never 0.
 
     Raises:
         ValueError: The shapes differ, or there are no samples.
@@ -63,7 +64,7 @@ def permutation_p(
 def mcnemar_p(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:
     """Two-sided p-value of McNemar's exact test on right and wrong answers to the same questions.
 
-    It takes questions for independent; where several are about one clip the permutation test is the one to go by.
+    The test assumes independent questions. Where several questions are about one clip, use `permutation_p` instead.
 
     Args:
         first: One model's zeros and ones.

@@ -17,8 +17,8 @@ class EpochBatches(Sampler[list[int]]):
 
     An epoch's order is cut into forward passes of `batch_size * world` samples, and those into one batch per
     process. So the samples of a forward pass of all processes do not depend on how many they are, as long as the
-    product stays the same. The last pass may be smaller, by one sample more on some processes than on others; where
-    not every process would get one, samples from the beginning of the epoch come again.
+    product stays the same. The last pass may be smaller; its batches then differ by one sample at most. If it has fewer
+    samples than there are processes, samples from the beginning of the epoch fill it up.
 
     Attributes:
         dataset: The samples; `dataset.order` gives an epoch's order.

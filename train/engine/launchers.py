@@ -65,7 +65,8 @@ def _end_with_deepspeed() -> None:
 def runner_state(launch: Sequence[str], parent: Sequence[str]) -> Literal["running", "gone", "unknown"]:
     """Whether the `deepspeed` runner that started a `deepspeed.launcher.launch` is still its parent.
 
-    There is no runner on this machine (unknown) where a remote shell (pdsh) or a user started it.
+    Returns:
+        `unknown` where a remote shell (pdsh) or a user started it: then this machine has no runner.
 
     Args:
         launch: Command line of `deepspeed.launcher.launch`.

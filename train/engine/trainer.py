@@ -60,7 +60,7 @@ class _Hooks(TrainerCallback):
 
 
 class StageTrainer(CheckpointTrainer):
-    """Trainer without weight decay on biases, norms, positions and query tokens, that can be interrupted.
+    """Trainer that can be interrupted; biases, norms, positions and query tokens have no weight decay.
 
     Attributes:
         signals: Remembers SIGTERM and SIGUSR1.
@@ -281,7 +281,7 @@ class StageTrainer(CheckpointTrainer):
 
     # ---- after a step ----
     def after_step(self, control: TrainerControl) -> None:
-        """Validate if it is time for it, and stop if the processes have agreed to; before log line and checkpoint."""
+        """Validate if it is due, and stop if the processes have agreed to; runs before log line and checkpoint."""
         if self.validate is not None and self.state.global_step % self.eval_every == 0:
             self._run_validation(self.validate(), control)
         if self.preempted:

@@ -1,7 +1,7 @@
 """A graph-attention head over an encoder's time-frequency grid, as in AASIST (Jung et al., ICASSP 2022), written anew.
 
 Time steps and frequency rows are the nodes of two graphs. Each graph attends within itself; then both attend to each
-other, and a "stack node" attends to all nodes. Two branches do this; of their values the larger ones are used. Two
+other, and a "stack node" attends to all nodes. Two branches do this; the result is their elementwise maximum. Two
 things differ from the published model, so that a clip has the same result alone and in a padded batch: nodes that
 pooling drops and nodes that cover no audio are masked instead of removed, and nodes are normalised one by one
 (LayerNorm) instead of over the batch. The weights of AASIST's own checkpoints do not fit.
@@ -158,7 +158,7 @@ def _picked(nodes: Tensor, size: Tensor, dim: int) -> Tensor:
 
 
 def _read_out(a: Graph, b: Graph) -> list[Tensor]:
-    """Return largest size and mean over the nodes that either branch kept, of both branches' larger values."""
+    """Return the largest absolute value and the mean of the branches' maximum, over nodes that either kept."""
     exists = (a[1] | b[1])[..., None]
     nodes = torch.maximum(
         a[0].masked_fill(~a[1][..., None], _HIDDEN), b[0].masked_fill(~b[1][..., None], _HIDDEN)

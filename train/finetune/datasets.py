@@ -114,7 +114,7 @@ def read_tables(
     """Label tables as one data set.
 
     Args:
-        tables: Split to tables; under None, tables that name their own splits or folds.
+        tables: Tables by split; those under None have a column of splits or folds themselves.
         fold_column: Column of the fold.
         classes: A text file with one class name per line; None takes those of the training tables.
 

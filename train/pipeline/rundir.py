@@ -117,7 +117,7 @@ def _attempt(folder: Path) -> dict[str, Any] | None:
 
 
 def _outputs_of(attempt: dict[str, Any]) -> list[str]:
-    """Names that an earlier run wrote down, and that some stage writes; any other file may be the user's."""
+    """Outputs that an earlier run recorded, if some stage writes them: any other file may be the user's."""
     names = attempt.get("outputs", attempt.get("leaves"))  # `leaves`: in earlier versions
     stages = map(STAGES.get, STAGES.names())
     ours = {name for stage in stages for name in (stage.artifact, *stage.outputs, *stage.resumes)}

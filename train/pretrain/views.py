@@ -190,7 +190,8 @@ def _crop_and_stretch(
     """Read each clip at `speed` and place it in (or crop it to) `n_out` frames, at the relative position `at`.
 
     Returns:
-        The view (B, n_out, M), silent before the clip; (B, n_out) bool, its own frames; the same, those after its end.
+        The view (B, n_out, M), silent before the clip; two masks (B, n_out) bool: the clip's own frames, and the frames
+        after its end.
     """
     free = n_out - n_frames / speed  # below 0: frames to cut
     place = (torch.arange(n_out)[None] - (at * free)[:, None]) * speed[:, None]  # (B, n_out) in the clip

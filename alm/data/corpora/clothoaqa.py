@@ -1,8 +1,8 @@
 """ClothoAQA (Lipping et al. 2022): `clotho_aqa_{train,val,test}.csv`, audio in `audio_files/`.
 
 Columns `file_name, QuestionText, answer, confidence`; every question was answered by three people. In training each
-answer is an entry. In val and test a question is one entry with the answer that most gave (of several the first); to a
-yes/no question only that answer is right, to a single-word question every answer given is.
+answer is an entry. In val and test each question is one entry; its answer is the one that most people gave, the first
+of several. For a yes/no question only that answer is right; for a single-word question every answer given is right.
 """
 
 from __future__ import annotations

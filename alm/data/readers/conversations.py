@@ -56,7 +56,9 @@ def is_manifest_row(values: Mapping[str, Any]) -> bool:
 def read_conversation(
     values: Mapping[str, Any], columns: Mapping[str, str], where: str
 ) -> tuple[list[dict[str, str]], list[Any]]:
-    """The messages of a row, with one `<|audio|>` per recording where the row says where each stands; its recordings.
+    """The messages of a row, and its recordings.
+
+    The messages hold one `<|audio|>` per recording if the row says where each recording stands.
 
     Args:
         values: The row.

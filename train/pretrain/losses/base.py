@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 class ContrastiveLoss(nn.Module):
     """A loss between the embeddings of two views of the same clips.
 
-    With several processes, the mean over the processes of loss and gradients (what DistributedDataParallel and
-    DeepSpeed compute) must equal that of one process that holds the whole batch. Every process brings the same B.
+    DistributedDataParallel and DeepSpeed average loss and gradients over the processes. That average must equal the
+    loss and gradients of one process that holds the whole batch. B is the same on every process.
 
     Args:
         temperature: `contrastive.temperature`; a loss that learns its own ignores it.

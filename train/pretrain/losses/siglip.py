@@ -18,8 +18,8 @@ from train.processes import gather_with_gradient, rank_and_world
 class SigmoidLoss(ContrastiveLoss):
     """Sigmoid loss of all pairs of one clip's view 0 and one clip's view 1 (SigLIP, Zhai et al. 2023).
 
-    Every pair is a yes-no question of its own, so nothing is normalised over the batch. Temperature and bias are
-    learned; they start as in the paper: t = 10, b = -10.
+    Every pair is a binary classification of its own, so there is no softmax over the batch. Scale and bias are learned;
+    they start as in the paper: t = 10, b = -10.
 
     Args:
         temperature: Ignored; the loss learns its own.
@@ -32,7 +32,7 @@ class SigmoidLoss(ContrastiveLoss):
         self.bias = nn.Parameter(torch.tensor(-10.0))
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
-        """The sum over pairs per clip of this process; see `ContrastiveLoss.forward`."""
+        """The sum over all pairs, divided by this process's B; see `ContrastiveLoss.forward`."""
         check_pair(z0, z1)
         rank, _ = rank_and_world()
         with torch.autocast(z0.device.type, enabled=False):
