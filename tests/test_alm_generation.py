@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from alm.checkpoint import load_llm
 from alm.common.errors import CheckpointError, UserError
-from alm.decoding import check_generation_config, decoding_settings
+from alm.decoding import check_generation_config, decoding_settings, take_stop_tokens
 from alm.generation import generate_answers, stream_answer
 from alm.model import AudioLanguageModel
 from alm.policy import LoraOptions, Policy
@@ -287,6 +287,17 @@ def test_greedy_answers_do_not_obey_the_generation_config(make, clips):
     penalty = {"suppress_tokens": PENALTIES["suppress_tokens"]}
     asked = dict(generate_answers(model, processor, conversations, audios, 12, **penalty))
     assert asked != plain
+
+
+def test_answers_end_at_the_stop_tokens_of_the_template_and_of_the_llm(make):
+    model, processor = make()
+    for own, wanted in (([7, 3], [3, 7]), (9, [3, 9]), (None, [3])):
+        model.generation_config.eos_token_id = own
+        assert decoding_settings(model, processor)["eos_token_id"] == wanted
+    model.generation_config.eos_token_id = 9
+    take_stop_tokens(model, processor)
+    assert model.generation_config.eos_token_id == [3, 9]
+    assert model.generation_config.pad_token_id == processor.tokenizer.pad_token_id
 
 
 def test_sampling_follows_the_generation_config(make):

@@ -21,7 +21,9 @@ from phrasings import (
 )
 
 from eval.parsing.choices import parse_choice
+from eval.parsing.mentions import Options
 from eval.parsing.normalise import answers_match, digits_for_number_words, normalise_answer, parse_yes_no
+from eval.parsing.reworded import reworded
 
 OWN_QUESTIONS = [
     (["a dog", "a cat", "a bird", "rain"], "a dog"),
@@ -214,6 +216,18 @@ SOUNDS = ["dog barking", "cat meowing", "car horn", "rain"]
 )  # fmt: skip
 def test_a_choice_in_other_words(text, expected):
     assert parse_choice(text, SOUNDS) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "choices"),
+    [
+        ("There were two very loud dogs", ["two dogs", "three dogs"]),
+        ("There was a key in G or so, a minor thing", ["G minor", "D major"]),
+        ("It went up and then to the left", ["up left", "down right"]),
+    ],
+)
+def test_numbers_letters_and_short_words_alone_paraphrase_nothing(text, choices):
+    assert reworded(text, Options(choices)) is None
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,13 @@ from sklearn.metrics import average_precision_score, roc_curve
 
 from eval.errors import MetricError
 from eval.metrics import load_metric
-from eval.metrics.ranking import Ranking, average_precision, class_precisions, equal_error_rate
+from eval.metrics.ranking import (
+    Ranking,
+    average_precision,
+    class_mean,
+    class_precisions,
+    equal_error_rate,
+)
 from eval.scoring.stats import weighted_interval
 
 
@@ -48,6 +54,20 @@ def test_equal_error_rate_by_hand_and_by_the_roc_curve():
     alarmed, found, _ = roc_curve(labels, scores, drop_intermediate=False)
     nearest = np.abs(1 - found - alarmed).argmin()
     assert rate(scores, labels) == pytest.approx((1 - found + alarmed)[nearest] / 2, abs=1e-3)
+
+
+@pytest.mark.parametrize("measure", [average_precision, equal_error_rate])
+def test_a_class_that_a_resample_lacks_leaves_its_mean(measure):
+    scores = np.array([4.0, 3.0, 2.0, 1.0])
+    rankings = [Ranking(scores, np.array(row) > 0) for row in ([0, 1, 0, 1], [1, 0, 0, 0])]
+    weights = np.array(
+        [[1, 1, 1, 1], [0, 2, 1, 1], [0, 0, 3, 0]]
+    )  # all; the second class absent; both undefined
+    first, second = (measure(*ranking.counts(weights)) for ranking in rankings)
+    assert np.isnan(second[1]) and np.isnan([first[2], second[2]]).all()
+    mean = class_mean(rankings, measure, weights)
+    assert mean[0] == pytest.approx((first[0] + second[0]) / 2)
+    assert mean[1] == pytest.approx(first[1]) and np.isnan(mean[2])
 
 
 def test_weights_count_samples_as_often_as_they_say():

@@ -20,8 +20,9 @@ from encoders import AudioMosaicEncoder, encoder_class, load_encoder
 from encoders.audio import load_audio, pad_batch
 from eval.scoring.logistic import fit_logistic
 from train.engine.groups import layer_scales
-from train.finetune.augment import augmentation_key, augmented_clip_features
+from train.finetune.augment import _noisy, augmentation_key, augmented_clip_features
 from train.finetune.datasets import LabelledClip, LabelledData
+from train.finetune.folds import run_folds
 from train.finetune.heads import AttentiveHead, FinetuneModel, LayerSumHead, build_head, encode
 from train.finetune.inputs import DrawnClips, LabelledAudio, WaveformRows, compute_features, mix, predict
 from train.finetune.optim import BestEpoch, FinetuneTrainer
@@ -405,6 +406,21 @@ def test_every_augmentation_does_something(clips, part):
     assert not torch.allclose(changed, encoder(waveforms, lengths).clip_features(), atol=1e-5)
 
 
+def test_the_noise_augmentation_shifts_frames_and_adds_little():
+    """Seen on a log-mel whose value is the frame's number: all mels of a frame move together, by ten frames at most."""
+    frame = torch.arange(40.0)[:, None].expand(40, 8)
+    shifts, strengths = set(), []
+    for key in range(60):
+        noisy = _noisy(frame, key)
+        moved = noisy.floor()  # noise is in [0, 0.1)
+        shift = (20 - int(moved[0, 0])) % 40 - 20
+        assert torch.equal(moved, frame.roll(shift, dims=0))
+        shifts.add(shift)
+        strengths.append(float((noisy - moved).max()))
+    assert shifts <= set(range(-10, 10)) and len(shifts) > 12
+    assert max(strengths) > 0.09 and min(strengths) < 0.01
+
+
 def test_every_window_of_a_clip_has_its_own_masks(monkeypatch):
     """Seen where the encoder hears them: masked mels are 0 before normalisation, dropped patches are not kept."""
     encoder = AudioMosaicEncoder.tiny()
@@ -698,6 +714,30 @@ def test_fold_summary_has_mean_and_deviation():
         "sd"
     ] == pytest.approx(0.1414, abs=1e-4)
     assert "| x | 50.0 | 70.0 | 60.0 ± 14.1 |" in fold_markdown(summary)
+
+
+@pytest.mark.parametrize(("given", "mode", "shared"), [
+    (None, "linear", "run/features"), ("kept", "linear", "kept"), ("kept", "full", "kept"), (None, "full", None),
+])  # fmt: skip
+def test_each_fold_is_a_run_of_its_own_and_all_share_the_features(given, mode, shared, tones, tmp_path):
+    """In the folder of the config, else beside the folds; a trained encoder's features are not shared."""
+    settings = settings_of(
+        tones, tmp_path / "run", data__feature_folder=given and str(tmp_path / given), finetune__mode=mode,
+        finetune__folds=[4, 2],
+    )  # fmt: skip
+    runs = []
+
+    def run(one):
+        runs.append(one)
+        Path(one.out).mkdir(parents=True)
+        systems = {"x": {"accuracy": {"value": 0.5}}}
+        (Path(one.out) / "scores.json").write_text(json.dumps({"metric": "accuracy", "systems": systems}))
+
+    assert run_folds(settings, run) == tmp_path / "run"
+    assert [Path(one.out).name for one in runs] == ["fold-4", "fold-2"]
+    assert [one.data.folds.test for one in runs] == ["4", "2"]
+    assert {one.data.feature_folder for one in runs} == {shared and str(tmp_path / shared)}
+    assert all(one.finetune.folds is None for one in runs)
 
 
 # ---- whole runs

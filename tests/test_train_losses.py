@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from train.pretrain.losses.base import ContrastiveLoss
 from train.pretrain.losses.nt_xent import NTXent
 from train.pretrain.losses.siglip import SigmoidLoss
 
@@ -94,11 +95,12 @@ def test_chunks_change_nothing(rows: int) -> None:
         assert torch.allclose(plain, chunked, atol=1e-7)
 
 
-def test_logits_stay_in_float32() -> None:
+@pytest.mark.parametrize("loss", [NTXent(), SigmoidLoss()])
+def test_logits_stay_in_float32(loss: ContrastiveLoss) -> None:
     z0, z1 = views(64)
-    exact = nt_xent(z0.bfloat16().float(), z1.bfloat16().float())
+    exact = loss(z0.bfloat16().float(), z1.bfloat16().float())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = nt_xent(z0.bfloat16(), z1.bfloat16())
+        got = loss(z0.bfloat16(), z1.bfloat16())
     assert got.dtype == torch.float32 and torch.equal(got, exact)
 
 

@@ -50,6 +50,23 @@ def test_collapse_is_told_from_health(first: torch.Tensor, second: torch.Tensor,
     assert collapse_warning({}, 64) is None and collapse_warning(metrics_of(first, second), 15) is None
 
 
+@pytest.mark.parametrize(
+    ("std", "rank", "agreement", "collapsed"),
+    [
+        (0.5, 25.0, 0.06, False),  # 64 clips of rank 25: chance is below 2 / sqrt(1600) = 0.05
+        (0.5, 25.0, 0.04, True),
+        (0.5, 1.6, 0.19, True),  # at rank 1.6 it is below 0.198
+        (0.009, 25.0, 0.9, True),
+        (0.5, 1.4, 0.9, True),
+    ],
+)
+def test_each_metric_alone_tells_of_a_collapse(
+    std: float, rank: float, agreement: float, collapsed: bool
+) -> None:
+    metrics = {"pooled_std": std, "pooled_effective_rank": rank, "view_agreement": agreement}
+    assert (collapse_warning(metrics, 64) is not None) == collapsed
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three recordings per kind and fold; one recording has takes in both folds."""

@@ -75,3 +75,22 @@ def test_runs_are_listed_and_compared(data, parts, tmp_path, capsys):
     assert "optim.lr" in capsys.readouterr().out
     with pytest.raises(UserError, match="holds no run"):
         read_run(tmp_path)
+
+
+def test_the_list_of_runs_says_how_far_a_run_came_and_whether_its_result_is_whole(tmp_path):
+    (tmp_path / "config.yaml").write_text("stage: align\nout: x\noptim: {steps: 30}\n")
+    (tmp_path / "attempt.json").write_text("{}")
+    assert read_run(tmp_path).state == "unfinished"
+    for step in (2, 10, 9):
+        (tmp_path / "checkpoints" / f"checkpoint-{step}").mkdir(parents=True)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 9, "loss": 3.0}\n{"step": 12, "loss": 2.0}\n')
+    run = read_run(tmp_path)
+    assert (run.state, run.step, run.metrics["loss"]) == ("unfinished, saved at 10", 12, 2.0)
+    assert "12/30" in runs_table([run])
+    (tmp_path / "model").write_text("weights")
+    (tmp_path / "finished.json").write_text('{"files": {"model": {"bytes": 7}}, "records": 5}')
+    run = read_run(tmp_path)
+    assert run.state == "finished" and run.metrics["final_records"] == 5
+    (tmp_path / "model").write_text("weigh")
+    run = read_run(tmp_path)
+    assert run.state == "damaged: model has 5 of 7 bytes" and "final_records" not in run.metrics

@@ -8,6 +8,7 @@ import yaml
 from alm.cli import main
 from alm.common.errors import ConfigError
 from alm.common.settings import parse_settings
+from alm.data.manifest import read_manifest
 from train import processes
 from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
@@ -89,6 +90,53 @@ def test_options_of_other_stages_are_refused(stage, values, said):
         parse_settings(
             TrainSettings, {"stage": stage, "out": "x", "encoder": "audiomosaic", "data": data, **values}
         )
+
+
+@pytest.mark.parametrize(
+    ("values", "inputs"),
+    [
+        (
+            {
+                "stage": "finetune",
+                "encoder": "e",
+                "data": {"train": ["a"], "validation": ["b"], "test": ["c"]},
+            },
+            ["a", "b", "c", "e"],
+        ),
+        (
+            {"stage": "align", "encoder": "e", "llm": "l", "run": {"deepspeed": "z.json"}},
+            ["a", "e", "l", "z.json"],
+        ),
+        ({"stage": "instruct", "model": "m", "data": {"train": ["a"], "validation": ["b"]}}, ["a", "b", "m"]),
+        ({"stage": "pretrain", "contrastive": {"probe": {"labels": "p"}}}, ["a", "p"]),
+    ],
+)
+def test_a_change_of_any_named_file_runs_the_stage_again(values, inputs):
+    settings = parse_settings(TrainSettings, {"out": "x", "data": {"train": ["a"]}, **values})
+    assert sorted(STAGES.get(settings.stage).inputs(settings)) == sorted(inputs)
+
+
+def test_selected_records_keep_their_clips_segments_and_files(tmp_path):
+    """A selection lies in another folder than its manifest, and its statistics are clustered by the same clips."""
+    (tmp_path / "a.wav").touch()
+    rows = [
+        {"id": "0", "audio": "a.wav", "captions": ["rain"], "clip": "scene 7"},
+        {"id": "1", "audio": {"path": "a.wav", "start_s": 1.0, "end_s": 2.5}, "captions": ["wind"]},
+        {"id": "2", "audio": "a.wav", "question": "q", "answer": "a", "kind": "what", "clip": "scene 7"},
+        {"id": "3", "audio": "a.wav", "question": "q", "answer": "a", "kind": "count"},
+    ]
+    manifest = tmp_path / "in.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {"stage": "select", "data": str(manifest), "kinds": ["caption", "what"]}
+    out = run_stage(parse_stage({**values, "out": str(tmp_path / "run")}, "a config"))
+    kept, whole = read_manifest(out / "train.jsonl"), read_manifest(manifest)
+    assert [record.id for record in kept] == ["0", "1", "2"]
+    for record, before in zip(kept, whole, strict=False):
+        assert (record.clip, record.kind, record.messages) == (before.clip, before.kind, before.messages)
+        assert [(ref.path, ref.start_s, ref.end_s) for ref in record.audio] == [
+            (ref.path.resolve(), ref.start_s, ref.end_s) for ref in before.audio
+        ]
+    assert kept[0].clip == kept[2].clip == "scene 7"
 
 
 @pytest.fixture

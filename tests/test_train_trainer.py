@@ -3,7 +3,10 @@
 import inspect
 import json
 import math
+import random
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from survival import make_data, make_parts, of_stage, weights_of
@@ -41,6 +44,27 @@ def test_private_methods_of_the_trainer_are_where_they_were():
     source = inspect.getsource(Trainer)
     moved = [name for name in PRIVATE_ATTRIBUTES if f"self.{name} = " not in source]
     assert not moved, f"this release of transformers changed Trainer.{', Trainer.'.join(moved)}"
+
+
+def test_every_process_step_and_micro_batch_has_random_numbers_of_its_own():
+    """Dropout that is the same on all processes would drop the same units for the whole batch."""
+
+    def numbers(what="step", seed=0, step=0, micro=0, process=0):
+        args = SimpleNamespace(seed=seed, process_index=process)
+        trainer = SimpleNamespace(args=args, state=SimpleNamespace(global_step=step), _micro=micro)
+        StageTrainer._seed(trainer, what)
+        return float(torch.rand(())), random.random(), float(np.random.random())
+
+    state = torch.random.get_rng_state(), random.getstate(), np.random.get_state()
+    try:
+        drawn = [numbers()]
+        assert drawn == [numbers()]
+        drawn += [numbers(**{key: 1}) for key in ("seed", "step", "micro", "process")] + [numbers("data")]
+    finally:
+        torch.random.set_rng_state(state[0])
+        random.setstate(state[1])
+        np.random.set_state(state[2])
+    assert all(len(set(column)) == 6 for column in zip(*drawn, strict=True))
 
 
 def test_no_other_private_method_is_overridden():

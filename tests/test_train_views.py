@@ -12,6 +12,7 @@ from torch import Tensor
 
 from alm.common.errors import ConfigError
 from encoders.mel import LOG_FLOOR, KaldiFbank
+from train.data.clip_random import ClipRandom, uniform
 from train.pretrain import views
 from train.pretrain.views import background_tape
 from train.settings.pretrain import ViewConfig
@@ -321,6 +322,18 @@ def test_an_equaliser_is_smooth_and_as_strong_as_asked() -> None:
     db = gains.median(dim=1).values * 10 / np.log(10)
     assert abs(float(db.square().mean().sqrt()) - 6.0) < 1.2 and abs(float(db.mean())) < 1.0
     assert float(db.diff(dim=1).abs().max()) < 1.5
+
+
+def test_short_hills_of_an_equaliser_are_weaker_than_long_ones() -> None:
+    """Its gains are a sum of one, two and three half waves; the deviation of each falls with its number."""
+    draws = ClipRandom(uniform("equaliser", list(range(4000)), 3))
+    gains = views._equaliser_gains(draws, 64, 6.0) * 10 / np.log(10)  # (4000, 64) dB
+    waves = torch.cos(torch.linspace(0, np.pi, 64) * torch.arange(1, 4)[:, None])  # (3, 64)
+    sizes = torch.linalg.lstsq(waves.T, gains.T).solution  # (3, 4000)
+    torch.testing.assert_close(sizes.T @ waves, gains, atol=1e-3, rtol=1e-3)
+    deviations = sizes.std(dim=1)
+    assert (deviations / deviations[0]).tolist() == pytest.approx([1, 1 / 2, 1 / 3], rel=0.05)
+    assert float(gains.square().mean().sqrt()) == pytest.approx(6.0, rel=0.05)
 
 
 def test_waveform_views_refuse_what_only_log_mels_do() -> None:
