@@ -184,15 +184,15 @@ def test_a_segment_past_the_end_is_no_data(tmp_path):
 
 def test_hours_count_what_is_there_of_a_segment(tmp_path):
     tone(tmp_path / "a.wav")  # half a second
-    segments = [{"start_s": 0.125, "end_s": 9.0}, {"start_s": 0.25}, {"start_s": 0.25, "end_s": 0.3125}]
+    segments = [{"start_s": 0.125, "end_s": 9.0}, {"start_s": 0.25}, {"start_s": 0.25, "end_s": 0.375}]
     rows = [
         {"id": f"r{n}", "audio": {"path": "a.wav", **part}, "question": "q", "answer": "a"}
         for n, part in enumerate(segments)
     ]
     write_manifest(tmp_path / "m.jsonl", rows)
     figures = statistics(str(tmp_path / "m.jsonl"))
-    assert (figures["clip_s"]["min"], figures["clip_s"]["max"]) == (0.0625, 0.375)
-    assert figures["hours"] == round((0.375 + 0.25 + 0.0625) / 3600, 4) and figures["unreadable"] == 0
+    assert (figures["clip_s"]["min"], figures["clip_s"]["max"]) == (0.125, 0.375)
+    assert figures["hours"] == round((0.375 + 0.25 + 0.125) / 3600, 4) and figures["unreadable"] == 0
 
 
 def test_a_link_that_points_to_itself_is_a_missing_file(tmp_path):

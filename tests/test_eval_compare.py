@@ -12,6 +12,7 @@ from alm.cli import main
 from eval.errors import EvaluationError
 from eval.reports.compare import compare_runs
 from eval.reports.comparison_page import write_comparison
+from eval.reports.disagreements import disagreements
 from eval.runner.score_file import score_file
 from eval.scoring.judges import judged_accuracy, open_judge, read_verdict
 from eval.scoring.predictions import prediction_key, read_predictions, records_of
@@ -118,6 +119,27 @@ def test_a_page_plays_what_only_one_model_gets_right(tmp_path):
     manifest.unlink()  # then they are named, and not played
     html = write_comparison(tmp_path / "page", compare_runs(tmp_path / "good", tmp_path / "bad")).read_text()
     assert "<audio" not in html and parted[0]["id"] in html
+
+
+def test_a_clip_whose_questions_all_differ_is_named_once():
+    """Else one clip with many questions would fill the list; six clips of each model are listed."""
+
+    def answers(wrong):
+        ids = [(clip, f"{clip}{number}") for clip in "abcdefghijkl" for number in range(3)]
+        return {
+            name: {"id": name, "clip": clip, "references": ["cat"], "choices": ["dog", "cat"],
+                   "prediction": "dog" if clip in wrong else "cat"}
+            for clip, name in ids
+        }  # fmt: skip
+
+    first, second = answers("ab"), answers("cdefghijk")
+    found = disagreements(records_of(first.values()), [first, second])
+    assert [(one["clip"], one["right"]) for one in found] == [
+        *((clip, "first") for clip in "cdefgh"),
+        ("a", "second"),
+        ("b", "second"),
+    ]
+    assert found[0]["answers"] == ["cat", "dog"] and found[0]["reference"] == "cat"
 
 
 def test_what_cannot_be_compared_is_a_typed_error(tmp_path):

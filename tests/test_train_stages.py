@@ -18,6 +18,7 @@ from train.stages.training import training_stages, zero_stage
 PLUGIN = """
 import dataclasses
 from pathlib import Path
+from alm.common.errors import ConfigError
 from train.stage import Stage, StageSettings
 
 
@@ -39,6 +40,10 @@ class CountStage(Stage[CountSettings]):
     settings = CountSettings
     artifact = "counts"
     outputs = ("notes.txt",)
+
+    def check_values(self, settings):
+        if settings.times < 1:
+            raise ConfigError(f"times: got {settings.times}, expected 1 or more")
 
     def inputs(self, settings):
         return [settings.text]
@@ -108,7 +113,7 @@ def test_options_of_other_stages_are_refused(stage, values, said):
             ["a", "e", "l", "z.json"],
         ),
         ({"stage": "instruct", "model": "m", "data": {"train": ["a"], "validation": ["b"]}}, ["a", "b", "m"]),
-        ({"stage": "pretrain", "contrastive": {"probe": {"labels": "p"}}}, ["a", "p"]),
+        ({"stage": "pretrain", "encoder": "e", "contrastive": {"probe": {"labels": "p"}}}, ["a", "e", "p"]),
     ],
 )
 def test_a_change_of_any_named_file_runs_the_stage_again(values, inputs):
@@ -172,6 +177,8 @@ def test_one_file_and_one_config_add_a_stage(plugin, capsys):
     assert (run / "counts" / "n.txt").read_text() == "4"
     assert main(["train", config, "tmies=2"]) == 2
     assert "unknown key 'tmies'; did you mean 'times'" in capsys.readouterr().err
+    assert main(["train", config, "times=0"]) == 2  # what `check_values` of the stage refuses
+    assert capsys.readouterr().err.endswith("count.yaml: times: got 0, expected 1 or more\n")
 
 
 def test_a_recipe_runs_a_stage_of_a_plug_in(plugin, capsys):
@@ -180,6 +187,8 @@ def test_a_recipe_runs_a_stage_of_a_plug_in(plugin, capsys):
         {"name": "second", "stage": "count", "text": "stage:first/n.txt"},
     ]
     (plugin / "recipe.yaml").write_text(yaml.safe_dump({"out": str(plugin / "out"), "stages": stages}))
+    assert main(["train", str(plugin / "recipe.yaml"), "second.times=0"]) == 2
+    assert "stage 'second': times: got 0" in capsys.readouterr().err and not (plugin / "out").exists()
     assert main(["train", str(plugin / "recipe.yaml")]) == 0
     assert (plugin / "out" / "second" / "counts" / "n.txt").read_text() == "1"
     assert main(["train", str(plugin / "recipe.yaml"), "--dry-run"]) == 0

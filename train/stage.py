@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from alm.common.errors import ConfigError
+from alm.common.fields import located
 from alm.common.plugins import Registry
 from alm.common.settings import parse_settings
 from encoders.audio.options import AudioOptions
@@ -137,4 +138,6 @@ def parse_stage(values: dict[str, Any], where: str) -> StageSettings:
     except ConfigError as error:
         raise ConfigError(f"{where}: stage: {error}") from error
     settings: StageSettings = parse_settings(stage.settings, values, where)
+    with located(where):
+        stage.check_values(settings)
     return settings

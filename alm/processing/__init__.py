@@ -1,1 +1,5 @@
-"""What the processor is made of: conversations, batches, the feature extractor, and processors as they were saved."""
+"""What the processor is made of: conversations, batches, the feature extractor, and processors as they were saved.
+
+The processor itself is `alm.processor.AudioLanguageProcessor`; its `encode_conversation` turns a record into tokens and
+labels, in training, evaluation and serving alike.
+"""

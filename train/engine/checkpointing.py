@@ -1,4 +1,8 @@
-"""A Trainer whose checkpoints are exact and complete; `train.engine.checkpoints` documents what they hold."""
+"""A Trainer that writes checkpoints and restores them exactly.
+
+`train.engine.checkpoints` holds the files: what is in them, which are complete. `train.engine.trainer.last_checkpoint`
+chooses the one to resume from.
+"""
 
 from __future__ import annotations
 
