@@ -20,6 +20,7 @@ from alm.data.manifest import read_manifest, write_manifest
 from benchmarks.generation import noise, small_model
 from benchmarks.measure import alternate, machine
 from encoders.audio import save_wav
+from eval.models.own import OwnModel
 from eval.runner.manifest import evaluate_manifest
 
 
@@ -43,8 +44,7 @@ def evaluation(model: Any, processor: Any, manifest: Path, batch_size: int) -> C
     def run() -> Path:
         out = manifest.parent / f"batch{batch_size}-{next(count)}"
         evaluate_manifest(
-            model, processor, records, out,
-            model_id="bench", controls=["none"], batch_size=batch_size, max_new_tokens=16,
+            OwnModel(model, processor, "bench", 16), records, out, controls=["none"], batch_size=batch_size,
         )  # fmt: skip
         return out
 

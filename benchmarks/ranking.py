@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from alm.model import AudioLanguageModel
 from alm.processor import build_processor
 from encoders import encoder_class
-from eval.runner.likelihood import rank_choices
+from eval.models.likelihood import rank_choices
 
 
 def naive(model, processor, conversations, audios, choices, batch_size):

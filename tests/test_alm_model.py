@@ -25,7 +25,7 @@ from alm.model import AudioLanguageModel
 from alm.policy import LoraOptions, Policy
 from alm.processor import build_processor
 from encoders import encoder_class
-from eval.runner.likelihood import rank_choices
+from eval.models.likelihood import rank_choices
 from projectors import list_projectors
 
 QUESTIONS = ["what is this sound", "is there a bell", "describe the audio please", "how many"]

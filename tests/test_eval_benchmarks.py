@@ -23,7 +23,7 @@ from eval.scoring.predictions import PREDICTIONS, read_predictions
 def test_every_benchmark_is_a_whole_record_with_a_config(name):
     benchmark = load_benchmark(name)
     assert benchmark.name == name
-    optional = ("groups", "official", "takes_sources")
+    optional = ("groups", "official", "prompts", "takes_sources")
     fields = [field.name for field in dataclasses.fields(benchmark) if field.name not in optional]
     assert all(getattr(benchmark, name) for name in fields)
     assert load_settings(EvalSettings, find_config(name)).benchmark == name
@@ -313,8 +313,9 @@ def test_every_setting_of_an_evaluation_reaches_it(model_dir, clips, tmp_path, m
     class Reached(Exception):
         pass
 
-    def evaluate(model, processor, records, out_dir, **options):
-        raise Reached(records, out_dir, options)
+    def evaluate(model, records, out_dir, **options):
+        options |= options.pop("scoring")
+        raise Reached(records, out_dir, {**options, "max_new_tokens": model.max_new_tokens}, model)
 
     monkeypatch.setattr("eval.runner.benchmark.evaluate_manifest", evaluate)
     (tmp_path / "plugins").mkdir()
@@ -341,14 +342,14 @@ def test_every_setting_of_an_evaluation_reaches_it(model_dir, clips, tmp_path, m
     ]
     with pytest.raises(Reached) as stopped:
         run_benchmark(str(tmp_path / "c.yaml"), model_dir, tmp_path / "out", options)
-    records, out_dir, found = stopped.value.args
+    records, out_dir, found, model = stopped.value.args
     benchmark = load_benchmark("own_rule")
     assert [record.id for record in records] == ["0"] and out_dir == tmp_path / "out"
     assert {key: list(found[key]) if isinstance(found[key], tuple) else found[key] for key in given} == given
-    assert found["options"] == {"num_beams": 2} and found["decoding"]["num_beams"] == 2
+    assert model.differs["num_beams"] == 2 and model.decoding["num_beams"] == 2
     for key in ("prompt_version", "groups", "metrics", "official", "is_right"):
         assert found[key] == getattr(benchmark, key), key
-    assert benchmark.official == "mmau" and found["model_id"] == model_id_of(model_dir)
+    assert benchmark.official == "mmau" and model.model_id == model_id_of(model_dir)
     assert any("1 of 1 clips are in the training manifests" in note for note in found["notes"])
 
 

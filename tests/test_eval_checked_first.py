@@ -7,19 +7,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from answerers import Rule
 from transformers import GenerationConfig
 
 from alm.cli import main
 from alm.common.errors import ConfigError
 from alm.common.settings import load_settings
 from alm.data.manifest import read_manifest, write_manifest
-from alm.decoding import beyond_greedy, decoding_settings
 from encoders.audio import save_wav
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.benchmarks._data import read_records
 from eval.errors import EvaluationError, MetricError, MetricUnavailable
 from eval.metrics import find_metric, list_metrics
-from eval.runner.benchmark import _check_decoding, _ignored_settings
+from eval.models._decoding import check_decoding, ignored_settings
+from eval.models.own import OwnModel
 from eval.runner.manifest import evaluate_manifest
 from eval.runner.score_file import score_file
 from eval.runner.settings import EvalSettings
@@ -38,19 +39,18 @@ def manifest(folder, lines):
     return read_manifest(folder / "t.jsonl")
 
 
-def evaluate(records, folder, said, **options):
+def evaluate(records, folder, said, differs=None, rank=None, **options):
     """Answers every question with the same text; returns the scores and how often it was asked."""
     asked = []
 
-    def generate(model, processor, conversations, audios, max_new_tokens=64, batch_size=16, **more):
+    def generate(conversations, audios, max_new_tokens=64, batch_size=16):
         asked.extend(conversations)
         yield from ((index, said) for index in range(len(conversations)))
 
-    processor = SimpleNamespace(sample_rate=RATE)
     try:
-        scores = evaluate_manifest(
-            None, processor, records, folder, model_id="m", controls=["none"], generate=generate, **options
-        )
+        model = Rule(generate, differs=differs, rank=rank)
+        scoring = {key: options.pop(key) for key in ("metrics", "official", "require") if key in options}
+        scores = evaluate_manifest(model, records, folder, controls=["none"], scoring=scoring, **options)
     except Exception as error:
         return error, len(asked)
     return scores, len(asked)
@@ -152,12 +152,12 @@ def test_cider_of_short_references_and_of_one_clip():
 def test_decoding_is_in_the_key_and_checked(tmp_path):
     records = manifest(tmp_path, [{"question": "?", "answer": "x"}])
     decoding = {"do_sample": False, "repetition_penalty": 1.0}
-    assert evaluate(records, tmp_path / "o", "x", decoding=decoding)[1] == 1
-    assert evaluate(records, tmp_path / "o", "x", decoding=decoding)[1] == 0
-    assert evaluate(records, tmp_path / "o", "x", decoding={**decoding, "repetition_penalty": 1.1})[1] == 1
-    _check_decoding({"do_sample": True, "repetition_penalty": 1.1})
+    assert evaluate(records, tmp_path / "o", "x", decoding)[1] == 1
+    assert evaluate(records, tmp_path / "o", "x", decoding)[1] == 0
+    assert evaluate(records, tmp_path / "o", "x", {**decoding, "repetition_penalty": 1.1})[1] == 1
+    check_decoding({"do_sample": True, "repetition_penalty": 1.1})
     with pytest.raises(ConfigError, match="did you mean 'repetition_penalty'"):
-        _check_decoding({"repetiton_penalty": 1.1})
+        check_decoding({"repetiton_penalty": 1.1})
     with pytest.raises(ConfigError, match=r"decoding\.num_return_sequences"):
         load_settings(EvalSettings, None, ["decoding.num_return_sequences=2"])
 
@@ -166,9 +166,9 @@ def test_settings_of_the_llm_that_are_not_applied_are_named():
     from transformers import GenerationConfig
 
     model = SimpleNamespace(generation_config=GenerationConfig(repetition_penalty=1.1, eos_token_id=2))
-    (note,) = _ignored_settings(model, {"do_sample": False})
+    (note,) = ignored_settings(model, {"do_sample": False})
     assert "repetition_penalty=1.1" in note and "eos" not in note
-    assert not _ignored_settings(model, {"repetition_penalty": 1.2})
+    assert not ignored_settings(model, {"repetition_penalty": 1.2})
 
 
 def test_recordings_that_cannot_be_read_are_counted_or_dropped(tmp_path):
@@ -177,7 +177,7 @@ def test_recordings_that_cannot_be_read_are_counted_or_dropped(tmp_path):
     benchmark = load_benchmark("manifest")
     with pytest.raises(EvaluationError, match=r"t\.jsonl:3.*1 of 3 records lack their recording"):
         read_records(benchmark, tmp_path / "t.jsonl")
-    records, notes = read_records(benchmark, tmp_path / "t.jsonl", missing_audio="leave_out")
+    records, notes, _ = read_records(benchmark, tmp_path / "t.jsonl", missing_audio="leave_out")
     assert [record.id for record in records] == ["0", "1"] and "1 of 3 records" in notes[0]
     (tmp_path / "0.wav").unlink()
     assert len(read_records(benchmark, tmp_path / "t.jsonl", check_audio=False)[0]) == 3
@@ -296,7 +296,7 @@ def test_a_file_in_a_plug_in_folder_adds_a_benchmark_a_metric_and_a_rule(tmp_pat
     manifest(tmp_path, lines)
     benchmark = load_benchmark("my_set")
     assert benchmark.name == "my_set" and benchmark.max_new_tokens == 7
-    records, _ = read_records(benchmark, tmp_path / "t.jsonl")
+    records, *_ = read_records(benchmark, tmp_path / "t.jsonl")
     assert records[0].prompt_messages[-1]["content"].endswith("Listen. What?\nA. rain\nB. wind Be brief.")
     (tmp_path / "p.jsonl").write_text(
         '{"id": "0", "answer": 1, "prediction": "rain it is"}\n{"id": "1", "prediction": "A"}\n'
@@ -339,7 +339,7 @@ def test_only_records_that_may_be_dropped_are_decoded_before(tmp_path, monkeypat
     monkeypatch.setattr(AudioRef, "load", load)
     benchmark = load_benchmark("manifest")
     assert len(read_records(benchmark, tmp_path / "t.jsonl")[0]) == 2
-    records, _ = read_records(benchmark, tmp_path / "t.jsonl", missing_audio="leave_out")
+    records, *_ = read_records(benchmark, tmp_path / "t.jsonl", missing_audio="leave_out")
     assert [record.id for record in records] == ["0"]
 
 
@@ -356,7 +356,7 @@ def test_each_clip_is_checked_once_however_many_records_it_has(tmp_path, monkeyp
         monkeypatch.setattr(
             AudioRef, name, lambda ref, *given, real=real: read.append(ref.file_name) or real(ref, *given)
         )
-    records, _ = read_records(load_benchmark("manifest"), tmp_path / "t.jsonl", missing_audio=missing_audio)
+    records, *_ = read_records(load_benchmark("manifest"), tmp_path / "t.jsonl", missing_audio=missing_audio)
     assert len(records) == 8 and read == ["0.wav", "1.wav"]
 
 
@@ -377,9 +377,11 @@ def earlier_key(record, **more):
 def keys_with(records, folder, own, options=None, **more):
     """The keys of generated answers of an LLM with a generation config."""
     model = SimpleNamespace(generation_config=GenerationConfig(eos_token_id=2, **own))
-    processor = SimpleNamespace(stop_token_ids=[2, 5], tokenizer=SimpleNamespace(pad_token_id=0))
-    settings = decoding_settings(model, processor, 64, **(options or {}))
-    said, _ = evaluate(records, folder, "x", decoding=beyond_greedy(model, processor, settings), **more)
+    processor = SimpleNamespace(
+        stop_token_ids=[2, 5], tokenizer=SimpleNamespace(pad_token_id=0), sample_rate=RATE
+    )
+    differs = OwnModel(model, processor, "m", 64, options).differs
+    said, _ = evaluate(records, folder, "x", differs, **more)
     assert isinstance(said, dict), said
     lines = read_predictions(folder / "predictions.jsonl")
     return [line["key"] for line in sorted(lines, key=lambda line: line["id"])]
@@ -399,7 +401,7 @@ def test_answers_of_earlier_runs_are_reused_where_decoding_was_neutral(tmp_path)
     line = {"id": "0", "key": key, "control": "none", "prediction": "x"}
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "predictions.jsonl").write_text(json.dumps(line) + "\n")
-    assert evaluate(records, tmp_path / "old", "y", decoding={})[1] == 0
+    assert evaluate(records, tmp_path / "old", "y")[1] == 0
     others = [
         ({"repetition_penalty": 1.1}, {}),  # which greedy decoding once applied
         ({"repetition_penalty": 1.1}, {"repetition_penalty": 1.0}),
@@ -413,19 +415,19 @@ def test_answers_of_earlier_runs_are_reused_where_decoding_was_neutral(tmp_path)
         assert keys_with(records, tmp_path / f"o{number}", own, options) != [key], (own, options)
 
 
-def test_decoding_settings_are_not_in_the_keys_of_ranked_answers(tmp_path, monkeypatch):
+def test_decoding_settings_are_not_in_the_keys_of_ranked_answers(tmp_path):
     lines = [
         {"question": "?", "answer": "x", "choices": ["x", "y"]},
         {"question": "?", "answer": "x"},  # generated, in this mode too
     ]
     records = manifest(tmp_path, lines)
-    monkeypatch.setattr(
-        "eval.runner.manifest.rank_choices",
-        lambda model, processor, messages, audios, given, **more: (
-            (i, one[0], [1.0, 0.0]) for i, one in enumerate(given)
-        ),
-    )
+
+    def rank(given):
+        return ((i, one[0], [1.0, 0.0]) for i, one in enumerate(given))
+
     earlier = [earlier_key(record, answer_by="rank", rank_by="length") for record in records]
-    assert keys_with(records, tmp_path / "a", {}, answer_by="rank") == earlier
-    ranked, generated = keys_with(records, tmp_path / "b", {"repetition_penalty": 1.1}, answer_by="rank")
+    assert keys_with(records, tmp_path / "a", {}, rank=rank, answer_by="rank") == earlier
+    ranked, generated = keys_with(
+        records, tmp_path / "b", {"repetition_penalty": 1.1}, rank=rank, answer_by="rank"
+    )
     assert ranked == earlier[0] and generated != earlier[1]

@@ -101,6 +101,6 @@ def test_without_a_model_it_is_absent_and_can_be_required(esc50, monkeypatch, ca
 
 def test_a_required_metric_that_scores_nothing_here_is_an_error(esc50):
     root, _, said = esc50
-    records, _ = read_records(load_benchmark("ltu_classification"), root, "esc50", check_audio=False)
+    records, *_ = read_records(load_benchmark("ltu_classification"), root, "esc50", check_audio=False)
     with pytest.raises(MetricUnavailable, match="--require meteor: it applies to none of these records"):
         score_answers(records, [*said, None], {}, require=["meteor"])

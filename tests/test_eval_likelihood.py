@@ -6,7 +6,7 @@ import torch
 from calls import model_inputs
 
 from eval.errors import EvaluationError
-from eval.runner.likelihood import NEUTRAL_PROMPT, rank_choices
+from eval.models.likelihood import NEUTRAL_PROMPT, rank_choices
 
 CHOICES = [["a bell", "a dog barks", "x"], ["rain", "a bell"], ["a", "a b", "a b c d e f g"], ["what", "is"]]
 
@@ -85,7 +85,7 @@ def test_correction_takes_off_what_a_choice_has_without_the_question(loaded, ask
 def test_many_choices_go_through_in_parts(loaded, asked, monkeypatch):
     model, processor = loaded
     whole = sorted(rank_choices(model, processor, *asked, CHOICES))
-    monkeypatch.setattr("eval.runner.likelihood._ROWS", 2)
+    monkeypatch.setattr("eval.models.likelihood._ROWS", 2)
     parts = sorted(rank_choices(model, processor, *asked, CHOICES))
     for one, other in zip(whole, parts, strict=True):
         assert one[:2] == other[:2] and one[2] == pytest.approx(other[2], abs=1e-5)

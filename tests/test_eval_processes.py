@@ -10,11 +10,11 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from answerers import Rule
 
 from alm.data.manifest import read_manifest, write_manifest
 from encoders.audio import save_wav
@@ -23,7 +23,7 @@ from eval.runner.manifest import evaluate_manifest
 from eval.scoring.predictions import read_predictions
 
 
-def generate(model, processor, conversations, audios, max_new_tokens=64, batch_size=16, pause=0.0):
+def generate(conversations, audios, max_new_tokens=64, batch_size=16, pause=0.0):
     """Answers that depend on what is asked and heard alone."""
     for index, (turns, clips) in enumerate(zip(conversations, audios, strict=True)):
         time.sleep(pause)
@@ -32,8 +32,7 @@ def generate(model, processor, conversations, audios, max_new_tokens=64, batch_s
 
 def evaluate(manifest, out, pause=0.0):
     return evaluate_manifest(
-        None, SimpleNamespace(sample_rate=16000), read_manifest(manifest), out, model_id="m", batch_size=3,
-        generate=partial(generate, pause=pause),
+        Rule(partial(generate, pause=pause)), read_manifest(manifest), out, batch_size=3
     )  # fmt: skip
 
 
@@ -119,7 +118,7 @@ def test_two_processes_are_one(manifest, whole, tmp_path):
 def test_out_of_memory_halves_the_batch_and_goes_on(manifest, tmp_path):
     sizes = []
 
-    def hungry(model, processor, conversations, audios, max_new_tokens=64, batch_size=16):
+    def hungry(conversations, audios, max_new_tokens=64, batch_size=16):
         for start in range(0, len(conversations), batch_size):
             sizes.append(batch_size)
             if batch_size > 3 and start > 0:
@@ -128,8 +127,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(manifest, tmp_path):
                 yield index, "x"
 
     scores = evaluate_manifest(
-        None, SimpleNamespace(sample_rate=16000), read_manifest(manifest), tmp_path, model_id="m", batch_size=8,
-        generate=hungry, controls=["none"],
+        Rule(hungry), read_manifest(manifest), tmp_path, batch_size=8, controls=["none"]
     )  # fmt: skip
     lines = read_predictions(tmp_path / "predictions.jsonl")
     assert len(lines) == 20 and len({line["id"] for line in lines}) == 20
@@ -155,13 +153,12 @@ def test_what_cannot_be_halved_is_an_error():
 def test_longest_clips_come_first(manifest, tmp_path):
     lengths = []
 
-    def listen(model, processor, conversations, audios, max_new_tokens=64, batch_size=16):
+    def listen(conversations, audios, max_new_tokens=64, batch_size=16):
         lengths.extend(len(clips[0]) for clips in audios)
         yield from ((index, "x") for index in range(len(conversations)))
 
     evaluate_manifest(
-        None, SimpleNamespace(sample_rate=16000), read_manifest(manifest), tmp_path, model_id="m", generate=listen,
-        controls=["none"],
+        Rule(listen), read_manifest(manifest), tmp_path, controls=["none"]
     )  # fmt: skip
     assert lengths == sorted(lengths, reverse=True) and len(lengths) == 20
     scores = json.loads((tmp_path / "scores.json").read_text())

@@ -62,7 +62,7 @@ def test_every_benchmark_has_a_tree():
 @pytest.mark.parametrize("name", TREES)
 def test_every_record_is_asked_with_its_audio(name, tmp_path):
     benchmark = load_benchmark(name)
-    records, notes = read_records(benchmark, build(name, tmp_path))
+    records, notes, _ = read_records(benchmark, build(name, tmp_path))
     assert len(records) == (3 if name == "clothoaqa" else 2) and not notes
     for record in records:
         text = "".join(turn["content"] for turn in record.prompt_messages)
@@ -106,7 +106,7 @@ def test_classification_trees(kind, tmp_path):
     wanted = classification(tmp_path, kind)
     for path in wanted:
         sound(path)
-    records, _ = read_records(load_benchmark("ltu_classification"), tmp_path, kind)
+    records, *_ = read_records(load_benchmark("ltu_classification"), tmp_path, kind)
     assert {record.audio[0].path: record.meta["answers"] for record in records} == wanted
     assert all(set(record.meta["answers"]) <= set(record.choices) for record in records)
     assert len({record.choices for record in records}) == 1
@@ -149,7 +149,7 @@ def test_vanished_clips_are_left_out_only_when_asked_and_said(tmp_path):
     (tmp_path / "audio" / "test" / "-id0_30.wav").unlink()
     with pytest.raises(EvaluationError, match="1 of 2 records lack their recording"):
         read_records(load_benchmark("audiocaps"), tmp_path)
-    records, notes = read_records(load_benchmark("audiocaps"), tmp_path, missing_audio="leave_out")
+    records, notes, _ = read_records(load_benchmark("audiocaps"), tmp_path, missing_audio="leave_out")
     assert [record.id for record in records] == ["-id1_30"] and "1 of 2 records were dropped" in notes[0]
     for recording in (tmp_path / "audio" / "test").iterdir():
         recording.unlink()
@@ -162,7 +162,7 @@ def test_vanished_clips_are_left_out_only_when_asked_and_said(tmp_path):
 
 def test_real_tables(shared_dir):
     data = shared_dir / "data"
-    questions, _ = read_records(load_benchmark("mmau"), data / "mmau", check_audio=False)
+    questions, *_ = read_records(load_benchmark("mmau"), data / "mmau", check_audio=False)
     assert len(questions) == 1000 and {record.kind for record in questions} == {"sound", "music", "speech"}
-    clips, _ = read_records(load_benchmark("audiocaps"), data / "audiocaps", check_audio=False)
+    clips, *_ = read_records(load_benchmark("audiocaps"), data / "audiocaps", check_audio=False)
     assert len(clips) == 975 and all(len(record.captions) == 5 for record in clips)

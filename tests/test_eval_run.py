@@ -2,10 +2,10 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from answerers import Rule
 
 from alm.data.manifest import read_manifest, write_manifest
 from alm.data.records import AUDIO_MARKER, AudioRef
@@ -17,7 +17,6 @@ from eval.scoring.predictions import PredictionsFile, prediction_key, read_predi
 from eval.scoring.scores import score_predictions
 
 RATE = 16000
-PROCESSOR = SimpleNamespace(sample_rate=RATE)
 KINDS = {"low hum": 100.0, "bell": 900.0, "whistle": 3000.0}
 
 
@@ -61,7 +60,7 @@ class Listener:
         self.asked: list[list[dict]] = []
         self.heard: set[int] = set()
 
-    def __call__(self, model, processor, conversations, audios, max_new_tokens=64, batch_size=16):
+    def __call__(self, conversations, audios, max_new_tokens=64, batch_size=16):
         for index in reversed(range(len(conversations))):  # any order is allowed
             if self.die_after is not None and len(self.asked) >= self.die_after:
                 raise KeyboardInterrupt
@@ -83,10 +82,9 @@ class Listener:
                 )
 
 
-def run(records, folder, listener, **options):
-    return evaluate_manifest(
-        None, PROCESSOR, records, folder, model_id="m", batch_size=4, generate=listener, **options
-    )
+def run(records, folder, listener, max_new_tokens=64, **options):
+    model = Rule(listener, max_new_tokens=max_new_tokens)
+    return evaluate_manifest(model, records, folder, batch_size=4, **options)
 
 
 def test_scores_beside_their_controls(records, tmp_path, capsys):
@@ -125,14 +123,14 @@ def test_scoring_again_from_the_file_gives_the_same(records, tmp_path):
 
 
 def test_audio_is_read_once_per_clip(records, tmp_path, monkeypatch):
-    import eval.runner.manifest as module
+    import eval.waveforms as module
 
     read = []
     original = AudioRef.load
     monkeypatch.setattr(AudioRef, "load", lambda ref, rate: read.append(ref) or original(ref, rate))
     run(records, tmp_path, Listener())
     assert len(read) == 9
-    monkeypatch.setattr(module, "_CACHE_BYTES", 1)  # not even to say how long a clip was
+    monkeypatch.setattr(module, "CACHE_BYTES", 1)  # not even to say how long a clip was
     run(records, tmp_path / "small", Listener(), controls=["none"])
     assert len(read) == 9 + 27
 
@@ -163,7 +161,7 @@ def test_the_longest_audio_comes_first_whatever_its_format(tmp_path):
 
     asked = []
 
-    def listening(model, processor, conversations, audios, max_new_tokens=64, batch_size=16):
+    def listening(conversations, audios, max_new_tokens=64, batch_size=16):
         asked.extend(len(clips[0]) / RATE for clips in audios)
         yield from ((i, "x") for i in range(len(audios)))
 

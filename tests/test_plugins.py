@@ -56,6 +56,16 @@ from eval.metrics.record import ANSWERS, MetricRecord
 METRIC = MetricRecord(applies_to=(ANSWERS,), proportion=True, build=lambda: None)
 """,
     "official_rules": "OFFICIAL_RULE = lambda prediction, answer, choices: prediction == answer\n",
+    "models": """
+from eval.models import ModelKind
+
+MODEL_KIND = ModelKind("mine:NAME", lambda name: name.startswith("mine:"), lambda name, opening: None)
+""",
+    "model_families": """
+from eval.models.families import Family
+
+FAMILY = Family(equal_lengths=True)
+""",
     "corpora": """
 import dataclasses
 from alm.data.corpora.base import Corpus

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from alm.commands import Command
@@ -16,13 +17,21 @@ def add(commands: Any) -> None:
         description=(
             "Answer every question of a benchmark, and score the answers with 95 % intervals beside the same "
             "model's scores without audio and with another clip's audio. The same command resumes an interrupted run. "
-            "'alm eval list' names the benchmarks. On several GPUs: torchrun --nproc-per-node N -m alm eval …"
+            "'alm eval list' names the benchmarks, 'alm eval compare-prompts BENCHMARK' shows how far scores move with "
+            "the prompt and the parser. On several GPUs: torchrun --nproc-per-node N -m alm eval …"
         ),
     )
     parser.add_argument(
-        "benchmark", metavar="CONFIG_OR_BENCHMARK", help="a config in configs/eval, a name, or 'list'"
+        "benchmark",
+        metavar="CONFIG_OR_BENCHMARK",
+        help="a config in configs/eval, a name, 'list', or 'compare-prompts' and a name",
     )
-    parser.add_argument("--model", metavar="DIR", help="audio-language model directory or hub id")
+    parser.add_argument(
+        "--model",
+        metavar="WHAT",
+        help="what is asked: a model directory or hub id (ours, or any audio-text model of transformers), "
+        "openai:MODEL@URL, or a Python file with an ANSWERER",
+    )
     parser.add_argument("--data", metavar="ROOT", help="folder or file of the benchmark's data")
     parser.add_argument("--batch-size", metavar="N", help="questions per batch (16)")
     parser.add_argument("--limit", metavar="N", help="only the first N records; the scores say so")
@@ -33,7 +42,9 @@ def add(commands: Any) -> None:
         help="fail if this metric cannot be computed",
     )
     parser.add_argument(
-        "--out", metavar="DIR", help="folder for predictions and scores (MODEL/eval/BENCHMARK)"
+        "--out",
+        metavar="DIR",
+        help="folder for predictions and scores (MODEL/eval/BENCHMARK; eval/MODEL/BENCHMARK for what is no directory)",
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="for example answer_by=rank controls=[none]"
@@ -49,18 +60,23 @@ def _eval(arguments: argparse.Namespace) -> None:
     from alm.common.processes import check_launch
     from eval.benchmarks import describe_benchmarks
     from eval.runner.benchmark import run_benchmark
+    from eval.runner.prompt_comparison import compare_prompts
 
     if arguments.benchmark == "list":
         print(describe_benchmarks())
         return
-    if arguments.model is None:
-        raise ConfigError("--model is missing; give the directory of a trained model")
     check_launch()
     given = {"data": arguments.data, "batch_size": arguments.batch_size, "limit": arguments.limit}
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
     if arguments.require:
         overrides.append(f"require=[{', '.join(arguments.require)}]")
-    run_benchmark(arguments.benchmark, arguments.model, arguments.out, [*arguments.overrides, *overrides])
+    benchmark, more = arguments.benchmark, list(arguments.overrides)
+    run: Callable[..., Any] = run_benchmark
+    if benchmark == "compare-prompts":
+        if not more or "=" in more[0]:
+            raise ConfigError("compare-prompts: name a benchmark, for example alm eval compare-prompts mmau")
+        benchmark, run = more.pop(0), compare_prompts
+    run(benchmark, arguments.model or "", arguments.out, [*more, *overrides])
 
 
 COMMAND = Command(add, order=4)

@@ -14,6 +14,8 @@ KINDS = {
     "metrics": "eval.metrics:METRICS",
     "benchmarks": "eval.benchmarks:BENCHMARKS",
     "official_rules": "eval.scoring.official:RULES",
+    "models": "eval.models:MODEL_KINDS",
+    "model_families": "eval.models.families:FAMILIES",
     "corpora": "alm.data.corpora:CORPORA",
     "formats": "alm.data.readers:READERS",
     "stages": "train.stage:STAGES",

@@ -1,9 +1,10 @@
 """What a benchmark is."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from alm.common.errors import ConfigError
 from alm.data.records import Record
 from eval.scoring.correctness import Correctness, is_correct
 
@@ -16,6 +17,9 @@ CAPTION_METRICS = (
 )  # fmt: skip
 """What captioning papers report; those that need Java or a model are reported as absent without."""
 
+OURS = "ours"
+"""Name of a benchmark's own prompt."""
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -23,12 +27,14 @@ class Benchmark:
 
     Attributes:
         reader: Reads the data at a path into records whose questions have no prompt yet.
-        prompt: Text that is put to the model; `{question}` is replaced by the question with its choices.
+        prompt: Text that is put to the model; `{question}` is replaced by the question with its choices as lettered
+            lines, `{stem}` by the question alone, `{choices}` by its choices as a list in brackets.
         metrics: Names of metrics or of their parts, see `eval.metrics`. `qa` is the accuracy per kind and overall,
             `map` the mean average precision of ranked choices, `label_embedding` the accuracy of answers matched with
             labels by text embedding.
         citation: Where the benchmark is described.
         name: Registry key; set by `load_benchmark` from the name of the file.
+        prompts: Further prompts by name, for example one of a paper; `ours` is `prompt`.
         prompt_version: Changed whenever the prompt or the reader changes what a model is asked.
         is_right: Reads an answer and decides whether it is right.
         max_new_tokens: Length limit of an answer in tokens, unless the config sets another.
@@ -43,6 +49,7 @@ class Benchmark:
     metrics: tuple[str, ...]
     citation: str
     name: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
     prompt_version: str = "1"
     is_right: Correctness = is_correct
     max_new_tokens: int = 64
@@ -50,3 +57,18 @@ class Benchmark:
     groups: tuple[str, ...] = ()
     takes_sources: bool = False
     official: str = ""
+
+    def prompt_named(self, name: str) -> str:
+        """The prompt of a name.
+
+        Raises:
+            ConfigError: There is none; names those there are.
+        """
+        known = {OURS: self.prompt, **self.prompts}
+        if name not in known:
+            raise ConfigError(f"{self.name} has no prompt {name!r}; expected one of {', '.join(known)}")
+        return known[name]
+
+    def version_named(self, name: str) -> str:
+        """The prompt's version for keys and scores; that of `ours` is as it was before prompts had names."""
+        return self.prompt_version if name == OURS else f"{self.prompt_version}-{name}"

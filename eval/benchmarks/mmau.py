@@ -12,4 +12,9 @@ BENCHMARK = choice_benchmark(
     splits=("test-mini", "test"),
     groups=("difficulty", "category", "sub-category"),
     official="mmau",
+    prompts={
+        # R1-AQA, src/test_mmau.py
+        "r1_aqa": "{stem} Please choose the answer from the following options: {choices}. Output the final answer in "
+        "<answer> </answer>."
+    },
 )

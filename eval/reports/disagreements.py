@@ -56,7 +56,7 @@ def _recordings(run: Mapping[str, Any]) -> dict[str, AudioRef]:
     if name not in list_benchmarks() or not data:
         return {}
     try:
-        records, _ = read_records(load_benchmark(name), data, run.get("split", ""), check_audio=False)
+        records = read_records(load_benchmark(name), data, run.get("split", ""), check_audio=False).records
     except UserError as error:
         logger.warning("no recordings in the comparison: %s", error)
         return {}

@@ -8,13 +8,13 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-Answer = tuple[Any, ...]
-"""(index, answer, …) as a generator of answers yields it."""
+Answered = tuple[Any, ...]
+"""(index, answer) as a generator of answers yields it."""
 
 
 def with_smaller_batches(
-    answer: Callable[[Sequence[int], int], Iterator[Answer]], n_samples: int, batch_size: int
-) -> Iterator[tuple[Answer, int]]:
+    answer: Callable[[Sequence[int], int], Iterator[Answered]], n_samples: int, batch_size: int
+) -> Iterator[tuple[Answered, int]]:
     """Answer all samples; when memory runs out, continue with the unanswered ones in batches of half the size.
 
     Args:

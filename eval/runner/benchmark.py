@@ -2,27 +2,26 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from difflib import get_close_matches
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import alm
-from alm.checkpoint import model_id_of, resolve
 from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
-from alm.common.processes import check_launch
+from alm.common.processes import check_launch, is_main_process
 from alm.common.settings import load_settings
 from alm.data.readers.base import as_source, parse_source
 from alm.data.records import Record
-from alm.decoding import beyond_greedy, decoding_settings
 from encoders.audio.options import applied
-from eval.benchmarks import list_benchmarks, load_benchmark
-from eval.benchmarks._data import read_records
+from eval.benchmarks import Benchmark, list_benchmarks, load_benchmark
+from eval.benchmarks._base import OURS
+from eval.benchmarks._data import BenchmarkData, read_records
 from eval.errors import EvaluationError
+from eval.models import Answerer, Opening, open_model
 from eval.reports.run_report import write_run_report
 from eval.reports.score_table import format_scores
 from eval.runner.manifest import evaluate_manifest
@@ -31,15 +30,11 @@ from eval.runner.settings import EvalSettings
 from eval.scoring.contamination import contaminated, contamination_note
 from eval.scoring.predictions import HEADLINE, PREDICTIONS, read_predictions
 from eval.scoring.scores import Scores, write_scores
-
-# Settings of a generation config that do not shape the text of an answer, or that decoding takes from elsewhere.
-_NOT_DECODING = frozenset(
-    ["bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "max_length", "use_cache"]
-)
+from eval.waveforms import Waveforms
 
 
 def run_benchmark(
-    config: str | Path, model: str | Path, out: str | Path | None = None, overrides: Sequence[str] = ()
+    config: str | Path, model: str | Path = "", out: str | Path | None = None, overrides: Sequence[str] = ()
 ) -> Scores:
     """Run `alm eval`: read the benchmark's data, answer it, print and return the scores.
 
@@ -47,8 +42,10 @@ def run_benchmark(
 
     Args:
         config: A YAML file, or the name of a benchmark for the config shipped with it.
-        model: Audio-language model directory or hub id.
-        out: Folder of predictions and scores; None is `eval/<name>` in the model directory.
+        model: What is asked: a model directory or hub id, `openai:MODEL@URL`, or a Python file with an `ANSWERER`, see
+            `eval.models`; empty is the config's.
+        out: Folder of predictions and scores; None is `eval/<name>` in the model directory, or `eval/<model>/<name>` in
+            the working directory where the model has none.
         overrides: `key=value` strings over the config, for example `data=test.jsonl`.
 
     Returns:
@@ -59,112 +56,156 @@ def run_benchmark(
             written.
     """
     values = load_settings(EvalSettings, find_config(config), overrides)
+    if str(model):
+        values = replace(values, model=str(model))
     with applied(values.audio):
-        return _run(values, model, out)
+        return _run(values, out)
 
 
-def _run(values: EvalSettings, model: str | Path, out: str | Path | None) -> Scores:
-    benchmark = load_benchmark(values.benchmark)
-    settings = replace(values, max_new_tokens=values.max_new_tokens or benchmark.max_new_tokens)
-    assert settings.max_new_tokens is not None
+@dataclass(frozen=True)
+class Prepared:
+    """A benchmark with everything read and opened that answers need.
+
+    Attributes:
+        settings: The settings.
+        benchmark: The benchmark.
+        name: Its name with the split.
+        data: What it asks.
+        model: What is asked.
+        out_dir: Where answers are written.
+        waveforms: Recordings that were read already.
+        notes: Remarks that belong beside the scores.
+        contamination: Which clips are in the training data; None where none was given.
+    """
+
+    settings: EvalSettings
+    benchmark: Benchmark
+    name: str
+    data: BenchmarkData
+    model: Answerer
+    out_dir: Path
+    waveforms: Waveforms
+    notes: list[str]
+    contamination: dict[str, Any] | None
+
+    @property
+    def answering(self) -> dict[str, Any]:
+        """Options of `eval.runner.manifest.answer_records`."""
+        return {
+            "controls": self.settings.controls,
+            "batch_size": self.settings.batch_size,
+            "title": self.benchmark.name,
+            "seed": self.settings.seed,
+            "prompt_version": self.benchmark.version_named(self.settings.prompt),
+            "answer_by": self.settings.answer_by,
+            "rank_by": self.settings.rank_by,
+            "groups": self.benchmark.groups,
+            "waveforms": self.waveforms,
+        }
+
+    @property
+    def scoring(self) -> dict[str, Any]:
+        """Options of `eval.scoring.scores.score_predictions`."""
+        return {
+            "metrics": self.benchmark.metrics,
+            "require": self.settings.require,
+            "official": self.benchmark.official,
+            "is_right": self.benchmark.is_right,
+        }
+
+
+def prepare(settings: EvalSettings, out: str | Path | None, model: Answerer | None = None) -> Prepared:
+    """Read a benchmark's data, then open the model.
+
+    Args:
+        settings: The settings.
+        out: Folder of predictions and scores; None is the default of `run_benchmark`.
+        model: A model that is open already.
+
+    Raises:
+        UserError: See `run_benchmark`.
+    """
+    benchmark = load_benchmark(settings.benchmark)
+    if not settings.model:
+        raise ConfigError("model is empty; say what is asked, for example --model DIR")
     check_launch()
-    _check_decoding(settings.decoding)
-    records, notes = read_records(benchmark, settings.data, settings.split, settings.missing_audio)
+    waveforms = Waveforms()
+    data = read_records(
+        benchmark,
+        settings.data,
+        settings.split,
+        settings.missing_audio,
+        waveforms=waveforms,
+        prompt=settings.prompt,
+    )
+    notes, contamination = data.notes, None
     if settings.training:
-        contamination = contaminated(records, [parse_source(one, "training") for one in settings.training])
+        contamination = contaminated(
+            data.records, [parse_source(one, "training") for one in settings.training]
+        )
         notes = [*notes, contamination_note(contamination)]
-    folder = resolve(model)
     split = settings.split or benchmark.splits[0]
     name = benchmark.name if split == benchmark.splits[0] else f"{benchmark.name}-{split}"
-    out_dir = Path(out) if out is not None else folder / "eval" / name
-    shards = Shards(out_dir)
-    # Before the model is loaded: the directory may change or disappear while questions are answered.
-    model_id = model_id_of(folder)
-    loaded, processor = alm.load(folder, shards.device, settings.trust_remote_code)
-    decoding = decoding_settings(loaded, processor, settings.max_new_tokens, **settings.decoding)
-    notes = [*notes, *_ignored_settings(loaded, decoding)]
-    if decoding.get("do_sample"):
+    if settings.prompt != OURS:
+        name = f"{name}-{settings.prompt}"
+    if model is None:
+        opening = Opening(
+            Shards.device(),
+            settings.max_new_tokens or benchmark.max_new_tokens,
+            settings.decoding,
+            settings.trust_remote_code,
+            {"endpoint": settings.endpoint},
+        )
+        model = open_model(settings.model, opening)
+    if settings.decoding.get("do_sample"):
         torch.manual_seed(settings.seed)
-    scores = evaluate_manifest(
-        loaded,
-        processor,
-        records,
-        out_dir,
-        model_id=model_id,
-        controls=settings.controls,
-        batch_size=settings.batch_size,
-        max_new_tokens=settings.max_new_tokens,
-        limit=settings.limit,
-        title=benchmark.name,
-        seed=settings.seed,
-        prompt_version=benchmark.prompt_version,
-        decoding=beyond_greedy(loaded, processor, decoding),
-        options=settings.decoding,
-        answer_by=settings.answer_by,
-        rank_by=settings.rank_by,
-        groups=benchmark.groups,
-        metrics=benchmark.metrics,
-        require=settings.require,
-        official=benchmark.official,
-        is_right=benchmark.is_right,
-        notes=notes,
+    home = Path("eval") / path_name(settings.model) if model.home is None else model.home / "eval"
+    return Prepared(
+        settings,
+        benchmark,
+        name,
+        data,
+        model,
+        Path(out) if out is not None else home / name,
+        waveforms,
+        [*notes, *model.notes],
+        contamination,
     )
-    if not shards.is_main:
+
+
+def _run(settings: EvalSettings, out: str | Path | None) -> Scores:
+    run = prepare(settings, out)
+    records, model, out_dir = run.data.records, run.model, run.out_dir
+    scores = evaluate_manifest(
+        model, records, out_dir, limit=settings.limit, notes=run.notes, scoring=run.scoring, **run.answering
+    )
+    if not is_main_process():
         return scores
     if not scores:
-        print(f"no answers are published for {name}: {_write_submission(records, out_dir)}")
+        print(f"no answers are published for {run.name}: {_write_submission(records, out_dir)}")
         return scores
     scores["run"] = {
-        "benchmark": benchmark.name,
-        "split": split,
+        "benchmark": run.benchmark.name,
+        "split": settings.split or run.benchmark.splits[0],
         "data": _resolved(settings.data),
-        "prompt_version": benchmark.prompt_version,
-        "citation": benchmark.citation,
-        "model_id": model_id,
+        "prompt": settings.prompt,
+        "prompt_version": run.benchmark.version_named(settings.prompt),
+        "citation": run.benchmark.citation,
+        "model_id": model.model_id,
         "data_sha256": _data_hash(records),
         "answer_by": settings.answer_by,
         **({"rank_by": settings.rank_by} if settings.answer_by == "rank" else {}),
-        "max_new_tokens": settings.max_new_tokens,
-        "decoding": decoding,
+        "max_new_tokens": model.max_new_tokens,
+        "decoding": dict(model.decoding),
+        **({"left_out": run.data.left_out} if run.data.left_out else {}),
     }
-    if settings.training:
-        scores["contamination"] = contamination
+    if run.contamination is not None:
+        scores["contamination"] = run.contamination
     write_scores(out_dir / "scores.json", scores)
-    write_run_report(out_dir, name, scores, records, read_predictions(out_dir / PREDICTIONS))
+    write_run_report(out_dir, run.name, scores, records, read_predictions(out_dir / PREDICTIONS))
     print(format_scores(scores))
     print(f"predictions, scores and report: {out_dir}")
     return scores
-
-
-def _check_decoding(options: Mapping[str, Any]) -> None:
-    """Reject settings that `transformers.GenerationConfig` does not have, which it would keep and ignore."""
-    if not options:
-        return
-    from transformers import GenerationConfig
-
-    defaults: Any = GenerationConfig
-    known = [key for key in defaults().to_dict() if not key.startswith("_")]
-    for key in options:
-        if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"decoding.{key}: not a setting of transformers.GenerationConfig{hint}")
-
-
-def _ignored_settings(model: Any, decoding: Mapping[str, Any]) -> list[str]:
-    """A note that names what the LLM's generation config sets and this evaluation does not apply."""
-    config = model.generation_config.to_diff_dict()
-    ignored = {
-        key: value
-        for key, value in sorted(config.items())
-        if key not in decoding and key not in _NOT_DECODING and not key.startswith("_")
-    }
-    if not ignored:
-        return []
-    named = ", ".join(f"{key}={value}" for key, value in ignored.items())
-    return [
-        f"Decoding ignores {named} of the LLM's generation_config.json; see 'decoding' for what was applied."
-    ]
 
 
 def find_config(config: str | Path) -> Path:
@@ -182,6 +223,11 @@ def find_config(config: str | Path) -> Path:
     raise EvaluationError(
         f"{config}: neither a YAML config nor a benchmark; benchmarks: {', '.join(list_benchmarks())}"
     )
+
+
+def path_name(model: str) -> str:
+    """A model's name as the name of a folder."""
+    return re.sub(r"[^\w.+-]+", "-", model).strip("-.")[:100] or "model"
 
 
 def _resolved(data: Any) -> Any:

@@ -2,51 +2,30 @@
 
 import itertools
 import random
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from alm.common.errors import AudioError
 from alm.common.progress import progress
 from alm.data.records import AUDIO_MARKER, AudioRef, Record
-from alm.generation import generate_answers
 from encoders.audio.options import AudioOptions
 from eval.errors import EvaluationError
-from eval.runner.batching import Answer, with_smaller_batches
-from eval.runner.likelihood import rank_choices
+from eval.models.base import Answer, Answerer, Message, Prompt
+from eval.runner.batching import with_smaller_batches
 from eval.runner.process_shards import Shards
 from eval.scoring.correctness import answers_of
 from eval.scoring.predictions import CONTROLS, Prediction, prediction_key
 from eval.scoring.scores import Scores, check_scorable, score_predictions, write_scores
+from eval.waveforms import Waveforms
 
-# Size limit of the waveform cache. Small test sets fit entirely; larger ones are streamed.
-_CACHE_BYTES = 1 << 30
 # Batches whose audio is in memory at a time.
 _BATCHES_PER_CHUNK = 16
 ANSWER_MODES = ("generate", "rank")
-
-Message = dict[str, str]
-
-
-class Generate(Protocol):
-    """What answers questions: `alm.generation.generate_answers`, or anything that is called like it."""
-
-    def __call__(
-        self,
-        model: Any,
-        processor: Any,
-        conversations: list[list[Message]],
-        audios: list[list[np.ndarray]],
-        max_new_tokens: int = ...,
-        batch_size: int = ...,
-        **options: Any,
-    ) -> Iterator[tuple[int, str]]:
-        """Yield (index of the conversation, answer) in any order."""
 
 
 @dataclass(frozen=True)
@@ -62,123 +41,165 @@ class _Question:
 
 
 def evaluate_manifest(
-    model: Any,
-    processor: Any,
+    model: Answerer,
     records: Sequence[Record],
     out_dir: str | Path,
     *,
-    model_id: str,
-    controls: Sequence[str] = CONTROLS,
-    batch_size: int = 16,
-    max_new_tokens: int = 64,
     limit: int | None = None,
-    title: str = "",
-    seed: int = 0,
-    generate: Generate = generate_answers,
-    prompt_version: str = "1",
-    decoding: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
     answer_by: str = "generate",
-    rank_by: str = "length",
     groups: Sequence[str] = (),
-    **scoring: Any,
+    notes: Sequence[str] = (),
+    scoring: Mapping[str, Any] | None = None,
+    **answering: Any,
 ) -> Scores:
     """Answer every record under every control, appending to `predictions.jsonl`, then write `scores.json`.
 
-    A killed run resumes: answers whose key is in the file are reused. The longest clips come first, so that memory
-    runs out early if it does; the batch size is then halved. Started by `torchrun`, the processes share the work and
-    the first one scores. Before the first answer, `eval.scoring.scores.check_scorable` checks references, choices and
-    metrics, so that nothing is answered that cannot be scored.
+    Before the first answer, `eval.scoring.scores.check_scorable` checks references, choices and metrics, so that
+    nothing is answered that cannot be scored. Started by `torchrun`, the processes share the work and the first one
+    scores.
 
     Args:
-        model: The audio-language model.
-        processor: Its processor; its `sample_rate` (Hz) is what audio is loaded at.
+        model: What is asked.
         records: What to ask, with references.
         out_dir: Folder of `predictions.jsonl` and `scores.json`.
-        model_id: Identity of the model, such as `alm.checkpoint.model_id_of`; part of the answers' keys.
-        controls: Which of `CONTROLS` to run; `none` is the model as it is.
-        batch_size: Samples per batch.
-        max_new_tokens: Longest answer, in tokens.
         limit: Only the first so many records; the scores say so.
-        title: Name of the progress bar; empty shows none.
-        seed: Seed of the choice of other clips.
-        generate: Function that generates the answers.
-        prompt_version: Version of the benchmark's prompt and reader; part of the answers' keys.
-        decoding: The settings that differ from neutral greedy decoding (`alm.decoding.beyond_greedy`); part of the
-            keys of generated answers. None stands for neutral greedy decoding.
-        options: Further arguments of `generate`, for example `do_sample`.
         answer_by: `generate`, or `rank` for the likeliest of the choices (questions without choices are generated).
-        rank_by: How likelihoods are normalised, see `eval.runner.likelihood`.
         groups: Keys of the records' `meta` that are written beside the answers and that scores are broken down by.
-        **scoring: Further options of `eval.scoring.scores.score_predictions`.
+        notes: Further remarks for the reader of the scores.
+        scoring: Further options of `eval.scoring.scores.score_predictions`.
+        **answering: Further options of `answer_records`.
 
     Returns:
         The scores, as in `scores.json`; see `eval.scoring.scores.score_predictions`. Empty in processes but the
         first, and where no record has a reference.
 
     Raises:
-        EvaluationError: Unknown control, no records, a bad limit, a broken predictions file, or `other_clip` with
-            one clip only.
+        EvaluationError: A bad limit, records that cannot be scored, or see `answer_records`.
         AudioError: A recording cannot be read.
     """
     chosen = _chosen(records, limit)
+    options = dict(scoring or {})
+    scorable = any(record.references for record in chosen)
+    if scorable:
+        check_scorable(chosen, ranked=answer_by == "rank", **options)
+    lines = answer_records(model, chosen, out_dir, answer_by=answer_by, groups=groups, **answering)
+    if lines is None or not scorable:
+        return {}
+    scores = score_predictions(
+        chosen,
+        lines,
+        limited=len(chosen) < len(records),
+        groups=groups,
+        notes=[*notes, *model.remarks()],
+        **options,
+    )
+    write_scores(Path(out_dir) / "scores.json", scores)
+    return scores
+
+
+def answer_records(
+    model: Answerer,
+    records: Sequence[Record],
+    out_dir: str | Path,
+    *,
+    controls: Sequence[str] = CONTROLS,
+    batch_size: int = 16,
+    title: str = "",
+    seed: int = 0,
+    prompt_version: str = "1",
+    answer_by: str = "generate",
+    rank_by: str = "length",
+    groups: Sequence[str] = (),
+    waveforms: Waveforms | None = None,
+) -> list[Prediction] | None:
+    """Answer every record under every control, appending to `predictions.jsonl`.
+
+    A killed run resumes: answers whose key is in the file are reused. The longest clips come first, so that memory
+    runs out early if it does; the batch size is then halved. Answers are written in batches, those of a model that
+    takes all questions at a time one by one, as they may cost money.
+
+    Args:
+        model: What is asked; its `model_id`, `max_new_tokens` and `differs` are part of the answers' keys.
+        records: What to ask.
+        out_dir: Folder of `predictions.jsonl`.
+        controls: Which of `CONTROLS` to run; `none` is the model as it is.
+        batch_size: Samples per batch.
+        title: Name of the progress bar; empty shows none.
+        seed: Seed of the choice of other clips.
+        prompt_version: Version of the benchmark's prompt and reader; part of the answers' keys.
+        answer_by: `generate`, or `rank`; see `evaluate_manifest`.
+        rank_by: How likelihoods are normalised, see `eval.models.likelihood`.
+        groups: Keys of the records' `meta` that are written beside the answers.
+        waveforms: Recordings that were read before; None starts without any.
+
+    Returns:
+        The lines of the predictions file that answer these questions; None in processes but the first.
+
+    Raises:
+        EvaluationError: Unknown control, no records, a broken predictions file, `other_clip` with one clip only,
+            choices that the model cannot rank, or a model that stopped answering.
+        AudioError: A recording cannot be read.
+    """
     if answer_by not in ANSWER_MODES:
         raise EvaluationError(f"answer_by is {answer_by!r}; expected one of {', '.join(ANSWER_MODES)}")
     # Keys of this form are in files of earlier versions, whose answers are reused.
-    identity = {"max_new_tokens": max_new_tokens, "do_sample": False, "prompt_version": prompt_version}
+    identity: dict[str, Any] = {
+        "max_new_tokens": model.max_new_tokens,
+        "do_sample": False,
+        "prompt_version": prompt_version,
+    }
     identity |= AudioOptions.current().changes()
     if answer_by == "rank":
         identity |= {"answer_by": answer_by, "rank_by": rank_by}
+        if model.cannot_rank and any(record.choices for record in records):
+            raise EvaluationError(f"answer_by=rank: {model.cannot_rank}; set answer_by=generate")
     plan = [
         question
         for control in _known(controls)
-        for question in _plan(chosen, control, model_id, identity, decoding or {}, seed)
+        for question in _plan(records, control, model.model_id, identity, model.differs, seed)
     ]
-    limited = len(chosen) < len(records)
-    scorable = any(record.references for record in chosen)
-    if scorable:
-        check_scorable(chosen, ranked=answer_by == "rank", **scoring)
-    out_dir = Path(out_dir)
-    waveforms = _Waveforms(processor.sample_rate)
-    shards = Shards(out_dir)
+    read = Waveforms() if waveforms is None else waveforms
+    shards = Shards(Path(out_dir))
 
-    def answer(batch: Sequence[_Question], at: Sequence[int], size: int) -> Iterator[Answer]:
-        questions = [batch[i] for i in at]
-        messages = [question.messages for question in questions]
-        audios = [[waveforms.load(ref) for ref in question.audio] for question in questions]
-        if questions[0].ranked:
-            given = [question.record.choices for question in questions]
-            return rank_choices(model, processor, messages, audios, given, batch_size=size, normalise=rank_by)
-        chosen = {"max_new_tokens": max_new_tokens, "batch_size": size, **(options or {})}
-        return generate(model, processor, messages, audios, **chosen)
+    def prompt(question: _Question) -> Prompt:
+        def clips() -> list[np.ndarray]:
+            return [read.load(ref, model.sample_rate) for ref in question.audio]
+
+        return Prompt(question.messages, clips, question.record.choices, question.record.id)
+
+    def answer(batch: Sequence[_Question], at: Sequence[int], size: int) -> Iterator[tuple[int, Answer]]:
+        prompts = [prompt(batch[i]) for i in at]
+        return model.rank(prompts, size, rank_by) if batch[0].ranked else model.generate(prompts, size)
 
     with shards.open() as file:
         done = shards.known()
         shards.wait()  # all processes have read the answers that exist before any is added
         missing = shards.share(_longest_first([question for question in plan if question.key not in done]))
         size = batch_size
+        if missing:
+            seconds = sum(_length_s(ref) for question in missing for ref in question.audio)
+            reused = [done[question.key] for question in plan if question.key in done]
+            model.announce(map(prompt, missing), seconds, reused)
         with progress(title if shards.is_main else "", len(missing), "answer") as advance:
-            for questions in _chunks(missing, batch_size * _BATCHES_PER_CHUNK):
+            for questions in _chunks(missing, None if model.streams else batch_size * _BATCHES_PER_CHUNK):
                 waiting: list[Prediction] = []
                 found = with_smaller_batches(partial(answer, questions), len(questions), size)
-                for count, ((index, *said), size) in enumerate(found, start=1):
+                for count, ((index, said), size) in enumerate(found, start=1):
                     question = questions[index]
-                    duration_s = sum(waveforms.seconds[ref] for ref in question.audio)
-                    waiting.append(_line(question, said, model_id, duration_s, groups))
-                    if len(waiting) >= size or count == len(questions):
+                    # Of a model that did not listen the header says how long a recording is.
+                    duration_s = sum(read.seconds.get(ref) or _length_s(ref) for ref in question.audio)
+                    waiting.append(_line(question, said, model.model_id, duration_s, groups))
+                    if model.streams or len(waiting) >= size or count == len(questions):
                         file.append(waiting)
                         advance(len(waiting))
                         waiting = []
     shards.wait()
-    scores: Scores = {}
+    lines = None
     if shards.is_main:
         keys = {question.key for question in plan}
-        predictions = [line for line in shards.merge() if line["key"] in keys]
-        if scorable:
-            scores = score_predictions(chosen, predictions, limited=limited, groups=groups, **scoring)
-            write_scores(out_dir / "scores.json", scores)
+        lines = [line for line in shards.merge() if line["key"] in keys]
     shards.wait()
-    return scores
+    return lines
 
 
 def _longest_first(questions: list[_Question]) -> list[_Question]:
@@ -197,12 +218,15 @@ def _longest_first(questions: list[_Question]) -> list[_Question]:
     return sorted(questions, key=key)
 
 
-def _chunks(questions: list[_Question], size: int) -> Iterator[list[_Question]]:
-    """Runs of at most `size` questions that are answered in one way under one control."""
-    for _, same in itertools.groupby(questions, key=lambda question: (question.control, question.ranked)):
+def _chunks(questions: list[_Question], size: int | None) -> Iterator[list[_Question]]:
+    """Runs of at most `size` questions that are answered in one way under one control.
+
+    Without a size, those under all controls are one run.
+    """
+    for _, same in itertools.groupby(questions, key=lambda one: (one.control if size else "", one.ranked)):
         run = list(same)
-        for start in range(0, len(run), size):
-            yield run[start : start + size]
+        for start in range(0, len(run), size or len(run)):
+            yield run[start : start + (size or len(run))]
 
 
 def other_clips(records: Sequence[Record], seed: int = 0) -> list[tuple[AudioRef, ...]]:
@@ -301,9 +325,9 @@ def _length_s(ref: AudioRef) -> float:
 
 
 def _line(
-    question: _Question, said: Sequence[Any], model_id: str, duration_s: float, groups: Sequence[str]
+    question: _Question, said: Answer, model_id: str, duration_s: float, groups: Sequence[str]
 ) -> Prediction:
-    """A line of the predictions file; `said` is the answer and, where choices were ranked, their scores."""
+    """A line of the predictions file."""
     record = question.record
     line: Prediction = {
         "id": record.id,
@@ -313,39 +337,15 @@ def _line(
         "kind": record.kind,
         "control": question.control,
         "question": record.question,
-        "prediction": said[0],
+        "prediction": said.text,
         "references": list(answers_of(record)),
         "choices": list(record.choices),
         "duration_s": round(duration_s, 3),
     }
     if record.captions:
         line["caption"] = True
-    if len(said) > 1:
-        line["ranking"] = [round(score, 6) for score in said[1]]
+    if said.ranking is not None:
+        line["ranking"] = [round(score, 6) for score in said.ranking]
+    line |= said.extra
     values = {group: str(record.meta[group]) for group in groups if record.meta.get(group)}
     return {**line, "groups": values} if values else line
-
-
-class _Waveforms:
-    """Recordings at one sample rate in a cache of limited size."""
-
-    def __init__(self, sample_rate: int) -> None:
-        self._sample_rate = sample_rate
-        self._kept: OrderedDict[AudioRef, np.ndarray] = OrderedDict()
-        self._bytes = 0
-        self.seconds: dict[AudioRef, float] = {}
-        """Length of every recording that was read."""
-
-    def load(self, ref: AudioRef) -> np.ndarray:
-        """Waveform (S,) float32; the same array object each time while it is kept."""
-        if ref in self._kept:
-            self._kept.move_to_end(ref)
-            return self._kept[ref]
-        waveform = ref.load(self._sample_rate)
-        self._kept[ref] = waveform
-        self.seconds[ref] = len(waveform) / self._sample_rate
-        self._bytes += waveform.nbytes
-        while self._bytes > _CACHE_BYTES and len(self._kept) > 1:
-            _, dropped = self._kept.popitem(last=False)
-            self._bytes -= dropped.nbytes
-        return waveform

@@ -50,12 +50,12 @@ class Shards:
                 distributed.init_process_group("gloo")
             distributed.barrier()
 
-    @property
-    def device(self) -> str | None:
+    @staticmethod
+    def device() -> str | None:
         """Where this process' model goes; None leaves the choice to the loader."""
         import torch
 
-        if self.world == 1 or not torch.cuda.is_available():
+        if world_size() == 1 or not torch.cuda.is_available():
             return None
         return f"cuda:{local_rank()}"
 

@@ -59,7 +59,7 @@ def score_file(
         groups = list(dict.fromkeys(key for line in lines for key in line.get("groups", {})))
     else:
         known = load_benchmark(benchmark)
-        records, _ = read_records(known, data or "", split, check_audio=False)
+        records = read_records(known, data or "", split, check_audio=False).records
         metrics, groups, official = known.metrics, list(known.groups), official or known.official
         is_right = known.is_right
     scores = score_predictions(

@@ -6,7 +6,9 @@ from typing import Any
 from alm.common.errors import ConfigError
 from alm.data.readers.base import parse_source
 from encoders.audio.options import AudioOptions
-from eval.runner.likelihood import NORMALISATIONS
+from eval.benchmarks._base import OURS
+from eval.models.endpoint import EndpointSettings
+from eval.models.likelihood import NORMALISATIONS
 from eval.runner.manifest import ANSWER_MODES
 from eval.scoring.predictions import CONTROLS
 
@@ -19,9 +21,12 @@ class EvalSettings:
 
     Attributes:
         benchmark: Name of the benchmark.
+        model: What is asked: a model directory or hub id, `openai:MODEL@URL`, or a Python file with an `ANSWERER`;
+            `--model` on the command line wins.
         data: Its data: for `manifest` a path in any format (`alm list formats`) or a mapping with `path`, `format`,
             `columns`, `prompt` and more, as in `data.train`; for the others a folder.
         split: Which split of it; empty is the benchmark's default.
+        prompt: Name of the benchmark's prompt: `ours`, or one that its file has besides.
         batch_size: Questions per batch.
         max_new_tokens: Length limit of an answer in tokens; None is the benchmark's.
         decoding: Settings of `generate` in place of greedy decoding, for example `{do_sample: true}`; the generation
@@ -37,12 +42,15 @@ class EvalSettings:
         trust_remote_code: Run Python code that comes with the LLM that the model refers to. Set it only for an author
             whom you trust.
         audio: How channels are mixed and peaks above full scale are treated (see `encoders.audio.AudioOptions`).
+        endpoint: How an OpenAI-compatible endpoint is asked (see `eval.models.endpoint.EndpointSettings`).
         require: Metrics that must be computed, such as `meteor`; the run fails without them.
     """
 
     benchmark: str = "manifest"
+    model: str = ""
     data: Any = ""
     split: str = ""
+    prompt: str = OURS
     batch_size: int = 16
     max_new_tokens: int | None = None
     limit: int | None = None
@@ -56,6 +64,7 @@ class EvalSettings:
     training: tuple[Any, ...] = ()
     trust_remote_code: bool = False
     audio: AudioOptions = AudioOptions()
+    endpoint: EndpointSettings = EndpointSettings()
 
     def __post_init__(self) -> None:
         """Check the values."""

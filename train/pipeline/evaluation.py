@@ -56,22 +56,18 @@ def score_model(
     from alm import load
     from alm.data.readers.base import parse_source
     from alm.data.sources import open_source
-    from alm.decoding import beyond_greedy
+    from eval.models.own import OwnModel
     from eval.runner.manifest import evaluate_manifest
 
     records = list(open_source(parse_source(data, "data")))
     answering, processor = load(model, trust_remote_code=trust_remote_code)
     evaluate_manifest(
-        answering,
-        processor,
+        OwnModel(answering, processor, facts_of(model.parent)["fingerprint"], options.max_new_tokens),
         records,
         out,
-        model_id=facts_of(model.parent)["fingerprint"],
         controls=controls,
         batch_size=options.batch_size,
-        max_new_tokens=options.max_new_tokens,
         limit=options.limit,
         title=f"score {title}",
-        decoding=beyond_greedy(answering, processor),
         seed=seed,
     )

@@ -1,0 +1,209 @@
+"""Any audio-text model of `transformers`: a directory or hub id, asked through its processor's chat template."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alm.checkpoint import model_id_of
+from alm.common.errors import CheckpointError
+from alm.common.json_text import read_json_object
+from alm.common.pretrained import from_pretrained
+from alm.common.text import error_line
+from alm.decoding import decoding_with
+from alm.generation import pick_device
+from alm.model import resolve
+from encoders.checkpoint import resolve_source
+from eval.errors import EvaluationError
+from eval.models import own
+from eval.models._decoding import check_decoding, ignored_settings
+from eval.models.base import Answer, Answerer, ModelKind, Opening, Prompt
+from eval.models.families import Family, family_of
+
+
+class AudioTextModel(Answerer):
+    """A loaded audio-text model of `transformers`.
+
+    Args:
+        model: The model, with a `generate` that takes `input_ids` and audio features.
+        processor: Its processor.
+        model_id: Its identity, such as `alm.checkpoint.model_id_of`.
+        family: How models of its kind are asked.
+        max_new_tokens: Longest answer in tokens.
+        options: Settings of `generate` in place of greedy decoding.
+        home: Its directory.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        model_id: str,
+        family: Family | None = None,
+        max_new_tokens: int = 64,
+        options: Mapping[str, Any] | None = None,
+        home: Path | None = None,
+    ) -> None:
+        self._model, self._processor, self._family = model.eval(), processor, family or Family()
+        self.model_id, self.max_new_tokens, self.home = model_id, max_new_tokens, home
+        self.cannot_rank = self._family.cannot_rank
+        features = getattr(processor, "feature_extractor", None) or getattr(
+            processor, "audio_processor", None
+        )
+        self.sample_rate = int(getattr(features, "sampling_rate", 16000))
+        own_settings = model.generation_config
+        eos = own_settings.eos_token_id
+        self._stop = sorted({*(eos if isinstance(eos, list) else [] if eos is None else [eos])})
+        if not self._stop and processor.tokenizer.eos_token_id is not None:
+            self._stop = [processor.tokenizer.eos_token_id]
+        pad = (
+            own_settings.pad_token_id
+            if own_settings.pad_token_id is not None
+            else processor.tokenizer.pad_token_id
+        )
+        neutral = {
+            "do_sample": False,
+            "num_beams": 1,
+            "eos_token_id": self._stop,
+            "pad_token_id": self._stop[0] if pad is None and self._stop else pad,
+        }
+        self.differs = {key: value for key, value in (options or {}).items() if value != neutral.get(key)}
+        self.decoding = {**neutral, **(options or {}), "max_new_tokens": max_new_tokens}
+        self.notes = ignored_settings(model, self.decoding)
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[int, Answer]]:
+        """Answer prompts in batches of similar length."""
+        for rows in _batches(prompts, batch_size, self._family.equal_lengths):
+            inputs = self._inputs([prompts[row] for row in rows])
+            with decoding_with(self._model, dict(self.decoding)) as config:
+                out = self._model.generate(**inputs, generation_config=config, **self._family.generate)
+            said = out[:, inputs["input_ids"].shape[1] :]
+            texts = self._processor.tokenizer.batch_decode(said, skip_special_tokens=True)
+            for row, text in zip(rows, texts, strict=True):
+                yield row, Answer(text.strip())
+
+    @torch.inference_mode()
+    def rank(
+        self, prompts: Sequence[Prompt], batch_size: int, normalise: str
+    ) -> Iterator[tuple[int, Answer]]:
+        """Rank choices by the likelihood of the whole turn that they would be; every choice reads the prompt anew."""
+        kept: dict[str, float] = {}
+        if normalise == "corrected":
+            texts = list(dict.fromkeys(text for prompt in prompts for text in prompt.choices))
+            neutral = Prompt([{"role": "user", "content": "Answer:"}])
+            found = self._log_likelihoods([(neutral, text) for text in texts], batch_size)
+            kept = dict(zip(texts, found, strict=True))
+        for index, prompt in enumerate(prompts):
+            sums = self._log_likelihoods([(prompt, text) for text in prompt.choices], batch_size)
+            scores = [
+                total / len(self._turn(text)) if normalise == "length" else total - kept.get(text, 0.0)
+                for text, total in zip(prompt.choices, sums, strict=True)
+            ]
+            yield index, Answer(prompt.choices[int(np.argmax(scores))], scores)
+
+    def _turn(self, text: str) -> list[int]:
+        """Token ids of a choice with the end of the turn, so that no choice is the start of another."""
+        ids: list[int] = self._processor.tokenizer.encode(text, add_special_tokens=False)
+        return [*ids, *self._stop[:1]]
+
+    def _log_likelihoods(self, rows: Sequence[tuple[Prompt, str]], batch_size: int) -> list[float]:
+        found: list[float] = []
+        for start in range(0, len(rows), batch_size):
+            some = rows[start : start + batch_size]
+            inputs = self._inputs([prompt for prompt, _ in some])
+            turns = [self._turn(text) for _, text in some]
+            width = max(map(len, turns))
+            length = inputs["input_ids"].shape[1]
+            said = torch.zeros((len(some), width), dtype=torch.long)  # (R, K)
+            mask = torch.zeros_like(said)
+            for row, turn in enumerate(turns):
+                said[row, : len(turn)] = torch.tensor(turn)
+                mask[row, : len(turn)] = 1
+            said, mask = said.to(self._model.device), mask.to(self._model.device)
+            inputs["input_ids"] = torch.cat([inputs["input_ids"], said], dim=1)
+            whole = torch.cat([inputs["attention_mask"], mask.to(inputs["attention_mask"].dtype)], dim=1)
+            inputs["attention_mask"] = whole
+            positions = (whole.long().cumsum(-1) - 1).clamp(min=0)
+            logits = self._model(**inputs, position_ids=positions, use_cache=False).logits
+            likely = logits[:, length - 1 : -1].float().log_softmax(-1)  # (R, K, V)
+            each = likely.gather(-1, said[..., None])[..., 0] * mask
+            found += each.double().sum(-1).tolist()
+        return found
+
+    def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        try:
+            inputs = self._family.inputs(self._processor, prompts)
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+            raise EvaluationError(
+                f"{prompts[0].id or 'a question'}: the processor of this model does not take the prompt "
+                f"({error_line(error)}); ask the model in a Python file with an ANSWERER"
+            ) from error
+        dtype = self._model.dtype
+        return {
+            key: value.to(self._model.device, dtype if value.is_floating_point() else None)
+            for key, value in inputs.items()
+            if isinstance(value, torch.Tensor)
+        }
+
+
+def _batches(prompts: Sequence[Prompt], batch_size: int, equal_lengths: bool) -> Iterator[list[int]]:
+    """Indices of prompts of similar length, those with as many recordings (or as long ones) together."""
+    sizes = [[len(clip) for clip in prompt.clips()] for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: (len(sizes[i]), sum(sizes[i]), sizes[i]))
+
+    def shape(i: int) -> Any:
+        return (len(sizes[i]), *set(sizes[i])) if equal_lengths else len(sizes[i])
+
+    for _, group in itertools.groupby(order, key=shape):
+        same = list(group)
+        for start in range(0, len(same), batch_size):
+            yield same[start : start + batch_size]
+
+
+def _recognises(name: str) -> bool:
+    if Path(name).expanduser().is_dir():
+        return True
+    return name.count("/") <= 1 and not name.endswith((".py", ".yaml")) and ":" not in name
+
+
+def _open(name: str, opening: Opening) -> Answerer:
+    folder = resolve(name)
+    if opening.trust_remote_code:
+        resolve_source(name, patterns=["*.py"])
+    if own.is_own(folder) or not (folder / "config.json").is_file():
+        return own.MODEL_KIND.open(name, opening)
+    check_decoding(opening.decoding)
+    import transformers
+
+    model_id = model_id_of(folder)
+    config = read_json_object(folder / "config.json", CheckpointError, constants=True)
+    model_type, named = str(config.get("model_type", "")), config.get("architectures")
+    # The Auto classes for audio and text do not know every model that transformers has.
+    known = isinstance(named, list) and named and getattr(transformers, str(named[0]), None)
+    loader = known or transformers.AutoModelForMultimodalLM
+    trust = opening.trust_remote_code
+    processor = from_pretrained(transformers.AutoProcessor, folder, role="processor", trust_remote_code=trust)
+    if not hasattr(processor, "tokenizer"):
+        raise CheckpointError(
+            f"{folder}: {model_type} has no processor for audio and text; expected a chat model"
+        )
+    model = from_pretrained(loader, folder, role="model", trust_remote_code=trust, dtype="auto")
+    if not hasattr(model, "generate"):
+        raise CheckpointError(
+            f"{folder}: {type(model).__name__} does not generate text; give an audio-text model"
+        )
+    model = model.to(opening.device or pick_device())
+    return AudioTextModel(
+        model, processor, model_id, family_of(model_type), opening.max_new_tokens, opening.decoding, folder
+    )
+
+
+MODEL_KIND = ModelKind(
+    "the directory or hub id of an audio-text model of transformers", _recognises, _open, order=90
+)

@@ -1,0 +1,5 @@
+"""Granite Speech Plus: asked as Granite Speech."""
+
+from eval.models.families.granite_speech import FAMILY as GRANITE_SPEECH
+
+FAMILY = GRANITE_SPEECH

@@ -1,0 +1,69 @@
+"""A model in a Python file: its `ANSWERER` is an `Answerer`, a class of one, or a function from prompts to texts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from alm.common.errors import ConfigError
+from alm.common.files import sha256_of
+from alm.common.plugins import import_file
+from eval.errors import EvaluationError
+from eval.models.base import Answer, Answerer, ModelKind, Opening, Prompt
+
+_EXPECTED = "a function that takes a list of prompts and returns their answers, or an eval.models.Answerer"
+
+
+class FunctionModel(Answerer):
+    """A function that answers batches of prompts.
+
+    Args:
+        function: Takes a list of prompts (`eval.models.Prompt`), returns one text per prompt.
+        model_id: Identity under which answers are reused.
+        sample_rate: Rate in Hz at which it takes recordings.
+    """
+
+    cannot_rank = "a function from prompts to texts gives no likelihoods"
+
+    def __init__(self, function: Callable[[list[Prompt]], Any], model_id: str, sample_rate: int) -> None:
+        self._function, self.model_id, self.sample_rate = function, model_id, sample_rate
+        self.differs, self.decoding = {}, {}
+
+    def generate(self, prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[int, Answer]]:
+        """Answer prompts in their order."""
+        for start in range(0, len(prompts), batch_size):
+            batch = list(prompts[start : start + batch_size])
+            texts = self._function(batch)
+            if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+                raise EvaluationError(
+                    f"ANSWERER returned {type(texts).__name__}, expected a list of {len(batch)} texts"
+                )
+            if len(texts) != len(batch):
+                raise EvaluationError(f"ANSWERER returned {len(texts)} answers to {len(batch)} prompts")
+            yield from ((start + place, Answer(text)) for place, text in enumerate(texts))
+
+
+def _open(name: str, opening: Opening) -> Answerer:
+    file = Path(name).expanduser()
+    found = getattr(import_file(file), "ANSWERER", None)
+    if opening.decoding:
+        raise ConfigError(f"decoding: {name} decides itself how it decodes; remove it")
+    if isinstance(found, type) and issubclass(found, Answerer):
+        found = found()
+    if isinstance(found, Answerer):
+        for needed in ("model_id", "differs", "decoding"):
+            if not hasattr(found, needed):
+                raise ConfigError(f"{name}: ANSWERER has no {needed}; see eval.models.Answerer")
+        return found
+    if found is None or not callable(found) or inspect.isclass(found):
+        raise ConfigError(f"{name}: assigns no ANSWERER; expected {_EXPECTED}")
+    model = FunctionModel(found, f"{file.name}:{sha256_of(file)[:24]}", getattr(found, "sample_rate", 16000))
+    model.max_new_tokens = opening.max_new_tokens
+    return model
+
+
+MODEL_KIND = ModelKind(
+    "a Python file that assigns ANSWERER", lambda name: name.endswith(".py"), _open, order=20
+)
