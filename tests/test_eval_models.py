@@ -7,7 +7,7 @@ import pytest
 import torch
 from foreign_models import FAMILIES, build
 
-from alm.common.errors import ConfigError
+from alm.common.errors import CheckpointError, ConfigError
 from alm.data.manifest import write_manifest
 from encoders.audio import save_wav
 from eval.errors import EvaluationError
@@ -206,6 +206,10 @@ def test_a_plug_in_adds_a_kind_of_model(manifest, tmp_path, monkeypatch):
         EvaluationError, match=r"'what:is this': expected one of: echo:TEXT; openai:MODEL@URL"
     ):
         open_model("what:is this")
+    with pytest.raises(CheckpointError, match="no such directory or weights file"):
+        open_model(str(tmp_path / "a" / "b" / "model"))
+    with pytest.raises(ConfigError, match="no such file"):
+        open_model(str(tmp_path / "absent.py"))
     with pytest.raises(ConfigError, match="model is empty"):
         run_benchmark("manifest", "", tmp_path / "out", [f"data={manifest}"])
 

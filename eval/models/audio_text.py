@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -167,9 +168,8 @@ def _batches(prompts: Sequence[Prompt], batch_size: int, equal_lengths: bool) ->
 
 
 def _recognises(name: str) -> bool:
-    if Path(name).expanduser().is_dir():
-        return True
-    return name.count("/") <= 1 and not name.endswith((".py", ".yaml")) and ":" not in name
+    # Also what is neither there nor a hub id: loading says so.
+    return not name.endswith((".py", ".yaml")) and re.match(r"[A-Za-z][\w+.-]*:", name) is None
 
 
 def _open(name: str, opening: Opening) -> Answerer:

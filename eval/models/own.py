@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alm.checkpoint import model_id_of
+from alm.common.errors import CheckpointError
 from alm.common.json_text import read_json_object
 from alm.decoding import beyond_greedy, decoding_settings
 from alm.generation import generate_answers
@@ -88,7 +89,7 @@ def is_own(folder: Path) -> bool:
     config = folder / "config.json"
     if not config.is_file():
         return is_ltu(folder)
-    kind = read_json_object(config, constants=True).get("model_type")
+    kind = read_json_object(config, CheckpointError, constants=True).get("model_type")
     return kind == AudioLanguageConfig.model_type or is_ltu(folder)
 
 
