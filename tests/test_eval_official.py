@@ -15,6 +15,7 @@ from eval.reports.score_table import format_scores
 from eval.runner.score_file import score_file
 from eval.scoring.official import official_score
 from eval.scoring.official_rules.mmau import mmau_match
+from eval.scoring.predictions import records_of
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,16 @@ def test_equals_the_rule_written_out_another_way(shared_dir):
     )
     with pytest.raises(ConfigError, match="unknown official rule 'mmlu'"):
         official_score("mmlu", records, answers)
+
+
+def test_an_empty_answer_is_wrong_and_a_missing_one_is_not_counted():
+    answers = {"a": "dog", "b": "cat", "c": "", "d": None}
+    lines = [{"id": name, "references": ["dog"], "choices": ["dog", "cat"]} for name in answers]
+    found = official_score("mmau", records_of(lines), list(answers.values()))
+    assert (found["n_right"], found["n_answered"], found["n_records"]) == (1, 3, 4)
+    assert found["value"] == pytest.approx(1 / 3) and found["strict"] == 0.25
+    nothing = official_score("mmau", records_of(lines), [None] * 4)
+    assert nothing["value"] is None and nothing["n_answered"] == 0 and nothing["strict"] == 0.0
 
 
 def test_a_foreign_predictions_file(tmp_path):
