@@ -137,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lambda: theirs(options.tokens, True),
         lambda: ours(options.tokens, eos_token_id=None),
         rounds,
+        warm_up=False,
     )
     seconds = [len(clip) / rate for clip in clips]
     print("\n".join(about))
