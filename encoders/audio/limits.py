@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from alm.common.errors import AudioError, ConfigError
 
@@ -12,14 +15,35 @@ MAX_SECONDS_VARIABLE = "ALM_MAX_AUDIO_S"
 _MAX_SECONDS = 3600.0
 # A file of many channels or a high rate may take no more memory than the longest one at 48 kHz in stereo.
 _MAX_VALUES_PER_SECOND = 2 * 48_000
+_limited_to: ContextVar[float | None] = ContextVar("limited_to", default=None)
+
+
+class TooLongError(AudioError):
+    """Audio that is longer than the limit."""
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Decode nothing longer in this block, whatever the environment says: for audio of strangers.
+
+    Args:
+        seconds: The limit; it holds in this thread or task alone.
+    """
+    token = _limited_to.set(seconds)
+    try:
+        yield
+    finally:
+        _limited_to.reset(token)
 
 
 def max_seconds() -> float:
-    """Longest audio in seconds that is decoded: an hour, or what `ALM_MAX_AUDIO_S` says.
+    """Longest audio in seconds that is decoded: an hour, what `ALM_MAX_AUDIO_S` says, or what `limited` says.
 
     Raises:
         ConfigError: The variable is not a number above 0.
     """
+    if (limit := _limited_to.get()) is not None:
+        return limit
     text = os.environ.get(MAX_SECONDS_VARIABLE)
     if text is None:
         return _MAX_SECONDS
@@ -41,7 +65,7 @@ def check_seconds(seconds: float, file: str, values: int = 0) -> None:
         values: Samples times channels of it.
 
     Raises:
-        AudioError: It is longer than `max_seconds`, or has more values than that length has at 48 kHz in stereo.
+        TooLongError: It is longer than `max_seconds`, or has more values than that length has at 48 kHz in stereo.
     """
     limit = max_seconds()
     needed = max(seconds, values / _MAX_VALUES_PER_SECOND)
@@ -49,7 +73,9 @@ def check_seconds(seconds: float, file: str, values: int = 0) -> None:
         what = (
             f"{seconds:.6g} s long" if seconds > limit else f"as large as {needed:.6g} s at 48 kHz in stereo"
         )
-        raise AudioError(
-            f"{file}: is {what}, over the limit of {limit:g} s; give a segment of it, or set "
-            f"{MAX_SECONDS_VARIABLE}={needed * 1.001:.0f} to decode it"
+        more = (
+            ""
+            if _limited_to.get() is not None
+            else f", or set {MAX_SECONDS_VARIABLE}={needed * 1.001:.0f} to decode it"
         )
+        raise TooLongError(f"{file}: is {what}, over the limit of {limit:g} s; give a segment of it{more}")

@@ -14,7 +14,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from typing import IO
+from typing import IO, Any
 from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 from alm.common.errors import AudioError
@@ -29,6 +29,9 @@ MAX_FETCH_S = 120.0
 _URL = re.compile(r"(https?://|data:)", re.IGNORECASE)
 _SILENT_S = 20.0  # a server that sends nothing for so long is given up
 _BLOCK = 1 << 16
+_PROTOCOLS = ipaddress.IPv4Network("192.0.0.0/24")  # of protocols such as DS-Lite (RFC 6890); no hosts
+# IPv4 through translators (RFC 6052, RFC 8215), and IPv4-compatible addresses of old
+_WITH_IPV4_AT_THE_END = [ipaddress.IPv6Network(n) for n in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")]
 
 
 def is_url(text: object) -> bool:
@@ -48,20 +51,25 @@ def url_name(url: str) -> str:
         return one_line(url[:80])
 
 
-def fetch_audio(url: str, max_bytes: int = MAX_BYTES, max_s: float = MAX_FETCH_S) -> bytes:
+def fetch_audio(
+    url: str, max_bytes: int = MAX_BYTES, max_s: float = MAX_FETCH_S, public_only: bool = False
+) -> bytes:
     """Return the content of a `data:` or `http(s)` address, for `decode_audio`.
 
     Args:
         url: The address.
         max_bytes: Refuse larger content.
         max_s: Give up after this many seconds.
+        public_only: The address comes from a stranger: connect to public addresses of the internet alone, without a
+            proxy. Every address is checked where the connection is made, after its name is resolved.
 
     Returns:
         The content, whole.
 
     Raises:
         AudioError: The address is malformed, cannot be reached, answers with an error, is redirected to another kind of
-            address or into a private network, is too large or too slow, or ends before its announced size.
+            address or into a private network, is too large or too slow, or ends before its announced size; or it is
+            not public.
     """
     if url[:5].lower() == "data:":
         return _inline(url, max_bytes)
@@ -69,7 +77,7 @@ def fetch_audio(url: str, max_bytes: int = MAX_BYTES, max_s: float = MAX_FETCH_S
         raise AudioError(f"{one_line(url[:80])}: is no http, https or data address; give one, or a path")
     shown = url_name(url)
     try:
-        return _download(url, shown, max_bytes, time.monotonic() + max_s, max_s)
+        return _download(url, shown, max_bytes, time.monotonic() + max_s, max_s, public_only)
     except AudioError:
         raise
     except urllib.error.HTTPError as error:
@@ -101,8 +109,15 @@ def _inline(url: str, max_bytes: int) -> bytes:
     return data
 
 
-def _download(url: str, shown: str, max_bytes: int, deadline: float, max_s: float) -> bytes:
-    opener = urllib.request.build_opener(_CheckedRedirects(_is_private(url)))
+def _download(
+    url: str, shown: str, max_bytes: int, deadline: float, max_s: float, public_only: bool
+) -> bytes:
+    if public_only:
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), _PublicHTTP(), _PublicHTTPS(), _CheckedRedirects(False)
+        )
+    else:
+        opener = urllib.request.build_opener(_CheckedRedirects(_is_private(url)))
     request = urllib.request.Request(url, headers={"User-Agent": "alm", "Accept-Encoding": "identity"})
     with opener.open(request, timeout=min(_SILENT_S, max_s)) as answer:
         announced = answer.headers.get("Content-Length")
@@ -131,8 +146,74 @@ def _is_private(url: str) -> bool:
     host = urlsplit(url).hostname
     if not host:
         raise ValueError("the address names no host")
-    addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
-    return any(not ipaddress.ip_address(address.partition("%")[0]).is_global for address in addresses)
+    return any(not is_public(str(found[4][0])) for found in socket.getaddrinfo(host, None))
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the public internet, also where IPv6 wraps an IPv4 address.
+
+    Args:
+        address: As `socket.getaddrinfo` gives it, with or without a zone.
+    """
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    wrapped: list[ipaddress.IPv4Address | None] = []
+    if isinstance(ip, ipaddress.IPv6Address):
+        wrapped = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
+        if any(ip in network for network in _WITH_IPV4_AT_THE_END):
+            wrapped.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
+    inner = [one for one in wrapped if one is not None]
+    # A mapped address is the IPv4 address itself; of the other kinds both must be public
+    outer = [] if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped else [ip]
+    return all(
+        one.is_global and not one.is_multicast and not one.is_reserved and one not in _PROTOCOLS
+        for one in [*outer, *inner]
+    )
+
+
+def _connect_publicly(
+    address: tuple[str, int], timeout: Any = None, source_address: Any = None
+) -> socket.socket:
+    """Connect to a host, as `socket.create_connection` does, if all that its name resolves to is public."""
+    host, port = address
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    if not all(is_public(str(one[4][0])) for one in found):
+        raise AudioError(f"{one_line(host)}: is no public address; send the audio itself")
+    for i, (family, kind, protocol, _, sockaddr) in enumerate(found):
+        connection = socket.socket(family, kind, protocol)
+        try:
+            connection.settimeout(timeout)
+            connection.connect(sockaddr)  # what was checked, and no name that could resolve anew
+            return connection
+        except OSError:
+            connection.close()
+            if i == len(found) - 1:
+                raise
+    raise OSError("the name resolves to nothing")
+
+
+class _PublicHTTP(urllib.request.HTTPHandler):
+    """Opens connections to public addresses alone."""
+
+    def http_open(self, req: urllib.request.Request) -> Any:
+        """Open one."""
+        return self.do_open(_public(http.client.HTTPConnection), req)
+
+
+class _PublicHTTPS(urllib.request.HTTPSHandler):
+    """Opens encrypted connections to public addresses alone."""
+
+    def https_open(self, req: urllib.request.Request) -> Any:
+        """Open one; the certificate is checked against the name."""
+        return self.do_open(_public(http.client.HTTPSConnection), req)
+
+
+def _public(kind: Any) -> Any:
+    def build(*args: Any, **kwargs: Any) -> Any:
+        connection = kind(*args, **kwargs)
+        connection._create_connection = _connect_publicly
+        return connection
+
+    return build
 
 
 class _CheckedRedirects(urllib.request.HTTPRedirectHandler):

@@ -1,0 +1,149 @@
+"""`alm serve`: a model behind OpenAI's chat API."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from alm.commands import Command, add_trust_option, positive, seconds
+
+ENGINES = ("transformers", "vllm")
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "serve",
+        help="serve a model through OpenAI's chat API",
+        description="Answer /v1/chat/completions, with input_audio and audio_url, until it is interrupted.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="audio-language model directory or hub id")
+    add_server_options(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; another one than this machine's "
+                        "own needs a key (127.0.0.1)")  # fmt: skip
+    parser.add_argument("--port", type=_port, default=8000, help="port; 0 takes a free one (8000)")
+    parser.add_argument("--name", help="the model's name in the API (the last part of MODEL)")
+    parser.add_argument("--api-key-file", metavar="FILE", help="file with the key that callers must send (the "
+                        "environment variable ALM_API_KEY, or none)")  # fmt: skip
+    parser.add_argument("--max-body-mib", type=positive, default=32, help="largest request in MiB (32)")
+    parser.add_argument(
+        "--max-audio-s", type=seconds, default=600.0, help="longest audio of a request in seconds (600)"
+    )
+    parser.add_argument("--max-clips", type=positive, default=16, help="most clips of a request (16)")
+    parser.add_argument(
+        "--max-requests",
+        type=positive,
+        default=128,
+        help="most requests under way, waiting ones included (128)",
+    )
+    parser.add_argument(
+        "--request-s", type=seconds, default=600.0, help="longest time of a request in seconds (600)"
+    )
+    parser.add_argument(
+        "--drain-s",
+        type=seconds,
+        default=30.0,
+        help="time for answers under way after SIGTERM in seconds (30)",
+    )
+    parser.add_argument(
+        "--allow-urls",
+        action="store_true",
+        help="fetch audio from public http(s) addresses that requests name (no)",
+    )
+    parser.set_defaults(run=_serve)
+
+
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the engine, which `alm chat` has as well."""
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="transformers", help="what generates (transformers)"
+    )
+    parser.add_argument("--batch-size", type=positive, default=16, help="most requests answered at once (16)")
+    parser.add_argument(
+        "--max-new-tokens",
+        type=positive,
+        default=256,
+        help="longest answer where a request asks for none (256)",
+    )
+    parser.add_argument(
+        "--engine-options",
+        default="",
+        metavar="WORDS",
+        help="further options of `vllm serve`, as one quoted text",
+    )
+    add_trust_option(parser)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or len(text) > 5 or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"got '{text[:40]}', expected a port from 0 to 65535")
+    return int(text)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from alm.common.errors import ConfigError
+    from alm.serving.access import Address, check_address, check_installed, read_key
+
+    check_installed("serve", ("starlette", "uvicorn", "openai"))
+    address = Address(arguments.host, arguments.port)
+    key = read_key(arguments.api_key_file)
+    check_address(address, key)
+    if arguments.engine == "transformers" and arguments.engine_options:
+        raise ConfigError("--engine-options: those of vLLM; use --engine vllm, or leave them out")
+    if arguments.engine == "vllm":
+        check_vllm()
+
+    from alm.commands._collecting import without_collecting
+
+    with without_collecting():
+        from alm.checkpoint import load_model, load_processor, resolve
+        from alm.serving.requests import Limits
+        from alm.serving.server import serve
+
+        folder = resolve(arguments.model)
+        processor = load_processor(folder, trust_remote_code=arguments.trust_remote_code)
+    name = arguments.name or folder.resolve().name
+
+    def make_engine() -> Any:
+        if arguments.engine == "vllm":
+            from alm.serving.proxy import VllmEngine
+
+            return VllmEngine(
+                folder, processor, name, arguments.batch_size, arguments.max_new_tokens,
+                arguments.engine_options, arguments.trust_remote_code,
+            )  # fmt: skip
+        from alm.serving.engine import LocalEngine
+
+        with without_collecting():
+            model = load_model(folder, trust_remote_code=arguments.trust_remote_code)
+        return LocalEngine(model, processor, arguments.batch_size, arguments.max_new_tokens)
+
+    limits = Limits(
+        body_bytes=arguments.max_body_mib << 20,
+        audio_s=arguments.max_audio_s,
+        clips=arguments.max_clips,
+        allow_urls=arguments.allow_urls,
+    )
+    return serve(
+        make_engine, name, address, key, limits, lambda url: print(f"serving {name} at {url}/v1", flush=True),
+        max_requests=arguments.max_requests, request_s=arguments.request_s, drain_s=arguments.drain_s,
+    )  # fmt: skip
+
+
+def check_vllm() -> None:
+    """Refuse the engine where it is not installed.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    import importlib.util
+
+    from alm.common.errors import ConfigError
+
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            "--engine vllm: vLLM is not installed here; pip install vllm, or use --engine transformers"
+        )
+
+
+COMMAND = Command(add, order=8)

@@ -1,0 +1,164 @@
+"""The engine that hands requests to `vllm serve`, a child of this process, behind the same checks."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import os
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import soundfile
+
+from alm.common.errors import ConfigError, UserError
+from alm.common.processes import child_environment, interrupts_kept_from_children, tied_child_command
+from alm.serving.engine import Finish, StoppedText
+from alm.serving.requests import ChatRequest, RequestError
+
+_STOP_S = 20.0
+
+
+class VllmEngine:
+    """Starts `vllm serve` on a port of this machine, and asks it.
+
+    Clips go there as float wav files at the model's rate, so that nothing is resampled a second time.
+
+    Args:
+        folder: The model directory.
+        processor: Its processor, for the rate and the marker of clips.
+        name: The model's name.
+        batch_size: Most requests that are answered at once.
+        max_new_tokens: Longest answer of a request that asks for no length.
+        options: Further options of `vllm serve`, as one text.
+        trust_remote_code: Run code that comes with the model's LLM.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        processor: Any,
+        name: str,
+        batch_size: int,
+        max_new_tokens: int,
+        options: str = "",
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.sample_rate: int = processor.sample_rate
+        self.audio_token: str = processor.audio_token
+        self.name, self.max_new_tokens = name, max_new_tokens
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        try:
+            more = shlex.split(options)
+        except ValueError as error:
+            raise ConfigError(f"--engine-options: {error}") from error
+        words = ["serve", str(folder), "--host", "127.0.0.1", "--port", str(port), "--served-model-name", name,
+                 "--max-num-seqs", str(batch_size), *more]  # fmt: skip
+        if trust_remote_code:
+            words.append("--trust-remote-code")
+        key = secrets.token_urlsafe()
+        self._client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0)
+        with interrupts_kept_from_children():
+            self._child = subprocess.Popen(
+                tied_child_command("vllm.entrypoints.cli.main", *words),
+                env=child_environment({"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1"}),
+                start_new_session=True,
+            )
+
+    async def start(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            UserError: It ended instead.
+        """
+        while True:
+            if self._child.poll() is not None:
+                raise UserError(
+                    f"vLLM did not start (exit code {self._child.returncode}); its output says why"
+                )
+            try:
+                await self._client.models.list()
+                return
+            except openai.APIError:
+                await asyncio.sleep(0.3)
+
+    async def stop(self) -> None:
+        """End it and all its processes."""
+        await self._client.close()
+        if self._child.poll() is None:
+            self._child.send_signal(signal.SIGTERM)
+            try:
+                await asyncio.to_thread(self._child.wait, _STOP_S)
+            except subprocess.TimeoutExpired:
+                pass
+        try:
+            os.killpg(self._child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._child.wait()
+
+    def problem(self) -> str | None:
+        """Why it cannot answer; None where it can."""
+        code = self._child.poll()
+        return None if code is None else f"vLLM ended with exit code {code}"
+
+    async def answer(self, request: ChatRequest) -> AsyncIterator[str | Finish]:
+        """Pieces of the answer, then how it ended.
+
+        Raises:
+            RequestError: vLLM refuses the request, or has ended.
+        """
+        written = StoppedText([])
+        reason, usage = "stop", None
+        try:
+            stream = await self._client.chat.completions.create(
+                model=self.name,
+                messages=self._messages(request),  # type: ignore[arg-type]
+                stream=True,
+                stream_options={"include_usage": True},
+                temperature=request.temperature,
+                top_p=openai.omit if request.top_p is None else request.top_p,
+                seed=openai.omit if request.seed is None else request.seed,
+                stop=request.stop or openai.omit,
+                max_tokens=request.max_new_tokens or self.max_new_tokens,
+            )
+            async with stream:
+                async for chunk in stream:
+                    usage = chunk.usage or usage
+                    for choice in chunk.choices:
+                        reason = choice.finish_reason or reason
+                        if piece := written.add(choice.delta.content or ""):
+                            yield piece
+        except openai.APIStatusError as error:
+            if error.status_code >= 500:
+                raise RequestError(503, "the engine failed; try again later", "engine_down") from error
+            raise RequestError(400, f"the engine refuses it: {error.message}", "invalid_prompt") from error
+        except openai.APIError as error:
+            raise RequestError(503, f"no answers at present: {self.problem() or 'the engine failed'}",
+                               "engine_down", retry_after_s=30) from error  # fmt: skip
+        if rest := written.end():
+            yield rest
+        yield Finish(reason, usage.prompt_tokens if usage else 0, usage.completion_tokens if usage else 0)
+
+    def _messages(self, request: ChatRequest) -> list[dict[str, Any]]:
+        """Messages for vLLM: the text with its markers, which keep the clips' places, then the clips."""
+        clips = iter(request.clips)
+        out = []
+        for message in request.messages:
+            text = message["content"]
+            content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+            for _ in range(text.count(self.audio_token)):
+                file = io.BytesIO()
+                soundfile.write(file, next(clips), self.sample_rate, format="WAV", subtype="FLOAT")
+                data = base64.b64encode(file.getvalue()).decode()
+                content.append({"type": "input_audio", "input_audio": {"data": data, "format": "wav"}})
+            out.append({"role": message["role"], "content": content if len(content) > 1 else text})
+        return out

@@ -1,0 +1,600 @@
+"""The server: OpenAI's own client gets the answers of `alm ask`, and every wrong request a status and a reason."""
+
+import asyncio
+import base64
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import AutoTokenizer
+
+from alm.checkpoint import load_llm
+from alm.cli import main
+from alm.common.processes import child_environment, tied_child_command
+from alm.generation import generate_answers
+from alm.model import AudioLanguageModel
+from alm.processor import build_processor
+from encoders import encoder_class
+
+openai = pytest.importorskip("openai", reason="needs alm-toolkit[serve]")
+uvicorn = pytest.importorskip("uvicorn", reason="needs alm-toolkit[serve]")
+pytest.importorskip("starlette", reason="needs alm-toolkit[serve]")
+
+from alm.serving.access import Address, check_address, read_key  # noqa: E402
+from alm.serving.app import Service  # noqa: E402
+from alm.serving.engine import LocalEngine, StoppedText  # noqa: E402
+from alm.serving.requests import Limits, RequestError, read_request  # noqa: E402
+
+KEY = "a-key-for-these-tests"
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory, llm_dir):
+    folder = tmp_path_factory.mktemp("serving") / "tiny"
+    torch.manual_seed(0)
+    model = AudioLanguageModel.assemble(
+        encoder_class("audiomosaic").tiny(), load_llm(str(llm_dir)), "mlp", llm_source=str(llm_dir)
+    )
+    processor = build_processor(AutoTokenizer.from_pretrained(llm_dir), model)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parts(model_dir):
+    from alm.checkpoint import load_model, load_processor
+
+    return load_model(model_dir), load_processor(model_dir)
+
+
+@pytest.fixture(scope="module")
+def engine(parts):
+    made = LocalEngine(*parts, max_new_tokens=24)
+    asyncio.run(made.start())
+    yield made
+    asyncio.run(made.stop())
+
+
+@contextmanager
+def running(engine, limits=None, **settings):
+    """A server of its own in a thread; yields its service and its URL."""
+    made: dict = {}
+    ready = threading.Event()
+
+    async def run():
+        made["service"] = service = Service(engine, "tiny", limits or Limits(), **settings)
+        service.loop = asyncio.get_running_loop()
+        config = uvicorn.Config(service, port=0, log_level="critical", lifespan="off")
+        made["server"] = server = uvicorn.Server(config)
+        serving = asyncio.ensure_future(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        made["port"] = server.servers[0].sockets[0].getsockname()[1]
+        ready.set()
+        await serving
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
+    thread.start()
+    assert ready.wait(30)
+    try:
+        yield made["service"], f"http://127.0.0.1:{made['port']}"
+    finally:
+        made["server"].should_exit = made["server"].force_exit = True
+        thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def url(engine):
+    with running(engine, Limits(body_bytes=4 << 20, audio_s=20, clips=3)) as (_, url):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def recording(wave, kind="WAV"):
+    file = io.BytesIO()
+    soundfile.write(file, wave, 16000, format=kind, subtype="FLOAT" if kind == "WAV" else None)
+    return file.getvalue()
+
+
+def audio(wave, kind="WAV"):
+    data = wave if isinstance(wave, bytes) else recording(wave, kind)
+    return {
+        "type": "input_audio",
+        "input_audio": {"data": base64.b64encode(data).decode(), "format": kind.lower()},
+    }
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+def user(*items):
+    return {"role": "user", "content": list(items)}
+
+
+def ask(client, messages, **options):
+    return client.chat.completions.create(model="tiny", messages=messages, **options)
+
+
+def expected(parts, messages, clips, n=24):
+    """The answer of the path behind `alm ask`."""
+    [(_, answer)] = generate_answers(*parts, [messages], [clips], n)
+    return answer
+
+
+def refused(call):
+    """Status code, `error.code` and message of a refused request."""
+    with pytest.raises(openai.APIStatusError) as caught:
+        call()
+    body = caught.value.body
+    assert set(body) == {"message", "type", "param", "code"}, body
+    return caught.value.status_code, body["code"], body["message"]
+
+
+def test_answers_are_those_of_alm_ask(client, model_dir, tmp_path, clips, capsys):
+    path = tmp_path / "a.wav"
+    path.write_bytes(recording(clips[0]))
+    assert main(["ask", str(model_dir), str(path), "What is this?", "--max-new-tokens", "20", "--jsonl"]) == 0
+    answer = ask(client, [user(audio(clips[0]), text("What is this?"))], max_tokens=20)
+    choice = answer.choices[0]
+    assert " ".join(choice.message.content.split()) == json.loads(capsys.readouterr().out)["answer"] != ""
+    assert choice.finish_reason == "length" and answer.usage.completion_tokens == 20
+    assert answer.model == "tiny" and answer.usage.total_tokens == answer.usage.prompt_tokens + 20
+
+
+def test_several_clips_turns_and_ways_to_send_them(client, parts, clips):
+    data = "data:audio/flac;base64," + base64.b64encode(recording(clips[1], "FLAC")).decode()
+    content = [text("First"), audio(clips[0]), text("then"), {"type": "audio_url", "audio_url": {"url": data}},
+               text("Same?")]  # fmt: skip
+    from encoders.audio import load_audio
+
+    heard = [clips[0], load_audio(data, 16000)]
+    first = ask(client, [user(*content)]).choices[0].message
+    said = [{"role": "user", "content": "First<|audio|>then<|audio|>Same?"}]
+    assert first.content == expected(parts, said, heard) != ""
+    # The client's own message goes back as it came
+    turns = [user(*content), first, user(audio(clips[2]), text("And this?"))]
+    said += [
+        {"role": "assistant", "content": first.content},
+        {"role": "user", "content": "<|audio|>And this?"},
+    ]
+    second = ask(client, turns).choices[0].message.content
+    assert second == expected(parts, said, [*heard, clips[2]]) != first.content
+    plain = ask(client, [{"role": "user", "content": "Hello"}]).choices[0].message.content
+    assert plain == expected(parts, [{"role": "user", "content": "Hello"}], [])
+
+
+def test_a_stream_says_the_same_in_pieces(client, clips):
+    messages = [user(audio(clips[0]), text("What is this?"))]
+    whole = ask(client, messages).choices[0]
+    chunks = list(ask(client, messages, stream=True, stream_options={"include_usage": True}))
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks[:-1]]
+    assert "".join(pieces) == whole.message.content and sum(map(bool, pieces)) > 3
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == whole.finish_reason == "length"
+    assert chunks[-1].usage.completion_tokens == 24
+
+
+def test_requests_under_way_together_share_batches_and_change_no_answer(engine, url, parts, clips):
+    said = [[{"role": "user", "content": f"<|audio|>What is number {i}?"}] for i in range(12)]
+    alone = [expected(parts, said[i], [clips[i % 4]], 8 + i) for i in range(12)]
+    sizes = []
+    generate = engine._generate
+    engine._generate = lambda jobs: (sizes.append(len(jobs)), generate(jobs))[1]
+
+    async def one(client, i):
+        messages = [user(audio(clips[i % 4]), text(f"What is number {i}?"))]
+        made = await client.chat.completions.create(
+            model="tiny", messages=messages, max_tokens=8 + i, stream=i % 2 == 0
+        )
+        if i % 2:
+            return made.choices[0].message.content
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in made])
+
+    async def all_of_them():
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            return await asyncio.gather(*(one(client, i) for i in range(12)))
+
+    try:
+        together = asyncio.run(all_of_them())
+    finally:
+        engine._generate = generate
+    assert together == alone and len(set(alone)) > 6
+    assert sum(sizes) == 12 and max(sizes) > 1
+
+
+def test_sampling_follows_the_seed_and_stop_ends_the_answer(client, clips):
+    messages = [user(audio(clips[0]), text("What?"))]
+
+    def sampled(seed):
+        return ask(client, messages, temperature=1.0, top_p=0.9, seed=seed).choices[0].message.content
+
+    assert sampled(1) == sampled(1) != sampled(2)
+    whole = ask(client, messages).choices[0].message.content
+    stop = whole[len(whole) // 2 : len(whole) // 2 + 2]
+    cut = ask(client, messages, stop=[stop]).choices[0]
+    assert cut.message.content == whole[: whole.index(stop)].rstrip() and cut.finish_reason == "stop"
+    stream = ask(client, messages, stop=[stop], stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == cut.message.content
+
+
+def test_texts_that_end_an_answer_are_held_back():
+    for pieces in (list("one\ntwo END three"), ["one\ntwo E", "ND three"], ["one\ntwo END three"]):
+        written = StoppedText(["END"])
+        out = [written.add(piece) for piece in pieces]
+        assert "".join(out) == "one\ntwo" and written.stopped and not written.end()
+    written = StoppedText(["END"])
+    assert [written.add(" a E"), written.add("N b "), written.end()] == ["a", " EN b", ""]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code", "message"),
+    [
+        ({"model": "other"}, 404, "model_not_found", "model 'other' is not served here; use 'tiny'"),
+        ({"messages": []}, 400, "invalid_value", "expected a list of messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, 400, "invalid_value", "messages[0].role is 'tool'"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, 400, "invalid_value", "last message must be of"),
+        ({"messages": [user({"type": "image_url"})]}, 400, "invalid_value", "messages[0].content[0] is"),
+        ({"messages": [user(text("a <|audio|> b"))]}, 400, "invalid_value", "holds <|audio|>, the model's marker"),
+        ({"temperature": 3}, 400, "invalid_value", "temperature is 3; expected a number from 0 to 2"),
+        ({"max_tokens": 0}, 400, "invalid_value", "max_tokens is 0; expected a whole number from 1"),
+        ({"max_tokens": 100_000}, 400, "invalid_prompt", "more than the LLM's context of 512 tokens"),
+        ({"n": 2}, 400, "unsupported_parameter", "n=2 is not supported"),
+        ({"extra_body": {"beams": 2}}, 400, "unknown_parameter", "unknown field 'beams'"),
+        ({"stop": [""]}, 400, "invalid_value", "stop: expected a text"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_named(client, change, status, code, message):
+    good = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
+    found = refused(lambda: client.chat.completions.create(**good | change))
+    assert found[:2] == (status, code) and message in found[2]
+
+
+def test_audio_that_cannot_be_heard(client, clips):
+    def send(*items):
+        return refused(lambda: ask(client, [user(*items, text("What?"))]))
+
+    assert send(audio(b"no audio at all"))[:2] == (422, "invalid_audio")
+    assert "messages[0].content[0]" in send(audio(b"no audio at all"))[2]
+    wrong = {"type": "input_audio", "input_audio": {"data": "@@@", "format": "wav"}}
+    where = "messages[0].content[0].input_audio.data"
+    assert send(wrong) == (
+        400, "invalid_value", f"{where}: is not valid base64; encode the file's bytes again")  # fmt: skip
+    assert send(*[audio(clips[0])] * 4) == (
+        413,
+        "invalid_value",
+        "messages: 4 clips, more than the limit of 3",
+    )
+    status, code, message = send(audio(np.zeros(21 * 16000, np.float32), "FLAC"))
+    assert (status, code) == (413, "audio_too_long") and "is 21 s long, over the limit of 20 s" in message
+    status, code, message = send(*[audio(np.zeros(12 * 16000, np.float32), "FLAC")] * 2)
+    assert (status, code) == (413, "audio_too_long") and "(20 s for all clips together)" in message
+    assert "ALM_MAX_AUDIO_S" not in message
+    # 18 s fit the limit of the server, and not the context of the LLM
+    assert send(audio(np.full(18 * 16000, 0.1, np.float32), "FLAC"), text("long " * 400))[:2] == (
+        400,
+        "invalid_prompt",
+    )
+
+
+def test_hours_in_a_small_file_are_refused_before_they_are_decoded(client, monkeypatch):
+    """A flac of 16 hours has 1 MB; its samples would take 3.7 GB."""
+    minute = recording(np.zeros(60 * 16000, np.float32), "FLAC")
+    n_samples = 16 * 3600 * 16000
+    at = 8 + 13  # 36 bits of the stream info hold the number of samples
+    claimed = bytearray(minute)
+    claimed[at] = (claimed[at] & 0xF0) | (n_samples >> 32)
+    claimed[at + 1 : at + 5] = (n_samples & 0xFFFFFFFF).to_bytes(4, "big")
+    read = []
+    true_read = soundfile.SoundFile.read
+    monkeypatch.setattr(
+        soundfile.SoundFile, "read", lambda self, *a, **k: read.append(1) or true_read(self, *a, **k)
+    )
+    status, code, message = refused(lambda: ask(client, [user(audio(bytes(claimed), "FLAC"))]))
+    assert (status, code) == (413, "audio_too_long") and "over the limit of 20 s" in message and not read
+    # Ogg says nothing in front: it is decoded up to the limit
+    ogg = io.BytesIO()
+    with soundfile.SoundFile(ogg, "w", 16000, 1, format="OGG") as file:
+        for _ in range(120):  # libsndfile's encoder overflows its stack on one long block
+            file.write(np.zeros(16000, np.float32))
+    assert refused(lambda: ask(client, [user(audio(ogg.getvalue(), "OGG"))]))[:2] == (413, "audio_too_long")
+
+
+def test_bodies_are_limited_and_must_be_json(url, client):
+    import httpx2
+
+    assert refused(lambda: ask(client, [user(audio(b"x" * (10 << 20)))])) == (
+        413, "body_too_large", "the body is larger than 4 MiB; send less audio, or flac")  # fmt: skip
+
+    def post(content, kind="application/json", path="/v1/chat/completions", **headers):
+        answer = httpx2.post(url + path, content=content, headers={"Content-Type": kind, **headers})
+        return answer.status_code, answer.json()["error"]["code"]
+
+    def endless():
+        for _ in range(100):
+            yield b" " * 100_000
+
+    assert post(endless()) == (413, "body_too_large")  # no length announced
+    assert post("{") == post(b"\xff") == post('{"a": NaN}') == (400, "invalid_json")
+    assert post("[" * 100_000) == (400, "invalid_json") and post("[]") == (400, "invalid_value")
+    assert post("{}", "text/plain") == (400, "invalid_content_type")
+    assert post("{}", path="/v1/other") == (404, "not_found")
+    assert post("{}", Host="evil.example") == (403, "wrong_host")
+    assert httpx2.get(f"{url}/v1/chat/completions").status_code == 405
+    assert httpx2.get(f"{url}/health").json() == {"status": "ok", "model": "tiny"}
+    assert [one.id for one in client.models.list()] == ["tiny"] and client.models.retrieve(
+        "tiny"
+    ).id == "tiny"
+    assert refused(lambda: client.models.retrieve("a/b"))[:2] == (404, "model_not_found")
+
+
+def test_a_request_reads_no_file_and_no_address_of_the_server(engine, url, client, clips, tmp_path):
+    """Not even where addresses may be fetched."""
+    path = tmp_path / "a.wav"
+    path.write_bytes(recording(clips[0]))
+
+    def send(client, address):
+        return refused(lambda: ask(client, [user({"type": "audio_url", "audio_url": {"url": address}})]))
+
+    for address in (
+        str(path),
+        f"file://{path}",
+        "ftp://example.org/a.wav",
+        "/etc/passwd",
+        "../a.wav",
+        "a.wav",
+        "",
+    ):
+        assert send(client, address)[:2] == (400, "invalid_url"), address
+    assert "fetches no addresses" in send(client, "https://example.org/a.wav")[2]
+    as_path = {"type": "input_audio", "input_audio": {"data": str(path), "format": "wav"}}
+    assert refused(lambda: ask(client, [user(as_path)]))[0] == 400
+    asked = []
+    with (
+        running(engine, Limits(allow_urls=True)) as (_, own),
+        socket.create_server(("127.0.0.1", 0)) as other,
+        openai.OpenAI(base_url=f"{own}/v1", api_key="none", max_retries=0) as lenient,
+    ):
+        threading.Thread(target=lambda: asked.append(other.accept()), daemon=True).start()
+        port = other.getsockname()[1]
+        hosts = (
+            "127.0.0.1 localhost 2130706433 0x7f.1 127.1 0 [::1] [::ffff:127.0.0.1] [::ffff:7f00:1] "
+            "[64:ff9b::7f00:1] 10.0.0.1 192.168.1.1 169.254.169.254 [fe80::1]"
+        )
+        for host in hosts.split():
+            status, code, message = send(lenient, f"http://{host}:{port}/a.wav")
+            assert (status, code) == (422, "invalid_audio") and "is no public address" in message, host
+        assert send(lenient, f"file://{path}")[:2] == (400, "invalid_url")
+    assert not asked
+
+
+def test_keys(engine, clips, caplog, capfd):
+    with running(engine, key=KEY, own_host_only=False) as (_, url):
+        with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+            assert ask(client, [{"role": "user", "content": "Hello"}]).choices[0].message.content
+        for wrong in ("none", KEY + "x", KEY[:-1], KEY.upper(), "x" * 10_000):
+            with openai.OpenAI(base_url=f"{url}/v1", api_key=wrong, max_retries=0) as client:
+                found = refused(lambda client=client: ask(client, [user(audio(b"x" * (1 << 20)))]))
+            assert found == (
+                401,
+                "invalid_api_key",
+                "no valid API key; send it as 'Authorization: Bearer KEY'",
+            )
+    assert KEY not in caplog.text + "".join(capfd.readouterr())
+
+
+def test_too_many_requests(engine, clips):
+    with (
+        running(engine, max_requests=2) as (service, url),
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        host, port = url.removeprefix("http://").split(":")
+        with (
+            socket.create_connection((host, int(port))) as one,
+            socket.create_connection((host, int(port))) as two,
+        ):
+            for slow in (one, two):  # they announce a body, and send nothing of it
+                slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+                             b"Content-Type: application/json\r\nContent-Length: 99\r\n\r\n")  # fmt: skip
+            wait_for(lambda: service.n_requests == 2)
+            with pytest.raises(openai.RateLimitError) as caught:
+                ask(client, [{"role": "user", "content": "Hello"}])
+            assert caught.value.response.headers["retry-after"] == "1" and caught.value.code == "queue_full"
+        wait_for(lambda: service.n_requests == 0)
+        assert ask(client, [{"role": "user", "content": "Hello"}]).choices
+
+
+def test_a_request_that_takes_too_long_is_ended(engine):
+    with running(engine, request_s=0.2) as (service, url):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as slow:
+            slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+                         b"Content-Type: application/json\r\nContent-Length: 99\r\n\r\n")  # fmt: skip
+            assert slow.recv(1 << 16).startswith(b"HTTP/1.1 408")
+        wait_for(lambda: service.n_requests == 0)
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "never came true"
+        time.sleep(0.01)
+
+
+class Slow(LocalEngine):
+    """Writes a token only when it is let."""
+
+    def __init__(self, *parts, **options):
+        super().__init__(*parts, **options)
+        self.go = threading.Semaphore(0)
+        self.n_generated = 0
+
+    def _generate(self, jobs):
+        forward = self.model.forward
+
+        def waiting(*args, **kwargs):
+            assert self.go.acquire(timeout=60)
+            self.n_generated += 1
+            return forward(*args, **kwargs)
+
+        self.model.forward = waiting
+        try:
+            super()._generate(jobs)
+        finally:
+            del self.model.forward
+
+
+@pytest.fixture
+def slow(parts):
+    made = Slow(*parts, max_new_tokens=200)
+    asyncio.run(made.start())
+    yield made
+    asyncio.run(made.stop())
+    made.go.release(1000)
+    made._thread.join(30)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_leaves_ends_the_generation(slow, stream):
+    with running(slow) as (service, url):
+        body = json.dumps(
+            {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "stream": stream}
+        ).encode()
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as caller:
+            head = (
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            )
+            caller.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            slow.go.release(5)
+            wait_for(lambda: slow.n_generated == 5)
+            if stream:
+                assert b"200 OK" in caller.recv(1 << 16)
+        wait_for(lambda: service.n_requests == 0)
+        slow.go.release(195)
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            # The next answer is the proof that the thread is free; the one that was left took no 200 steps
+            ask(client, [{"role": "user", "content": "Hello"}], max_tokens=3)
+        assert slow.n_generated < 20
+
+
+def test_an_engine_that_fails_says_so_and_goes_on(slow, parts, monkeypatch):
+    with (
+        running(slow) as (_, url),
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        slow.go.release(1000)
+        monkeypatch.setattr(
+            slow, "_generate", lambda jobs: (_ for _ in ()).throw(RuntimeError("secret path"))
+        )
+        found = refused(lambda: ask(client, [{"role": "user", "content": "Hello"}]))
+        assert found == (500, "internal_error", "the answer failed; the server's log says why")
+        monkeypatch.undo()
+        assert ask(client, [{"role": "user", "content": "Hello"}], max_tokens=2).choices[0].message.content
+        asyncio.run(slow.stop())
+        assert refused(lambda: ask(client, [{"role": "user", "content": "Hello"}]))[:2] == (
+            503,
+            "engine_down",
+        )
+        with pytest.raises(openai.InternalServerError) as caught:
+            client.get("/../health", cast_to=object)
+        assert caught.value.status_code == 503
+
+
+def test_a_server_that_ends_finishes_answers_or_says_so(slow):
+    with (
+        running(slow, drain_s=0.3) as (service, url),
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        slow.go.release(8)
+        stream = ask(client, [{"role": "user", "content": "Hello"}], stream=True)
+        assert next(iter(stream)).choices[0].delta.role == "assistant"
+        service.loop.call_soon_threadsafe(service.drain)
+        with pytest.raises(openai.APIError, match="the server is shutting down"):
+            list(stream)
+        assert refused(lambda: ask(client, [{"role": "user", "content": "Hello"}]))[:2] == (
+            503,
+            "shutting_down",
+        )
+
+
+def test_the_command_serves_until_sigterm_and_finishes_what_is_under_way(model_dir, clips):
+    server = subprocess.Popen(
+        tied_child_command("alm", "serve", str(model_dir), "--port", "0"),
+        env=child_environment({"ALM_API_KEY": KEY}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        line = server.stdout.readline()
+        url = re.fullmatch(r"serving tiny at (http://127\.0\.0\.1:\d+/v1)\n", line)[1]
+        with openai.OpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
+            stream = iter(ask(client, [user(audio(clips[0]), text("What?"))], stream=True, max_tokens=200))
+            pieces = [next(stream).choices[0].delta.content or "" for _ in range(3)]
+            server.send_signal(signal.SIGTERM)
+            chunks = list(stream)
+            assert chunks[-1].choices[0].finish_reason in ("stop", "length")
+            pieces += [chunk.choices[0].delta.content or "" for chunk in chunks]
+            assert len("".join(pieces)) > 20
+        assert server.wait(60) == 0
+        assert server.stderr.read() == "ending; answers under way are finished\n"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_who_may_ask_is_settled_before_a_model_is_loaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("ALM_API_KEY", raising=False)
+
+    def line(*words):
+        assert main(["serve", str(tmp_path / "none"), *words]) == 2
+        return capsys.readouterr().err
+
+    assert "--host 0.0.0.0: other machines may ask only with a key; set ALM_API_KEY" in line(
+        "--host", "0.0.0.0"
+    )
+    short = tmp_path / "key"
+    short.write_text("short\n")
+    assert "the key must have 16 or more printable" in line("--api-key-file", str(short))
+    assert "cannot be read" in line("--api-key-file", str(tmp_path))
+    assert "--engine-options: those of vLLM" in line("--engine-options", "--seed 1")
+    short.write_text(f"{KEY}\n")
+    assert read_key(str(short)) == KEY
+    monkeypatch.setenv("ALM_API_KEY", KEY[::-1])
+    assert read_key(None) == KEY[::-1] and read_key(str(short)) == KEY
+    for host in ("127.0.0.1", "::1", "localhost", "127.8.9.1"):
+        check_address(Address(host), None)
+    with pytest.raises(RequestError):
+        read_request([], "tiny", "<|audio|>", Limits())
+
+
+def test_the_engine_is_named_where_it_is_not_installed(tmp_path, monkeypatch, capsys):
+    import importlib.util
+
+    true = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name in ("vllm", "uvicorn") else true(name, *a)
+    )
+    assert main(["serve", str(tmp_path)]) == 2
+    assert "uvicorn is not installed; pip install 'alm-toolkit[serve]'" in capsys.readouterr().err
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "vllm" else true(name, *a)
+    )
+    assert main(["serve", str(tmp_path), "--engine", "vllm"]) == 2
+    assert "--engine vllm: vLLM is not installed here; pip install vllm, or use" in capsys.readouterr().err
+    assert os.environ.get("VLLM_API_KEY") is None
