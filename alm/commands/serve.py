@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
     add_server_options(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; another one than this machine's "
                         "own needs a key (127.0.0.1)")  # fmt: skip
-    parser.add_argument("--port", type=_port, default=8000, help="port; 0 takes a free one (8000)")
+    parser.add_argument("--port", type=port_option, default=8000, help="port; 0 takes a free one (8000)")
     parser.add_argument("--name", help="the model's name in the API (the last part of MODEL)")
     parser.add_argument("--api-key-file", metavar="FILE", help="file with the key that callers must send (the "
                         "environment variable ALM_API_KEY, or none)")  # fmt: skip
@@ -74,7 +74,8 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     add_trust_option(parser)
 
 
-def _port(text: str) -> int:
+def port_option(text: str) -> int:
+    """Parse an option: a port."""
     if not text.isdecimal() or len(text) > 5 or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"got '{text[:40]}', expected a port from 0 to 65535")
     return int(text)
