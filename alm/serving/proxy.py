@@ -1,4 +1,4 @@
-"""The engine that hands requests to `vllm serve`, a child of this process, behind the same checks."""
+"""The engine that hands requests to the server of vLLM, a child of this process, behind the same checks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class VllmEngine:
             more = shlex.split(options)
         except ValueError as error:
             raise ConfigError(f"--engine-options: {error}") from error
-        words = ["serve", str(folder), "--host", "127.0.0.1", "--port", str(port), "--served-model-name", name,
+        words = ["--model", str(folder), "--host", "127.0.0.1", "--port", str(port), "--served-model-name", name,
                  "--max-num-seqs", str(batch_size), *more]  # fmt: skip
         if trust_remote_code:
             words.append("--trust-remote-code")
@@ -68,7 +68,7 @@ class VllmEngine:
         self._client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0)
         with interrupts_kept_from_children():
             self._child = subprocess.Popen(
-                tied_child_command("vllm.entrypoints.cli.main", *words),
+                tied_child_command("vllm.entrypoints.openai.api_server", *words),
                 env=child_environment({"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1"}),
                 start_new_session=True,
             )
