@@ -12,7 +12,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -102,9 +102,9 @@ class Service:
             async with asyncio.timeout(self.request_s):
                 try:
                     self._admit(request)
-                except RequestError as error:
+                except RequestError as refusal:
                     await self._discard(receive)
-                    await _refuse(request, error)(scope, receive, send_noting)
+                    await _refuse(request, refusal)(scope, receive, send_noting)
                     return
                 await self._app(scope, receive, send_noting)
         except TimeoutError:  # of a caller that does not send, or does not read
@@ -185,9 +185,9 @@ class Service:
         try:
             chat = await self._read(request)
             if chat.stream:
-                answer = aclosing(self.engine.answer(chat))
+                answer = self.engine.answer(chat)
                 first = await self._next(
-                    answer.thing
+                    answer
                 )  # what is wrong with the request shows before the status is sent
                 return _Stream(self._events(chat, answer, first), leave)
             content, finish = await self._whole(request, chat)
@@ -235,7 +235,7 @@ class Service:
                 raise error
         return bytes(body)
 
-    async def _next(self, answer: AsyncIterator[str | Finish]) -> str | Finish:
+    async def _next(self, answer: AsyncGenerator[str | Finish, None]) -> str | Finish:
         """The next piece; raises where the time of a server that ends is over."""
         coming = asyncio.ensure_future(anext(answer))
         over = asyncio.ensure_future(self._no_more_time.wait())
@@ -277,8 +277,8 @@ class Service:
             await asyncio.wait({collecting, leaving})
 
     async def _events(
-        self, chat: ChatRequest, answer: aclosing[AsyncIterator[str | Finish]], first: str | Finish
-    ) -> AsyncIterator[str]:
+        self, chat: ChatRequest, answer: AsyncGenerator[str | Finish, None], first: str | Finish
+    ) -> AsyncGenerator[str, None]:
         """Server-sent events of a streamed answer."""
         common = {
             "id": _new_id(),
@@ -291,7 +291,7 @@ class Service:
             choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
             return _event({**common, "choices": [choice]})
 
-        async with answer as pieces:
+        async with aclosing(answer) as pieces:
             try:
                 yield chunk({"role": "assistant", "content": ""})
                 piece = first
@@ -324,7 +324,7 @@ class Service:
 class _Stream(StreamingResponse):
     """A stream that says when it is over, also where it never began."""
 
-    def __init__(self, events: AsyncIterator[str], done: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncGenerator[str, None], done: Callable[[], None]) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         self.events, self.done = events, done
 
@@ -333,7 +333,7 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self.done()
-            await self.events.aclose()  # type: ignore[attr-defined]
+            await self.events.aclose()
 
 
 def _refuse(request: Request, error: Exception) -> Response:

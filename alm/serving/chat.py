@@ -68,10 +68,11 @@ class Asker:
     def stream(self, messages: list[dict[str, Any]], temperature: float, max_tokens: int) -> Iterator[str]:
         """The answer as it grows; an error of the server is its last words."""
         said = ""
+        asked: Any = messages
         try:
             with self.client.chat.completions.create(
                 model=self.model,
-                messages=messages,  # type: ignore[arg-type]
+                messages=asked,
                 stream=True,
                 temperature=temperature,
                 max_tokens=max_tokens,
@@ -204,7 +205,7 @@ def spectrogram_png(wave: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def build_page(asker: Asker, examples: Sequence[str] = ()) -> gr.Blocks:
+def build_page(asker: Asker, examples: Sequence[str] = ()) -> Any:
     """The page.
 
     Args:
@@ -292,7 +293,7 @@ def build_page(asker: Asker, examples: Sequence[str] = ()) -> gr.Blocks:
     return page
 
 
-def open_page(page: gr.Blocks, port: int) -> str:
+def open_page(page: Any, port: int) -> str:
     """Show the page at this machine's own address, in threads; returns its address.
 
     Raises:

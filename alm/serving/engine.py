@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -54,8 +54,8 @@ class Engine(Protocol):
     def problem(self) -> str | None:
         """Why it cannot answer at present; None where it can."""
 
-    def answer(self, request: ChatRequest) -> AsyncIterator[str | Finish]:
-        """Pieces of the answer, then how it ended; closing the iterator stops the generation."""
+    def answer(self, request: ChatRequest) -> AsyncGenerator[str | Finish, None]:
+        """Pieces of the answer, then how it ended; closing the generator stops the generation."""
 
 
 def shutting_down() -> RequestError:
@@ -102,7 +102,7 @@ class LocalEngine:
         """Why it cannot answer; None where it can."""
         return None if self._thread.is_alive() and not self._ending else "the engine has ended"
 
-    async def answer(self, request: ChatRequest) -> AsyncIterator[str | Finish]:
+    async def answer(self, request: ChatRequest) -> AsyncGenerator[str | Finish, None]:
         """Pieces of the answer, then how it ended.
 
         Raises:

@@ -11,7 +11,7 @@ import shlex
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ class VllmEngine:
         code = self._child.poll()
         return None if code is None else f"vLLM ended with exit code {code}"
 
-    async def answer(self, request: ChatRequest) -> AsyncIterator[str | Finish]:
+    async def answer(self, request: ChatRequest) -> AsyncGenerator[str | Finish, None]:
         """Pieces of the answer, then how it ended.
 
         Raises:
@@ -119,9 +119,10 @@ class VllmEngine:
         written = StoppedText([])
         reason, usage = "stop", None
         try:
+            messages: Any = self._messages(request)
             stream = await self._client.chat.completions.create(
                 model=self.name,
-                messages=self._messages(request),  # type: ignore[arg-type]
+                messages=messages,
                 stream=True,
                 stream_options={"include_usage": True},
                 temperature=request.temperature,
