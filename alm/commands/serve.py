@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the engine, which `alm chat` has as well."""
+    """Add the options of the engine."""
     parser.add_argument(
         "--engine", choices=ENGINES, default="transformers", help="what generates (transformers)"
     )
