@@ -12,6 +12,7 @@ from alm.data.manifest import write_manifest
 from encoders.audio import save_wav
 from eval.errors import EvaluationError
 from eval.models import Opening, Prompt, open_model
+from eval.models.audio_text import _batches
 from eval.runner.benchmark import run_benchmark
 from eval.scoring.predictions import read_predictions
 
@@ -71,14 +72,17 @@ def test_a_transformers_directory_is_evaluated_with_controls_and_intervals(forei
 
 def test_audio_reaches_the_logits_and_padding_does_not(foreign, clips):
     model = open_model(str(foreign), Opening(device="cpu"))
-    prompts = prompts_of([np.resize(clip, 12000) for clip in clips])
+    prompts = [*prompts_of(clips), *prompts_of([np.resize(clip, 12000) for clip in clips])]
 
     def logits(asked):
         with torch.inference_mode():
             return model._model(**model._inputs(asked)).logits[:, -1].float()
 
     alone = torch.cat([logits([prompt]) for prompt in prompts])
-    assert torch.allclose(logits(prompts), alone, atol=1e-4)
+    batches = list(_batches(prompts, 8, model._family.equal_lengths))
+    assert max(map(len, batches)) >= 4 and sorted(i for rows in batches for i in rows) == list(range(8))
+    for rows in batches:
+        assert torch.allclose(logits([prompts[i] for i in rows]), alone[rows], atol=1e-4)
     other = [Prompt(one.messages, prompts[i - 1].clips) for i, one in enumerate(prompts)]
     changed = (logits(other) - alone).abs().amax(-1)
     assert (changed > 0.01).all()
