@@ -30,6 +30,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
 from alm.auto import AUTO_MAP, write_stub
+from alm.branches import branch_masks
 from alm.common.errors import CheckpointError, UserError
 from alm.common.files import sha256_of, write_bytes_atomic
 from alm.common.json_text import read_json_object
@@ -396,6 +397,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        branches: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits, and the mean cross-entropy over supervised positions.
@@ -414,6 +416,8 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             past_key_values: A cache of `transformers`; if it holds tokens, `input_ids` are those behind them.
             inputs_embeds: (B, L, D), in place of `input_ids` and audio.
             logits_to_keep: Number of last positions whose logits are computed, or their indices; 0 computes all.
+            branches: (B, L, 2) long, for rows of several questions about one clip, with `position_ids` in place of a
+                mask; see `alm.branches`.
             **kwargs: Passed to the LLM; `num_items_in_batch` divides the summed loss (the Trainer's convention).
 
         Returns:
@@ -430,6 +434,10 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         inputs = self._llm_inputs(
             audio, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, **kwargs
         )
+        if branches is not None:
+            inputs["attention_mask"] = branch_masks(
+                self.llm.config, branches, inputs["position_ids"], inputs["inputs_embeds"].dtype
+            )
         if labels is not None:
             return causal_lm_loss(self.llm, labels, chunk=self.config.loss_chunk, **inputs)
         if self._takes_kept:

@@ -69,6 +69,9 @@ class DataSettings:
         supervise: Tokens that are labelled: those of `assistant` turns, or of `all` text, as in LTU.
         audio: How channels are mixed and peaks above full scale are treated (see `encoders.audio.AudioOptions`).
         pack: Put several samples of a batch into one row, instead of padding each. They do not attend to each other.
+        share_clips: Put up to so many records about the same audio into one row: the audio and the words before the
+            questions once, each question with its answer by itself. `optim.batch_size` then counts such rows, and an
+            epoch visits every one once. 0 disables it.
     """
 
     train: tuple[Any, ...] = ()
@@ -88,6 +91,7 @@ class DataSettings:
     group_by_length: bool = False
     supervise: str = "assistant"
     pack: bool = False
+    share_clips: int = 0
     audio: AudioOptions = AudioOptions()
 
     def __post_init__(self) -> None:
@@ -98,7 +102,7 @@ class DataSettings:
             object.__setattr__(self, key, parsed)
         check_choice("data.on_bad", self.on_bad, ON_BAD)
         check_choice("data.supervise", self.supervise, SUPERVISED)
-        check_ranges("data", self, max_bad_share=(0, 1))
+        check_ranges("data", self, max_bad_share=(0, 1), share_clips=(0, None))
         given = self.mixture.weights if self.mixture is not None else ()
         if given and len(given) != len(self.train):
             raise ConfigError(

@@ -21,7 +21,8 @@ class TuneStage(TrainingStage):
         "trust_remote_code",
         *("model", "policy", "data.cache_features", "data.feature_folder", "data.cache_limit_gb"),
         *("data.max_length", "data.on_bad", "data.max_bad_share", "data.mixture", "data.group_by_length"),
-        *("data.supervise", "data.pack", "run.eval_every", "run.patience", "run.gradient_checkpointing"),
+        *("data.supervise", "data.pack", "data.share_clips"),
+        *("run.eval_every", "run.patience", "run.gradient_checkpointing"),
         *("optim.epochs", "optim.warmup_ratio", "optim.layer_decay", "optim.components"),
     )
 

@@ -25,6 +25,7 @@ from train.data.order import SampleOrder
 from train.data.protocols import TrainingDataset
 from train.data.quarantine import check_audible
 from train.tune.packing import pack
+from train.tune.sharing import samples_of_groups, share
 
 
 def clips_of(records: Sequence[Record]) -> list[AudioRef]:
@@ -187,6 +188,7 @@ class ConversationCollator:
         max_length: Longest sample in tokens.
         packed: Put several samples into one row (`train.tune.packing`).
         supervise: What is labelled: `assistant` turns or `all` text.
+        shared: Put the samples of a group into one row behind what they share (`train.tune.sharing`).
     """
 
     def __init__(
@@ -196,14 +198,15 @@ class ConversationCollator:
         max_length: int = 2048,
         packed: bool = False,
         supervise: str = "assistant",
+        shared: bool = False,
     ) -> None:
         self.processor = processor
         self.clips = clips
         self.max_length = max_length
-        self.packed, self.supervise = packed, supervise
+        self.packed, self.supervise, self.shared = packed, supervise, shared
 
     def check(self, sample: dict[str, Any]) -> None:
-        """Check that a sample can be part of a batch: its clips can be used, and its tokens are not too many.
+        """Check that a sample, or a group of them, can be part of a batch: clips can be used, tokens are not too many.
 
         The tokens are stored in the sample itself as `encoded`, for the batch that it becomes part of.
 
@@ -211,6 +214,10 @@ class ConversationCollator:
             AudioError: A clip is missing, not decodable, silent, or too short for one token.
             UserError: The conversation does not fit its clips, or is too long.
         """
+        if "together" in sample:
+            for one in sample["together"]:
+                self.check(one)
+            return
         try:
             lengths = {ref: self.clips.check(ref) for ref in sample["audio"]}
             self._encode(sample, lengths)
@@ -227,11 +234,12 @@ class ConversationCollator:
             )
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Collate dataset items; see `AudioLanguageProcessor.apply_chat_template`.
+        """Collate dataset items, or groups of them; see `AudioLanguageProcessor.apply_chat_template`.
 
         Raises:
             UserError: A sample that cannot be part of a batch; the message names its record.
         """
+        samples, sizes = samples_of_groups(samples)
         lengths: dict[AudioRef, int] = {}
 
         def collate(refs: Sequence[AudioRef]) -> tuple[list[int], dict[str, Tensor]]:
@@ -240,9 +248,13 @@ class ConversationCollator:
             return found, inputs
 
         batch = self._build(samples, collate, lengths)
-        if not self.packed:
+        if not (self.packed or self.shared):
             return batch
-        packed, order = pack(batch, self.processor.tokenizer.pad_token_id)
+        padding = self.processor.tokenizer.pad_token_id
+        if self.shared:
+            packed, order = share(batch, sizes, self.processor.audio_token_id, padding, self.packed)
+        else:
+            packed, order = pack(batch, padding)
         audio = {
             key: value for key, value in batch.items() if key not in ("input_ids", "attention_mask", "labels")
         }

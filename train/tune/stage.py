@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from alm.branches import check_branches
 from alm.checkpoint import load_llm, load_model, load_processor
 from alm.common.pretrained import from_pretrained
 from alm.common.processes import is_main_process, world_size
@@ -16,6 +19,7 @@ from alm.model import AudioLanguageModel
 from alm.processor import AudioLanguageProcessor, build_processor
 from encoders import AudioEncoder, load_encoder
 from train.data.order import SampleOrder, tempered
+from train.data.protocols import TrainingDataset
 from train.data.quarantine import guarded
 from train.engine.trainer import fit, gathered_weights
 from train.processes import say
@@ -30,6 +34,7 @@ from train.tune.conversations import (
 )
 from train.tune.lengths import sample_lengths
 from train.tune.packing import check_packing
+from train.tune.sharing import SharedClips, groups_by_clip
 
 
 def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLanguageProcessor]:
@@ -60,17 +65,25 @@ def training_data(
     records: Sequence[Record],
     processor: AudioLanguageProcessor,
     clips: ClipWaveforms,
-) -> tuple[ConversationDataset, ConversationCollator]:
+) -> tuple[TrainingDataset, ConversationCollator]:
     """Return the samples, in the order of the config, and their collator."""
     data = settings.data
-    dataset = ConversationDataset(records, settings.run.seed, _sample_order(settings, records, processor))
-    return dataset, ConversationCollator(processor, clips, data.max_length, data.pack, data.supervise)
+    sizes, weights, lengths, together = _ordering(settings, records, processor)
+    collator = ConversationCollator(
+        processor, clips, data.max_length, data.pack, data.supervise, shared=data.share_clips > 0
+    )
+    if not data.share_clips:
+        order = SampleOrder(sizes, weights, lengths, together)
+        return ConversationDataset(records, settings.run.seed, order), collator
+    samples = ConversationDataset(records, settings.run.seed)
+    groups = groups_by_clip(records, data.share_clips)
+    return SharedClips(samples, groups, weights, lengths, together), collator
 
 
-def _sample_order(
+def _ordering(
     settings: TrainSettings, records: Sequence[Record], processor: AudioLanguageProcessor
-) -> SampleOrder:
-    """Return the order of the samples: a mixture or all of them, grouped by length or not."""
+) -> tuple[list[int], list[float] | None, np.ndarray | None, int]:
+    """Return what the order depends on: records and shares of the sources, lengths to group by, samples of a pass."""
     data = settings.data
     sizes = [len(part) for part in parts_of(records)]
     weights = lengths = None
@@ -80,8 +93,7 @@ def _sample_order(
         say(f"{settings.stage}: mixture of {shares}")
     if data.group_by_length:
         lengths = sample_lengths(records, processor, skip_bad=data.on_bad == "quarantine")
-    together = settings.optim.batch_size * world_size()
-    return SampleOrder(sizes, weights, lengths, together)
+    return sizes, weights, lengths, settings.optim.batch_size * world_size()
 
 
 def caches_features(settings: TrainSettings, encoder: AudioEncoder) -> bool:
@@ -128,7 +140,9 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     clips = ClipWaveforms(processor.sample_rate)
     if caches_features(settings, model.encoder):
         clips = cached_features(settings, model.encoder, records, held_out)
-    if settings.data.pack:
+    if settings.data.share_clips:
+        check_branches(model.llm, "data.share_clips")
+    elif settings.data.pack:
         check_packing(model.llm)
     dataset, collator = training_data(settings, records, processor, clips)
     trained_on = guarded(dataset, collator.check, settings.data, folder)
