@@ -17,6 +17,9 @@ from alm.common.files import open_regular, read_text, reason, write_text_atomic
 
 _BLANK = " \t\r\n"  # of JSON
 _READ_CHARACTERS = 1 << 20
+_SPACED_KEY = re.compile(r'"[ \t\r\n]+:')
+_LARGE = 1 << 64
+_PLAIN = json.JSONDecoder()
 _MAYBE_SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
 
 
@@ -91,6 +94,9 @@ def parse_json(text: str, where: str, error: type[UserError] = ManifestError, co
     Raises:
         UserError: Of class `error`.
     """
+    value = None if constants else _parse_plain(text)
+    if value is not None:
+        return value
     try:
         value = (_WITH_CONSTANTS if constants else _STRICT).decode(text)
         _check_surrogates(text, value, where, error)
@@ -184,6 +190,35 @@ def _list_items(text: io.TextIOBase, name: str, error: type[UserError]) -> Itera
             missing = "expected a comma or the end of the list after it" if end else broken
             raise error(f"{where}: broken JSON ({missing})")
         held, at, size = held[at:] + more, 0, 2 * size
+
+
+def _parse_plain(text: str) -> Any:
+    """Parse JSON that is plainly valid, several times faster; None where the strict parser must look.
+
+    Keys given twice are seen by their number: without a backslash, a quote and a colon belong to a key, or to a text
+    that makes the strict parser look once more.
+    """
+    if "\\" in text:
+        return None
+    try:
+        value, end = _PLAIN.raw_decode(text)
+        if end == len(text) and type(value) is dict and _count_keys(value) == text.count('":'):
+            return None if _SPACED_KEY.search(text) else value
+    except (ValueError, RecursionError):
+        pass
+    return None
+
+
+def _count_keys(value: Any) -> int:
+    """The number of keys in nested dictionaries and lists; ValueError of a number that the strict parser refuses."""
+    found, items = (len(value), value.values()) if type(value) is dict else (0, value)
+    for item in items:
+        kind = type(item)
+        if kind is dict or kind is list:
+            found += _count_keys(item)
+        elif (kind is float and item - item != 0.0) or (kind is int and not -_LARGE < item < _LARGE):
+            raise ValueError
+    return found
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,10 +12,11 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from alm.common.json_text import parse_json
 from alm.data.byte_ranges import StorageError, read_range
 from alm.data.cache import cache_folder
 from alm.data.embedded import embedded_ref
-from alm.data.records import LazyRecords, Record, note_id, parse_record
+from alm.data.records import CheckedRecord, LazyRecords, Record, note_id, parse_record
 
 ROW = np.dtype(
     [
@@ -37,8 +38,10 @@ ROW = np.dtype(
         ("has_text", "u1"),
     ]
 )
+_PACKED = struct.Struct("<QQ8sIBB")  # a row
 _VERSION = "1"
 _CHUNK = 8192  # rows that are collected before they are written
+_SORTED_ROWS = 1 << 18  # rows of which a column is copied at once
 _SMALL_ROWS = 20_000
 _SMALL_BYTES = 8 << 20
 _SAMPLED_BYTES = 1 << 16  # of a file's head and tail, which tell a changed file besides its size and time
@@ -47,21 +50,24 @@ _SAMPLED_FILES = 16
 
 def id_hash(identifier: str) -> int:
     """The hash under which an index knows a record's id."""
-    return int.from_bytes(hashlib.sha256(identifier.encode()).digest()[:8], "little")
+    return int.from_bytes(_hash_bytes(identifier), "little")
 
 
-@dataclass(frozen=True)
-class Line:
+def _hash_bytes(identifier: str) -> bytes:
+    return hashlib.sha256(identifier.encode()).digest()[:8]
+
+
+class Line(NamedTuple):
     """What a reader says about one record.
 
     Attributes:
-        record: The record.
+        record: The record, checked.
         at: Offset of its line in the source's file, in bytes; None if the index keeps `stored` instead.
         size: Length of its line in bytes.
         stored: The line itself, for readers whose sources are no files of one record per line.
     """
 
-    record: Record
+    record: CheckedRecord
     at: int | None = None
     size: int = 0
     stored: bytes = b""
@@ -182,6 +188,7 @@ def open_index(
     read: Callable[[], Iterable[Line]],
     parse: Callable[[bytes, int, bool], Record],
     lines: Path | None = None,
+    packed: Callable[[], Iterable[bytes] | None] = lambda: None,
 ) -> IndexedRecords:
     """The records of a source, from the index in the cache or by a first pass over the source.
 
@@ -192,6 +199,7 @@ def open_index(
         read: Reads every record, in order.
         parse: Makes a record of a line.
         lines: The file of which the records are lines; None keeps the lines that `read` gives.
+        packed: A faster way to the rows that `pack_rows` makes of the lines; None where there is none.
 
     Raises:
         ManifestError: A record cannot be read, two have one id, or there are none.
@@ -208,7 +216,7 @@ def open_index(
             table.unlink(missing_ok=True)  # damaged: made again
     rows, stored = _Spool(table, ROW.itemsize * _SMALL_ROWS), _Spool(kept, _SMALL_BYTES)
     try:
-        _write(read, rows, stored, name)
+        _write(read, packed, rows, stored, name)
         if not (rows.temporary or stored.temporary):
             found = np.frombuffer(rows.value(), ROW)
             content = stored.value() if lines is None else _content(lines)
@@ -271,30 +279,52 @@ class _Spool:
             self.temporary.unlink(missing_ok=True)
 
 
-def _write(read: Callable[[], Iterable[Line]], rows: _Spool, stored: _Spool, name: str) -> None:
+def _write(
+    read: Callable[[], Iterable[Line]],
+    packed: Callable[[], Iterable[bytes] | None],
+    rows: _Spool,
+    stored: _Spool,
+    name: str,
+) -> None:
     """Write the table, and the lines that are to be kept."""
-    chunk: list[tuple[Any, ...]] = []
-    for line in read():
-        record = line.record
-        at, size = (stored.size, len(line.stored)) if line.at is None else (line.at, line.size)
-        stored.write(line.stored)
-        chars = sum([len(message["content"]) for message in record.messages])
-        answered = bool(record.messages) and record.messages[-1]["role"] == "assistant"
-        chunk.append((at, size, id_hash(record.id), chars, answered, bool(record.messages)))
-        if len(chunk) == _CHUNK:
-            rows.write(np.array(chunk, ROW).tobytes())
-            chunk.clear()
-    rows.write(np.array(chunk, ROW).tobytes())
+    blocks = packed()
+    for block in blocks if blocks is not None else pack_rows(read(), stored):
+        rows.write(block)
     if not rows.size:
         raise ManifestError(f"{name}: holds no records; expected at least one")
+
+
+def pack_rows(lines: Iterable[Line], stored: _Spool | None = None) -> Iterator[bytes]:
+    """The rows of a table, many at once.
+
+    Args:
+        lines: The records, in order.
+        stored: Where the lines go that are to be kept; None where they lie in a file line by line.
+    """
+    chunk = bytearray()
+    pack, limit = _PACKED.pack, _CHUNK * ROW.itemsize
+    for record, at, size, line in lines:
+        if at is None:
+            assert stored is not None
+            at, size = stored.size, len(line)
+            stored.write(line)
+        messages = record.messages
+        chars = 0
+        for message in messages:
+            chars += len(message["content"])
+        answered = bool(messages) and messages[-1]["role"] == "assistant"
+        chunk += pack(at, size, _hash_bytes(record.id), chars, answered, bool(messages))
+        if len(chunk) >= limit:
+            yield bytes(chunk)
+            chunk.clear()
+    yield bytes(chunk)
 
 
 def _check_ids(
     rows: np.ndarray, lines: bytes | Path, parse: Callable[[bytes, int, bool], Record], name: str
 ) -> None:
     """Refuse two records with one id; equal hashes of different ids are no problem."""
-    hashes = np.sort(rows["id_hash"])
-    repeated = np.unique(hashes[:-1][hashes[1:] == hashes[:-1]])
+    repeated = repeated_hashes([rows])
     if not len(repeated):
         return
     records = IndexedRecords(rows, lines, parse, name)
@@ -302,6 +332,25 @@ def _check_ids(
     for index in np.flatnonzero(np.isin(rows["id_hash"], repeated)):
         record = records[int(index)]
         note_id(record.id, record.source, seen)
+
+
+def repeated_hashes(tables: Sequence[np.ndarray]) -> np.ndarray:
+    """The hashes of ids that occur more than once in the tables together."""
+    hashes = np.empty(sum(map(len, tables)), np.uint64)
+    at = 0
+    for rows in tables:
+        for first in range(0, len(rows), _SORTED_ROWS):  # numpy copies a column of packed rows as a whole
+            part = rows["id_hash"][first : first + _SORTED_ROWS]
+            hashes[at : at + len(part)] = part
+            at += len(part)
+    hashes.sort()
+    found = [
+        hashes[first : first + _SORTED_ROWS][:-1][
+            hashes[first + 1 : first + _SORTED_ROWS] == hashes[first : first + _SORTED_ROWS][:-1]
+        ]
+        for first in range(0, len(hashes), _SORTED_ROWS - 1)
+    ]
+    return np.unique(np.concatenate(found)) if found else hashes
 
 
 def _mapped(table: Path, lines: Path | None = None) -> np.ndarray:

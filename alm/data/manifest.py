@@ -15,16 +15,18 @@ record is an error that names file and line.
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alm.common.errors import ManifestError
+from alm.common.errors import ManifestError, UserError
 from alm.common.files import open_regular, reason, write_text_atomic
 from alm.common.json_text import parse_json
-from alm.data.index import IndexedRecords, Line, open_index
-from alm.data.records import Record, note_id, parse_record
+from alm.data.index import IndexedRecords, Line, open_index, pack_rows
+from alm.data.records import Record, check_record, note_id, parse_record
+from alm.data.row_processes import rows_by_processes
 
 
 def read_manifest(
@@ -50,8 +52,8 @@ def read_manifest(
         return list(ShardedRecords(path, audio_only))
     records: list[Record] = []
     seen: dict[str, str] = {}
-    for line in manifest_lines(path, audio_only):
-        record = line.record
+    for number, _, line in _lines(path):
+        record = _parse_manifest_line(path, line, number, audio_only)
         note_id(record.id, record.source, seen)
         if check_files:
             for ref in record.audio:
@@ -81,29 +83,44 @@ def open_manifest(path: str | os.PathLike[str], audio_only: bool = False) -> Ind
         str(path),
         f"manifest|{path.absolute()}",
         [path],
-        partial(manifest_lines, path, True),
+        partial(manifest_lines, path),
         partial(_parse_manifest_line, path),
         lines=path,
+        packed=partial(rows_by_processes, path, "alm.data.manifest"),
     )
     return records if audio_only else records.with_text()
 
 
-def manifest_lines(path: Path, audio_only: bool) -> Iterator[Line]:
-    """Every line of a manifest as a record.
+def manifest_lines(path: Path, start: int = 0, stop: int | None = None, first: int = 0) -> Iterator[Line]:
+    """The lines of a manifest, checked; audio alone is accepted.
 
     Args:
         path: The manifest.
-        audio_only: Accept records without text.
+        start: Offset of the first line in bytes.
+        stop: Offset behind the last line; None is the end of the file.
+        first: Number of the first line, from 0.
 
     Raises:
         ManifestError: As in `read_manifest`.
     """
+    name = str(path)
+    for number, at, line in _lines(path, start, stop, first):
+        source = f"{name}:{number + 1}"
+        yield Line(check_record(_parse_line(line, source, number), source, True), at, len(line))
+
+
+def _lines(
+    path: Path, start: int = 0, stop: int | None = None, first: int = 0
+) -> Iterator[tuple[int, int, bytes]]:
+    """Number from 0, offset in bytes and content of lines of a manifest."""
     try:
         with open_regular(path) as stream:
-            at, number = stream.tell(), 0
-            for number, line in enumerate(stream):
-                text = line.removesuffix(b"\n")
-                yield Line(_parse_manifest_line(path, text, number, audio_only), at, len(text))
+            stream.seek(start)
+            at = start
+            for number, line in enumerate(stream, start=first):
+                if at == stop:
+                    return
+                yield number, at, line.removesuffix(b"\n")
                 at += len(line)
             if not at:
                 raise ManifestError(f"{path}: the manifest is empty; expected one JSON record per line")
@@ -115,9 +132,7 @@ def manifest_lines(path: Path, audio_only: bool) -> Iterator[Line]:
 
 def _parse_manifest_line(path: Path, line: bytes, number: int, audio_only: bool) -> Record:
     source = f"{path}:{number + 1}"
-    if not number:
-        line = line.removeprefix(b"\xef\xbb\xbf")
-    return parse_record(_parse_line(line, source), path.parent, source, audio_only)
+    return parse_record(_parse_line(line, source, number), path.parent, source, audio_only)
 
 
 def write_manifest(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> None:
@@ -145,7 +160,9 @@ def write_manifest(path: str | os.PathLike[str], records: Iterable[Mapping[str, 
     write_text_atomic(path, "".join(lines))
 
 
-def _parse_line(line: bytes, source: str) -> dict[str, Any]:
+def _parse_line(line: bytes, source: str, number: int) -> dict[str, Any]:
+    if not number:
+        line = line.removeprefix(b"\xef\xbb\xbf")
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -158,3 +175,19 @@ def _parse_line(line: bytes, source: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ManifestError(f'{source}: got a JSON {type(data).__name__}; expected an object {{"id": …}}')
     return data
+
+
+def _write_rows() -> int:
+    """Write the index rows of some lines to the standard output; see `alm.data.row_processes`."""
+    path, start, stop, first = sys.argv[1], *map(int, sys.argv[2:])
+    try:
+        for block in pack_rows(manifest_lines(Path(path), start, stop, first)):
+            sys.stdout.buffer.write(block)
+        sys.stdout.buffer.flush()
+    except (UserError, OSError):
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_write_rows())

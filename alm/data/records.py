@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from alm.common.errors import AudioError, ManifestError, shown
 from alm.common.files import read_bytes
@@ -41,6 +41,7 @@ _OWNERS = (("answer", "question"), ("choices", "question"), ("prompt", "captions
 _AUDIO_KEYS = ("path", "start_s", "end_s")
 _LATEST_S = 1e9  # 31 years
 _MARKERS = re.compile(rf"\s*{re.escape(AUDIO_MARKER)}[ \t]*")
+_TURN_KEYS = {"role", "content"}
 _TURN_FORM = '{"role", "content"}'
 _AUDIO_FORM = 'a path or {"path", "start_s", "end_s"}'
 
@@ -236,14 +237,67 @@ def parse_record(data: Mapping[str, Any], base: Path, source: str, audio_only: b
     Raises:
         ManifestError: What is wrong, what was expected and where.
     """
+    checked = check_record(data, source, audio_only)
+    refs = tuple(AudioRef(base / name, start_s, end_s) for name, start_s, end_s in checked.audio)
+    messages, last_user = checked.messages, ""
+    for message in messages:
+        if message["role"] == "user":
+            last_user = message["content"]
+    answered = bool(messages) and messages[-1]["role"] == "assistant"
+    return Record(
+        id=checked.id,
+        audio=refs,
+        messages=tuple(messages),
+        kind=checked.kind,
+        question=_without_markers(last_user),
+        answer=messages[-1]["content"] if answered else None,
+        choices=checked.choices,
+        captions=checked.captions,
+        clip=checked.clip,
+        meta={key: value for key, value in data.items() if key not in _KEYS},
+        source=source,
+    )
+
+
+class CheckedRecord(NamedTuple):
+    """What a valid line of a manifest says; an index needs no more of it.
+
+    Attributes:
+        id: The id, given or made.
+        audio: Path as written, start and end in seconds of each recording.
+        messages: The conversation with its audio markers; empty for audio without text.
+        kind: As in `Record`.
+        choices: As in `Record`.
+        captions: As in `Record`.
+        clip: As in `Record`.
+    """
+
+    id: str
+    audio: list[tuple[str, float | None, float | None]]
+    messages: list[dict[str, str]]
+    kind: str
+    choices: tuple[str, ...]
+    captions: tuple[str, ...]
+    clip: str
+
+
+def check_record(data: Mapping[str, Any], source: str, audio_only: bool = False) -> CheckedRecord:
+    """Check one line of a manifest; see `parse_record`.
+
+    Raises:
+        ManifestError: What is wrong, what was expected and where.
+    """
     identifier = _text(data, "id", source) if "id" in data else made_id(data, source)
-    refs, clip = _parse_audio(data, base, source)
-    clip = clip or identifier  # a conversation without audio
+    audio = _parse_audio(data, source)
+    if "clip" in data:
+        clip = _text(data, "clip", source)
+    elif len(audio) == 1:
+        clip = audio[0][0]
+    else:  # the paths as written; the id for a conversation without audio
+        clip = "+".join(dict.fromkeys(name for name, _, _ in audio)) or identifier
     given = [key for key in _BODIES if key in data]
-    if not given and audio_only and refs:
-        name = _text(data, "clip", source) if "clip" in data else clip
-        meta = {key: value for key, value in data.items() if key not in _KEYS}
-        return Record(identifier, refs, (), "audio", "", None, clip=name, meta=meta, source=source)
+    if not given and audio_only and audio:
+        return CheckedRecord(identifier, audio, [], "audio", (), (), clip)
     if len(given) != 1:
         got = " and ".join(map(repr, given)) if given else f"none of them{_near_miss(data)}"
         raise ManifestError(
@@ -255,9 +309,9 @@ def parse_record(data: Mapping[str, Any], base: Path, source: str, audio_only: b
             raise ManifestError(f"{source}: {key!r} belongs with {owner!r}; this record has {given[0]!r}")
     choices: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
-    if given == ["messages"]:
+    if "messages" in data:
         messages = _parse_messages(data["messages"], source)
-    elif given == ["question"]:
+    elif "question" in data:
         choices = _texts(data, "choices", source) if "choices" in data else ()
         messages = _parse_question(data, choices, source)
     else:
@@ -267,21 +321,9 @@ def parse_record(data: Mapping[str, Any], base: Path, source: str, audio_only: b
             {"role": "user", "content": prompt},
             {"role": "assistant", "content": captions[0]},
         ]
-    _place_markers(messages, len(refs), source)
-    last_user = [message["content"] for message in messages if message["role"] == "user"][-1]
-    return Record(
-        id=identifier,
-        audio=refs,
-        messages=tuple(messages),
-        kind=_text(data, "kind", source) if "kind" in data else ("caption" if captions else "qa"),
-        question=_without_markers(last_user),
-        answer=messages[-1]["content"] if messages[-1]["role"] == "assistant" else None,
-        choices=choices,
-        captions=captions,
-        clip=_text(data, "clip", source) if "clip" in data else clip,
-        meta={key: value for key, value in data.items() if key not in _KEYS},
-        source=source,
-    )
+    _place_markers(messages, len(audio), source)
+    kind = _text(data, "kind", source) if "kind" in data else ("caption" if captions else "qa")
+    return CheckedRecord(identifier, audio, messages, kind, choices, captions, clip)
 
 
 def made_id(values: Mapping[str, Any], source: str) -> str:
@@ -351,8 +393,8 @@ def _texts(data: Mapping[str, Any], key: str, source: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _parse_audio(data: Mapping[str, Any], base: Path, source: str) -> tuple[tuple[AudioRef, ...], str]:
-    """The audio references, and the name of the clip they make up (the paths as written)."""
+def _parse_audio(data: Mapping[str, Any], source: str) -> list[tuple[str, float | None, float | None]]:
+    """Path as written, start and end of each recording."""
     if "audio" not in data:
         raise ManifestError(
             f"{source}: 'audio' is missing; expected {_AUDIO_FORM} or a list of them ([] for text alone)"
@@ -360,16 +402,14 @@ def _parse_audio(data: Mapping[str, Any], base: Path, source: str) -> tuple[tupl
     value = data["audio"]
     if isinstance(value, str) and value:
         _check_path(value, source)
-        return (AudioRef(base / value),), value
-    items = value if isinstance(value, list) else [value]
-    parsed = [_parse_ref(item, base, source) for item in items]
-    return tuple(ref for ref, _ in parsed), "+".join(dict.fromkeys(name for _, name in parsed))
+        return [(value, None, None)]
+    return [_parse_ref(item, source) for item in (value if isinstance(value, list) else [value])]
 
 
-def _parse_ref(item: Any, base: Path, source: str) -> tuple[AudioRef, str]:
+def _parse_ref(item: Any, source: str) -> tuple[str, float | None, float | None]:
     if isinstance(item, str) and item:
         _check_path(item, source)
-        return AudioRef(base / item), item
+        return item, None, None
     if not isinstance(item, dict):
         raise ManifestError(f"{source}: 'audio' holds {shown(item)}; expected {_AUDIO_FORM}")
     for key in item:
@@ -392,7 +432,7 @@ def _parse_ref(item: Any, base: Path, source: str) -> tuple[AudioRef, str]:
         raise ManifestError(
             f"{source}: the audio ends at {end_s} s; expected after its start, {start_s or 0.0} s"
         )
-    return AudioRef(base / name, start_s, end_s), name
+    return name, start_s, end_s
 
 
 def _check_path(name: str, source: str) -> None:
@@ -405,15 +445,16 @@ def _parse_messages(value: Any, source: str) -> list[dict[str, str]]:
         raise ManifestError(f"{source}: 'messages' is {shown(value)}; expected a list of turns {_TURN_FORM}")
     messages: list[dict[str, str]] = []
     for index, item in enumerate(value):
-        where = f"{source}: messages[{index}]"
-        if not isinstance(item, dict) or set(item) != {"role", "content"}:
-            raise ManifestError(f"{where} is {shown(item)}; expected {_TURN_FORM}")
+        if not isinstance(item, dict) or item.keys() != _TURN_KEYS:
+            raise ManifestError(f"{source}: messages[{index}] is {shown(item)}; expected {_TURN_FORM}")
         if not isinstance(item["role"], str) or item["role"] not in _ROLES:
             raise ManifestError(
-                f"{where} has role {shown(item['role'])}; expected one of {', '.join(_ROLES)}"
+                f"{source}: messages[{index}] has role {shown(item['role'])}; expected one of {', '.join(_ROLES)}"
             )
         if not isinstance(item["content"], str) or not item["content"].strip():
-            raise ManifestError(f"{where} has content {shown(item['content'])}; expected a non-empty string")
+            raise ManifestError(
+                f"{source}: messages[{index}] has content {shown(item['content'])}; expected a non-empty string"
+            )
         messages.append({"role": item["role"], "content": item["content"]})
     turns = [message["role"] for message in messages]
     turns = turns[1:] if turns[0] == "system" else turns
@@ -444,14 +485,16 @@ def _parse_question(data: Mapping[str, Any], choices: tuple[str, ...], source: s
 
 def _place_markers(messages: list[dict[str, str]], n_audio: int, source: str) -> None:
     """Put one marker per audio before the first user turn's text, unless the manifest placed them itself."""
-    placed = 0
+    placed, first = 0, None
     for message in messages:
-        found = message["content"].count(AUDIO_MARKER)
-        if found and message["role"] != "user":
-            raise ManifestError(f"{source}: {AUDIO_MARKER} stands outside a user turn; move it into one")
-        placed += found
-    if placed == 0:
-        first = next(message for message in messages if message["role"] == "user")
+        user = message["role"] == "user"
+        first = message if first is None and user else first
+        if AUDIO_MARKER in message["content"]:
+            placed += message["content"].count(AUDIO_MARKER)
+            if not user:
+                raise ManifestError(f"{source}: {AUDIO_MARKER} stands outside a user turn; move it into one")
+    if not placed:
+        assert first is not None
         first["content"] = AUDIO_MARKER * n_audio + first["content"]
     elif placed != n_audio:
         raise ManifestError(

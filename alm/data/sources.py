@@ -14,7 +14,7 @@ from typing import Generic, TypeVar, overload
 import numpy as np
 
 from alm.common.errors import ConfigError, ManifestError
-from alm.data.index import IndexedRecords
+from alm.data.index import IndexedRecords, repeated_hashes
 from alm.data.readers import READERS
 from alm.data.readers.base import DataSource, as_source
 from alm.data.records import Record
@@ -139,8 +139,7 @@ def parts_of(records: Sequence[Record]) -> Sequence[Sequence[Record]]:
 def _check_ids(parts: Sequence[Sequence[Record]]) -> None:
     if len(parts) < 2:
         return  # within one source they were checked when it was read or written
-    hashes = np.sort(np.concatenate([part.rows["id_hash"] for part in parts]))  # type: ignore[attr-defined]
-    repeated = np.unique(hashes[:-1][hashes[1:] == hashes[:-1]])
+    repeated = repeated_hashes([part.rows for part in parts])  # type: ignore[attr-defined]
     seen: dict[str, str] = {}
     for part in parts if len(repeated) else ():
         rows = np.flatnonzero(np.isin(part.rows["id_hash"], repeated))  # type: ignore[attr-defined]

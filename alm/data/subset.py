@@ -50,6 +50,7 @@ def write_share(source: Path, out: Path, share: float, seed: int = 0) -> tuple[i
                 for ref in (values["audio"] if isinstance(values["audio"], list) else [values["audio"]])
             ]
             values |= {"audio": audio if isinstance(values["audio"], list) else audio[0], "clip": record.clip}
+            values["id"] = record.id  # one that was made depends on the file's name and line
             lines.append(json.dumps(values, ensure_ascii=False) + "\n")
     write_text_atomic(out, "".join(lines))
     return len(taken), len(lines)

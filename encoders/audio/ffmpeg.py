@@ -24,9 +24,8 @@ _FORMATS = ",".join(
     mov,mp4,m4a,3gp,3g2,mj2 mp3 mpc mpc8 mpeg mpegts mpegtsraw mxf nistsphere nsv nut oma ogg osq qcp qoa rm rso sbc
     shn sln sol sox spdif tak truehd tta voc vqf w64 wav wtv wv xwma""".split()
 )
-_DECLARE_DURATION = frozenset(
-    {"mov", "matroska", "asf", "avi", "wav", "w64", "aiff", "au", "caf", "tta", "wv", "ape"}
-)
+# Kinds of files whose declared length is worth reading; it follows from sizes that may be damaged in wav and the like.
+_DECLARE_DURATION = frozenset({"mov", "matroska", "asf", "avi", "tta", "wv", "ape"})
 _LARGEST_GAP_S = 0.02
 _INTEGER_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 

@@ -143,6 +143,7 @@ def read_parts(data: bytes, kind: str, file: str) -> list[FramePart]:
             parts[-1].frames += frame.samples
         else:
             parts[-1].skipped, n_frames = information
+            parts[-1].start = at + frame.size  # a decoder that reads it differently would hear another length
             promised += n_frames
         at += frame.size
         parts[-1].stop, joined = at, True

@@ -170,6 +170,7 @@ class _Part:
         format: FFmpeg's name of its format; None leaves that to FFmpeg.
         expected: Samples per channel that the frames hold, with their rate and channels, where these were counted.
         at_least: Fewest samples per channel that decoding must give; with fewer, a piece of it was skipped.
+        skipped: Samples per channel at its beginning that are the encoder's delay.
     """
 
     stream: BinaryIO
@@ -178,6 +179,7 @@ class _Part:
     format: str | None = None
     expected: AudioHeader | None = None
     at_least: int = 0
+    skipped: int = 0
 
 
 @contextmanager
@@ -262,6 +264,7 @@ def _frame_parts(opened: _Opened, kind: str) -> list[_Part]:
             kind,
             # aac's spectral band replication doubles the rate, and how it is signalled is known to the decoder alone
             None if kind == "aac" else AudioHeader(part.heard, part.rate_hz, part.channels),
+            skipped=part.skipped[0],
         )
         for part in found
     ]
@@ -448,10 +451,16 @@ def _blocks(parts: list[_Part], file: str) -> Iterator[tuple[np.ndarray, int]]:
                 yield from _blocks_of(sound, file)
                 continue
         with _recording(part, file) as recording:
-            n_samples = 0
+            at, n_samples = -part.skipped, 0
+            stop = (
+                part.expected.frames if part.expected is not None else None
+            )  # the encoder's padding follows
             for samples, rate_hz in recording.blocks():
-                n_samples += len(samples)
-                yield samples, rate_hz
+                wanted = samples[max(-at, 0) : None if stop is None else max(stop - at, 0)]
+                at += len(samples)
+                n_samples += len(wanted)
+                if len(wanted):
+                    yield wanted, rate_hz
             _check_count(part, n_samples, file)
 
 

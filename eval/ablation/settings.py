@@ -222,6 +222,8 @@ class AblationSettings:
 
     def __post_init__(self) -> None:
         check_patch("stages", dict(self.stages))
+        if not isinstance(self.references, dict):
+            raise ConfigError(f"references: got {self.references!r}, expected arms by name; remove the key")
         for name, patch in self.references.items():
             check_patch(f"references.{name}", patch)
         if not any(stage in self.stages for stage in STAGES[1:]):

@@ -139,6 +139,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             if unknown
             else f"{path}: out is missing; name a directory for the runs"
         )
+    if not isinstance(values["out"], str):
+        raise ConfigError(f"{path}: out is {str(values['out'])[:40]!r}, expected the name of a directory")
     defaults = values.get("defaults") or {}
     if not isinstance(defaults, dict):
         raise ConfigError(f"{path}: defaults is {str(defaults)[:40]!r}, expected a section with keys")

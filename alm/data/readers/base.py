@@ -17,8 +17,8 @@ import numpy as np
 
 from alm.common.errors import ConfigError, ManifestError, shown
 from alm.common.json_text import first_character, json_items
-from alm.data.index import Line, open_index, parse_stored, stored_line, with_embedded
-from alm.data.records import Record, parse_record
+from alm.data.index import Line, open_index, parse_stored, stored_line
+from alm.data.records import Record, check_record
 
 TARGETS = (
     *("id", "audio", "start_s", "end_s", "messages", "question", "answer", "choices", "captions"),
@@ -199,9 +199,7 @@ class Reader(ABC):
         for number, row in enumerate(self.rows(source)):
             if source.limit is not None and number >= source.limit:
                 return
-            record = with_embedded(
-                parse_record(row.values, row.folder, row.where, audio_only=True), row.folder, row.embedded
-            )
+            record = check_record(row.values, row.where, audio_only=True)
             yield Line(record, stored=stored_line(row.where, row.folder, row.values, row.embedded))
 
 
