@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from survival import make_data, make_parts, of_stage, run_processes, weights_of
 
+from alm import cli
 from alm.common.errors import AudioError, ConfigError, UserError
+from alm.common.settings import dump_settings
 from alm.data.shards import ShardError
 from encoders.audio import save_wav
 from train.data.protocols import TrainingDataset
@@ -119,6 +121,52 @@ def test_what_the_collator_refuses_is_named_alone(cached, data, parts, tmp_path)
         with pytest.raises(UserError, match=named) as caught:
             run_stage(run)
         assert len(re.findall(r"jsonl:|\.wav", str(caught.value))) == 1
+
+
+@pytest.mark.parametrize("stage", ["align", "instruct"])
+def test_verify_for_a_config_finds_what_training_would_quarantine(stage, data, parts, tmp_path, capsys):
+    spoil(data)
+    add_records(data)
+    (data / "audio" / "text.wav").write_text("no audio")
+    rows = [
+        {"id": "text", "audio": "audio/text.wav", "question": "what is this", "answer": "a dog"},
+        {"id": "caption", "audio": "audio/1.wav", "captions": ["a dog", "dog " * 600, "a cat"]},
+    ]
+    with (data / "train.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    values = {
+        "data": {"on_bad": "quarantine", "max_bad_share": 0.9, "max_length": 200, "cache_features": False}
+    }
+    run = of_stage(stage, data, tmp_path / "run", parts, **values)
+    config = tmp_path / "stage.yaml"
+    config.write_text(dump_settings(run))
+    assert cli.main(["data", "verify", "--for", str(config)]) == 1
+    *found, summary = capsys.readouterr().out.splitlines()
+    reasons = dict(line.split(": ", 1) for line in found)
+    assert sorted(reasons) == ["caption", "long", "r2", "r5", "short", "text"]
+    assert "truncated" in reasons["r2"] and "silent" in reasons["r5"] and "100 samples" in reasons["short"]
+    assert "max_length=200" in reasons["long"] and "max_length=200" in reasons["caption"]
+    assert re.fullmatch(r"\d+ samples: training would refuse 6", summary)
+    assert not (tmp_path / "run").exists()
+    run_stage(of_stage(stage, data, tmp_path / "run", parts, **values, optim={"steps": 8, "accumulation": 1}))
+    # A captioning record shows one of its captions in this epoch.
+    assert {name: reasons[name] for name in put_aside(tmp_path / "run")} == put_aside(tmp_path / "run")
+    assert set(reasons) - set(put_aside(tmp_path / "run")) <= {"caption"}
+    limit = cli.main(["data", "verify", "--for", str(config), "data.max_length=100000"])
+    assert limit == 1 and "more than the LLM's context" in capsys.readouterr().out
+
+
+def test_verify_for_pretraining_and_for_a_recipe(data, parts, tmp_path, capsys):
+    spoil(data)
+    config = tmp_path / "stage.yaml"
+    config.write_text(dump_settings(of_stage("pretrain", data, tmp_path / "run", parts)))
+    assert cli.main(["data", "verify", "--for", str(config)]) == 1
+    out = capsys.readouterr().out
+    assert "r2: " in out and "r5: " in out and "training would refuse 2" in out
+    config.write_text("out: x\nstages: [{name: a, stage: align}]\n")
+    assert cli.main(["data", "verify", "--for", str(config)]) == 2
+    assert "is a recipe" in capsys.readouterr().err
+    assert cli.main(["data", "verify"]) == 2
 
 
 def test_too_many_end_the_run(data, parts, tmp_path):

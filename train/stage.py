@@ -7,7 +7,7 @@ instance of `Stage`. The file's name is the stage's name: `stage: NAME` in a con
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -86,6 +86,13 @@ class Stage(Generic[Settings]):
 
         Returns:
             A dataclass whose `str` is the text to print, for example `train.engine.estimate.CostEstimate`.
+        """
+        return None
+
+    def samples(self, settings: Settings) -> Iterator[tuple[str, Callable[[], None]]] | None:
+        """Every sample's id, and a check that raises UserError where the sample cannot be part of a batch.
+
+        `alm data verify --for` runs all of them before training; None if this stage has no such check.
         """
         return None
 

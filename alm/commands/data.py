@@ -56,10 +56,18 @@ def _add_checks(actions: Any) -> None:
         help="decode every clip and list those that cannot be used",
         description=(
             "Decode every record's audio and list files that are missing, corrupt, truncated or silent, and ids that "
-            "occur twice; for shards compare every hash, too. Exits with 1 if there are any problems."
+            "occur twice; for shards compare every hash, too. With --for, list every record that training with this "
+            "config would refuse: also what is too short for one token, longer than data.max_length or the LLM's "
+            "context, or refused by the chat template. Exits with 1 if there are any problems."
         ),
     )
-    verify.add_argument("manifest", metavar="MANIFEST", help="a JSONL manifest or a shard directory")
+    verify.add_argument(
+        "manifest",
+        nargs="*",
+        metavar="MANIFEST",
+        help="data in any format, see alm list formats; with --for: settings KEY=VALUE of the config",
+    )
+    verify.add_argument("--for", dest="config", metavar="CONFIG.yaml", help="config of a training stage")
     verify.set_defaults(run=_verify)
     stats = actions.add_parser(
         "stats",
@@ -156,17 +164,34 @@ def _shard(arguments: argparse.Namespace) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from alm.common.errors import ConfigError
     from alm.common.progress import progress
     from alm.common.text import one_line
     from alm.data.audit import verify
     from alm.data.sources import open_source
 
-    with progress("verify", len(open_source(arguments.manifest, audio_only=True)), "record") as advance:
-        found = verify(arguments.manifest, advance)
+    if arguments.config is not None:
+        return _verify_for(arguments.config, arguments.manifest)
+    if len(arguments.manifest) != 1:
+        raise ConfigError(f"MANIFEST: got {len(arguments.manifest)}; give one, or --for CONFIG.yaml")
+    (manifest,) = arguments.manifest
+    with progress("verify", len(open_source(manifest, audio_only=True)), "record") as advance:
+        found = verify(manifest, advance)
     for where, what in found.problems:
         print(one_line(f"{where}: {what}"))
     print(f"{found.records} records, {found.clips} clips: {len(found.problems) or 'no'} problems")
     return 1 if found.problems else 0
+
+
+def _verify_for(config: str, overrides: list[str]) -> int:
+    from alm.common.text import one_line
+    from train.pipeline.verify import refused_samples
+
+    n_samples, refused = refused_samples(config, overrides)
+    for name, reason in refused:
+        print(one_line(f"{name}: {reason}"))
+    print(f"{n_samples} samples: training would refuse {len(refused) or 'none'}")
+    return 1 if refused else 0
 
 
 def _stats(arguments: argparse.Namespace) -> None:

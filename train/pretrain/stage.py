@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,19 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     check_time_localisation(trained.eval())
     say("pretrain: time localisation is right (an impulse at second t changes the tokens of second t most)")
     return facts
+
+
+def sample_checks(settings: TrainSettings) -> Iterator[tuple[str, Callable[[], None]]]:
+    """See `train.stage.Stage.samples`; the checks are those of quarantine."""
+    model, dataset = starting_point(settings)
+    held_out = clip_dataset(settings, read_clips(settings.data.validation), model.encoder)
+
+    def check(clips: ClipDataset, index: int) -> None:
+        _check_sample(clips[index])
+
+    for clips in (dataset, held_out):
+        for index in range(len(clips)):
+            yield clips.name(index), partial(check, clips, index)
 
 
 def _check_sample(sample: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,12 @@ class TuneStage(TrainingStage):
         model, processor = starting_model(settings)
         model.set_policy(settings.policy)
         return model, *training_data(settings, records, processor, ClipWaveforms(processor.sample_rate))
+
+    def samples(self, settings: TrainSettings) -> Iterator[tuple[str, Callable[[], None]]]:
+        """The records of `data.train` and `data.validation`, with every caption."""
+        from train.tune.stage import sample_checks
+
+        return sample_checks(settings)
 
     def run(self, settings: TrainSettings, folder: Path) -> dict[str, Any]:
         """Train and save the model."""

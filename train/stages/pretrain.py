@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,12 @@ class PretrainStage(TrainingStage):
         from train.pretrain.stage import starting_point
 
         return *starting_point(settings), collate_clips
+
+    def samples(self, settings: TrainSettings) -> Iterator[tuple[str, Callable[[], None]]]:
+        """The clips of `data.train` and `data.validation`."""
+        from train.pretrain.stage import sample_checks
+
+        return sample_checks(settings)
 
     def run(self, settings: TrainSettings, folder: Path) -> dict[str, Any]:
         """Train and save the encoder."""

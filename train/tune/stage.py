@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,28 @@ def training_data(
     samples = ConversationDataset(records, settings.run.seed)
     groups = groups_by_clip(records, data.share_clips)
     return SharedClips(samples, groups, weights, lengths, together), collator
+
+
+def sample_checks(settings: TrainSettings) -> Iterator[tuple[str, Callable[[], None]]]:
+    """See `train.stage.Stage.samples`; the checks are those of quarantine."""
+    sources = [open_records(settings.data.train), open_records(settings.data.validation)]
+    _, processor = starting_model(settings)
+    clips = ClipWaveforms(processor.sample_rate)
+    data = settings.data
+    collator = ConversationCollator(processor, clips, data.max_length, supervise=data.supervise)
+
+    def check(dataset: ConversationDataset, index: int) -> None:
+        record = dataset.records[index]
+        try:
+            for epoch in range(max(len(record.captions), 1)):  # each shows another caption
+                dataset.set_epoch(epoch)
+                collator.check(dataset[index])
+        finally:
+            clips.forget(record.audio)
+
+    for dataset in (ConversationDataset(records) for records in sources if len(records)):
+        for index in range(len(dataset)):
+            yield dataset.name(index), partial(check, dataset, index)
 
 
 def _ordering(
