@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tracemalloc
 from collections import Counter
 
 import corpus_trees
@@ -180,6 +181,45 @@ def test_openaqa_uses_the_folders_next_to_the_file(tmp_path):
     (tmp_path / "root" / "closed_ended.json").write_text('[{"instruction": "x", "audio_id": "y.wav"}]')
     with pytest.raises(ManifestError, match="entry 0 has no field 'output'"):
         convert("openaqa", tmp_path / "root", tmp_path / "out")
+
+
+def test_converters_keep_no_rows_in_memory(tmp_path):
+    """Of rows of 4 kB, the peak of 1,600 is that of 800; only a hash of each id is kept."""
+    audio(*(tmp_path / "audio" / f"{number}.wav" for number in range(5)))
+    peaks = []
+    for n_rows in (800, 1_600):
+        root = tmp_path / f"root{n_rows}"
+        root.mkdir()
+        rows = [
+            {"instruction": f"What is {number}? " + "x" * 4000, "input": "", "audio_id": f"{number % 5}.wav",
+             "dataset": "d", "task": "t", "output": "a bell"}
+            for number in range(n_rows)
+        ]  # fmt: skip
+        (root / "open.json").write_text(json.dumps(rows))
+        del rows
+        tracemalloc.start()
+        convert("openaqa", root, tmp_path / "out", [str(tmp_path / "audio")])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len((tmp_path / "out" / "open.jsonl").read_text().splitlines()) == n_rows
+    assert (peaks[1] - peaks[0]) / 800 < 700
+
+
+def test_a_conversion_that_fails_late_writes_nothing(tmp_path):
+    audio(tmp_path / "root" / "a.wav")
+    row = {
+        "instruction": "What?",
+        "input": "",
+        "audio_id": "a.wav",
+        "dataset": "d",
+        "task": "t",
+        "output": "a bell",
+    }
+    (tmp_path / "root" / "a.json").write_text(json.dumps([row]))
+    (tmp_path / "root" / "b.json").write_text(json.dumps([row, row, {**row, "output": None}]))
+    with pytest.raises(ManifestError, match="entry 2 has no 'output'"):
+        convert("openaqa", tmp_path / "root", tmp_path / "out")
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
 def test_missing_files_are_counted_listed_and_allowed_up_to_a_share(tmp_path, capsys):

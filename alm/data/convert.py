@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from alm.common.names import check_file_name
 from alm.data.corpora import CORPORA, Clip, Corpus, Entry, open_corpus
 from alm.data.corpora.audio_files import AudioFiles, is_file
 from alm.data.from_labels import KINDS, QuestionWriter, Templates
-from alm.data.manifest import write_manifest
+from alm.data.index import id_hash
+from alm.data.manifest import ManifestWriter
 
 MISSING = "missing.txt"
 _RECORD_KEYS = frozenset(
@@ -95,34 +97,48 @@ def write_manifests(
         raise ConfigError(f"{corpus.root}: no such file or folder")
     out = Path(out)
     files = AudioFiles([Path(folder) for folder in audio] or corpus.audio_folders())
-    entries = list(corpus.entries(files))
-    for entry in entries:
-        check_file_name(_manifest_name(entry), f"{entry.where}: split")
-    clips = {clip.path: clip.name for entry in entries for clip in entry.audio}
-    missing = sorted(name for path, name in clips.items() if not is_file(path))
+    missing, n_clips = _missing(corpus.entries(files))
     if missing:
         out.mkdir(parents=True, exist_ok=True)
         write_text_atomic(out / MISSING, "".join(f"{name}\n" for name in missing))
-    if len(missing) > max_missing * len(clips):
+    if len(missing) > max_missing * n_clips:
         raise UserError(
-            f"{out}: {len(missing)} of {len(clips)} audio files are missing (the first: {missing[0]}; all: "
+            f"{out}: {len(missing)} of {n_clips} audio files are missing (the first: {missing[0]}; all: "
             f"{out / MISSING}), more than --max-missing {max_missing}; name their folder with --audio, or "
             "raise the share"
         )
-    splits: dict[str, list[dict[str, Any]]] = {}
-    for entry, values in _records(name, entries, kinds, templates):
-        if all(is_file(clip.path) for clip in entry.audio):
+    writers: dict[str, ManifestWriter] = {}
+    with ExitStack() as open_writers:
+        for entry, values in _records(name, corpus.entries(files), kinds, templates):
+            if not all(is_file(clip.path) for clip in entry.audio):
+                continue
             audio_of = [_audio_value(clip, out) for clip in entry.audio]
             record = {"id": values["id"], "audio": audio_of[0] if len(audio_of) == 1 else audio_of, **values}
-            splits.setdefault(_manifest_name(entry), []).append(record)
-    if not splits:
+            split = _manifest_name(entry)
+            if split not in writers:
+                out.mkdir(parents=True, exist_ok=True)
+                writers[split] = open_writers.enter_context(ManifestWriter(out / f"{split}.jsonl"))
+            writers[split].add(record)
+    if not writers:
         raise UserError(
             f"{out}: nothing to write; no record has its audio in {', '.join(map(str, files.folders))}"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    for split, records in splits.items():
-        write_manifest(out / f"{split}.jsonl", records)
-    return Converted({split: len(records) for split, records in splits.items()}, missing, len(clips))
+    return Converted({split: writer.written for split, writer in writers.items()}, missing, n_clips)
+
+
+def _missing(entries: Iterator[Entry]) -> tuple[list[str], int]:
+    """Names of recordings that are not there, sorted, and how many different ones there are; checks names of splits."""
+    missing: dict[Path, str] = {}
+    seen: set[int] = set()
+    for entry in entries:
+        check_file_name(_manifest_name(entry), f"{entry.where}: split")
+        for clip in entry.audio:
+            key = id_hash(os.fsencode(clip.path).hex())
+            if key not in seen:
+                seen.add(key)
+                if not is_file(clip.path):
+                    missing[clip.path] = clip.name
+    return sorted(missing.values()), len(seen)
 
 
 def _manifest_name(entry: Entry) -> str:
@@ -139,7 +155,7 @@ def _audio_value(clip: Clip, out: Path) -> str | dict[str, Any]:
 
 
 def _records(
-    name: str, entries: Sequence[Entry], kinds: Sequence[str], templates: Templates | None
+    name: str, entries: Iterable[Entry], kinds: Sequence[str], templates: Templates | None
 ) -> Iterator[tuple[Entry, dict[str, Any]]]:
     """The records of entries, without their audio; several about each entry that has only labels."""
     labelled: dict[str, tuple[Entry, list[str]]] = {}

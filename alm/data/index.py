@@ -343,14 +343,17 @@ def repeated_hashes(tables: Sequence[np.ndarray]) -> np.ndarray:
             part = rows["id_hash"][first : first + _SORTED_ROWS]
             hashes[at : at + len(part)] = part
             at += len(part)
+    return repeated_values(hashes)
+
+
+def repeated_values(hashes: np.ndarray) -> np.ndarray:
+    """The values that occur more than once, each once; `hashes` is sorted in its place."""
     hashes.sort()
-    found = [
-        hashes[first : first + _SORTED_ROWS][:-1][
-            hashes[first + 1 : first + _SORTED_ROWS] == hashes[first : first + _SORTED_ROWS][:-1]
-        ]
-        for first in range(0, len(hashes), _SORTED_ROWS - 1)
-    ]
-    return np.unique(np.concatenate(found)) if found else hashes
+    found = [hashes[:0]]
+    for first in range(0, len(hashes), _SORTED_ROWS - 1):
+        part = hashes[first : first + _SORTED_ROWS]
+        found.append(part[:-1][part[1:] == part[:-1]])
+    return np.unique(np.concatenate(found))
 
 
 def _mapped(table: Path, lines: Path | None = None) -> np.ndarray:

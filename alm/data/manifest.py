@@ -16,15 +16,19 @@ record is an error that names file and line.
 import json
 import os
 import sys
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import numpy as np
 
 from alm.common.errors import ManifestError, UserError
-from alm.common.files import open_regular, reason, write_text_atomic
+from alm.common.files import locked_file, open_regular, reason, remove_leftovers
 from alm.common.json_text import parse_json
-from alm.data.index import IndexedRecords, Line, open_index, pack_rows
+from alm.data.index import IndexedRecords, Line, id_hash, open_index, pack_rows, repeated_values
 from alm.data.records import Record, check_record, note_id, parse_record
 from alm.data.row_processes import rows_by_processes
 
@@ -140,24 +144,86 @@ def write_manifest(path: str | os.PathLike[str], records: Iterable[Mapping[str, 
 
     Args:
         path: The file to write; its folder must exist.
-        records: One mapping per line, in the form read here; all are checked before anything is written.
+        records: One mapping per line, in the form read here; each is checked, none is kept in memory.
 
     Raises:
         ManifestError: A record that could not be read back, or the file cannot be written.
     """
-    path = Path(path)
-    lines: list[str] = []
-    seen: dict[str, str] = {}
-    for number, record in enumerate(records, start=1):
-        source = f"{path}:{number}"
+    with ManifestWriter(path) as writer:
+        for record in records:
+            writer.add(record)
+
+
+class ManifestWriter:
+    """Writes a manifest record by record; the file appears when the `with` block ends without an error.
+
+    Args:
+        path: The file to write; its folder must exist.
+
+    Raises:
+        ManifestError: A record that could not be read back, two with one id, or the file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.written = 0
+        self._hashes = array("Q")
+
+    def __enter__(self) -> Self:
+        with self._typed_errors():
+            remove_leftovers(self.path)
+            self._temporary, self._stream = locked_file(self.path)
+        return self
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Check and write one record, a mapping in the form read here."""
+        source = f"{self.path}:{self.written + 1}"
         try:
             line = json.dumps(record, ensure_ascii=False, allow_nan=False)
-            written = parse_json(line.encode().decode(), source)  # what a reader will get
+            data = line.encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise ManifestError(f"{source}: a value cannot be written as JSON ({error})") from error
-        note_id(parse_record(written, path.parent, source).id, source, seen)
-        lines.append(line + "\n")
-    write_text_atomic(path, "".join(lines))
+        checked = check_record(_parse_line(data, source, self.written), source)  # what a reader will get
+        self._hashes.append(id_hash(checked.id))
+        self.written += 1
+        with self._typed_errors():
+            self._stream.write(data + b"\n")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._check_ids()
+                with self._typed_errors():
+                    self._stream.flush()
+                    os.replace(self._temporary, self.path)
+        finally:
+            with suppress(OSError):
+                self._stream.close()
+            self._temporary.unlink(missing_ok=True)
+
+    def _check_ids(self) -> None:
+        """Refuse two records with one id: lines whose ids share a hash are read once more."""
+        hashes = np.frombuffer(self._hashes, np.uint64)
+        repeated = set(repeated_values(hashes.copy()).tolist())
+        if not repeated:
+            return
+        with self._typed_errors():
+            self._stream.flush()
+        seen: dict[str, str] = {}
+        for number, _, line in _lines(self._temporary):
+            if self._hashes[number] in repeated:
+                source = f"{self.path}:{number + 1}"
+                note_id(check_record(_parse_line(line, source, number), source).id, source, seen)
+
+    @contextmanager
+    def _typed_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as problem:
+            raise ManifestError(
+                f"{self.path}: cannot be written ({reason(problem)}); choose a folder that exists, is writable and has "
+                "room"
+            ) from problem
 
 
 def _parse_line(line: bytes, source: str, number: int) -> dict[str, Any]:
