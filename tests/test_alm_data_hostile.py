@@ -11,6 +11,7 @@ from pathlib import Path
 
 import fuzz_audio
 import fuzz_manifests
+import fuzz_readers
 import numpy as np
 import pytest
 import soundfile
@@ -29,6 +30,12 @@ SMALL = ComposeConfig(n_train=3, n_validation=2, n_test=2, scene_s=1.0)
 def test_a_few_damaged_manifests_shards_and_tables():
     for outcome in fuzz_manifests.run(n=60, seed=1):
         assert not outcome.findings and outcome.counts["accepted"] and outcome.counts["refused"]
+
+
+def test_a_short_fuzz_of_readers():
+    for outcome in fuzz_readers.run(n=120, seed=1):
+        assert not outcome.findings, outcome.findings[0]
+        assert outcome.counts["accepted"] and outcome.counts["refused"]
 
 
 def test_a_few_damaged_recordings():
