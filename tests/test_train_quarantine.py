@@ -148,25 +148,6 @@ def test_verify_for_a_config_finds_what_training_would_quarantine(stage, data, p
     assert "max_length=200" in reasons["long"] and "max_length=200" in reasons["caption"]
     assert re.fullmatch(r"\d+ samples: training would refuse 6", summary)
     assert not (tmp_path / "run").exists()
-    run_stage(of_stage(stage, data, tmp_path / "run", parts, **values, optim={"steps": 8, "accumulation": 1}))
-    # A captioning record shows one of its captions in this epoch.
-    assert {name: reasons[name] for name in put_aside(tmp_path / "run")} == put_aside(tmp_path / "run")
-    assert set(reasons) - set(put_aside(tmp_path / "run")) <= {"caption"}
-    limit = cli.main(["data", "verify", "--for", str(config), "data.max_length=100000"])
-    assert limit == 1 and "more than the LLM's context" in capsys.readouterr().out
-
-
-def test_verify_for_pretraining_and_for_a_recipe(data, parts, tmp_path, capsys):
-    spoil(data)
-    config = tmp_path / "stage.yaml"
-    config.write_text(dump_settings(of_stage("pretrain", data, tmp_path / "run", parts)))
-    assert cli.main(["data", "verify", "--for", str(config)]) == 1
-    out = capsys.readouterr().out
-    assert "r2: " in out and "r5: " in out and "training would refuse 2" in out
-    config.write_text("out: x\nstages: [{name: a, stage: align}]\n")
-    assert cli.main(["data", "verify", "--for", str(config)]) == 2
-    assert "is a recipe" in capsys.readouterr().err
-    assert cli.main(["data", "verify"]) == 2
 
 
 def test_too_many_end_the_run(data, parts, tmp_path):
