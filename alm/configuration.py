@@ -45,6 +45,9 @@ class AudioLanguageConfig(PreTrainedConfig):
         audio_token: Placeholder in prompts; its embedding is always replaced by audio.
         audio_token_id: The placeholder's id in the tokenizer; may lie outside the LLM's vocabulary.
         loss_chunk: Supervised positions whose logits are computed at once in training; 0 for all.
+        base_models: Name and licence of what `encoder` and `llm` were loaded from, for the model card.
+        training: The stages of training, oldest first, for the model card: `stage`, `steps`, the policy and number of
+            trained parameters of each part, and `data`, the sources with their numbers of records.
     """
 
     model_type = "audio_language"
@@ -65,6 +68,8 @@ class AudioLanguageConfig(PreTrainedConfig):
         audio_token: str = AUDIO_TOKEN,
         audio_token_id: int | None = None,
         loss_chunk: int = 1024,
+        base_models: dict[str, dict[str, str]] | None = None,
+        training: list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         if isinstance(text_config, dict):
@@ -82,6 +87,8 @@ class AudioLanguageConfig(PreTrainedConfig):
         self.audio_token = audio_token
         self.audio_token_id = audio_token_id
         self.loss_chunk = loss_chunk
+        self.base_models = base_models
+        self.training = training
         # Written by `AudioLanguageModel.save_pretrained`, never copied to another directory.
         for key in ("config_sha256", "weights_header_sha256", "weights_sha256"):
             kwargs.pop(key, None)
@@ -127,21 +134,34 @@ class AudioLanguageConfig(PreTrainedConfig):
         return self.text_config if self.text_config is not None else self
 
 
-def read_model_config(folder: Path, trust_remote_code: bool = False) -> AudioLanguageConfig:
+def read_config_values(folder: Path) -> dict[str, Any]:
+    """What the config.json of a model directory holds.
+
+    Raises:
+        CheckpointError: The file is missing or broken.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        raise CheckpointError(f"{folder}: config.json is missing; expected an audio-language model directory")
+    return read_json_object(path, CheckpointError, constants=True)
+
+
+def read_model_config(
+    folder: Path, trust_remote_code: bool = False, values: dict[str, Any] | None = None
+) -> AudioLanguageConfig:
     """Read and validate the config.json of a model directory; a relative path to its LLM is resolved.
 
     Args:
         folder: The directory.
         trust_remote_code: Take the LLM's classes from Python code in its directory: that of a referenced LLM, or
             this one.
+        values: What config.json holds, where it was read before.
 
     Raises:
         CheckpointError: The file is missing or broken; names the key.
     """
     path = folder / "config.json"
-    if not path.exists():
-        raise CheckpointError(f"{folder}: config.json is missing; expected an audio-language model directory")
-    values = read_json_object(path, CheckpointError, constants=True)
+    values = read_config_values(folder) if values is None else dict(values)
     model_type = values.pop("model_type", None)
     if model_type != AudioLanguageConfig.model_type:
         raise CheckpointError(
@@ -242,6 +262,31 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) < 4096 and value.isprintable()
 
 
+def _is_base_models(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(base, dict) and all(map(_is_name, base.values())) for base in value.values()
+    )
+
+
+def _is_training(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_stage, value))
+
+
+def _is_stage(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("data", []), list):
+        return False
+    counts = value.get("parameters", {})
+    return (
+        _is_whole(value.get("steps", 0))
+        and isinstance(counts, dict)
+        and all(map(_is_whole, counts.values()))
+        and all(
+            isinstance(one, dict) and _is_name(one.get("name")) and _is_whole(one.get("records"))
+            for one in value.get("data", [])
+        )
+    )
+
+
 def _or_null(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or is_valid(value)
 
@@ -260,15 +305,18 @@ _SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "audio_token": ("the placeholder's text", _is_name),
     "audio_token_id": ("a token id", lambda value: _is_whole(value) and value >= 0),
     "loss_chunk": ("a whole number from 0", lambda value: _is_whole(value) and value >= 0),
+    "base_models": ("names and licences by part, or null", _or_null(_is_base_models)),
+    "training": ("a list of stages or null", _or_null(_is_training)),
     "weights_header_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
     "weights_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
     "config_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
     "auto_map": ("the classes of this toolkit", lambda value: value == AUTO_MAP),
 }
 _REQUIRED = ("encoder", "projector", "text_config", "audio_token_id")
-OWN_KEYS = tuple(
-    _SCHEMA.keys() - {"text_config", "auto_map", "weights_header_sha256", "weights_sha256", "config_sha256"}
-)
+_NOT_OWN = {
+    "auto_map", "base_models", "config_sha256", "text_config", "training", "weights_header_sha256", "weights_sha256",
+}  # fmt: skip
+OWN_KEYS = tuple(_SCHEMA.keys() - _NOT_OWN)
 """Values of the model's own config; those of the LLM are in its text_config."""
 
 

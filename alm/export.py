@@ -16,6 +16,7 @@ from alm.checkpoint import load_model, load_processor, resolve
 from alm.common.errors import CheckpointError, UserError
 from alm.common.files import new_folder
 from alm.decoding import take_stop_tokens
+from alm.model_card import README, read_card, scores_in, write_card
 
 if TYPE_CHECKING:
     from alm.model import AudioLanguageModel
@@ -45,7 +46,11 @@ def merge_lora(model: AudioLanguageModel) -> AudioLanguageModel:
 
 
 def export_model(
-    source: str | Path, out: str | Path, *, merge: bool = True, trust_remote_code: bool = False
+    source: str | Path,
+    out: str | Path,
+    *,
+    merge: bool = True,
+    trust_remote_code: bool = False,
 ) -> dict[str, float]:
     """Write a model so that it needs nothing else.
 
@@ -86,6 +91,7 @@ def export_model(
     after = _logits(model, inputs)
     with new_folder(folder) as partial:
         model.save_pretrained(partial)
+        write_card(partial, model, scores=scores_in(read_card(source / README)))
         processor.save_pretrained(partial)
         del model
         again = _logits(load_model(partial, **trusted), _probe(load_processor(partial, **trusted)))

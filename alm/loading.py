@@ -13,7 +13,13 @@ from transformers import PreTrainedConfig
 
 from alm.common.errors import UserError
 from alm.common.pretrained import typed_errors
-from alm.configuration import OWN_KEYS, AudioLanguageConfig, check_values, read_model_config
+from alm.configuration import (
+    OWN_KEYS,
+    AudioLanguageConfig,
+    check_values,
+    read_config_values,
+    read_model_config,
+)
 
 _HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 _PLACEMENT = ("max_memory", "offload_folder", "offload_buffers")
@@ -59,8 +65,11 @@ _REFUSED = {
 _AS_ALWAYS = {"use_safetensors": True, "weights_only": True, "code_revision": "main"}
 
 
-# Values of a text_config that say nothing about what the LLM computes
-_NOT_COMPUTING = frozenset({"architectures", "dtype", "transformers_version", "_name_or_path"})
+# Values of a text_config that say nothing about what the LLM computes, and how it was quantised while it was loaded
+# (`llm_bits` says that; with both, its loader would take the weights for quantised ones).
+_NOT_COMPUTING = frozenset(
+    {"architectures", "dtype", "quantization_config", "transformers_version", "_name_or_path"}
+)
 
 
 @dataclasses.dataclass
@@ -133,20 +142,22 @@ class LoadingArguments:
             overrides=left,
         )
 
-    def read_config(self, folder: Path) -> tuple[AudioLanguageConfig, dict[str, Any]]:
+    def read_config(self, folder: Path) -> tuple[AudioLanguageConfig, dict[str, Any], dict[str, Any]]:
         """The config to build from: that of the directory or the given one, with the overrides of the call.
 
         Args:
             folder: The model's directory; its own config.json is validated in any case.
 
         Returns:
-            The config, and the values of its text_config that are not those of the directory's.
+            The config, the values of its text_config that are not those of the directory's, and what the directory's
+            config.json holds.
 
         Raises:
             CheckpointError: A config.json is broken.
             UserError: An override has no such key or a wrong value.
         """
-        own = read_model_config(folder, self.trust_remote_code)
+        stored = read_config_values(folder)
+        own = read_model_config(folder, self.trust_remote_code, stored)
         config = copy.deepcopy(own)
         if isinstance(self.config, AudioLanguageConfig):
             config = copy.deepcopy(self.config)
@@ -177,7 +188,7 @@ class LoadingArguments:
             for key, value in after.items()
             if key not in _NOT_COMPUTING and (key not in before or value != before[key])
         }
-        return config, changed
+        return config, changed, stored
 
 
 def _asked_attention(config: AudioLanguageConfig) -> str | dict[str, Any] | None:

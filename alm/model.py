@@ -11,6 +11,7 @@ import inspect
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,13 +34,19 @@ from alm.auto import AUTO_MAP, write_stub
 from alm.branches import branch_masks
 from alm.common.errors import CheckpointError, UserError
 from alm.common.files import sha256_of, write_bytes_atomic
-from alm.common.json_text import read_json_object
 from alm.common.pretrained import from_pretrained, typed_errors
-from alm.configuration import ATTENTION_PARTS, AudioLanguageConfig, computing_sha256
+from alm.configuration import (
+    ATTENTION_PARTS,
+    AudioLanguageConfig,
+    computing_sha256,
+    read_config_values,
+    read_model_config,
+)
 from alm.decoding import check_generation_config
 from alm.head import causal_lm_loss
 from alm.llm import check_llm, config_sha256, llm_fingerprint, load_llm, load_with_info, weights_sha256
 from alm.loading import LoadingArguments
+from alm.model_card import README, Score, base_models, read_card, scores_in, write_card
 from alm.policy import (
     Policy,
     adapter_keys,
@@ -48,6 +55,7 @@ from alm.policy import (
     set_trainable,
     trainable_table,
 )
+from alm.upload import push
 from encoders import AudioEncoder, AudioTokens, config_from_dict
 from encoders.base import make_folder
 from encoders.checkpoint import load_strict, read_weights, resolve_source, write_weights, wrong_dtype
@@ -56,9 +64,6 @@ from encoders.registry import encoder_class
 from projectors import Projector, build_projector, projector_config, projector_from_config
 
 WEIGHTS = "model.safetensors"
-# Keys of config.json that identify the weights file. `weights_sha256` is of the time before the header held checksums;
-# it needs a second reading of the file.
-_WEIGHTS_PINS = {"weights_header_sha256": header_sha256, "weights_sha256": sha256_of}
 AUDIO_INPUTS = ("input_values", "padding_mask", "audio_index", "features", "features_mask", "audio_embeds")
 """Inputs of `AudioLanguageModel.forward` that hold audio; generation needs them in its first step only."""
 
@@ -100,12 +105,14 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         for component, values in ((self.encoder, config.encoder_lora), (self.llm, config.llm_lora)):
             if values is not None:
                 inject_lora(component, values)
-        quantised = getattr(self.llm, "hf_quantizer", None) is not None
-        self._loaded_llm = None if config.llm is None or quantised else _WeightSamples(self.llm)
+        self._loaded_llm = None if config.llm is None else _WeightSamples(self.llm)
         self.config.text_config = self.llm.config  # one object: changes of the LLM are seen in both
         self.generation_config = copy.deepcopy(self.llm.generation_config)
         taken = inspect.signature(self.llm.forward).parameters
         self._takes_positions, self._takes_kept = "position_ids" in taken, "logits_to_keep" in taken
+        for name in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # peft chooses its layers by these
+            if getattr(self.llm, name, False):
+                setattr(self, name, True)
         # What `transformers` asks a model about its caches, its compilation and its distribution over devices
         for name in (
             "_is_stateful",
@@ -118,6 +125,9 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             f"llm.{tied}": f"llm.{source}"
             for tied, source in getattr(self.llm, "all_tied_weights_keys", {}).items()
         }
+        # Of the directory that the model was loaded from: README.md, and what identifies the weights
+        self._card: str | None = None
+        self._loaded_weights: str | None = None
         self.choices = {"encoder": "frozen", "projector": "train", "llm": "frozen"}
         self.part_choices: dict[str, str] = {}
         self.apply_choices()
@@ -132,6 +142,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         *,
         llm_source: str | None = None,
         llm_bits: int | None = None,
+        encoder_source: str | None = None,
     ) -> AudioLanguageModel:
         """A new model from a loaded encoder and a loaded LLM, with a fresh projector between them.
 
@@ -143,6 +154,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             llm_source: Hub id or directory the LLM came from; saved models then refer to it instead of
                 holding a copy of its weights.
             llm_bits: 4 or 8 if `llm` was loaded quantised from `llm_source`; a reload quantises it again.
+            encoder_source: Hub id, directory or file that the encoder came from, for the model card.
         """
         width = cast(nn.Embedding, llm.get_input_embeddings()).embedding_dim
         fresh = build_projector(projector, encoder, width, **(options or {}))
@@ -153,6 +165,9 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             text_config=copy.deepcopy(llm.config),
             llm=llm_source,
             llm_bits=llm_bits,
+            base_models=base_models(
+                encoder=encoder_source, llm=llm_source or llm.config._name_or_path or None
+            ),
             **llm_fingerprint(llm_source, llm),
         )
         return cls(config, encoder, fresh, llm)
@@ -303,9 +318,16 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         Args:
             input_values: (C, S) float32 waveforms in [-1, 1] at the encoder's sample rate.
             padding_mask: (C, S), 0 after the end of a clip; None if no clip is padded.
+
+        Raises:
+            UserError: A clip is padded on the left, or in the middle.
         """
         if padding_mask is None:
             padding_mask = torch.ones_like(input_values, dtype=torch.bool)
+        if bool((padding_mask[:, 1:] > padding_mask[:, :-1]).any()):
+            raise UserError(
+                "padding_mask: a clip has padding before its end; pad clips on the right, as the processor does"
+            )
         lengths = padding_mask.sum(dim=1)  # (C,) in samples
         learns = any(parameter.requires_grad for parameter in self.encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
@@ -568,18 +590,27 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         Args:
             save_directory: Created if needed.
             *args: Ignored, as are other keywords; the Trainer passes them.
-            **kwargs: `state_dict`: gathered weights, where a sharded trainer holds them.
+            **kwargs: `state_dict`: gathered weights, where a sharded trainer holds them. `push_to_hub=True` also
+                uploads the model, to `repo_id` or the directory's name, with the arguments of `push_to_hub`.
 
         Raises:
             CheckpointError: The directory cannot be written.
         """
-        if self.config.llm is not None and self._loaded_llm is not None and self._loaded_llm.differ(self.llm):
-            self.config.forget_llm()
-        if self.config.llm is None and getattr(self.llm, "hf_quantizer", None) is not None:
+        for name, part in (("encoder", self.encoder), ("llm", self.llm)):
+            if getattr(self.config, f"{name}_lora") is None and adapter_keys(part):
+                raise UserError(
+                    f"{save_directory}: peft has put adapters into the {name}, which config.json does not describe; "
+                    "save them with PeftModel.save_pretrained, or merge them before (merge_and_unload)"
+                )
+        changed = self._loaded_llm is not None and self._loaded_llm.differ(self.llm)
+        if getattr(self.llm, "hf_quantizer", None) is not None and (changed or self.config.llm is None):
+            why = "has changed since" if changed else "is stored with the model, and was quantised while"
             raise UserError(
-                f"{save_directory}: the LLM was quantised while loading, and its weights are stored with the model; "
-                "load the model unquantised, save it, and quantise it again when you load it"
+                f"{save_directory}: the quantised LLM {why} it was loaded; load the model unquantised, change and save "
+                "it (merge adapters there), and quantise it again when you load it"
             )
+        if self.config.llm is not None and changed:
+            self.config.forget_llm()
         folder = make_folder(save_directory)
         state = kwargs.get("state_dict") or self.state_dict()
         skipped = self._absent_keys()
@@ -599,8 +630,22 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         values["weights_header_sha256"] = header_sha256(folder / WEIGHTS)
         self.generation_config.save_pretrained(folder)
         write_stub(folder)
+        scores = self._known_scores(folder, values["weights_header_sha256"])
+        write_card(folder, self, before=self._card, scores=scores)
         text = json.dumps(values, indent=2, sort_keys=True) + "\n"
         write_bytes_atomic(folder / "config.json", text.encode(), CheckpointError)
+        if kwargs.get("push_to_hub"):
+            names = inspect.signature(self.push_to_hub).parameters
+            options = {key: value for key, value in kwargs.items() if key in names}
+            self.push_to_hub(**{"repo_id": folder.resolve().name, **options})
+
+    def _known_scores(self, folder: Path, weights: str) -> list[Score]:
+        """Scores of these very weights: in the card that the model was loaded with, or in that of a directory."""
+        found = scores_in(self._card) if weights == self._loaded_weights else []
+        with suppress(UserError):
+            if not found and read_config_values(folder).get("weights_header_sha256") == weights:
+                found = scores_in(read_card(folder / README))
+        return found
 
     def _absent_keys(self) -> set[str]:
         """State-dict keys that are not stored: base weights of a referenced LLM, else a head tied to the embeddings."""
@@ -615,18 +660,52 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         adapters = adapter_keys(self.llm)
         return {f"llm.{key}" for key in self.llm.state_dict() if key not in adapters}
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:  # type: ignore[override]
-        """Upload to the hub, as in transformers; refused where the LLM is a directory of this machine.
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = None,
+        tags: list[str] | None = None,
+    ) -> str:
+        """Upload the model with its card to the hub, as in transformers; what was written into the card there stays.
+
+        Args:
+            repo_id: `name` or `organisation/name`.
+            commit_message: First line of the commit.
+            commit_description: Further lines.
+            private: Whether a new repository is private; None is the hub's default.
+            token: Token of the hub; None takes the stored one.
+            revision: Branch; it is made where there is none.
+            create_pr: Open a pull request instead of committing to the branch.
+            max_shard_size: Refused: the weights are in one file.
+            tags: More tags for the card.
+
+        Returns:
+            The address of the commit.
 
         Raises:
-            UserError: Nobody else could load the model.
+            UserError: Nobody else could load the model: it refers to an LLM in a directory of this machine.
+            CheckpointError: The hub cannot be reached, or refuses.
         """
-        if self.config.llm is not None and Path(self.config.llm).is_dir():
-            raise UserError(
-                f"the model refers to its LLM in a directory of this machine ({self.config.llm}); write a "
-                "self-contained copy with 'alm export' and push that"
-            )
-        return cast(str, super().push_to_hub(repo_id, **kwargs))  # type: ignore[arg-type]  # a decorator hides self
+        _check_shareable(self.config.llm)
+        if max_shard_size not in (None, "50GB"):
+            raise UserError("push_to_hub: max_shard_size is not supported: the weights are in one file")
+
+        def save(folder: Path) -> None:
+            self.save_pretrained(folder)
+            written = scores_in(read_card(folder / README))
+            write_card(folder, self, scores=written, source=repo_id, tags=tags or ())
+
+        return push(
+            save, repo_id, what="model", commit_message=commit_message, commit_description=commit_description,
+            private=private, token=token, revision=revision, create_pr=create_pr,
+        )  # fmt: skip
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
@@ -693,7 +772,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         """
         asked = LoadingArguments.parse(model_args, config, kwargs)
         folder = resolve(pretrained_model_name_or_path, **asked.hub)
-        config, changed = asked.read_config(folder)
+        config, changed, stored_config = asked.read_config(folder)
         weights = folder / WEIGHTS
         if not weights.is_file():
             raise CheckpointError(f"{folder}: {WEIGHTS} is missing; the model was not saved completely")
@@ -722,10 +801,11 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
                 "`alm export` first"
             )
         load_strict(model, stored, source=str(weights), allow_missing=tuple(absent))
-        _check_saved_weights(folder)  # last: other messages name the tensor
+        header = _check_saved_weights(folder, stored_config)  # last: other messages name the tensor
         if config.llm is None:
             model.llm.tie_weights()
         model._take_generation_config(folder, asked.generation_config)
+        model._card, model._loaded_weights = read_card(folder / README), header
         model._place(asked.devices, asked.dtype)
         if asked.attention is not None:
             model.set_attn_implementation(asked.attention)
@@ -800,19 +880,46 @@ def check_files(config: AudioLanguageConfig, folder: Path) -> None:
         raise CheckpointError(f"{folder}: {WEIGHTS} is missing; the model was not saved completely")
     if config.llm is not None:
         _check_referenced_llm(config, folder)
-    _check_saved_weights(folder)
+    _check_saved_weights(folder, read_config_values(folder))
 
 
-def _check_saved_weights(folder: Path) -> None:
-    """Refuse weights other than those saved with config.json, though all shapes may fit."""
-    values = read_json_object(folder / "config.json", CheckpointError, constants=True)
-    for key, hash_of in _WEIGHTS_PINS.items():
-        pin = values.get(key)
-        if pin is not None and pin != hash_of(folder / WEIGHTS):
+def _check_saved_weights(folder: Path, values: dict[str, Any]) -> str:
+    """Refuse weights other than those saved with config.json, though all shapes fit; returns their header's hash."""
+    header = header_sha256(folder / WEIGHTS)
+    for key in ("weights_header_sha256", "weights_sha256"):
+        # `weights_sha256` is of the time before the header held checksums; it needs a second reading of the file.
+        if values.get(key) is not None and values[key] != (
+            header if key == "weights_header_sha256" else sha256_of(folder / WEIGHTS)
+        ):
             raise CheckpointError(
                 f"{folder / WEIGHTS}: is not the file that was saved with {folder / 'config.json'} ({key}); restore "
                 f"it, or remove {key} if you mean the change"
             )
+    return header
+
+
+def check_complete(folder: Path) -> None:
+    """Refuse to share a directory that is no complete model, or that nobody else could load.
+
+    Raises:
+        CheckpointError: A file is missing or broken, or the weights are not those that were saved.
+        UserError: The model refers to an LLM in a directory of this machine.
+    """
+    values = read_config_values(folder)
+    config = read_model_config(folder, values=values)
+    for name in (WEIGHTS, "processor_config.json"):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: {name} is missing; give the directory of a trained model")
+    _check_shareable(config.llm)
+    _check_saved_weights(folder, values)
+
+
+def _check_shareable(llm: str | None) -> None:
+    if llm is not None and Path(llm).is_dir():
+        raise UserError(
+            f"the model refers to its LLM in a directory of this machine ({llm}); write a self-contained copy "
+            "with 'alm export' and push that"
+        )
 
 
 def resolve(source: str | Path, **hub: Any) -> Path:
@@ -831,7 +938,7 @@ def resolve(source: str | Path, **hub: Any) -> Path:
         raise UserError(f"{source}: subfolder is '{inner}', expected a folder inside of it")
     if Path(source).expanduser().is_dir() and hub.get("revision") not in (None, "main"):
         raise UserError(f"{source}: is a directory, which has no revision '{hub['revision']}'; remove it")
-    patterns = ["*.json", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt"]
+    patterns = ["*.json", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt", README]
     folder = resolve_source(source, patterns=[str(inner / one) for one in patterns], **hub) / inner
     if not folder.is_dir():
         missing = "is a file" if folder.exists() else "does not exist"
@@ -981,7 +1088,10 @@ class _WeightSamples:
         llm: The LLM, as it was loaded.
     """
 
-    _COUNT = 64
+    _COUNT, _PACKED = (
+        64,
+        4096,
+    )  # of floats, and of codes in 4 or 8 bits, which a small change may leave as they are
 
     def __init__(self, llm: nn.Module) -> None:
         self._values = self._taken(llm)
@@ -989,8 +1099,12 @@ class _WeightSamples:
     def _taken(self, llm: nn.Module) -> dict[str, Tensor]:
         values = {}
         for key, value in llm.state_dict().items():
-            if ".lora_" not in key and value.is_floating_point() and not value.is_meta and value.numel():
-                step = -(-value.numel() // self._COUNT)
+            packed = key.endswith(".weight") and value.dtype in (torch.uint8, torch.int8)
+            whole = packed or (
+                value.is_floating_point() and ".weight." not in key
+            )  # no scale of a packed weight
+            if whole and ".lora_" not in key and not value.is_meta and value.numel():
+                step = -(-value.numel() // (self._PACKED if packed else self._COUNT))
                 values[key.replace(".base_layer.", ".")] = value.reshape(-1)[::step].cpu().clone()
         return values
 
@@ -998,7 +1112,7 @@ class _WeightSamples:
         """Whether a weight is another now; a cast of the whole LLM is no change, nor is a shard that lies elsewhere."""
         for key, now in self._taken(llm).items():
             before = self._values.get(key, now)
-            casts = (before, before.bfloat16(), before.half())
+            casts = (before, before.bfloat16(), before.half()) if before.is_floating_point() else (before,)
             if before.shape == now.shape and not any(torch.equal(now, one.to(now.dtype)) for one in casts):
                 return True
         return False

@@ -46,6 +46,7 @@ from alm.processing.saved import check_tokenizer, read_processor, tokenizer_file
 from alm.templates import chat_template as named_template
 from alm.templates.render import variables_of
 from alm.templates.turns import DEFAULTS, ChatTemplate, Part
+from alm.upload import push
 from encoders import EncoderConfig
 from encoders.base import make_folder
 from encoders.checkpoint import resolve_source
@@ -641,6 +642,44 @@ class AudioLanguageProcessor(ProcessorMixin):
             )
         make_folder(Path(save_directory))
         return super().save_pretrained(os.fspath(save_directory), push_to_hub, **kwargs)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = None,
+        tags: list[str] | None = None,
+    ) -> str:
+        """Upload the processor to the hub, as in transformers; the model's card is left as it is.
+
+        Args:
+            repo_id: `name` or `organisation/name`.
+            commit_message: First line of the commit.
+            commit_description: Further lines.
+            private: Whether a new repository is private; None is the hub's default.
+            token: Token of the hub; None takes the stored one.
+            revision: Branch; it is made where there is none.
+            create_pr: Open a pull request instead of committing to the branch.
+            max_shard_size: Without meaning for a processor.
+            tags: Refused: tags belong to the model's card.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            CheckpointError: The hub cannot be reached, or refuses.
+        """
+        _refuse_given(tags=tags)
+        return push(
+            self.save_pretrained, repo_id, what="processor", commit_message=commit_message, private=private,
+            commit_description=commit_description, token=token, revision=revision, create_pr=create_pr,
+        )  # fmt: skip
 
     @classmethod
     def from_pretrained(

@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--fsdd", type=Path, required=True, help="folder with meta.csv and the spoken digits")
     parser.add_argument("--speaker", default="nicolas", help="speaker that is held out")
     parser.add_argument(
-        "--heard", type=int, default=8, help="recordings of each digit and speaker to train on"
+        "--heard", type=int, default=25, help="recordings of each digit and speaker to train on"
     )
     parser.add_argument("--asked", type=int, default=6, help="recordings of each digit to ask about")
     parser.add_argument("--batch-size", type=int, default=8, help="recordings asked about together")

@@ -73,6 +73,19 @@ def llm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def wide_llm_dir(llm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama with layers of 64 inputs, the block that bitsandbytes' 4 bits need on a CPU."""
+    import torch
+    from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("wide-llm")
+    torch.manual_seed(0)
+    LlamaForCausalLM(AutoConfig.from_pretrained(llm_dir, hidden_size=64, head_dim=16)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(llm_dir).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def clips() -> list[np.ndarray]:
     """Four clips of different length at 16 kHz, mono float32."""
     rng = np.random.default_rng(0)

@@ -97,6 +97,14 @@ def test_the_answer_depends_on_the_audio(make, clips):
     assert (logits[0] - logits[2]).abs().max() > 1e-3
 
 
+def test_clips_are_padded_on_the_right(make, clips):
+    model, processor = make()
+    batch = model_inputs(processor, [talk("what")] * 2, [[c] for c in clips[:2]], add_generation_prompt=True)
+    for moved in (batch["padding_mask"].flip(1), batch["padding_mask"].long().flip(1)):
+        with pytest.raises(UserError, match="padding_mask: a clip has padding before its end"):
+            model(**{**batch, "padding_mask": moved})
+
+
 def test_cached_features_equal_waveforms(make, clips):
     model, processor = make()
     batch = model_inputs(

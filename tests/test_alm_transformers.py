@@ -17,6 +17,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMultimodalLM,
+    AutoTokenizer,
     DynamicCache,
     GenerationConfig,
     PreTrainedModel,
@@ -43,8 +44,6 @@ GREEDY = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
 
 
 def assembled(llm_dir, encoder="audiomosaic", **options):
-    from transformers import AutoTokenizer
-
     torch.manual_seed(0)
     llm = load_llm(str(llm_dir))
     model = AudioLanguageModel.assemble(
@@ -489,7 +488,7 @@ def check_quantisation(saved, tmp_path):
         assert found.projector.state_dict().keys() == weights.projector.state_dict().keys()
         torch.testing.assert_close(found(**batch).logits, weights(**batch).logits, atol=1e-2, rtol=1e-2)
         if name == "holds":
-            with pytest.raises(UserError, match="quantised while loading"):
+            with pytest.raises(UserError, match="was quantised while it was loaded"):
                 found.save_pretrained(tmp_path / "q")
         with pytest.raises(UserError, match="the LLM is quantised"):
             found.resize_token_embeddings(400)
@@ -765,6 +764,74 @@ def test_importing_alm_is_cheap_and_makes_the_auto_classes_know_the_model(saved)
     assert found.stdout == "done\n", found.stderr
 
 
+LIGHT = """
+import json, sys
+blocked = sys.argv[1].split(",")
+for name in blocked:
+    sys.modules[name] = None
+from pathlib import Path
+import alm
+from alm.cli import main
+from alm.generation import generate_answers, stream_answer
+from transformers import AutoModelForMultimodalLM, AutoProcessor, pipeline
+
+folder, wav, out = sys.argv[2:]
+model, processor = alm.load(folder, device="cpu")
+turns = [{"role": "user", "content": "<|audio|>what is this"}]
+clips = processor.feature_extractor.read([wav])
+whole = dict(generate_answers(model, processor, [turns], [clips], 6))[0]
+pieces = "".join(stream_answer(model, processor, turns, clips, 6)).strip()
+content = [{"type": "audio", "path": wav}, {"type": "text", "text": "what is this"}]
+pipe = pipeline("any-to-any", model=folder)
+told = pipe(text=[{"role": "user", "content": content}], max_new_tokens=6, return_full_text=False,
+            generate_kwargs={"do_sample": False})[0]["generated_text"].strip()
+assert whole == pieces == told, (whole, pieces, told)
+assert main(["ask", folder, wav, "what is this", "--max-new-tokens", "6", "--jsonl"]) == 0
+assert main(["embed", folder, wav, "--out", out]) == 0
+model.save_pretrained(out + "-model")
+processor.save_pretrained(out + "-model")
+AutoModelForMultimodalLM.from_pretrained(out + "-model")
+from alm.export import export_model
+export_model(folder, out + "-export")
+import torch
+from encoders import encoder_class, list_encoders
+for name in list_encoders():
+    encoder = encoder_class(name).tiny()
+    samples = 2 * encoder.config.sample_rate
+    encoder(torch.randn(1, samples).clamp(-1, 1), torch.tensor([samples]))
+assert [name for name in blocked if sys.modules[name] is not None] == []
+print(json.dumps(whole))
+"""
+
+# What training, evaluation and reports need, and what the tests of quantised models need
+NOT_FOR_INFERENCE = (
+    *(
+        "deepspeed",
+        "datasets",
+        "evaluate",
+        "torchaudio",
+        "matplotlib",
+        "tensorboard",
+        "sklearn",
+        "jiwer",
+        "pyarrow",
+    ),
+    *("scipy", "pandas", "jsonargparse", "bitsandbytes", "librosa"),
+)
+
+
+def test_inference_needs_no_library_of_training(zoo, clips, tmp_path):
+    soundfile.write(tmp_path / "a.wav", clips[0], 16000, subtype="FLOAT")
+    (folder,) = (one for one in zoo if one.name == "lora")
+    found = run(LIGHT, ",".join(NOT_FOR_INFERENCE), folder, tmp_path / "a.wav", tmp_path / "out.npz")
+    assert found.returncode == 0, found.stderr
+    answer, asked = json.loads(found.stdout.splitlines()[-1]), json.loads(found.stdout.splitlines()[0])
+    assert " ".join(answer.split()) == asked["answer"]
+    model, processor = alm.load(folder, device="cpu")
+    turns = [{"role": "user", "content": "<|audio|>what is this"}]
+    assert answer == dict(generate_answers(model, processor, [turns], [[clips[0]]], 6))[0]
+
+
 FAMILIES = {
     "llama": {},
     "qwen2": {},
@@ -799,7 +866,7 @@ for folder in folders:
         )
         out = model.generate(**inputs, max_new_tokens=12, do_sample=False)
         answer = out[:, inputs["input_ids"].shape[1]:]
-        told[folder].append(processor.batch_decode(answer, skip_special_tokens=True)[0])
+        told[folder].append(answer[0].tolist())
     pipe = pipeline("any-to-any", model=folder, trust_remote_code=True)
     conversation = [{"role": "user", "content": [*audio[0], {"type": "text", "text": "what is this"}]}]
     found = pipe(text=conversation, max_new_tokens=12, return_full_text=False, generate_kwargs={"do_sample": False})
@@ -811,7 +878,7 @@ print(json.dumps(told))
 @pytest.fixture(scope="module")
 def zoo(llm_dir, tmp_path_factory):
     """Saved models: five LLM families, and adapters beside the LLM and merged into it."""
-    from transformers import CONFIG_MAPPING, AutoTokenizer
+    from transformers import CONFIG_MAPPING
 
     root = tmp_path_factory.mktemp("zoo")
     tokenizer = AutoTokenizer.from_pretrained(llm_dir)
@@ -852,15 +919,65 @@ def test_a_stranger_gets_the_answers_of_alm_ask(zoo, clips, tmp_path, capsys):
     assert found.returncode == 0, found.stderr
     told = json.loads(found.stdout.splitlines()[-1])
     for folder in zoo:
-        assert (
-            main(["ask", str(folder), str(wavs[0]), "what is this", "--max-new-tokens", "12", "--jsonl"]) == 0
-        )
-        asked = json.loads(capsys.readouterr().out)["answer"]
-        model, processor = alm.load(folder, device="cpu")
-        question = [{"role": "user", "content": "<|audio|><|audio|>what is this"}]
-        both = dict(generate_answers(model, processor, [question], [clips[:2]], 12))[0]
-        by_path, by_array, of_two, by_pipeline = told[str(folder)]
-        assert " ".join(by_path.split()) == asked, folder.name
-        assert by_path == by_array == by_pipeline and of_two.strip() == both, folder.name
+        check_answers(folder, told[str(folder)], wavs[0], clips, capsys)
     lora, merged = (told[str(folder)] for folder in zoo[-2:])
     assert lora == merged and len({str(answers) for answers in told.values()}) == len(zoo) - 1
+
+
+def check_answers(folder, told, wav, clips, capsys):
+    """Compare what a stranger was told (ids of a file, an array, two clips; text of a pipeline) with our own way."""
+    assert main(["ask", str(folder), str(wav), "what is this", "--max-new-tokens", "12", "--jsonl"]) == 0
+    asked = json.loads(capsys.readouterr().out)["answer"]
+    model, processor = alm.load(folder, device="cpu")
+    generate, ids = model.generate, []
+
+    def recorded(**inputs):
+        out = generate(**inputs)
+        ids.append(out[0, inputs["input_ids"].shape[1] :].tolist())
+        return out
+
+    model.generate = recorded
+    for marks, given in (("<|audio|>", clips[:1]), ("<|audio|><|audio|>", clips[:2])):
+        question = [{"role": "user", "content": f"{marks}what is this"}]
+        list(generate_answers(model, processor, [question], [given], 12))
+    by_path, by_array, of_two, by_pipeline = told
+    assert [by_path, by_array, of_two] == [ids[0], ids[0], ids[1]], folder.name
+    text = processor.decode(ids[0], skip_special_tokens=True)
+    assert by_pipeline == text and " ".join(text.split()) == asked, folder.name
+
+
+def test_a_stranger_gets_the_answers_of_a_quantised_model(wide_llm_dir, clips, tmp_path, capsys):
+    """The LLM in 8 and 4 bits, with adapters, as `llm_bits` of training makes it."""
+    pytest.importorskip("bitsandbytes")
+    llm = load_llm(str(wide_llm_dir))
+    with torch.no_grad():
+        for parameter in llm.parameters():
+            parameter.mul_(3.0)  # answers differ from clip to clip
+    llm.save_pretrained(tmp_path / "llm")
+    AutoTokenizer.from_pretrained(wide_llm_dir).save_pretrained(tmp_path / "llm")
+    folders = []
+    for bits in (8, 4):
+        torch.manual_seed(0)
+        model = AudioLanguageModel.assemble(
+            encoder_class("audiomosaic").tiny(),
+            load_llm(str(tmp_path / "llm"), bits=bits),
+            llm_source=str(tmp_path / "llm"),
+            llm_bits=bits,
+        )
+        processor = build_processor(AutoTokenizer.from_pretrained(tmp_path / "llm"), model)
+        model.set_policy(Policy(llm="lora", llm_lora=LoraOptions(r=2)))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+        folders.append(tmp_path / f"bits{bits}")
+        model.save_pretrained(folders[-1])
+        processor.save_pretrained(folders[-1])
+    wavs = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    for wav, clip in zip(wavs, clips, strict=False):
+        soundfile.write(wav, clip, 16000, subtype="FLOAT")
+    found = run(STRANGER, *wavs, *folders, HF_MODULES_CACHE=str(tmp_path / "modules"))
+    assert found.returncode == 0, found.stderr
+    told = json.loads(found.stdout.splitlines()[-1])
+    for folder in folders:
+        check_answers(folder, told[str(folder)], wavs[0], clips, capsys)

@@ -6,8 +6,16 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForMultimodalLM, AutoProcessor, AutoTokenizer, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    Trainer,
+    TrainingArguments,
+)
 
+from alm.common.errors import UserError
 from alm.llm import load_llm
 from alm.model import AudioLanguageModel
 from alm.processor import build_processor
@@ -132,6 +140,39 @@ def test_adapters_of_peft(saved, loaded, clips, tmp_path, targets):
     merged.save_pretrained(tmp_path / "merged")  # its LLM is no longer the one that the model referred to
     reloaded = AutoModelForMultimodalLM.from_pretrained(tmp_path / "merged")
     same(answers(reloaded, processor, clips), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_adapters_of_peft_are_not_saved_as_weights(loaded, tmp_path):
+    model, _ = loaded
+    get_peft_model(model, LoraConfig(r=4, target_modules=["down_proj"]))
+    with pytest.raises(UserError, match=r"PeftModel.save_pretrained, or merge"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_llm_that_peft_changed_is_not_lost(wide_llm_dir, clips, tmp_path, bits):
+    pytest.importorskip("bitsandbytes")
+    config = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4)
+    llm = load_llm(str(wide_llm_dir))
+    encoder = encoder_class("audiomosaic").tiny()
+    model = AudioLanguageModel.assemble(encoder, llm, "mlp", llm_source=str(wide_llm_dir))
+    processor = build_processor(AutoTokenizer.from_pretrained(wide_llm_dir), model)
+    model.save_pretrained(tmp_path / "model")
+    model = AutoModelForMultimodalLM.from_pretrained(tmp_path / "model", quantization_config=config)
+    answers(model, processor, clips)
+    model.save_pretrained(tmp_path / "same")  # the reference still says what the LLM is
+    targets = r"llm\..*\.(q|v)_proj"
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=targets))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    merged = adapted.merge_and_unload()
+    with pytest.raises(UserError, match="the quantised LLM has changed since it was loaded"):
+        merged.save_pretrained(tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
 
 
 @pytest.mark.parametrize("trained", ["projector", "all"])

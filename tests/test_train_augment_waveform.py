@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from alm.data.records import AudioRef
 from encoders.audio import save_wav
 from train.data.clip_random import generator_of
-from train.pretrain.augment_waveform import WaveformViews, augment, shift_pitch, stretch_time
+from train.finetune.augment import _visible
+from train.pretrain.augment_waveform import WaveformViews, augment, phase_vocoder, shift_pitch, stretch_time
 from train.pretrain.clips import NamedClip
+from train.settings.finetune import AugmentSettings
 from train.settings.pretrain import ViewConfig
 
 RATE = 16000
@@ -142,3 +145,24 @@ def test_probabilities_hold() -> None:
     samples = tone(440, 0.05)
     changed = [not np.array_equal(view_of(samples, key, gain_p=0.3), samples) for key in range(400)]
     assert np.mean(changed) == pytest.approx(0.3, abs=0.07)
+
+
+@pytest.mark.parametrize("speed", [0.5, 0.83, 1.37, 2.0])
+def test_the_phase_vocoder_is_torchaudios(speed):
+    functional = pytest.importorskip("torchaudio.functional")
+    spectrum = torch.randn(65, 40, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
+    advance = torch.linspace(0, 100.0, 65)[:, None]
+    assert torch.equal(
+        phase_vocoder(spectrum, speed, advance), functional.phase_vocoder(spectrum, speed, advance)
+    )
+
+
+@pytest.mark.parametrize("widths", [(16, 32), (0, 20), (5, 0), (1, 1), (64, 96)])
+def test_masked_stretches_are_torchaudios(widths):
+    transforms = pytest.importorskip("torchaudio.transforms")
+    frequency, time = transforms.FrequencyMasking(widths[0]), transforms.TimeMasking(widths[1])
+    for key in (0, 5, 2**61 + 3, *range(100, 120)):
+        torch.manual_seed(key)
+        expected = time(frequency(torch.ones(1, 64, 96)))[0].T
+        found = _visible(key, 96, 64, AugmentSettings(spec_freq=widths[0], spec_time=widths[1]))
+        assert torch.equal(found, expected)

@@ -243,8 +243,11 @@ def test_a_learned_sum_of_layers_is_trained(data, encoder_dir, llm_dir, tmp_path
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_an_llm_in_few_bits_is_adapted_saved_and_loaded_again(data, encoder_dir, llm_dir, tmp_path, bits):
+def test_an_llm_in_few_bits_is_adapted_saved_and_loaded_again(
+    data, encoder_dir, tmp_path, bits, wide_llm_dir
+):
     pytest.importorskip("bitsandbytes")
+    llm_dir = wide_llm_dir
     ends = {"encoder": str(encoder_dir), "llm": str(llm_dir), "llm_bits": bits}
     out = run_stage(settings(data, tmp_path / "a", policy={"llm": "lora"}, **ends))
     stored = load_file(out / "model.safetensors")

@@ -161,4 +161,4 @@ def _embeddings(encoder: AudioEncoder, waveforms: list[Any]) -> list[tuple[Any, 
     return [(feature, row[:n]) for feature, row, n in zip(features, rows, steps, strict=True)]
 
 
-COMMAND = Command(add, order=11)
+COMMAND = Command(add, order=12)

@@ -241,4 +241,4 @@ def describe(source: str, options: dict[str, Any] | None = None) -> list[tuple[s
     return lines
 
 
-COMMAND = Command(add, order=12)
+COMMAND = Command(add, order=13)

@@ -26,4 +26,4 @@ def _inspect(arguments: argparse.Namespace) -> None:
     print(describe(arguments.model, trust_remote_code=arguments.trust_remote_code))
 
 
-COMMAND = Command(add, order=10)
+COMMAND = Command(add, order=11)

@@ -50,4 +50,4 @@ def _list(arguments: argparse.Namespace) -> None:
     print("\n".join(names))
 
 
-COMMAND = Command(add, order=13)
+COMMAND = Command(add, order=14)

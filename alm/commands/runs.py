@@ -40,4 +40,4 @@ def _runs(arguments: argparse.Namespace) -> None:
         print(runs_table(find_runs(arguments.folders)))
 
 
-COMMAND = Command(add, order=14)
+COMMAND = Command(add, order=15)

@@ -74,18 +74,19 @@ def render(template: str, **variables: Any) -> str:
         ) from error
 
 
-def variables_of(template: str) -> set[str]:
+@cache
+def variables_of(template: str) -> frozenset[str]:
     """Names of the variables that a template reads; none of one that cannot be read.
 
     Args:
         template: Jinja text.
     """
     if len(template) > LONGEST_TEXT:
-        return set()
+        return frozenset()
     try:
-        return meta.find_undeclared_variables(_environment().parse(template))
+        return frozenset(meta.find_undeclared_variables(_environment().parse(template)))
     except jinja2.TemplateError:
-        return set()  # rendering it says what is wrong
+        return frozenset()  # rendering it says what is wrong
 
 
 @cache

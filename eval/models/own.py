@@ -46,6 +46,11 @@ class OwnModel(Answerer):
         self.differs = beyond_greedy(model, processor, dict(self.decoding))
         self.notes = ignored_settings(model, self.decoding)
 
+    @property
+    def model(self) -> Any:
+        """The loaded model."""
+        return self._model
+
     def generate(self, prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[int, Answer]]:
         """Answer prompts in batches of similar length."""
         for index, text in generate_answers(

@@ -22,6 +22,8 @@ from eval.benchmarks._base import OURS
 from eval.benchmarks._data import BenchmarkData, read_records
 from eval.errors import EvaluationError
 from eval.models import Answerer, Opening, open_model
+from eval.models.own import OwnModel
+from eval.reports.model_card import add_to_card
 from eval.reports.run_report import write_run_report
 from eval.reports.score_table import format_scores
 from eval.runner.manifest import evaluate_manifest
@@ -203,6 +205,8 @@ def _run(settings: EvalSettings, out: str | Path | None) -> Scores:
         scores["contamination"] = run.contamination
     write_scores(out_dir / "scores.json", scores)
     write_run_report(out_dir, run.name, scores, records, read_predictions(out_dir / PREDICTIONS))
+    if isinstance(model, OwnModel) and model.home is not None:
+        add_to_card(model.home, model.model, run.name, scores, settings.limit)
     print(format_scores(scores))
     print(f"predictions, scores and report: {out_dir}")
     return scores

@@ -5,8 +5,6 @@ Axis letters: B batch, n windows, T frames, M mels, K visible tokens.
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -65,18 +63,20 @@ def augmented_clip_features(
 
 def _visible(key: int, n_frames: int, n_mels: int, augment: AugmentSettings) -> Tensor:
     """Draw a SpecAugment mask on the CPU: (T, M), 0 where the log-mel is masked, else 1."""
-    frequency, time = _masking(augment.spec_freq, augment.spec_time)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(key)  # torch.manual_seed would also seed the device's generator
-        mask: Tensor = time(frequency(torch.ones(1, n_mels, n_frames)))[0].T
-        return mask
+    generator = torch.Generator().manual_seed(key)
+    bands = _stretch(augment.spec_freq, n_mels, generator)
+    frames = _stretch(augment.spec_time, n_frames, generator)
+    return (~(frames[:, None] | bands[None])).float()
 
 
-@functools.cache
-def _masking(width: int, length: int) -> tuple[torch.nn.Module, torch.nn.Module]:
-    from torchaudio.transforms import FrequencyMasking, TimeMasking
-
-    return FrequencyMasking(width), TimeMasking(length)
+def _stretch(longest: int, size: int, generator: torch.Generator) -> Tensor:
+    """Draw a masked stretch as torchaudio's FrequencyMasking and TimeMasking do: (size,) bool, True inside of it."""
+    if longest < 1:
+        return torch.zeros(size, dtype=torch.bool)
+    width = torch.rand(1, generator=generator) * longest
+    start = (torch.rand(1, generator=generator) * (size - width)).long()
+    places = torch.arange(size)
+    return (places >= start) & (places < start + width.long())
 
 
 def _noisy(mel: Tensor, key: int) -> Tensor:

@@ -54,14 +54,15 @@ def score_model(
         trust_remote_code: Run Python code that comes with the LLM.
     """
     from alm import load
-    from alm.data.readers.base import parse_source
+    from alm.data.readers.base import as_source, parse_source
     from alm.data.sources import open_source
     from eval.models.own import OwnModel
+    from eval.reports.model_card import add_to_card
     from eval.runner.manifest import evaluate_manifest
 
     records = list(open_source(parse_source(data, "data")))
     answering, processor = load(model, trust_remote_code=trust_remote_code)
-    evaluate_manifest(
+    scores = evaluate_manifest(
         OwnModel(answering, processor, facts_of(model.parent)["fingerprint"], options.max_new_tokens),
         records,
         out,
@@ -70,4 +71,7 @@ def score_model(
         limit=options.limit,
         title=f"score {title}",
         seed=seed,
+    )
+    add_to_card(
+        model, answering, Path(as_source(parse_source(data, "data")).path).stem, scores, options.limit
     )

@@ -12,7 +12,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ _LEFT_BEFORE = (
     *("quarantine.jsonl", "predictions.jsonl", "scores.json", "scores.md"),
 )
 _LOCK_S = 15.0  # loader processes of a killed run hold its lock until they notice, at most five seconds later
+# The model card is its user's to edit, and no result depends on it.
+_NOT_LISTED = "README.md"
 # Checked by their sizes only: a data set may hold hundreds of thousands.
 _NOT_HASHED = ".wav"
 
@@ -146,10 +148,11 @@ def finish(
     """
     files: dict[str, dict[str, Any]] = {}
     for path in _files([artifact, *(folder / name for name in outputs)]):
-        files[os.path.relpath(path, folder)] = {
-            "bytes": path.stat().st_size,
-            **({} if path.suffix == _NOT_HASHED else {"sha256": sha256_of(path)}),
-        }
+        if path.name != _NOT_LISTED:
+            files[os.path.relpath(path, folder)] = {
+                "bytes": path.stat().st_size,
+                **({} if path.suffix == _NOT_HASHED else {"sha256": sha256_of(path)}),
+            }
     if not files:
         raise UserError(f"{artifact}: the stage left nothing there; this is an error of the stage")
     finished = time.strftime("%Y-%m-%dT%H:%M:%S")
@@ -199,14 +202,18 @@ def facts_of(folder: Path) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Versions and hardware that a result depends on."""
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
     import torch
 
     names = ("torch", "torchaudio", "transformers", "peft", "accelerate", "deepspeed", "numpy")
+    versions = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
     return {
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in names},
+        "packages": versions,
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "threads": torch.get_num_threads(),

@@ -2,7 +2,7 @@
 
 The official code uses audiomentations. Its current releases do not install beside numpy 2.4 (a resolver falls back
 to one of 2023), and it draws from Python's and numpy's global generators, so its draws depend on worker, batch size
-and history. Here the same steps, ranges and probabilities use scipy (filters), torchaudio (phase vocoder) and soxr
+and history. Here the same steps, ranges and probabilities use scipy (filters), a phase vocoder and soxr
 (resampling), with random numbers that are a function of (seed, epoch, clip, view). `train.pretrain.views` does the same
 on the log-mel at a fraction of the cost. Axis letters: S samples.
 """
@@ -124,8 +124,6 @@ def stretch_time(waveform: np.ndarray, speed: float) -> np.ndarray:
     Returns:
         (S / speed,) float32, the length rounded.
     """
-    from torchaudio.functional import phase_vocoder
-
     window = torch.hann_window(_FFT_SAMPLES)
     spectrum = torch.stft(
         torch.from_numpy(waveform),
@@ -136,9 +134,30 @@ def stretch_time(waveform: np.ndarray, speed: float) -> np.ndarray:
         return_complex=True,
     )
     advance = torch.linspace(0, math.pi * _HOP_SAMPLES, spectrum.shape[0])[:, None]
-    stretched = phase_vocoder(spectrum, speed, advance)
+    stretched = phase_vocoder(spectrum, speed, advance) if speed != 1.0 else spectrum
     length = max(1, round(len(waveform) / speed))
     return torch.istft(stretched, _FFT_SAMPLES, _HOP_SAMPLES, window=window, length=length).numpy()
+
+
+def phase_vocoder(spectrum: torch.Tensor, speed: float, advance: torch.Tensor) -> torch.Tensor:
+    """Change the number of frames of a spectrum, and continue the phase of every bin: torchaudio's `phase_vocoder`.
+
+    Args:
+        spectrum: (F, T) complex.
+        speed: Above 1 gives fewer frames.
+        advance: (F, 1) expected change of phase from frame to frame.
+
+    Returns:
+        (F, ceil(T / speed)) complex.
+    """
+    times = torch.arange(0, spectrum.shape[-1], speed, dtype=torch.float32)
+    after = times % 1.0  # share of the later one of the two frames around a time
+    padded = torch.nn.functional.pad(spectrum, [0, 2])
+    earlier, later = padded.index_select(-1, times.long()), padded.index_select(-1, (times + 1).long())
+    change = later.angle() - earlier.angle() - advance
+    change = change - 2 * math.pi * torch.round(change / (2 * math.pi)) + advance
+    phase = torch.cat([spectrum[..., :1].angle(), change[..., :-1]], dim=-1).cumsum(-1)
+    return torch.polar(after * later.abs() + (1 - after) * earlier.abs(), phase)
 
 
 def shift_pitch(waveform: np.ndarray, semitones: float) -> np.ndarray:

@@ -14,9 +14,10 @@ from alm.checkpoint import load_llm, load_model, load_processor
 from alm.common.pretrained import from_pretrained
 from alm.common.processes import is_main_process, world_size
 from alm.data.records import Record
-from alm.data.sources import open_records, parts_of
+from alm.data.sources import open_records, open_source, parts_of, resolve_source
 from alm.generation import pick_device
 from alm.model import AudioLanguageModel
+from alm.model_card import parameter_size
 from alm.processor import AudioLanguageProcessor, build_processor
 from encoders import AudioEncoder, load_encoder
 from train.data.order import SampleOrder, tempered
@@ -57,6 +58,7 @@ def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLa
         settings.projector_options,
         llm_source=settings.llm,
         llm_bits=settings.llm_bits,
+        encoder_source=settings.encoder,
     )
     return model, build_processor(tokenizer, model, settings.chat_template)
 
@@ -146,6 +148,27 @@ def cached_features(
     return features
 
 
+def record_training(
+    settings: TrainSettings, model: AudioLanguageModel, records: Sequence[Record], steps: int
+) -> None:
+    """Note in the model's config what this stage has trained on which data, for the model card."""
+    sources = [resolve_source(source) for source in settings.data.train]
+    sizes = [len(part) for part in parts_of(records)]
+    if len(sizes) != len(sources):  # a source without records
+        sizes = [len(open_source(source)) for source in sources]
+    data: list[dict[str, Any]] = []
+    for source, size in zip(sources, sizes, strict=True):
+        is_local = Path(source.path).exists()  # its folders are this machine's
+        name = Path(source.path).resolve().name if is_local else source.path
+        data.append({"name": name, "records": size} | ({} if is_local else {"hub": True}))
+    counts = {
+        part: sum(parameter_size(one) for one in component.parameters() if one.requires_grad)
+        for part, component in model.components.items()
+    }
+    stage = {"stage": settings.stage, "steps": steps, **model.choices, "parameters": counts, "data": data}
+    model.config.training = [*(model.config.training or []), stage]
+
+
 def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     """Run an align or instruct stage and write `folder/model`.
 
@@ -175,6 +198,7 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         return mean_loss(model, collator, samples, settings.optim.batch_size)
 
     trainer = fit(settings.loop, model, trained_on, collator, folder, settings.stage, validate=validate)
+    record_training(settings, model, records, trainer.state.global_step)
     # Saved before anything else can fail; only the marker says that the run is finished.
     weights = gathered_weights(trainer)
     if is_main_process():
