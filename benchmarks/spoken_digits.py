@@ -97,7 +97,7 @@ def train(encoder: str, llm: str, heard: Sequence[dict[str, str]], out: Path, ch
         f"llm={llm}",
         "projector_options={stack: 8}",
         f"data.train=[{json.dumps(str(manifest))}]",
-        "optim={steps: 120, batch_size: 8, lr: 1.0e-3, warmup_steps: 10}",
+        "optim={steps: 300, batch_size: 8, lr: 2.0e-3, warmup_steps: 10}",
         "run.precision=fp32",
         "data.workers=0",
         "data.cache_features=true",
