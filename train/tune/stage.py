@@ -58,7 +58,7 @@ def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLa
         settings.projector_options,
         llm_source=settings.llm,
         llm_bits=settings.llm_bits,
-        encoder_source=settings.encoder,
+        encoder_source=settings.encoder if isinstance(settings.encoder, str) else None,  # fused: several
     )
     return model, build_processor(tokenizer, model, settings.chat_template)
 
