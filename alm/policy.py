@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from alm.common.errors import ConfigError
+from alm.common.settings import check_choice
 
 ENCODER_CHOICES = ("frozen", "lora", "full")
 PROJECTOR_CHOICES = ("frozen", "train")
@@ -60,10 +61,7 @@ class Policy:
             ("projector", PROJECTOR_CHOICES),
             ("llm", ENCODER_CHOICES),
         ):
-            if getattr(self, key) not in choices:
-                raise ConfigError(
-                    f"policy.{key}: got '{getattr(self, key)}', expected one of {', '.join(choices)}"
-                )
+            check_choice(f"policy.{key}", getattr(self, key), choices)
         for choice in self.encoder_parts:
             if choice not in ENCODER_CHOICES:
                 raise ConfigError(

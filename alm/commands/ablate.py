@@ -16,10 +16,14 @@ def add(commands: Any) -> None:
         description=(
             "Train and score every arm of a grid over several seeds, as processes of alm train and alm eval, and "
             "report scores with intervals, paired tests and costs. Run again, it runs only the steps that are missing; "
-            "an arm that fails is reported. Configs to start from are in configs/ablation."
+            "an arm that fails is reported. alm config list ablation names configs to start from."
         ),
     )
-    parser.add_argument("config", metavar="CONFIG.yaml", help="see configs/ablation")
+    parser.add_argument(
+        "config",
+        metavar="CONFIG",
+        help="a YAML file, or a shipped config (alm config list ablation): encoders-tiny",
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for example seeds=[0,1] jobs=4")
     parser.add_argument(
         "--data",

@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "benchmark",
         metavar="CONFIG_OR_BENCHMARK",
-        help="a config in configs/eval, a name, 'list', or 'compare-prompts' and a name",
+        help="a YAML file, the name of a benchmark, 'list', or 'compare-prompts' and a name",
     )
     parser.add_argument(
         "--model",

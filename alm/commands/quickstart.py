@@ -51,8 +51,8 @@ def add(commands: Any) -> None:
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="settings of configs/quickstart.yaml, for example instruct.optim.steps=500; where --encoder, --llm and "
-        "--data are given, of configs/quickstart-labelled.yaml, for example question='Which digit is spoken?'",
+        help="settings of alm config show quickstart, for example instruct.optim.steps=500; where --encoder, --llm and "
+        "--data are given, of quickstart-labelled, for example question='Which digit is spoken?'",
     )
     parser.set_defaults(run=_quickstart)
 

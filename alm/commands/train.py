@@ -19,7 +19,11 @@ def add(commands: Any) -> None:
             "On several GPUs: torchrun --nproc-per-node N -m alm train CONFIG, or deepspeed --module alm train CONFIG."
         ),
     )
-    parser.add_argument("config", metavar="CONFIG.yaml", help="see configs/")
+    parser.add_argument(
+        "config",
+        metavar="CONFIG",
+        help="a YAML file, or a shipped config by name (alm config list): recipes/ltu-tiny",
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="for example optim.lr=1e-4 out=runs/a"
     )
@@ -41,20 +45,22 @@ def _train(arguments: argparse.Namespace) -> None:
     from alm.common.errors import ConfigError
     from alm.common.processes import check_launch
     from alm.common.settings import apply_overrides, read_yaml
+    from alm.configs.shipped import find_config
     from train.pipeline.runner import run_stage
     from train.stage import STAGES, parse_stage
 
     check_launch()
-    values = read_yaml(arguments.config)
+    path = find_config(arguments.config, ("recipes", *STAGES.names()))
+    values = read_yaml(path)
     if "stages" in values:
         from train.pipeline.recipe import load_recipe, run_recipe
         from train.pipeline.recipe_plan import plan_recipe
 
-        recipe = load_recipe(arguments.config, arguments.overrides)
+        recipe = load_recipe(path, arguments.overrides)
         print(plan_recipe(recipe) if arguments.dry_run else run_recipe(recipe))
         return
     apply_overrides(values, arguments.overrides)
-    settings = parse_stage(values, arguments.config)
+    settings = parse_stage(values, str(path))
     if not arguments.dry_run:
         print(run_stage(settings))
         return

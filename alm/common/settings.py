@@ -21,6 +21,22 @@ from alm.common.seeds import SEEDS
 
 T = TypeVar("T")
 
+
+@dataclasses.dataclass
+class Limits:
+    """What the checks of a config section allow, by key; see `recorded_limits`.
+
+    Attributes:
+        ranges: Smallest and largest value; None is no limit.
+        choices: The words that a value can be.
+    """
+
+    ranges: dict[str, tuple[float | None, float | None]] = dataclasses.field(default_factory=dict)
+    choices: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+
+_recording: list[Limits] = []  # innermost last
+
 _LONGEST_CONFIG = 500_000  # characters; the parser reads some 100,000 a second
 _DEEPEST = 40
 _MOST_VALUES = 100_000
@@ -225,6 +241,8 @@ def check_ranges(section: str, settings: Any, **limits: tuple[float | None, floa
     Raises:
         ConfigError: The first value outside its range.
     """
+    for record in _recording:
+        record.ranges |= limits
     for key, (low, high) in limits.items():
         value = getattr(settings, key)
         if value is None:
@@ -243,8 +261,34 @@ def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
     Raises:
         ConfigError: It is not.
     """
+    for record in _recording:
+        record.choices[key.rpartition(".")[2]] = tuple(choices)
     if value not in choices:
         raise ConfigError(f"{key}: got '{value}', expected one of {', '.join(choices)}")
+
+
+def recorded_limits(cls: type[Any]) -> Limits:
+    """The ranges and choices that a config section's own checks use, for the reference and the JSON schema.
+
+    They are recorded while a section of default values is built, so that they are those that are enforced.
+    """
+    limits = Limits()
+    _recording.append(limits)
+    try:
+        needed = [f.name for f in dataclasses.fields(cls) if f.init and _has_no_default(f)]
+        cls(**dict.fromkeys(needed, None))
+    except (ConfigError, TypeError, AttributeError):
+        pass  # a section whose defaults alone are not valid has made its first checks by then
+    finally:
+        _recording.remove(limits)
+    names = {field.name for field in dataclasses.fields(cls)}
+    limits.ranges = {key: value for key, value in limits.ranges.items() if key in names}
+    limits.choices = {key: value for key, value in limits.choices.items() if key in names}
+    return limits
+
+
+def _has_no_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def dump_settings(settings: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from alm.common.errors import ConfigError
 from alm.common.settings import apply_overrides, parse_settings, read_yaml, set_dotted
+from alm.configs.shipped import find_config
 from eval.scoring.predictions import CONTROLS, HEADLINE
 
 STAGES = ("pretrain", "align", "instruct")
@@ -247,22 +248,23 @@ def load_ablation(path: str | Path, overrides: list[str], data: str | None) -> A
     """Read an ablation's config.
 
     Args:
-        path: The YAML file; `extends:` names another (beside it) that it changes, and `config:` in a stage a
-            config of `alm train`.
+        path: The YAML file, or the name of a shipped one; `extends:` names another that it changes, and `config:` in
+            a stage a config of `alm train`: a file beside it, or a shipped one.
         overrides: `key.sub=value`.
         data: A label table of recordings to make the scenes from, in place of generated sounds.
 
     Raises:
         ConfigError: What is wrong with it.
     """
-    values = _extended(Path(path))
+    path = find_config(path, ("ablation",))
+    values = _extended(path)
     if data is not None:
         set_dotted(values, "inputs.recordings", str(Path(data).resolve()))
     apply_overrides(values, overrides)
     stages: dict[str, Any] = values["stages"] if isinstance(values.get("stages"), dict) else {}
     for stage, given in stages.items():
         if isinstance(given, dict) and "config" in given:
-            ground = read_yaml(Path(path).parent / str(given.pop("config")))
+            ground = read_yaml(_named_in(path, given.pop("config"), ("",)))
             stages[stage] = merged(ground, given)
     return parse_settings(AblationSettings, values, str(path))
 
@@ -275,11 +277,17 @@ def _extended(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     values = read_yaml(path)
     if "extends" not in values:
         return values
-    ground = _extended(path.parent / str(values.pop("extends")), chain)
+    ground = _extended(_named_in(path, values.pop("extends"), ("ablation",)), chain)
     for key in ("axes", "references"):
         if key in values:
             ground.pop(key, None)
     return merged(ground, values)
+
+
+def _named_in(path: Path, name: Any, folders: tuple[str, ...]) -> Path:
+    """The file that a config names: beside it, or a shipped one."""
+    beside = path.parent / str(name)
+    return beside if beside.exists() else find_config(str(name), folders)
 
 
 def merged(ground: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:

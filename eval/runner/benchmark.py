@@ -14,6 +14,7 @@ from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
 from alm.common.processes import check_launch, is_main_process
 from alm.common.settings import load_settings
+from alm.configs import shipped
 from alm.data.readers.base import as_source, parse_source
 from alm.data.records import Record
 from encoders.audio.options import applied
@@ -218,15 +219,16 @@ def find_config(config: str | Path) -> Path:
     Raises:
         EvaluationError: Neither a file nor a benchmark that ships a config.
     """
-    if Path(config).suffix in (".yaml", ".yml"):
-        return Path(config)
-    # Configs are installed beside the packages, as they lie beside them in a checkout.
-    shipped = Path(__file__).parents[2] / "configs" / "eval" / f"{config}.yaml"
-    if shipped.is_file():
-        return shipped
-    raise EvaluationError(
-        f"{config}: neither a YAML config nor a benchmark; benchmarks: {', '.join(list_benchmarks())}"
-    )
+    if Path(config).suffix in (".yaml", ".yml") or "/" in str(config):
+        return shipped.find_config(config, ("eval",))
+    try:
+        return shipped.find_config(config, ("eval",))
+    except ConfigError as error:
+        near = get_close_matches(str(config), list_benchmarks(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise EvaluationError(
+            f"{config}: neither a YAML config nor a benchmark{hint} Benchmarks: {', '.join(list_benchmarks())}"
+        ) from error
 
 
 def path_name(model: str) -> str:

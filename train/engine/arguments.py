@@ -126,7 +126,7 @@ def training_arguments(settings: LoopSettings, folder: Path, drop_last: bool = F
             # 0 would skip the components' clipping, too
             max_grad_norm=math.inf if own_clips and not optim.max_grad_norm else optim.max_grad_norm,
             bf16=run.precision == "bf16",
-            deepspeed=run.deepspeed,
+            deepspeed=run.deepspeed_file,
             seed=run.seed,
             data_seed=run.seed,
             logging_steps=run.log_every,

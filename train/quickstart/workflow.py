@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alm.common.settings import apply_overrides, dotted, parse_settings, read_yaml, set_dotted
+from alm.configs.shipped import CONFIGS
 from alm.data.records import Record
 from alm.data.scenes.compose import ComposeConfig
 from alm.data.sources import open_records
@@ -31,7 +32,6 @@ from train.text_llm.stage import TextLLMConfig
 from train.tune.stage import cached_features, caches_features
 
 QUICKSTART_STAGES = ("pretrain", "align", "instruct")
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"  # beside the packages, installed or not
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,9 @@ class QuickstartSettings:
 
 def load_quickstart(data: str | None, seed: int, overrides: Sequence[str]) -> QuickstartSettings:
     """Shipped settings, those for recordings where `data` is given, and the user's overrides."""
-    folder = CONFIGS
-    values = read_yaml(folder / "quickstart.yaml")
+    values = read_yaml(CONFIGS / "quickstart.yaml")
     if data is not None:
-        for key, value in dotted(read_yaml(folder / "quickstart-recordings.yaml")):
+        for key, value in dotted(read_yaml(CONFIGS / "quickstart-recordings.yaml")):
             set_dotted(values, key, value)
         set_dotted(values, "compose.labels_csv", str(Path(data).resolve()))
     values["seed"] = seed

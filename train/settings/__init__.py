@@ -9,7 +9,9 @@ import dataclasses
 from typing import Any
 
 from alm.common.errors import ConfigError
+from alm.common.fields import located
 from alm.common.settings import check_choice, check_ranges
+from alm.configs.shipped import find_deepspeed
 from alm.policy import Policy
 from train.settings.data import DataSettings
 from train.settings.finetune import FinetuneSettings
@@ -25,7 +27,8 @@ class RunSettings:
     Attributes:
         seed: Seed of initialisation, sampling and augmentation; 0 to 4294967295.
         precision: `fp32` or `bf16` (mixed precision).
-        deepspeed: Path of a DeepSpeed JSON config; None trains without DeepSpeed.
+        deepspeed: DeepSpeed JSON config: a path, or a shipped one (`configs/deepspeed/zero2.json`); None trains
+            without DeepSpeed.
         log_every: Steps between two lines of the log; 1 or more.
         save_every: Steps between two checkpoints; 0 disables them. A run that receives SIGTERM or SIGUSR1 saves one
             in any case. The same command resumes from the newest checkpoint.
@@ -78,6 +81,14 @@ class RunSettings:
             raise ConfigError(f"run.patience: got {self.patience} with eval_every=0; set run.eval_every too")
         check_choice("run.on_nan", self.on_nan, ("stop", "skip"))
         check_choice("run.precision", self.precision, ("fp32", "bf16"))
+
+    @property
+    def deepspeed_file(self) -> str | None:
+        """The file of `deepspeed`: the path, or else the shipped config of that name."""
+        if self.deepspeed is None:
+            return None
+        with located("run.deepspeed"):
+            return str(find_deepspeed(self.deepspeed))
 
 
 @dataclasses.dataclass(frozen=True)

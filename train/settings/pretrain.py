@@ -10,47 +10,62 @@ from alm.common.settings import check_ranges
 
 @dataclasses.dataclass(frozen=True)
 class ViewConfig:
-    """Augmentation of a view; the defaults are those of the official pretraining (audiomentations' ranges)."""
+    """Augmentation of a view; the defaults are those of the official pretraining (audiomentations' ranges).
+
+    Probabilities are 0 to 1.
+
+    Attributes:
+        n_frames: Frames of a view: longer clips are cut, shorter ones padded with zeros before normalisation.
+        augment: `fast` (on the log-mel, in batches), `waveform` (as published, in the loader's processes; see
+            `train.pretrain.augment_waveform`), or `none` (two equal views).
+        roll: Roll the clip circularly by a random number of frames.
+        crop: Instead of the roll: place the (stretched) clip at a random position in the view, with silence before
+            it; cut a longer clip at a random position. Without `crop`, both views of a short clip end at the clip's
+            own last frame, so that the model can match views by the clip's length, without its sound.
+        roll_gain_beta: b of the random amplitude Beta(b, b) + 0.5 that comes with the roll; 0 disables it.
+        polarity_p: Probability of an inverted polarity; used by `waveform` alone (a log-mel has no sign).
+        time_stretch_p: Probability of a time stretch.
+        time_stretch: Range of the speed: above 1 the clip gets shorter and silence follows; below 1 its end is cut.
+        noise_p: Probability of added Gaussian noise.
+        noise_snr_db: Range of the ratio of the clip's power to the noise's.
+        gain_p: Probability of a gain.
+        gain_db: Range of the gain.
+        high_pass_p: Probability of a high-pass filter.
+        high_pass_hz: Range of the corner frequency, uniform on the mel scale.
+        band_stop_p: Probability of a band-stop filter.
+        band_stop_hz: Range of the centre frequency, uniform on the mel scale.
+        band_stop_width: Range of the width, as a multiple of the centre frequency.
+        rolloff_db: Steepness of both filters per octave, in steps of 6.
+        equaliser_db: Standard deviation of a smooth random gain over the mel axis, as between microphones or rooms; 0
+            disables it.
+        background_p: Probability that an excerpt of other training clips is mixed into the background of the
+            augmented clip (as in BYOL-A, Niizumi et al. 2021). An excerpt can be of the clip itself.
+        background_snr_db: Range of the ratio of the clip's mean power to the mean power of whole background clips.
+        pitch_p: Probability of a pitch shift.
+        pitch_semitones: Range of the pitch shift.
+    """
 
     n_frames: int = 1024
-    """Frames of a view: longer clips are cut, shorter ones padded with zeros before normalisation."""
     augment: str = "fast"
-    """`fast` (on the log-mel, in batches), `waveform` (as published, in the loader's processes; see
-    `train.pretrain.augment_waveform`), or `none` (two equal views)."""
     roll: bool = True
-    """Roll the clip circularly by a random number of frames."""
     crop: bool = False
-    """Instead of the roll: place the (stretched) clip at a random position in the view, with silence before it; cut a
-    longer clip at a random position. Without `crop`, both views of a short clip end at the clip's own last frame, so
-    that the model can match views by the clip's length, without its sound."""
     roll_gain_beta: float = 10.0
-    """b of the random amplitude Beta(b, b) + 0.5 that comes with the roll; 0 disables it."""
     polarity_p: float = 0.5
-    """Probability of an inverted polarity; used by `waveform` alone (a log-mel has no sign)."""
     time_stretch_p: float = 0.7
     time_stretch: tuple[float, float] = (0.7, 1.3)
-    """Range of the speed: above 1 the clip gets shorter and silence follows; below 1 its end is cut."""
     noise_p: float = 0.5
     noise_snr_db: tuple[float, float] = (5.0, 40.0)
     gain_p: float = 0.3
     gain_db: tuple[float, float] = (-12.0, 12.0)
     high_pass_p: float = 0.3
     high_pass_hz: tuple[float, float] = (20.0, 2400.0)
-    """Range of the corner frequency, uniform on the mel scale."""
     band_stop_p: float = 0.5
     band_stop_hz: tuple[float, float] = (200.0, 4000.0)
-    """Range of the centre frequency, uniform on the mel scale."""
     band_stop_width: tuple[float, float] = (0.5, 1.99)
-    """Range of the width, as a multiple of the centre frequency."""
     rolloff_db: tuple[float, float] = (12.0, 24.0)
-    """Steepness of both filters per octave, in steps of 6."""
     equaliser_db: float = 0.0
-    """Standard deviation of a smooth random gain over the mel axis, as between microphones or rooms; 0 disables it."""
     background_p: float = 0.0
-    """Probability that an excerpt of other training clips is mixed into the background of the augmented clip (as in
-    BYOL-A, Niizumi et al. 2021). An excerpt can be of the clip itself."""
     background_snr_db: tuple[float, float] = (0.0, 20.0)
-    """Range of the ratio of the clip's mean power to the mean power of whole background clips."""
     pitch_p: float = 0.6
     pitch_semitones: tuple[float, float] = (-4.0, 4.0)
 

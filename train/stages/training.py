@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alm.common.errors import ConfigError
@@ -71,7 +70,7 @@ class TrainingStage(Stage[TrainSettings]):
         named = (settings.llm, settings.model, settings.contrastive.probe.labels)
         sources = map(str, (*data.train, *data.validation, *data.test))
         encoders = [] if settings.encoder is None else encoder_sources(settings.encoder)
-        return [*sources, *encoders, *filter(None, (*named, settings.run.deepspeed))]
+        return [*sources, *encoders, *filter(None, (*named, settings.run.deepspeed_file))]
 
     def audio(self, settings: TrainSettings) -> AudioOptions:
         """Options of the config's `data` section."""
@@ -110,6 +109,15 @@ def training_stages() -> dict[str, TrainingStage]:
     return {name: stage for name, stage in found.items() if isinstance(stage, TrainingStage)}
 
 
+def stages_of_key(key: str) -> tuple[str, ...]:
+    """The training stages that take an option, for example `run.compile` or `policy.llm`."""
+    stages = training_stages()
+    parts = key.split(".")
+    within = {".".join(parts[: end + 1]) for end in range(len(parts))}
+    takers = tuple(name for name, stage in stages.items() if within.intersection(stage.takes))
+    return takers or tuple(stages)
+
+
 def check_report_to(names: Sequence[str]) -> None:
     """Check that the logging backends of the Trainer exist and are installed.
 
@@ -137,11 +145,9 @@ def zero_stage(settings: TrainSettings) -> int:
     Raises:
         ConfigError: The DeepSpeed config is missing or not a JSON object.
     """
-    path = settings.run.deepspeed
+    path = settings.run.deepspeed_file
     if path is None:
         return 0
-    if not Path(path).is_file():
-        raise ConfigError(f"run.deepspeed: no such file '{path}'; see configs/deepspeed")
     try:
         zero = read_json_object(path, ConfigError).get("zero_optimization", {})
         return int(zero.get("stage", 0))
