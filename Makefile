@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 BIN := .venv/bin
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: quickstart test fuzz lint clean
+.PHONY: quickstart test fuzz lint docs check-wheel clean
 
 quickstart: .venv/installed
 	$(BIN)/alm quickstart --out quickstart
@@ -23,6 +23,13 @@ lint: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: .venv/installed  # the site in site/index.html; strict: a dead link is an error
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+check-wheel: .venv/installed  # build wheel and sdist, and use the wheel without the checkout
+	$(BIN)/python benchmarks/check_wheel.py
+
 # The marker is written last: an interrupted installation is repeated.
 .venv/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found; install one or run make PYTHON=/path/to/python"; exit 2; }
@@ -31,4 +38,4 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv quickstart
+	rm -rf .venv quickstart site

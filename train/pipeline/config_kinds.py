@@ -49,7 +49,7 @@ def kind_of(path: Path) -> ConfigKind:
             return KINDS[kind]
     if values.keys() & {"stages", "axes", "extends", "inputs"}:
         return KINDS["ablation"]
-    if path.stem == "quickstart-recordings":
+    if path.stem.startswith("quickstart-"):
         return KINDS["quickstart"]
     raise ConfigError(
         f"{path}: not recognised; a config of alm train has stage or stages, of alm eval benchmark, of alm ablate axes"
@@ -102,8 +102,12 @@ def _ablation(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _quickstart(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    from train.quickstart.labelled import load_labelled
     from train.quickstart.workflow import load_quickstart
 
+    if path.stem == "quickstart-labelled":
+        given = {"encoder": "ENCODER_DIR", "llm": "LLM_DIR", "data": "LABELS.csv"}
+        return dict(plain(load_labelled(given, overrides)))
     recordings = "LABELS.csv" if path.stem == "quickstart-recordings" else None
     return dict(plain(load_quickstart(recordings, 0, overrides)))
 

@@ -1,0 +1,190 @@
+"""The pages of the reference, generated from the code: config keys, commands, components, shipped configs."""
+
+from __future__ import annotations
+
+import argparse
+import html
+import inspect
+import json
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from alm.cli import build_parser
+from alm.commands.listing import KINDS
+from alm.common.text import markdown_cell, markdown_table
+from alm.configs.keys import REQUIRED, ConfigKey, section_keys, summary
+from alm.configs.shipped import shipped_configs, summary_of
+from train.pipeline.config_kinds import ablation_class, eval_class, quickstart_class
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pages() -> dict[str, str]:
+    """Every generated page: its path below `docs` and its Markdown."""
+    return {
+        "reference/configs.md": config_page(),
+        "reference/commands.md": command_page(),
+        "reference/components.md": component_page(),
+        "reference/shipped.md": shipped_page(),
+        "contributing.md": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"),
+        "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+        "results-speed.md": (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8"),
+        "results-pretraining.md": (ROOT / "benchmarks" / "PRETRAINING.md").read_text(encoding="utf-8"),
+    }
+
+
+def config_page() -> str:
+    """Every key of every config."""
+    from alm.data.readers.base import DataSource
+    from train.pipeline.recipe import RecipeEvaluation
+    from train.settings import TrainSettings
+    from train.stage import STAGES
+
+    lines = [
+        "# Config keys",
+        "",
+        "Generated from the dataclasses that parse the configs; ranges are those that their checks enforce. On the "
+        "command line a key is set as `optim.lr=1e-4`. `alm config show CONFIG` prints a config with all defaults, "
+        "`alm config check FILE` checks one, `alm config schema stage` prints the JSON schema for editors.",
+        "",
+    ]
+    titles: list[tuple[str, type[Any]]] = [("Training stages", TrainSettings)]
+    titles += [
+        (f"Stage {name}", STAGES.get(name).settings)
+        for name in STAGES.names()
+        if not issubclass(STAGES.get(name).settings, TrainSettings)
+    ]
+    titles += [
+        ("Evaluation of a recipe's stage", RecipeEvaluation),
+        ("An entry of data.train", DataSource),
+        ("Evaluations", eval_class()),
+        ("Ablations", ablation_class()),
+        ("Quickstart", quickstart_class()),
+    ]
+    for title, cls in titles:
+        lines += [f"## {title}", "", summary(cls), ""]
+        lines += _section(cls, "", staged=cls is TrainSettings)
+    return "\n".join(lines) + "\n"
+
+
+def _section(cls: type[Any], prefix: str, staged: bool) -> Iterator[str]:
+    keys = section_keys(cls, prefix)
+    head = ("key", "type", "default", "range", *(["stages"] if staged else []), "meaning")
+    yield from markdown_table(head, [_row(key, staged) for key in keys])
+    yield ""
+    for key in keys:
+        if key.section is not None:
+            yield f"### {key.name} {{ #{cls.__name__.lower()}-{key.name.replace('.', '-')} }}"
+            yield ""
+            yield summary(key.section)
+            yield ""
+            yield from _section(key.section, f"{key.name}.", staged)
+
+
+def _row(key: ConfigKey, staged: bool) -> tuple[str, ...]:
+    default = (
+        "required"
+        if key.default is REQUIRED
+        else "see below"
+        if key.section and key.default
+        else _code(key.default)
+    )
+    stages: tuple[str, ...] = ()
+    if staged:
+        from train.stages.training import stages_of_key, training_stages
+
+        taken = stages_of_key(key.name)
+        stages = ("all" if len(taken) == len(training_stages()) else ", ".join(taken),)
+    return (f"`{key.name}`", key.type, default, key.allowed, *stages, html.escape(key.text, quote=False))
+
+
+def _code(value: Any) -> str:
+    text = json.dumps(value)
+    return f"`{text}`" if len(text) < 60 else "see the source"
+
+
+def command_page() -> str:
+    """Every command and every option."""
+    lines = [
+        "# Commands",
+        "",
+        "Generated from the command line itself; each command has its own `--help`.",
+        "",
+    ]
+    parser = build_parser()
+    parser.formatter_class = _formatter
+    lines += [*_options(parser), ""]
+    for name, sub in _subparsers(parser):
+        lines += _command(f"alm {name}", sub, 2)
+    return "\n".join(lines) + "\n"
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.HelpFormatter(prog, width=100)
+
+
+def _command(title: str, parser: argparse.ArgumentParser, level: int) -> Iterator[str]:
+    parser.formatter_class = _formatter
+    yield f"{'#' * level} {title}"
+    yield ""
+    yield html.escape(parser.description or "", quote=False)
+    yield ""
+    yield from ("```text", parser.format_usage().removeprefix("usage: ").rstrip(), "```", "")
+    yield from _options(parser)
+    yield ""
+    for name, sub in _subparsers(parser):
+        yield from _command(f"{title} {name}", sub, level + 1)
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> Iterable[tuple[str, argparse.ArgumentParser]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.items()
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    rows = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction) or "--help" in action.option_strings:
+            continue
+        metavar = action.metavar or ("" if action.nargs == 0 else action.dest.upper())
+        shown = ", ".join(f"`{flag}{f' {metavar}' if metavar else ''}`" for flag in action.option_strings)
+        text = (action.help or "").replace("%%", "%")
+        rows.append((shown or f"`{metavar}`", markdown_cell(text)))
+    return markdown_table(("option", "meaning"), rows) if rows else []
+
+
+def component_page() -> str:
+    """Every component of every kind."""
+    lines = [
+        "# Components",
+        "",
+        "Generated from the registries. A component is one file that assigns one name; [Add a component]"
+        "(../howto/components.md) says how to add yours.",
+        "",
+    ]
+    for kind, where in KINDS.items():
+        module, _, name = where.partition(":")
+        registry = getattr(import_module(module), name)
+        rows = [(f"`{one}`", markdown_cell(_first_line(registry, one))) for one in registry.shipped()]
+        lines += [f"## {kind}", "", f"`alm list {kind}`; folder `{registry.package.replace('.', '/')}/`, assigns "
+                  f"`{registry.attribute}`.", "", *markdown_table(("name", "what"), rows), ""]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _first_line(registry: Any, name: str) -> str:
+    registry.get(name)
+    module = import_module(f"{registry.package}.{name}")
+    return html.escape(
+        inspect.cleandoc(module.__doc__ or "").partition("\n\n")[0].replace("\n", " "), quote=False
+    )
+
+
+def shipped_page() -> str:
+    """Every shipped config."""
+    rows = [(f"`{name}`", markdown_cell(summary_of(path))) for name, path in shipped_configs().items()]
+    head = "# Shipped configs\n\n`alm config list`; the name works wherever the package is installed. "
+    head += "`alm config show NAME --raw` prints the file, to copy it.\n\n"
+    return head + "\n".join(markdown_table(("name", "what"), rows)) + "\n"

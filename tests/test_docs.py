@@ -1,0 +1,196 @@
+"""README and docs keep their word: commands parse, keys exist, code compiles, links work, the reference is whole."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alm.cli import build_parser, main
+from alm.common.settings import load_settings, read_yaml
+from alm.configs.keys import config_keys
+from alm.configs.shipped import CONFIGS, find_config, shipped_configs
+from eval.benchmarks import list_benchmarks
+from train.pipeline.config_kinds import ablation_class, eval_class, quickstart_class
+from train.pipeline.recipe import load_recipe
+from train.settings import TrainSettings
+from train.stage import STAGES
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.M | re.S)
+BLOCKS = [(page, kind, text) for page in PAGES for _, kind, text in FENCE.findall(page.read_text("utf-8"))]
+# A command may continue in the next line, and have a comment behind it; a launcher may stand before it.
+COMMANDS = sorted(
+    {
+        (
+            page.relative_to(ROOT).as_posix(),
+            re.sub(r"^.*?-m alm |^.*?--module alm ", "alm ", line).split("  #")[0].strip(),
+        )
+        for page, kind, text in BLOCKS
+        if kind in ("", "bash", "sh", "console")
+        for line in text.replace("\\\n", " ").splitlines()
+        if re.match(r"alm |\S*\s?.*(-m|--module) alm ", line)
+    }
+)
+WRITTEN = {
+    "pretrain.yaml",
+    "align.yaml",
+    "instruct.yaml",
+    "eval.yaml",
+    "ablate.yaml",
+}  # by alm init, on the page
+
+
+def subparsers(parser):
+    """Every parser below one, actions of subcommands included."""
+    for action in parser._subparsers._group_actions if parser._subparsers else ():
+        for sub in action.choices.values():
+            yield sub
+            yield from subparsers(sub)
+
+
+def test_the_readme_fits_on_a_page_and_shows_commands():
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
+    assert sum(page == "README.md" for page, _ in COMMANDS) >= 5 and len(COMMANDS) > 30
+    assert not any(
+        "PLACEHOLDER" in page.read_text("utf-8") or "_OUTPUT" in page.read_text("utf-8") for page in PAGES
+    )
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_a_command_parses_and_names_what_is_there(page, command, tmp_path, monkeypatch):
+    ran = []
+    parser = build_parser()
+    monkeypatch.setattr("alm.cli.build_parser", lambda: parser)
+    for sub in subparsers(parser):
+        sub.set_defaults(run=ran.append)
+    words = [word for word in shlex.split(command)[1:] if word not in ("…", "...")]
+    if "--plugins" in words:  # a folder of the reader's
+        (tmp_path / "plugins").mkdir()
+        words[words.index("--plugins") + 1] = str(tmp_path / "plugins")
+    assert main(words) == 0
+    (arguments,) = ran
+    config, benchmark = getattr(arguments, "config", None), getattr(arguments, "benchmark", None)
+    mine = (
+        config is None or config in WRITTEN or config.isupper() or config.startswith(("CONFIG", "my", "mine"))
+    )
+    path = None if mine else find_config(config, ("recipes", "ablation", *STAGES.names()))
+    assert (
+        benchmark is None or benchmark == "list" or benchmark in list_benchmarks() or find_config(benchmark)
+    )
+    if " train " in f"{command} " and path is not None:
+        if "stages" in read_yaml(path):
+            load_recipe(path, arguments.overrides)
+        else:
+            load_settings(TrainSettings, path, arguments.overrides)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_a_block_of_code_is_valid(number):
+    page, kind, text = BLOCKS[number]
+    if kind in ("python", "py"):
+        compile(text, str(page), "exec")
+    elif kind == "json":
+        for line in text.strip().splitlines() if text.lstrip().startswith('{"id"') else [text]:
+            json.loads(line)
+    elif kind in ("yaml", "yml"):
+        assert yaml.safe_load(text) is not None
+    else:
+        assert kind in ("", "bash", "text", "sh", "console"), f"{page}: a block of {kind}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_and_named_configs_lead_somewhere(page):
+    text = page.read_text("utf-8")
+    generated = {
+        "reference/configs.md",
+        "reference/commands.md",
+        "reference/components.md",
+        "reference/shipped.md",
+    }
+    generated |= {"contributing.md", "changelog.md", "results-speed.md", "results-pretraining.md"}
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if not target.startswith(("http:", "https:", "mailto:")):
+            found = (page.parent / target).resolve()
+            inside = (
+                found.is_relative_to(ROOT / "docs")
+                and found.relative_to(ROOT / "docs").as_posix() in generated
+            )
+            assert found.exists() or inside, f"{page}: {target}"
+    for name in re.findall(r"configs/[\w./-]+\.(?:yaml|json|sbatch)", text):
+        assert (ROOT / name).is_file(), f"{page}: {name}"
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """The generated pages."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        from reference_pages import pages
+    finally:
+        sys.path.pop(0)
+    return pages()
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        *dict.fromkeys(STAGES.get(name).settings for name in STAGES.names()),
+        eval_class(),
+        ablation_class(),
+        quickstart_class(),
+    ],
+    ids=lambda cls: cls.__name__,
+)
+def test_every_key_is_in_the_reference(cls, reference):
+    missing = [
+        key.name for key in config_keys(cls) if f"| `{key.name}` |" not in reference["reference/configs.md"]
+    ]
+    assert missing == []
+
+
+def test_every_command_flag_component_and_config_is_in_the_reference(reference):
+    from importlib import import_module
+
+    from alm.commands.listing import KINDS
+
+    flags = {
+        flag
+        for sub in subparsers(build_parser())
+        for action in sub._actions
+        for flag in action.option_strings
+    }
+    page = reference["reference/commands.md"]
+    assert [flag for flag in flags - {"-h", "--help"} if not re.search(rf"`{flag}[ `]", page)] == []
+    for action in build_parser()._subparsers._group_actions:
+        assert [name for name in action.choices if f"## alm {name}\n" not in page] == []
+    for kind, where in KINDS.items():
+        module, _, name = where.partition(":")
+        names = getattr(import_module(module), name).shipped()
+        assert [one for one in names if f"| `{one}` |" not in reference["reference/components.md"]] == [], (
+            kind
+        )
+    assert all(f"| `{name}` |" in reference["reference/shipped.md"] for name in shipped_configs())
+
+
+def test_every_page_is_in_the_navigation(reference):
+    listed = re.findall(r"[\w/.-]+\.md", (ROOT / "mkdocs.yml").read_text("utf-8"))
+    there = {page.relative_to(ROOT / "docs").as_posix() for page in PAGES if "docs" in page.parts}
+    assert set(listed) == there | set(reference) and len(listed) == len(set(listed))
+    assert CONFIGS == ROOT / "configs"
+
+
+def test_overrides_may_stand_on_both_sides_of_an_option():
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alm.commands.quickstart._quickstart", seen.append)
+        assert main(["quickstart", "a.b=1", "--seed", "3", "c=2"]) == 0
+    assert seen[0].overrides == ["a.b=1", "c=2"] and seen[0].seed == 3
+    with pytest.raises(SystemExit):
+        main(["quickstart", "--nonsense"])
+    with pytest.raises(SystemExit):
+        main(["ask", "m", "a.wav", "q", "--batch-size", "0"])
