@@ -1,7 +1,7 @@
 """Build wheel and sdist, install the wheel beside the installed dependencies, and use it without the checkout.
 
-Run by `make check-wheel`. Nothing is downloaded. The commands run in a folder that holds a user's own `train.py`,
-`eval.py`, `configs/` and `encoders/`, none of which may be imported.
+Run by `make check-wheel`. Only the build backend is downloaded. The commands run in a folder that holds a user's own
+`train.py`, `eval.py`, `configs/` and `encoders/`, none of which may be imported.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -36,10 +37,15 @@ def build(folder: Path) -> tuple[Path, Path]:
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
-    code = "import sys; from setuptools import build_meta as b; b.build_sdist(sys.argv[1]); b.build_wheel(sys.argv[1])"
+    code = "import sys; from setuptools import build_meta as b; to = sys.argv[1]; b.build_sdist(to); b.build_wheel(to)"
+    backend = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     subprocess.run(
-        [sys.executable, "-c", code, str(folder)], cwd=source, check=True, stdout=subprocess.DEVNULL
+        [*pip, "--target", str(folder / "backend"), *backend], check=True, stderr=subprocess.DEVNULL
     )
+    environment = {**os.environ, "PYTHONPATH": str(folder / "backend")}
+    build = [sys.executable, "-c", code, str(folder)]
+    subprocess.run(build, cwd=source, env=environment, check=True, stdout=subprocess.DEVNULL)
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     return wheel, sdist
 
