@@ -8,7 +8,6 @@ import re
 import types
 import typing
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 from alm.common.settings import recorded_limits
@@ -74,7 +73,6 @@ def config_keys(cls: type[Any], prefix: str = "") -> Iterator[ConfigKey]:
             yield from config_keys(key.section, f"{key.name}.")
 
 
-@cache
 def section_keys(cls: type[Any], prefix: str = "") -> tuple[ConfigKey, ...]:
     """The keys of one section, without those of its sub-sections."""
     hints, texts, limits = typing.get_type_hints(cls), attribute_texts(cls), recorded_limits(cls)
