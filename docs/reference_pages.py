@@ -16,7 +16,7 @@ from alm.commands.listing import KINDS
 from alm.common.text import markdown_cell, markdown_table
 from alm.configs.keys import REQUIRED, ConfigKey, section_keys, summary
 from alm.configs.shipped import shipped_configs, summary_of
-from train.pipeline.config_kinds import ablation_class, eval_class, quickstart_class
+from train.config_kinds import ablation_class, eval_class, quickstart_class
 
 ROOT = Path(__file__).resolve().parents[1]
 

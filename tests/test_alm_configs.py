@@ -16,7 +16,7 @@ from alm.configs.keys import REQUIRED, config_keys
 from alm.configs.shipped import CONFIGS, find_config, find_deepspeed, shipped_configs, summary_of
 from eval.ablation.settings import AblationSettings, load_ablation
 from eval.runner.settings import EvalSettings
-from train.pipeline.config_kinds import KINDS, kind_of
+from train.config_kinds import KINDS, kind_of
 from train.pipeline.recipe import RecipeEvaluation
 from train.quickstart.workflow import QuickstartSettings
 from train.settings import OptimSettings, RunSettings, TrainSettings

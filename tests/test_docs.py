@@ -14,7 +14,7 @@ from alm.common.settings import load_settings, read_yaml
 from alm.configs.keys import config_keys
 from alm.configs.shipped import CONFIGS, find_config, shipped_configs
 from eval.benchmarks import list_benchmarks
-from train.pipeline.config_kinds import ablation_class, eval_class, quickstart_class
+from train.config_kinds import ablation_class, eval_class, quickstart_class
 from train.pipeline.recipe import load_recipe
 from train.settings import TrainSettings
 from train.stage import STAGES

@@ -74,7 +74,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
     from alm.common.errors import ConfigError
     from alm.configs.shipped import find_config
-    from train.pipeline.config_kinds import kind_of
+    from train.config_kinds import kind_of
 
     path = find_config(arguments.config)
     if arguments.raw:
@@ -93,7 +93,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from alm.common.errors import UserError
     from alm.common.text import one_line
     from alm.configs.shipped import find_config
-    from train.pipeline.config_kinds import kind_of
+    from train.config_kinds import kind_of
 
     wrong = 0
     for given in arguments.configs:
@@ -111,7 +111,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _schema(arguments: argparse.Namespace) -> None:
     import json
 
-    from train.pipeline.config_kinds import KINDS
+    from train.config_kinds import KINDS
 
     print(json.dumps(KINDS[arguments.kind].schema(), indent=2))
 

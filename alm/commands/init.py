@@ -139,7 +139,7 @@ def starting_config(kind: str, whole: bool = False) -> str:
 
     head = f"# {_command(kind, f'{kind}.yaml')}\n"
     if kind in _COMMANDS:
-        from train.pipeline.config_kinds import ablation_class, eval_class
+        from train.config_kinds import ablation_class, eval_class
 
         load = eval_class if kind == "eval" else ablation_class
         return head + commented_yaml(load(), STARTS[kind], whole=whole)
