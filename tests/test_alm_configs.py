@@ -92,7 +92,7 @@ def test_deepspeed_configs_are_found_too(tmp_path):
         ConfigError,
         match="^run.deepspeed: zero4.json: no such .*; did you mean deepspeed/",
     ):
-        _ = RunSettings(deepspeed="zero4.json").deepspeed_file
+        zero_stage(dataclasses.replace(stage, run=RunSettings(deepspeed="zero4.json")))
 
 
 def test_an_ablation_extends_a_shipped_one_from_anywhere(tmp_path):

@@ -80,7 +80,10 @@ def test_a_command_parses_and_names_what_is_there(page, command, tmp_path, monke
     )
     path = None if mine else find_config(config, ("recipes", "ablation", *STAGES.names()))
     assert (
-        benchmark is None or benchmark == "list" or benchmark in list_benchmarks() or find_config(benchmark)
+        benchmark is None
+        or benchmark in ("list", "compare-prompts")
+        or benchmark in list_benchmarks()
+        or find_config(benchmark)
     )
     if " train " in f"{command} " and path is not None:
         if "stages" in read_yaml(path):

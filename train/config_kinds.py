@@ -193,6 +193,16 @@ def quickstart_class() -> type[Any]:
     return QuickstartSettings
 
 
+def _quickstart_schema() -> dict[str, Any]:
+    from train.quickstart.labelled import LabelledSettings
+
+    schema = _of_class("The quickstart", quickstart_class)()
+    labelled = schema_of(LabelledSettings, schema["$defs"])
+    schema["$defs"][LabelledSettings.__name__]["required"] = []  # the command line gives them
+    schema["anyOf"] = [{"$ref": schema.pop("$ref")}, labelled]
+    return schema
+
+
 def _ablation_schema() -> dict[str, Any]:
     schema = _of_class("An ablation of alm ablate", ablation_class)()
     settings = schema["$defs"]["AblationSettings"]
@@ -208,8 +218,6 @@ KINDS = {
         ConfigKind("recipe", "alm train", _recipe, _recipe_schema),
         ConfigKind("eval", "alm eval", _eval, _of_class("An evaluation of alm eval", eval_class)),
         ConfigKind("ablation", "alm ablate", _ablation, _ablation_schema),
-        ConfigKind(
-            "quickstart", "alm quickstart", _quickstart, _of_class("The quickstart", quickstart_class)
-        ),
+        ConfigKind("quickstart", "alm quickstart", _quickstart, _quickstart_schema),
     )
 }

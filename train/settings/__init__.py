@@ -9,7 +9,6 @@ import dataclasses
 from typing import Any
 
 from alm.common.errors import ConfigError
-from alm.common.fields import located
 from alm.common.settings import check_choice, check_ranges
 from alm.configs.shipped import find_deepspeed
 from alm.policy import Policy
@@ -84,11 +83,13 @@ class RunSettings:
 
     @property
     def deepspeed_file(self) -> str | None:
-        """The file of `deepspeed`: the path, or else the shipped config of that name."""
+        """The file of `deepspeed`: the path, or the shipped config of that name, or the text if there is neither."""
         if self.deepspeed is None:
             return None
-        with located("run.deepspeed"):
+        try:
             return str(find_deepspeed(self.deepspeed))
+        except ConfigError:  # `train.stages.training.zero_stage` reports it, before anything runs
+            return self.deepspeed
 
 
 @dataclasses.dataclass(frozen=True)

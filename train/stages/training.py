@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from alm.common.errors import ConfigError
+from alm.common.fields import located
 from alm.common.json_text import read_json_object
 from alm.common.processes import check_launch
 from alm.common.settings import check_choice
+from alm.configs.shipped import find_deepspeed
 from encoders.audio.options import AudioOptions
 from encoders.registry import encoder_sources
 from train.settings import TrainSettings
@@ -145,9 +147,10 @@ def zero_stage(settings: TrainSettings) -> int:
     Raises:
         ConfigError: The DeepSpeed config is missing or not a JSON object.
     """
-    path = settings.run.deepspeed_file
-    if path is None:
+    if settings.run.deepspeed is None:
         return 0
+    with located("run.deepspeed"):
+        path = find_deepspeed(settings.run.deepspeed)
     try:
         zero = read_json_object(path, ConfigError).get("zero_optimization", {})
         return int(zero.get("stage", 0))
