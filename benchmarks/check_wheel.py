@@ -22,7 +22,8 @@ _TRAP = "raise SystemExit('a file of the working directory was imported')\n"
 _SHORT = (
     "compose.n_train=24", "compose.n_validation=4", "compose.n_test=6", "text_llm.steps=8", "text_llm.n_test_scenes=2",
     "pretrain.optim.steps=2", "pretrain.optim.batch_size=4", "align.optim.steps=2", "align.optim.batch_size=4",
-    "instruct.optim.steps=2", "instruct.optim.batch_size=4", "evaluate.limit=30", "evaluate.max_new_tokens=4", "arms={}",
+    "instruct.optim.steps=2", "instruct.optim.batch_size=4", "evaluate.limit=30", "evaluate.max_new_tokens=4",
+    "arms={}",
 )  # fmt: skip
 
 
