@@ -16,7 +16,7 @@ from alm.checkpoint import load_model, load_processor, resolve
 from alm.common.errors import CheckpointError, UserError
 from alm.common.files import new_folder
 from alm.decoding import take_stop_tokens
-from alm.model_card import README, read_card, scores_in, write_card
+from alm.hub.model_card import README, read_card, scores_in, write_card
 
 if TYPE_CHECKING:
     from alm.model import AudioLanguageModel

@@ -44,9 +44,10 @@ from alm.configuration import (
 )
 from alm.decoding import check_generation_config
 from alm.head import causal_lm_loss
+from alm.hub.model_card import README, Score, base_models, read_card, scores_in, write_card
+from alm.hub.upload import push
 from alm.llm import check_llm, config_sha256, llm_fingerprint, load_llm, load_with_info, weights_sha256
 from alm.loading import LoadingArguments
-from alm.model_card import README, Score, base_models, read_card, scores_in, write_card
 from alm.policy import (
     Policy,
     adapter_keys,
@@ -55,7 +56,6 @@ from alm.policy import (
     set_trainable,
     trainable_table,
 )
-from alm.upload import push
 from encoders import AudioEncoder, AudioTokens, config_from_dict
 from encoders.base import make_folder
 from encoders.checkpoint import load_strict, read_weights, resolve_source, write_weights, wrong_dtype

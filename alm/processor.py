@@ -24,6 +24,7 @@ from alm.common.pretrained import typed_errors
 from alm.configuration import AUDIO_TOKEN, AudioLanguageConfig
 from alm.decoding import take_stop_tokens
 from alm.head import IGNORE
+from alm.hub.upload import push
 from alm.processing.batch import (
     BatchOptions,
     Collate,
@@ -46,7 +47,6 @@ from alm.processing.saved import check_tokenizer, read_processor, tokenizer_file
 from alm.templates import chat_template as named_template
 from alm.templates.render import variables_of
 from alm.templates.turns import DEFAULTS, ChatTemplate, Part
-from alm.upload import push
 from encoders import EncoderConfig
 from encoders.base import make_folder
 from encoders.checkpoint import resolve_source

@@ -17,9 +17,9 @@ from transformers import AutoTokenizer
 import alm
 from alm.cli import main
 from alm.data.manifest import write_manifest
+from alm.hub.model_card import Score, base_models, front_matter, is_ours, scores_in
 from alm.llm import load_llm
 from alm.model import AudioLanguageModel
-from alm.model_card import Score, base_models, front_matter, is_ours, scores_in
 from alm.processor import build_processor
 from encoders import encoder_class
 from eval.reports.model_card import add_to_card

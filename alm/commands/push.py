@@ -31,8 +31,8 @@ def add(commands: Any) -> None:
 def _push(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
+    from alm.hub.upload import upload_folder
     from alm.model import check_complete
-    from alm.upload import upload_folder
 
     folder = Path(arguments.model)
     check_complete(folder)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alm.model_card import README, Score, is_ours, read_card, scores_in, write_card
+from alm.hub.model_card import README, Score, is_ours, read_card, scores_in, write_card
 from eval.reports.score_table import format_interval
 from eval.scoring.predictions import HEADLINE
 

@@ -16,8 +16,8 @@ from alm.common.processes import is_main_process, world_size
 from alm.data.records import Record
 from alm.data.sources import open_records, open_source, parts_of, resolve_source
 from alm.generation import pick_device
+from alm.hub.model_card import parameter_size
 from alm.model import AudioLanguageModel
-from alm.model_card import parameter_size
 from alm.processor import AudioLanguageProcessor, build_processor
 from encoders import AudioEncoder, load_encoder
 from train.data.order import SampleOrder, tempered

@@ -1,0 +1,1 @@
+"""What a model needs on a hub: its card, and the way there. Knows no model class."""
