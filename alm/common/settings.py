@@ -91,7 +91,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     text = read_text(path, "a YAML config", ConfigError)
     if len(text) > _LONGEST_CONFIG:
         raise ConfigError(f"{path}: {len(text)} characters; expected a config of at most {_LONGEST_CONFIG}")
-    values = _parse_yaml(text, str(path))
+    values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values at the top level")
     return values
@@ -107,7 +107,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"override '{override}': expected key.sub=value")
-        set_dotted(values, key, _parse_yaml(text, f"override '{override}'") if text else "")
+        set_dotted(values, key, parse_yaml(text, f"override '{override}'") if text else "")
 
 
 class _Loader(yaml.SafeLoader):
@@ -126,7 +126,12 @@ class _Loader(yaml.SafeLoader):
         return found
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """The values of a YAML text.
+
+    Raises:
+        ConfigError: It is not YAML, or holds what no config needs; see `check_values`.
+    """
     try:
         values = yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
     except RecursionError as error:

@@ -22,6 +22,7 @@ import yaml
 from alm.common.errors import CheckpointError, UserError
 from alm.common.files import open_regular, write_bytes_atomic
 from alm.common.json_text import read_json_object
+from alm.common.settings import parse_yaml
 from alm.common.text import one_line
 
 README = "README.md"
@@ -214,8 +215,8 @@ def _metadata(text: str | None) -> dict[str, Any] | None:
     if found is None:
         return {}
     try:
-        values = yaml.safe_load(found["yaml"])
-    except (yaml.YAMLError, ValueError, RecursionError):
+        values = parse_yaml(found["yaml"], "metadata")
+    except UserError:
         return None
     return values if isinstance(values, dict) else None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email.utils
 import http.client
-import json
 import ssl
 import threading
 import time
@@ -12,7 +11,10 @@ import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
 
+from alm.common.errors import UserError
+from alm.common.json_text import parse_json
 from alm.common.text import printable
+from eval.errors import EvaluationError
 
 _CHUNK = 1 << 16
 _LARGEST_ANSWER = 1 << 24
@@ -158,10 +160,10 @@ class Connections:
         """The message of an error, without the key."""
         text = body.decode("utf-8", "replace")
         try:
-            found: Any = json.loads(text)
+            found: Any = parse_json(text, "the body", EvaluationError)
             error = found.get("error", found.get("detail", found))
             text = str(error.get("message", error) if isinstance(error, dict) else error)
-        except (ValueError, AttributeError, RecursionError):
+        except (UserError, AttributeError):
             pass
         if self._key:
             text = text.replace(self._key, "[key]")
@@ -175,7 +177,7 @@ def read_completion(body: bytes) -> tuple[str, dict[str, int]]:
         Busy: It is not a chat completion.
     """
     try:
-        found: Any = json.loads(body)
+        found: Any = parse_json(body.decode(), "the body", EvaluationError)
         message = found["choices"][0]["message"]
         content = message.get("content")
         if content is None:
@@ -184,7 +186,7 @@ def read_completion(body: bytes) -> tuple[str, dict[str, int]]:
             content = "".join(part.get("text", "") for part in content)
         if not isinstance(content, str):
             raise TypeError(type(content).__name__)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+    except (UserError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise Busy("the answer is not a chat completion in JSON") from error
     usage = found.get("usage")
     counts = {

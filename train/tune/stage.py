@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from alm.branches import check_branches
 from alm.checkpoint import load_llm, load_model, load_processor
 from alm.common.pretrained import from_pretrained
 from alm.common.processes import is_main_process, world_size
@@ -18,6 +17,7 @@ from alm.data.sources import open_records, open_source, parts_of, resolve_source
 from alm.generation import pick_device
 from alm.hub.model_card import parameter_size
 from alm.model import AudioLanguageModel
+from alm.processing.branches import check_branches
 from alm.processor import AudioLanguageProcessor, build_processor
 from encoders import AudioEncoder, load_encoder
 from train.data.order import SampleOrder, tempered

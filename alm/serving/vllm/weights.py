@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from alm.common.errors import CheckpointError
+from alm.common.json_text import parse_json
 from alm.configuration import AudioLanguageConfig
 from alm.model import WEIGHTS, take_stored_dtypes
 from alm.policy import adapter_keys, inject_lora
@@ -44,7 +44,9 @@ class WeightStream:
         self.parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "projector": {}}
         with safe_open(self.file, "pt") as stored:
             self.shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
-            self.checksums = json.loads((stored.metadata() or {}).get(ENTRY, "{}"))
+            self.checksums = parse_json(
+                (stored.metadata() or {}).get(ENTRY, "{}"), str(self.file), CheckpointError
+            )
             self.adapters = {
                 key.removeprefix("llm."): stored.get_tensor(key)
                 for key in self.shapes
