@@ -110,9 +110,9 @@ def share(
         packed: Put several such rows into one, as wide as the longest.
 
     Returns:
-        `input_ids`, `labels`, `position_ids` (R, L) and `branches` (R, L, 2), see `alm.processing.branches`; and the samples whose
-        audio is there, in reading order. The first token of a branch has no label: the token before it in the row
-        belongs to another branch.
+        `input_ids`, `labels`, `position_ids` (R, L) and `branches` (R, L, 2), see `alm.processing.branches`; and the
+        samples whose audio is there, in reading order. The first token of a branch has no label: the token before it in
+        the row belongs to another branch.
     """
     real = batch["attention_mask"].bool()
     ids = [row[here].tolist() for row, here in zip(batch["input_ids"], real, strict=True)]
