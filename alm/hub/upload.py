@@ -20,26 +20,18 @@ def push(
     save: Callable[[Path], Any],
     repo_id: str,
     *,
-    what: str,
-    commit_message: str | None = None,
-    commit_description: str | None = None,
-    private: bool | None = None,
     token: bool | str | None = None,
     revision: str | None = None,
-    create_pr: bool = False,
+    **options: Any,
 ) -> str:
-    """Save to a temporary folder, and upload it; see `upload_folder`.
+    """Save to a temporary folder, and upload it.
 
     Args:
         save: Writes the files into a folder, which holds the README.md of the repository, where there is one.
         repo_id: As in `upload_folder`.
-        what: As in `upload_folder`.
-        commit_message: As in `upload_folder`.
-        commit_description: As in `upload_folder`.
-        private: As in `upload_folder`.
         token: As in `upload_folder`.
         revision: As in `upload_folder`.
-        create_pr: As in `upload_folder`.
+        **options: The other arguments of `upload_folder`.
     """
     from huggingface_hub import HfApi
 
@@ -50,10 +42,7 @@ def push(
         ):  # none there, or the upload below says what is wrong
             HfApi(token=token).hf_hub_download(repo_id, "README.md", revision=revision, local_dir=folder)
         save(Path(folder))
-        return upload_folder(
-            Path(folder), repo_id, what=what, commit_message=commit_message, commit_description=commit_description,
-            private=private, token=token, revision=revision, create_pr=create_pr,
-        )  # fmt: skip
+        return upload_folder(Path(folder), repo_id, token=token, revision=revision, **options)
 
 
 def upload_folder(
