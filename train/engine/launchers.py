@@ -104,8 +104,8 @@ def _watch(launch: Any, runner: int) -> None:
             time.sleep(_POLL_S)
     if _stopping:  # the signal went to all processes: `launch` waits for this one, and kills it after 30 s
         return
-    if local_rank() == 0:
-        _say("the deepspeed runner has ended; stopping")
+    # Said by every process: the first to notice stops the others, which may end before they notice themselves.
+    _say(f"process {local_rank()}: the deepspeed runner has ended; stopping")
     # The kernel ends the process then (SIGALRM's default), even while Python waits at its exit, without this thread.
     signal.alarm(_GRACE_S)
     os.kill(os.getpid(), signal.SIGTERM)  # a training run saves a checkpoint
