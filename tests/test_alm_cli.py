@@ -84,9 +84,7 @@ def test_every_command_has_help_and_starts_at_once(capsys):
         assert "usage: alm" in text and len(text.split()) > 20
     code = "import sys; from alm.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    assert time.perf_counter() - started < 10  # what is imported is the test; this only catches a hang
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
 def test_ask_and_caption_take_any_audio(model_dir, sounds, capsys):

@@ -162,10 +162,10 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_ends_at_once_in_one_line(name):
-    started = time.monotonic()
+    started = time.process_time()  # of this process: others may be busy
     with pytest.raises(UserError, match="the chat template ") as caught:
         render(BOMBS[name], messages=MESSAGES)
-    assert time.monotonic() - started < 5 and "\n" not in str(caught.value)
+    assert time.process_time() - started < 5 and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
