@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
+from transformers.utils.import_utils import is_gguf_available
 
 from alm.common.errors import CheckpointError, UserError
 from alm.common.files import sha256_of
@@ -63,10 +65,10 @@ def load_llm(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> PreTrainedModel:
-    """A causal LLM from a directory or Hub id, loaded completely.
+    """A causal LLM from a directory, Hub id or GGUF file, loaded completely.
 
     Args:
-        source: Directory or Hub id.
+        source: Directory or Hub id; or a GGUF file, or a directory with one, whose weights are de-quantised.
         revision: Hub branch, tag or commit.
         wanted_by: The model that refers to this LLM, for messages.
         bits: 4 or 8 quantises the weights while loading, through bitsandbytes; None keeps them.
@@ -76,20 +78,94 @@ def load_llm(
 
     Raises:
         CheckpointError: The LLM is missing, a tensor is missing, mis-shaped or not finite, or a file is broken.
-        UserError: `bits` without bitsandbytes, or another number than 4 and 8.
+        UserError: `bits` without bitsandbytes, or another number than 4 and 8; a GGUF file without the package gguf.
     """
     role = f"{wanted_by}: LLM" if wanted_by else "llm"
+    file = gguf_file(source)
     if bits is not None:
+        if file is not None:
+            raise UserError(
+                f"llm bits: {file} is a GGUF file, whose weights are de-quantised; remove the setting, or load the LLM's "
+                "own directory"
+            )
         options["quantization_config"] = _quantisation(bits)
-    if Path(source).is_absolute() and not Path(source).is_dir():
+    if file is not None:
+        options |= _from_gguf(file)
+    elif Path(source).is_absolute() and not Path(source).is_dir():
         raise CheckpointError(f"{role}: the directory {source} does not exist")
+    folder = source if file is None else str(file.parent)
     llm = load_with_info(
-        loader, source, role=role, trust_remote_code=trust_remote_code, revision=revision, **options
+        loader, folder, role=role, trust_remote_code=trust_remote_code, revision=revision, **options
     )
+    if file is not None:
+        _forget_gguf(llm, file)
+        options.pop("quantization_config", None)
     check_llm(llm, role, source, quantised="quantization_config" in options)
     check_generation_config(llm.generation_config, f"{source}/generation_config.json")
     logging.get_logger(__name__).info("loaded %s", source)
     return llm
+
+
+def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of an LLM; see `load_llm`."""
+    file = gguf_file(source)
+    options: dict[str, Any] = {} if file is None else {"gguf_file": file.name}
+    if file is not None:
+        _require_gguf(file)
+    return from_pretrained(
+        AutoTokenizer,
+        source if file is None else file.parent,
+        role="llm: tokenizer",
+        trust_remote_code=trust_remote_code,
+        **options,
+    )
+
+
+def gguf_file(source: str) -> Path | None:
+    """The GGUF file that an LLM is read from: the source itself, or the only one in a directory without a config.json.
+
+    Returns:
+        None for a directory of transformers, and for a Hub id.
+
+    Raises:
+        CheckpointError: The file does not exist, or the directory holds several.
+    """
+    path = Path(source)
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise CheckpointError(f"llm: the GGUF file {source} does not exist")
+        return path.absolute()
+    if not path.is_dir() or (path / "config.json").exists():
+        return None
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() == ".gguf")
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found[:5])
+        raise CheckpointError(f"llm: {source} holds {len(found)} GGUF files ({names}); name the file itself")
+    return found[0].absolute() if found else None
+
+
+def _from_gguf(file: Path) -> dict[str, Any]:
+    """What `from_pretrained` needs to load a GGUF file as plain weights in float32."""
+    _require_gguf(file)
+    options: dict[str, Any] = {"gguf_file": file.name, "dtype": torch.float32}
+    if hasattr(transformers, "GgufConfig"):  # newer releases keep the weights packed, and then cannot train
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    return options
+
+
+def _require_gguf(file: Path) -> None:
+    if not is_gguf_available():
+        raise UserError(
+            f"llm: {file} is a GGUF file, which needs the package gguf; pip install 'alm-toolkit[gguf]'"
+        )
+
+
+def _forget_gguf(llm: PreTrainedModel, file: Path) -> None:
+    """Make a de-quantised LLM an ordinary one, which can be trained and saved."""
+    for holder, name in ((llm.config, "quantization_config"), (llm, "hf_quantizer"), (llm, "quantization_method")):
+        if name in holder.__dict__:
+            delattr(holder, name)
+    llm.config._name_or_path = str(file)
 
 
 def load_with_info(loader: Any, source: str | None, *, role: str, **options: Any) -> PreTrainedModel:

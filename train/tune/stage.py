@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from alm.checkpoint import load_llm, load_model, load_processor
-from alm.common.pretrained import from_pretrained
 from alm.common.processes import is_main_process, world_size
 from alm.data.records import Record
 from alm.data.sources import open_records, open_source, parts_of, resolve_source
 from alm.generation import pick_device
 from alm.hub.model_card import parameter_size
+from alm.llm import gguf_file, load_tokenizer
 from alm.model import AudioLanguageModel
 from alm.processing.branches import check_branches
 from alm.processor import AudioLanguageProcessor, build_processor
@@ -45,18 +45,16 @@ def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLa
     if settings.model is not None:
         model = load_model(settings.model, trust_remote_code=trusted)
         return model, load_processor(settings.model, trust_remote_code=trusted)
-    from transformers import AutoTokenizer
-
     assert settings.encoder is not None and settings.llm is not None
     encoder = load_encoder(settings.encoder, **settings.encoder_options)
     llm = load_llm(settings.llm, bits=settings.llm_bits, trust_remote_code=trusted)
-    tokenizer = from_pretrained(AutoTokenizer, settings.llm, role="llm: tokenizer", trust_remote_code=trusted)
+    tokenizer = load_tokenizer(settings.llm, trust_remote_code=trusted)
     model = AudioLanguageModel.assemble(
         encoder,
         llm,
         settings.projector,
         settings.projector_options,
-        llm_source=settings.llm,
+        llm_source=None if gguf_file(settings.llm) else settings.llm,  # de-quantised: saved with the model
         llm_bits=settings.llm_bits,
         encoder_source=settings.encoder if isinstance(settings.encoder, str) else None,  # fused: several
     )
