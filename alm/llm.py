@@ -85,12 +85,13 @@ def load_llm(
     if bits is not None:
         if file is not None:
             raise UserError(
-                f"llm bits: {file} is a GGUF file, whose weights are de-quantised; remove the setting, or load the LLM's "
-                "own directory"
+                f"llm bits: {file} is a GGUF file, whose weights are de-quantised; remove the setting, or load the "
+                "LLM's own directory"
             )
         options["quantization_config"] = _quantisation(bits)
     if file is not None:
         options |= _from_gguf(file)
+        role = f"{role} {file.name}"
     elif Path(source).is_absolute() and not Path(source).is_dir():
         raise CheckpointError(f"{role}: the directory {source} does not exist")
     folder = source if file is None else str(file.parent)
@@ -115,7 +116,7 @@ def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
     return from_pretrained(
         AutoTokenizer,
         source if file is None else file.parent,
-        role="llm: tokenizer",
+        role="llm: tokenizer" if file is None else f"llm: tokenizer of {file.name}",
         trust_remote_code=trust_remote_code,
         **options,
     )
@@ -162,7 +163,11 @@ def _require_gguf(file: Path) -> None:
 
 def _forget_gguf(llm: PreTrainedModel, file: Path) -> None:
     """Make a de-quantised LLM an ordinary one, which can be trained and saved."""
-    for holder, name in ((llm.config, "quantization_config"), (llm, "hf_quantizer"), (llm, "quantization_method")):
+    for holder, name in (
+        (llm.config, "quantization_config"),
+        (llm, "hf_quantizer"),
+        (llm, "quantization_method"),
+    ):
         if name in holder.__dict__:
             delattr(holder, name)
     llm.config._name_or_path = str(file)

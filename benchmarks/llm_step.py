@@ -6,9 +6,10 @@ Without directories, weights are random and have the sizes of SmolLM2-135M and W
 same records (several questions about each clip) in every round, the sides take turns, and medians of the rounds are
 compared:
 
-- grouped: our stage with cached features and `data.group_by_length`: loader, collation, splice, loss, backward, optimiser;
+- grouped: our stage with cached features and `data.group_by_length`: loader, collation, splice, loss, backward,
+  optimiser;
 - shared: the same with `data.share_clips`, all questions about a clip in one row;
-- bare: `llm(inputs_embeds=..., labels=...)` of `transformers` on the embeddings of grouped's batches, and the optimiser;
+- bare: `llm(inputs_embeds=..., labels=...)` of `transformers` on grouped's embeddings, and the optimiser;
 - bare, few logits: the same with the LLM's head at labelled positions only, as ours;
 - by hand: decoding, log-mel and live Whisper for every sample, batches padded in random order, logits everywhere.
 
@@ -70,8 +71,20 @@ _ENCODER = {
     "d_model": 384, "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536,
     "num_mel_bins": 80, "max_source_positions": 1500,
 }  # fmt: skip
-_TINY_LLM = {**_LLM, "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 3}
-_TINY_ENCODER = {**_ENCODER, "d_model": 48, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 96}
+_TINY_LLM = {
+    **_LLM,
+    "hidden_size": 96,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+}
+_TINY_ENCODER = {
+    **_ENCODER,
+    "d_model": 48,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 96,
+}
 _TOKENS_PER_S = 6.25
 _QUESTIONS = (
     ("Which sound comes first?", "a dog barking"),
@@ -128,7 +141,12 @@ class Bench:
     """
 
     def __init__(
-        self, folder: Path, sizes: Sizes, llm: str | None = None, encoder: str | None = None, quick: bool = False
+        self,
+        folder: Path,
+        sizes: Sizes,
+        llm: str | None = None,
+        encoder: str | None = None,
+        quick: bool = False,
     ) -> None:
         self.folder, self.sizes = folder, sizes
         torch.manual_seed(0)
@@ -371,13 +389,14 @@ def measure(bench: Bench, stage: str, product: int = 2048) -> list[Row]:
             note or f"ours takes {100 * (middle[ours] / middle[other] - 1):+.1f} %",
         )
 
+    tokens_per_s = {name: f"{supervised / seconds:.0f}" for name, seconds in middle.items()}
     return [
         against("grouped", "bare", ">= 0.952x"),
         against("grouped", "bare, few logits", ">= 0.952x"),
         against("grouped", "by hand", ">= 4x"),
         against("shared", "by hand", ">= 4x"),
         against("shared", "grouped", ">= 2.5x",
-                f"{supervised / middle['shared']:.0f} supervised tokens/s against {supervised / middle['grouped']:.0f}"),
+                f"{tokens_per_s['shared']} supervised tokens/s against {tokens_per_s['grouped']}"),
         *(
             Row("llm step", f"{what}: {name}, share of the matrix-product peak", spread(shares[name], 100, "%"),
                 aim=">= 70 %", note=f"losses of all sides within {apart:.0e}, relative")
@@ -390,7 +409,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure the stages and print their rows."""
     parser = arguments(__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--llm", help="directory of the LLM (default: random weights, SmolLM2-135M's sizes)")
-    parser.add_argument("--encoder", help="directory of a Whisper encoder (default: random, Whisper tiny's sizes)")
+    parser.add_argument(
+        "--encoder", help="directory of a Whisper encoder (default: random, Whisper tiny's sizes)"
+    )
     parser.add_argument("--stage", nargs="+", choices=("align", "instruct"), default=["align", "instruct"])
     for field in dataclasses.fields(Sizes):
         name = f"--{field.name.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""An LLM from a GGUF file: the same weights and tokens as the directory it was made of, trained and saved as any other."""
+"""An LLM from a GGUF file: the same weights and tokens as its directory has, trained and saved as any other."""
 
 import json
 

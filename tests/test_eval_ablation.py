@@ -68,6 +68,33 @@ def test_tiny_configs_make_their_arms(path):
         assert {arm.tokens_per_s for arm in arms} == {3.125} and len(arms) == 7
 
 
+def test_real_encoders_hear_recordings(tmp_path):
+    """Directories come from variables, also inside a fusion; questions about the recordings are made by a step."""
+    given = {name: tmp_path / name for name in ("audiomosaic", "whisper")}
+    for name, folder in given.items():
+        encoder_class(name).tiny().save_pretrained(folder)
+    words = [f"variables.{name}={folder}" for name, folder in given.items()]
+    words += ["inputs.held_out=speaker=ann", "inputs.question=Which digit is spoken?", "inputs.llm=some/llm"]
+    settings = load_ablation(CONFIGS / "encoders-real.yaml", words, "digits.csv")
+    inputs = shared_inputs(settings)
+    arms = {arm.name: arm for arm in make_arms(settings, inputs.table)}
+    assert set(arms) == {"audiomosaic", "whisper", "fused", "logmel", "untrained", "oracle"}
+    parts = arms["fused"].stages["align"]["encoder"]["parts"]
+    assert parts == [str(given["audiomosaic"]), str(given["whisper"])]
+    assert arms["oracle"].stages["align"]["encoder_options"]["table"] == inputs.table
+    made = inputs.needs[0]
+    assert made.words[-2:] == ("speaker=ann", "question=Which digit is spoken?")
+    assert (
+        str(Path("digits.csv").resolve()) in made.words and str(Path("digits.csv").resolve()) in inputs.reads
+    )
+    step = arm_steps(settings, arms["fused"], inputs, 1).train[0]
+    values = parse_settings(TrainSettings, placed(step.config, Path("/root"), step))
+    assert "train.jsonl" in str(values.data.train)
+    assert values.llm == "some/llm" and values.data.validation
+    with pytest.raises(ConfigError, match="variables.whisper: is not given; add variables.whisper=DIR"):
+        make_arms(load_ablation(CONFIGS / "encoders-real.yaml", words[:1], "digits.csv"))
+
+
 def test_every_combination_is_an_arm_and_single_levels_go_unnamed():
     axes = {
         "encoder": {"logmel": {"align": {"encoder": "logmel"}}},
@@ -97,6 +124,9 @@ def test_options_of_another_encoder_do_not_stay():
         ({"axes": {"encoder": {"a": {"aling": {}}}}}, "axes.encoder.a.aling"),
         ({"axes": {"data_size": [1.5]}}, "data_size"),
         ({"stages": {"pretrain": {}}}, "neither align nor instruct"),
+        ({"inputs": {"recordings": "a.csv"}}, "inputs.llm: give a directory or hub id"),
+        ({"inputs": {"recordings": "a.csv", "llm": "l", "test": "t"}}, "remove inputs.test"),
+        ({"inputs": {"scenes": {}, "held_out": "fold=1"}}, "inputs.held_out: needs inputs.recordings"),
         ({"seeds": [1, 1]}, "seeds"),
         ({"budget": {"unit": "hours"}}, "budget.unit"),
         ({"inputs": {"train": ["a"]}}, "give scenes"),

@@ -53,6 +53,42 @@ def test_accumulated_batches_cost_as_much_as_steps(data, parts, tmp_path):
     assert twice.flops == 2 * once.flops and abs(twice.tokens - 2 * once.tokens) <= 1
 
 
+def test_a_dry_run_counts_encodings_validation_and_start_up(data, parts, tmp_path, monkeypatch):
+    """Clips are encoded once, and only those that the folder lacks; validation runs count as often as they happen."""
+    import train.tune.estimate as estimate
+    from train.tune.conversations import ClipFeatures
+
+    encoded, ticks = [], iter(range(100_000))
+    own = ClipFeatures._encode
+    monkeypatch.setattr(ClipFeatures, "_encode", lambda self, refs: encoded.extend(refs) or own(self, refs))
+    monkeypatch.setattr(
+        estimate.time, "perf_counter", lambda: float(next(ticks))
+    )  # a second between two looks
+    validation = {"cache_features": True, "feature_folder": str(tmp_path / "features")}
+    validation |= {"validation": [str(data / "train.jsonl")]}
+
+    def cost(**run):
+        return STAGES.get("align").dry_run(
+            of_stage("align", data, tmp_path / "run", parts, data=validation, run=run)
+        )
+
+    found = cost()
+    # Each step's micro-batches hold 2 of the 7 clips, and the validation batch 2: no clip is encoded twice.
+    assert 2 <= len(encoded) == len(set(encoded)) <= 6
+    assert found.other_s["start up"] == 1.0
+    per_clip = found.other_s["encoding clips"] / 7
+    assert per_clip in (0.5, 1.0)  # two or one clips in the fastest batch
+    assert (
+        found.other_s["validation"] == 2 * 7 / 2
+    )  # two passes over 7 samples, in batches of 2 that take a second
+    steps_s = found.seconds - sum(found.other_s.values())
+    assert steps_s == pytest.approx(14 * (1 + 1))  # of a second each, and another to load its batch
+    assert cost(eval_every=3).other_s["validation"] == (2 + 7 // 3) * 7 / 2
+    assert f"7 steps of {steps_s / 7:.3g} s, start up 0 min 01 s, encoding clips 0 min" in str(found)
+    run_stage(of_stage("align", data, tmp_path / "run", parts, data=validation, optim={"steps": 1}))
+    assert "encoding clips" not in cost().other_s
+
+
 def test_runs_are_listed_and_compared(data, parts, tmp_path, capsys):
     for name, lr in (("a", 1e-3), ("b", 2e-3)):
         run_stage(

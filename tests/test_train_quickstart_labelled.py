@@ -70,6 +70,25 @@ def test_it_trains_scores_and_reports(table, encoder, llm_dir, tmp_path, capsys)
     assert "align: already done" in capsys.readouterr().out
 
 
+def test_only_the_questions_are_written_on_demand(table, tmp_path):
+    words = [
+        "quickstart",
+        "--inputs-only",
+        "--out",
+        str(tmp_path),
+        "--data",
+        str(table),
+        "question=Which tone?",
+    ]
+    assert main([*words, "--held-out", "speaker=ann"]) == 0
+    asked = read_manifest(tmp_path / "data" / "test.jsonl")
+    assert len(asked) == 4 and all("-ann-" in record.id for record in asked)
+    assert asked[0].messages[0]["content"].endswith("Which tone?")
+    assert main([*words, "--held-out", ""]) == 0  # the last fold
+    assert len(read_manifest(tmp_path / "data" / "test.jsonl")) == 6
+    assert {path.name for path in tmp_path.iterdir()} == {"compose", "data"}
+
+
 def test_the_projector_follows_from_the_rate_of_the_encoder(table, encoder, llm_dir, tmp_path):
     given = {"encoder": str(encoder), "llm": str(llm_dir), "data": str(table), "seed": 3}
     stage = stage_settings(load_labelled(given, []), tmp_path)

@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--encoder", help="an encoder in place of the pretrained one: name, directory or hub id"
     )
-    parser.add_argument("--llm", help="an LLM in place of the small one: directory or hub id")
+    parser.add_argument("--llm", help="an LLM in place of the small one: directory, hub id or GGUF file")
     parser.add_argument(
         "--held-out",
         metavar="COLUMN=VALUE",
@@ -45,7 +45,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--inputs-only",
         action="store_true",
-        help="only compose the scenes and train the small LLM, for runs of your own (alm ablate does this)",
+        help="only compose the scenes and train the small LLM, for runs of your own (alm ablate does this); with "
+        "--held-out: only write the questions about the recordings of --data, into OUT/data",
     )
     parser.add_argument(
         "overrides",
@@ -58,7 +59,7 @@ def add(commands: Any) -> None:
 
 
 def _quickstart(arguments: argparse.Namespace) -> None:
-    from train.quickstart.labelled import run_labelled
+    from train.quickstart.labelled import make_splits, run_labelled
     from train.quickstart.workflow import make_inputs, run_quickstart
 
     started, parts = time.perf_counter(), {"encoder": arguments.encoder, "llm": arguments.llm}
@@ -67,10 +68,15 @@ def _quickstart(arguments: argparse.Namespace) -> None:
         run_labelled(arguments.out, given, arguments.overrides)
         print(f"{time.perf_counter() - started:.0f} s, of CPU time {cpu_seconds():.0f} s")
         return
-    if arguments.held_out:
-        raise ConfigError(
-            "--held-out: needs --encoder, --llm and --data; scenes hold out folds (compose.test_folds)"
-        )
+    if arguments.held_out is not None:
+        if not (arguments.data and arguments.inputs_only):
+            raise ConfigError(
+                "--held-out: needs --encoder, --llm and --data, or --data and --inputs-only; scenes hold out folds "
+                "(compose.test_folds)"
+            )
+        given = {"data": arguments.data, "held_out": arguments.held_out or None}
+        make_splits(arguments.out, given, arguments.overrides)
+        return
     make = make_inputs if arguments.inputs_only else run_quickstart
     chosen = [f"{key}={json.dumps(value)}" for key, value in parts.items() if value]
     make(arguments.out, arguments.data, arguments.seed, [*chosen, *arguments.overrides])

@@ -66,6 +66,16 @@ def shared_inputs(settings: AblationSettings, sketch: bool = False) -> Inputs:
         parts = tuple(f"{step.ref}/data/{split}.jsonl" for split in ("train", "validation", "test"))
         found = Inputs((parts[0],), (parts[1],), parts[2], f"{step.ref}/llm",
                        f"{step.ref}/data/scenes.jsonl", "", (step,), ())  # fmt: skip
+    elif given.recordings:
+        assert given.llm is not None
+        words = ("alm", "quickstart", "--inputs-only", "--out", HERE, "--data", given.recordings, "--held-out",
+                 given.held_out or "", *([f"question={given.question}"] if given.question else ()))  # fmt: skip
+        step = Step(
+            "inputs", "questions about recordings", words, "data/test.jsonl", reads=(given.recordings,)
+        )
+        parts = tuple(f"{step.ref}/data/{split}.jsonl" for split in ("train", "validation", "test"))
+        found = Inputs((parts[0],), (parts[1],), parts[2], given.llm, given.labels or given.recordings, "", (step,),
+                       (given.recordings, given.llm))  # fmt: skip
     else:
         assert given.test is not None and given.llm is not None
         files = (*given.train, *given.validation, given.test, given.llm, *filter(None, [given.labels]))

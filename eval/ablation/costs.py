@@ -108,9 +108,12 @@ def cost_table(settings: AblationSettings, work: Path, plans: list[ArmPlan]) -> 
                     0 if step.key in pretrained else len(settings.seeds) if settings.pretrain_per_seed else 1
                 )
                 pretrained.add(step.key)
-            total += runs * found["seconds"] * share
+            other = found["other_s"]
+            once = other.get("encoding clips", 0.0)  # all runs of an arm share the cached features
+            each = (found["seconds"] - sum(other.values())) * share + sum(other.values()) - once
+            total += runs * each + once
             sizes = (f"{found['trainable']:,}", f"{found['parameters']:,}", f"{steps:,}", tokens)
-            seconds = f"{found['seconds'] * share:.0f} s x {runs}"
+            seconds = f"{each:.0f} s x {runs}" + (f" + {once:.0f} s" if once else "")
             rows.append((plan.arm.name, stage, *sizes, f"{found['flops'] * share:.3g}", seconds))
         rows += [(plan.arm.name, "", remark) for remark in (plan.error, plan.arm.remark) if remark]
     jobs = n_jobs(settings)
@@ -118,7 +121,7 @@ def cost_table(settings: AblationSettings, work: Path, plans: list[ArmPlan]) -> 
     lines = [*text_table(_HEAD, [row for row in rows if len(row) == len(_HEAD)]), *map(one_line, remarks)]
     lines.append(
         f"{len(plans)} arms, {len(settings.seeds)} seeds, {len(settings.lr_scales)} learning rates; "
-        f"about {total / jobs / 60:.0f} min of training with {jobs} processes at a time, plus scoring and start-up; "
-        "cached features make it less"
+        f"about {total / jobs / 60:.0f} min of training with {jobs} processes at a time, plus scoring; "
+        "encoders that several arms share are run once, which makes it less"
     )
     return "\n".join(lines)

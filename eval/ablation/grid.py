@@ -125,7 +125,8 @@ def _arm(settings: AblationSettings, track: str, chosen: list[_Level], labels: s
             # An axis that says something of a stage which an earlier axis left out says it of nothing.
             if stages.get(stage, {}) is not None:
                 stages[stage] = None if values is None else merged(stages.get(stage, {}), values)
-    stages = {stage: _filled(stages[stage], labels) for stage in STAGES if stages.get(stage) is not None}
+    variables = {**settings.variables, **({"labels": labels} if labels else {})}
+    stages = {stage: _filled(stages[stage], variables) for stage in STAGES if stages.get(stage) is not None}
     _check_chain(name, stages)
     share = next((level.share for level in chosen if level.axis == "data_size"), 1.0)
     name = named(settings, name, track)
@@ -157,9 +158,16 @@ def _check_chain(name: str, stages: dict[str, dict[str, Any]]) -> None:
         raise ConfigError(f"arm '{name}': names no encoder; give {tuned[0]}.encoder or pretrain.encoder")
 
 
-def _filled(values: Any, labels: str) -> Any:
+def _filled(values: Any, variables: dict[str, str | None]) -> Any:
     if isinstance(values, dict):
-        return {key: _filled(value, labels) for key, value in values.items()}
+        return {key: _filled(value, variables) for key, value in values.items()}
     if isinstance(values, list | tuple):
-        return [_filled(value, labels) for value in values]
-    return values.replace("{labels}", labels) if isinstance(values, str) and labels else values
+        return [_filled(value, variables) for value in values]
+    if not isinstance(values, str):
+        return values
+    for name, value in variables.items():
+        if f"{{{name}}}" in values:
+            if value is None:
+                raise ConfigError(f"variables.{name}: is not given; add variables.{name}=DIR")
+            values = values.replace(f"{{{name}}}", value)
+    return values

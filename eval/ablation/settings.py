@@ -27,17 +27,23 @@ class InputSettings:
     Attributes:
         scenes: Settings of `alm quickstart` (`compose`, `text_llm`): scenes are composed and a small LLM is trained
             for all arms, and every other input is taken from there. None: the inputs below.
-        recordings: Label table of recordings to make the scenes from; None generates the sounds.
+        recordings: Label table of recordings to make the scenes from; None generates the sounds. Without `scenes`,
+            each recording has one question, whose answer is its category; `llm` is needed then, and `labels` is this
+            table.
+        held_out: `COLUMN=VALUE` of the recordings to test on, where there are no scenes; None takes the last fold.
+        question: What is asked about each recording, where there are no scenes; None is the quickstart's question.
         train: Manifests.
         validation: Manifests; they choose the learning rate.
         test: The benchmark's data, as `alm eval` takes it.
-        llm: Causal LLM, directory or hub id.
+        llm: Causal LLM: directory, hub id or GGUF file.
         labels: `scenes.jsonl` or a label table, for the oracle and the linear probe. None disables both.
         seed: Of the scenes and the small LLM.
     """
 
     scenes: dict[str, Any] | None = None
     recordings: str | None = None
+    held_out: str | None = None
+    question: str | None = None
     train: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
     test: str | None = None
@@ -49,10 +55,26 @@ class InputSettings:
         given = [name for name in ("train", "validation", "test", "llm", "labels") if getattr(self, name)]
         if self.scenes is not None and given:
             raise ConfigError(f"inputs: scenes brings its own {', '.join(given)}; give one or the other")
-        if self.scenes is None and self.recordings:
-            raise ConfigError("inputs.recordings: scenes are made of them, but there is no inputs.scenes")
-        if self.scenes is None and not (self.train and self.validation and self.test and self.llm):
-            raise ConfigError("inputs: give scenes, or all of train, validation, test and llm")
+        if self.scenes is not None or not self.recordings:
+            alone = [name for name in ("held_out", "question") if getattr(self, name)]
+            if alone:
+                raise ConfigError(
+                    f"inputs.{alone[0]}: needs inputs.recordings without inputs.scenes; remove it"
+                )
+        if self.scenes is not None:
+            return
+        if self.recordings:
+            given = [name for name in given if name not in ("llm", "labels")]
+            if given or not self.llm:
+                raise ConfigError(
+                    f"inputs.recordings: makes train, validation and test; remove inputs.{given[0]}"
+                    if given
+                    else "inputs.llm: give a directory or hub id; questions about recordings need an LLM"
+                )
+        elif not (self.train and self.validation and self.test and self.llm):
+            raise ConfigError(
+                "inputs: give scenes, or all of train, validation, test and llm, or recordings and llm"
+            )
 
 
 @dataclass(frozen=True)
@@ -182,6 +204,8 @@ class AblationSettings:
 
     Attributes:
         out: Its folder.
+        variables: What `{NAME}` stands for in the values of arms, for example directories; one without a value must be
+            given on the command line: `variables.NAME=DIR`.
         work: Folder of its steps and cached features; "" is `out`. Ablations with the same folder share their steps: a
             step that several of them need runs once.
         inputs: What all arms share.
@@ -207,6 +231,7 @@ class AblationSettings:
     baseline: str
     inputs: InputSettings
     stages: dict[str, dict[str, Any]]
+    variables: dict[str, str | None] = field(default_factory=dict)
     work: str = ""
     axes: Axes = Axes()
     references: dict[str, Patch] = field(default_factory=dict)

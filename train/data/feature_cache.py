@@ -192,6 +192,27 @@ def encoded_once(
     return work.done
 
 
+def missing_clips(
+    encoder: AudioEncoder, clips: Sequence[AudioRef], folder: Path | None, kept: str = "tokens"
+) -> list[AudioRef]:
+    """The clips whose features a folder does not hold, in order; nothing is read but names, nothing is changed.
+
+    Args:
+        encoder: The frozen encoder.
+        clips: All clips that will be needed.
+        folder: The folder of cached features; None: all are missing.
+        kept: Name of the encoder's output that is cached.
+    """
+    if folder is None or not folder.is_dir():
+        return list(clips)
+    found = set[str]()
+    for file in folder.glob("*.safetensors"):
+        with suppress(OSError, SafetensorError), safe_open(file, "pt") as shard:
+            found.update(shard.keys())
+    names = _names(encoder, clips, kept)
+    return [clip for clip in clips if names.get(clip) not in found]
+
+
 @dataclass
 class _Encoding:
     """The state of encoding some clips: features `done`, their size, and those `pending` for the next shard."""

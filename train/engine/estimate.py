@@ -1,6 +1,8 @@
 """Estimate the cost of a stage before it runs: `alm train CONFIG --dry-run`.
 
-Counts come from the config and the data, time and FLOPs from a few real steps on the first batches. Nothing is written.
+Counts come from the config and the data, time and FLOPs from a few real steps on the first batches. What a stage does
+besides its steps (loading its parts, encoding clips, validation) is measured on a few clips and batches, and scaled to
+the whole run. Nothing is written.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -39,7 +41,8 @@ class CostEstimate:
         peak_bytes: Largest GPU memory of the calibration (with gradients, without optimiser); None on a CPU.
         tokens: LLM tokens of the whole run, prompts, audio and answers; None for stages without an LLM.
         flops: Floating-point operations of the whole run (matrix products, as PyTorch counts them).
-        seconds: Expected time on this device with this many processes, all equally fast; data loading excluded.
+        seconds: Expected time on this device with this many processes, all equally fast.
+        other_s: Seconds of `seconds` that are not spent in steps, by what they are spent on.
     """
 
     stage: str
@@ -53,9 +56,20 @@ class CostEstimate:
     tokens: int | None
     flops: float
     seconds: float
+    other_s: dict[str, float] = field(default_factory=dict)
+
+    def with_other(self, **seconds: float) -> CostEstimate:
+        """A copy with more time besides the steps; underscores in the names are read as spaces."""
+        more = {name.replace("_", " "): value for name, value in seconds.items() if value > 0}
+        return replace(self, seconds=self.seconds + sum(more.values()), other_s={**self.other_s, **more})
 
     def __str__(self) -> str:
         epochs = self.steps * self.global_batch / self.samples
+        step_s = (self.seconds - sum(self.other_s.values())) / self.steps
+        spent = [
+            f"{self.steps:,} steps of {step_s:.3g} s",
+            *(f"{n} {_duration(t)}" for n, t in self.other_s.items()),
+        ]
         lines = {
             "trainable parameters": f"{self.trainable:,} of {self.parameters:,}",
             "samples": f"{self.samples:,}",
@@ -64,7 +78,7 @@ class CostEstimate:
             "memory": f"{_giga(self.state_bytes)} GB for weights, gradients and AdamW; activations on top"
             + ("" if self.peak_bytes is None else f" (calibration's peak: {_giga(self.peak_bytes)} GB)"),
             "FLOPs": f"{self.flops:.3g}",
-            "expected time": f"{_duration(self.seconds)} ({self.seconds / self.steps:.3g} s a step), without loading",
+            "expected time": f"{_duration(self.seconds)} ({', '.join(spent)})",
         }
         width = max(len(name) for name in lines)
         return "\n".join([f"stage {self.stage}", *(f"  {name:<{width}}  {v}" for name, v in lines.items())])
@@ -83,6 +97,10 @@ def estimate_cost(
     batches = EpochBatches(dataset, optim.batch_size, settings.run.seed)
     first = [collate([dataset[i] for i in batches.batch(n)]) for n in range(min(_TIMED_STEPS, len(batches)))]
     seconds, flops, peak = _calibrate(model, first)
+    if not settings.data.workers:  # else loaded beside the steps
+        started = time.perf_counter()  # the second time: clips whose features are cached have been encoded
+        collate([dataset[i] for i in batches.batch(0)])
+        seconds += time.perf_counter() - started
     passes = optim.steps * optim.accumulation
     parameters = list(model.parameters())
     trainable = [p for p in parameters if p.requires_grad]

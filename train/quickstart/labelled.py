@@ -42,7 +42,7 @@ class LabelledSettings:
 
     Attributes:
         encoder: Encoder: a name, directory or hub id.
-        llm: Causal LLM: directory or hub id.
+        llm: Causal LLM: directory, hub id or GGUF file.
         data: Label table of the recordings, with the columns filename and category (or target).
         held_out: `COLUMN=VALUE` of the recordings to ask about; None takes the last value of the column fold.
         seed: Seed of weights and sampling.
@@ -53,9 +53,9 @@ class LabelledSettings:
         evaluate: Scoring.
     """
 
-    encoder: str
-    llm: str
-    data: str
+    encoder: str = ""
+    llm: str = ""
+    data: str = ""
     held_out: str | None = None
     seed: int = 0
     question: str = "What is heard in this recording?"
@@ -79,6 +79,21 @@ def load_labelled(values: dict[str, Any], overrides: Sequence[str]) -> LabelledS
     return parse_settings(LabelledSettings, settings, "quickstart")
 
 
+def make_splits(out: str | Path, values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Write the questions about the recordings alone; see `run_labelled`."""
+    _make_splits(load_labelled(values, overrides), Path(out))
+
+
+def _make_splits(settings: LabelledSettings, out: Path) -> None:
+    run_step(
+        out / "compose",
+        {"held_out": settings.held_out, "question": settings.question, "share": settings.validation_share},
+        [settings.data],
+        lambda _: write_splits(settings, out / "data"),
+        out / "data",
+    )
+
+
 def run_labelled(out: str | Path, values: dict[str, Any], overrides: Sequence[str]) -> Path:
     """Run every step that is not finished yet; returns the report's path.
 
@@ -93,13 +108,7 @@ def run_labelled(out: str | Path, values: dict[str, Any], overrides: Sequence[st
     settings, out = load_labelled(values, overrides), Path(out)
     stage = stage_settings(settings, out)  # a wrong key is found before the first step
     print("\n== 1/3 recordings", flush=True)
-    run_step(
-        out / "compose",
-        {"held_out": settings.held_out, "question": settings.question, "share": settings.validation_share},
-        [settings.data],
-        lambda _: write_splits(settings, out / "data"),
-        out / "data",
-    )
+    _make_splits(settings, out)
     print("\n== 2/3 align and score the model", flush=True)
     model = run_stage(stage)
     score_model(

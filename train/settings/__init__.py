@@ -120,7 +120,8 @@ class TrainSettings(StageSettings):
         encoder_options: Values that replace keys of the encoder's config.
         projector: Projector name (align, instruct).
         projector_options: The projector's options (align, instruct).
-        llm: Causal LLM: directory or hub id (align, instruct).
+        llm: Causal LLM: directory, hub id or GGUF file (align, instruct). Weights of a GGUF file are de-quantised and
+            saved with the model; it needs `pip install 'alm-toolkit[gguf]'`.
         llm_bits: Quantise the LLM's weights to 4 or 8 bits with bitsandbytes; None keeps their precision
             (align, instruct; not with `model`).
         chat_template: A Jinja template, or `plain` or `alpaca-short`; None takes the LLM's own (align, instruct).

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alm.common.errors import ConfigError
 from train.settings import TrainSettings
 from train.stages.training import TrainingStage, zero_stage
+
+if TYPE_CHECKING:
+    from train.engine.estimate import CostEstimate
 
 
 class TuneStage(TrainingStage):
@@ -77,14 +80,18 @@ class TuneStage(TrainingStage):
 
     def build(self, settings: TrainSettings) -> Any:
         """The model with its trainable parts, and its samples."""
-        from alm.data.sources import open_records
-        from train.tune.conversations import ClipWaveforms
-        from train.tune.stage import starting_model, training_data
+        from train.tune.estimate import parts_to_estimate
 
-        records = open_records(settings.data.train)
-        model, processor = starting_model(settings)
-        model.set_policy(settings.policy)
-        return model, *training_data(settings, records, processor, ClipWaveforms(processor.sample_rate))
+        return parts_to_estimate(settings)
+
+    def dry_run(self, settings: TrainSettings) -> CostEstimate:
+        """Time and FLOPs of a few real steps, encodings and validation batches, scaled to the whole run."""
+        from transformers import set_seed
+
+        from train.tune.estimate import estimate_tuning
+
+        set_seed(settings.run.seed)
+        return estimate_tuning(settings)
 
     def samples(self, settings: TrainSettings) -> Iterator[tuple[str, Callable[[], None]]]:
         """The records of `data.train` and `data.validation`, with every caption."""
