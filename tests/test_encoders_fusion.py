@@ -181,3 +181,28 @@ def test_a_model_with_a_fused_encoder_survives_saving(model_of, clips, tmp_path)
     inputs = processor.apply_chat_template([question], audio=[[clips[2]]], tokenize=True, return_dict=True)
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits, again(**inputs).logits)
+
+
+def test_a_model_with_a_fused_encoder_is_exported(model_of, clips, tmp_path):
+    """Adapters of one part are folded in; the export needs neither the parts nor peft's layers."""
+    from alm.export import export_model
+
+    model, processor = model_of
+    model.set_policy(Policy(encoder="lora", encoder_parts=("frozen", "lora"), llm="lora"))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    model.eval().save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    found = export_model(tmp_path / "model", tmp_path / "export")
+    assert found["merge"] < 1e-4 and found["reload"] < 1e-6
+    again, its_processor = load_model_and_processor(tmp_path / "export")
+    assert isinstance(again.encoder, FusionEncoder)
+    assert again.config.encoder_lora is None and not any("lora" in name for name in again.state_dict())
+    question = [{"role": "user", "content": "<|audio|>what is this sound"}]
+    words = {"audio": [[clips[2]]], "tokenize": True, "return_dict": True}
+    with torch.no_grad():
+        expected = model(**processor.apply_chat_template([question], **words)).logits
+        exported = again(**its_processor.apply_chat_template([question], **words)).logits
+    torch.testing.assert_close(exported, expected, atol=1e-4, rtol=1e-4)
