@@ -80,3 +80,18 @@ def test_evaluation_in_batches_gives_the_same_predictions(tmp_path: Path) -> Non
         "\n".join([lines[0].replace('"prediction": "', '"prediction": "x'), *lines[1:]])
     )
     assert differing(batched, single) == 1
+
+
+@pytest.mark.parametrize("stage", ["align", "instruct"])
+def test_all_sides_of_the_llm_step_have_the_same_loss(stage: str, tmp_path: Path) -> None:
+    """Shared rows, grouped batches, the bare LLM and the hand-written step compute the same thing."""
+    from benchmarks.llm_step import Bench, Sizes
+
+    bench = Bench(tmp_path, Sizes(clips=2, questions=3, clip_s=2.0, batch=2, rounds=1), quick=True)
+    bench.start(stage)
+    loss, flops, supervised = bench.cost(group_by_length=True)
+    shared_loss, shared_flops, as_many = bench.cost(share_clips=3)
+    assert supervised == as_many and 0 < shared_flops < flops
+    others = [bench.bare(few_logits=False)(), bench.bare(few_logits=True)(), bench.by_hand()()]
+    assert [shared_loss, *others] == pytest.approx([loss] * 4, rel=1e-5)
+    assert bench.ours(share_clips=3)() > 0
