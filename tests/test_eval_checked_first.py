@@ -19,7 +19,7 @@ from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.benchmarks._data import read_records
 from eval.errors import EvaluationError, MetricError, MetricUnavailable
 from eval.metrics import find_metric, list_metrics
-from eval.models._decoding import check_decoding, ignored_settings
+from eval.models._local import check_decoding, ignored_settings
 from eval.models.own import OwnModel
 from eval.runner.manifest import evaluate_manifest
 from eval.runner.score_file import score_file

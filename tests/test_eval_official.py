@@ -11,7 +11,7 @@ from alm.data.manifest import write_manifest
 from eval.benchmarks import load_benchmark
 from eval.benchmarks._data import read_records
 from eval.errors import EvaluationError
-from eval.reports.score_table import format_scores
+from eval.reports.score_table import format_scores, official_remark
 from eval.runner.score_file import score_file
 from eval.scoring.official import official_score
 from eval.scoring.official_rules.mmau import mmau_match
@@ -71,6 +71,23 @@ def test_an_empty_answer_is_wrong_and_a_missing_one_is_not_counted():
     assert found["value"] == pytest.approx(1 / 3) and found["strict"] == 0.25
     nothing = official_score("mmau", records_of(lines), [None] * 4)
     assert nothing["value"] is None and nothing["n_answered"] == 0 and nothing["strict"] == 0.0
+
+
+def test_questions_without_choices_are_in_no_denominator():
+    with_choices = [{"id": name, "references": ["dog"], "choices": ["dog", "cat"]} for name in "abcd"]
+    free = [{"id": name, "references": ["dog"]} for name in "ef"]
+    records = records_of([*with_choices, *free])
+    found = official_score("mmau", records, ["dog", "cat", "dog", None, "dog", None])
+    assert (found["n_right"], found["n_answered"], found["n_records"]) == (2, 3, 4)
+    assert found["value"] == pytest.approx(2 / 3) and found["strict"] == 0.5
+    none = official_score("mmau", records_of(free), ["dog", "dog"])
+    assert none["value"] is None and none["strict"] is None and none["n_records"] == 0
+    condition = {"official": found, "scores": {"qa/overall": {"value": 0.5, "n": 6}}}
+    assert official_remark(condition) == (
+        "official rule (mmau): 66.7 % of the 3 answered, 50.0 % with the missing as wrong, of 4 questions with choices"
+    )
+    condition["scores"]["qa/overall"]["n"] = 4
+    assert official_remark(condition).endswith("50.0 % with the missing as wrong; ours 50.0 % (+0.0)")
 
 
 def test_a_foreign_predictions_file(tmp_path):

@@ -103,7 +103,7 @@ class IndexedRecords(LazyRecords):
         if self.table is not None:
             self.rows = _mapped(self.table)
 
-    def record_at(self, index: int) -> Record:
+    def item(self, index: int) -> Record:
         """A record, parsed now.
 
         Raises:

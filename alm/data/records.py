@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 from alm.common.errors import AudioError, ManifestError, shown
 from alm.common.files import read_bytes
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from encoders.audio import AudioHeader
+
+T = TypeVar("T")
 
 AUDIO_MARKER = "<|audio|>"
 
@@ -178,32 +180,36 @@ class Record:
         return self.messages[:-1] if self.messages[-1]["role"] == "assistant" else self.messages
 
 
-class LazyRecords(Sequence[Record]):
-    """Records that are read on access, one for each row of a table."""
-
-    rows: "np.ndarray"
+class LazySequence(Sequence[T], Generic[T]):
+    """A sequence that makes its items one by one, when they are asked for."""
 
     @abstractmethod
-    def record_at(self, index: int) -> Record:
-        """The record of a row, whose number is not negative."""
-
-    def __len__(self) -> int:
-        return len(self.rows)
+    def item(self, index: int) -> T:
+        """The item of a number, which is not negative and below the length."""
 
     @overload
-    def __getitem__(self, index: int) -> Record: ...
+    def __getitem__(self, index: int) -> T: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        """One record, or a list of them."""
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        """One item, or a list of them."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        return self.record_at(int(index % len(self)))
+        return self.item(int(index % len(self)))
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[T]:
         return (self[i] for i in range(len(self)))
+
+
+class LazyRecords(LazySequence[Record]):
+    """Records that are read on access, one for each row of a table."""
+
+    rows: "np.ndarray"
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 def format_choices(question: str, choices: Sequence[str]) -> str:

@@ -142,7 +142,7 @@ class ShardedRecords(LazyRecords):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._open(**state)  # the process that pickled it has checked the tables
 
-    def record_at(self, index: int) -> Record:
+    def item(self, index: int) -> Record:
         """A record, read from its shard now."""
         return self._read(index)[0]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Generic, TypeVar, overload
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,14 +17,14 @@ from alm.common.errors import ConfigError, ManifestError
 from alm.data.index import IndexedRecords, repeated_hashes
 from alm.data.readers import READERS
 from alm.data.readers.base import DataSource, as_source
-from alm.data.records import Record
+from alm.data.records import LazySequence, Record
 from alm.data.shards import INDEX, ShardedRecords, is_shard_folder
 from encoders.audio import AUDIO_SUFFIXES
 
 T = TypeVar("T")
 
 
-class Chain(Sequence[T], Generic[T]):
+class Chain(LazySequence[T]):
     """Several sequences as one, without copying them.
 
     Args:
@@ -38,17 +38,8 @@ class Chain(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        """Return one item, or a list of items for a slice."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
+    def item(self, index: int) -> T:
+        """An item of the part that it is in."""
         part = bisect_right(self.ends, index)
         return self.parts[part][index - (self.ends[part - 1] if part else 0)]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,12 @@ from alm.model import resolve
 from encoders.checkpoint import resolve_source
 from eval.errors import EvaluationError
 from eval.models import own
-from eval.models._decoding import check_decoding, ignored_settings
+from eval.models._local import LocalModel, check_decoding
 from eval.models.base import Answer, Answerer, ModelKind, Opening, Prompt
 from eval.models.families import Family, family_of
 
 
-class AudioTextModel(Answerer):
+class AudioTextModel(LocalModel):
     """A loaded audio-text model of `transformers`.
 
     Args:
@@ -35,47 +34,30 @@ class AudioTextModel(Answerer):
         processor: Its processor.
         model_id: Its identity, such as `alm.checkpoint.model_id_of`.
         family: How models of its kind are asked.
-        max_new_tokens: Longest answer in tokens.
-        options: Settings of `generate` in place of greedy decoding.
-        home: Its directory.
+        **options: The other arguments of `LocalModel`.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        processor: Any,
-        model_id: str,
-        family: Family | None = None,
-        max_new_tokens: int = 64,
-        options: Mapping[str, Any] | None = None,
-        home: Path | None = None,
-    ) -> None:
-        self._model, self._processor, self._family = model.eval(), processor, family or Family()
-        self.model_id, self.max_new_tokens, self.home = model_id, max_new_tokens, home
-        self.cannot_rank = self._family.cannot_rank
+    def __init__(self, model: Any, processor: Any, model_id: str, family: Family, **options: Any) -> None:
+        self._family, self.cannot_rank = family, family.cannot_rank
+        super().__init__(model.eval(), processor, model_id, **options)
+
+    def _prepare(self) -> None:
+        processor, own = self._processor, self._model.generation_config
         features = getattr(processor, "feature_extractor", None) or getattr(
             processor, "audio_processor", None
         )
         self.sample_rate = int(getattr(features, "sampling_rate", 16000))
-        own_settings = model.generation_config
-        eos = own_settings.eos_token_id
+        eos = processor.tokenizer.eos_token_id if own.eos_token_id in (None, []) else own.eos_token_id
         self._stop = sorted({*(eos if isinstance(eos, list) else [] if eos is None else [eos])})
-        if not self._stop and processor.tokenizer.eos_token_id is not None:
-            self._stop = [processor.tokenizer.eos_token_id]
-        pad = (
-            own_settings.pad_token_id
-            if own_settings.pad_token_id is not None
-            else processor.tokenizer.pad_token_id
-        )
+        pad = processor.tokenizer.pad_token_id if own.pad_token_id is None else own.pad_token_id
         neutral = {
             "do_sample": False,
             "num_beams": 1,
             "eos_token_id": self._stop,
             "pad_token_id": self._stop[0] if pad is None and self._stop else pad,
         }
-        self.differs = {key: value for key, value in (options or {}).items() if value != neutral.get(key)}
-        self.decoding = {**neutral, **(options or {}), "max_new_tokens": max_new_tokens}
-        self.notes = ignored_settings(model, self.decoding)
+        self.differs = {key: value for key, value in self._options.items() if value != neutral.get(key)}
+        self.decoding = {**neutral, **self._options, "max_new_tokens": self.max_new_tokens}
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[int, Answer]]:
@@ -200,8 +182,9 @@ def _open(name: str, opening: Opening) -> Answerer:
         )
     model = model.to(opening.device or pick_device())
     return AudioTextModel(
-        model, processor, model_id, family_of(model_type), opening.max_new_tokens, opening.decoding, folder
-    )
+        model, processor, model_id, family_of(model_type),
+        max_new_tokens=opening.max_new_tokens, options=opening.decoding, home=folder,
+    )  # fmt: skip
 
 
 MODEL_KIND = ModelKind(

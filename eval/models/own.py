@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +13,18 @@ from alm.decoding import beyond_greedy, decoding_settings
 from alm.generation import generate_answers
 from alm.ltu import is_ltu
 from alm.model import resolve
-from eval.models._decoding import check_decoding, ignored_settings
+from eval.models._local import LocalModel, check_decoding
 from eval.models.base import Answer, Answerer, ModelKind, Opening, Prompt
 from eval.models.likelihood import rank_choices
 
 
-class OwnModel(Answerer):
-    """A loaded model of this toolkit.
+class OwnModel(LocalModel):
+    """A loaded model of this toolkit."""
 
-    Args:
-        model: The model.
-        processor: Its processor.
-        model_id: Its identity, such as `alm.checkpoint.model_id_of`.
-        max_new_tokens: Longest answer in tokens.
-        options: Settings of `generate` in place of greedy decoding.
-        home: Its directory.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        processor: Any,
-        model_id: str,
-        max_new_tokens: int = 64,
-        options: Mapping[str, Any] | None = None,
-        home: Path | None = None,
-    ) -> None:
-        self._model, self._processor, self._options = model, processor, dict(options or {})
-        self.model_id, self.max_new_tokens, self.home = model_id, max_new_tokens, home
-        self.sample_rate = processor.sample_rate
-        self.decoding = decoding_settings(model, processor, max_new_tokens, **self._options)
-        self.differs = beyond_greedy(model, processor, dict(self.decoding))
-        self.notes = ignored_settings(model, self.decoding)
+    def _prepare(self) -> None:
+        self.sample_rate = self._processor.sample_rate
+        self.decoding = decoding_settings(self._model, self._processor, self.max_new_tokens, **self._options)
+        self.differs = beyond_greedy(self._model, self._processor, dict(self.decoding))
 
     @property
     def model(self) -> Any:

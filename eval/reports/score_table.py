@@ -89,10 +89,11 @@ def official_remark(condition: Mapping[str, Any]) -> str:
     official = condition["official"]
     if official["value"] is None:
         return f"official rule ({official['rule']}): no answers"
-    ours = condition["scores"]["qa/overall"]["value"]
-    return (
+    ours = condition["scores"]["qa/overall"]
+    text = (
         f"official rule ({official['rule']}): {100 * official['value']:.1f} % "
-        f"of the {official['n_answered']} answered, "
-        f"{100 * official['strict']:.1f} % with the missing as wrong; ours {100 * ours:.1f} % "
-        f"({100 * (ours - official['strict']):+.1f})"
+        f"of the {official['n_answered']} answered, {100 * official['strict']:.1f} % with the missing as wrong"
     )
+    if ours["n"] != official["n_records"]:  # ours counts questions without choices, too
+        return f"{text}, of {official['n_records']} questions with choices"
+    return f"{text}; ours {100 * ours['value']:.1f} % ({100 * (ours['value'] - official['strict']):+.1f})"

@@ -112,7 +112,9 @@ def format_comparison(found: Comparison) -> str:
                     key,
                     format_interval(interval, key),
                     "" if gap is None else format_interval(_reversed(gap), key, signed=True),
-                    "" if official is None else f"{100 * official['strict']:.1f}",
+                    ""
+                    if official is None or official["strict"] is None
+                    else f"{100 * official['strict']:.1f}",
                     f"{failures['n']} of {failures['of']}" if key == "qa/overall" else "",
                 ]
             )

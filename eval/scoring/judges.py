@@ -7,16 +7,14 @@ on, its prompt has a version, and an answer without a clear verdict is counted a
 import json
 import os
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from alm.common.json_text import parse_json
 from alm.data.records import Record
 from eval.errors import EvaluationError
+from eval.models._requests import Busy, Connections, Refused
 from eval.scoring.correctness import answers_of
 from eval.scoring.predictions import HEADLINE, PredictionsFile, prediction_key
 from eval.scoring.stats import mean_interval
@@ -70,7 +68,7 @@ class Judge:
                         )
                     try:
                         reply = self._ask(prompt)
-                    except (EvaluationError, OSError, ValueError, LookupError, TypeError):
+                    except (Busy, Refused, ValueError, LookupError):
                         found.append(None)  # not cached: the next run asks again
                         continue
                     known[key] = reply
@@ -141,29 +139,15 @@ def judged_accuracy(judge: Judge, records: Sequence[Record], said: Mapping[str, 
 
 
 def _endpoint(address: str, model: str) -> Ask:
+    connections = Connections(f"{address}/chat/completions", os.environ.get("OPENAI_API_KEY", ""), TIMEOUT_S)
+
     def ask(prompt: str) -> str:
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": 0,
-            "max_tokens": 8,
-        }
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get("OPENAI_API_KEY"):
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(
-            f"{address}/chat/completions", json.dumps(body).encode("utf-8"), headers
-        )
+        messages = [{"role": "user", "content": prompt}]
+        body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 8}
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-                    answer = parse_json(response.read().decode("utf-8"), address, EvaluationError)
-                    return str(answer["choices"][0]["message"]["content"])
-            except urllib.error.HTTPError as error:
-                # A request that is refused stays refused; a busy or broken server may recover.
-                if error.code < 500 and error.code != 429 or attempt == _ATTEMPTS:
-                    raise
-            except OSError:
+                return connections.post(json.dumps(body).encode("utf-8"))[0]
+            except Busy:
                 if attempt == _ATTEMPTS:
                     raise
         raise AssertionError("unreachable")

@@ -1,6 +1,7 @@
 """Published scoring rules, reproduced with their faults, for comparison with the numbers in papers.
 
 Samples without a prediction leave the denominator, as in the published scripts; `strict` counts them as wrong.
+Questions without choices, which the rules are not for, are in neither.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,28 +23,25 @@ def official_score(rule: str, records: Sequence[Record], answers: Sequence[str |
 
     Args:
         rule: Name of the rule, one of `RULES.names()`.
-        records: The questions.
+        records: The questions; those without choices are left out.
         answers: One per record; None where there is none.
 
     Returns:
-        `rule`, `value` over the answered questions (None without any), `n_right`, `n_answered`, `n_records`, and
-        `strict`, the same rule with the missing ones counted as wrong.
+        `rule`, `value` over the answered questions (None without any), `n_right`, `n_answered`, `n_records` (questions
+        with choices), and `strict`, the same rule with the missing ones counted as wrong (None without questions).
 
     Raises:
         ConfigError: No rule has that name.
     """
     is_right = RULES.get(rule)
-    given = [
-        (record, answer)
-        for record, answer in zip(records, answers, strict=True)
-        if answer is not None and record.choices
-    ]
+    asked = [(record, answer) for record, answer in zip(records, answers, strict=True) if record.choices]
+    given = [(record, answer) for record, answer in asked if answer is not None]
     right = sum(is_right(answer, record.references[0], record.choices) for record, answer in given)
     return {
         "rule": rule,
         "value": right / len(given) if given else None,
         "n_right": right,
         "n_answered": len(given),
-        "n_records": len(records),
-        "strict": right / len(records),
+        "n_records": len(asked),
+        "strict": right / len(asked) if asked else None,
     }

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from torch import Tensor, tensor
@@ -17,7 +17,7 @@ from torch import Tensor, tensor
 from alm.common.errors import AudioError, ConfigError
 from alm.common.fields import located
 from alm.data.readers.base import DataSource
-from alm.data.records import AudioRef
+from alm.data.records import AudioRef, LazySequence
 from alm.data.scenes.events import read_labels
 from alm.data.shards import ShardedRecords
 from alm.data.sources import Chain, is_records_source, open_records, parts_of
@@ -72,7 +72,7 @@ def read_clips(sources: Sequence[str | DataSource]) -> Sequence[NamedClip]:
     return Chain([list(clips.values()), *shards]) if shards else list(clips.values())
 
 
-class ShardClips(Sequence[NamedClip]):
+class ShardClips(LazySequence[NamedClip]):
     """The different clips of a shard directory, each looked up on access."""
 
     def __init__(self, records: ShardedRecords) -> None:
@@ -81,16 +81,8 @@ class ShardClips(Sequence[NamedClip]):
     def __len__(self) -> int:
         return len(self.records.clips)
 
-    @overload
-    def __getitem__(self, index: int) -> NamedClip: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[NamedClip]: ...
-    def __getitem__(self, index: int | slice) -> NamedClip | list[NamedClip]:
-        """Return one clip, named after the first record about it; or a list of them."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def item(self, index: int) -> NamedClip:
+        """A clip, named after the first record about it."""
         return NamedClip(*self.records.named_clip(index))
 
 

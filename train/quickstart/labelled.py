@@ -19,17 +19,14 @@ from alm.common.settings import apply_overrides, check_ranges, parse_settings, r
 from alm.data.manifest import read_manifest, write_manifest
 from alm.data.records import Record
 from alm.data.scenes.events import Clip, read_labels
-from encoders.audio import load_audio
 from encoders.registry import load_encoder
 from eval.ablation.tokens import match_tokens
 from eval.reports.score_report import Baseline
-from eval.scoring.baselines import logmel_baseline
 from eval.scoring.correctness import is_correct
 from eval.scoring.predictions import CONTROLS
-from eval.scoring.stats import mean_interval
 from train.pipeline.evaluation import AnswerSettings, score_model
 from train.pipeline.runner import run_stage, run_step
-from train.quickstart.report import SAMPLE_RATE_HZ, summarise
+from train.quickstart.report import logistic_baseline, summarise
 from train.settings import TrainSettings
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart-labelled.yaml"
@@ -195,19 +192,12 @@ def _record(question: str, clip: Clip) -> dict[str, Any]:
 def label_baseline(known: Sequence[Record], asked: Sequence[Record], answers: dict[str, str]) -> Baseline:
     """Logistic regression on log-mel statistics of the recordings that the model was trained on."""
 
-    def labelled(records: Sequence[Record]) -> list[tuple[Any, str]]:
-        return [(load_audio(record.audio[0].path, SAMPLE_RATE_HZ), str(record.answer)) for record in records]
+    def labelled(records: Sequence[Record]) -> list[tuple[Path, str, str]]:
+        return [(record.audio[0].path, str(record.answer), record.id) for record in records]
 
-    result = logmel_baseline(labelled(known), labelled(asked), SAMPLE_RATE_HZ, groups=[r.id for r in known])
-    flags = [float(p == record.answer) for p, record in zip(result["predictions"], asked, strict=True)]
-    interval = mean_interval(flags, [record.id for record in asked], proportion=True)
-    right = [is_correct(record, answers.get(record.id, "")) for record in asked]
-    return Baseline(
-        name="logistic regression on mean and sd of the log-mel",
-        score="what is heard, held-out recordings, accuracy",
-        value=result["accuracy"],
-        n=len(asked),
-        low=interval.low,
-        high=interval.high,
-        model_value=sum(right) / max(len(right), 1),
+    return logistic_baseline(
+        "what is heard, held-out recordings, accuracy",
+        labelled(known),
+        labelled(asked),
+        [is_correct(record, answers.get(record.id, "")) for record in asked],
     )

@@ -136,24 +136,41 @@ def recording_baseline(
     held_out = {str(clip.path.resolve()): clip for clip in bank.for_split("test").clips}
     asked = [record for record in records if record.kind == "what" and record.meta.get("whole_clip")]
     tested = [held_out[str(Path(record.meta["sources"][0]).resolve())] for record in asked]
+    return logistic_baseline(
+        "what is this sound, unseen recordings, accuracy",
+        [(clip.path, clip.kind, clip.recording) for clip in known],
+        [(clip.path, clip.kind, record.clip) for clip, record in zip(tested, asked, strict=True)],
+        [is_correct(record, answers.get(record.id, "")) for record in asked],
+    )
+
+
+def logistic_baseline(
+    score: str,
+    known: Sequence[tuple[Path, str, str]],
+    tested: Sequence[tuple[Path, str, str]],
+    model_right: Sequence[bool],
+) -> Baseline:
+    """Logistic regression on log-mel statistics of recordings.
+
+    Args:
+        score: What is scored.
+        known: Files that it learns from, with their labels and the recordings that they were cut from.
+        tested: Files that it names, with their labels and clips.
+        model_right: Whether the model's answer about each of these is right.
+    """
     result = logmel_baseline(
-        [(load_audio(clip.path, SAMPLE_RATE_HZ), clip.kind) for clip in known],
-        [(load_audio(clip.path, SAMPLE_RATE_HZ), clip.kind) for clip in tested],
+        *([(load_audio(file, SAMPLE_RATE_HZ), label) for file, label, _ in some] for some in (known, tested)),
         SAMPLE_RATE_HZ,
-        groups=[clip.recording for clip in known],
+        groups=[group for *_, group in known],
     )
-    right = [is_correct(record, answers.get(record.id, "")) for record in asked]
-    interval = mean_interval(
-        [float(p == clip.kind) for p, clip in zip(result["predictions"], tested, strict=True)],
-        [record.clip for record in asked],
-        proportion=True,
-    )
+    flags = [float(p == label) for p, (_, label, _) in zip(result["predictions"], tested, strict=True)]
+    interval = mean_interval(flags, [clip for *_, clip in tested], proportion=True)
     return Baseline(
         name="logistic regression on mean and sd of the log-mel",
-        score="what is this sound, unseen recordings, accuracy",
+        score=score,
         value=result["accuracy"],
-        n=len(asked),
+        n=len(tested),
         low=interval.low,
         high=interval.high,
-        model_value=sum(right) / max(len(right), 1),
+        model_value=sum(model_right) / max(len(model_right), 1),
     )

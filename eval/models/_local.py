@@ -1,15 +1,49 @@
-"""Decoding settings of local models."""
+"""Models that are loaded in this process, and how they decode."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from alm.common.errors import ConfigError
+from eval.models.base import Answerer
 
 # Settings of a generation config that do not shape the text of an answer, or that decoding takes from elsewhere.
 NOT_DECODING = frozenset(
     ["bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "max_length", "use_cache"]
 )
+
+
+class LocalModel(Answerer):
+    """A loaded model with its processor.
+
+    Args:
+        model: The model, with a `generate`.
+        processor: Its processor.
+        model_id: Its identity, such as `alm.checkpoint.model_id_of`.
+        max_new_tokens: Longest answer in tokens.
+        options: Settings of `generate` in place of greedy decoding.
+        home: Its directory.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        model_id: str,
+        max_new_tokens: int = 64,
+        options: Mapping[str, Any] | None = None,
+        home: Path | None = None,
+    ) -> None:
+        self._model, self._processor, self._options = model, processor, dict(options or {})
+        self.model_id, self.max_new_tokens, self.home = model_id, max_new_tokens, home
+        self._prepare()
+        self.notes = ignored_settings(model, self.decoding)
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Set `sample_rate`, `decoding` and `differs`."""
 
 
 def check_decoding(options: Mapping[str, Any]) -> None:
