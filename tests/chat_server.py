@@ -21,7 +21,10 @@ class ChatServer:
         asked: Texts of all requests in their order, with the time they came.
         answered: How often each (text, number of samples) got its answer whole.
         most: Most requests that were under way at a time.
+        rate_hz: Rate that recordings must have.
     """
+
+    rate_hz = 16000
 
     def __init__(self, pause=0.0):
         self.faults = collections.defaultdict(list)
@@ -52,7 +55,7 @@ class ChatServer:
 
             def respond(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                text, clips = heard(body["messages"][-1]["content"])
+                text, clips = heard(body["messages"][-1]["content"], outer.rate_hz)
                 with outer.lock:
                     outer.asked.append((text, time.monotonic()))
                     outer.bodies.append(body)
@@ -94,7 +97,7 @@ def completion(answer, prompt=100, said=5):
     }
 
 
-def heard(content):
+def heard(content, rate_hz=16000):
     """The text of a turn, and its recordings as 16-bit samples."""
     if isinstance(content, str):
         return content, []
@@ -105,7 +108,7 @@ def heard(content):
             assert part["input_audio"]["format"] == "wav"
             data = io.BytesIO(base64.b64decode(part["input_audio"]["data"], validate=True))
             samples, rate = soundfile.read(data, dtype="int16")
-            assert rate == 16000 and samples.ndim == 1
+            assert rate == rate_hz and samples.ndim == 1
             clips.append(samples)
     return text, clips
 

@@ -174,7 +174,14 @@ def table(path: Path, rows: list[dict], delimiter: str = ",") -> str:
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl"])
 def test_tables_with_columns(data, suffix):
     rows = [
-        {"clip_file": f"{n}.wav", "q": "What,\nis this?", "a": f"sound {n}", "from": n / 100, "more": "x"}
+        {
+            "clip_file": f"{n}.wav",
+            "q": "What,\nis this?",
+            "a": f"sound {n}",
+            "from": n / 100,
+            "to": 0.1,
+            "more": "x",
+        }
         for n in range(3)
     ]
     path = data / f"t{suffix}"
@@ -184,10 +191,11 @@ def test_tables_with_columns(data, suffix):
         path.write_text(json.dumps(rows))
     else:
         lines(path, rows)
-    columns = {"audio": "clip_file", "question": "q", "answer": "a", "start_s": "from"}
+    columns = {"audio": "clip_file", "question": "q", "answer": "a", "start_s": "from", "end_s": "to"}
     found = open_source(DataSource(str(path), columns=columns))
     assert [record.answer for record in found] == ["sound 0", "sound 1", "sound 2"]
-    assert found[1].question == "What,\nis this?" and found[2].audio[0].start_s == 0.02
+    assert found[1].question == "What,\nis this?"
+    assert [len(record.audio[0].load(RATE_HZ)) for record in found] == [800, 720, 640]
     assert found[0].meta == {"more": "x"} and len({record.id for record in found}) == 3
     with pytest.raises(ManifestError, match=r"no column 'fil' for 'audio' \(columns\)"):
         open_source(DataSource(str(path), columns={"audio": "fil"}))

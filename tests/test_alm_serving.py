@@ -33,8 +33,9 @@ pytest.importorskip("starlette", reason="needs alm-toolkit[serve]")
 
 from alm.serving.access import Address, check_address, read_key  # noqa: E402
 from alm.serving.app import Service  # noqa: E402
-from alm.serving.engine import LocalEngine, StoppedText  # noqa: E402
-from alm.serving.requests import Limits, RequestError, read_request  # noqa: E402
+from alm.serving.engine import Finish, LocalEngine, StoppedText  # noqa: E402
+from alm.serving.proxy import VllmEngine  # noqa: E402
+from alm.serving.requests import ChatRequest, Limits, RequestError, read_request  # noqa: E402
 
 KEY = "a-key-for-these-tests"
 
@@ -233,6 +234,101 @@ def test_sampling_follows_the_seed_and_stop_ends_the_answer(client, clips):
     assert cut.message.content == whole[: whole.index(stop)].rstrip() and cut.finish_reason == "stop"
     stream = ask(client, messages, stop=[stop], stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == cut.message.content
+
+
+def test_only_requests_with_the_same_settings_share_a_batch(parts):
+    """And one without a length may fill the rest of the context."""
+    asked = [
+        {}, {"temperature": 1.0}, {}, {"temperature": 1.0, "top_p": 0.5}, {"temperature": 1.0}, {},
+        {"temperature": 1.0, "seed": 3}, {"temperature": 1.0, "seed": 3},
+    ]  # fmt: skip
+    waiting = LocalEngine(*parts, batch_size=2, max_new_tokens=1 << 20)
+    said = [{"role": "user", "content": "What?"}]
+    jobs = [waiting._prepare(ChatRequest(said, [], **options), print) for options in asked]
+    assert all(job.n_prompt + job.n_most == parts[1].context_length for job in jobs)
+    assert waiting._prepare(ChatRequest(said, [], max_new_tokens=5), print).n_most == 5
+    waiting._waiting.extend(jobs)
+    batches = []
+    while batch := waiting._next_batch():
+        batches.append([jobs.index(job) for job in batch])
+    assert batches == [[0, 2], [1, 4], [3], [5], [6], [7]]
+
+
+VLLM = """
+import json, os, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def answer(self, kind, text):
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def do_GET(self):
+        self.answer("application/json", '{"object": "list", "data": []}')
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        with open(os.environ["SEEN"], "a") as file:
+            file.write(json.dumps({"words": sys.argv[1:], "body": json.loads(body)}) + "\\n")
+        choice = {"index": 0, "delta": {"content": " a bell "}, "finish_reason": "length"}
+        usage = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+        common = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "tiny"}
+        chunks = [{**common, "choices": [choice]}, {**common, "choices": [], "usage": usage}]
+        self.answer("text/event-stream", "".join(f"data: {json.dumps(c)}\\n\\n" for c in chunks) + "data: [DONE]\\n\\n")
+
+    def log_message(self, *args):
+        pass
+
+HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+"""
+
+
+def test_all_that_a_request_asks_for_reaches_vllm(tmp_path, monkeypatch, parts, clips):
+    """A stand-in with vLLM's module name writes down what the engine sends; vLLM itself is in test_serving_vllm.py."""
+    module = tmp_path / "vllm" / "entrypoints" / "openai" / "api_server.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(VLLM)
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen.jsonl"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    marker = parts[1].audio_token
+    said = [{"role": "user", "content": f"{marker}one {marker}two"}]
+    asked = [
+        ChatRequest(
+            said, [], max_new_tokens=9, temperature=0.5, top_p=0.9, seed=3, stop=["x"], clips=clips[:2]
+        ),
+        ChatRequest(said, [], clips=clips[1::-1]),
+    ]
+
+    async def answers():
+        vllm = VllmEngine(tmp_path / "m", parts[1], "tiny", 5, 24, "--dtype float32", trust_remote_code=True)
+        try:
+            await vllm.start()
+            return [[piece async for piece in vllm.answer(request)] for request in asked]
+        finally:
+            await vllm.stop()
+
+    assert asyncio.run(answers()) == [["a bell", Finish("length", 7, 2)]] * 2
+    first, second = map(json.loads, (tmp_path / "seen.jsonl").read_text().splitlines())
+    words = " ".join(first["words"])
+    assert words.startswith(f"--model {tmp_path / 'm'} --host 127.0.0.1 --port ")
+    assert words.endswith("--served-model-name tiny --max-num-seqs 5 --dtype float32 --trust-remote-code")
+    common = {"model": "tiny", "stream": True, "stream_options": {"include_usage": True}}
+    for seen, wanted, order in (
+        (first, {"temperature": 0.5, "top_p": 0.9, "seed": 3, "stop": ["x"], "max_tokens": 9}, (0, 1)),
+        (second, {"temperature": 0.0, "max_tokens": 24}, (1, 0)),
+    ):
+        [message] = seen["body"].pop("messages")
+        assert seen["body"] == common | wanted
+        words, *audios = message["content"]
+        assert words == text(f"{marker}one {marker}two") and message["role"] == "user"
+        for item, number in zip(audios, order, strict=True):
+            wave, rate_hz = soundfile.read(
+                io.BytesIO(base64.b64decode(item["input_audio"]["data"])), dtype="float32"
+            )
+            assert rate_hz == 16000 and np.array_equal(wave, clips[number])
 
 
 def test_texts_that_end_an_answer_are_held_back():

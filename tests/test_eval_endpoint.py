@@ -234,6 +234,14 @@ def test_the_token_budget_ends_the_run_and_keeps_the_answers(server, manifest, t
     assert cost == pytest.approx(n_in * 0.2 + n_out, abs=0.01)
 
 
+def test_answers_to_audio_at_another_rate_are_not_reused(server, manifest, tmp_path):
+    ask(server, manifest, tmp_path, requests=1)
+    server.rate_hz = 8000
+    ask(server, manifest, tmp_path, requests=1, sample_rate=8000)
+    assert len(server.asked) == 2 * N
+    assert said(tmp_path) == {str(n): f"{n} {-(-(400 + n) // 2)}" for n in range(N)}
+
+
 def test_answers_of_other_forms_are_read(server, manifest, tmp_path):
     parts = [{"type": "text", "text": "two "}, {"type": "text", "text": "parts"}]
     for number, message in enumerate(

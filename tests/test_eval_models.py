@@ -145,6 +145,16 @@ def test_a_function_in_a_python_file(manifest, tmp_path):
     said = {(line["id"], line["control"]): line["prediction"] for line in lines}
     assert said["q0", "none"] == "1 8000" and said["q0", "no_audio"] == "0 0"
     assert {line["model"] for line in lines} and all(line["model"].startswith("mine.py:") for line in lines)
+    known = {line["model"] for line in lines}
+    (tmp_path / "mine.py").write_text(FUNCTION.replace("8000", "4000"))  # too late: it has been imported
+    assert {open_model(str(tmp_path / "mine.py")).model_id} == known
+    (tmp_path / "b").mkdir()
+    (tmp_path / "mine.py").rename(tmp_path / "b" / "mine.py")
+    run_benchmark("manifest", tmp_path / "b" / "mine.py", tmp_path / "out", options)
+    lines = read_predictions(tmp_path / "out" / "predictions.jsonl")
+    others = [line for line in lines if line["model"] not in known and line["control"] == "none"]
+    assert [line["prediction"] for line in others if line["id"] == "q0"] == ["1 4000"]
+    (tmp_path / "mine.py").write_text(FUNCTION)
     with pytest.raises(
         EvaluationError, match="answer_by=rank: a function from prompts to texts gives no likelihoods"
     ):

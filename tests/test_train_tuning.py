@@ -16,14 +16,17 @@ from alm.checkpoint import load_llm
 from alm.common.errors import CheckpointError, ConfigError, UserError
 from alm.common.settings import parse_settings
 from alm.data.manifest import read_manifest, write_manifest
-from alm.data.records import Record
+from alm.data.records import AudioRef, Record
+from alm.data.sources import Chain
 from alm.generation import generate_answers
 from encoders import encoder_class
 from encoders.audio import save_wav
 from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
+from train.settings.data import MixtureSettings
 from train.tune.controls import mean_loss, with_other_audio
 from train.tune.conversations import ClipWaveforms, ConversationDataset
+from train.tune.sharing import SharedClips
 from train.tune.stage import training_data
 
 WORDS = ("bell", "dog", "rain", "horn")
@@ -208,6 +211,32 @@ def test_the_seed_of_the_run_chooses_the_captions(data, tmp_path):
         shown = [dataset[i]["messages"][-1]["content"] for i in range(20)]
         hashes = [hashlib.sha256(f"{seed}/c{i}".encode()).hexdigest() for i in range(20)]
         assert shown == [str(int(one[:8], 16) % 3) for one in hashes]
+
+
+def test_clips_that_are_shared_keep_captions_shares_and_lengths(data, tmp_path):
+    """As samples by themselves do: captions rotate, sources come in their shares, lengths decide the batches."""
+    turns = ({"role": "user", "content": "describe"}, {"role": "assistant", "content": "0"})
+    sources = [
+        [
+            Record(f"{name}{i}", (AudioRef(tmp_path / f"{name}{i // 2}.wav"),), turns, "caption", "describe", None,
+                   captions=("0", "1", "2"))
+            for i in range(2 * n_clips)
+        ]
+        for name, n_clips in (("a", 12), ("b", 4))
+    ]  # fmt: skip
+    run = settings(data, tmp_path, encoder="logmel", llm="unused")
+    given = {"train": ("a", "b"), "share_clips": 2, "mixture": MixtureSettings((1.0, 3.0))}
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, **given))
+    dataset, _ = training_data(run, Chain(sources), None, ClipWaveforms(16000))
+    shown = []
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        shown.append([one["messages"][-1]["content"] for i in range(16) for one in dataset[i]["together"]])
+    assert all(sorted(each) == ["0", "1", "2"] for each in zip(*shown, strict=True))
+    assert np.bincount(dataset.order(0, 0) // 12, minlength=2).tolist() == [4, 12]  # groups 0 to 11 are of a
+    lengths = np.array([10.0] * 24 + [30.0] * 8)  # of samples; a group counts what its samples share once
+    grouped = SharedClips(dataset.dataset, [[[0, 1], [24], [2, 3], [25]]], None, lengths, 2)
+    assert sorted(map(sorted, grouped.order(0, 0).reshape(2, 2).tolist())) == [[0, 2], [1, 3]]
 
 
 def test_mistakes_are_named(data, encoder_dir, llm_dir, tmp_path):

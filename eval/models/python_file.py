@@ -47,7 +47,10 @@ class FunctionModel(Answerer):
 
 def _open(name: str, opening: Opening) -> Answerer:
     file = Path(name).expanduser()
-    found = getattr(import_file(file), "ANSWERER", None)
+    module = import_file(file)
+    # A file is imported once; if it changes meanwhile, the answers are still those of what was imported.
+    content = module.__dict__.setdefault("_sha256", sha256_of(file)[:24])
+    found = getattr(module, "ANSWERER", None)
     if opening.decoding:
         raise ConfigError(f"decoding: {name} decides itself how it decodes; remove it")
     if isinstance(found, type) and issubclass(found, Answerer):
@@ -59,7 +62,7 @@ def _open(name: str, opening: Opening) -> Answerer:
         return found
     if found is None or not callable(found) or inspect.isclass(found):
         raise ConfigError(f"{name}: assigns no ANSWERER; expected {_EXPECTED}")
-    model = FunctionModel(found, f"{file.name}:{sha256_of(file)[:24]}", getattr(found, "sample_rate", 16000))
+    model = FunctionModel(found, f"{file.name}:{content}", getattr(found, "sample_rate", 16000))
     model.max_new_tokens = opening.max_new_tokens
     return model
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from alm.common.json_text import read_json, read_log
 from alm.data.manifest import read_manifest
@@ -158,11 +159,12 @@ def logistic_baseline(
         tested: Files that it names, with their labels and clips.
         model_right: Whether the model's answer about each of these is right.
     """
-    result = logmel_baseline(
-        *([(load_audio(file, SAMPLE_RATE_HZ), label) for file, label, _ in some] for some in (known, tested)),
-        SAMPLE_RATE_HZ,
-        groups=[group for *_, group in known],
-    )
+
+    def read(some: Sequence[tuple[Path, str, str]]) -> list[tuple[Any, str]]:
+        return [(load_audio(file, SAMPLE_RATE_HZ), label) for file, label, _ in some]
+
+    recordings = [recording for *_, recording in known]
+    result = logmel_baseline(read(known), read(tested), SAMPLE_RATE_HZ, groups=recordings)
     flags = [float(p == label) for p, (_, label, _) in zip(result["predictions"], tested, strict=True)]
     interval = mean_interval(flags, [clip for *_, clip in tested], proportion=True)
     return Baseline(
