@@ -29,6 +29,7 @@ from alm.data.manifest import read_manifest, write_manifest
 from encoders.audio import save_wav
 from eval.errors import EvaluationError
 from eval.models import Opening, open_model
+from eval.models._wav import base64_wav
 from eval.models.endpoint import EndpointSettings
 from eval.runner.benchmark import run_benchmark
 from eval.runner.manifest import evaluate_manifest
@@ -232,6 +233,13 @@ def test_the_token_budget_ends_the_run_and_keeps_the_answers(server, manifest, t
     left, n_in, n_out, cost = map(float, estimate.groups())
     assert (left, n_out) == (N - kept, 64 * left) and left * 4 < n_in < left * 8
     assert cost == pytest.approx(n_in * 0.2 + n_out, abs=0.01)
+
+
+def test_every_16_bit_sample_is_sent_as_it_is():
+    samples = np.arange(-32768, 32768)
+    sent = base64_wav((samples / 32768).astype(np.float32), 16000)
+    _, [found] = heard([{"type": "input_audio", "input_audio": {"data": sent, "format": "wav"}}])
+    assert np.array_equal(found, samples)
 
 
 def test_answers_to_audio_at_another_rate_are_not_reused(server, manifest, tmp_path):

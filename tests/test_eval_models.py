@@ -97,7 +97,8 @@ def test_ranking_equals_the_likelihood_of_one_choice_at_a_time(foreign, clips):
         for text in prompt.choices:
             inputs = model._inputs([prompt])
             total = 0.0
-            for token in model._turn(text):
+            ids = model._processor.tokenizer.encode(text, add_special_tokens=False)
+            for token in [*ids, model.decoding["eos_token_id"][0]]:  # the whole turn, its end included
                 with torch.inference_mode():
                     likely = model._model(**inputs).logits[0, -1].float().log_softmax(-1)
                 total += float(likely[token])

@@ -8,7 +8,7 @@ from corpus_trees import LABELLED as BUILDERS
 from corpus_trees import audioset, envsdd, esc50, fsd50k, label_csv, speech_commands, table, vocalsound, wav
 
 from alm.common.errors import ConfigError, ManifestError
-from train.finetune.datasets import list_datasets, read_dataset
+from train.finetune.datasets import list_datasets, read_dataset, read_tables
 
 
 @pytest.mark.parametrize("name", list_datasets())
@@ -126,6 +126,10 @@ def test_label_tables(tmp_path):
     several = read_dataset("label_csv", {"root": str(tmp_path / "several.csv")})
     assert several.multi_label and [clip.labels for clip in several.clips] == [("bell", "rain"), ()]
     assert several.clips[1].split == "test"
+    table(tmp_path / "parts.csv", "filename,category,fold,part\na.wav,bell,1,x\nc.wav,rain,1,y")
+    table(tmp_path / "names.txt", "siren\nrain\nbell")
+    parts = read_tables({None: [str(tmp_path / "parts.csv")]}, "part", str(tmp_path / "names.txt"))
+    assert [clip.fold for clip in parts.clips] == ["x", "y"] and parts.classes == ("siren", "rain", "bell")
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,14 @@ def test_layers_of_a_trained_encoder_learn_slower_the_deeper_they_lie(trainer_of
     assert {by_name[n] for n in blocks if n.startswith("encoder.blocks.1.")} == {1e-2 * 0.5}
     assert {by_name[n] for n in by_name if n.startswith("projector.")} == {1e-3}
     assert by_name["encoder.pos_embed"] == 1e-2 * 0.125
+    decays = {
+        id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]
+    }
+    biases = [
+        decays[id(p)] for name, p in model.named_parameters() if p.requires_grad and name.endswith("bias")
+    ]
+    matrix = dict(model.named_parameters())["encoder.blocks.0.attn.qkv.weight"]
+    assert len(biases) > 8 and not any(biases) and decays[id(matrix)] == OptimSettings().weight_decay > 0
 
 
 def test_each_component_has_its_own_schedule(trainer_of):

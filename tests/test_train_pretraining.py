@@ -18,7 +18,7 @@ from train.data.sampling import EpochBatches
 from train.engine.trainer import fit
 from train.pipeline.runner import run_stage
 from train.pretrain.augment_waveform import WaveformViews
-from train.pretrain.clips import ClipDataset, collate_clips, read_clips
+from train.pretrain.clips import ClipDataset, collate_clips, listing, read_clips
 from train.pretrain.contrastive import ContrastiveModel, build_loss
 from train.pretrain.stage import clip_dataset, pretraining_encoder, starting_point, training_clips
 from train.settings import TrainSettings
@@ -117,6 +117,11 @@ def test_a_changed_folder_is_trained_on_again(folder: Path, tmp_path: Path, caps
     save_wav(source / "4.wav", np.full(5000, 0.1, np.float32), 16000)
     run_stage(run)
     assert json.loads((tmp_path / "run" / "finished.json").read_text())["clips"] == 5
+    before = listing([str(source)])
+    save_wav(source / "4.wav", np.full(6000, 0.1, np.float32), 16000)  # another recording of the same name
+    replaced = listing([str(source)])
+    (source / "4.wav").rename(source / "5.wav")
+    assert len({before, replaced, listing([str(source)])}) == 3
 
 
 def test_sources(folder: Path, tmp_path: Path) -> None:
