@@ -20,7 +20,7 @@ from alm.common.json_text import read_json_object
 from alm.common.pretrained import check_sizes, from_pretrained, typed_errors
 from alm.policy import check_lora
 from encoders import config_from_dict
-from projectors import projector_config
+from projectors.registry import projector_config
 
 AUDIO_TOKEN = "<|audio|>"
 ATTENTION_PARTS = frozenset({"", "text_config", "encoder"})

@@ -61,7 +61,8 @@ from encoders.base import make_folder
 from encoders.checkpoint import load_strict, read_weights, resolve_source, write_weights, wrong_dtype
 from encoders.checksums import header_sha256
 from encoders.registry import encoder_class
-from projectors import Projector, build_projector, projector_config, projector_from_config
+from projectors.base import Projector
+from projectors.registry import build_projector, projector_config, projector_from_config
 
 WEIGHTS = "model.safetensors"
 AUDIO_INPUTS = ("input_values", "padding_mask", "audio_index", "features", "features_mask", "audio_embeds")

@@ -50,7 +50,7 @@ from alm.templates.turns import DEFAULTS, ChatTemplate, Part
 from encoders import EncoderConfig
 from encoders.base import make_folder
 from encoders.checkpoint import resolve_source
-from projectors import ProjectorConfig
+from projectors.base import ProjectorConfig
 
 SUPERVISED = ("assistant", "all")
 

@@ -45,3 +45,8 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+# `alm` registers the model with the Auto classes where these are loaded already. That imports modules of this package,
+# so it must come before any of them is half imported.
+import_module("alm.common")

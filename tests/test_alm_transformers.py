@@ -741,6 +741,25 @@ def test_the_stub_says_how_to_install_the_toolkit(saved, tmp_path):
     assert found.stdout.count("\n") == 1
 
 
+def test_every_package_can_be_imported_after_an_auto_class():
+    """The model registers itself then at once, which imports modules of the packages that are being imported."""
+    code = """
+        import os, sys, importlib
+        from transformers import AutoProcessor, AutoTokenizer
+        for name in ("encoders.registry", "encoders.base", "encoders.audio", "projectors", "projectors.base"):
+            child = os.fork()
+            if not child:
+                importlib.import_module(name)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0, name
+        from encoders import encoder_class
+        from projectors import build_projector
+        print("done")
+    """
+    found = run(code)
+    assert found.stdout == "done\n", found.stderr
+
+
 def test_importing_alm_is_cheap_and_makes_the_auto_classes_know_the_model(saved):
     code = """
         import sys, alm

@@ -23,7 +23,8 @@ from alm.common.fields import refuse_unknown
 from alm.configuration import AudioLanguageConfig
 from encoders import EncoderConfig, config_from_dict
 from encoders.audio import is_url, load_audio, pad_batch
-from projectors import ProjectorConfig, projector_config
+from projectors.base import ProjectorConfig
+from projectors.registry import projector_config
 
 logger = logging.get_logger(__name__)
 
