@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.server
 import io
+import random
 import shutil
 import threading
 import warnings
@@ -132,6 +134,81 @@ def test_a_flac_whose_header_says_too_little_is_heard_whole() -> None:
     data[21:26] = (int.from_bytes(data[21:26], "big") - 8_000).to_bytes(5, "big")
     assert np.array_equal(decode_audio(bytes(data), "a", 16_000), heard)
     assert seconds_of(bytes(data)) == 1.0
+
+
+CUT = ["a.avi", "a.mpg", "video.mp4", "a.mka", "alac.m4a", "a.webm", "v2.wma", "a.3gp", "a.flv", "piped.webm"]
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_container_that_is_damaged_is_never_heard_in_part(recordings, name: str) -> None:
+    """Cut short anywhere, with a hole, with zeros, with a flipped byte: refused, or all of it is heard."""
+    made, missing = recordings
+    if name not in made:
+        pytest.skip(missing[name])
+    data, rng = made[name].path.read_bytes(), random.Random(name)
+    whole = len(decode_audio(data, name, 16_000))
+    damaged = [data[: rng.randrange(1, len(data))] for _ in range(6)]
+    for size in (1, 100, 2000):
+        at = rng.randrange(len(data) - size)
+        damaged += [data[:at] + data[at + size :], data[:at] + bytes(size) + data[at + size :]]
+    for _ in range(20):
+        at = rng.randrange(len(data))
+        damaged.append(data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :])
+    refused = 0
+    for number, changed in enumerate(damaged):
+        try:
+            heard = len(decode_audio(changed, name, 16_000))
+        except AudioError as error:
+            refused += 1
+            assert str(error).startswith(f"{name}: ") and "0x" not in str(error)
+            continue
+        assert number >= 6, "it is cut short"
+        assert abs(heard - whole) <= 1200, f"{number}: {heard} of {whole} samples"
+        header = read_header(changed, name, exact=True)
+        assert abs(header.seconds * 16_000 - heard) <= 2
+    assert refused > 6
+
+
+def test_blocks_of_a_lost_track_and_lost_packets_are_noticed(recordings) -> None:
+    """A demuxer drops what belongs to no track, and ends where it loses its place, both without a word."""
+    made, _ = recordings
+    webm = made["a.webm"].path.read_bytes()
+    block = webm.index(b"\xa3", len(webm) // 2)
+    while webm[block + 2 : block + 3] != b"\x81" and webm[block + 3 : block + 4] != b"\x81":
+        block = webm.index(b"\xa3", block + 1)
+    track = block + (2 if webm[block + 2] == 0x81 else 3)
+    with pytest.raises(AudioError, match="blocks of a track that is missing"):
+        decode_audio(webm[:track] + b"\x85" + webm[track + 1 :], "a.webm", 16_000)
+    avi = made["a.avi"].path.read_bytes()
+    middle = avi.index(b"00wb", len(avi) // 2)
+    with pytest.raises(AudioError, match="no avi chunk"):
+        decode_audio(avi[: middle + 2] + b"wc" + avi[middle + 4 :], "a.avi", 16_000)
+    # The parser of mp3 drops what it does not know: a chunk of zeros is missed by the number of chunks alone.
+    size = int.from_bytes(avi[middle + 4 : middle + 8], "little")
+    junk = avi[middle : middle + 8] + bytes(size)
+    with pytest.raises(AudioError, match="corrupt"):
+        decode_audio(avi[:middle] + junk + avi[middle + 8 + size :], "a.avi", 16_000)
+
+
+def test_a_film_is_as_long_as_its_sound(recordings) -> None:
+    """Some containers declare the length of the longest track alone."""
+    made, _ = recordings
+    for name in ("video.mp4", "video.webm"):
+        seconds = len(made[name].samples) / made[name].rate_hz
+        assert read_header(made[name].path).seconds == pytest.approx(seconds, abs=0.05), name
+
+
+def test_an_error_says_the_same_whatever_number_the_file_has(tmp_path: Path) -> None:
+    """FFmpeg's errors have the number of the open file in place of a name."""
+    (tmp_path / "a.m4a").write_text("no audio")
+    said = set()
+    with contextlib.ExitStack() as opened:
+        for _ in range(3):
+            with pytest.raises(AudioError) as caught:
+                load_audio(tmp_path / "a.m4a", 16_000)
+            said.add(str(caught.value))
+            opened.enter_context((tmp_path / "a.m4a").open())
+    assert len(said) == 1 and "Invalid data" in said.pop()
 
 
 @pytest.mark.parametrize("container", ["WAV", "AIFF", "AU", "CAF", "W64", "FLAC", "OGG", "MP3", "RF64"])

@@ -29,8 +29,10 @@ _NOT_REGULAR = {
 
 def reason(error: Exception) -> str:
     """Say in a few words why a file operation failed, without the path that the message already names."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    if words := getattr(
+        error, "strerror", None
+    ):  # also of PyAV's errors, whose text holds the number of the file
+        return str(words)
     return "the name holds a NUL character" if "null byte" in str(error) else str(error)
 
 

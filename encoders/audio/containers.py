@@ -7,7 +7,9 @@ placeholder, which is ignored.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from alm.common.errors import AudioError
@@ -17,18 +19,36 @@ _MOST_CHUNKS = 10_000
 _PLACEHOLDERS = (range(0x7FFF0000, 0x80000100), range(0xFFFF0000, 0x100000000))
 _W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
 _EBML_UNKNOWN = {(1 << 7 * n) - 1 for n in range(1, 9)}
-_SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
-_SEGMENT_PARTS = {
-    _CLUSTER, 0x1C53BB6B, 0x1549A966, 0x114D9B74, 0x1654AE6B, 0x1941A469, 0x1043A770, 0x1254C367, 0xEC, 0xBF,
+_EBML, _SEGMENT, _CLUSTER, _TRACKS, _TRACK = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B, 0xAE
+_BLOCK_GROUP, _TRACK_NUMBER, _BLOCKS = 0xA0, 0xD7, (0xA3, 0xA1)
+_INSIDE = {  # of an element whose content is looked at, what it may hold; 0xEC is a gap, 0xBF a checksum
+    _SEGMENT: {
+        _CLUSTER, _TRACKS, 0x1C53BB6B, 0x1549A966, 0x114D9B74, 0x1941A469, 0x1043A770, 0x1254C367, 0xEC, 0xBF,
+    },
+    _CLUSTER: {0xE7, 0x5854, 0xA7, 0xAB, 0xA3, _BLOCK_GROUP, 0xAF, 0xEC, 0xBF},
+    _BLOCK_GROUP: {0xA1, 0xA2, 0x75A1, 0x9B, 0xFA, 0xFB, 0xFD, 0xA4, 0x75A2, 0x8E, 0xC8, 0xAF, 0xEC, 0xBF},
+    _TRACKS: {_TRACK, 0xEC, 0xBF},
 }  # fmt: skip
-_CLUSTER_PARTS = {0xE7, 0x5854, 0xA7, 0xAB, 0xA3, 0xA0, 0xAF, 0xEC, 0xBF}
-_WITHOUT_SIZES = (b"\0\0\1\xba",)  # MPEG program streams
 _TS_PACKET = 188
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 
 
-def check_whole(stream: BinaryIO, size: int, file: str) -> bool:
+@dataclass(frozen=True)
+class Container:
+    """What a container says about its tracks.
+
+    Attributes:
+        packets: Fewest packets of each track, by its place among the tracks, where they were counted.
+        declares_length: Whether the length that it declares was known when it was written.
+    """
+
+    packets: dict[int, int] = field(default_factory=dict)
+    declares_length: bool = True
+
+
+def check_whole(stream: BinaryIO, size: int, file: str) -> Container | None:
     """Compare the sizes that a container declares with what is there.
 
     Args:
@@ -37,7 +57,7 @@ def check_whole(stream: BinaryIO, size: int, file: str) -> bool:
         file: What to call it in errors.
 
     Returns:
-        Whether the file is a container of any kind, with declared sizes or without.
+        What the container says; None where the file is none.
 
     Raises:
         AudioError: It is cut off, or damaged where sizes stand.
@@ -46,9 +66,8 @@ def check_whole(stream: BinaryIO, size: int, file: str) -> bool:
     head = stream.read(256)
     for fits, check in _CHECKS:
         if fits(head):
-            check(stream, size, file)
-            return True
-    return head.startswith(_WITHOUT_SIZES)
+            return check(stream, size, file) or Container()
+    return None
 
 
 def _riff(stream: BinaryIO, size: int, file: str) -> None:
@@ -131,11 +150,28 @@ def _w64(stream: BinaryIO, size: int, file: str) -> None:
         at += (declared + 7) // 8 * 8
 
 
-def _avi(stream: BinaryIO, size: int, file: str) -> None:
-    stream.seek(4)
-    declared = int.from_bytes(stream.read(4), "little")
-    if declared and not _is_placeholder(declared) and size < declared + 8:
-        raise _cut(file, declared + 8, size)
+def _avi(stream: BinaryIO, size: int, file: str) -> Container:
+    """AVI: lists of chunks; a demuxer skips what it cannot read among the chunks `01wb`, which hold the sound."""
+    at = 0
+    chunks: Counter[int] = Counter()
+    while at < size:
+        stream.seek(at)
+        head = stream.read(12)
+        name, declared = head[:4], int.from_bytes(head[4:8], "little")
+        if not any(head) and not any(stream.read()):
+            break  # padding with zeros
+        if len(head) < 8 or not name.isascii() or not name.decode().isprintable():
+            raise AudioError(f"{file}: is corrupt: no avi chunk at byte {at}; copy or download it again")
+        is_open = not declared or _is_placeholder(declared)  # the writer could not go back
+        if not is_open and at + 8 + declared > size:
+            raise _cut(file, at + 8 + declared, size)
+        descend = name == b"RIFF" or (name == b"LIST" and head[8:] in (b"movi", b"rec "))
+        if name[:2].isdigit():
+            if name[2:] not in (b"wb", b"dc", b"db", b"pc", b"tx", b"sb"):
+                raise AudioError(f"{file}: is corrupt: no avi chunk at byte {at}; copy or download it again")
+            chunks[int(name[:2])] += declared > 0
+        at += 12 if descend else 8 + declared + declared % 2
+    return Container(chunks)
 
 
 def _mp4(stream: BinaryIO, size: int, file: str) -> None:
@@ -155,10 +191,14 @@ def _mp4(stream: BinaryIO, size: int, file: str) -> None:
         at += declared
 
 
-def _ebml(stream: BinaryIO, size: int, file: str) -> None:
-    """Matroska and WebM: every element of the segment and of its clusters; a demuxer skips what it cannot read."""
-    at, inside = 0, False
+def _ebml(stream: BinaryIO, size: int, file: str) -> Container:
+    """Matroska and WebM: every element that leads to a block; a demuxer skips what it cannot read."""
+    at, parents = 0, [(0, size)]  # of the element at this place: what it lies in, and where that ends
+    numbers: list[int] = []
+    blocks: Counter[int] = Counter()
     while at < size:
+        while at >= parents[-1][1] and len(parents) > 1:
+            parents.pop()
         stream.seek(at)
         head = stream.read(12)
         name, n_name = _ebml_number(head, keep_mark=True)
@@ -167,18 +207,47 @@ def _ebml(stream: BinaryIO, size: int, file: str) -> None:
         if not n_name or not n_size:
             if size - at < 12 and head and any(head):
                 raise _cut(file, at + 12, size)
-            raise AudioError(
-                f"{file}: is corrupt: no Matroska element at byte {at}; copy or download it again"
-            )
+            raise _no_element(file, at)
         known = declared not in _EBML_UNKNOWN or n_size * 7 != declared.bit_length()
-        if inside and name not in _SEGMENT_PARTS | _CLUSTER_PARTS and name not in (0x1A45DFA3, _SEGMENT):
-            raise AudioError(
-                f"{file}: is corrupt: no Matroska element at byte {at}; copy or download it again"
-            )
         if known and body + declared > size:
             raise _cut(file, body + declared, size)
-        inside = inside or name == _SEGMENT
-        at = body if name in (_SEGMENT, _CLUSTER) or not known else body + declared
+        stop = body + declared if known else size
+        while len(parents) > 1 and name not in _INSIDE[parents[-1][0]]:
+            if parents[-1][1] < size:
+                raise _no_element(file, at)
+            parents.pop()  # its size is unknown: what cannot lie in it ends it
+        if len(parents) == 1 and name not in (_EBML, _SEGMENT, 0xEC, 0xBF):
+            raise _no_element(file, at)
+        if name in _BLOCKS:
+            blocks[_ebml_number(head[n_name + n_size :], keep_mark=False)[0]] += 1
+        elif name == _TRACK:
+            stream.seek(body)
+            numbers.append(_track_number(stream.read(min(declared, 1 << 16))))
+        if name in _INSIDE:
+            parents.append((name, stop))
+        at = body if name in _INSIDE or not known else stop
+    if set(blocks) - set(numbers):
+        raise AudioError(f"{file}: is corrupt: it has blocks of a track that is missing; download it again")
+    return Container({index: blocks[number] for index, number in enumerate(numbers)})
+
+
+def _track_number(entry: bytes) -> int:
+    """The number of a Matroska track by the content of its entry; 0 where it has none."""
+    at = 0
+    while at < len(entry):
+        name, n_name = _ebml_number(entry[at : at + 4], keep_mark=True)
+        declared, n_size = _ebml_number(entry[at + n_name : at + n_name + 8], keep_mark=False)
+        if not n_name or not n_size:
+            return 0
+        at += n_name + n_size
+        if name == _TRACK_NUMBER:
+            return int.from_bytes(entry[at : at + declared], "big")
+        at += declared
+    return 0
+
+
+def _no_element(file: str, at: int) -> AudioError:
+    return AudioError(f"{file}: is corrupt: no Matroska element at byte {at}; copy or download it again")
 
 
 def _ebml_number(data: bytes, keep_mark: bool) -> tuple[int, int]:
@@ -192,15 +261,32 @@ def _ebml_number(data: bytes, keep_mark: bool) -> tuple[int, int]:
     return (value if keep_mark else value & ((1 << 7 * length) - 1)), length
 
 
-def _asf(stream: BinaryIO, size: int, file: str) -> None:
-    stream.seek(0)
-    head = stream.read(4096)
-    at = head.find(_ASF_FILE)
-    if at < 0 or len(head) < at + 92:
-        return
-    declared, flags = int.from_bytes(head[at + 40 : at + 48], "little"), head[at + 88]
-    if not flags & 1 and declared > size:  # not while it was broadcast
-        raise _cut(file, declared, size)
+def _asf(stream: BinaryIO, size: int, file: str) -> Container | None:
+    """ASF (wma, wmv): objects with sizes; the samples lie in packets of one size."""
+    at, packet_bytes, broadcast = 30, 0, False
+    for _ in range(_MOST_CHUNKS):
+        stream.seek(at)
+        head = stream.read(104)
+        declared = int.from_bytes(head[16:24], "little")
+        if head[:16] == _ASF_FILE and len(head) == 104:
+            broadcast = bool(head[88] & 1)  # sizes and length were unknown when the header was written
+            packet_bytes = int.from_bytes(head[92:96], "little")
+            if packet_bytes != int.from_bytes(head[96:100], "little"):
+                raise AudioError(f"{file}: is corrupt: its packets have no size; copy or download it again")
+            if not broadcast and int.from_bytes(head[40:48], "little") > size:
+                raise _cut(file, int.from_bytes(head[40:48], "little"), size)
+        if head[:16] == _ASF_DATA:
+            rest = (size - at - 50) % packet_bytes if broadcast and packet_bytes else 0
+            stream.seek(at + 50)
+            first = stream.read(1)
+            stream.seek(size - rest)
+            if rest and stream.read(1) == first:  # it begins as a packet does, not as an index
+                raise _cut(file, size - rest + packet_bytes, size)
+            break
+        if declared < 24:
+            break
+        at += declared
+    return Container(declares_length=not broadcast)
 
 
 def _voc(stream: BinaryIO, size: int, file: str) -> None:
@@ -242,6 +328,35 @@ def _ts(stream: BinaryIO, size: int, file: str) -> None:
         raise _cut(file, (size // _TS_PACKET + 1) * _TS_PACKET, size)
 
 
+def _mpeg(stream: BinaryIO, size: int, file: str) -> None:
+    """MPEG program streams: packs and packets, each behind a start code; ISO 13818-1, 2.5.3."""
+    at = 0
+    while at < size:
+        stream.seek(at)
+        head = stream.read(14)
+        code = head[3] if len(head) > 3 and head[:3] == b"\0\0\1" else 0
+        if code == 0xB9:  # the end, which another stream may follow
+            at += 4
+        elif code == 0xBA:
+            version_2 = len(head) > 4 and head[4] >> 6 == 1
+            at += 14 + (head[13] & 7) if version_2 and len(head) == 14 else 14 if version_2 else 12
+        elif code >= 0xBB:
+            at += 6 + int.from_bytes(head[4:6], "big")
+        elif not any(head):
+            at += len(head)  # padding
+        elif len(head) < 4 and b"\0\0\1".startswith(head):
+            raise _cut(file, at + 4, size)
+        else:
+            padding = len(head) - len(head.lstrip(b"\0")) - 2
+            if padding <= 0:
+                raise AudioError(
+                    f"{file}: is corrupt: no MPEG packet at byte {at}; copy or download it again"
+                )
+            at += padding
+    if at > size:
+        raise _cut(file, at, size)
+
+
 def _check_samples(declared: int, held: int, what: str, file: str) -> None:
     if held < declared:
         raise AudioError(
@@ -261,7 +376,7 @@ def _cut(file: str, declared: int, size: int) -> AudioError:
     )
 
 
-_CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int, str], None]], ...] = (
+_CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int, str], Container | None]], ...] = (
     (lambda head: head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE", _riff),
     (lambda head: head[:4] == b"RIFF" and head[8:12] == b"AVI ", _avi),
     (lambda head: head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"), _aiff),
@@ -273,5 +388,6 @@ _CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int, str], Non
     (lambda head: head[:16] == _ASF_HEADER, _asf),
     (lambda head: head[:19] == b"Creative Voice File", _voc),
     (lambda head: head[:4] == b"FLV\1", _flv),
+    (lambda head: head[:4] == b"\0\0\1\xba", _mpeg),
     (lambda head: head[:1] == b"G" and head[_TS_PACKET : _TS_PACKET + 1] == b"G", _ts),
 )

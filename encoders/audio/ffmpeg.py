@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from alm.common.errors import AudioError
+from encoders.audio.containers import Container
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -26,6 +27,9 @@ _FORMATS = ",".join(
 )
 # Kinds of files whose declared length is worth reading; it follows from sizes that may be damaged in wav and the like.
 _DECLARE_DURATION = frozenset({"mov", "matroska", "asf", "avi", "tta", "wv", "ape"})
+_ONE_DURATION = frozenset({"asf", "matroska"})  # kinds that declare one length for all tracks
+_LARGEST_DIFFERENCE_S = 0.1  # of asf's declared length; wma's decoder loses its first frame, up to 93 ms
+_STEADY_TIMES = frozenset({"asf", "mpeg"})  # kinds whose packets have times, from which nothing is left out
 _LARGEST_GAP_S = 0.02
 _INTEGER_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 
@@ -37,16 +41,24 @@ class Recording:
         stream: The file, seekable. FFmpeg is given no path, so no name is taken for an address.
         file: What to call it in errors.
         format: FFmpeg's name of the container; None recognises it by its content.
+        container: What the container says, for comparison with what is decoded.
 
     Raises:
         AudioError: FFmpeg does not read it, or it has no sound track.
     """
 
-    def __init__(self, stream: BinaryIO, file: str, format: str | None = None) -> None:  # noqa: A002
+    def __init__(
+        self,
+        stream: BinaryIO,
+        file: str,
+        format: str | None = None,  # noqa: A002
+        container: Container | None = None,
+    ) -> None:
         import av
 
         stream.seek(0)
         self.file = file
+        self._says = container or Container()
         self._begin_s: float | None = None
         self._container: InputContainer = av.open(
             stream,
@@ -81,8 +93,10 @@ class Recording:
 
     def declared_s(self) -> float | None:
         """Length in seconds that the file declares; None where its kind of file declares none."""
-        if not _DECLARE_DURATION & set(self._container.format.name.split(",")):
+        if not self._is_one_of(_DECLARE_DURATION) or not self._says.declares_length:
             return None
+        if self._is_one_of(_ONE_DURATION) and len(self._container.streams) > 1:
+            return None  # that of the longest track
         if self._track.duration is not None and self._track.time_base is not None:
             seconds = float(self._track.duration * self._track.time_base)
         elif self._container.duration is not None:
@@ -90,6 +104,9 @@ class Recording:
         else:
             return None
         return seconds if seconds > 0 else None
+
+    def _is_one_of(self, names: frozenset[str]) -> bool:
+        return bool(names & set(self._container.format.name.split(",")))
 
     def blocks(self) -> Iterator[tuple[np.ndarray, int]]:
         """Decode to the end.
@@ -109,7 +126,7 @@ class Recording:
             yield frame.samples, frame.sample_rate
 
     def _frames(self) -> Iterator[Any]:
-        heard_s = 0.0
+        heard_s, n_packets = 0.0, 0
         raw = self._track.codec_context.name.startswith("pcm_")  # its last packet is shorter than the others
         try:
             for packet in self._container.demux(self._track):
@@ -117,6 +134,7 @@ class Recording:
                     raise AudioError(
                         f"{self.file}: is truncated or corrupt after {heard_s:.2f} s; download it again"
                     )
+                n_packets += packet.size > 0
                 for frame in packet.decode():
                     if frame.is_corrupt:
                         raise AudioError(f"{self.file}: is corrupt after {heard_s:.2f} s; download it again")
@@ -127,10 +145,21 @@ class Recording:
             raise AudioError(
                 f"{self.file}: is truncated or corrupt after {heard_s:.2f} s; copy or download it again"
             ) from error
+        self._check_end(n_packets, heard_s)
+
+    def _check_end(self, n_packets: int, heard_s: float) -> None:
+        """Compare what was decoded with what the container says: a demuxer that loses its place ends silently."""
+        missing = n_packets < self._says.packets.get(self._track.index, 0)
+        if self._is_one_of(_STEADY_TIMES):
+            missing |= (self.declared_s() or 0.0) - heard_s > _LARGEST_DIFFERENCE_S
+        if missing:
+            raise AudioError(
+                f"{self.file}: is truncated or corrupt: only {heard_s:.2f} s of it decode; download it again"
+            )
 
     def _check_gap(self, frame: Any, heard_s: float) -> None:
-        """Compare a frame's time with what was heard before it: asf's demuxer drops damaged packets silently."""
-        if self._container.format.name != "asf" or frame.time is None:
+        """Compare a frame's time with what was heard before it: some demuxers drop damaged packets silently."""
+        if not self._is_one_of(_STEADY_TIMES) or frame.time is None:
             return
         self._begin_s = frame.time - heard_s if self._begin_s is None else self._begin_s
         missing_s = frame.time - self._begin_s - heard_s

@@ -22,7 +22,7 @@ import soundfile
 from alm.common.errors import AudioError, UserError
 from alm.common.files import open_regular, reason
 from encoders.audio import flac, frames, ogg
-from encoders.audio.containers import check_whole
+from encoders.audio.containers import Container, check_whole
 from encoders.audio.ffmpeg import Recording
 from encoders.audio.formats import find_file
 from encoders.audio.limits import check_seconds
@@ -171,6 +171,7 @@ class _Part:
         expected: Samples per channel that the frames hold, with their rate and channels, where these were counted.
         at_least: Fewest samples per channel that decoding must give; with fewer, a piece of it was skipped.
         skipped: Samples per channel at its beginning that are the encoder's delay.
+        container: What the container says, where it is one.
     """
 
     stream: BinaryIO
@@ -180,6 +181,7 @@ class _Part:
     expected: AudioHeader | None = None
     at_least: int = 0
     skipped: int = 0
+    container: Container | None = None
 
 
 @contextmanager
@@ -216,9 +218,10 @@ def _parts(opened: _Opened) -> list[_Part]:
         raise AudioError(f"{file}: is empty (0 bytes); download or export it again")
     if head[:4] == ogg.MAGIC:
         return _ogg_parts(opened)
-    if check_whole(stream, size, file):
+    container = check_whole(stream, size, file)
+    if container is not None:
         by_ffmpeg = head.startswith(_BY_FFMPEG) or _is_unfinished_wav(head, size)
-        return [_Part(stream, opened.path, "ffmpeg" if by_ffmpeg else "either")]
+        return [_Part(stream, opened.path, "ffmpeg" if by_ffmpeg else "either", container=container)]
     if size <= _LARGEST_IN_MEMORY:
         if head.startswith(b"ID3") and size > len(head):  # a picture in the tag may be larger than the head
             head += stream.read()
@@ -475,7 +478,7 @@ def _blocks_of(sound: soundfile.SoundFile, file: str) -> Iterator[tuple[np.ndarr
 
 @contextmanager
 def _recording(part: _Part, file: str) -> Iterator[Recording]:
-    recording = Recording(part.stream, file, part.format)
+    recording = Recording(part.stream, file, part.format, part.container)
     try:
         yield recording
     finally:
@@ -582,7 +585,7 @@ def _typed_errors(file: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        why = "its samples do not fit in memory" if isinstance(error, MemoryError) else str(error)
+        why = "its samples do not fit in memory" if isinstance(error, MemoryError) else reason(error)
         why = why.rsplit(": ", 1)[-1].rstrip(".") or type(error).__name__
         raise AudioError(
             f"{file}: cannot be decoded as audio ({why}); give a recording that libsndfile or FFmpeg reads"
