@@ -123,8 +123,9 @@ def test_what_the_collator_refuses_is_named_alone(cached, data, parts, tmp_path)
         assert len(re.findall(r"jsonl:|\.wav", str(caught.value))) == 1
 
 
-@pytest.mark.parametrize("stage", ["align", "instruct"])
-def test_verify_for_a_config_finds_what_training_would_quarantine(stage, data, parts, tmp_path, capsys):
+@pytest.mark.parametrize(("stage", "share"), [("align", 0), ("instruct", 0), ("instruct", 4)])
+def test_verify_for_a_config_finds_what_training_quarantines(stage, share, data, parts, tmp_path, capsys):
+    """With `share_clips` the record of a group is quarantined, not the good ones beside it."""
     spoil(data)
     add_records(data)
     (data / "audio" / "text.wav").write_text("no audio")
@@ -135,7 +136,14 @@ def test_verify_for_a_config_finds_what_training_would_quarantine(stage, data, p
     with (data / "train.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     values = {
-        "data": {"on_bad": "quarantine", "max_bad_share": 0.9, "max_length": 200, "cache_features": False}
+        "data": {
+            "on_bad": "quarantine",
+            "max_bad_share": 0.55,  # 6 of 11 samples, however many groups these are
+            "max_length": 200,
+            "cache_features": False,
+            "share_clips": share,
+        },
+        "optim": {"steps": 12, "batch_size": 3, "accumulation": 1},
     }
     run = of_stage(stage, data, tmp_path / "run", parts, **values)
     config = tmp_path / "stage.yaml"
@@ -148,6 +156,25 @@ def test_verify_for_a_config_finds_what_training_would_quarantine(stage, data, p
     assert "max_length=200" in reasons["long"] and "max_length=200" in reasons["caption"]
     assert re.fullmatch(r"\d+ samples: training would refuse 6", summary)
     assert not (tmp_path / "run").exists()
+    run_stage(run)
+    bad = put_aside(tmp_path / "run")
+    assert bad == {name: reasons[name] for name in bad}
+    assert set(reasons) - set(bad) <= {"caption"}  # an epoch shows one of its captions
+    limit = cli.main(["data", "verify", "--for", str(config), "data.max_length=100000"])
+    assert limit == 1 and "more than the LLM's context" in capsys.readouterr().out
+
+
+def test_verify_for_pretraining_and_for_a_recipe(data, parts, tmp_path, capsys):
+    spoil(data)
+    config = tmp_path / "stage.yaml"
+    config.write_text(dump_settings(of_stage("pretrain", data, tmp_path / "run", parts)))
+    assert cli.main(["data", "verify", "--for", str(config)]) == 1
+    out = capsys.readouterr().out
+    assert "r2: " in out and "r5: " in out and "training would refuse 2" in out
+    config.write_text("out: x\nstages: [{name: a, stage: align}]\n")
+    assert cli.main(["data", "verify", "--for", str(config)]) == 2
+    assert "is a recipe" in capsys.readouterr().err
+    assert cli.main(["data", "verify"]) == 2
 
 
 def test_too_many_end_the_run(data, parts, tmp_path):

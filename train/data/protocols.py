@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,6 +28,19 @@ class TrainingDataset(Dataset[dict[str, Any]]):
     @abstractmethod
     def name(self, index: int) -> str:
         """Return what logs and messages call a sample."""
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples: one for each item, unless an item consists of several."""
+        return len(self)
+
+    def members(self, index: int) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
+        """Return the name of each sample of an item, and how to read it."""
+        return [(self.name(index), partial(self.__getitem__, index))]
+
+    def join(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return an item of some samples of `members`."""
+        return samples[0]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose samples come next."""

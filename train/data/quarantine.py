@@ -1,6 +1,7 @@
 """Quarantine: a bad sample is recorded with the reason and replaced by the next one; too many end the run.
 
-Which sample replaces a bad one depends on the data alone, so it is the same in every process, worker and resumed run.
+Of an item that consists of several samples (`data.share_clips`) the good ones remain. Which sample replaces a bad one
+depends on the data alone, so it is the same in every process, worker and resumed run.
 """
 
 from __future__ import annotations
@@ -78,16 +79,21 @@ class GuardedDataset(TrainingDataset):
             ConfigError: A setting is wrong, for example `ALM_MAX_AUDIO_S`.
         """
         for ahead in range(len(self)):
-            other = (index + ahead) % len(self)
-            try:
-                sample = self.dataset[other]
-                self.check(sample)
-                return sample
-            except (StorageError, ConfigError):
-                raise
-            except UserError as error:
-                self._write(self.dataset.name(other), str(error))
-        raise UserError(f"data.train: every one of the {len(self)} samples is bad; see {self.file}")
+            good = []
+            for name, read in self.dataset.members((index + ahead) % len(self)):
+                try:
+                    sample = read()
+                    self.check(sample)
+                    good.append(sample)
+                except (StorageError, ConfigError):
+                    raise
+                except UserError as error:
+                    self._write(name, str(error))
+            if good:
+                return self.dataset.join(good)
+        raise UserError(
+            f"data.train: every one of the {self.dataset.n_samples} samples is bad; see {self.file}"
+        )
 
     def _write(self, name: str, reason: str) -> None:
         """Append a line; short lines appended at once do not mix with those of other processes."""
@@ -113,11 +119,11 @@ class GuardedDataset(TrainingDataset):
 
     def complaint(self) -> str | None:
         """Return the message for too many bad samples; None while they are few enough."""
-        bad, allowed = len(self.quarantined()), self.max_share * len(self)
-        if bad <= allowed:
+        bad, n_samples = len(self.quarantined()), self.dataset.n_samples
+        if bad <= self.max_share * n_samples:
             return None
         return (
-            f"data.train: {bad} of {len(self)} samples are bad, more than data.max_bad_share={self.max_share:g}; "
+            f"data.train: {bad} of {n_samples} samples are bad, more than data.max_bad_share={self.max_share:g}; "
             f"see {self.file} for the reasons"
         )
 

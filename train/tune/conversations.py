@@ -206,7 +206,7 @@ class ConversationCollator:
         self.packed, self.supervise, self.shared = packed, supervise, shared
 
     def check(self, sample: dict[str, Any]) -> None:
-        """Check that a sample, or a group of them, can be part of a batch: clips can be used, tokens are not too many.
+        """Check that a sample can be part of a batch: its clips can be used, its tokens are not too many.
 
         The tokens are stored in the sample itself as `encoded`, for the batch that it becomes part of.
 
@@ -214,10 +214,6 @@ class ConversationCollator:
             AudioError: A clip is missing, not decodable, silent, or too short for one token.
             UserError: The conversation does not fit its clips, or is too long.
         """
-        if "together" in sample:
-            for one in sample["together"]:
-                self.check(one)
-            return
         try:
             lengths = {ref: self.clips.check(ref) for ref in sample["audio"]}
             self._encode(sample, lengths)

@@ -9,7 +9,7 @@ Axis letters: B samples, R rows, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,19 @@ class SharedClips(TrainingDataset):
         """Return the ids of a group's samples."""
         return "+".join(self.dataset.name(number) for number in self.groups[index])
 
+    @property
+    def n_samples(self) -> int:
+        """Number of samples of all groups."""
+        return sum(map(len, self.groups))
+
+    def members(self, index: int) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
+        """Return the name of each sample of a group, and how to read it."""
+        return [member for number in self.groups[index] for member in self.dataset.members(number)]
+
+    def join(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return some samples of a group as an item."""
+        return {"together": samples}
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose samples come next."""
         super().set_epoch(epoch)
@@ -88,7 +101,7 @@ class SharedClips(TrainingDataset):
         return self._order(seed, epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"together": [self.dataset[number] for number in self.groups[index]]}
+        return self.join([read() for _, read in self.members(index)])
 
 
 def samples_of_groups(items: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[int]]:
