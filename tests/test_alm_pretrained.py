@@ -15,6 +15,7 @@ from calls import model_inputs
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import alm
+from alm.auto import AUTO_MAP as OURS
 from alm.checkpoint import load_llm, load_model
 from alm.cli import main
 from alm.common.errors import CheckpointError, ConfigError, UserError
@@ -265,3 +266,15 @@ def test_a_tokenizer_pattern_that_gives_up_is_one_line(llm_dir):
     )
     with pytest.raises(UserError, match="the tokenizer cannot read"):
         model_inputs(processor, [[{"role": "user", "content": "a" * 40 + "!"}]], add_generation_prompt=True)
+
+
+def test_a_directory_of_ours_that_fails_to_load_says_the_real_reason(tmp_path):
+    config = tmp_path / "processor_config.json"
+    config.write_text(json.dumps({"auto_map": {"AutoProcessor": OURS["AutoProcessor"]}}))
+    with pytest.raises(CheckpointError, match="cannot load: the real reason"):
+        with typed_errors("cannot load", folder=tmp_path):
+            raise ValueError("the real reason")
+    config.write_text(json.dumps({"auto_map": {"AutoProcessor": "evil.Processor"}}))
+    with pytest.raises(CheckpointError, match="names Python code of its own"):
+        with typed_errors("cannot load", folder=tmp_path):
+            raise ValueError("the real reason")

@@ -122,7 +122,9 @@ def _custom_code(folder: Path | None) -> str:
     for name in _JSON_FILES if folder is not None else ():
         assert folder is not None
         values = read_json_object(folder / name, constants=True) if (folder / name).is_file() else {}
-        if "auto_map" in values and values["auto_map"] != AUTO_MAP:
+        named = values.get("auto_map")
+        ours = isinstance(named, dict) and all(AUTO_MAP.get(auto) == name for auto, name in named.items())
+        if named is not None and not ours:
             return (
                 f"{name} names Python code of its own (auto_map), which is not run; if you trust its author, set "
                 "trust_remote_code: true"
