@@ -53,8 +53,8 @@ def _add_model_and_audio(parser: argparse.ArgumentParser) -> None:
         "audio",
         nargs="+",
         metavar="AUDIO",
-        help="audio files, http(s) or data: addresses, folders (with all below them), patterns such as 'a/*.wav', or - "
-        "for a list on stdin",
+        help="audio files, addresses (http(s), data:, s3://, gs://, hf://), folders (with all below them), patterns such "
+        "as 'a/*.wav', or - for a list on stdin",
     )
 
 
@@ -203,7 +203,7 @@ def _answer_some(
     advance: Any,
 ) -> list[tuple[str | None, str | None]]:
     """Per file its answer on one line, or the reason why there is none."""
-    from alm.common.errors import AudioError, UserError
+    from alm.common.errors import AudioError, StorageError, UserError
     from alm.common.text import one_line
     from alm.generation import generate_answers
 
@@ -213,7 +213,7 @@ def _answer_some(
         try:
             clips.append([read()])
             good.append(row)
-        except AudioError as error:
+        except (AudioError, StorageError) as error:
             results[row] = (None, one_line(str(error)))
             advance(1)
     if not clips:

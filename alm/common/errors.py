@@ -28,6 +28,10 @@ class ManifestError(UserError):
     """A manifest or a table that cannot be read; the message names file and line."""
 
 
+class StorageError(ManifestError):
+    """A file of the data that is missing, truncated or out of reach: no fault of one sample, so it ends a run."""
+
+
 class Preempted(Exception):
     """The run received SIGTERM or SIGUSR1 and saved a checkpoint; the same command resumes from it."""
 

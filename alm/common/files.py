@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from alm.common.errors import ManifestError, UserError
+from alm.common.storage.remote import is_remote, open_remote
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 _NOT_REGULAR = {
@@ -48,12 +49,17 @@ def disk_problem(error: BaseException) -> str | None:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file for reading; pipes and devices, which could block forever, are refused.
+    """Open a regular file, here or in remote storage, for reading.
+
+    Pipes and devices, which could block forever, are refused.
 
     Raises:
         OSError: The file is missing, cannot be read or is not a regular file; `reason` words it.
         ValueError: The path holds a NUL character or cannot be encoded.
+        StorageError: Remote storage does not answer, or denies access.
     """
+    if is_remote(path):
+        return open_remote(path)
     _check_regular(os.stat(path).st_mode)
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -324,8 +330,8 @@ def _umask() -> int:
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """Hex SHA-256 of a file's bytes."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    with open_regular(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def file_entry(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from alm.common.files import sha256_of
 from alm.common.plugins import plugin_files
+from alm.common.storage.remote import to_path
 
 _ARTIFACT_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt")
 # Ablations plan, run and report what the other packages compute; no result of a stage depends on their code.
@@ -25,7 +26,7 @@ def fingerprint(settings: dict[str, Any], inputs: Sequence[str | Path]) -> str:
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for source in inputs:
-        path = Path(source)
+        path = to_path(source)
         if path.is_file():
             digest.update(sha256_of(path).encode())
         elif path.is_dir():

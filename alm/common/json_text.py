@@ -14,6 +14,7 @@ from typing import Any
 
 from alm.common.errors import ManifestError, UserError
 from alm.common.files import open_regular, read_text, reason, write_text_atomic
+from alm.common.storage.remote import to_path
 
 _BLANK = " \t\r\n"  # of JSON
 _READ_CHARACTERS = 1 << 20
@@ -37,7 +38,7 @@ def read_json(
         UserError: Of class `error`: the file is missing, no regular file, or not valid JSON; see `parse_json`.
     """
     return parse_json(
-        read_text(Path(path), "a JSON file", error).removeprefix("\ufeff"), str(path), error, constants
+        read_text(path, "a JSON file", error).removeprefix("\ufeff"), str(path), error, constants
     )
 
 
@@ -123,7 +124,7 @@ def json_items(
     Raises:
         UserError: Of class `error`: the file is missing, no regular file, or not valid JSON; see `parse_json`.
     """
-    path = Path(path)
+    path = to_path(path)
     try:
         with open_regular(path) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="\n") as text:
             first = text.read(1)

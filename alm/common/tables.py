@@ -11,6 +11,7 @@ from pathlib import Path
 
 from alm.common.errors import ManifestError
 from alm.common.files import open_regular, read_text, reason
+from alm.common.storage.remote import to_path
 
 _LONGEST_CELL = 16_000_000  # characters; the csv module's own limit of 131072 is too small for transcripts
 
@@ -43,7 +44,7 @@ def read_csv(
         ManifestError: The file cannot be read or is not a UTF-8 table, a column is missing or named twice, or a row
             has more or fewer cells than there are columns.
     """
-    path = Path(path)
+    path = to_path(path)
     csv.field_size_limit(_LONGEST_CELL)
     names = None if header else list(columns)
     try:

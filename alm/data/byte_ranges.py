@@ -7,14 +7,11 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
-from alm.common.errors import ManifestError
+from alm.common.errors import StorageError
 from alm.common.files import reason
+from alm.common.storage.remote import is_remote, read_remote_range
 
 _OPEN_FILES = 128
-
-
-class StorageError(ManifestError):
-    """A file of the data that is missing, truncated or replaced: no fault of one sample, so it ends a run."""
 
 
 class _Handles(threading.local):
@@ -61,7 +58,8 @@ def read_range(
         StorageError: Of class `error`: the file is missing, cannot be read, or ends earlier.
     """
     try:
-        data = os.pread(_handles.of(str(path)), size, at)
+        remote = is_remote(path)
+        data = read_remote_range(path, at, size) if remote else os.pread(_handles.of(str(path)), size, at)
     except FileNotFoundError as problem:
         raise error(f"{path}: the {kind} is missing; {what} lies in it; copy it again") from problem
     except (OSError, ValueError, OverflowError, MemoryError) as problem:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alm.common.errors import AudioError
+from alm.common.storage.remote import joined
 from alm.data.byte_ranges import read_range
 from alm.data.records import AudioRef
 
@@ -51,7 +51,7 @@ class EmbeddedRef(AudioRef):
     def state(self) -> tuple[int, int] | None:
         """Size and time of change of the file that holds it, or of the folder of a data set."""
         try:
-            status = os.stat(self.path)
+            status = self.path.stat()
         except (OSError, ValueError):
             return None
         return status.st_size, status.st_mtime_ns
@@ -146,7 +146,7 @@ def embedded_ref(
         end_s: Its end in seconds.
     """
     given = {key: value for key, value in values.items() if key not in ("kind", "path")}
-    return _KINDS[values["kind"]](folder / values["path"], start_s, end_s, **given)
+    return _KINDS[values["kind"]](joined(folder, values["path"]), start_s, end_s, **given)
 
 
 def decode_base64(text: str, where: str) -> bytes:

@@ -11,7 +11,8 @@ from typing import Any
 
 from alm.common.errors import ConfigError, ManifestError, UserError
 from alm.common.json_text import read_json_object
-from alm.data.cache import cache_folder
+from alm.common.storage.cache import cache_folder
+from alm.common.storage.remote import RemotePath, to_path
 
 FILES = {".parquet": "parquet", ".arrow": "arrow"}
 """Suffixes of single files, and the builder that reads them."""
@@ -28,7 +29,7 @@ def opened(path: str, split: str) -> Any:
     import datasets
 
     with typed_errors(path):
-        if is_saved(Path(path)):
+        if is_saved(to_path(path)):
             found = datasets.load_from_disk(path)
         else:
             found = datasets.load_dataset(*load_arguments(path), cache_dir=str(cache_folder("datasets")))
@@ -53,9 +54,12 @@ def opened(path: str, split: str) -> Any:
 
 def load_arguments(path: str) -> list[Any]:
     """What `load_dataset` takes: the name of a hub data set or folder, or a builder and files."""
-    local = Path(path)
+    local = to_path(path)
     if local.is_file():
         return [FILES[local.suffix], None, None, str(local)]
+    if isinstance(local, RemotePath):
+        files = [str(file) for kind in FILES for file in local.rglob(f"*{kind}")]
+        return [FILES[Path(files[0]).suffix] if files else "parquet", None, None, files]
     return [os.path.abspath(path)] if local.is_dir() else [path]  # a folder may be called as a builder is
 
 

@@ -20,11 +20,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from alm.common.errors import ManifestError
+from alm.common.errors import ManifestError, StorageError
 from alm.common.files import locked_file, open_regular, reason, remove_leftovers
 from alm.common.json_text import parse_json
-from alm.data.byte_ranges import StorageError, read_range
-from alm.data.cache import cache_folder
+from alm.common.storage.cache import cache_folder
+from alm.common.storage.remote import is_remote, to_path
+from alm.data.byte_ranges import read_range
 from alm.data.embedded import embedded_ref
 from alm.data.records import CheckedRecord, LazyRecords, Record, note_id, parse_record
 
@@ -167,7 +168,8 @@ def stored_line(source: str, folder: Path, values: dict[str, Any], embedded: dic
 def parse_stored(line: bytes, index: int, audio_only: bool) -> Record:
     """The record of a stored line."""
     source, folder, values, embedded = parse_json(line.decode("utf-8"), f"record {index}")
-    return with_embedded(parse_record(values, Path(folder), source, audio_only), Path(folder), embedded)
+    base = to_path(folder)
+    return with_embedded(parse_record(values, base, source, audio_only), base, embedded)
 
 
 def with_embedded(record: Record, folder: Path, embedded: dict[str, Any]) -> Record:
@@ -382,10 +384,10 @@ def _state(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for number, path in enumerate(files):
         try:
-            status = os.stat(path)
-            digest.update(os.fsencode(os.path.realpath(path)))
+            status = path.stat()
+            digest.update(os.fsencode(path.resolve()))
             digest.update(f"|{status.st_size}|{status.st_mtime_ns}\n".encode())
-            if number < _SAMPLED_FILES and status.st_size:
+            if number < _SAMPLED_FILES and status.st_size and not is_remote(path):
                 with open_regular(path) as stream:
                     digest.update(stream.read(_SAMPLED_BYTES))
                     stream.seek(max(0, status.st_size - _SAMPLED_BYTES))

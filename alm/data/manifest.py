@@ -28,6 +28,7 @@ import numpy as np
 from alm.common.errors import ManifestError, UserError
 from alm.common.files import locked_file, open_regular, reason, remove_leftovers
 from alm.common.json_text import parse_json
+from alm.common.storage.remote import to_path
 from alm.data.index import IndexedRecords, Line, id_hash, open_index, pack_rows, repeated_values
 from alm.data.records import Record, check_record, note_id, parse_record
 from alm.data.row_processes import rows_by_processes
@@ -49,7 +50,7 @@ def read_manifest(
     Raises:
         ManifestError: The file is missing or empty, or a line is not a record; file and line are named.
     """
-    path = Path(path)
+    path = to_path(path)
     if path.is_dir():
         from alm.data.shards import ShardedRecords
 
@@ -82,7 +83,7 @@ def open_manifest(path: str | os.PathLike[str], audio_only: bool = False) -> Ind
     Raises:
         ManifestError: The file is missing or empty, or a line is not a record; file and line are named.
     """
-    path = Path(path)
+    path = to_path(path)
     records = open_index(
         str(path),
         f"manifest|{path.absolute()}",
@@ -247,7 +248,7 @@ def _write_rows() -> int:
     """Write the index rows of some lines to the standard output; see `alm.data.row_processes`."""
     path, start, stop, first = sys.argv[1], *map(int, sys.argv[2:])
     try:
-        for block in pack_rows(manifest_lines(Path(path), start, stop, first)):
+        for block in pack_rows(manifest_lines(to_path(path), start, stop, first)):
             sys.stdout.buffer.write(block)
         sys.stdout.buffer.flush()
     except (UserError, OSError):

@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import json
-import os
 import re
 import stat
 import string
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 from alm.common.errors import AudioError, ManifestError, shown
 from alm.common.files import read_bytes
+from alm.common.storage.remote import joined
 from encoders.audio.formats import find_file
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class AudioRef:
     def state(self) -> tuple[int, int] | None:
         """Size in bytes and time of change in ns, which differ for a replaced file; None if there is no file."""
         try:
-            status = os.stat(find_file(self.path))
+            status = find_file(self.path).stat()
         except (OSError, ValueError):  # ValueError: a name with a NUL character
             return None
         return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
@@ -244,7 +244,7 @@ def parse_record(data: Mapping[str, Any], base: Path, source: str, audio_only: b
         ManifestError: What is wrong, what was expected and where.
     """
     checked = check_record(data, source, audio_only)
-    refs = tuple(AudioRef(base / name, start_s, end_s) for name, start_s, end_s in checked.audio)
+    refs = tuple(AudioRef(joined(base, name), start_s, end_s) for name, start_s, end_s in checked.audio)
     messages, last_user = checked.messages, ""
     for message in messages:
         if message["role"] == "user":

@@ -12,7 +12,7 @@ from typing import IO
 
 from alm.common.files import open_regular
 from alm.common.processes import child_environment, interrupts_kept_from_children, tied_child_command
-from alm.data.cache import cache_folder
+from alm.common.storage.cache import cache_folder
 
 _LEAST_BYTES = 16 << 20  # for each process
 _MOST_PROCESSES = 8

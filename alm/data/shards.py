@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from alm.common.errors import shown
+from alm.common.errors import StorageError, shown
 from alm.common.files import open_regular, reason
 from alm.common.json_text import parse_json, read_json
 from alm.common.names import check_file_name
-from alm.data.byte_ranges import StorageError, read_range
+from alm.common.storage.remote import RemotePath, is_remote, local_copy, to_path
+from alm.data.byte_ranges import read_range
 from alm.data.embedded import EmbeddedRef
 from alm.data.index import id_hash
 from alm.data.records import AudioRef, LazyRecords, Record, parse_record
@@ -100,6 +101,8 @@ class ShardRef(EmbeddedRef):
 
 def is_shard_folder(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a directory with a shard index."""
+    if is_remote(path):
+        return (to_path(path) / INDEX).is_file()
     return os.path.isfile(os.path.join(path, INDEX))
 
 
@@ -118,7 +121,7 @@ class ShardedRecords(LazyRecords):
     """
 
     def __init__(self, folder: str | os.PathLike[str], audio_only: bool = False) -> None:
-        self._open(Path(folder), audio_only)
+        self._open(to_path(folder), audio_only)
         self._check_tables()
         if not audio_only and not self.rows["has_text"].all():
             row = int(np.argmin(self.rows["has_text"]))
@@ -196,8 +199,12 @@ class ShardedRecords(LazyRecords):
         return ShardRef(self.shards[row["shard"]], ref.start_s, ref.end_s, *where)
 
     def _check_shards(self) -> None:
+        sizes = self.folder.sizes() if isinstance(self.folder, RemotePath) else None  # one request for all
         for number, (path, shard) in enumerate(zip(self.shards, self.contents["shards"], strict=True)):
-            got = path.stat().st_size if path.is_file() else None
+            if sizes is not None:
+                got = sizes.get(path.name)
+            else:
+                got = path.stat().st_size if path.is_file() else None
             if got != shard["bytes"]:
                 rows = np.flatnonzero(self.rows["shard"] == number)
                 what = "is missing" if got is None else f"has {got} bytes, {shard['bytes']} were written"
@@ -278,7 +285,9 @@ def _table(path: Path, dtype: np.dtype[Any], n_rows: int) -> np.ndarray:
     """A table of the index, memory-mapped."""
     try:
         open_regular(path).close()  # a pipe would block forever
-        table: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        table: np.ndarray = np.load(local_copy(path), mmap_mode="r", allow_pickle=False)
+    except StorageError:
+        raise
     except Exception as error:  # numpy documents no errors for broken headers
         raise ShardError(f"{path}: cannot be read ({reason(error)}); copy it again") from error
     if table.dtype != dtype or table.shape != (n_rows,):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from alm.common.errors import ConfigError, ManifestError
+from alm.common.storage.remote import check_protocol, is_folder, is_remote, path_exists, to_path
 from alm.data.index import IndexedRecords, repeated_hashes
 from alm.data.readers import READERS
 from alm.data.readers.base import DataSource, as_source
@@ -71,7 +71,7 @@ def open_source(source: str | DataSource, audio_only: bool = False) -> Sequence[
     assert source.format is not None
     reader = READERS.get(source.format)
     reader.check(source)
-    if reader.local and not os.path.exists(source.path):
+    if reader.local and not path_exists(source.path):
         raise ManifestError(
             f"{source.path}: no such file or folder; expected data of format '{source.format}'"
         )
@@ -86,6 +86,7 @@ def resolve_source(source: str | DataSource) -> DataSource:
         ManifestError: A folder is in no known format.
     """
     source = as_source(source)
+    check_protocol(source.path)
     if source.format is not None:
         READERS.get(source.format)  # unknown: names the nearest
         return source
@@ -94,7 +95,7 @@ def resolve_source(source: str | DataSource) -> DataSource:
         raise ConfigError(
             f"{source.path}: could be {' or '.join(found)}; say which: {{path: {source.path}, format: {found[0]}}}"
         )
-    if not found and os.path.isdir(source.path):
+    if not found and is_folder(source.path):
         known = ", ".join(READERS.names())
         raise ManifestError(
             f"{source.path}: no shard index ({INDEX}), and in no other known format ({known}); name the file, or "
@@ -107,7 +108,7 @@ def formats_of(path: str) -> list[str]:
     """Names of the formats that a file or folder can be read as; a special format comes before a general one."""
     if not _exists(path):
         return []
-    found = [name for name in READERS.names() if READERS.get(name).recognises(Path(path))]
+    found = [name for name in READERS.names() if READERS.get(name).recognises(to_path(path))]
     # A data set's folder also holds audio, and any manifest is a table; those formats are asked for by name.
     for general in ("audiofolder", "table"):
         if len(found) > 1 and general in found:
@@ -117,7 +118,7 @@ def formats_of(path: str) -> list[str]:
 
 def _exists(path: str) -> bool:
     try:
-        return os.path.exists(path)
+        return path_exists(path)
     except ValueError:  # a NUL character
         return False
 
@@ -145,6 +146,8 @@ def is_records_source(source: str | DataSource) -> bool:
     if isinstance(source, DataSource) and (source.format is not None or source.given()):
         return True
     path = str(source)
+    if is_remote(path):
+        return True
     if not Path(path).is_dir():
         return Path(path).suffix != ".csv"
     return (
@@ -163,8 +166,8 @@ def folder_states(sources: Sequence[str | DataSource]) -> dict[str, str]:
     """
     digest, found = hashlib.sha256(), False
     for source in sources:
-        path = Path(str(source))
-        if not path.is_dir() or is_shard_folder(path) or not is_records_source(source):
+        path = to_path(str(source))
+        if not is_folder(path) or is_shard_folder(path) or not is_records_source(source):
             continue
         resolved = resolve_source(source)
         assert resolved.format is not None

@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alm.common.storage.remote import is_remote, to_path
+
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64",
     ".m4a", ".aac", ".mp4", ".m4b", ".webm", ".weba", ".mka", ".wma", ".amr", ".3gp", ".aifc", ".snd", ".mp2", ".mp1",
@@ -84,6 +86,8 @@ def find_file(path: Path) -> Path:
     Returns:
         The path, or the one file beside it whose name is the same in Unicode's sense.
     """
+    if is_remote(path):
+        return to_path(path)
     if os.path.lexists(path) or path.name.isascii():
         return path
     for form in ("NFC", "NFD"):

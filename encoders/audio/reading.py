@@ -21,6 +21,7 @@ import soundfile
 
 from alm.common.errors import AudioError, UserError
 from alm.common.files import open_regular, reason
+from alm.common.storage.remote import is_remote, to_path
 from encoders.audio import flac, frames, ogg
 from encoders.audio.containers import Container, check_whole
 from encoders.audio.ffmpeg import Recording
@@ -194,10 +195,14 @@ def _opened(source: Source, name: str | None = None) -> Iterator[_Opened]:
         with _typed_errors(shown):
             yield _Opened(_Memory(source), len(source), None, shown)
     elif isinstance(source, str | os.PathLike):
-        shown = name or str(Path(source))
+        shown = name or str(to_path(source))
         with _typed_errors(shown):
             path = find_file(Path(source))
             with _open(path) as stream:
+                if is_remote(path):
+                    data = stream.read()
+                    yield _Opened(_Memory(data), len(data), None, shown)
+                    return
                 # As bytes: libsndfile's wrapper cannot encode a name that is not UTF-8.
                 yield _Opened(stream, os.fstat(stream.fileno()).st_size, os.fsencode(path), shown)
     else:
@@ -564,7 +569,9 @@ def _open(file: Path) -> BinaryIO:
         return open_regular(file)
     except FileNotFoundError as error:
         hint = (
-            "download it first"
+            "check the address"
+            if is_remote(file)
+            else "download it first"
             if "://" in str(file) or ":/" in str(file)
             else ("check the path (a manifest's paths are relative to the manifest)")
         )

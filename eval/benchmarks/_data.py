@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alm.common.errors import AudioError, ConfigError
+from alm.common.storage.remote import path_exists
 from alm.data.readers.base import as_source, parse_source
 from alm.data.records import AUDIO_MARKER, AudioRef, Record, format_choices
 from eval.benchmarks._base import OURS, Benchmark
@@ -71,7 +72,7 @@ def read_records(
     source = as_source(parse_source(data, "data"))
     if source.given() and not benchmark.takes_sources:
         raise ConfigError(f"data: {benchmark.name} reads its published layout; give a path, without settings")
-    if not Path(source.path).exists() and (not benchmark.takes_sources or source.format is None):
+    if not path_exists(source.path) and (not benchmark.takes_sources or source.format is None):
         raise EvaluationError(
             f"{source.path}: no such file or folder; point --data at the data of {benchmark.name}"
         )

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from alm.common.errors import AudioError, ConfigError, UserError
+from alm.common.errors import AudioError, ConfigError, StorageError, UserError
 from alm.common.json_text import read_log
-from alm.data.byte_ranges import StorageError
 from encoders.audio import SILENT_PEAK
 from train.data.protocols import TrainingDataset
 from train.settings.data import DataSettings

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alm.common.errors import ConfigError, ManifestError
+from alm.common.storage.remote import to_path
 from alm.data.readers.base import DataSource, Reader, Row
 from alm.data.readers.normalise import to_row
 from alm.data.readers.table import table_rows
@@ -60,7 +61,7 @@ class AudioFolderReader(Reader):
 
 
 def _folder(source: DataSource) -> Path:
-    folder = Path(source.path)
+    folder = to_path(source.path)
     if source.split is None:
         return folder
     if not (folder / source.split).is_dir() or Path(source.split).name != source.split:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import numpy as np
 
 from alm.common.errors import ConfigError, ManifestError, shown
 from alm.common.json_text import first_character, json_items
+from alm.common.storage.remote import to_path
 from alm.data.index import Line, open_index, parse_stored, stored_line
 from alm.data.records import Record, check_record
 
@@ -154,7 +154,7 @@ class Reader(ABC):
 
     def files(self, source: DataSource) -> list[Path]:
         """The files that the rows depend on; a change of one makes the index anew."""
-        return [Path(source.path)]
+        return [to_path(source.path)]
 
     def check(self, source: DataSource) -> None:
         """Refuse settings that this format does not take.
@@ -179,7 +179,7 @@ class Reader(ABC):
         Raises:
             ManifestError: A row is no record, or two have one id; names file and row.
         """
-        key = json.dumps([os.path.abspath(source.path), dataclasses.asdict(source)], sort_keys=True)
+        key = json.dumps([str(to_path(source.path).absolute()), dataclasses.asdict(source)], sort_keys=True)
         records = open_index(
             source.path,
             f"{source.format}|{key}",
@@ -228,7 +228,7 @@ def folder_of(source: DataSource, file: Path) -> Path:
     """
     if source.audio is None:
         return file.parent
-    folder = Path(source.audio).expanduser()
+    folder = to_path(source.audio).expanduser()
     if not folder.is_dir():
         raise ManifestError(f"{source.path}: audio: {folder} is no folder; check the path")
     return folder

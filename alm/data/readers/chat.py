@@ -13,6 +13,7 @@ from pathlib import Path
 
 from alm.common.errors import ManifestError, shown
 from alm.common.json_text import json_items
+from alm.common.storage.remote import to_path
 from alm.data.readers.base import DataSource, Reader, Row, first_value, folder_of
 from alm.data.readers.conversations import has_foreign_turns, is_conversation
 from alm.data.readers.normalise import to_row
@@ -32,7 +33,7 @@ class ChatReader(Reader):
 
     def rows(self, source: DataSource) -> Iterator[Row]:
         """See the base class."""
-        folder = folder_of(source, Path(source.path))
+        folder = folder_of(source, to_path(source.path))
         for where, value in json_items(source.path):
             if not isinstance(value, dict) or not is_conversation(value, source.columns):
                 raise ManifestError(

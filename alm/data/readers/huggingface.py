@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alm.common.errors import ConfigError, ManifestError
+from alm.common.storage.remote import to_path
 from alm.data.huggingface import (
     FILES,
     audio_and_labels,
@@ -38,7 +39,7 @@ class HuggingFaceReader(Reader):
 
     def files(self, source: DataSource) -> list[Path]:
         """The files of a local data set."""
-        path = Path(source.path)
+        path = to_path(source.path)
         if not path.exists():
             return []
         if path.is_dir() and is_saved(path):
@@ -55,7 +56,7 @@ class HuggingFaceReader(Reader):
         audio, labels = audio_and_labels(data.features)
         text = data.remove_columns([name for name in audio if name in data.column_names])
         names = {name: _audio_names(data, name) for name in audio}
-        folder = Path(source.audio) if source.audio else Path()
+        folder = to_path(source.audio) if source.audio else Path()
         for number in range(len(data)):
             values = dict(text[number]) if text.column_names else {}
             where = f"{source.path}: row {number}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from alm.common.errors import ManifestError, shown
 from alm.common.files import open_regular, read_text, reason
+from alm.common.storage.remote import to_path
 from alm.data.readers.base import DataSource, Reader, Row
 
 PROMPT = "Transcribe the speech."
@@ -28,14 +29,14 @@ class KaldiReader(Reader):
 
     def files(self, source: DataSource) -> list[Path]:
         """The tables that are there."""
-        folder = Path(source.path)
+        folder = to_path(source.path)
         names = ("wav.scp", "text", "segments", "utt2spk")
         return [folder / name for name in names if name == "wav.scp" or (folder / name).exists()]
 
     def rows(self, source: DataSource) -> Iterator[Row]:
         """See the base class."""
-        folder = Path(source.path)
-        base = Path(source.audio) if source.audio else Path()
+        folder = to_path(source.path)
+        base = to_path(source.audio) if source.audio else Path()
         audio = _recordings(folder)
         texts = _table(folder / "text") if (folder / "text").exists() else None
         speakers = _table(folder / "utt2spk") if (folder / "utt2spk").exists() else {}

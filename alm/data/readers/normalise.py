@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from alm.common.errors import AudioError, ManifestError, shown
+from alm.common.storage.remote import is_remote
 from alm.data.embedded import decode_base64
 from alm.data.readers.base import TARGETS, DataSource, Row
 from alm.data.readers.conversations import TURN_KEYS, is_conversation, read_conversation
@@ -186,6 +187,8 @@ def audio_item(item: Any, where: str) -> tuple[Any, dict[str, Any] | None]:
     if isinstance(item, str) and item.startswith("data:"):
         _check_base64(item, where)
         return _inline(item, "data")
+    if isinstance(item, str) and is_remote(item):
+        return item, None
     if isinstance(item, str) and _URL.match(item):
         url = urlparse(item)
         if url.scheme == "file":

@@ -8,6 +8,7 @@ from typing import Any
 
 from alm.common.errors import ManifestError, shown
 from alm.common.json_text import json_items
+from alm.common.storage.remote import to_path
 from alm.common.tables import read_csv
 from alm.data.readers.base import DataSource, Reader, Row, first_value, folder_of
 from alm.data.readers.conversations import is_conversation, is_manifest_row
@@ -32,7 +33,7 @@ class TableReader(Reader):
 
     def rows(self, source: DataSource) -> Iterator[Row]:
         """See the base class."""
-        path = Path(source.path)
+        path = to_path(source.path)
         folder = folder_of(source, path)
         for where, values in table_rows(path):
             yield to_row(values, where, folder, source)

@@ -14,6 +14,7 @@ from typing import Any
 from alm.common.errors import ManifestError, shown
 from alm.common.files import open_regular, reason
 from alm.common.json_text import parse_json
+from alm.common.storage.remote import to_path
 from alm.data.readers.base import DataSource, Reader, Row
 from alm.data.readers.normalise import to_row
 from encoders.audio import AUDIO_SUFFIXES
@@ -35,7 +36,7 @@ class WebDatasetReader(Reader):
 
     def files(self, source: DataSource) -> list[Path]:
         """The tar files, sorted."""
-        path = Path(source.path)
+        path = to_path(source.path)
         return sorted(path.glob("*.tar")) if path.is_dir() else [path]
 
     def rows(self, source: DataSource) -> Iterator[Row]:

@@ -1,0 +1,1 @@
+"""Where data lies besides local folders: the cache folder, and remote storage (`s3://`, `gs://`, `hf://`)."""
