@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import tracemalloc
 from collections import Counter
 
@@ -104,7 +105,53 @@ def label_csv(root):
     audio(*(root / "audio" / row[0] for row in rows))
 
 
-OWN = {f.__name__: f for f in (clotho, audiocaps, clothoaqa, wavcaps, openaqa, label_csv)}
+def musiccaps(root):
+    header = ["ytid", "start_s", "end_s", "caption", "aspect_list", "author_id", "is_audioset_eval"]
+    names = ("[-0Gj8]-[30-40].wav", "-0SdA.wav", "Y-0vPF_30000_40000.flac", "-0xzr_30.mp3")
+    rows = [
+        [video, "30", "40", f"A song, {video}.", "['calm', 'piano']", "4", is_eval]
+        for video, is_eval in (("-0Gj8", "False"), ("-0SdA", "True"), ("-0vPF", "False"), ("-0xzr", "False"))
+    ]
+    table(root / "musiccaps-public.csv", header, *rows)
+    audio(*(root / "music" / name for name in names))
+
+
+def librispeech(root):
+    for split, speaker, texts in (
+        ("dev-clean", "84", ("GO ON", "THE END")),
+        ("train-clean-100", "19", ("I AM",)),
+    ):
+        folder = root / "LibriSpeech" / split / speaker / "121123"
+        names = [f"{speaker}-121123-{number:04d}" for number in range(len(texts))]
+        audio(*(folder / f"{name}.flac" for name in names))
+        said = "".join(f"{name} {text}\n" for name, text in zip(names, texts, strict=True))
+        (folder / f"{speaker}-121123.trans.txt").write_text(said)
+
+
+def common_voice(root):
+    header = "client_id\tpath\tsentence\tup_votes\tage\tlocale\n"
+    for split, speaker, sentence in (("train", "a1", 'He said "no" and left'), ("test", "b2", '"Yes')):
+        name = f"common_voice_en_{speaker}.mp3"
+        audio(root / "clips" / name)
+        (root / f"{split}.tsv").write_text(f"{header}{speaker}\t{name}\t{sentence}\t2\t\ten\n")
+
+
+def aishell(root):
+    lines = ["BAC009S0002W0122 而 对 楼市 成交", "BAC009S0764W0121 甚至 出现", "BAC009S0916W0495 交易"]
+    (root / "transcript").mkdir(parents=True)
+    (root / "transcript" / "aishell_transcript_v0.8.txt").write_text("".join(f"{line}\n" for line in lines))
+    for split, line in zip(("train", "dev", "test"), lines, strict=True):
+        name = line.split()[0]
+        audio(root / "wav" / split / name[6:11] / f"{name}.wav")
+
+
+OWN = {
+    f.__name__: f
+    for f in (
+        *(clotho, audiocaps, clothoaqa, wavcaps, openaqa, label_csv),
+        *(musiccaps, librispeech, common_voice, aishell),
+    )
+}
 TREES = {**corpus_trees.TREES, **OWN}
 
 
@@ -181,6 +228,60 @@ def test_openaqa_uses_the_folders_next_to_the_file(tmp_path):
     (tmp_path / "root" / "closed_ended.json").write_text('[{"instruction": "x", "audio_id": "y.wav"}]')
     with pytest.raises(ManifestError, match="entry 0 has no field 'output'"):
         convert("openaqa", tmp_path / "root", tmp_path / "out")
+
+
+def test_musiccaps_finds_downloaders_names(tmp_path):
+    splits = converted("musiccaps", tmp_path)
+    found = [record.audio[0].path.name for record in splits["train"]]
+    assert found == ["[-0Gj8]-[30-40].wav", "Y-0vPF_30000_40000.flac", "-0xzr_30.mp3"]
+    (record,) = splits["test"]
+    assert record.captions == ("A song, -0SdA.",) and record.meta["aspects"] == "['calm', 'piano']"
+    path = tmp_path / "root" / "musiccaps-public.csv"
+    path.write_text(path.read_text().replace("True", "perhaps"))
+    with pytest.raises(ManifestError, match=r"csv:3: is_audioset_eval is 'perhaps'; expected True or False"):
+        convert("musiccaps", tmp_path / "root", tmp_path / "out2")
+
+
+def test_transcripts_become_requests_to_transcribe(tmp_path):
+    asked = {}
+    for source in ("librispeech", "common_voice", "aishell"):
+        splits = converted(source, tmp_path / source)
+        asked[source] = {name: [r.answer for r in records] for name, records in splits.items()}
+        records = [record for part in splits.values() for record in part]
+        assert all("said in this recording" in r.question and r.kind == "transcript" for r in records)
+        assert all(r.meta["speaker"] in str(r.audio[0].path) for r in records)
+    assert asked == {
+        "librispeech": {"dev-clean": ["GO ON", "THE END"], "train-clean-100": ["I AM"]},
+        "common_voice": {"train": ['He said "no" and left'], "test": ['"Yes']},
+        "aishell": {"train": ["而对楼市成交"], "dev": ["甚至出现"], "test": ["交易"]},
+    }
+    path = next((tmp_path / "librispeech").rglob("84-*.trans.txt"))
+    path.write_text("84-121123-0000 GO ON\n84-121123-0001\n")
+    with pytest.raises(ManifestError, match=r"84-121123\.trans\.txt:2 has no 'text'"):
+        convert("librispeech", tmp_path / "librispeech" / "root", tmp_path / "out")
+    shutil.move(path.parents[2], path.parents[3] / "dev-cleaner")
+    with pytest.raises(ManifestError, match="lies in no folder of a split; expected one of train-clean-100"):
+        convert("librispeech", tmp_path / "librispeech" / "root", tmp_path / "out")
+
+
+def test_questions_whose_answer_is_no_choice_are_an_error_or_skipped_and_counted(tmp_path, capsys):
+    (tmp_path / "root").mkdir()
+    for path in corpus_trees.mmau(tmp_path / "root"):
+        audio(path)
+    tables = sorted((tmp_path / "root").rglob("mmau-test-mini.json*"))
+    rows = json.loads(tables[0].read_text())
+    rows[0]["answer"] = "none of them"
+    tables[0].write_text(json.dumps(rows))
+    command = ["data", "convert", "mmau", str(tmp_path / "root"), "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "the answer 'none of them' is not one of the choices" in capsys.readouterr().err
+    assert main([*command, "wrong_answers=skip"]) == 0
+    assert "skipped 1 entries: the answer is not one of the choices" in capsys.readouterr().out
+    assert len(read(tmp_path / "out")["test-mini"]) == len(rows) - 1
+    assert main([*command, "wrong_answers=keep"]) == 2
+    assert "wrong_answers: got 'keep', expected one of error, skip" in capsys.readouterr().err
+    assert main([*command, "wrong_anwsers=skip"]) == 2
+    assert "did you mean 'wrong_answers'" in capsys.readouterr().err
 
 
 def test_converters_keep_no_rows_in_memory(tmp_path):

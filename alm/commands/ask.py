@@ -53,8 +53,8 @@ def _add_model_and_audio(parser: argparse.ArgumentParser) -> None:
         "audio",
         nargs="+",
         metavar="AUDIO",
-        help="audio files, addresses (http(s), data:, s3://, gs://, hf://), folders (with all below them), patterns such "
-        "as 'a/*.wav', or - for a list on stdin",
+        help="audio files, addresses (http(s), data:, s3://, gs://, hf://), folders (with all below them), patterns "
+        "such as 'a/*.wav', or - for a list on stdin",
     )
 
 

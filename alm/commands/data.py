@@ -92,6 +92,12 @@ def _add_sources(actions: Any) -> None:
         "source", metavar="SOURCE", help="name of a corpus, for example clotho; alm list corpora names all"
     )
     convert.add_argument("root", metavar="ROOT", help="the data set's folder, or its one table")
+    convert.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="options of the corpus, e.g. wrong_answers=skip of mmau",
+    )
     labels = actions.add_parser(
         "from-labels",
         help="write captions and questions for a table of labelled clips",
@@ -212,10 +218,14 @@ def _stats(arguments: argparse.Namespace) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
+    from alm.common.settings import apply_overrides
     from alm.data.convert import convert
 
     out = arguments.out
-    _tell(convert(arguments.source, arguments.root, out, arguments.audio, arguments.max_missing), out)
+    options: dict[str, Any] = {}
+    apply_overrides(options, arguments.overrides)
+    done = convert(arguments.source, arguments.root, out, arguments.audio, arguments.max_missing, options)
+    _tell(done, out)
 
 
 def _from_labels(arguments: argparse.Namespace) -> None:
@@ -234,6 +244,8 @@ def _from_labels(arguments: argparse.Namespace) -> None:
 def _tell(done: Any, out: str) -> None:
     for split, count in done.written.items():
         print(f"wrote {out}/{split}.jsonl: {count} records")
+    for reason, count in done.skipped.items():
+        print(f"skipped {count} entries: {reason}")
     if done.missing:
         print(f"{len(done.missing)} of {done.clips} audio files are missing; see {out}/missing.txt")
 

@@ -24,6 +24,7 @@ def read_csv(
     delimiter: str = ",",
     comment: str | None = None,
     keep_spaces: bool = False,
+    quoted: bool = True,
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Read the rows of a CSV table as (`file:line`, row).
 
@@ -36,6 +37,7 @@ def read_csv(
         delimiter: The character between cells.
         comment: Lines that start with this are skipped.
         keep_spaces: Keep blanks around a cell. By default they are removed, and a quote may follow a blank.
+        quoted: Whether cells may stand in quotes; False takes quotes as any other character.
 
     Yields:
         `file:line` of the row's first line, and its cells by column name.
@@ -50,7 +52,11 @@ def read_csv(
     try:
         with open_regular(path) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
             reader = csv.reader(
-                _without_nul(text, path), delimiter=delimiter, skipinitialspace=not keep_spaces, strict=True
+                _without_nul(text, path),
+                delimiter=delimiter,
+                skipinitialspace=not keep_spaces,
+                strict=True,
+                quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
             )
             while True:
                 where = f"{path}:{reader.line_num + 1}"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,13 @@ class Converted:
         written: Records by split.
         missing: Names of recordings that were not found, each once.
         clips: How many different recordings the corpus names.
+        skipped: Number of entries that an option of the corpus skips, by reason.
     """
 
     written: dict[str, int]
     missing: list[str]
     clips: int
+    skipped: dict[str, int] = field(default_factory=dict)
 
 
 def list_sources() -> list[str]:
@@ -55,6 +58,7 @@ def convert(
     out: str | os.PathLike[str],
     audio: Sequence[str] = (),
     max_missing: float = 0.0,
+    options: Mapping[str, Any] | None = None,
 ) -> Converted:
     """Write a published corpus as manifests.
 
@@ -64,11 +68,12 @@ def convert(
         out: Folder of the manifests, `SPLIT.jsonl` each, and of `missing.txt` where recordings are missing.
         audio: Folders of the audio; none means where the corpus has it by default, below `root`.
         max_missing: Largest share of the named recordings that may be missing; their records are skipped.
+        options: Options of the corpus, for example `wrong_answers` of MMAU.
 
     Raises:
         UserError: An unknown corpus, a table that is not as published, or too many missing recordings.
     """
-    return write_manifests(source, open_corpus(source, Path(root)), out, audio, max_missing)
+    return write_manifests(source, open_corpus(source, Path(root), options), out, audio, max_missing)
 
 
 def write_manifests(
@@ -108,9 +113,13 @@ def write_manifests(
             "raise the share"
         )
     writers: dict[str, ManifestWriter] = {}
+    skipped: Counter[str] = Counter()
     with ExitStack() as open_writers:
         for entry, values in _records(name, corpus.entries(files), kinds, templates):
             if not all(is_file(clip.path) for clip in entry.audio):
+                continue
+            if entry.skipped:
+                skipped[entry.skipped] += 1
                 continue
             audio_of = [_audio_value(clip, out) for clip in entry.audio]
             record = {"id": values["id"], "audio": audio_of[0] if len(audio_of) == 1 else audio_of, **values}
@@ -123,7 +132,9 @@ def write_manifests(
         raise UserError(
             f"{out}: nothing to write; no record has its audio in {', '.join(map(str, files.folders))}"
         )
-    return Converted({split: writer.written for split, writer in writers.items()}, missing, n_clips)
+    return Converted(
+        {split: writer.written for split, writer in writers.items()}, missing, n_clips, dict(skipped)
+    )
 
 
 def _missing(entries: Iterator[Entry]) -> tuple[list[str], int]:

@@ -4,14 +4,14 @@
 counts as an empty transcript.
 """
 
-from alm.data.corpora.transcription import PROMPT
+from alm.data.corpora import TRANSCRIBE
 from eval.benchmarks._base import Benchmark
 from eval.benchmarks._readers import corpus_reader
 from eval.scoring.correctness import by_text
 
 BENCHMARK = Benchmark(
     reader=corpus_reader("transcription"),
-    prompt=PROMPT,
+    prompt=TRANSCRIBE,
     metrics=("wer", "cer", "qa"),
     is_right=by_text,
     max_new_tokens=128,

@@ -6,12 +6,15 @@ One reader serves `alm data convert <name>`, `data.dataset: <name>` of fine-tuni
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from alm.common.plugins import Registry
+from alm.common.settings import parse_settings
 from alm.data.corpora.audio_files import AudioFiles, Clip, is_file, segment_names
 from alm.data.corpora.base import (
+    TRANSCRIBE,
     Corpus,
     Entries,
     Entry,
@@ -19,12 +22,14 @@ from alm.data.corpora.base import (
     check_option,
     choice_question,
     in_its_folder,
+    transcribed,
 )  # fmt: skip
-from alm.data.corpora.rows import Row, csv_rows, grouped, object_rows
+from alm.data.corpora.rows import Row, csv_rows, grouped, named_lines, object_rows
 
 __all__ = [
-    "CORPORA", "AudioFiles", "Clip", "Corpus", "Entries", "Entry", "Row", "check_classes", "check_option",
-    "choice_question", "csv_rows", "grouped", "in_its_folder", "is_file", "object_rows", "open_corpus", "segment_names",
+    "CORPORA", "TRANSCRIBE", "AudioFiles", "Clip", "Corpus", "Entries", "Entry", "Row", "check_classes", "check_option",
+    "choice_question", "csv_rows", "grouped", "in_its_folder", "is_file", "named_lines", "object_rows", "open_corpus",
+    "segment_names", "transcribed",
 ]  # fmt: skip
 
 
@@ -37,14 +42,16 @@ CORPORA: Registry[type[Corpus]] = Registry(
 )
 
 
-def open_corpus(name: str, root: str | Path) -> Corpus:
-    """The corpus of a name with its default options.
+def open_corpus(name: str, root: str | Path, options: Mapping[str, Any] | None = None) -> Corpus:
+    """The corpus of a name.
 
     Args:
         name: One of `CORPORA.names()`.
         root: Folder of the corpus, or its one table.
+        options: Its options; those that are not given have their defaults.
 
     Raises:
-        ConfigError: No corpus has that name; names the nearest.
+        ConfigError: No corpus has that name, or it has no such option; names the nearest.
     """
-    return CORPORA.get(name)(root=str(root))
+    corpus = CORPORA.get(name)
+    return parse_settings(corpus, {**options, "root": str(root)}, name) if options else corpus(root=str(root))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
@@ -36,6 +36,7 @@ class Entry:
         subset: Part of the test set that is scored by itself.
         meta: What else the row says; benchmarks break scores down by it.
         manifest: Keys of the converted record that differ from the defaults (`id`, `kind`) or are added to it.
+        skipped: Why conversion skips and counts it; empty keeps it.
 
     Raises:
         ManifestError: The answer is not one of the choices.
@@ -57,9 +58,10 @@ class Entry:
     subset: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     manifest: dict[str, Any] = field(default_factory=dict)
+    skipped: str = ""
 
     def __post_init__(self) -> None:
-        if self.choices and self.answer is not None and self.answer not in self.choices:
+        if self.choices and self.answer not in (None, *self.choices) and not self.skipped:
             raise ManifestError(
                 f"{self.where}: the answer {self.answer!r} is not one of the choices {list(self.choices)}"
             )
@@ -165,6 +167,7 @@ def choice_question(
     answer: str,
     choices: tuple[str, ...],
     kind: str,
+    wrong_answers: str = "error",
 ) -> Entry:
     """A multiple-choice question as benchmarks publish it, from a row with `id` and `question`.
 
@@ -176,7 +179,9 @@ def choice_question(
         answer: The right answer; empty where it is not published.
         choices: The options.
         kind: Kind of question.
+        wrong_answers: `error`, or `skip` for an entry that conversion skips where the answer is none of the choices.
     """
+    wrong = wrong_answers == "skip" and answer and answer not in choices
     return Entry(
         id=row.text("id"),
         audio=tuple(in_its_folder(audio, path) for path in paths),
@@ -187,6 +192,37 @@ def choice_question(
         choices=choices,
         kind=kind,
         meta=dict(row.values),
+        skipped="the answer is not one of the choices" if wrong else "",
+    )
+
+
+TRANSCRIBE = "Write down what is said in this recording."
+"""The question of corpora of speech with transcripts."""
+
+
+def transcribed(
+    row: Row, clip: Clip, text: str, split: str | None, speaker: str, about: Mapping[str, str] | None = None
+) -> Entry:
+    """An utterance of a corpus for speech recognition, as a request to transcribe it.
+
+    Args:
+        row: Its row.
+        clip: The recording.
+        text: The transcript.
+        split: Its split.
+        speaker: The speaker; no split shares one.
+        about: What else is known about it.
+    """
+    return Entry(
+        id=PurePosixPath(clip.name).stem,
+        audio=(clip,),
+        where=row.where,
+        split=split,
+        question=TRANSCRIBE,
+        answer=text,
+        kind="transcript",
+        group=speaker,
+        meta={"speaker": speaker, **(about or {})},
     )
 
 

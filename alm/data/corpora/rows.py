@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alm.common.errors import ManifestError
+from alm.common.files import read_text
 from alm.common.json_text import first_character, json_items, read_json
 from alm.common.tables import read_csv
 
@@ -101,6 +102,20 @@ def csv_rows(path: Path, columns: Sequence[str] = (), **options: Any) -> Iterato
         yield Row(where, values)
     if not where:
         raise ManifestError(f"{path}:1: no clips below the header; expected at least one row")
+
+
+def named_lines(path: Path) -> Iterator[Row]:
+    """Lines of a name and a text, separated by the first blank or tab: rows with `id` and `text`.
+
+    Raises:
+        ManifestError: It cannot be read, is empty, or a line has no text.
+    """
+    number = 0
+    for number, line in enumerate(read_text(path, "a table of names and texts").splitlines(), start=1):
+        name, *rest = line.strip().split(maxsplit=1)[:2] or [""]
+        yield Row(f"{path}:{number}", {"id": name, "text": "".join(rest)})
+    if not number:
+        raise ManifestError(f"{path}: is empty; expected a name and a text in each line")
 
 
 def object_rows(path: Path, fields: Sequence[str]) -> Iterator[Row]:

@@ -5,9 +5,17 @@
 
 from __future__ import annotations
 
-from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, csv_rows, in_its_folder, object_rows
+from alm.data.corpora import (
+    TRANSCRIBE,
+    AudioFiles,
+    Corpus,
+    Entries,
+    Entry,
+    csv_rows,
+    in_its_folder,
+    object_rows,
+)
 
-PROMPT = "Write down what is said in this recording."
 _FIELDS = ("audio", "text")
 
 
@@ -22,7 +30,7 @@ class Transcription(Corpus):
                 id=row.get("id") or row.text("audio"),
                 audio=(in_its_folder(audio, row.text("audio")),),
                 where=row.where,
-                question=PROMPT,
+                question=TRANSCRIBE,
                 answer=row.text("text"),
                 kind="transcript",
                 meta={"speaker": row.get("speaker")},
