@@ -98,6 +98,19 @@ def _add_sources(actions: Any) -> None:
         metavar="KEY=VALUE",
         help="options of the corpus, e.g. wrong_answers=skip of mmau",
     )
+    get = actions.add_parser(
+        "get",
+        help="download a corpus whose source is public",
+        description=(
+            "Show the licence of a corpus and, if it is accepted, download it, compare its hash and unpack it. The "
+            "same command again resumes."
+        ),
+    )
+    get.add_argument("source", metavar="SOURCE", help="name of a corpus, for example librispeech")
+    get.add_argument("--out", required=True, metavar="DIR", help="folder of the corpus")
+    get.add_argument("--parts", nargs="+", default=[], metavar="PART", help="parts of it, e.g. dev-clean")
+    get.add_argument("--accept-licence", action="store_true", help="you have read the licence and accept it")
+    get.set_defaults(run=_get)
     labels = actions.add_parser(
         "from-labels",
         help="write captions and questions for a table of labelled clips",
@@ -215,6 +228,35 @@ def _stats(arguments: argparse.Namespace) -> None:
             ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else value
         )
         print(f"{name:<14}{one_line(str(shown))}")
+
+
+def _get(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from alm.common.errors import ConfigError
+    from alm.common.progress import counter, progress
+    from alm.data.corpora import CORPORA
+    from alm.data.download import download
+
+    source = CORPORA.get(arguments.source).download
+    if source is None:
+        known = [name for name in CORPORA.names() if CORPORA.get(name).download is not None]
+        raise ConfigError(
+            f"{arguments.source}: has no public source that a program can use; get it from its authors' page. alm data "
+            f"get downloads {', '.join(known)}"
+        )
+    archives = source.chosen(arguments.parts)
+    print(f"{arguments.source} ({source.page}): licence {source.licence}, {source.licence_url}")
+    for archive in archives:
+        print(f"  {archive.url}")
+    if not arguments.accept_licence:
+        raise ConfigError(
+            f"{arguments.source}: read the licence at {source.licence_url}, and accept it with --accept-licence"
+        )
+    for archive in archives:
+        with progress(archive.name, 0, "B") as advance:
+            download(source, Path(arguments.out), [archive.part], counter(advance))
+    print(f"wrote {arguments.out}; next: alm data convert {arguments.source} {arguments.out} --out FOLDER")
 
 
 def _convert(arguments: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from alm.common.errors import ConfigError, ManifestError
 from alm.data.corpora.audio_files import AudioFiles, Clip
 from alm.data.corpora.rows import Row, find_files
+from alm.data.download import Download
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Corpus(ABC):
         multi_label: Whether an entry may have several labels, or none.
         metric: What classification on it is scored by, a name in `eval.metrics`; None chooses by `multi_label`.
         positive: The class to detect where the metric is an equal error rate.
+        download: Where `alm data get` finds it; None where its source is not public, or no program can use it.
     """
 
     root: str
@@ -92,6 +94,7 @@ class Corpus(ABC):
     metric: ClassVar[str | None] = None
     positive: ClassVar[str | None] = None
     multi_label: ClassVar[bool] = False
+    download: ClassVar[Download | None] = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_missing_rate < 1:

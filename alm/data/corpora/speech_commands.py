@@ -16,6 +16,7 @@ from pathlib import Path
 from alm.common.errors import ManifestError
 from alm.common.files import read_text
 from alm.data.corpora import AudioFiles, Clip, Corpus, Entries, Entry, check_option
+from alm.data.download import Archive, Download
 from encoders.audio import seconds_of
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
@@ -38,6 +39,17 @@ class SpeechCommands(Corpus):
     unknown_share: float = 0.1
     splits = ("train", "validation", "test")
     trainable = True
+    download = Download(
+        licence="CC BY 4.0",
+        licence_url="https://creativecommons.org/licenses/by/4.0/",
+        page="https://arxiv.org/abs/1804.03209",
+        archives=(
+            Archive(
+                "https://download.tensorflow.org/data/speech_commands_v0.02.tar.gz",
+                "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",  # as torchaudio compares it
+            ),
+        ),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
