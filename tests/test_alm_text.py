@@ -5,7 +5,15 @@ import io
 
 import pytest
 
-from alm.common.text import csv_text, markdown_cell, markdown_table, one_line, printable, text_table
+from alm.common.text import (
+    csv_text,
+    decode_base64,
+    markdown_cell,
+    markdown_table,
+    one_line,
+    printable,
+    text_table,
+)
 
 
 def test_a_terminal_shows_escapes_and_does_not_obey_them():
@@ -37,3 +45,14 @@ def test_columns_are_aligned():
 def test_no_cell_is_a_formula(cell):
     row = next(csv.reader(io.StringIO(csv_text([[cell, -1.5, "-2.5", "+3e-4", "plain"]]))))
     assert row == ["'" + cell, "-1.5", "-2.5", "+3e-4", "plain"]
+
+
+@pytest.mark.parametrize("text", ["//4=", "__4=", "//4", "__4", " /\n/4=\t", b"//4="])
+def test_base64_of_every_usual_form_is_read(text):
+    assert decode_base64(text) == b"\xff\xfe"
+
+
+@pytest.mark.parametrize("text", ["%%", "é", "a", "/=/4", "//4=x", "//4===="])
+def test_what_is_no_base64_is_refused(text):
+    with pytest.raises(ValueError):
+        decode_base64(text)

@@ -5,6 +5,7 @@ Answers, ids, file names and error messages may hold anything. HTML is escaped b
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -21,6 +22,17 @@ _UNPRINTABLE = re.compile(
 _FORMULA = re.compile(r"\s*[=+\-@]|[\t\r]")
 _LINK = re.compile(r"\](?=[(\[])")  # `[text](address)`, `![picture](address)`, `[text][name]`
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def decode_base64(text: str | bytes) -> bytes:
+    """Bytes of base64 text: blanks and line ends do not count, `-_` may stand for `+/`, padding may be missing.
+
+    Raises:
+        ValueError: It is not base64.
+    """
+    data = text.encode("ascii") if isinstance(text, str) else text
+    data = b"".join(data.split()).replace(b"-", b"+").replace(b"_", b"/")
+    return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
 
 
 def printable(text: str) -> str:

@@ -5,8 +5,6 @@ Training, evaluation and checks use them through the same calls as files (`alm.d
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from alm.common.errors import AudioError
 from alm.common.storage.remote import joined
+from alm.common.text import decode_base64
 from alm.data.byte_ranges import read_range
 from alm.data.records import AudioRef
 
@@ -92,7 +91,7 @@ class InlineRef(EmbeddedRef):
 
     def read_bytes(self) -> bytes:
         """The whole recording."""
-        return decode_base64(self.data, f"{self.path}:{self.name}")
+        return inline_audio(self.data, f"{self.path}:{self.name}")
 
     def state(self) -> tuple[int, int]:
         """Its length; its content is part of the record."""
@@ -149,7 +148,7 @@ def embedded_ref(
     return _KINDS[values["kind"]](joined(folder, values["path"]), start_s, end_s, **given)
 
 
-def decode_base64(text: str, where: str) -> bytes:
+def inline_audio(text: str, where: str) -> bytes:
     """Bytes of base64 text; a `data:` URL may stand before it.
 
     Raises:
@@ -160,6 +159,6 @@ def decode_base64(text: str, where: str) -> bytes:
         if not comma or not head.endswith(";base64"):
             raise AudioError(f"{where}: {head[:40]!r} is no data: URL in base64; encode the audio in base64")
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
+        return decode_base64(text)
+    except ValueError as error:
         raise AudioError(f"{where}: the audio is not base64 ({error}); encode it again") from error

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from alm.common.errors import UserError, shown
-from alm.processing.feature_extraction import decode_base64
+from alm.processing.feature_extraction import audio_of_base64
 
 Message = dict[str, Any]
 
@@ -108,4 +108,4 @@ def _source(item: dict[str, Any], where: str) -> Any:
         raise UserError(f"{where}: an audio item has {' and '.join(given)}; give one of them")
     if not given:
         return None
-    return decode_base64(item[given[0]]) if given == ["base64"] else item[given[0]]
+    return audio_of_base64(item[given[0]]) if given == ["base64"] else item[given[0]]

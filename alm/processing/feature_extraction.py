@@ -5,8 +5,6 @@ Axis letters: C clips, S samples.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -20,6 +18,7 @@ from transformers.utils import logging
 from alm.auto import AUTO_MAP
 from alm.common.errors import AudioError, CheckpointError, UserError, shown
 from alm.common.fields import refuse_unknown
+from alm.common.text import decode_base64
 from alm.configuration import AudioLanguageConfig
 from encoders import EncoderConfig, config_from_dict
 from encoders.audio import is_url, load_audio, pad_batch
@@ -262,7 +261,7 @@ def clips_in(audio: Any) -> list[Any]:
     return [audio]
 
 
-def decode_base64(text: Any) -> Any:
+def audio_of_base64(text: Any) -> Any:
     """The bytes behind a `base64` item; a `data:` address stays what it is.
 
     Raises:
@@ -271,8 +270,8 @@ def decode_base64(text: Any) -> Any:
     if is_url(text):
         return text
     try:
-        return base64.b64decode("".join(str(text).split()), validate=True)
-    except (binascii.Error, ValueError) as error:
+        return decode_base64(str(text))
+    except ValueError as error:
         raise AudioError(f"audio: is not valid base64 ({error}); encode the file's bytes again") from error
 
 

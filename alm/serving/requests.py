@@ -5,15 +5,13 @@ A request is a stranger's. It names no file of the server, and no address that i
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from alm.common.errors import AudioError, UserError, shown
-from alm.common.text import one_line
+from alm.common.text import decode_base64, one_line
 
 Message = dict[str, str]
 
@@ -269,8 +267,8 @@ def _base64(text: str, where: str) -> bytes:
     if text[:5].lower() == "data:":  # some clients send an address here
         text = text.partition(",")[2]
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
+        data = decode_base64(text)
+    except ValueError as error:
         raise _wrong(where, f"{where}: is not valid base64; encode the file's bytes again") from error
     if not data:
         raise _wrong(where, f"{where}: is empty; encode the file's bytes")

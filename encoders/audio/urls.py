@@ -5,8 +5,6 @@ Manifests name files: an address in a manifest is fetched only where its reader 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import http.client
 import ipaddress
 import re
@@ -18,7 +16,7 @@ from typing import IO, Any
 from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 from alm.common.errors import AudioError
-from alm.common.text import one_line
+from alm.common.text import decode_base64, one_line
 
 MAX_BYTES = 512 * 2**20
 """Largest audio file in bytes that is fetched."""
@@ -98,9 +96,8 @@ def _inline(url: str, max_bytes: int) -> bytes:
     data = unquote_to_bytes(content)
     if head.lower().endswith(";base64"):
         try:
-            text = b"".join(data.split()).replace(b"-", b"+").replace(b"_", b"/")
-            data = base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
-        except (binascii.Error, ValueError) as error:
+            data = decode_base64(data)
+        except ValueError as error:
             raise AudioError(f"{shown}: is not valid base64 ({error}); encode the file again") from error
     if len(data) > max_bytes:
         raise _too_large(shown, max_bytes)

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlparse
 
 from alm.common.errors import AudioError, ManifestError, shown
 from alm.common.storage.remote import is_remote
-from alm.data.embedded import decode_base64
+from alm.data.embedded import inline_audio
 from alm.data.readers.base import TARGETS, DataSource, Row
 from alm.data.readers.conversations import TURN_KEYS, is_conversation, read_conversation
 
@@ -220,7 +220,7 @@ def _inline(data: str, name: str) -> tuple[str, dict[str, Any]]:
 
 def _check_base64(text: str, where: str) -> None:
     try:
-        decode_base64(text, where)
+        inline_audio(text, where)
     except AudioError as error:
         raise ManifestError(str(error)) from error
 
