@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,3 +138,16 @@ def test_a_share_keeps_ids_that_were_made(tmp_path):
     write_share(path, tmp_path / "share.jsonl", 0.5)
     kept = [record.id for record in open_records([str(tmp_path / "share.jsonl")])]
     assert len(kept) == 5 and set(kept) < {record.id for record in read_manifest(path)}
+
+
+def test_a_table_that_was_just_written_does_not_stay_in_memory(tmp_path):
+    """Its pages count as private until the disk has them: 300 MB of ten million records."""
+    rows = np.zeros(200_000, index.ROW)
+    rows["id_hash"] = np.arange(len(rows))
+    (tmp_path / "t.index").write_bytes(rows.tobytes())
+    mapped = np.memmap(tmp_path / "t.index", index.ROW, "r")
+    assert not len(index.repeated_hashes([mapped]))
+    places = Path("/proc/self/smaps").read_text().split("t.index\n")[1]
+    held = {line.split(":")[0]: int(line.split()[1]) for line in places.splitlines()[:8]}
+    assert held["Size"] > 5000 and held["Rss"] < 1000
+    assert int(mapped[-1]["id_hash"]) == len(rows) - 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -145,6 +146,7 @@ class IndexedRecords(LazyRecords):
         self.audio_only = False
         if not self.rows["has_text"].all():
             self[int(np.argmin(self.rows["has_text"]))]
+        release(self.rows)
         return self
 
 
@@ -345,7 +347,15 @@ def repeated_hashes(tables: Sequence[np.ndarray]) -> np.ndarray:
             part = rows["id_hash"][first : first + _SORTED_ROWS]
             hashes[at : at + len(part)] = part
             at += len(part)
+            release(rows)
     return repeated_values(hashes)
+
+
+def release(rows: np.ndarray) -> None:
+    """Unmap the pages of a mapped table: those just written count as this process's own until they are on the disk."""
+    mapped = getattr(rows, "_mmap", None)
+    if mapped is not None:
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def repeated_values(hashes: np.ndarray) -> np.ndarray:
