@@ -10,8 +10,9 @@ import torch
 from alm.common.errors import CheckpointError
 from alm.common.files import sha256_of
 from alm.llm import load_llm
+from alm.loading.files import resolve
 from alm.ltu import is_ltu, load_ltu, load_ltu_processor
-from alm.model import AudioLanguageModel, resolve
+from alm.model import AudioLanguageModel
 from alm.processor import AudioLanguageProcessor
 
 __all__ = ["load_llm", "load_model", "load_processor", "model_id_of", "resolve"]

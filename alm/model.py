@@ -10,7 +10,6 @@ import functools
 import inspect
 import json
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +17,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMultimodalLM,
@@ -32,39 +30,46 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOu
 
 from alm.auto import AUTO_MAP, write_stub
 from alm.common.errors import CheckpointError, UserError
-from alm.common.files import sha256_of, write_bytes_atomic
+from alm.common.files import write_bytes_atomic
 from alm.common.pretrained import from_pretrained, typed_errors
 from alm.configuration import (
     ATTENTION_PARTS,
     AudioLanguageConfig,
     computing_sha256,
     read_config_values,
-    read_model_config,
 )
 from alm.decoding import check_generation_config
 from alm.head import causal_lm_loss
 from alm.hub.model_card import README, Score, base_models, read_card, scores_in, write_card
 from alm.hub.upload import push
-from alm.llm import check_llm, config_sha256, llm_fingerprint, load_llm, load_with_info, weights_sha256
-from alm.loading import LoadingArguments
+from alm.llm import llm_fingerprint
+from alm.loading.arguments import LoadingArguments
+from alm.loading.files import WEIGHTS, check_saved_weights, check_shareable, resolve
+from alm.loading.parts import (
+    check_llm_size,
+    referenced_llm,
+    stored_llm,
+    take_stored_dtypes,
+    untrained_encoder,
+)
 from alm.policy import (
     Policy,
     adapter_keys,
     inject_lora,
+    lora_targets,
+    lora_targets_of_parts,
     lora_values,
     set_trainable,
     trainable_table,
 )
 from alm.processing.branches import branch_masks
-from encoders import AudioEncoder, AudioTokens, config_from_dict
+from encoders import AudioEncoder, AudioTokens
 from encoders.base import make_folder
-from encoders.checkpoint import load_strict, read_weights, resolve_source, write_weights, wrong_dtype
+from encoders.checkpoint import load_strict, read_weights, write_weights
 from encoders.checksums import header_sha256
-from encoders.registry import encoder_class
 from projectors.base import Projector
 from projectors.registry import build_projector, projector_config, projector_from_config
 
-WEIGHTS = "model.safetensors"
 AUDIO_INPUTS = ("input_values", "padding_mask", "audio_index", "features", "features_mask", "audio_embeds")
 """Inputs of `AudioLanguageModel.forward` that hold audio; generation needs them in its first step only."""
 
@@ -96,7 +101,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         """Put the parts together; a part that is not given is built untrained from the config."""
         super().__init__(config)
         assert config.projector is not None
-        self.encoder = encoder if encoder is not None else _untrained_encoder(config)
+        self.encoder = encoder if encoder is not None else untrained_encoder(config)
         self.projector = projector or projector_from_config(projector_config(config.projector))
         self.llm: Any = (
             llm
@@ -202,13 +207,13 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         if "lora" in (policy.encoder, *part_choices.values()) and self.config.encoder_lora is None:
             self.config.encoder_lora = lora_values(policy.encoder_lora, self.encoder.lora_targets)
             if part_choices:
-                self.config.encoder_lora["target_modules"] = _lora_targets_of_parts(
+                self.config.encoder_lora["target_modules"] = lora_targets_of_parts(
                     self.encoder, self.config.encoder_lora["target_modules"], part_choices
                 )
             inject_lora(self.encoder, self.config.encoder_lora)
         if policy.llm == "lora" and self.config.llm_lora is None:
             self.config.llm_lora = lora_values(policy.llm_lora, "all-linear-but-head")
-            self.config.llm_lora["target_modules"] = _lora_targets(self.llm, self.config.llm_lora)
+            self.config.llm_lora["target_modules"] = lora_targets(self.llm, self.config.llm_lora)
             inject_lora(self.llm, self.config.llm_lora)
         if policy.llm == "full":
             if self.config.llm_bits is not None:
@@ -694,7 +699,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             UserError: Nobody else could load the model: it refers to an LLM in a directory of this machine.
             CheckpointError: The hub cannot be reached, or refuses.
         """
-        _check_shareable(self.config.llm)
+        check_shareable(self.config.llm)
         if max_shard_size not in (None, "50GB"):
             raise UserError("push_to_hub: max_shard_size is not supported: the weights are in one file")
 
@@ -761,7 +766,8 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             **kwargs: As in transformers: `dtype` (the stored one by default), `device_map`, `quantization_config` (of
                 the LLM), `attn_implementation`, `generation_config`, `revision`, `subfolder`, `cache_dir`, `token`,
                 `output_loading_info`, `trust_remote_code` (runs Python code in the directory of a referenced LLM), ...,
-                and values of the config that differ. What is not supported is refused by name; see `alm.loading`.
+                and values of the config that differ. What is not supported is refused by name; see
+                `alm.loading.arguments`.
 
         Returns:
             The model in eval mode, on the CPU without a `device_map`; with `output_loading_info` also a dictionary.
@@ -779,12 +785,12 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             raise CheckpointError(f"{folder}: {WEIGHTS} is missing; the model was not saved completely")
         llm = None
         if config.llm is not None:
-            llm = _referenced_llm(config, folder, asked, changed)
+            llm = referenced_llm(config, folder, asked, changed)
         stored = read_weights(weights)
         if config.llm is None:
-            llm_class = _check_llm_size(config, stored, folder)
+            llm_class = check_llm_size(config, stored, folder)
             if asked.llm or asked.low_memory:
-                llm = _stored_llm(llm_class, config, stored, asked, str(weights))
+                llm = stored_llm(llm_class, config, stored, asked, str(weights))
         with typed_errors(f"{folder / 'config.json'}: cannot build the model"):
             model = cls(config, llm=llm)
         take_stored_dtypes(model, stored)
@@ -802,7 +808,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
                 "`alm export` first"
             )
         load_strict(model, stored, source=str(weights), allow_missing=tuple(absent))
-        header = _check_saved_weights(folder, stored_config)  # last: other messages name the tensor
+        header = check_saved_weights(folder, stored_config)  # last: other messages name the tensor
         if config.llm is None:
             model.llm.tie_weights()
         model._take_generation_config(folder, asked.generation_config)
@@ -843,229 +849,6 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             offloaded = any(parameter.is_meta for parameter in part.parameters())
             if getattr(part, "hf_quantizer", None) is None and not offloaded:  # those were loaded so
                 nn.Module.to(part, dtype)
-
-
-def audio_parts(config: AudioLanguageConfig) -> tuple[AudioEncoder, Projector]:
-    """Encoder, with its adapters if any, and projector of a config, untrained; for engines with an LLM of their own."""
-    assert config.projector is not None
-    encoder = _untrained_encoder(config)
-    if config.encoder_lora is not None:
-        inject_lora(encoder, config.encoder_lora)
-    return encoder.eval(), projector_from_config(projector_config(config.projector)).eval()
-
-
-def _untrained_encoder(config: AudioLanguageConfig) -> AudioEncoder:
-    assert config.encoder is not None
-    encoder_config = config_from_dict(config.encoder)
-    return encoder_class(encoder_config.model_class)(encoder_config)
-
-
-def take_stored_dtypes(module: nn.Module, stored: Mapping[str, Tensor]) -> None:
-    """Give a module's tensors the dtypes in which they are stored: float32 adapters of an LLM in bfloat16."""
-    for key, value in module.state_dict(keep_vars=True).items():
-        if key in stored and not wrong_dtype(stored[key], value):
-            value.data = value.data.to(stored[key].dtype)
-
-
-def check_files(config: AudioLanguageConfig, folder: Path) -> None:
-    """Compare a model's files with what was saved, reading no more of its own weights than the header.
-
-    Args:
-        config: The model's config.
-        folder: Its directory.
-
-    Raises:
-        CheckpointError: The weights are missing or others, or the referenced LLM is gone or another one.
-    """
-    if not (folder / WEIGHTS).is_file():
-        raise CheckpointError(f"{folder}: {WEIGHTS} is missing; the model was not saved completely")
-    if config.llm is not None:
-        _check_referenced_llm(config, folder)
-    _check_saved_weights(folder, read_config_values(folder))
-
-
-def _check_saved_weights(folder: Path, values: dict[str, Any]) -> str:
-    """Refuse weights other than those saved with config.json, though all shapes fit; returns their header's hash."""
-    header = header_sha256(folder / WEIGHTS)
-    for key in ("weights_header_sha256", "weights_sha256"):
-        # `weights_sha256` is of the time before the header held checksums; it needs a second reading of the file.
-        if values.get(key) is not None and values[key] != (
-            header if key == "weights_header_sha256" else sha256_of(folder / WEIGHTS)
-        ):
-            raise CheckpointError(
-                f"{folder / WEIGHTS}: is not the file that was saved with {folder / 'config.json'} ({key}); restore "
-                f"it, or remove {key} if you mean the change"
-            )
-    return header
-
-
-def check_complete(folder: Path) -> None:
-    """Refuse to share a directory that is no complete model, or that nobody else could load.
-
-    Raises:
-        CheckpointError: A file is missing or broken, or the weights are not those that were saved.
-        UserError: The model refers to an LLM in a directory of this machine.
-    """
-    values = read_config_values(folder)
-    config = read_model_config(folder, values=values)
-    for name in (WEIGHTS, "processor_config.json"):
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: {name} is missing; give the directory of a trained model")
-    _check_shareable(config.llm)
-    _check_saved_weights(folder, values)
-
-
-def _check_shareable(llm: str | None) -> None:
-    if llm is not None and Path(llm).is_dir():
-        raise UserError(
-            f"the model refers to its LLM in a directory of this machine ({llm}); write a self-contained copy "
-            "with 'alm export' and push that"
-        )
-
-
-def resolve(source: str | Path, **hub: Any) -> Path:
-    """The local directory of a model given as a directory or a Hub id, whose files are downloaded.
-
-    Args:
-        source: Directory or Hub id.
-        **hub: `revision`, `subfolder`, `cache_dir`, `token`, `local_files_only`, `force_download`.
-
-    Raises:
-        CheckpointError: It does not exist, could not be downloaded, or is a file.
-        UserError: `revision` of a local directory, or a `subfolder` outside of it.
-    """
-    inner = Path(hub.pop("subfolder", ""))
-    if inner.is_absolute() or ".." in inner.parts:
-        raise UserError(f"{source}: subfolder is '{inner}', expected a folder inside of it")
-    if Path(source).expanduser().is_dir() and hub.get("revision") not in (None, "main"):
-        raise UserError(f"{source}: is a directory, which has no revision '{hub['revision']}'; remove it")
-    patterns = ["*.json", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt", README]
-    folder = resolve_source(source, patterns=[str(inner / one) for one in patterns], **hub) / inner
-    if not folder.is_dir():
-        missing = "is a file" if folder.exists() else "does not exist"
-        raise CheckpointError(f"{folder}: {missing}; give the directory of a trained model")
-    return folder
-
-
-def _check_referenced_llm(config: AudioLanguageConfig, folder: Path) -> None:
-    """Refuse an LLM that is gone or has other weights than in training."""
-    assert config.llm is not None
-    local = Path(config.llm)
-    if not local.is_dir() and (local.is_absolute() or config.llm.startswith(".")):
-        # No Hub id: the model, or its LLM, was moved alone.
-        missing = local if local.is_absolute() else Path(os.path.normpath(folder.absolute() / local))
-        raise CheckpointError(
-            f"{folder}: its LLM is not at {missing} ('llm' in {folder / 'config.json'} is '{config.llm}'); move it "
-            "there or set 'llm' to where it is now; `alm export` writes a model that can be moved by itself"
-        )
-    if local.is_dir():
-        found = weights_sha256(local)
-        if config.llm_sha256 and found != config.llm_sha256:
-            raise CheckpointError(
-                f"{folder}: its LLM at {config.llm} has changed since training (weights sha256 {found[:12]}…, "
-                f"expected {config.llm_sha256[:12]}…); restore that LLM or train again"
-            )
-        if config.llm_config_sha256 and config_sha256(local) != config.llm_config_sha256:
-            raise CheckpointError(
-                f"{local / 'config.json'}: was changed after {folder} was saved (llm_config_sha256); restore the file, "
-                f"or remove llm_config_sha256 from {folder / 'config.json'} if you mean the change"
-            )
-
-
-def _referenced_llm(
-    config: AudioLanguageConfig, folder: Path, asked: LoadingArguments, changed: dict[str, Any]
-) -> PreTrainedModel:
-    """The LLM that a model refers to; refused if it is gone or has other weights than in training."""
-    assert config.llm is not None
-    _check_referenced_llm(config, folder)
-    if config.llm_bits is not None and "quantization_config" in asked.llm:
-        raise UserError(
-            f"from_pretrained: quantization_config: the model was trained with its LLM in {config.llm_bits} bits "
-            "(llm_bits in config.json), and is quantised so"
-        )
-    options = {key: value for key, value in asked.hub.items() if key not in ("revision", "subfolder")}
-    if changed:
-        options["config"] = llm_config = from_pretrained(
-            AutoConfig,
-            config.llm,
-            role=f"{folder}: LLM",
-            trust_remote_code=asked.trust_remote_code,
-            revision=config.llm_revision,
-            **options,
-        )
-        for key, value in changed.items():
-            setattr(llm_config, key, value)
-    return load_llm(
-        config.llm,
-        revision=config.llm_revision,
-        wanted_by=str(folder),
-        bits=config.llm_bits,
-        trust_remote_code=asked.trust_remote_code,
-        **asked.llm,
-        **options,
-    )
-
-
-def _stored_llm(
-    llm_class: type[PreTrainedModel],
-    config: AudioLanguageConfig,
-    stored: dict[str, Tensor],
-    asked: LoadingArguments,
-    where: str,
-) -> PreTrainedModel:
-    """The LLM inside a model's own weights, through its own loader, which places and quantises it.
-
-    Its tensors are taken out of `stored`; those of its adapters stay.
-    """
-    base = {key: value for key, value in stored.items() if key.startswith("llm.") and ".lora_" not in key}
-    for key in base:
-        del stored[key]
-    dtypes = {value.dtype for value in base.values() if value.is_floating_point()}
-    if len(dtypes) > 1:
-        raise UserError(
-            f"{where}: the LLM is stored in several dtypes; load it without device_map and quantisation"
-        )
-    state = {key.removeprefix("llm.").replace(".base_layer.", "."): value for key, value in base.items()}
-    return check_llm(
-        load_with_info(
-            llm_class,
-            None,
-            role=where,
-            config=copy.deepcopy(config.text_config),
-            state_dict=state,
-            **{"dtype": next(iter(dtypes)), **asked.llm},
-        ),
-        where,
-        where,
-        quantised="quantization_config" in asked.llm,
-    )
-
-
-def _check_llm_size(
-    config: AudioLanguageConfig, stored: dict[str, Tensor], folder: Path
-) -> type[PreTrainedModel]:
-    """Compare the LLM that config.json describes with the weights file before memory is allocated for it.
-
-    Returns:
-        The LLM's class.
-    """
-    path = folder / "config.json"
-    with typed_errors(f"{path}: text_config: cannot build the LLM"), torch.device("meta"):
-        described = AutoModelForCausalLM.from_config(
-            copy.deepcopy(config.text_config), trust_remote_code=False
-        )
-    size = sum(parameter.numel() for parameter in described.parameters())
-    found = sum(
-        value.numel() for key, value in stored.items() if key.startswith("llm.") and "lora_" not in key
-    )
-    if (
-        not found / 2 <= size <= found * 2
-    ):  # a tied head makes a small difference; load_strict finds the others
-        raise CheckpointError(
-            f"{path}: text_config describes an LLM of {size:,} parameters, {WEIGHTS} holds {found:,}; restore the "
-            "config or the weights"
-        )
-    return cast(type[PreTrainedModel], type(described))
 
 
 class _Body(nn.Module):
@@ -1142,36 +925,6 @@ def _holds_tokens(past_key_values: Any) -> bool:
 def positions(attention_mask: Tensor) -> Tensor:
     """Positions (B, L) that count the real tokens of a row, wherever its padding is."""
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-
-
-def _lora_targets_of_parts(encoder: AudioEncoder, targets: list[str], choices: dict[str, str]) -> list[str]:
-    """Full names of the linear layers to adapt: those of the targets that lie in parts which get adapters."""
-    adapted = tuple(f"{name}." for name, choice in choices.items() if choice == "lora")
-    names = [
-        name
-        for name, module in encoder.named_modules()
-        if isinstance(module, nn.Linear)
-        and name.startswith(adapted)
-        and any(name == target or name.endswith(f".{target}") for target in targets)
-    ]
-    if not names:
-        raise UserError(f"policy.encoder_lora.targets={targets} matches no linear layer of a part with lora")
-    return names
-
-
-def _lora_targets(llm: PreTrainedModel, values: dict[str, Any]) -> list[str]:
-    """Full names of the linear layers to adapt: the given suffixes, or all but the output head."""
-    given = values["target_modules"]
-    head = llm.get_output_embeddings()
-    names = []
-    for name, module in llm.named_modules():
-        linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-        if linear and module is not head:
-            if isinstance(given, str) or any(name == t or name.endswith(f".{t}") for t in given):
-                names.append(name)
-    if not names:
-        raise UserError(f"policy.llm_lora.targets={given} matches no linear layer of {type(llm).__name__}")
-    return names
 
 
 for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from alm.common.errors import ConfigError
+from alm.common.errors import ConfigError, UserError
 from alm.common.settings import check_choice
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ENCODER_CHOICES = ("frozen", "lora", "full")
 PROJECTOR_CHOICES = ("frozen", "train")
@@ -176,3 +179,33 @@ def trainable_table(components: dict[str, nn.Module], choices: dict[str, str]) -
         )
         for r in rows
     )
+
+
+def lora_targets_of_parts(encoder: nn.Module, targets: list[str], choices: dict[str, str]) -> list[str]:
+    """Full names of the linear layers to adapt: those of the targets that lie in parts which get adapters."""
+    adapted = tuple(f"{name}." for name, choice in choices.items() if choice == "lora")
+    names = [
+        name
+        for name, module in encoder.named_modules()
+        if isinstance(module, nn.Linear)
+        and name.startswith(adapted)
+        and any(name == target or name.endswith(f".{target}") for target in targets)
+    ]
+    if not names:
+        raise UserError(f"policy.encoder_lora.targets={targets} matches no linear layer of a part with lora")
+    return names
+
+
+def lora_targets(llm: PreTrainedModel, values: dict[str, Any]) -> list[str]:
+    """Full names of the linear layers to adapt: the given suffixes, or all but the output head."""
+    given = values["target_modules"]
+    head = llm.get_output_embeddings()
+    names = []
+    for name, module in llm.named_modules():
+        linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        if linear and module is not head:
+            if isinstance(given, str) or any(name == t or name.endswith(f".{t}") for t in given):
+                names.append(name)
+    if not names:
+        raise UserError(f"policy.llm_lora.targets={given} matches no linear layer of {type(llm).__name__}")
+    return names

@@ -12,10 +12,13 @@ TOKEN = "hf_local"
 
 
 class Hub:
-    """What was uploaded: files by repository and branch; `private` and `messages` by repository."""
+    """What was uploaded: files by repository and branch; `private` and `messages` by repository.
+
+    `failures` holds the status, and the hub's code for it, with which downloads of a file name are answered.
+    """
 
     def __init__(self):
-        self.files, self.private, self.messages = {}, {}, {}
+        self.files, self.private, self.messages, self.failures = {}, {}, {}, {}
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
@@ -113,6 +116,9 @@ def _handler(hub):
                     self.answer(200, entries if "tree" in parts else info)
                 return
             repo, revision, name = "/".join(parts[:2]), parts[3], "/".join(parts[4:])
+            if name in hub.failures:
+                status, code = hub.failures[name]
+                return self.answer(status, b"", **({"X_Error_Code": code} if code else {}))
             files = self.found(repo, revision)
             if files is None:
                 return

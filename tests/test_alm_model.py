@@ -326,7 +326,7 @@ def test_loading_reads_all_weights_once(make, tmp_path, monkeypatch):
     scanned, hashed = [], []
     check = encoders.checkpoint.is_finite
     monkeypatch.setattr("encoders.checkpoint.is_finite", lambda value: scanned.append(1) or check(value))
-    monkeypatch.setattr("alm.model.sha256_of", lambda path: hashed.append(path))
+    monkeypatch.setattr("alm.loading.files.sha256_of", lambda path: hashed.append(path))
     model = load_model(folder)
     floats = [value for value in model.state_dict().values() if value.is_floating_point()]
     assert 10 < len(scanned) <= len(floats) and not hashed

@@ -45,6 +45,9 @@ def hub(monkeypatch):
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(
+            "huggingface_hub.utils._http.time.sleep", lambda seconds: None
+        )  # before it tries again
         yield hub
 
 
@@ -120,6 +123,39 @@ def test_methods_push_as_in_transformers(hub, folders, tmp_path):
     assert hub.messages["me/m"] == ["first", "Upload processor", "again", "Upload model"]
     with pytest.raises(UserError, match="max_shard_size is not supported"):
         model.push_to_hub("me/m", max_shard_size="1MB")
+
+
+@pytest.mark.parametrize(
+    "what, failure, words",
+    [
+        ("model", (500, None), "check the connection"),
+        ("model", (429, None), "check the connection"),
+        ("model", (401, "RepoNotFound"), "log in with `hf auth login`"),
+        ("model", (403, "GatedRepo"), "may not write there"),
+        ("processor", (403, None), "check the connection"),
+        ("processor", (200, None), "check the connection"),  # without the hub's headers: a page of a proxy
+    ],
+    ids=str,
+)
+def test_a_card_that_cannot_be_read_is_not_replaced(hub, folders, what, failure, words):
+    """A missing file or repository is none; any other failure ends the upload before anything is written."""
+    pushed = dict(zip(("model", "processor"), alm.load(folders / "whole", device="cpu"), strict=True))[what]
+    hub.files["me/m"] = {"main": {"README.md": b"# By hand\n"}}
+    hub.failures["README.md"] = failure
+    with pytest.raises(UserError, match=f"me/m: was not uploaded .*{words}"):
+        pushed.push_to_hub("me/m")
+    assert hub.files["me/m"] == {"main": {"README.md": b"# By hand\n"}} and not hub.messages
+    hub.failures["README.md"] = 404, "EntryNotFound"
+    pushed.push_to_hub("me/m")
+    assert hub.messages["me/m"] == [f"Upload {what}"]
+
+
+def test_a_new_branch_keeps_the_card_of_main(hub, folders):
+    model, _ = alm.load(folders / "whole", device="cpu")
+    hub.files["me/m"] = {"main": {"README.md": b"# By hand\n"}}
+    model.push_to_hub("me/m", revision="v2")
+    branch = hub.branch("me/m", "v2")
+    assert branch["README.md"] == b"# By hand\n" and "model.safetensors" in branch
 
 
 @pytest.mark.parametrize(

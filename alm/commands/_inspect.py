@@ -11,7 +11,7 @@ from safetensors import safe_open
 from alm.checkpoint import load_processor, resolve
 from alm.common.errors import CheckpointError
 from alm.configuration import read_model_config
-from alm.model import WEIGHTS
+from alm.loading.files import WEIGHTS
 
 
 def describe(source: str | Path, *, trust_remote_code: bool = False) -> str:

@@ -32,7 +32,7 @@ def _push(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from alm.hub.upload import upload_folder
-    from alm.model import check_complete
+    from alm.loading.files import check_complete
 
     folder = Path(arguments.model)
     check_complete(folder)

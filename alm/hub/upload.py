@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,38 @@ def push(
         token: As in `upload_folder`.
         revision: As in `upload_folder`.
         **options: The other arguments of `upload_folder`.
-    """
-    from huggingface_hub import HfApi
 
+    Raises:
+        CheckpointError: The README.md of the repository cannot be read, or the hub refuses the upload.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        with (
-            suppress(Exception),
-            without_progress_bars(),
-        ):  # none there, or the upload below says what is wrong
-            HfApi(token=token).hf_hub_download(repo_id, "README.md", revision=revision, local_dir=folder)
+        with _refused(repo_id), without_progress_bars():
+            _download_card(repo_id, folder, token, revision)
         save(Path(folder))
         return upload_folder(Path(folder), repo_id, token=token, revision=revision, **options)
+
+
+def _download_card(repo_id: str, folder: str, token: bool | str | None, revision: str | None) -> None:
+    """Write the README.md of a repository into a folder, if there are both; a new branch starts with that of main."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    for branch in dict.fromkeys((revision, None)):
+        try:
+            HfApi(token=token).hf_hub_download(repo_id, "README.md", revision=branch, local_dir=folder)
+            return
+        except RevisionNotFoundError:
+            continue
+        except RemoteEntryNotFoundError:
+            return
+        except RepositoryNotFoundError as error:
+            if error.response.status_code != 404:  # it is there, for others: gated, or the token is refused
+                raise
+            return
 
 
 def upload_folder(

@@ -17,7 +17,7 @@ from alm.common.pretrained import from_pretrained
 from alm.common.text import error_line
 from alm.decoding import decoding_with
 from alm.generation import pick_device
-from alm.model import resolve
+from alm.loading.files import resolve
 from encoders.checkpoint import resolve_source
 from eval.errors import EvaluationError
 from eval.models import own

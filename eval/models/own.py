@@ -11,8 +11,8 @@ from alm.common.errors import CheckpointError
 from alm.common.json_text import read_json_object
 from alm.decoding import beyond_greedy, decoding_settings
 from alm.generation import generate_answers
+from alm.loading.files import resolve
 from alm.ltu import is_ltu
-from alm.model import resolve
 from eval.models._local import LocalModel, check_decoding
 from eval.models.base import Answer, Answerer, ModelKind, Opening, Prompt
 from eval.models.likelihood import rank_choices

@@ -18,7 +18,8 @@ from vllm.model_executor.models.utils import StageMissingLayer, init_vllm_regist
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.torch_utils import set_default_torch_dtype
 
-from alm.model import WEIGHTS, audio_parts
+from alm.loading.files import WEIGHTS
+from alm.loading.parts import audio_parts
 from alm.serving.vllm.processing import DummyInputs, MultiModalProcessor, ProcessingInfo
 from alm.serving.vllm.settings import config_of, folder_of
 from alm.serving.vllm.weights import WeightStream

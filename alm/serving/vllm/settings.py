@@ -9,7 +9,7 @@ from typing import Any
 from alm.checkpoint import load_processor
 from alm.common.errors import UserError
 from alm.configuration import AudioLanguageConfig, read_model_config
-from alm.model import check_files, resolve
+from alm.loading.files import check_files, resolve
 from alm.processor import AudioLanguageProcessor
 from alm.serving.vllm.release import MODE
 

@@ -16,7 +16,8 @@ from transformers.pytorch_utils import Conv1D
 from alm.common.errors import CheckpointError
 from alm.common.json_text import parse_json
 from alm.configuration import AudioLanguageConfig
-from alm.model import WEIGHTS, take_stored_dtypes
+from alm.loading.files import WEIGHTS
+from alm.loading.parts import take_stored_dtypes
 from alm.policy import adapter_keys, inject_lora
 from encoders.checkpoint import is_finite, load_strict, require_fit
 from encoders.checksums import ENTRY, checksum

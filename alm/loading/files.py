@@ -1,0 +1,123 @@
+"""The files of a saved model: where they are, whether they are complete, and whether they are those that were saved."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from alm.common.errors import CheckpointError, UserError
+from alm.common.files import sha256_of
+from alm.configuration import AudioLanguageConfig, read_config_values, read_model_config
+from alm.hub.model_card import README
+from alm.llm import config_sha256, weights_sha256
+from encoders.checkpoint import resolve_source
+from encoders.checksums import header_sha256
+
+WEIGHTS = "model.safetensors"
+
+
+def resolve(source: str | Path, **hub: Any) -> Path:
+    """The local directory of a model given as a directory or a Hub id, whose files are downloaded.
+
+    Args:
+        source: Directory or Hub id.
+        **hub: `revision`, `subfolder`, `cache_dir`, `token`, `local_files_only`, `force_download`.
+
+    Raises:
+        CheckpointError: It does not exist, could not be downloaded, or is a file.
+        UserError: `revision` of a local directory, or a `subfolder` outside of it.
+    """
+    inner = Path(hub.pop("subfolder", ""))
+    if inner.is_absolute() or ".." in inner.parts:
+        raise UserError(f"{source}: subfolder is '{inner}', expected a folder inside of it")
+    if Path(source).expanduser().is_dir() and hub.get("revision") not in (None, "main"):
+        raise UserError(f"{source}: is a directory, which has no revision '{hub['revision']}'; remove it")
+    patterns = ["*.json", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt", README]
+    folder = resolve_source(source, patterns=[str(inner / one) for one in patterns], **hub) / inner
+    if not folder.is_dir():
+        missing = "is a file" if folder.exists() else "does not exist"
+        raise CheckpointError(f"{folder}: {missing}; give the directory of a trained model")
+    return folder
+
+
+def check_files(config: AudioLanguageConfig, folder: Path) -> None:
+    """Compare a model's files with what was saved, reading no more of its own weights than the header.
+
+    Args:
+        config: The model's config.
+        folder: Its directory.
+
+    Raises:
+        CheckpointError: The weights are missing or others, or the referenced LLM is gone or another one.
+    """
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"{folder}: {WEIGHTS} is missing; the model was not saved completely")
+    if config.llm is not None:
+        check_referenced_llm(config, folder)
+    check_saved_weights(folder, read_config_values(folder))
+
+
+def check_complete(folder: Path) -> None:
+    """Refuse to share a directory that is no complete model, or that nobody else could load.
+
+    Raises:
+        CheckpointError: A file is missing or broken, or the weights are not those that were saved.
+        UserError: The model refers to an LLM in a directory of this machine.
+    """
+    values = read_config_values(folder)
+    config = read_model_config(folder, values=values)
+    for name in (WEIGHTS, "processor_config.json"):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: {name} is missing; give the directory of a trained model")
+    check_shareable(config.llm)
+    check_saved_weights(folder, values)
+
+
+def check_shareable(llm: str | None) -> None:
+    """Refuse to share a model that refers to an LLM in a directory of this machine."""
+    if llm is not None and Path(llm).is_dir():
+        raise UserError(
+            f"the model refers to its LLM in a directory of this machine ({llm}); write a self-contained copy "
+            "with 'alm export' and push that"
+        )
+
+
+def check_saved_weights(folder: Path, values: dict[str, Any]) -> str:
+    """Refuse weights other than those saved with config.json, though all shapes fit; returns their header's hash."""
+    header = header_sha256(folder / WEIGHTS)
+    for key in ("weights_header_sha256", "weights_sha256"):
+        # `weights_sha256` is of the time before the header held checksums; it needs a second reading of the file.
+        if values.get(key) is not None and values[key] != (
+            header if key == "weights_header_sha256" else sha256_of(folder / WEIGHTS)
+        ):
+            raise CheckpointError(
+                f"{folder / WEIGHTS}: is not the file that was saved with {folder / 'config.json'} ({key}); restore "
+                f"it, or remove {key} if you mean the change"
+            )
+    return header
+
+
+def check_referenced_llm(config: AudioLanguageConfig, folder: Path) -> None:
+    """Refuse an LLM that is gone or has other weights than in training."""
+    assert config.llm is not None
+    local = Path(config.llm)
+    if not local.is_dir() and (local.is_absolute() or config.llm.startswith(".")):
+        # No Hub id: the model, or its LLM, was moved alone.
+        missing = local if local.is_absolute() else Path(os.path.normpath(folder.absolute() / local))
+        raise CheckpointError(
+            f"{folder}: its LLM is not at {missing} ('llm' in {folder / 'config.json'} is '{config.llm}'); move it "
+            "there or set 'llm' to where it is now; `alm export` writes a model that can be moved by itself"
+        )
+    if local.is_dir():
+        found = weights_sha256(local)
+        if config.llm_sha256 and found != config.llm_sha256:
+            raise CheckpointError(
+                f"{folder}: its LLM at {config.llm} has changed since training (weights sha256 {found[:12]}…, "
+                f"expected {config.llm_sha256[:12]}…); restore that LLM or train again"
+            )
+        if config.llm_config_sha256 and config_sha256(local) != config.llm_config_sha256:
+            raise CheckpointError(
+                f"{local / 'config.json'}: was changed after {folder} was saved (llm_config_sha256); restore the file, "
+                f"or remove llm_config_sha256 from {folder / 'config.json'} if you mean the change"
+            )
