@@ -24,6 +24,7 @@ from transformers import (
     GenerationMixin,
     LogitsProcessorList,
     PreTrainedModel,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
@@ -467,6 +468,11 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
                 self.llm.config, branches, inputs["position_ids"], inputs["inputs_embeds"].dtype
             )
         if labels is not None:
+            if bool((labels == self.config.audio_token_id).any()):
+                raise UserError(
+                    "forward: labels hold audio placeholders, which the LLM cannot answer; set them to -100, as the "
+                    "processor's output_labels=True does"
+                )
             return causal_lm_loss(self.llm, labels, chunk=self.config.loss_chunk, **inputs)
         if self._takes_kept:
             return cast(CausalLMOutputWithPast, self.llm(**inputs, logits_to_keep=logits_to_keep))
@@ -587,7 +593,16 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
     def _supports_default_dynamic_cache(self) -> bool:  # type: ignore[override]  # of the LLM's class
         return cast(bool, self.llm._supports_default_dynamic_cache())
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(  # type: ignore[override]  # what does not concern one file is in the other keywords
+        self,
+        save_directory: Any,
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        *,
+        variant: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Write config, weights and generation settings; each file is replaced atomically, the config last.
 
         An LLM that `config.llm` refers to is not stored, only its adapters. One whose weights have changed since it was
@@ -595,13 +610,23 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
 
         Args:
             save_directory: Created if needed.
-            *args: Ignored, as are other keywords; the Trainer passes them.
-            **kwargs: `state_dict`: gathered weights, where a sharded trainer holds them. `push_to_hub=True` also
-                uploads the model, to `repo_id` or the directory's name, with the arguments of `push_to_hub`.
+            is_main_process: False writes nothing: another process does.
+            state_dict: Gathered weights, where a sharded trainer holds them.
+            push_to_hub: Also upload the model, to `repo_id` or the directory's name, with the arguments of
+                `push_to_hub`.
+            variant: Refused: a directory holds one set of weights.
+            **kwargs: Arguments of `push_to_hub`; others are ignored: the Trainer passes them.
 
         Raises:
             CheckpointError: The directory cannot be written.
+            UserError: `variant` is given, or the LLM has changed in a way that cannot be saved.
         """
+        if variant is not None:
+            raise UserError(
+                f"save_pretrained: variant={variant!r} is not supported: the weights are in one file, {WEIGHTS}"
+            )
+        if not is_main_process:
+            return
         for name, part in (("encoder", self.encoder), ("llm", self.llm)):
             if getattr(self.config, f"{name}_lora") is None and adapter_keys(part):
                 raise UserError(
@@ -618,7 +643,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         if self.config.llm is not None and changed:
             self.config.forget_llm()
         folder = make_folder(save_directory)
-        state = kwargs.get("state_dict") or self.state_dict()
+        state = state_dict or self.state_dict()
         skipped = self._absent_keys()
         write_weights(folder / WEIGHTS, {key: value for key, value in state.items() if key not in skipped})
         values = json.loads(json.dumps(self.config.to_dict()))
@@ -640,7 +665,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         write_card(folder, self, before=self._card, scores=scores)
         text = json.dumps(values, indent=2, sort_keys=True) + "\n"
         write_bytes_atomic(folder / "config.json", text.encode(), CheckpointError)
-        if kwargs.get("push_to_hub"):
+        if push_to_hub:
             names = inspect.signature(self.push_to_hub).parameters
             options = {key: value for key, value in kwargs.items() if key in names}
             self.push_to_hub(**{"repo_id": folder.resolve().name, **options})
@@ -914,8 +939,14 @@ class _PlaceholderAware(LogitsProcessorList):
         missing = self.audio_token_id + 1 - scores.shape[-1]
         if missing <= 0:
             return super().__call__(input_ids, cast(torch.FloatTensor, scores), **kwargs)
-        wide = nn.functional.pad(scores, (0, missing), value=-torch.inf)
-        return super().__call__(input_ids, cast(torch.FloatTensor, wide), **kwargs)[:, :-missing]
+        for processor in self:
+            if isinstance(processor, UnbatchedClassifierFreeGuidanceLogitsProcessor):  # compares two outputs
+                scores = processor(input_ids, scores)
+            else:
+                wide = nn.functional.pad(scores, (0, missing), value=-torch.inf)
+                one = LogitsProcessorList([processor])
+                scores = one(input_ids, cast(torch.FloatTensor, wide), **kwargs)[:, :-missing]
+        return scores
 
 
 def _holds_tokens(past_key_values: Any) -> bool:

@@ -447,14 +447,17 @@ class AudioLanguageProcessor(ProcessorMixin):
             [get_json_schema(tool) if callable(tool) else tool for tool in tools] if tools else None
         )
         variables["documents"] = documents
+        for name in ("tools", "documents"):
+            if variables[name] and name not in variables_of(template.text):
+                raise UserError(f"{name}: this chat template does not use them; leave them out")
         settings = {**(processor_kwargs or {}), **kwargs}
         refuse_unknown("apply_chat_template", settings, _CALL)
         batched = is_batch(conversation)
         rows = conversation if batched else [conversation]
-        read = [
-            flatten(row, self.audio_token, given)
-            for row, given in zip(rows, _per_row(audio, len(rows), batched), strict=True)
-        ]
+        given: Sequence[Sequence[Any] | None] = (
+            [None] * len(rows) if audio is None and not tokenize else _per_row(audio, len(rows), batched)
+        )
+        read = [flatten(row, self.audio_token, clips) for row, clips in zip(rows, given, strict=True)]
         if not tokenize:
             texts = [
                 "".join(
@@ -807,7 +810,10 @@ def _refuse_given(**values: Any) -> None:
         UserError: Names the argument.
     """
     for name, value in values.items():
-        if value:
+        nothing = (
+            value is None or value is False or (isinstance(value, dict | list | tuple | str) and not value)
+        )
+        if not nothing:
             raise UserError(f"{name} is not supported by the audio-language processor; leave it out")
 
 

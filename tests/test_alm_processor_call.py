@@ -173,9 +173,15 @@ def test_a_malformed_conversation_is_refused_with_its_place(processor, conversat
     [
         (np.zeros((2, 8000), np.float32), r"shape \(2, 8000\), expected \(S,\), mono"),
         (np.zeros(8000, np.int16), "dtype int16, expected floating-point numbers"),
+        (torch.ones(8000, dtype=torch.int16), "dtype int16, expected floating-point numbers"),
+        ([3, -2, 1], "dtype int64, expected floating-point numbers"),
+        (np.linspace(-2e4, 2e4, 8000), r"peak of a waveform is 2e\+04, full scale is 1"),
+        (torch.linspace(-9, 0, 8000, dtype=torch.bfloat16), "peak of a waveform is 9, full scale is 1"),
         (np.array([0.0, np.nan], np.float32), "NaN or infinite"),
         (np.zeros(0, np.float32), r"shape \(0,\)"),
-        ({"array": [0.0]}, "is no waveform"),
+        ({"array": [0.0], "sampling_rate": 16000}, "give its 'array', and its rate as sampling_rate"),
+        ({"samples": [0.0]}, "is no waveform"),
+        ((np.zeros(8000), 16000), "16000 stands beside a clip; give a rate as sampling_rate=16000"),
         ("missing.wav", "missing.wav: no such file"),
         (b"not audio", "cannot be decoded"),
     ],
@@ -183,6 +189,43 @@ def test_a_malformed_conversation_is_refused_with_its_place(processor, conversat
 def test_a_clip_that_is_no_mono_waveform_is_refused(processor, clip, expected):
     with pytest.raises(AudioError, match=expected):
         processor(text="<|audio|>", audio=[clip], sampling_rate=16000)
+
+
+def test_a_conversation_is_rendered_before_its_clips_are_given(processor):
+    """The idiom of Qwen2-Audio: text from the conversation first, clips to the call."""
+    bare, given = {"type": "audio"}, {"type": "audio", "audio": CLIPS[0]}
+    text = processor.apply_chat_template(user(bare, QUESTION), add_generation_prompt=True)
+    assert text == processor.apply_chat_template(user(given, QUESTION), add_generation_prompt=True)
+    one = processor(text=text, audio=CLIPS[0], sampling_rate=16000)
+    other = model_inputs(processor, user(given, QUESTION), add_generation_prompt=True)
+    assert all(torch.equal(one[key], other[key]) for key in other)
+    texts = processor.apply_chat_template([user(bare, QUESTION), user(QUESTION)])
+    assert [row.count("<|audio|>") for row in texts] == [1, 0]
+    for wrong in ({"tokenize": True}, {"audio": [*CLIPS[:2]]}):
+        with pytest.raises(UserError, match="1 <|audio|> markers for"):
+            processor.apply_chat_template(user(bare, QUESTION), **wrong)
+
+
+def test_what_a_template_does_not_use_is_refused(processor):
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    for name, value in (("tools", [tool]), ("documents", [{"title": "notes", "text": "x"}])):
+        with pytest.raises(UserError, match=f"{name}: this chat template does not use them"):
+            processor.apply_chat_template(user(QUESTION), **{name: value})
+        processor.apply_chat_template(user(QUESTION), **{name: []})
+    for images in (np.zeros((2, 2)), ["a.png"], torch.zeros(3)):
+        with pytest.raises(UserError, match="images is not supported"):
+            processor(text="what", images=images)
+    processor(text="what", images=None)
+
+
+def test_a_waveform_above_full_scale_is_scaled_where_files_are(processor, monkeypatch):
+    loud = np.linspace(-100, 50, 8000, dtype=np.float32)
+    monkeypatch.setenv("ALM_AUDIO_PEAK", "normalise")
+    batch = processor(text="<|audio|>", audio=loud, sampling_rate=16000)
+    assert np.array_equal(batch["input_values"][0].numpy(), loud / np.float32(100))
+    decoder = np.linspace(-7.9, 1, 8000, dtype=np.float32)  # overshoots
+    batch = processor(text="<|audio|>", audio=decoder, sampling_rate=16000)
+    assert np.array_equal(batch["input_values"][0].numpy(), decoder)
 
 
 def test_a_wrong_sampling_rate_is_refused_and_a_missing_one_reported(processor, caplog, recording):

@@ -167,6 +167,29 @@ def test_logits_processors_see_the_prompt(model, clips):
     torch.testing.assert_close(scores[seen], expected)
 
 
+def test_guidance_compares_an_answer_with_that_without_audio(model, clips):
+    batch = prompts(model, [[clips[0]]])
+    options = {**GREEDY, "max_new_tokens": 1, "return_dict_in_generate": True, "output_scores": True}
+    alone = batch["input_ids"][:, -1:]
+    with torch.no_grad():
+        heard, unheard = (model(**one).logits[:, -1].log_softmax(-1) for one in (batch, {"input_ids": alone}))
+    found = model.generate(**batch, **options, guidance_scale=3.0, repetition_penalty=1.0001).scores[0]
+    torch.testing.assert_close(found, 3 * (heard - unheard) + unheard, atol=2e-3, rtol=1e-3)
+
+
+def test_labels_at_audio_are_refused(model, clips):
+    batch = prompts(model, [[clips[0]]])
+    with pytest.raises(UserError, match="labels hold audio placeholders"):
+        model(**batch, labels=batch["input_ids"])
+
+
+def test_saving_honours_its_arguments_or_refuses_them(model, tmp_path):
+    model.save_pretrained(tmp_path / "other", is_main_process=False)
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(UserError, match="variant='fp16' is not supported"):
+        model.save_pretrained(tmp_path / "m", variant="fp16")
+
+
 def test_sampling_gives_every_sample_its_own_clips(model, rows):
     batch = prompts(model, rows)
     options = {"do_sample": True, "num_return_sequences": 3, "top_k": 1}
@@ -476,6 +499,8 @@ def check_attention(saved, tmp_path):
         load(saved / "refers", attn_implementation="flash_attention_2")
     with pytest.raises(UserError, match="unknown part 'llm'"):
         AutoModelForCausalLM.from_pretrained(saved / "refers", attn_implementation={"llm": "eager"})
+    with pytest.raises(UserError, match=r"^attn_implementation: text_config"):  # not a fault of config.json
+        AutoModelForCausalLM.from_pretrained(saved / "refers", attn_implementation="flash_attention_2")
 
 
 def check_quantisation(saved, tmp_path):
@@ -892,6 +917,7 @@ for folder in folders:
     conversation = [{"role": "user", "content": [*audio[0], {"type": "text", "text": "what is this"}]}]
     found = pipe(text=conversation, max_new_tokens=12, return_full_text=False, generate_kwargs={"do_sample": False})
     told[folder].append(found[0]["generated_text"])
+print("bitsandbytes" in sys.modules)
 print(json.dumps(told))
 """
 
@@ -938,7 +964,9 @@ def test_a_stranger_gets_the_answers_of_alm_ask(zoo, clips, tmp_path, capsys):
         soundfile.write(wav, clip, 16000, subtype="FLOAT")
     found = run(STRANGER, *wavs, *zoo, HF_MODULES_CACHE=str(tmp_path / "modules"))
     assert found.returncode == 0, found.stderr
-    told = json.loads(found.stdout.splitlines()[-1])
+    *_, imported, told = found.stdout.splitlines()
+    assert imported == "False"  # also for adapters: only quantised models need bitsandbytes
+    told = json.loads(told)
     for folder in zoo:
         check_answers(folder, told[str(folder)], wavs[0], clips, capsys)
     lora, merged = (told[str(folder)] for folder in zoo[-2:])
@@ -999,6 +1027,8 @@ def test_a_stranger_gets_the_answers_of_a_quantised_model(wide_llm_dir, clips, t
         soundfile.write(wav, clip, 16000, subtype="FLOAT")
     found = run(STRANGER, *wavs, *folders, HF_MODULES_CACHE=str(tmp_path / "modules"))
     assert found.returncode == 0, found.stderr
-    told = json.loads(found.stdout.splitlines()[-1])
+    *_, imported, told = found.stdout.splitlines()
+    assert imported == "True"
+    told = json.loads(told)
     for folder in folders:
         check_answers(folder, told[str(folder)], wavs[0], clips, capsys)

@@ -169,6 +169,7 @@ class LoadingArguments:
             ):
                 config.llm = str((folder / config.llm).resolve())
             self.attention = self.attention or _asked_attention(config)
+            config._attn_implementation = None  # the loaded parts are asked, and say what they cannot do
         elif self.config is not None:
             config = read_model_config(Path(self.config), self.trust_remote_code)
         for key, value in self.overrides.items():

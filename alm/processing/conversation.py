@@ -36,7 +36,7 @@ def is_batch(conversation: Any) -> bool:
 
 
 def flatten(
-    conversation: Sequence[Message], audio_token: str, audio: Iterable[Any] = ()
+    conversation: Sequence[Message], audio_token: str, audio: Iterable[Any] | None = ()
 ) -> tuple[list[Message], list[Any]]:
     """Contents as strings with one marker per clip, and the clips in their order.
 
@@ -44,7 +44,8 @@ def flatten(
         conversation: Messages with `role` and `content`; the content is a string with markers, or a list of items
             `{"type": "text", "text": ...}` and `{"type": "audio", "audio" | "path" | "url" | "base64": ...}`.
         audio_token: The marker.
-        audio: Clips behind markers in strings, and behind audio items without a clip of their own.
+        audio: Clips behind markers in strings, and behind audio items without a clip of their own; None: only the
+            messages are wanted, and the clips are given later.
 
     Returns:
         The messages, and the clips.
@@ -52,7 +53,7 @@ def flatten(
     Raises:
         UserError: A message or item is malformed, or the markers are not as many as the clips.
     """
-    waiting = iter(audio)
+    waiting = iter(audio or ())
     messages, clips = [], []
     for turn, message in enumerate(conversation):
         where = f"turn {turn}"
@@ -73,7 +74,7 @@ def flatten(
         kept = {key: value for key, value in message.items() if value is not None}
         messages.append({**kept, "content": "".join(pieces)})
     n_clips = sum(clip is not _MISSING for clip in clips) + sum(1 for _ in waiting)
-    if n_clips != len(clips):
+    if audio is not None and n_clips != len(clips):
         raise UserError(
             f"the conversation has {len(clips)} {audio_token} markers for {n_clips} clips; write one marker per clip"
         )

@@ -21,7 +21,7 @@ from alm.common.fields import refuse_unknown
 from alm.common.text import decode_base64
 from alm.configuration import AudioLanguageConfig
 from encoders import EncoderConfig, config_from_dict
-from encoders.audio import is_url, load_audio, pad_batch
+from encoders.audio import LARGEST_SANE_PEAK, AudioOptions, is_url, load_audio, pad_batch
 from projectors.base import ProjectorConfig
 from projectors.registry import projector_config
 
@@ -253,11 +253,17 @@ def is_waveform(clip: Any) -> bool:
 
 
 def clips_in(audio: Any) -> list[Any]:
-    """One clip, a list of clips, or lists of lists of clips, as a flat list."""
+    """One clip, a list of clips, or lists of lists of clips, as a flat list.
+
+    Raises:
+        AudioError: A number stands beside a clip, as in `(waveform, rate)`.
+    """
     if audio is None:
         return []
     if isinstance(audio, list | tuple) and not is_waveform(audio):
         return [clip for item in audio for clip in clips_in(item)]
+    if isinstance(audio, int | float):
+        raise AudioError(f"audio: {audio} stands beside a clip; give a rate as sampling_rate={audio}")
     return [audio]
 
 
@@ -279,10 +285,14 @@ def as_waveform(clip: Any) -> np.ndarray:
     """One clip as a mono waveform (S,) float32.
 
     Raises:
-        AudioError: It has several channels, is empty, is not of floating-point numbers, or not finite.
+        AudioError: It has several channels, is empty, is not of floating-point numbers, not finite, or far above full
+            scale, unless `audio.peak` is `normalise`.
     """
     if isinstance(clip, torch.Tensor):
-        clip = clip.detach().cpu().float().numpy()
+        clip = clip.detach().cpu()
+        clip = (clip.float() if clip.is_floating_point() else clip).numpy()
+    if isinstance(clip, dict) and "array" in clip:  # of a data set
+        raise AudioError("audio: got a dictionary; give its 'array', and its rate as sampling_rate")
     if not is_waveform(clip):
         raise AudioError(
             f"audio: {shown(clip, 60)} is no waveform; give an array, a tensor, a list of numbers, a path or an address"
@@ -302,6 +312,13 @@ def as_waveform(clip: Any) -> np.ndarray:
         )
     if not np.isfinite(array).all():
         raise AudioError("audio: a waveform holds NaN or infinite samples; record or export it again")
+    peak = float(np.abs(array).max())
+    if peak > LARGEST_SANE_PEAK:
+        if AudioOptions.current().peak == "refuse":
+            raise AudioError(
+                f"audio: the peak of a waveform is {peak:.4g}, full scale is 1; divide 16-bit samples by 32768"
+            )
+        array = array / peak
     return np.asarray(array, dtype=np.float32)
 
 

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
         seconds_of,
     )
     from encoders.audio.urls import fetch_audio, is_url, url_name
-    from encoders.audio.waveforms import SILENT_PEAK, pad_batch, resample, save_wav
+    from encoders.audio.waveforms import LARGEST_SANE_PEAK, SILENT_PEAK, pad_batch, resample, save_wav
 
 _HOMES = {
     "AUDIO_SUFFIXES": "encoders.audio.formats",
     "AudioHeader": "encoders.audio.reading",
     "AudioOptions": "encoders.audio.options",
+    "LARGEST_SANE_PEAK": "encoders.audio.waveforms",
     "MAX_SECONDS_VARIABLE": "encoders.audio.limits",
     "SILENT_PEAK": "encoders.audio.waveforms",
     "applied": "encoders.audio.options",
@@ -51,6 +52,7 @@ __all__ = [
     "AUDIO_SUFFIXES",
     "AudioHeader",
     "AudioOptions",
+    "LARGEST_SANE_PEAK",
     "MAX_SECONDS_VARIABLE",
     "SILENT_PEAK",
     "applied",

@@ -29,13 +29,11 @@ from encoders.audio.formats import find_file
 from encoders.audio.limits import check_seconds
 from encoders.audio.options import AudioOptions
 from encoders.audio.urls import fetch_audio, is_url, url_name
-from encoders.audio.waveforms import SILENT_PEAK, resample
+from encoders.audio.waveforms import LARGEST_SANE_PEAK, SILENT_PEAK, resample
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 """A path, an `http(s)` or `data:` address (a `str`), the whole content of a file, or an open file."""
 
-# A decoder overshoots full scale by a few dB at most. Float files above this are integer-scaled.
-_LARGEST_SANE_PEAK = 8.0
 # The mean of channels that hold this little of their energy (-40 dB) is what inverted channels leave behind.
 _CANCELLED = 1e-4
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile gives 2^63 - 1 for a FLAC stream without a length
@@ -324,7 +322,7 @@ def _waveform(
         if not np.isfinite(samples).all():
             raise AudioError(f"{file}: holds NaN or infinite samples; re-export the recording")
     peak = max(float(np.abs(block).max()) for run in runs for block in run.blocks)
-    if peak > _LARGEST_SANE_PEAK:
+    if peak > LARGEST_SANE_PEAK:
         if options.peak == "refuse":
             raise AudioError(
                 f"{file}: the peak is {peak:.4g}, full scale is 1; export it as integers or scale it to [-1, 1], or "

@@ -19,6 +19,8 @@ from torch import Tensor
 from alm.common.errors import AudioError
 from alm.common.files import write_bytes_atomic
 
+LARGEST_SANE_PEAK = 8.0
+"""A decoder overshoots full scale by a few dB at most. Floating-point samples above this are integer-scaled."""
 SILENT_PEAK = 2.0**-15
 """Peaks below one step of 16-bit audio are silence: an empty recording, left by a failed download or conversion."""
 
