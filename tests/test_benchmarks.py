@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import processor_call
 from benchmarks.__main__ import main
 from benchmarks.cuda import Step
 from benchmarks.flops import forward_flops, step_flops
@@ -25,6 +26,16 @@ def test_all_benches_in_quick_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert benches == {"bench", "loader", "frontend", "train step", "gradient caching", "pretraining"}
     without = find_spec("audiomentations") is None
     assert ("reference not installed: pip install" in text) == without
+
+
+def test_the_processors_call_is_compared_with_a_siblings() -> None:
+    call, call_and_front_end, siblings_call = processor_call.sides()
+    ours, same, theirs = call(), call_and_front_end(), siblings_call()
+    assert torch.equal(ours["input_values"], same["input_values"])
+    assert len(ours["input_ids"]) == len(theirs["input_ids"]) == len(theirs["input_features"]) == 8
+    rows = processor_call.run(quick=True)
+    assert [row.what.split(",")[0] for row in rows] == ["call", "call and front end"]
+    assert all("x [" in row.ratio for row in rows)
 
 
 def test_plain_model_is_the_same_function() -> None:
