@@ -8,11 +8,14 @@ import os
 import subprocess
 import sys
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import soundfile
 import torch
+import transformers
+from packaging.version import Version
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -866,6 +869,9 @@ NOT_FOR_INFERENCE = (
 )
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23"), reason="the pipeline of this release needs librosa"
+)
 def test_inference_needs_no_library_of_training(zoo, clips, tmp_path):
     soundfile.write(tmp_path / "a.wav", clips[0], 16000, subtype="FLOAT")
     (folder,) = (one for one in zoo if one.name == "lora")
@@ -877,6 +883,9 @@ def test_inference_needs_no_library_of_training(zoo, clips, tmp_path):
     turns = [{"role": "user", "content": "<|audio|>what is this"}]
     assert answer == dict(generate_answers(model, processor, [turns], [[clips[0]]], 6))[0]
 
+
+# Transformers 5.19 asks for librosa before it makes the pipeline; 5.23 does not.
+PIPELINE_NEEDS_LIBROSA = Version(transformers.__version__) < Version("5.23") and find_spec("librosa") is None
 
 FAMILIES = {
     "llama": {},
@@ -913,7 +922,11 @@ for folder in folders:
         out = model.generate(**inputs, max_new_tokens=12, do_sample=False)
         answer = out[:, inputs["input_ids"].shape[1]:]
         told[folder].append(answer[0].tolist())
-    pipe = pipeline("any-to-any", model=folder, trust_remote_code=True)
+    try:
+        pipe = pipeline("any-to-any", model=folder, trust_remote_code=True)
+    except ImportError as error:  # of older releases of transformers
+        told[folder].append(str(error))
+        continue
     conversation = [{"role": "user", "content": [*audio[0], {"type": "text", "text": "what is this"}]}]
     found = pipe(text=conversation, max_new_tokens=12, return_full_text=False, generate_kwargs={"do_sample": False})
     told[folder].append(found[0]["generated_text"])
@@ -1066,7 +1079,11 @@ def check_answers(folder, told, wav, clips, capsys):
     by_path, by_array, of_two, by_pipeline = told
     assert [by_path, by_array, of_two] == [ids[0], ids[0], ids[1]], folder.name
     text = processor.decode(ids[0], skip_special_tokens=True)
-    assert by_pipeline == text and " ".join(text.split()) == asked, folder.name
+    assert " ".join(text.split()) == asked, folder.name
+    if PIPELINE_NEEDS_LIBROSA:
+        assert "librosa" in by_pipeline
+    else:
+        assert by_pipeline == text, folder.name
 
 
 def test_a_stranger_gets_the_answers_of_a_quantised_model(wide_llm_dir, clips, tmp_path, capsys):
