@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -131,23 +130,7 @@ def inject_lora(component: nn.Module, values: dict[str, Any]) -> None:
     """Put LoRA adapters into a component in place, its class and its other key names unchanged."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    with _without_bitsandbytes():
-        inject_adapter_in_model(LoraConfig(task_type=None, **values), component, adapter_name="default")
-
-
-@contextmanager
-def _without_bitsandbytes() -> Iterator[None]:
-    """Keep peft from importing bitsandbytes to look for its layers: there are none before something has imported it."""
-    from peft.tuners.lora import model as lora
-
-    names = ("is_bnb_available", "is_bnb_4bit_available")
-    before = {name: getattr(lora, name) for name in names if hasattr(lora, name)}
-    if "bitsandbytes" not in sys.modules:
-        vars(lora).update(dict.fromkeys(before, lambda: False))
-    try:
-        yield
-    finally:
-        vars(lora).update(before)
+    inject_adapter_in_model(LoraConfig(task_type=None, **values), component, adapter_name="default")
 
 
 def adapter_keys(component: nn.Module) -> set[str]:
