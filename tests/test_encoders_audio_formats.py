@@ -30,6 +30,7 @@ from encoders.audio import (
     fetch_audio,
     find_file,
     load_audio,
+    ogg,
     read_header,
     search,
     seconds_of,
@@ -234,6 +235,17 @@ def test_a_damaged_ogg_page_is_found() -> None:
     data[len(data) // 2] ^= 1
     with pytest.raises(AudioError, match="no whole Ogg page at byte"):
         decode_audio(bytes(data), "a", 16_000)
+
+
+def test_an_ogg_with_an_impossible_length_is_named() -> None:
+    """Its last page says 2^62 samples, with the right checksum."""
+    data = written(sound(16_000)[:, :1], 16_000, "OGG")
+    at = data.rindex(b"OggS")
+    page = bytearray(data[at:])
+    page[6:14], page[22:26] = (1 << 62).to_bytes(8, "little"), bytes(4)
+    page[22:26] = ogg._checksum(bytes(page)).to_bytes(4, "little")
+    with pytest.raises(AudioError, match=r"^a\.ogg: its header is damaged; "):
+        decode_audio(data[:at] + bytes(page), "a.ogg", 16_000)
 
 
 def test_an_mp3_between_tags_and_a_stream_joined_late() -> None:

@@ -408,7 +408,7 @@ def _decode_with_libsndfile(
     part: _Part, file: str, start_s: float, end_s: float | None
 ) -> tuple[np.ndarray, int] | None:
     """Samples (S, channels) float32 of a segment and their rate in Hz; None where FFmpeg must decode."""
-    with _sound(part) as sound:
+    with _sound(part, file) as sound:
         if sound is None:
             return None
         rate_hz, n_frames = sound.samplerate, sound.frames
@@ -426,7 +426,7 @@ def _decode_with_libsndfile(
 
 
 @contextmanager
-def _sound(part: _Part) -> Iterator[soundfile.SoundFile | None]:
+def _sound(part: _Part, file: str) -> Iterator[soundfile.SoundFile | None]:
     """The part as libsndfile reads it; None where FFmpeg must."""
     if part.library == "ffmpeg":
         yield None
@@ -444,7 +444,7 @@ def _sound(part: _Part) -> Iterator[soundfile.SoundFile | None]:
         if part.library == "either" and (sound.format == "RAW" or sound.subtype.startswith("MPEG")):
             yield None
         elif sound.samplerate <= 0 or not 0 <= sound.frames < _UNKNOWN_FRAMES:
-            raise AudioError("its header is damaged")
+            raise AudioError(f"{file}: its header is damaged; copy or download it again")
         else:
             yield sound
 
@@ -452,7 +452,7 @@ def _sound(part: _Part) -> Iterator[soundfile.SoundFile | None]:
 def _blocks(parts: list[_Part], file: str) -> Iterator[tuple[np.ndarray, int]]:
     """Decode all parts to their ends: blocks of samples (S, channels) float32, and their rate in Hz."""
     for part in parts:
-        with _sound(part) as sound:
+        with _sound(part, file) as sound:
             if sound is not None:
                 yield from _blocks_of(sound, file)
                 continue
@@ -514,7 +514,7 @@ def _declared_header(opened: _Opened, parts: list[_Part]) -> AudioHeader | None:
 def _part_header(part: _Part, file: str) -> AudioHeader | None:
     if part.expected is not None:
         return part.expected
-    with _sound(part) as sound:
+    with _sound(part, file) as sound:
         if sound is not None:
             return AudioHeader(sound.frames, sound.samplerate, sound.channels)
     with _recording(part, file) as recording:
