@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from projectors.base import Projector, ProjectorError, stack_time
 from projectors.context import ClipContext
@@ -15,21 +16,25 @@ from projectors.linear import StackedConfig
 
 @dataclasses.dataclass(frozen=True)
 class MLPConfig(StackedConfig):
-    """Options of the MLP projector: `stack`, `hidden` and `context`.
+    """Options of the MLP projector: `stack`, `hidden`, `context` and `dropout`.
 
     Attributes:
         hidden: Width of the hidden layer; None takes the LLM's width.
         context: Append the clip's statistics to every stacked frame; see `projectors.context`.
+        dropout: Share of the normalised encoder values that training sets to 0, for few recordings or speakers.
     """
 
     name: ClassVar[str] = "mlp"
     hidden: int | None = None
     context: bool = False
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.hidden is not None and self.hidden < 1:
             raise ProjectorError(f"projector '{self.name}': hidden={self.hidden}, expected an integer >= 1")
+        if not 0 <= self.dropout < 1:
+            raise ProjectorError(f"projector '{self.name}': dropout={self.dropout}, expected 0 or more, below 1")
 
 
 class MLPProjector(Projector):
@@ -49,7 +54,8 @@ class MLPProjector(Projector):
     def forward(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """See `projectors.base.Projector`."""
         self.check(tokens, mask, grid)
-        stacked, valid = stack_time(self.norm(tokens), mask, grid, self.config.stack)
+        normed = functional.dropout(self.norm(tokens), self.config.dropout, self.training)
+        stacked, valid = stack_time(normed, mask, grid, self.config.stack)
         if self.context is not None:
             clip = self.context(tokens, mask, grid)[:, None].expand(-1, stacked.shape[1], -1)
             stacked = torch.cat([stacked, clip], dim=2)
