@@ -34,7 +34,9 @@ class MLPConfig(StackedConfig):
         if self.hidden is not None and self.hidden < 1:
             raise ProjectorError(f"projector '{self.name}': hidden={self.hidden}, expected an integer >= 1")
         if not 0 <= self.dropout < 1:
-            raise ProjectorError(f"projector '{self.name}': dropout={self.dropout}, expected 0 or more, below 1")
+            raise ProjectorError(
+                f"projector '{self.name}': dropout={self.dropout}, expected 0 or more, below 1"
+            )
 
 
 class MLPProjector(Projector):

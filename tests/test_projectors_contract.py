@@ -223,3 +223,17 @@ def test_a_wide_kernel_reaches_equally_far_on_both_sides():
     for wrong in (1, 3):
         with pytest.raises(ProjectorError, match=f"kernel={wrong}, expected stride"):
             make("conv1d", stride=2, kernel=wrong)
+
+
+def test_dropout_acts_in_training_alone_and_draws_nothing_at_zero():
+    tokens, mask = batch([N_TIME, N_TIME])
+    grid = (N_TIME, N_FREQ)
+    dropping, plain = make("mlp", dropout=0.5), make("mlp")  # the same weights
+    expected = plain(tokens, mask, grid)[0]
+    assert torch.equal(dropping(tokens, mask, grid)[0], expected)
+    assert not torch.allclose(dropping.train()(tokens, mask, grid)[0], expected)
+    before = torch.get_rng_state()
+    assert torch.equal(plain.train()(tokens, mask, grid)[0], expected)
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(ProjectorError, match="dropout=1, expected 0 or more, below 1"):
+        make("mlp", dropout=1)

@@ -92,7 +92,8 @@ def test_only_the_questions_are_written_on_demand(table, tmp_path):
 def test_the_projector_follows_from_the_rate_of_the_encoder(table, encoder, llm_dir, tmp_path):
     given = {"encoder": str(encoder), "llm": str(llm_dir), "data": str(table), "seed": 3}
     stage = stage_settings(load_labelled(given, []), tmp_path)
-    assert stage.projector_options == {"stack": 8} and stage.run.seed == 3  # 50 steps a second, 6.25 tokens
+    assert stage.projector_options == {"stack": 4, "dropout": 0.3}  # 50 steps a second, 12.5 tokens
+    assert stage.run.seed == 3
     own = stage_settings(load_labelled(given, ["align.projector_options={stack: 3}"]), tmp_path)
     assert own.projector_options == {"stack": 3}
 

@@ -56,7 +56,7 @@ class LabelledSettings:
     held_out: str | None = None
     seed: int = 0
     question: str = "What is heard in this recording?"
-    tokens_per_s: float = 6.25
+    tokens_per_s: float = 12.5
     validation_share: float = 0.05
     align: dict[str, Any] = field(default_factory=dict)
     evaluate: AnswerSettings = AnswerSettings()
