@@ -235,5 +235,5 @@ def test_dropout_acts_in_training_alone_and_draws_nothing_at_zero():
     before = torch.get_rng_state()
     assert torch.equal(plain.train()(tokens, mask, grid)[0], expected)
     assert torch.equal(torch.get_rng_state(), before)
-    with pytest.raises(ProjectorError, match="dropout=1, expected 0 or more, below 1"):
+    with pytest.raises(ProjectorError, match="dropout=1.0, expected 0 or more, below 1"):
         make("mlp", dropout=1)
