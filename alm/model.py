@@ -28,6 +28,7 @@ from transformers import (
 )
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from alm.auto import AUTO_MAP, write_stub
 from alm.common.errors import CheckpointError, UserError
@@ -960,3 +961,5 @@ def positions(attention_mask: Tensor) -> Tensor:
 
 for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM):
     auto_class.register(AudioLanguageConfig, AudioLanguageModel, exist_ok=True)
+# `transformers serve` looks a model up by these names alone, not among registered classes.
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault(AudioLanguageConfig.model_type, AudioLanguageModel.__name__)

@@ -1,4 +1,4 @@
-"""The endpoint answerer against a real server: `transformers serve` on this machine, with a model's directory."""
+"""A served model gives the answers of its directory: `transformers serve` and `alm serve` on this machine."""
 
 import os
 import socket
@@ -6,12 +6,19 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from foreign_models import build
+from transformers import AutoTokenizer
 
 from alm.data.manifest import write_manifest
+from alm.llm import load_llm
+from alm.model import AudioLanguageModel
+from alm.processor import build_processor
+from encoders import encoder_class
 from encoders.audio import save_wav
 from eval.runner.benchmark import run_benchmark
 from eval.scoring.predictions import read_predictions
@@ -25,23 +32,32 @@ def directory(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(directory, tmp_path_factory):
-    for needed in ("fastapi", "uvicorn", "openai"):
-        pytest.importorskip(
-            needed, reason=f"`transformers serve` needs {needed}: pip install alm-toolkit[serve]"
-        )
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    log = tmp_path_factory.mktemp("log") / "serve.log"
-    code = "import sys; sys.argv[0] = 'transformers'; from transformers.cli.transformers import main; main()"
+def own(tmp_path_factory, llm_dir):
+    """A model of this toolkit whose answers differ from clip to clip."""
+    folder = tmp_path_factory.mktemp("own")
+    torch.manual_seed(0)
+    llm = load_llm(str(llm_dir))
+    with torch.no_grad():
+        for parameter in llm.parameters():
+            parameter.mul_(3.0)
+    model = AudioLanguageModel.assemble(encoder_class("audiomosaic").tiny(), llm, "mlp")
+    processor = build_processor(AutoTokenizer.from_pretrained(llm_dir), model)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@contextmanager
+def served(command, port, log):
+    """A server in a process of its own; yields its address up to `/v1`."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, "serve", str(directory), "--port", str(port), "--device", "cpu",
-             "--host", "127.0.0.1"],
-            env={**environment, "HF_HUB_OFFLINE": "1"}, stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [sys.executable, *command],
+            env={**environment, "HF_HUB_OFFLINE": "1"},
+            stdout=output,
+            stderr=output,
+        )
     try:
         address = f"http://127.0.0.1:{port}"
         for _ in range(600):
@@ -57,24 +73,88 @@ def url(directory, tmp_path_factory):
         process.wait()
 
 
-def test_a_served_model_gives_the_answers_of_its_directory(directory, url, clips, tmp_path):
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    """`transformers serve`, which loads the model that a request names."""
+    for needed in ("fastapi", "uvicorn", "openai"):
+        pytest.importorskip(
+            needed, reason=f"`transformers serve` needs {needed}: pip install alm-toolkit[serve]"
+        )
+    port, log = free_port(), tmp_path_factory.mktemp("log") / "serve.log"
+    code = "import sys; sys.argv[0] = 'transformers'; from transformers.cli.transformers import main; main()"
+    options = ["--port", str(port), "--device", "cpu", "--host", "127.0.0.1", "--trust-remote-code"]
+    with served(["-c", code, "serve", *options], port, log) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def questions(clips, tmp_path_factory):
+    """Options of an evaluation of six questions, one of them without a recording."""
+    folder = tmp_path_factory.mktemp("questions")
     lines = []
     for number, clip in enumerate(clips):
-        save_wav(tmp_path / f"{number}.wav", clip, 16000)
+        save_wav(folder / f"{number}.wav", clip, 16000)
         question = "what is this " + "sound " * number
         lines.append({"id": f"q{number}", "audio": f"{number}.wav", "question": question, "answer": "a bell"})
     lines.append({"id": "silent", "audio": [], "question": "is a bell made of metal", "answer": "yes"})
-    write_manifest(tmp_path / "test.jsonl", lines)
-    options = [f"data={tmp_path / 'test.jsonl'}", "max_new_tokens=6"]
-    local = run_benchmark("manifest", directory, tmp_path / "local", options)
-    served = run_benchmark("manifest", f"openai:{directory}@{url}", tmp_path / "served", options)
-    said = [
-        {
-            (line["id"], line["control"]): line["prediction"]
-            for line in read_predictions(tmp_path / name / "predictions.jsonl")
-        }
-        for name in ("local", "served")
-    ]
-    assert said[0] == said[1] and len(said[0]) == 15
-    assert local["arms"] == served["arms"] and local["gaps"] == served["gaps"]
-    assert len(set(said[0].values())) >= 6
+    write_manifest(folder / "test.jsonl", lines)
+    return [f"data={folder / 'test.jsonl'}", "max_new_tokens=6"]
+
+
+def evaluated(model, questions, out):
+    """The scores of an evaluation with all controls, and what was answered by question and control."""
+    scores = run_benchmark("manifest", model, out, questions)
+    said = {
+        (line["id"], line["control"]): line["prediction"]
+        for line in read_predictions(out / "predictions.jsonl")
+    }
+    return scores, said
+
+
+def assert_same(found, expected):
+    assert found[1] == expected[1] and len(found[1]) == 15
+    assert found[0]["arms"] == expected[0]["arms"] and found[0]["gaps"] == expected[0]["gaps"]
+
+
+def test_a_served_model_gives_the_answers_of_its_directory(directory, url, questions, tmp_path):
+    local = evaluated(directory, questions, tmp_path / "local")
+    assert_same(evaluated(f"openai:{directory}@{url}", questions, tmp_path / "served"), local)
+    assert len(set(local[1].values())) >= 6
+
+
+PYTHON_FILE = """
+import alm
+from alm.generation import generate_answers
+
+MODEL = alm.load({folder!r}, "cpu")
+
+
+def answer(prompts):
+    messages, clips = [prompt.messages for prompt in prompts], [prompt.clips() for prompt in prompts]
+    return [text for _, text in sorted(generate_answers(*MODEL, messages, clips, max_new_tokens=6))]
+
+
+ANSWERER = answer
+"""
+
+
+def test_one_of_our_models_gives_the_same_answers_however_it_is_asked(own, url, questions, tmp_path):
+    """As a directory, behind `transformers serve` and `alm serve`, and in a Python file."""
+    local = evaluated(own, questions, tmp_path / "local")
+    overall = local[0]["arms"]["none"]["scores"]["qa/overall"]
+    assert set(local[0]["arms"]) == {"none", "no_audio", "other_clip"} and overall["low"] is not None
+    assert len(set(local[1].values())) >= 6
+    assert_same(evaluated(f"openai:{own}@{url}", questions, tmp_path / "transformers"), local)
+    (tmp_path / "mine.py").write_text(PYTHON_FILE.format(folder=str(own)))
+    assert_same(evaluated(str(tmp_path / "mine.py"), questions, tmp_path / "file"), local)
+    port = free_port()
+    with served(
+        ["-m", "alm", "serve", str(own), "--port", str(port), "--name", "own"], port, tmp_path / "log"
+    ) as url:
+        assert_same(evaluated(f"openai:own@{url}", questions, tmp_path / "alm"), local)
