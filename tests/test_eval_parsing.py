@@ -6,6 +6,7 @@
 import json
 
 import answer_families
+import cue_alternatives
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -82,6 +83,19 @@ def test_families_of_phrasings(shared_dir):
     assert wrong <= 0.002
     nothing = answer_families.measure(answer_families.NO_CHOICE, questions, every=200, expected=False)
     assert answer_families.totals(nothing)[1] <= 0.01
+
+
+def test_every_alternative_of_every_cue():
+    right, wrong, pairs, failures = cue_alternatives.rates(OWN_QUESTIONS)
+    assert pairs > 3000 and right >= 0.999 and wrong == 0, failures
+
+
+def test_every_alternative_of_every_cue_on_mmau(shared_dir):
+    # A share of all pairs; `python tests/cue_alternatives.py QUESTIONS.json` goes through all of them.
+    items = json.loads((shared_dir / "data" / "mmau" / "mmau-test-mini.json").read_text())
+    questions = [(item["choices"], item["answer"]) for item in items]
+    right, wrong, pairs, failures = cue_alternatives.rates(questions[::125])
+    assert pairs > 1500 and right >= 0.995 and wrong <= 0.002, failures
 
 
 def test_families_without_reference_data():

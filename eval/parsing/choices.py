@@ -47,7 +47,7 @@ from eval.parsing.reworded import reworded
 
 __all__ = ["answers_match", "digits_for_number_words", "normalise_answer", "parse_choice", "parse_yes_no"]
 
-PARSER_VERSION = "6"
+PARSER_VERSION = "7"
 
 _WHETHER_LENGTH = 200  # characters before a cue in which "whether the" is looked for
 _LETTER = re.compile(r"""(?P<open>["'(\[]*)(?P<letter>[A-Za-z])(?![\w#])(?P<close>["')\]]*)""")

@@ -22,7 +22,8 @@ YES_MARK, NO_MARK = "\ue001", "\ue000"
 # "one" that is a pronoun, not a number.
 _PRONOUN = re.compile(
     r"\b((?:this|that|which|right|correct|best|only|no|any|every|each|first|second|third|fourth|fifth|sixth|seventh"
-    r"|eighth|\d(?:st|nd|rd|th)|last|final|wrong|other|another)\s+)"
+    r"|eighth|\d(?:st|nd|rd|th)|last|final|wrong|other|another"
+    r"|likely|probable|plausible|suitable|appropriate|fitting|accurate)\s+)"
     r"one\b|\bone(?=\s+(?:of|that|which|saying|labell?ed|might|could|may|can|should|must|would)\b)",
     re.IGNORECASE,
 )
