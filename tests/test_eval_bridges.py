@@ -1,0 +1,128 @@
+"""Encoders inside other people's test suites, each with the installed package."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from alm.common.errors import AudioError, UserError
+from encoders import encoder_class, load_encoder
+from encoders.audio import load_audio, save_wav
+
+TONES = {"low": 250, "middle": 700, "high": 2000, "highest": 5000}
+
+
+@pytest.fixture(scope="module")
+def encoder_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bridges") / "encoder"
+    encoder_class("audiomosaic").tiny().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Tones of four pitches in two folds, of different length."""
+    folder = tmp_path_factory.mktemp("tones")
+    random = np.random.default_rng(0)
+    made = []
+    for name, hz in TONES.items():
+        for number in range(10):
+            n_samples = 16000 + 800 * number
+            phase = 2 * np.pi * hz * (1 + 0.02 * number) * np.arange(n_samples) / 16000
+            wave = (0.3 * np.sin(phase) + 0.01 * random.standard_normal(n_samples)).astype(np.float32)
+            save_wav(folder / f"{name}-{number}.wav", wave, 16000)
+            made.append({"filename": f"{name}-{number}.wav", "fold": str(1 + number % 2), "category": name})
+    with open(folder / "meta.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, made[0])
+        writer.writeheader()
+        writer.writerows(made)
+    from benchmarks.encoder_suites import read_rows
+
+    assert len(read_rows(folder, 2)) == 16
+    return read_rows(folder, 100)
+
+
+def clip_features(encoder_dir, rows):
+    """The feature of each recording by itself."""
+    encoder = load_encoder(encoder_dir).eval()
+    found = []
+    for row in rows:
+        wave = torch.from_numpy(load_audio(row["filename"], 16000))[None]
+        with torch.no_grad():
+            found.append(encoder(wave, torch.tensor([wave.shape[1]])).clip_features()[0].numpy())
+    return np.stack(found)
+
+
+def test_an_encoder_in_mteb(encoder_dir, rows):
+    pytest.importorskip("mteb", reason="needs alm-toolkit[mteb]")
+    pytest.importorskip("torchcodec", reason="needs alm-toolkit[mteb]")
+    from datasets import Audio, Dataset
+    from mteb.models import EncoderProtocol
+    from torch.utils.data import DataLoader
+
+    from benchmarks.encoder_suites import mteb_scores
+    from eval.bridges.mteb_encoder import MtebEncoder
+
+    scores = mteb_scores(str(encoder_dir), rows)
+    assert set(scores) == {"mteb/ESC50/accuracy", "mteb/ESC50Clustering/v_measure"}
+    assert scores["mteb/ESC50/accuracy"] > 0.6  # chance is a quarter
+    model = MtebEncoder(str(encoder_dir))
+    assert isinstance(model, EncoderProtocol)
+    table = Dataset.from_dict({"audio": [row["filename"] for row in rows[:5]]}).cast_column("audio", Audio())
+    found = model.encode(DataLoader(table, batch_size=5))
+    np.testing.assert_allclose(found, clip_features(encoder_dir, rows[:5]), atol=1e-5)
+    np.testing.assert_allclose(np.diag(model.similarity(found, found)), 1, atol=1e-5)
+    np.testing.assert_allclose(
+        model.similarity_pairwise(found[:2], found[2:4]),
+        np.diag(model.similarity(found[:2], found[2:4])),
+        atol=1e-6,
+    )
+
+
+def test_mteb_keeps_the_results_of_other_weights_apart(encoder_dir, tmp_path):
+    pytest.importorskip("mteb", reason="needs alm-toolkit[mteb]")
+    from datasets import Dataset
+    from torch.utils.data import DataLoader
+
+    from eval.bridges.mteb_encoder import MtebEncoder
+
+    other = encoder_class("audiomosaic").tiny()
+    with torch.no_grad():
+        next(other.parameters()).view(-1)[0] += 1
+    other.save_pretrained(tmp_path / "encoder")
+    metas = [
+        MtebEncoder(str(folder)).mteb_model_meta
+        for folder in (encoder_dir, encoder_dir, tmp_path / "encoder")
+    ]
+    assert metas[0].revision == metas[1].revision != metas[2].revision
+    assert metas[0].n_parameters == metas[2].n_parameters > 0
+    with pytest.raises(UserError, match="task Named: has no audio"):
+        text = DataLoader(Dataset.from_dict({"text": ["a"]}))
+        MtebEncoder(str(encoder_dir)).encode(text, task_metadata=type("T", (), {"name": "Named"}))
+    silent = Dataset.from_list([{"audio": {"array": [0.0] * 10, "sampling_rate": 16000}}])
+    with pytest.raises(AudioError):
+        MtebEncoder(str(encoder_dir)).encode(DataLoader(silent, batch_size=1))
+
+
+def test_an_encoder_in_xares(encoder_dir, rows, tmp_path):
+    pytest.importorskip("xares", reason="needs alm-toolkit[xares]")
+    pytest.importorskip("torchcodec", reason="needs alm-toolkit[xares]")
+    from xares.audio_encoder_checker import check_audio_encoder
+
+    from benchmarks.encoder_suites import xares_scores
+    from eval.bridges.xares_model import XaresModel
+
+    class TinyEncoder(XaresModel):
+        source = str(encoder_dir)
+
+    model = TinyEncoder()
+    assert check_audio_encoder(model)
+    wave = load_audio(rows[0]["filename"], 16000)
+    frames = model(torch.from_numpy(wave)[None])
+    config = model.encoder.config
+    assert frames.shape == (1, config.n_time_for(len(wave)), config.dim)
+    assert model.hop_size_in_ms == 1000 / config.frame_rate_hz
+    scores = xares_scores("Tiny", str(encoder_dir), "esc50", rows, tmp_path)
+    assert set(scores) == {"xares/esc50/mlp", "xares/esc50/knn"}
+    assert scores["xares/esc50/knn"] > 0.6  # chance is a quarter
