@@ -31,6 +31,7 @@ TEXT_METRICS = [
 ]
 CAPTION_METRICS = ("bleu", "rouge_l", "cider_d")
 KEYS = {"bleu": ("bleu_1", "bleu_2", "bleu_3", "bleu_4"), "rouge_l": ("rouge_l",), "cider_d": ("cider_d",)}
+KEYS["sound_events"] = ("segment_f1", "event_f1", "psds")
 ODD = ["", "...", "a\u2028b c", "[laughs] (x) {y}", "a dog \U0001f600 barks", "naïve café", "la " * 500]
 ODD += ["\x0b\x85 \r\n"]
 
@@ -69,7 +70,7 @@ def test_every_metric_keeps_samples_apart_for_odd_captions(name):
     assert len(mixed["per_sample"]) == 2 * len(ODD)
     if name != "cider_d":  # its document frequencies belong to the whole set
         assert mixed["per_sample"][1::2] == clean["per_sample"]
-    if name not in ("wer", "cer"):  # there, none is best
+    if name not in ("wer", "cer", "wer_whisper"):  # there, none is best
         assert all(score > 0 for score in mixed["per_sample"][1::2])
     assert all(score == score and score >= 0 for score in mixed["per_sample"])
 
@@ -115,10 +116,8 @@ def test_evaluate_loads_the_folder(name, tmp_path, monkeypatch):
     assert isinstance(metric, evaluate.Metric)
     if name not in TEXT_METRICS:
         return
-    result = metric.compute(predictions=["a bell", "rain"], references=[["a bell"], ["rain"]])
-    assert result == load_metric(name).compute(
-        predictions=["a bell", "rain"], references=[["a bell"], ["rain"]]
-    )
+    texts = {"predictions": ["bell: 1 - 2", "rain: 2 - 3"], "references": [["bell: 1 - 2"], ["rain: 2 - 3"]]}
+    assert metric.compute(**texts) == load_metric(name).compute(**texts)
 
 
 def test_evaluate_combines_metrics():

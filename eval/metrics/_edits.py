@@ -11,6 +11,12 @@ class ErrorRate(TextMetric):
     """Edits per unit of the reference; of several references the one that gives the lowest rate counts."""
 
     name_: str
+    rule = "lower+punctuation"
+    """How texts are normalised, for the backend."""
+
+    def _normalise(self, text: str) -> str:
+        """Remove what does not count as an edit."""
+        return _plain(text)
 
     @abstractmethod
     def _units(self, text: str) -> list[str]:
@@ -22,13 +28,13 @@ class ErrorRate(TextMetric):
         """Return the corpus rate, `per_sample` rates, `counts` (edits, reference length) and `backend`."""
         counts = []
         for prediction, targets in zip(predictions, references, strict=True):
-            said = self._units(_plain(prediction) if normalise else prediction)
-            options_ = [self._units(_plain(target) if normalise else target) for target in targets]
+            said = self._units(self._normalise(prediction) if normalise else prediction)
+            options_ = [self._units(self._normalise(target) if normalise else target) for target in targets]
             counts.append(
                 min((_edits(said, wanted) for wanted in options_), key=lambda c: c[0] / max(1, c[1]))
             )
         edits, length = (sum(column) for column in zip(*counts, strict=True))
-        rule = "lower+punctuation" if normalise else "none"
+        rule = self.rule if normalise else "none"
         return {
             self.name_: edits / max(1, length),
             "per_sample": [edit / max(1, units) for edit, units in counts],

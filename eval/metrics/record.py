@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     import evaluate
+
+    from alm.data.records import Record
 
 CAPTIONS = "captions"
 """Applies to records that ask for a caption; the score is `caption/<name>`."""
@@ -35,6 +37,7 @@ class MetricRecord:
         proportion: Whether its per-sample values are zeros and ones.
         of_sums: Takes the name of a score and sums (R, K) of the `counts` in its result, returns scores (R,). None: the
             score is the mean of `per_sample`.
+        options: Takes the records; returns further arguments of `compute`.
         build: Builds the `evaluate.Metric`; None loads the class in `<name>/<name>.py` of this package.
     """
 
@@ -44,6 +47,7 @@ class MetricRecord:
     costly: bool = False
     proportion: bool = False
     of_sums: OfSums | None = None
+    options: Callable[[Sequence[Record]], dict[str, Any]] | None = None
     build: Callable[[], evaluate.Metric] | None = None
 
 

@@ -20,8 +20,11 @@ from eval.scoring.stats import Interval, difference_interval, mean_interval, rat
 DEFAULT_METRICS = ("bleu_4", "rouge_l", "cider_d")
 """Metrics that need neither Java nor a model; accuracy is always given for questions, mAP for ranked choices."""
 
-ALWAYS = ("qa", "map")
-"""Names of a benchmark's metrics that the records themselves ask for: accuracy of questions, mAP of ranked choices."""
+BALANCED = "balanced"
+"""Name of the mean accuracy over right answers (unweighted average recall), for classes of unequal size."""
+
+ALWAYS = ("qa", "map", BALANCED)
+"""Names of scores that come from right and wrong or from rankings, not from a metric of texts."""
 
 # mAP has to rank anew for every resample.
 _MAP_RESAMPLES = 500
@@ -123,6 +126,9 @@ def score_answers(
     by_text = [name for name in asked if name != LABEL_EMBEDDING]
     scores = _metric_scores("caption", CAPTIONS, captions, by_text, require, backends, missing)
     scores |= _question_scores(questions, backends, is_right)
+    if questions and BALANCED in [*metrics, *require]:
+        scores[f"qa/{BALANCED}"] = _balanced_score(questions, is_right)
+        backends[f"qa/{BALANCED}"] = backends["qa/overall"]
     if rankings is not None and any(row is not None for row in rankings):
         reason = _why_no_map(records)
         if reason:
@@ -162,7 +168,10 @@ def _metric_scores(
             continue
         if metric not in results:
             try:
-                result = load_metric(metric).compute(predictions=predictions, references=references)
+                further = record.options([one for one, _ in pairs]) if record.options else {}
+                result = load_metric(metric).compute(
+                    predictions=predictions, references=references, **further
+                )
             except MetricUnavailable as error:
                 if name in require or metric in require:
                     raise MetricUnavailable(f"--require {name}: {error}") from error
@@ -231,6 +240,23 @@ def _question_scores(
     for key in scores:
         backends[key] = f"accuracy[normalise=1,parse_choice={PARSER_VERSION}]"
     return scores
+
+
+def _balanced_score(pairs: list[tuple[Record, str | None]], is_right: Correctness) -> AnswerScore:
+    """Accuracy of the questions with each right answer, averaged over the right answers."""
+    wanted = [answers_of(record)[0] for record, _ in pairs]
+    at = {answer: place for place, answer in enumerate(sorted(set(wanted)))}
+    columns = np.zeros((len(pairs), 2 * len(at)))
+    for row, (record, answer) in zip(columns, pairs, strict=True):
+        place = at[answers_of(record)[0]]
+        row[[place, len(at) + place]] = float(answer is not None and is_right(record, answer)), 1.0
+
+    def mean_recall(sums: np.ndarray) -> np.ndarray:
+        right, asked = sums[:, : len(at)], sums[:, len(at) :]
+        recalls = np.divide(right, asked, out=np.full_like(right, np.nan), where=asked > 0)
+        return np.asarray(np.nanmean(recalls, axis=1))
+
+    return AnswerScore(columns, mean_recall, [record.clip for record, _ in pairs])
 
 
 def _map_score(records: Sequence[Record], rankings: Sequence[Sequence[float] | None]) -> AnswerScore:

@@ -1,0 +1,34 @@
+"""Any table of recordings with the emotion of their speaker: JSON, JSON lines or CSV with `audio` and `emotion`.
+
+`audio` is relative to the table; the emotions of the table are the choices; `id` and `speaker` may be there, too.
+"""
+
+from __future__ import annotations
+
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, csv_rows, in_its_folder, object_rows
+
+_FIELDS = ("audio", "emotion")
+
+
+class Emotion(Corpus):
+    """Recordings of speech with the emotion of the speaker."""
+
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
+        """See the base class."""
+        path = self.path
+        rows = list(csv_rows(path, _FIELDS) if path.suffix == ".csv" else object_rows(path, _FIELDS))
+        emotions = tuple(sorted({row.text("emotion") for row in rows}))
+        for row in rows:
+            yield Entry(
+                id=row.get("id") or row.text("audio"),
+                audio=(in_its_folder(audio, row.text("audio")),),
+                where=row.where,
+                question="Which emotion does the speaker express?",
+                answer=row.text("emotion"),
+                choices=emotions,
+                kind="emotion",
+                meta={"speaker": row.get("speaker"), "emotion": row.text("emotion")},
+            )
+
+
+CORPUS = Emotion

@@ -1,0 +1,34 @@
+"""Any table of spoken questions with their answers: JSON, JSON lines or CSV with `audio` and `answer`.
+
+The question is in the recording alone. `audio` is relative to the table; JSON may hold `answers`, a list of all answers
+that count as right; `id`, `speaker` and `topic` may be there, too.
+"""
+
+from __future__ import annotations
+
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, csv_rows, in_its_folder, object_rows
+
+_FIELDS = ("audio", "answer")
+
+
+class SpokenQuestions(Corpus):
+    """Recordings of questions with the answers."""
+
+    def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
+        """See the base class."""
+        path = self.path
+        for row in csv_rows(path, _FIELDS) if path.suffix == ".csv" else object_rows(path, _FIELDS):
+            answer = row.text("answer")
+            yield Entry(
+                id=row.get("id") or row.text("audio"),
+                audio=(in_its_folder(audio, row.text("audio")),),
+                where=row.where,
+                question="Answer the question that is asked in this recording. Give the answer alone.",
+                answer=answer,
+                answers=tuple(dict.fromkeys((answer, *row.texts("answers")))),
+                kind="spoken_question",
+                meta={"speaker": row.get("speaker"), "topic": row.get("topic")},
+            )
+
+
+CORPUS = SpokenQuestions
