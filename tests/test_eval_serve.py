@@ -144,17 +144,27 @@ ANSWERER = answer
 """
 
 
-def test_one_of_our_models_gives_the_same_answers_however_it_is_asked(own, url, questions, tmp_path):
-    """As a directory, behind `transformers serve` and `alm serve`, and in a Python file."""
-    local = evaluated(own, questions, tmp_path / "local")
+@pytest.fixture(scope="module")
+def asked(own, questions, tmp_path_factory):
+    """One of our models asked as a directory."""
+    local = evaluated(own, questions, tmp_path_factory.mktemp("asked"))
     overall = local[0]["arms"]["none"]["scores"]["qa/overall"]
     assert set(local[0]["arms"]) == {"none", "no_audio", "other_clip"} and overall["low"] is not None
     assert len(set(local[1].values())) >= 6
-    assert_same(evaluated(f"openai:{own}@{url}", questions, tmp_path / "transformers"), local)
+    return local
+
+
+def test_our_model_in_a_python_file(asked, own, questions, tmp_path):
     (tmp_path / "mine.py").write_text(PYTHON_FILE.format(folder=str(own)))
-    assert_same(evaluated(str(tmp_path / "mine.py"), questions, tmp_path / "file"), local)
+    assert_same(evaluated(str(tmp_path / "mine.py"), questions, tmp_path / "file"), asked)
+
+
+def test_our_model_behind_alm_serve(asked, own, questions, tmp_path):
     port = free_port()
-    with served(
-        ["-m", "alm", "serve", str(own), "--port", str(port), "--name", "own"], port, tmp_path / "log"
-    ) as url:
-        assert_same(evaluated(f"openai:own@{url}", questions, tmp_path / "alm"), local)
+    command = ["-m", "alm", "serve", str(own), "--port", str(port), "--name", "own"]
+    with served(command, port, tmp_path / "log") as address:
+        assert_same(evaluated(f"openai:own@{address}", questions, tmp_path / "served"), asked)
+
+
+def test_our_model_behind_transformers_serve(asked, own, url, questions, tmp_path):
+    assert_same(evaluated(f"openai:{own}@{url}", questions, tmp_path / "served"), asked)
