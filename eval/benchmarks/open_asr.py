@@ -4,14 +4,14 @@
 several data sets; run each by itself.
 """
 
-from alm.data.corpora.transcription import PROMPT
+from alm.data.corpora import TRANSCRIBE
 from eval.benchmarks._base import Benchmark
 from eval.benchmarks._readers import corpus_reader
 from eval.scoring.correctness import by_text
 
 BENCHMARK = Benchmark(
     reader=corpus_reader("transcription"),
-    prompt=PROMPT,
+    prompt=TRANSCRIBE,
     metrics=("wer_whisper", "wer"),
     is_right=by_text,
     max_new_tokens=256,
