@@ -34,7 +34,11 @@ def _read(root: Path, split: str) -> list[Record]:
     for scene, (path, events, where) in zip(scenes, clips, strict=True):
         if scene.get("split", split) != split:
             continue
-        listed = [Event(plain_label(kind), onset, offset) for onset, offset, kind in events]
+        length_s = float(scene["duration_s"])
+        listed = [
+            Event(plain_label(kind), onset, length_s if offset is None else offset)
+            for onset, offset, kind in events
+        ]
         question, answer = _QUESTION.format(kinds=kinds), events_text(listed)
         records.append(
             Record(
@@ -48,7 +52,7 @@ def _read(root: Path, split: str) -> list[Record]:
                 question=question,
                 answer=answer,
                 clip=path.stem,
-                meta={"duration_s": float(scene["duration_s"])},
+                meta={"duration_s": length_s},
                 source=where,
             )
         )
