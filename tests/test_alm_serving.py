@@ -11,7 +11,8 @@ import socket
 import subprocess
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from transformers import AutoTokenizer
 
 from alm.checkpoint import load_llm
 from alm.cli import main
+from alm.common.errors import AudioError
 from alm.common.processes import child_environment, tied_child_command
 from alm.generation import generate_answers
 from alm.model import AudioLanguageModel
@@ -30,6 +32,8 @@ from encoders import encoder_class
 openai = pytest.importorskip("openai", reason="needs alm-toolkit[serve]")
 uvicorn = pytest.importorskip("uvicorn", reason="needs alm-toolkit[serve]")
 pytest.importorskip("starlette", reason="needs alm-toolkit[serve]")
+
+from starlette.requests import Request  # noqa: E402
 
 from alm.serving.access import Address, check_address, read_key  # noqa: E402
 from alm.serving.app import Service  # noqa: E402
@@ -472,13 +476,114 @@ def test_a_request_reads_no_file_and_no_address_of_the_server(engine, url, clien
         port = other.getsockname()[1]
         hosts = (
             "127.0.0.1 localhost 2130706433 0x7f.1 127.1 0 [::1] [::ffff:127.0.0.1] [::ffff:7f00:1] "
-            "[64:ff9b::7f00:1] 10.0.0.1 192.168.1.1 169.254.169.254 [fe80::1]"
+            "[64:ff9b::7f00:1] [2002:7f00:1::] [fec0::1] [fd00::1] 10.0.0.1 172.16.0.1 192.168.1.1 100.64.0.1 "
+            "169.254.169.254 [fe80::1]"
         )
         for host in hosts.split():
             status, code, message = send(lenient, f"http://{host}:{port}/a.wav")
             assert (status, code) == (422, "invalid_audio") and "is no public address" in message, host
         assert send(lenient, f"file://{path}")[:2] == (400, "invalid_url")
     assert not asked
+
+
+@contextmanager
+def page(host, answer):
+    """A server that sends each caller what `answer` writes, and notes what is asked of it."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            with suppress(OSError):
+                answer(self)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer((host, 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+        yield f"{host}:{server.server_port}", asked
+        server.shutdown()
+
+
+def test_redirects_and_names_that_change_lead_nowhere_private(monkeypatch):
+    """127.0.0.2 plays the public internet."""
+    from encoders.audio import fetch_audio, urls
+
+    monkeypatch.setattr(urls, "is_public", lambda address: address == "127.0.0.2")
+
+    def send(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(b"content")
+
+    with page("127.0.0.1", send) as (private, asked), page("127.0.0.2", send) as (public, _):
+        assert fetch_audio(f"http://{public}/", public_only=True) == b"content"
+        port = private.rpartition(":")[2]
+        for target in (f"http://{private}/", f"http://localhost:{port}/", f"http://changing.example:{port}/",
+                       "file:///etc/passwd"):  # fmt: skip
+
+            def redirect(handler, target=target):
+                handler.send_response(302)
+                handler.send_header("Location", target)
+                handler.end_headers()
+
+            answers = iter(["127.0.0.2", "127.0.0.1", "127.0.0.1"])  # public when it is checked, then private
+            true = socket.getaddrinfo
+
+            def resolve(host, port, *a, true=true, answers=answers, **k):
+                return true(next(answers) if host == "changing.example" else host, port, *a, **k)
+
+            with monkeypatch.context() as patch, page("127.0.0.2", redirect) as (first, _):
+                patch.setattr(socket, "getaddrinfo", resolve)
+                with pytest.raises(AudioError, match="no public address|private network|not allowed"):
+                    fetch_audio(f"http://{first}/", public_only=True)
+        assert not asked
+
+
+def test_a_server_that_drips_its_headers_is_given_up(monkeypatch):
+    from encoders.audio import fetch_audio, urls
+
+    monkeypatch.setattr(urls, "is_public", lambda address: True)
+    whole = []
+
+    def drip(handler):
+        handler.send_response(200)
+        handler.flush_headers()
+        handler.wfile.write(b"X: ")
+        for _ in range(100):
+            handler.wfile.write(b"y")
+            time.sleep(0.1)
+        whole.append(handler.path)
+
+    with page("127.0.0.1", drip) as (host, asked):
+        with pytest.raises(AudioError, match=r"took longer than 0\.3 s"):
+            fetch_audio(f"http://{host}/", max_s=0.3, public_only=True)
+        assert asked and not whole
+
+
+def test_no_host_leads_past_the_key(engine):
+    """An address that is put together of the host and the path would have another path here."""
+    with running(engine, key=KEY, own_host_only=False) as (_, url):
+        host, port = url.removeprefix("http://").split(":")
+        for name in ("localhost/health#", "localhost/health?", "localhost", "x/health?"):
+            with socket.create_connection((host, int(port))) as caller:
+                caller.sendall(
+                    f"GET /v1/models HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode()
+                )
+                assert caller.recv(1 << 16).split(b" ")[1] in (b"400", b"401"), name
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/v1/models",
+        "scheme": "http",
+        "server": (host, int(port)),
+    }
+    service = Service(engine, "tiny", Limits(), key=KEY, own_host_only=False)
+    for name in ("localhost/health#", "localhost/health?"):
+        with pytest.raises(RequestError, match="no valid API key"):
+            service._admit(Request({**scope, "headers": [(b"host", name.encode())], "query_string": b""}))
 
 
 def test_keys(engine, clips, caplog, capfd):

@@ -132,7 +132,7 @@ class Service:
         asyncio.get_running_loop().call_later(self.drain_s, self._no_more_time.set)
 
     def _admit(self, request: Request) -> None:
-        if request.url.path == "/health":
+        if request.scope["path"] == "/health":  # request.url is built from what the caller names as host
             return
         if self.own_host_only:
             host = request.headers.get("host", "")

@@ -9,9 +9,11 @@ import http.client
 import ipaddress
 import re
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from typing import IO, Any
 from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
@@ -74,13 +76,16 @@ def fetch_audio(
     if not is_url(url):
         raise AudioError(f"{one_line(url[:80])}: is no http, https or data address; give one, or a path")
     shown = url_name(url)
+    deadline = time.monotonic() + max_s
     try:
-        return _download(url, shown, max_bytes, time.monotonic() + max_s, max_s, public_only)
+        return _download(url, shown, max_bytes, deadline, max_s, public_only)
     except AudioError:
         raise
     except urllib.error.HTTPError as error:
         raise AudioError(f"{shown}: the server answers {error.code} {one_line(str(error.reason))}") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
+        if time.monotonic() > deadline:
+            raise _too_slow(shown, max_s) from error
         why = getattr(error, "reason", None) or error
         text = one_line(str(getattr(why, "strerror", None) or why)) or type(error).__name__
         raise AudioError(f"{shown}: download failed ({text}); check the address and the network") from error
@@ -109,12 +114,31 @@ def _inline(url: str, max_bytes: int) -> bytes:
 def _download(
     url: str, shown: str, max_bytes: int, deadline: float, max_s: float, public_only: bool
 ) -> bytes:
-    if public_only:
-        opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), _PublicHTTP(), _PublicHTTPS(), _CheckedRedirects(False)
-        )
-    else:
+    if not public_only:
         opener = urllib.request.build_opener(_CheckedRedirects(_is_private(url)))
+        return _read(opener, url, shown, max_bytes, deadline, max_s)
+    opened: list[http.client.HTTPConnection] = []
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), _PublicHTTP(opened), _PublicHTTPS(opened), _CheckedRedirects(False)
+    )
+    # Each line of a header may take its time; so a server that means ill would hold the thread for hours
+    ending = threading.Timer(max_s, _hang_up, [opened])
+    ending.daemon = True
+    ending.start()
+    try:
+        return _read(opener, url, shown, max_bytes, deadline, max_s)
+    finally:
+        ending.cancel()
+
+
+def _read(
+    opener: urllib.request.OpenerDirector,
+    url: str,
+    shown: str,
+    max_bytes: int,
+    deadline: float,
+    max_s: float,
+) -> bytes:
     request = urllib.request.Request(url, headers={"User-Agent": "alm", "Accept-Encoding": "identity"})
     with opener.open(request, timeout=min(_SILENT_S, max_s)) as answer:
         announced = answer.headers.get("Content-Length")
@@ -126,7 +150,9 @@ def _download(
             if len(data) > max_bytes:
                 raise _too_large(shown, max_bytes)
             if time.monotonic() > deadline:
-                raise AudioError(f"{shown}: took longer than {max_s:g} s; download it yourself first")
+                raise _too_slow(shown, max_s)
+    if time.monotonic() > deadline:  # the connection was ended
+        raise _too_slow(shown, max_s)
     if announced is not None and announced.isdigit() and len(data) < int(announced):
         raise AudioError(f"{shown}: is truncated: {len(data)} of {announced} bytes arrived; try again")
     if not data:
@@ -136,6 +162,17 @@ def _download(
 
 def _too_large(shown: str, max_bytes: int) -> AudioError:
     return AudioError(f"{shown}: is larger than {max_bytes / 2**20:g} MiB; download it yourself first")
+
+
+def _too_slow(shown: str, max_s: float) -> AudioError:
+    return AudioError(f"{shown}: took longer than {max_s:g} s; download it yourself first")
+
+
+def _hang_up(opened: list[http.client.HTTPConnection]) -> None:
+    for connection in opened:
+        if connection.sock is not None:
+            with suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _is_private(url: str) -> bool:
@@ -162,7 +199,11 @@ def is_public(address: str) -> bool:
     # A mapped address is the IPv4 address itself; of the other kinds both must be public
     outer = [] if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped else [ip]
     return all(
-        one.is_global and not one.is_multicast and not one.is_reserved and one not in _PROTOCOLS
+        one.is_global
+        and not one.is_multicast
+        and not one.is_reserved
+        and not getattr(one, "is_site_local", False)  # fec0::/10, the private range of old
+        and one not in _PROTOCOLS
         for one in [*outer, *inner]
     )
 
@@ -189,25 +230,34 @@ def _connect_publicly(
 
 
 class _PublicHTTP(urllib.request.HTTPHandler):
-    """Opens connections to public addresses alone."""
+    """Opens connections to public addresses alone, and notes them."""
+
+    def __init__(self, opened: list[http.client.HTTPConnection]) -> None:
+        super().__init__()
+        self.opened = opened
 
     def http_open(self, req: urllib.request.Request) -> Any:
         """Open one."""
-        return self.do_open(_public(http.client.HTTPConnection), req)
+        return self.do_open(_public(http.client.HTTPConnection, self.opened), req)
 
 
 class _PublicHTTPS(urllib.request.HTTPSHandler):
-    """Opens encrypted connections to public addresses alone."""
+    """Opens encrypted connections to public addresses alone, and notes them."""
+
+    def __init__(self, opened: list[http.client.HTTPConnection]) -> None:
+        super().__init__()
+        self.opened = opened
 
     def https_open(self, req: urllib.request.Request) -> Any:
         """Open one; the certificate is checked against the name."""
-        return self.do_open(_public(http.client.HTTPSConnection), req)
+        return self.do_open(_public(http.client.HTTPSConnection, self.opened), req)
 
 
-def _public(kind: Any) -> Any:
+def _public(kind: Any, opened: list[http.client.HTTPConnection]) -> Any:
     def build(*args: Any, **kwargs: Any) -> Any:
         connection = kind(*args, **kwargs)
         connection._create_connection = _connect_publicly
+        opened.append(connection)
         return connection
 
     return build
