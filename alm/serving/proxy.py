@@ -70,6 +70,7 @@ class VllmEngine:
             self._child = subprocess.Popen(
                 tied_child_command("vllm.entrypoints.openai.api_server", *words),
                 env=child_environment({"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1"}),
+                stdout=2,  # its log; standard output holds the one line that says where this server is
                 start_new_session=True,
             )
 
@@ -118,8 +119,8 @@ class VllmEngine:
         """
         written = StoppedText([])
         reason, usage = "stop", None
+        messages: Any = await asyncio.to_thread(self._messages, request)
         try:
-            messages: Any = self._messages(request)
             stream = await self._client.chat.completions.create(
                 model=self.name,
                 messages=messages,
@@ -141,8 +142,9 @@ class VllmEngine:
         except openai.APIStatusError as error:
             if error.status_code >= 500:
                 raise RequestError(503, "the engine failed; try again later", "engine_down") from error
-            raise RequestError(400, f"the engine refuses it: {error.message}", "invalid_prompt") from error
-        except openai.APIError as error:
+            said = error.body.get("message") if isinstance(error.body, dict) else None
+            raise RequestError(400, f"the engine refuses it: {said or error}", "invalid_prompt") from error
+        except Exception as error:  # in a stream, those of the HTTP client come as they are
             raise RequestError(503, f"no answers at present: {self.problem() or 'the engine failed'}",
                                "engine_down", retry_after_s=30) from error  # fmt: skip
         if rest := written.end():
@@ -150,16 +152,18 @@ class VllmEngine:
         yield Finish(reason, usage.prompt_tokens if usage else 0, usage.completion_tokens if usage else 0)
 
     def _messages(self, request: ChatRequest) -> list[dict[str, Any]]:
-        """Messages for vLLM: the text with its markers, which keep the clips' places, then the clips."""
+        """Messages for vLLM: clips in place of their markers, between the texts."""
         clips = iter(request.clips)
         out = []
         for message in request.messages:
-            text = message["content"]
-            content: list[dict[str, Any]] = [{"type": "text", "text": text}]
-            for _ in range(text.count(self.audio_token)):
+            before, *others = message["content"].split(self.audio_token)
+            content: list[dict[str, Any]] = [{"type": "text", "text": before}]
+            for text in others:
                 file = io.BytesIO()
                 soundfile.write(file, next(clips), self.sample_rate, format="WAV", subtype="FLOAT")
                 data = base64.b64encode(file.getvalue()).decode()
                 content.append({"type": "input_audio", "input_audio": {"data": data, "format": "wav"}})
-            out.append({"role": message["role"], "content": content if len(content) > 1 else text})
+                content.append({"type": "text", "text": text})
+            said = [one for one in content if one.get("text") != ""]
+            out.append({"role": message["role"], "content": said or content})
         return out
