@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the engine."""
+    """Add the options of the engine, which `alm chat` has as well."""
     parser.add_argument(
         "--engine", choices=ENGINES, default="transformers", help="what generates (transformers)"
     )
