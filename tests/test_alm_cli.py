@@ -165,6 +165,16 @@ def test_loading_draws_no_bar(model_dir, sounds, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_empty_answers_are_explained(model_dir, sounds, capsys, monkeypatch):
+    command = ["ask", str(model_dir), str(sounds / "b.wav"), "What?", "--max-new-tokens", "2"]
+    monkeypatch.setattr("alm.generation.generate_answers", lambda *_, **__: [(0, " ")])
+    assert main(command) == 0
+    done = capsys.readouterr()
+    assert done.out == "\n" and done.err.startswith(
+        "1 of 1 answers are empty: the model ended its turn at once"
+    )
+
+
 def test_folders_patterns_lists_and_jsonl(model_dir, sounds, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "in"
     (folder / "deep").mkdir(parents=True)

@@ -143,6 +143,7 @@ def _answer_all(arguments: argparse.Namespace, question: str) -> int:
     names = [_short_name(path) for path in paths]
     names = [one_line(name) for name in (names if len(set(names)) == len(names) else paths)]
     failed = []
+    empty = 0
     step = arguments.batch_size * _BATCHES_AT_ONCE
     with progress("answer", len(paths), "file") if not alone else nullcontext(_silent) as advance:
         for start in range(0, len(paths), step):
@@ -153,11 +154,15 @@ def _answer_all(arguments: argparse.Namespace, question: str) -> int:
             for row, (answer, error) in zip(rows, results, strict=True):
                 if error is not None:
                     failed.append(error)
+                empty += answer == ""
                 if arguments.jsonl:
                     outcome = {"answer": answer} if error is None else {"error": error}
                     print(json_line({"audio": paths[row], "question": question, **outcome}))
                 elif answer is not None:
                     print(answer if alone else f"{names[row]}: {answer}")
+    if empty:
+        print(f"{empty} of {len(paths)} answers are empty: the model ended its turn at once, as one that was trained "
+              "for few steps does", file=sys.stderr)  # fmt: skip
     for error in failed:  # below the bar, not through it
         print(f"error: {error}", file=sys.stderr)
     if failed:

@@ -54,10 +54,7 @@ def check_decoding(options: Mapping[str, Any]) -> None:
     """
     if not options:
         return
-    from transformers import GenerationConfig
-
-    defaults: Any = GenerationConfig
-    known = [key for key in defaults().to_dict() if not key.startswith("_")]
+    known = _settings()
     for key in options:
         if key not in known:
             near = get_close_matches(str(key), known, n=1)
@@ -65,13 +62,22 @@ def check_decoding(options: Mapping[str, Any]) -> None:
             raise ConfigError(f"decoding.{key}: not a setting of transformers.GenerationConfig{hint}")
 
 
+def _settings() -> list[str]:
+    """The settings of a generation config."""
+    from transformers import GenerationConfig
+
+    defaults: Any = GenerationConfig
+    return [key for key in defaults().to_dict() if not key.startswith("_")]
+
+
 def ignored_settings(model: Any, decoding: Mapping[str, Any]) -> list[str]:
     """A note that names what the LLM's generation config sets and this evaluation does not apply."""
     config = model.generation_config.to_diff_dict()
+    known = _settings()  # loading leaves its own options there, such as trust_remote_code
     ignored = {
         key: value
         for key, value in sorted(config.items())
-        if key not in decoding and key not in NOT_DECODING and not key.startswith("_")
+        if key in known and key not in decoding and key not in NOT_DECODING
     }
     if not ignored:
         return []
