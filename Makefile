@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 BIN := .venv/bin
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart test fuzz lint docs check-wheel clean
+.PHONY: quickstart test fuzz lint docs results check-wheel clean
 
 quickstart: .venv/installed
 	$(BIN)/alm quickstart --out quickstart
@@ -26,6 +26,9 @@ lint: .venv/installed
 docs: .venv/installed  # the site in site/index.html; strict: a dead link is an error
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+results: .venv/installed  # docs/results-regenerated.md: what is cheap to measure, measured again
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.results
 
 check-wheel: .venv/installed  # build wheel and sdist, and use the wheel without the checkout
 	$(BIN)/python benchmarks/check_wheel.py
