@@ -182,6 +182,32 @@ def _first_line(registry: Any, name: str) -> str:
     )
 
 
+def encoder_table() -> str:
+    """What every encoder is at its default size: width, rate, window, how a clip's features are pooled, licence."""
+    from encoders.registry import encoder_class
+
+    names = getattr(import_module("encoders.registry"), "ENCODERS").shipped()
+    return "\n".join(
+        markdown_table(
+            ("encoder", "width", "tokens/s", "Hz", "window, s", "clip features", "licence of the weights"),
+            [(f"`{name}`", *_encoder_row(encoder_class(name))) for name in names],
+        )
+    )
+
+
+def _encoder_row(found: Any) -> tuple[str, ...]:
+    config = found.config_class()
+    window = getattr(config, "window_samples", None)
+    return (
+        str(config.dim),
+        f"{config.frame_rate_hz * config.n_freq:.4g}",
+        str(config.sample_rate),
+        "whole clip" if window is None else f"{window / config.sample_rate:.4g}",
+        {"avg": "mean", "cls": "CLS"}.get(getattr(config, "pooling", "mean"), "mean"),
+        found.licence,
+    )
+
+
 def shipped_page() -> str:
     """Every shipped config."""
     rows = [(f"`{name}`", markdown_cell(summary_of(path))) for name, path in shipped_configs().items()]

@@ -1,9 +1,12 @@
 """README and docs keep their word: commands parse, keys exist, code compiles, links work, the reference is whole."""
 
+import ast
+import importlib.util
 import json
 import re
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -28,7 +31,7 @@ COMMANDS = sorted(
     {
         (
             page.relative_to(ROOT).as_posix(),
-            re.sub(r"^.*?-m alm |^.*?--module alm ", "alm ", line).split("  #")[0].strip(),
+            re.sub(r"^.*?-m alm |^.*?--module alm ", "alm ", line).split("  #")[0].removesuffix(" &").strip(),
         )
         for page, kind, text in BLOCKS
         if kind in ("", "bash", "sh", "console")
@@ -51,6 +54,117 @@ def subparsers(parser):
         for sub in action.choices.values():
             yield sub
             yield from subparsers(sub)
+
+
+def docstrings():
+    """Where it stands, and the text of every docstring."""
+    for package in ("alm", "encoders", "projectors", "train", "eval", "benchmarks", "docs"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                    where = f"{path.relative_to(ROOT).as_posix()}:{getattr(node, 'lineno', 1)}"
+                    yield where, ast.get_docstring(node) or ""
+
+
+def indented_blocks(text):
+    """Code in a docstring: paragraphs that are indented, and no part of a section such as Args."""
+    paragraphs = text.split("\n\n")
+    for before, block in zip(paragraphs, paragraphs[1:], strict=False):
+        if not re.search(r"^\w+:\n", before, re.M) and all(
+            line.startswith("    ") for line in block.splitlines()
+        ):
+            yield textwrap.dedent(block)
+
+
+SPANS = [
+    (where, span.strip())
+    for where, text in (*docstrings(), *((page.name, page.read_text("utf-8")) for page in PAGES))
+    for span in (
+        *re.findall(r"`((?:alm|make|python3? -m(?= )|python3?(?= \S+\.py)) [^`]+)`", FENCE.sub("", text)),
+        *(
+            line.split("  #")[0]
+            for block in indented_blocks(text)
+            for line in block.splitlines()
+            if re.match(r"(?:alm|python3?|make) ", line)
+        ),
+    )
+]
+
+
+def options_of(words, parser):
+    """The options that a command takes, and its first word that is none of its subcommands."""
+    flags = {"--plugins"}
+    for word in words:
+        flags |= {flag for action in parser._actions for flag in action.option_strings}
+        groups = parser._subparsers._group_actions if parser._subparsers else ()
+        choices = {name: sub for action in groups for name, sub in action.choices.items()}
+        if not choices:
+            break
+        if word.startswith("-") or re.fullmatch(r"[A-Z_]+|\.\.\.|…|\[.*|<.*|KEY=.*", word):
+            continue
+        if word not in choices:
+            return flags, word
+        parser = choices[word]
+    return flags | {flag for action in parser._actions for flag in action.option_strings}, None
+
+
+def wrong_command(span, parser):
+    """What a command names that is not there; None if all is."""
+    words = re.sub(r"[\[\]…]|\.\.\.", " ", span).split(" | ")[0].split()
+    named = {word.split("=")[0] for word in words if word.startswith("--")}
+    if words[0] == "alm":
+        flags, unknown = options_of([word for word in words[1:] if word != "|"], parser)
+        return unknown or next(iter(named - flags), None)
+    if words[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M)
+        return next((word for word in words[1:] if word not in targets and "=" not in word), None)
+    if words[1] == "-m":
+        if words[2] == "alm":
+            return wrong_command(" ".join(words[2:]), parser)
+        if words[2].partition(".")[0] not in ("benchmarks", "eval", "train"):
+            return None
+        found = importlib.util.find_spec(words[2])
+        if found is None:
+            return words[2]
+        path = Path(found.origin)
+    else:
+        path = ROOT / words[1]
+        if not path.is_file():
+            return words[1]
+    source = path.read_text("utf-8") + (ROOT / "benchmarks" / "measure.py").read_text("utf-8")
+    return next((flag for flag in named if f'"{flag}"' not in source), None)
+
+
+def test_commands_in_docstrings_and_sentences_exist():
+    parser = build_parser()
+    assert sum(".py" in where for where, _ in SPANS) > 60 and len(SPANS) > 150
+    assert {
+        f"{where}: {span}": wrong for where, span in SPANS if (wrong := wrong_command(span, parser))
+    } == {}
+    assert (
+        wrong_command("alm trian x", parser) == "trian"
+        and wrong_command("alm data nothing", parser) == "nothing"
+    )
+    assert wrong_command("alm ask MODEL --nonsense", parser) == "--nonsense"
+    assert wrong_command("python -m benchmarks.nothing", parser) == "benchmarks.nothing"
+    assert wrong_command("python -m benchmarks.serving MODEL --nothing 3", parser) == "--nothing"
+    assert wrong_command("make nothing", parser) == "nothing"
+
+
+def test_code_in_docstrings_parses():
+    checked = 0
+    for where, text in docstrings():
+        for block in indented_blocks(text):
+            if re.match(r"\w+: \S", block):
+                assert isinstance(yaml.safe_load(block), dict), where
+                checked += 1
+            for line in block.splitlines() if block.startswith("{") else ():
+                assert isinstance(json.loads(re.sub(r", \.\.\.([\]}])", r"\1", line)), dict), where
+                checked += 1
+        for code in re.findall(r"^ *>>> (.*)$", text, re.M):
+            compile(code, where, "single")
+            checked += 1
+    assert checked >= 4
 
 
 def test_the_readme_fits_on_a_page_and_shows_commands():
@@ -178,6 +292,22 @@ def test_every_command_flag_component_and_config_is_in_the_reference(reference):
             kind
         )
     assert all(f"| `{name}` |" in reference["reference/shipped.md"] for name in shipped_configs())
+
+
+def test_the_table_of_encoders_says_what_each_is(reference):
+    from reference_pages import encoder_table
+
+    from encoders.registry import ENCODERS, encoder_class
+
+    rows = {row.split(" | ")[0].strip("| `"): row for row in encoder_table().splitlines()[2:]}
+    assert list(rows) == list(ENCODERS.shipped())
+    assert all(encoder_class(name).licence in row for name, row in rows.items())
+    assert (
+        "| 30 |" in rows["whisper"]
+        and "| 10.24 |" in rows["audiomosaic"]
+        and "CC-BY-NC-4.0" in rows["audiomae"]
+    )
+    assert "<!-- table of encoders -->" in (ROOT / "docs" / "encoders.md").read_text("utf-8")
 
 
 def test_every_page_is_in_the_navigation(reference):
