@@ -184,9 +184,9 @@ def _first_line(registry: Any, name: str) -> str:
 
 def encoder_table() -> str:
     """What every encoder is at its default size: width, rate, window, how a clip's features are pooled, licence."""
-    from encoders.registry import encoder_class
+    from encoders.registry import ENCODERS, encoder_class
 
-    names = getattr(import_module("encoders.registry"), "ENCODERS").shipped()
+    names = ENCODERS.shipped()
     return "\n".join(
         markdown_table(
             ("encoder", "width", "tokens/s", "Hz", "window, s", "clip features", "licence of the weights"),
