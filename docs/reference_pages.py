@@ -186,7 +186,10 @@ def encoder_table() -> str:
     """What every encoder is at its default size: width, rate, window, how a clip's features are pooled, licence."""
     from encoders.registry import ENCODERS, encoder_class
 
-    names = ENCODERS.shipped()
+    names = [
+        name for name in ENCODERS.shipped() if encoder_class(name).licence != "-"
+    ]  # "-": controls, and those
+    # that put others together
     return "\n".join(
         markdown_table(
             ("encoder", "width", "tokens/s", "Hz", "window, s", "clip features", "licence of the weights"),
