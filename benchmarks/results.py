@@ -35,7 +35,7 @@ Times depend on the machine and on what else it does; scores of a seed are equal
 
 def _as_printed(printed: str, work: Path) -> str:
     """What a bench printed."""
-    return f"```text\n{printed.strip()}\n```"
+    return "```text\n" + printed.strip("\n") + "\n```"
 
 
 def _quickstart(printed: str, work: Path) -> str:
