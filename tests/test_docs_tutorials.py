@@ -39,6 +39,12 @@ def tone(path, number, seconds=1):
     save_wav(path, wave.astype(np.float32), 16000)
 
 
+def answers(folder):
+    """What was answered, by record and control."""
+    lines = map(json.loads, (folder / "predictions.jsonl").read_text().splitlines())
+    return {(line["id"], line["control"]): line["prediction"] for line in lines}
+
+
 class Reader:
     """Someone who does what the pages say, in one folder.
 
@@ -143,13 +149,7 @@ def test_tutorials_run_as_written(folder, llm_dir, monkeypatch, capsys):
         pytest.importorskip("openai", reason="needs alm-toolkit[serve]")
         pytest.importorskip("uvicorn", reason="needs alm-toolkit[serve]")
         reader.does("benchmark")
-        mine, theirs = (
-            [
-                json.loads(line)["answer"]
-                for line in Path("out", who, "predictions.jsonl").read_text().splitlines()
-            ]
-            for who in ("mine", "theirs")
-        )
+        mine, theirs = (answers(folder / "out" / who) for who in ("mine", "theirs"))
         assert mine == theirs and mine
         reader.does("serving")
         reader.does("ablation")
