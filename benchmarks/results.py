@@ -122,7 +122,8 @@ def measure(figure: Figure, work: Path) -> str:
     started = time.monotonic()
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     if done.returncode not in (0, 1):  # 1: a bench that misses a bound says so, and its figures count
-        raise UserError(f"{figure.command}: exit code {done.returncode}: {done.stderr.strip()[-300:]}")
+        last = "".join(done.stderr.strip().splitlines()[-1:])
+        raise UserError(f"{figure.command}: exit code {done.returncode}: {last}")
     shown = figure.command.replace("{work}/", "")
     lines = [f"## {figure.title}", "", f"- `{shown}`, {time.monotonic() - started:.0f} s", f"- Commit {at}"]
     return "\n".join([*lines, *(f"- {line}" for line in about), "", figure.read(done.stdout, work), ""])
