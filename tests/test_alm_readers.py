@@ -192,6 +192,10 @@ def test_tables_with_columns(data, suffix):
     else:
         lines(path, rows)
     columns = {"audio": "clip_file", "question": "q", "answer": "a", "start_s": "from", "end_s": "to"}
+    clips = [
+        record.clip for record in open_source(DataSource(str(path), columns={**columns, "clip": "more"}))
+    ]
+    assert clips == ["x"] * 3
     found = open_source(DataSource(str(path), columns=columns))
     assert [record.answer for record in found] == ["sound 0", "sound 1", "sound 2"]
     assert found[1].question == "What,\nis this?"
@@ -258,6 +262,9 @@ def test_kaldi_directories(data):
     first, second = open_source(DataSource(folder, prompt="What was said?"))
     assert (first.audio[0].start_s, first.audio[0].end_s, second.audio[0].end_s) == (0.05, 0.1, None)
     assert first.meta == {"speaker": "anna"} and first.question == "What was said?"
+    kaldi(data, wav_scp="r0 0.wav\nr1 1.wav\n")
+    first, _ = open_source(DataSource(folder, audio=str(data)))
+    assert first.audio[0].path == data / "0.wav" and first.audio[0].exists()
 
 
 @pytest.mark.parametrize(

@@ -242,12 +242,16 @@ def test_every_16_bit_sample_is_sent_as_it_is():
     assert np.array_equal(found, samples)
 
 
-def test_answers_to_audio_at_another_rate_are_not_reused(server, manifest, tmp_path):
+def test_answers_to_other_audio_or_by_other_decoding_are_not_reused(server, manifest, tmp_path):
     ask(server, manifest, tmp_path, requests=1)
     server.rate_hz = 8000
     ask(server, manifest, tmp_path, requests=1, sample_rate=8000)
     assert len(server.asked) == 2 * N
     assert said(tmp_path) == {str(n): f"{n} {-(-(400 + n) // 2)}" for n in range(N)}
+    same = {"endpoint": EndpointSettings(requests=1, sample_rate=8000)}
+    warm = open_model(server.name, Opening(decoding={"temperature": 0.5}, options=same))
+    evaluate_manifest(warm, read_manifest(manifest), tmp_path, controls=("none",))
+    assert len(server.asked) == 3 * N
 
 
 def test_answers_of_other_forms_are_read(server, manifest, tmp_path):

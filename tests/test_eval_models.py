@@ -70,7 +70,7 @@ def test_a_transformers_directory_is_evaluated_with_controls_and_intervals(forei
     assert (tmp_path / "a" / "predictions.jsonl").read_bytes() == before
 
 
-def test_audio_reaches_the_logits_and_padding_does_not(foreign, clips):
+def test_audio_reaches_the_logits_and_padding_does_not(foreign, clips, monkeypatch):
     model = open_model(str(foreign), Opening(device="cpu"))
     prompts = [*prompts_of(clips), *prompts_of([np.resize(clip, 12000) for clip in clips])]
 
@@ -86,6 +86,10 @@ def test_audio_reaches_the_logits_and_padding_does_not(foreign, clips):
     other = [Prompt(one.messages, prompts[i - 1].clips) for i, one in enumerate(prompts)]
     changed = (logits(other) - alone).abs().amax(-1)
     assert (changed > 0.01).all()
+    together, inputs = [], model._inputs
+    monkeypatch.setattr(model, "_inputs", lambda rows: together.append(rows) or inputs(rows))
+    assert len(list(model.generate(prompts, 8))) == 8
+    assert [[prompts.index(prompt) for prompt in rows] for rows in together] == batches
 
 
 def test_ranking_equals_the_likelihood_of_one_choice_at_a_time(foreign, clips):

@@ -108,6 +108,14 @@ def test_each_component_has_its_own_schedule(trainer_of):
     assert rates["encoder_lora"] == pytest.approx([0, 0.5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
 
 
+def test_a_component_may_go_without_the_warmup_of_the_others(trainer_of):
+    own = {"projector": {"warmup_steps": 0}}
+    optim = {"steps": 8, "warmup_steps": 4, "lr": 1.0, "lr_scheduler_type": "linear", "components": own}
+    trainer, _ = trainer_of("instruct", optim)
+    first = {group["component"]: group["lr"] for group in trainer.optimizer.param_groups}
+    assert first["projector"] == 1.0 and first["llm_lora"] == 0.0
+
+
 def test_gradients_are_clipped_per_component(trainer_of):
     components = {"llm_lora": {"max_grad_norm": 0.5}, "projector": {"max_grad_norm": 0.0}}
     trainer, model = trainer_of("instruct", {"max_grad_norm": 2.0, "components": components})
