@@ -15,6 +15,7 @@ from test_alm_readers import lines, tone
 from test_docs_data import SNIPPETS, folder  # noqa: F401
 
 import alm.common.storage.remote as remote
+from alm.cli import main
 from alm.common.errors import AudioError, ConfigError, ManifestError, StorageError
 from alm.common.files import open_regular, sha256_of
 from alm.common.fingerprint import fingerprint
@@ -111,7 +112,7 @@ def test_every_form_is_read_from_remote_storage_as_from_a_folder(title, folder, 
 
 
 def test_training_and_evaluation_take_manifest_shards_and_audio_from_remote_storage(
-    s3, wav, tmp_path, llm_dir
+    s3, wav, tmp_path, llm_dir, capsys
 ):
     s3.pipe("s3://bucket/d/audio/a.wav", wav.read_bytes())
     s3.pipe("s3://bucket/d/train.jsonl", manifest(["audio/a.wav"]))
@@ -131,6 +132,15 @@ def test_training_and_evaluation_take_manifest_shards_and_audio_from_remote_stor
     assert len((tmp_path / "scores/predictions.jsonl").read_text().splitlines()) == 1
     assert yaml.safe_dump(scores["run"]).count("s3://bucket/d/train.jsonl")
     assert verify("s3://bucket/shards").problems == []
+    capsys.readouterr()
+    asked = ["s3://bucket/d/audio/a.wav", "s3://bucket/d/audio/none.wav"]
+    assert main(["ask", str(model), *asked, "What?", "--max-new-tokens", "1", "--jsonl"]) == 1
+    out, error = capsys.readouterr()
+    assert [("answer" in line, line["audio"]) for line in map(json.loads, out.splitlines())] == [
+        (True, asked[0]),
+        (False, asked[1]),
+    ]
+    assert "error: s3://bucket/d/audio/none.wav: no such file; check the address" in error
 
 
 def test_a_clip_of_a_shard_is_read_without_the_rest(s3, tmp_path):

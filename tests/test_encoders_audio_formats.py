@@ -6,6 +6,7 @@ import base64
 import contextlib
 import http.server
 import io
+import json
 import random
 import shutil
 import threading
@@ -19,7 +20,11 @@ import pytest
 import soundfile
 from audio_formats import ENCODINGS, PIPED, TOLERANCE, VIDEOS, Made, encoded, make, sound
 
+from alm.checkpoint import load_processor
+from alm.cli import main
+from alm.commands.ask import _read_clip
 from alm.common.errors import AudioError, ConfigError
+from alm.common.settings import parse_settings
 from alm.data.audit import statistics, verify
 from alm.data.manifest import write_manifest
 from alm.data.records import AudioRef
@@ -32,11 +37,18 @@ from encoders.audio import (
     load_audio,
     ogg,
     read_header,
+    resample,
     search,
     seconds_of,
     url_name,
 )
 from encoders.audio import urls as urls_module
+from encoders.registry import encoder_class
+from eval.runner.benchmark import run_benchmark
+from eval.waveforms import Waveforms
+from train.pipeline.runner import run_stage
+from train.settings import TrainSettings
+from train.tune.conversations import ClipWaveforms
 
 NAMES = [*ENCODINGS, *PIPED, *VIDEOS]
 
@@ -70,6 +82,58 @@ def test_every_encoding_is_heard_as_ffmpeg_hears_it(recordings, name: str) -> No
     data = one.path.read_bytes()
     assert np.array_equal(decode_audio(data, "x", rate_hz), heard)  # no suffix, no path
     assert len(AudioRef(one.path).load(16_000)) == pytest.approx(len(heard) * 16_000 / rate_hz, abs=1)
+
+
+def test_training_evaluation_and_ask_hear_every_encoding(recordings, llm_dir, tmp_path, capsys) -> None:
+    """One run of each over all recordings; then what each of them decodes, against ffmpeg's samples at its rate."""
+    made, _ = recordings
+    folder = next(iter(made.values())).path.parent
+    rows = [{"id": n, "audio": str(folder / n), "question": "What is it?", "answer": "a tone"} for n in made]
+    write_manifest(tmp_path / "all.jsonl", rows)
+    encoder_class("audiomosaic").tiny().save_pretrained(tmp_path / "encoder")
+    optim = {"steps": -(-len(made) // 16), "batch_size": 16, "warmup_steps": 0}
+    values = {
+        "stage": "align",
+        "out": str(tmp_path / "run"),
+        "encoder": str(tmp_path / "encoder"),
+        "optim": optim,
+    }
+    values |= {"llm": str(llm_dir), "data": {"train": [str(tmp_path / "all.jsonl")]}}
+    model = run_stage(parse_settings(TrainSettings, values))
+    assert json.loads((tmp_path / "run/finished.json").read_text())["samples"] == len(made)
+    overrides = [f"data={tmp_path / 'all.jsonl'}", "controls=[none]", "max_new_tokens=1"]
+    run_benchmark("manifest", model, tmp_path / "scores", overrides)
+    assert len((tmp_path / "scores/predictions.jsonl").read_text().splitlines()) == len(made)
+    capsys.readouterr()
+    files = [str(one.path) for one in made.values()]
+    assert main(["ask", str(model), *files, "What is it?", "--jsonl", "--max-new-tokens", "1"]) == 0
+    answered = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["audio"] for line in answered if "answer" in line] == files
+
+    processor = load_processor(model)
+    rate_hz = processor.sample_rate
+    trained, evaluated = ClipWaveforms(rate_hz), Waveforms()
+    differences: dict[str, dict[str, float]] = {}
+    for name, one in made.items():
+        ref = AudioRef(one.path)
+        whole = np.clip(one.samples.mean(axis=1, dtype=np.float32), -1, 1)
+        wanted = np.clip(resample(whole, one.rate_hz, rate_hz), -1, 1)
+        n_samples, (batch, *_) = trained.collate([ref])[0][0], trained.collate([ref])[1].values()
+        first, last = round(0.3 * one.rate_hz), round(0.7 * one.rate_hz)
+        heard = {
+            "train": (batch[0, :n_samples].numpy(), wanted),
+            "eval": (evaluated.load(ref, rate_hz), wanted),
+            "ask": (_read_clip(str(one.path), processor, None), wanted),
+            "segment": (AudioRef(one.path, 0.3, 0.7).load(one.rate_hz), whole[first:last]),
+            "duration": (np.array([seconds_of(one.path)]), np.array([len(whole) / one.rate_hz])),
+        }
+        assert {door: got.shape for door, (got, _) in heard.items()} == {
+            d: w.shape for d, (_, w) in heard.items()
+        }, name
+        differences[name] = {door: float(np.abs(got - want).max()) for door, (got, want) in heard.items()}
+    allowed = {name: 2 * TOLERANCE.get(name, 1e-6) for name in made}
+    assert len(differences) >= 30
+    assert {n: found for n, found in differences.items() if max(found.values()) > allowed[n]} == {}
 
 
 @pytest.mark.parametrize(
