@@ -4,8 +4,10 @@ import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +22,7 @@ from webdriver import CHROMIUM, DRIVER, Browser
 from alm.checkpoint import load_llm
 from alm.cli import main
 from alm.common.errors import UserError
+from alm.common.processes import child_environment, tied_child_command
 from alm.model import AudioLanguageModel
 from alm.processor import build_processor
 from encoders import encoder_class
@@ -196,7 +199,8 @@ def test_a_refused_question_stays_out_of_the_conversation(browser, files):
     upload(browser, broken)  # the reason stands where the clip would be drawn
     browser.type("#alm-box textarea", "What is this?")
     browser.click("#alm-box .submit-button")
-    assert browser.text("#alm-clips").startswith("broken.wav: cannot be decoded")
+    # By its own name, and not that of the server's copy
+    browser.wait(lambda: browser.text("#alm-clips").startswith("broken.wav: cannot be decoded"), "the reason")
     browser.wait(lambda: "Error 422: messages[0]" in browser.text("#alm-talk"), "the server's reason")
     assert value(browser, "#alm-box textarea") == "What is this?"
     browser.click("#alm-box .delete-button")
@@ -262,3 +266,28 @@ def test_the_command_says_what_it_needs(capsys, tmp_path):
     assert main(["chat", "--url", "http://127.0.0.1:9/v1"]) == 2
     assert "does not answer" in capsys.readouterr().err
     assert main(["chat", str(tmp_path / "none")]) == 2
+
+
+def test_the_command_starts_its_own_server_and_ends_with_it(files, tmp_path, llm_dir):
+    torch.manual_seed(0)
+    model = AudioLanguageModel.assemble(
+        encoder_class("audiomosaic").tiny(), load_llm(str(llm_dir)), "mlp", llm_source=str(llm_dir)
+    )
+    build_processor(AutoTokenizer.from_pretrained(llm_dir), model).save_pretrained(tmp_path / "tiny")
+    model.save_pretrained(tmp_path / "tiny")
+    chat = subprocess.Popen(
+        tied_child_command("alm", "chat", str(tmp_path / "tiny"), "--examples", *files),
+        env=child_environment({}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        line = chat.stdout.readline()
+        found = re.fullmatch(r"open (http://127\.0\.0\.1:\d+/) in a browser; Ctrl-C ends it\n", line)
+        assert found, (line, chat.stderr.read())
+        with urllib.request.urlopen(found[1]) as page:
+            assert "alm chat: tiny" in page.read().decode()
+        chat.send_signal(signal.SIGINT)
+        assert chat.wait(60) == 0
+        assert "ended" in chat.stderr.read().splitlines()
+    finally:
+        chat.kill()
+        chat.wait()

@@ -4,8 +4,8 @@ import importlib.util
 import os
 import re
 import signal
+import socket
 import subprocess
-import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,7 +16,7 @@ from alm.common.processes import child_environment, tied_child_command
 openai = pytest.importorskip("openai", reason="needs alm-toolkit[serve]")
 pytest.importorskip("uvicorn", reason="needs alm-toolkit[serve]")
 
-from test_alm_serving import KEY, ask, audio, expected, refused, text, user  # noqa: E402
+from test_alm_serving import KEY, ask, audio, expected, refused, text, user, wait_for  # noqa: E402
 from test_serving_vllm import SETTINGS, TEMPLATE, build, mixed_clips  # noqa: E402
 
 pytestmark = [
@@ -74,31 +74,37 @@ def answer(client, messages, **options):
     return ask(client, messages, **options).choices[0].message.content
 
 
+def whole(text):
+    """An answer up to a character that the limit of tokens has cut, which vLLM does not write."""
+    return re.sub(r"[\ufffd\s]+$", "", text)
+
+
 def test_clips_turns_and_text_alone(client, parts):
     first = [user(text("First"), audio(CLIPS[0]), text("then"), audio(CLIPS[1]), text("Same?"))]
     said = [{"role": "user", "content": "First<|audio|>then<|audio|>Same?"}]
     one = answer(client, first)
-    assert one == expected(parts, said, CLIPS[:2]) != ""
+    assert whole(one) == whole(expected(parts, said, CLIPS[:2])) != ""
     turns = [*first, {"role": "assistant", "content": one}, user(audio(CLIPS[2]), text("And this?"))]
     said += [{"role": "assistant", "content": one}, {"role": "user", "content": "<|audio|>And this?"}]
-    assert answer(client, turns) == expected(parts, said, CLIPS[:3]) != one
+    assert whole(answer(client, turns)) == whole(expected(parts, said, CLIPS[:3])) != whole(one)
     hello = [{"role": "user", "content": "Hello"}]
-    assert answer(client, hello) == expected(parts, hello, [])
+    assert whole(answer(client, hello)) == whole(expected(parts, hello, [])) != ""
     assert [model.id for model in client.models.list()] == ["tiny"]
 
 
 def test_a_stream_says_the_same_in_pieces(client, parts):
     messages = [user(audio(CLIPS[3]), text("What is this?"))]
-    whole = ask(client, messages)
+    full = ask(client, messages)
     chunks = list(ask(client, messages, stream=True, stream_options={"include_usage": True}))
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks[:-1]]
     said = [{"role": "user", "content": "<|audio|>What is this?"}]
-    assert "".join(pieces) == whole.choices[0].message.content == expected(parts, said, CLIPS[3:])
+    assert "".join(pieces) == full.choices[0].message.content
+    assert whole("".join(pieces)) == whole(expected(parts, said, CLIPS[3:])) != ""
     assert sum(map(bool, pieces)) > 3 and chunks[-2].choices[0].finish_reason == "length"
     inputs = parts[1].apply_chat_template(
         said, audio=CLIPS[3:], tokenize=True, return_dict=True, add_generation_prompt=True
     )
-    for usage in (whole.usage, chunks[-1].usage):
+    for usage in (full.usage, chunks[-1].usage):
         assert usage.prompt_tokens == inputs["input_ids"].shape[1] and usage.completion_tokens == 24
 
 
@@ -106,10 +112,10 @@ def test_sampling_follows_the_seed_and_stop_ends_the_answer(client):
     messages = [user(audio(CLIPS[0]), text("What?"))]
     sampled = [answer(client, messages, temperature=1.0, top_p=0.9, seed=seed) for seed in (1, 1, 2)]
     assert sampled[0] == sampled[1] != sampled[2]
-    whole = answer(client, messages)
-    stop = whole[len(whole) // 2 : len(whole) // 2 + 2]
+    full = answer(client, messages)
+    stop = full[len(full) // 2 : len(full) // 2 + 2]
     cut = ask(client, messages, stop=[stop]).choices[0]
-    assert cut.message.content == whole[: whole.index(stop)].rstrip() and cut.finish_reason == "stop"
+    assert cut.message.content == full[: full.index(stop)].rstrip() and cut.finish_reason == "stop"
 
 
 def test_wrong_requests_get_the_statuses_of_the_other_engine(client):
@@ -127,18 +133,27 @@ def test_wrong_requests_get_the_statuses_of_the_other_engine(client):
 
 
 def test_too_many_requests(client):
-    messages = [user(audio(CLIPS[0]), text("What?"))]
-    streams = [ask(client, messages, stream=True, max_tokens=400) for _ in range(3)]
-    assert refused(lambda: ask(client, messages))[:2] == (429, "queue_full")
-    for stream in streams:
-        stream.close()  # a caller who leaves makes room at once
-    end = time.monotonic() + 30
-    while True:
-        try:
-            assert answer(client, messages)
-            return
-        except openai.RateLimitError:
-            assert time.monotonic() < end
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {KEY}\r\nContent-Length: 99\r\n\r\n"
+    )
+    messages = [user(text("Hello"))]
+    callers = [socket.create_connection((client.base_url.host, client.base_url.port)) for _ in range(3)]
+    try:
+        for caller in callers:  # they announce a body, and send nothing of it
+            caller.sendall(head.encode())
+        wait_for(lambda: status(client, messages) == 429)
+    finally:
+        for caller in callers:
+            caller.close()
+    wait_for(lambda: status(client, messages) == 200)
+
+
+def status(client, messages):
+    try:
+        return 200 if answer(client, messages) else None
+    except openai.APIStatusError as error:
+        return error.status_code
 
 
 def test_sigterm_finishes_the_answer_and_leaves_no_process(model_dir):
