@@ -27,6 +27,7 @@ from transformers import (
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 from transformers.dynamic_module_utils import custom_object_save
+from transformers.generation import CandidateGenerator, PromptLookupCandidateGenerator
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
@@ -591,6 +592,12 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         found = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
         return _PlaceholderAware(self.config.audio_token_id, found) if found else found
 
+    def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> CandidateGenerator:
+        found: CandidateGenerator = super()._get_candidate_generator(*args, **kwargs)  # type: ignore[misc]
+        if isinstance(found, PromptLookupCandidateGenerator):
+            return _WordsOnly(self.config.audio_token_id, found)
+        return found
+
     def _supports_default_dynamic_cache(self) -> bool:  # type: ignore[override]  # of the LLM's class
         return cast(bool, self.llm._supports_default_dynamic_cache())
 
@@ -948,6 +955,25 @@ class _PlaceholderAware(LogitsProcessorList):
                 one = LogitsProcessorList([processor])
                 scores = one(input_ids, cast(torch.FloatTensor, wide), **kwargs)[:, :-missing]
         return scores
+
+
+class _WordsOnly(CandidateGenerator):
+    """Continuations that prompt lookup finds in a prompt, each up to the audio that may follow there."""
+
+    def __init__(self, audio_token_id: int, lookup: PromptLookupCandidateGenerator) -> None:
+        self.audio_token_id, self.lookup = audio_token_id, lookup
+        # The lookup asks the logits processors whether an id is forbidden: each id of a prompt needs a column.
+        lookup.vocab_size = max(lookup.vocab_size or 0, audio_token_id + 1)
+
+    def get_candidates(self, input_ids: torch.LongTensor, **kwargs: Any) -> tuple[Any, Any]:
+        """The text so far (1, L) with at most as many candidates behind it as stand before a placeholder."""
+        ids, _ = self.lookup.get_candidates(input_ids, **kwargs)
+        is_audio = ids[0, input_ids.shape[1] :] == self.audio_token_id
+        return ids[:, : ids.shape[1] - int(is_audio.cumsum(dim=0).bool().sum())], None
+
+    def update_candidate_strategy(self, *args: Any, **kwargs: Any) -> None:
+        """See the base class."""
+        self.lookup.update_candidate_strategy(*args, **kwargs)
 
 
 def _holds_tokens(past_key_values: Any) -> bool:

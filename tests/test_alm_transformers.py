@@ -969,6 +969,80 @@ def zoo(llm_dir, tmp_path_factory):
     return [root / name for name in (*FAMILIES, "lora", "merged")]
 
 
+IDIOMS = """
+import sys
+import numpy as np, soundfile, torch
+from transformers import AutoModelForMultimodalLM, AutoProcessor, TextIteratorStreamer
+
+assert "alm" not in sys.modules
+wav, folder, out = sys.argv[1:]
+array = soundfile.read(wav, dtype="float32")[0]
+text = {"type": "text", "text": "what is this"}
+user = {"role": "user", "content": [{"type": "audio", "audio": array}, text]}
+said = {"role": "assistant", "content": [{"type": "text", "text": "a bell"}]}
+system = {"role": "system", "content": [{"type": "text", "text": "be short"}]}
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+
+def load(source=folder, **options):
+    return AutoModelForMultimodalLM.from_pretrained(source, trust_remote_code=True, **options)
+
+def inputs(*conversations, **options):
+    options = {"add_generation_prompt": True, **options}
+    return processor.apply_chat_template(
+        list(conversations), tokenize=True, return_dict=True, return_tensors="pt", **options)
+
+def answers(model, batch, **options):
+    found = model.generate(**batch, **{"max_new_tokens": 8, "do_sample": False, **options})
+    return found[:, batch["input_ids"].shape[1]:].tolist()
+
+model, one = load(), inputs([user])
+expected = answers(model, one)
+for options in ({"device_map": "auto"}, {"device_map": "cpu"}, {"attn_implementation": "eager"}, {"dtype": "auto"}):
+    assert answers(load(**options), one) == expected, options
+half = load(dtype=torch.bfloat16)
+assert half.dtype == torch.bfloat16 and len(answers(half, one.to(half.device, dtype=half.dtype))[0]) > 0
+for options in ({"cache_implementation": "static"}, {"use_cache": False}, {"prompt_lookup_num_tokens": 2},
+                {"assistant_model": load()}, {"num_return_sequences": 1}):
+    assert answers(model, one, **options) == expected, options
+assert len(answers(model, one, num_beams=3, num_return_sequences=2)) == 2
+assert len(answers(model, one, do_sample=True, num_return_sequences=3)) == 3
+streamer = TextIteratorStreamer(processor, skip_prompt=True, skip_special_tokens=True)
+model.generate(**one, max_new_tokens=8, do_sample=False, streamer=streamer)
+assert "".join(streamer) == processor.decode(expected[0], skip_special_tokens=True)
+rows = [user], [user, said, user], [system, user], [{"role": "user", "content": [text]}]
+alone = [answers(model, inputs(row))[0] for row in rows]
+padded = answers(model, inputs(*rows))
+assert alone[0] == expected[0] and [processor.decode(row, skip_special_tokens=True) for row in padded] == [
+    processor.decode(row, skip_special_tokens=True) for row in alone]
+begun = inputs([user, said], add_generation_prompt=False, continue_final_message=True)
+assert processor.decode(begun["input_ids"][0]).endswith("a bell")
+again = processor(text=processor.apply_chat_template([user], add_generation_prompt=True), audio=torch.from_numpy(array),
+                  sampling_rate=16000, return_tensors="pt")
+assert all(torch.equal(again[key], one[key]) for key in one)
+for wrong, rate in ((np.stack([array, array]), 16000), ((array * 32767).astype(np.int16), 16000), (array, 44100)):
+    try:
+        processor(text=processor.audio_token, audio=wrong, sampling_rate=rate)
+    except Exception as error:
+        assert type(error).__name__ == "AudioError", error
+    else:
+        raise AssertionError(rate)
+model.save_pretrained(out)
+processor.save_pretrained(out)
+assert answers(load(out), one) == expected
+print("done")
+"""
+
+
+def test_idioms_of_the_siblings_work(zoo, clips, tmp_path):
+    """Loading, decoding, batches, conversations and saving as users of `transformers`' audio models write them."""
+    soundfile.write(tmp_path / "a.wav", clips[0], 16000, subtype="FLOAT")
+    (folder,) = (one for one in zoo if one.name == "lora")
+    found = run(
+        IDIOMS, tmp_path / "a.wav", folder, tmp_path / "out", HF_MODULES_CACHE=str(tmp_path / "modules")
+    )
+    assert found.stdout == "done\n", found.stderr
+
+
 def test_a_stranger_gets_the_answers_of_alm_ask(zoo, clips, tmp_path, capsys):
     """A process that imports only `transformers`: a file, an array, two clips, and the same through a pipeline."""
     wavs = [tmp_path / "a.wav", tmp_path / "b.wav"]
