@@ -313,17 +313,23 @@ def vggsound(root):
     return {"root": str(root)}
 
 
-def transcription(root):
-    rows_table(
-        root / "said.csv",
-        [
-            {"audio": f"clips/{i}.wav", "text": word, "speaker": "s1"}
-            for i, word in enumerate(("one", "two, three"))
-        ],
-    )
-    for i in range(2):
-        sound(root / "clips" / f"{i}.wav")
-    return {"root": str(root / "said.csv")}
+def _spoken(**columns):
+    """A tree with one table of two recordings, whose further columns have these values."""
+
+    def tree(root):
+        rows = zip(*columns.values(), strict=True)
+        rows_table(
+            root / "said.csv",
+            [
+                {"audio": f"clips/{i}.wav", **dict(zip(columns, row, strict=True))}
+                for i, row in enumerate(rows)
+            ],
+        )
+        for i in range(2):
+            sound(root / "clips" / f"{i}.wav")
+        return {"root": str(root / "said.csv")}
+
+    return tree
 
 
 def _with_sounds(build):
@@ -352,5 +358,8 @@ TREES = {
     **LABELLED,
     **{name: _with_sounds(build) for name, build in QUESTIONS.items()},
     **{kind: _classes(kind) for kind in ("tut17", "dcase17", "beijing_opera")},
-    "transcription": transcription,
+    "transcription": _spoken(text=("one", "two, three"), speaker=("s1", "s1")),
+    "speech_translation": _spoken(translation=("one", "two, three"), language=("English", "French")),
+    "emotion": _spoken(emotion=("sad", "happy"), speaker=("s1", "s2")),
+    "spoken_qa": _spoken(answer=("four", "Paris"), topic=("sums", "towns")),
 }

@@ -326,9 +326,9 @@ def test_all_that_a_request_asks_for_reaches_vllm(tmp_path, monkeypatch, parts, 
     ):
         [message] = seen["body"].pop("messages")
         assert seen["body"] == common | wanted
-        words, *audios = message["content"]
-        assert words == text(f"{marker}one {marker}two") and message["role"] == "user"
-        for item, number in zip(audios, order, strict=True):
+        first_clip, one, second_clip, two = message["content"]
+        assert (one, two, message["role"]) == (text("one "), text("two"), "user")
+        for item, number in zip((first_clip, second_clip), order, strict=True):
             wave, rate_hz = soundfile.read(
                 io.BytesIO(base64.b64decode(item["input_audio"]["data"])), dtype="float32"
             )

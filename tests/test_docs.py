@@ -45,6 +45,7 @@ WRITTEN = {
     "instruct.yaml",
     "eval.yaml",
     "ablate.yaml",
+    "digits.yaml",
 }  # by alm init, on the page
 
 
