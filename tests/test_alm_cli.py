@@ -488,7 +488,8 @@ def test_a_full_disk_in_a_library_is_one_line(tmp_path):
 def test_an_interrupt_is_the_parents_alone(tmp_path):
     """Ctrl-C goes to every process of a terminal; worker processes that are just starting print nothing."""
     code = (
-        "import sys, time\nfrom train.engine import parallel\nparallel.n_cores = lambda: 2\n"
+        "import signal, sys, time\nfrom train.engine import parallel\nparallel.n_cores = lambda: 2\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "if __name__ == '__main__':\n"
         "    print('ready', flush=True)\n"
         "    try:\n        parallel.run_side_by_side([(time.sleep, (60,))] * 2)\n"
