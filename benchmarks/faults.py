@@ -337,7 +337,12 @@ def seconds_to_end(mark: str, session: int, seconds: float) -> float | None:
 def tracebacks(log: str, ours_only: bool) -> int:
     """How many tracebacks a log holds, or only those through our files: launchers print their own when killed."""
     blocks = log.split("Traceback (most recent call last)")[1:]
-    return sum(not ours_only or f'File "{ROOT}' in block for block in blocks)
+    return sum(not ours_only or any(map(_in_our_file, block.splitlines())) for block in blocks)
+
+
+def _in_our_file(line: str) -> bool:
+    """Whether a line of a traceback names a file of ours; an environment may lie in the checkout."""
+    return f'File "{ROOT}' in line and "site-packages" not in line
 
 
 def free_port() -> int:

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from alm.common.processes import child_command, child_environment
-from benchmarks.faults import differences
+from benchmarks.faults import ROOT, differences, tracebacks
 
 
 @pytest.mark.slow
@@ -24,3 +24,11 @@ def test_differences_are_named():
     assert differences({"a": "1", "c": "2"}, {"a": "2", "b": "1"}) == [
         "['b'] is missing", "['c'] is left over", "['a'] differs",
     ]  # fmt: skip
+
+
+def test_a_launchers_own_traceback_is_not_ours():
+    start = "Traceback (most recent call last):\n"
+    theirs = f'{start}  File "{ROOT}/.venv/lib/python3.11/site-packages/torch/distributed/run.py", line 994\n'
+    ours = f'{start}  File "{ROOT}/alm/cli.py", line 1\n'
+    assert tracebacks(theirs + "more of the log\n", True) == 0 and tracebacks(theirs, False) == 1
+    assert tracebacks(theirs + ours, True) == 1
