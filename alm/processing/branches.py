@@ -53,6 +53,12 @@ def _added(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
+def same_logits(found: Tensor, wanted: Tensor) -> bool:
+    """Whether two computations of the same logits agree as far as their precision allows."""
+    tolerance = 1e-4 if found.dtype == torch.float32 else 5e-2
+    return torch.allclose(found, wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max()))
+
+
 @torch.no_grad()
 def check_branches(llm: Any, option: str) -> None:
     """Check on a few tokens that the branches of a row do not see each other, and see the prefix.
@@ -88,8 +94,7 @@ def check_branches(llm: Any, option: str) -> None:
         ) from error
     finally:
         llm.train(was_training)
-    tolerance = 1e-4 if found.dtype == torch.float32 else 5e-2
-    if not torch.allclose(found, wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max())):
+    if not same_logits(found, wanted):
         raise ConfigError(
             f"{option}: {type(llm).__name__} ({llm.config._attn_implementation} attention) does not keep the branches "
             "of a row apart; remove it"

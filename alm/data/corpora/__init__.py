@@ -24,12 +24,12 @@ from alm.data.corpora.base import (
     in_its_folder,
     transcribed,
 )  # fmt: skip
-from alm.data.corpora.rows import Row, csv_rows, grouped, named_lines, object_rows
+from alm.data.corpora.rows import Row, csv_rows, grouped, named_lines, object_rows, table_rows
 
 __all__ = [
     "CORPORA", "TRANSCRIBE", "AudioFiles", "Clip", "Corpus", "Entries", "Entry", "Row", "check_classes", "check_option",
     "choice_question", "csv_rows", "grouped", "in_its_folder", "is_file", "named_lines", "object_rows", "open_corpus",
-    "segment_names", "transcribed",
+    "segment_names", "table_rows", "transcribed",
 ]  # fmt: skip
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, csv_rows, in_its_folder, object_rows
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, in_its_folder, table_rows
 
 _FIELDS = ("audio", "emotion")
 
@@ -15,8 +15,7 @@ class Emotion(Corpus):
 
     def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
-        path = self.path
-        rows = list(csv_rows(path, _FIELDS) if path.suffix == ".csv" else object_rows(path, _FIELDS))
+        rows = list(table_rows(self.path, _FIELDS))
         emotions = tuple(sorted({row.text("emotion") for row in rows}))
         for row in rows:
             yield Entry(

@@ -104,6 +104,15 @@ def csv_rows(path: Path, columns: Sequence[str] = (), **options: Any) -> Iterato
         raise ManifestError(f"{path}:1: no clips below the header; expected at least one row")
 
 
+def table_rows(path: Path, fields: Sequence[str]) -> Iterator[Row]:
+    """Rows of a table in any form: those of `csv_rows` where the suffix is `.csv`, else those of `object_rows`.
+
+    Raises:
+        ManifestError: It cannot be read, is empty, or lacks one of the fields.
+    """
+    return csv_rows(path, fields) if path.suffix == ".csv" else object_rows(path, fields)
+
+
 def named_lines(path: Path) -> Iterator[Row]:
     """Lines of a name and a text, separated by the first blank or tab: rows with `id` and `text`.
 

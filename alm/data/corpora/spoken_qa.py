@@ -6,7 +6,7 @@ that count as right; `id`, `speaker` and `topic` may be there, too.
 
 from __future__ import annotations
 
-from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, csv_rows, in_its_folder, object_rows
+from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, in_its_folder, table_rows
 
 _FIELDS = ("audio", "answer")
 
@@ -16,8 +16,7 @@ class SpokenQuestions(Corpus):
 
     def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
-        path = self.path
-        for row in csv_rows(path, _FIELDS) if path.suffix == ".csv" else object_rows(path, _FIELDS):
+        for row in table_rows(self.path, _FIELDS):
             answer = row.text("answer")
             yield Entry(
                 id=row.get("id") or row.text("audio"),

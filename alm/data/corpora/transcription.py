@@ -11,9 +11,8 @@ from alm.data.corpora import (
     Corpus,
     Entries,
     Entry,
-    csv_rows,
     in_its_folder,
-    object_rows,
+    table_rows,
 )
 
 _FIELDS = ("audio", "text")
@@ -24,8 +23,7 @@ class Transcription(Corpus):
 
     def entries(self, audio: AudioFiles, split: str | None = None) -> Entries:
         """See the base class."""
-        path = self.path
-        for row in csv_rows(path, _FIELDS) if path.suffix == ".csv" else object_rows(path, _FIELDS):
+        for row in table_rows(self.path, _FIELDS):
             yield Entry(
                 id=row.get("id") or row.text("audio"),
                 audio=(in_its_folder(audio, row.text("audio")),),
