@@ -1,6 +1,7 @@
 """Encoders from `transformers` give what the published model and its own feature extractor give."""
 
 import json
+import math
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -278,6 +279,74 @@ def test_files_of_two_checkpoints_are_refused(tmp_path) -> None:
     hf.WhisperFeatureExtractor(feature_size=80, chunk_length=1).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="feature_size is 80, config.json's num_mel_bins is 16"):
         load_encoder(tmp_path)
+
+
+@torch.no_grad()
+def test_whisper_with_shorter_windows_is_the_model_with_fewer_positions(tmp_path) -> None:
+    """A window of 0.3 s: the first 15 of 50 positions, and the silence of 0.3 s; it saves and loads again."""
+    whisper(tmp_path)
+    short = load_encoder(tmp_path, window_s=0.3)
+    assert (short.config.steps_per_window, short.config.frame_rate_hz) == (15, 50.0)
+    official = hf.WhisperForConditionalGeneration.from_pretrained(tmp_path).eval().model.encoder
+    official.config.max_source_positions = 15
+    official.embed_positions = torch.nn.Embedding.from_pretrained(
+        official.embed_positions.weight[:15].clone()
+    )
+    extractor = hf.WhisperFeatureExtractor(feature_size=16, n_samples=4800, chunk_length=1)
+    extractor.n_samples = 4800
+    clip = 0.1 * np.random.default_rng(0).standard_normal(9600).astype(np.float32)  # two windows
+    windows = [
+        extractor(part, sampling_rate=16000, return_tensors="pt").input_features for part in np.split(clip, 2)
+    ]
+    wanted = torch.cat([official(features).last_hidden_state[0] for features in windows])
+    got = short(*pad_batch([clip])).tokens[0]
+    assert got.shape == (30, 32) and (got - wanted).abs().max() <= TOLERANCE
+    short.save_pretrained(tmp_path / "short")
+    again = load_encoder(tmp_path / "short")
+    assert again.config == short.config and torch.equal(again(*pad_batch([clip])).tokens[0], got)
+
+
+@torch.no_grad()
+def test_whisper_keeps_tokens_behind_a_very_short_clip(tmp_path) -> None:
+    """`min_clip_s`: the tokens of the clip padded with silence, for the short clip of a batch alone."""
+    whisper(tmp_path)
+    plain, kept = load_encoder(tmp_path), load_encoder(tmp_path, min_clip_s=0.5)
+    rng = np.random.default_rng(0)
+    short, long = (0.1 * rng.standard_normal(n).astype(np.float32) for n in (2000, 12000))
+    assert [kept.config.n_time_for(n) for n in (2000, 8000, 8001, 12000, 16000 + 2000)] == [
+        25,
+        25,
+        26,
+        38,
+        75,
+    ]
+    assert [plain.config.n_time_for(n) for n in (2000, 12000)] == [7, 38]
+    out = kept(*pad_batch([short, long]))
+    assert out.mask.sum(dim=1).tolist() == [25, 38]
+    silence = np.concatenate([short, np.zeros(6000, dtype=np.float32)])
+    wanted = plain(*pad_batch([silence])).tokens[0]
+    assert torch.allclose(out.tokens[0, :25], wanted, atol=1e-5) and wanted[7:].std() > 0.01
+    assert torch.allclose(out.tokens[1, :38], plain(*pad_batch([long])).tokens[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window_s": 0.0}, r"window_s is 0.0; expected a multiple of 0.02 s up to 1"),
+        ({"window_s": 1.02}, r"window_s is 1.02; expected a multiple"),
+        ({"window_s": 0.31}, r"window_s is 0.31; expected a multiple"),
+        ({"window_s": math.nan}, r"window_s is nan"),
+        ({"min_clip_s": -1.0}, r"min_clip_s is -1.0; expected seconds from 0 to the window's 1"),
+        (
+            {"min_clip_s": 0.5, "window_s": 0.4},
+            r"min_clip_s is 0.5; expected seconds from 0 to the window's 0.4",
+        ),
+    ],
+)
+def test_whisper_refuses_windows_that_it_cannot_have(tmp_path, options, message) -> None:
+    whisper(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        load_encoder(tmp_path, **options)
 
 
 @pytest.mark.parametrize("name", ["whisper", "wav2vec2-base", "clap"])

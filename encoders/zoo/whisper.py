@@ -5,6 +5,8 @@ Axis letters: B batch, S samples, F frames, M mels, T time steps, D width.
 
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -16,7 +18,8 @@ from encoders.hf import TransformersConfig, TransformersEncoder
 from encoders.stft import StftMel
 
 # WhisperFeatureExtractor; the two convolutions halve the frame rate once.
-HOP_SAMPLES, _N_FFT, _FRAMES_PER_STEP = 160, 400, 2
+HOP_SAMPLES, _N_FFT = 160, 400
+STEP_SAMPLES = 2 * HOP_SAMPLES
 TINY = {
     "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "num_mel_bins": 16,
     "max_source_positions": 50, "dropout": 0.1,
@@ -62,7 +65,7 @@ class MelWindowConfig(TransformersConfig):
     @property
     def window_samples(self) -> int:
         """Samples of a window (30 s)."""
-        return int(self.hf.max_source_positions * _FRAMES_PER_STEP * HOP_SAMPLES)
+        return int(self.hf.max_source_positions * STEP_SAMPLES)
 
     @property
     def hop_samples(self) -> int:
@@ -72,29 +75,69 @@ class MelWindowConfig(TransformersConfig):
 
 @dataclass(frozen=True)
 class WhisperEncoderConfig(MelWindowConfig):
-    """Defaults are the tiny size."""
+    """Defaults are the tiny size.
+
+    Attributes:
+        window_s: Seconds of a window, in steps of 0.02; None is the model's own 30 s. A shorter one costs less, but the
+            model was trained with the silence of 30 s windows.
+        min_clip_s: Seconds that the tokens of a clip cover at least, silence behind it included: attention has gathered
+            there what a very short clip has too few tokens for. 0 keeps the tokens of the clip alone.
+    """
 
     model_class: str = "WhisperEncoder"
+    window_s: float | None = None
+    min_clip_s: float = 0.0
 
     model_types: ClassVar[tuple[str, ...]] = ("whisper",)
     config_name: ClassVar[str] = "WhisperConfig"
     fixed: ClassVar[dict[str, Any]] = {"encoder_layerdrop": 0.0, "decoder_layers": 0}
 
+    def check(self) -> None:
+        """Refuse a window that is longer than the model's, and a shortest clip that is longer than the window."""
+        super().check()
+        if self.window_s is not None:
+            steps, most = self.steps_of(self.window_s), self.hf.max_source_positions
+            if not 1 <= steps <= most or abs(self.window_s - steps * self.step_s) > 1e-6:
+                raise ConfigError(
+                    f"window_s is {self.window_s}; expected a multiple of {self.step_s} s up to {most * self.step_s:g}"
+                )
+        if self.min_clip_s and not 0 < self.min_clip_s <= self.window_samples / self.sample_rate:
+            longest = self.window_samples / self.sample_rate
+            raise ConfigError(
+                f"min_clip_s is {self.min_clip_s}; expected seconds from 0 to the window's {longest:g}"
+            )
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a time step (0.02)."""
+        return STEP_SAMPLES / self.sample_rate
+
+    def steps_of(self, seconds: float) -> int:
+        """Time steps of so many seconds, rounded."""
+        return round(seconds / self.step_s) if math.isfinite(seconds) else 0
+
     @property
     def steps_per_window(self) -> int:
         """Time steps of a full window (1500)."""
-        return int(self.hf.max_source_positions)
+        return int(self.hf.max_source_positions) if self.window_s is None else self.steps_of(self.window_s)
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of a window."""
+        return self.steps_per_window * STEP_SAMPLES
 
     def steps_in(self, n_samples: int) -> int:
-        """Steps that cover the piece, the last perhaps partly; silence behind it is not counted."""
-        return -(-n_samples // (_FRAMES_PER_STEP * HOP_SAMPLES)) if n_samples >= _N_FFT else 0
+        """Steps that cover the piece, the last perhaps partly; of the silence behind it, those of `min_clip_s`."""
+        return (
+            max(-(-n_samples // STEP_SAMPLES), self.steps_of(self.min_clip_s)) if n_samples >= _N_FFT else 0
+        )
 
 
 class WhisperEncoder(TransformersEncoder):
     """The encoder's output, one token every 20 ms.
 
     As in training, every window is filled up with silence to 30 s and attention sees the silence; only the
-    tokens that cover the clip come out.
+    tokens that cover the clip come out, or `min_clip_s` of a shorter one.
     """
 
     config: WhisperEncoderConfig
@@ -110,6 +153,11 @@ class WhisperEncoder(TransformersEncoder):
     def __init__(self, config: WhisperEncoderConfig | None = None, model: Any = None) -> None:
         super().__init__(config, model)
         self.mel = slaney_mel(self.config.hf.num_mel_bins, self.config.sample_rate)
+        if (steps := self.config.steps_per_window) < self.model.config.max_source_positions:
+            self.model.config = copy.deepcopy(self.model.config)
+            self.model.config.max_source_positions = steps  # the model refuses inputs of any other length
+            positions = self.model.embed_positions.weight[:steps].detach().clone()
+            self.model.embed_positions = torch.nn.Embedding.from_pretrained(positions)  # fixed sinusoids
 
     @classmethod
     def _model_class(cls) -> Any:
