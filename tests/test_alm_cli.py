@@ -535,6 +535,45 @@ def test_embed_goes_on_after_a_bad_file(sounds, tmp_path, capsys):
     assert main(["embed", "logmel", files[0], "--out", str(tmp_path / "folder.npz")]) == 2
 
 
+def test_channels_and_peaks_are_treated_as_asked(model_dir, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    left, right = 0.3 * rng.standard_normal((2, 16000)).astype(np.float32)
+    files = {
+        "both": np.stack([left, 0.5 * right], 1),
+        "left": left,
+        "mean": (left + 0.5 * right) / 2,
+        "loud": 40 * left,
+    }
+    for name, wave in files.items():
+        soundfile.write(tmp_path / f"{name}.wav", wave, 16000, subtype="FLOAT")
+
+    def features(name, *options):
+        out = tmp_path / "x.npz"
+        assert main(["embed", "logmel", str(tmp_path / f"{name}.wav"), "--out", str(out), *options]) == 0
+        return np.load(out)["frames"]
+
+    np.testing.assert_allclose(features("both"), features("mean"), atol=1e-4)
+    np.testing.assert_allclose(features("both", "--channels", "loudest"), features("left"), atol=1e-4)
+    quiet = features("loud", "--peak", "normalise")
+    assert np.isfinite(quiet).all()
+    capsys.readouterr()
+    for command in (["embed", "logmel", str(tmp_path / "loud.wav"), "--out", str(tmp_path / "y.npz")],
+                    ["ask", str(model_dir), str(tmp_path / "loud.wav"), "what", "--max-new-tokens", "1"]):  # fmt: skip
+        assert main(command) == 1 and "loud.wav" in capsys.readouterr().err
+        assert main([*command, "--peak", "normalise"]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [("--batch-size", ["3"]), ("--max-new-tokens", ["9"]), ("--engine", ["vllm"]), ("--engine-options", ["--seed 1"]),
+     ("--trust-remote-code", [])],
+)  # fmt: skip
+def test_options_of_a_server_that_runs_already_are_refused(option, values, capsys):
+    words = [f"{option}={values[0]}"] if values else [option]
+    assert main(["chat", "--url", "http://127.0.0.1:9/v1", *words]) == 2
+    assert f"{option}: the server at --url has its own" in capsys.readouterr().err
+
+
 def test_one_file_that_the_model_refuses_does_not_end_the_others(model_dir, sounds, capsys, monkeypatch):
     import alm.generation as generation
 

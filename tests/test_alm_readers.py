@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from alm.common.errors import ConfigError, ManifestError, UserError
+from alm.data.readers import READERS
 from alm.data.readers.base import DataSource, parse_source
 from alm.data.records import AUDIO_MARKER
 from alm.data.sources import formats_of, open_records, open_source
@@ -243,6 +244,150 @@ def test_folders_of_classes_and_with_metadata(data):
     assert formats_of(str(data)) == ["audiofolder"]
     (record,) = open_source(DataSource(str(data), prompt="What?"))
     assert record.answer == "a tone" and heard(record.audio[0]) == 2
+
+
+def written(form: str, data: Path) -> Path:
+    """Two records of a format whose columns have unusual names; recordings lie beside them under `0.wav`, `1.wav`."""
+    import datasets
+
+    folder = data.parent / "given"
+    folder.mkdir()
+    row = {"sound_of": "0.wav", "output": "one", "better": "two", "instruction": "Which?"}
+    other = {**row, "sound_of": "1.wav"}
+    for number in range(2):
+        save_wav(folder / f"{number}.wav", tone(number), RATE_HZ)
+    if form == "table":
+        return Path(table(folder / "t.csv", [row, other]))
+    if form == "chat":
+        rows = [{"turns": TURNS, "sounds": [f"{n}.wav"], "audio": [f"{1 - n}.wav"]} for n in range(2)]
+        return Path(lines(folder / "t.jsonl", rows))
+    if form == "audiofolder":
+        for split, number in (("train", 0), ("test", 1)):
+            (folder / split).mkdir()
+            (folder / f"{number}.wav").rename(folder / split / f"{number}.wav")
+            table(
+                folder / split / "metadata.csv",
+                [{"sound_of": f"{number}.wav", "text": split, "better": "two"}],
+            )
+        return folder
+    if form == "huggingface":
+        values = {key: [row[key], other[key]] for key in row}
+        splits = {"train": values, "test": {key: value[1:] for key, value in values.items()}}
+        for name, columns in splits.items():
+            datasets.Dataset.from_dict(columns).to_parquet(str(folder / f"{name}.parquet"))
+        return folder
+    if form == "webdataset":
+        items = {f"{n}.{kind}": content for n in range(2) for kind, content in (
+            ("wav", (folder / f"{n}.wav").read_bytes()), ("json", b'{"said": "one", "better": "two"}'),
+        )}  # fmt: skip
+        tar(folder / "t.tar", items)
+        return folder / "t.tar"
+    if form == "kaldi":
+        return Path(kaldi(data, wav_scp="0 0.wav\n1 1.wav\n", text="0 one\n1 two\n"))
+    return Path(
+        lines(folder / "t.jsonl", [{"id": str(n), "audio": f"{n}.wav", "captions": ["x"]} for n in range(2)])
+    )
+
+
+AUDIO = {"columns": {"audio": "sound_of"}}
+SETTINGS = {  # (format, setting): other settings that it needs, its value, what changes in the first record
+    ("table", "columns"): (AUDIO, {"audio": "sound_of", "answer": "better"}, "answer", "two"),
+    ("table", "prompt"): ({"columns": {"audio": "sound_of", "captions": "better"}}, "Say.", "question", "Say."),
+    ("table", "audio"): (AUDIO, "{folder}", "audio", 1),
+    ("chat", "columns"): ({}, {"messages": "turns", "audio": "sounds"}, "answer", "a bell"),
+    ("chat", "audio"): ({"columns": {"messages": "turns", "audio": "sounds"}}, "{folder}", "audio", 1),
+    ("audiofolder", "columns"): (
+        {"prompt": "Which?", "split": "train", **AUDIO}, {"audio": "sound_of", "answer": "better"}, "answer", "two",
+    ),
+    ("audiofolder", "prompt"): ({"split": "train", **AUDIO}, "Which?", "question", "Which?"),
+    ("audiofolder", "split"): ({"prompt": "Which?", **AUDIO}, "train", "answer", "train"),
+    ("huggingface", "columns"): (
+        {"split": "train", **AUDIO}, {"audio": "sound_of", "answer": "better"}, "answer", "two",
+    ),
+    ("huggingface", "prompt"): (
+        {"split": "train", "columns": {"audio": "sound_of", "captions": "better"}}, "Say.", "question", "Say.",
+    ),
+    ("huggingface", "split"): ({"audio": "{folder}", **AUDIO}, "test", "audio", 0),
+    ("huggingface", "audio"): ({"split": "train", **AUDIO}, "{folder}", "audio", 1),
+    ("huggingface", "streaming"): ({"split": "train", "limit": 1, **AUDIO}, True, "source", "row 0"),
+    ("webdataset", "columns"): ({"prompt": "Which?"}, {"answer": "better"}, "answer", "two"),
+    ("webdataset", "prompt"): ({"columns": {"answer": "better"}}, "Which?", "question", "Which?"),
+    ("kaldi", "prompt"): ({}, "Say.", "question", "Say."),
+    ("kaldi", "audio"): ({}, "{folder}", "audio", 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", sorted({*READERS.names()} - {"lhotse", "shards"}))
+def test_every_setting_of_a_format_changes_its_records(data, form):
+    """`lhotse` needs its package; shards have no settings but `limit`, which is the same code for all."""
+    path = written(form, data)
+    swapped = data.parent / "swapped"  # `0.wav` is the second recording
+    swapped.mkdir()
+    for number in range(2):
+        save_wav(swapped / f"{number}.wav", tone(1 - number), RATE_HZ)
+
+    def filled(options) -> dict:
+        return {key: str(swapped) if value == "{folder}" else value for key, value in options.items()}
+
+    def first(**options) -> dict:
+        record = open_source(DataSource(str(path), format=form, **filled(options)), audio_only=True)[0]
+        audio = heard(record.audio[0]) if record.audio[0].exists() else None
+        return {"question": record.question, "answer": record.answer, "audio": audio, "source": record.source}
+
+    takes = [name for name in READERS.get(form).takes]
+    assert {(form, name) for name in takes} == {key for key in SETTINGS if key[0] == form}
+    options: dict = {}
+    for name in takes:
+        needs, value, field, expected = SETTINGS[form, name]
+        with_it = first(**{**needs, name: value})[field]
+        assert with_it == expected or (field == "source" and expected in with_it), name
+        if name != "streaming":  # the same rows, read another way
+            try:
+                assert first(**needs)[field] != expected, name
+            except UserError:
+                pass  # needed
+        options = {**needs, name: value}
+    limited = open_source(
+        DataSource(str(path), format=form, **{**filled(options), "limit": 1}), audio_only=True
+    )
+    assert len(limited) == 1
+
+
+@pytest.mark.parametrize(("name", "expected"), [("question", ("two", "one")), ("answer", ("Which?", "two"))])
+def test_columns_of_instruction_data_are_those_that_are_named(data, name, expected):
+    """`instruction` and `output` make a row a conversation; another column for one of them was ignored."""
+    row = {"instruction": "Which?", "output": "one", "better": "two", "audio": "1.wav"}
+    path = lines(data / "t.jsonl", [row])
+    for form in ("chat", "table"):
+        (record,) = open_source(DataSource(path, format=form, columns={name: "better"}))
+        assert (record.question, record.answer) == expected and heard(record.audio[0]) == 1
+    turns = lines(data / "u.jsonl", [{"messages": TURNS, "better": "two", "audios": ["1.wav"]}])
+    with pytest.raises(ManifestError, match=f"is a conversation, .*; remove {name} from columns"):
+        open_source(DataSource(turns, format="chat", columns={name: "better"}))
+
+
+def test_the_named_audio_of_a_conversation_is_taken(data):
+    path = lines(data / "t.jsonl", [{"messages": TURNS, "audios": ["1.wav"], "audio": ["2.wav"]}])
+    with pytest.raises(ManifestError, match="could each be the audio"):
+        open_source(DataSource(path, format="chat"))
+    for name, number in (("audios", 1), ("audio", 2)):
+        (record,) = open_source(DataSource(path, format="chat", columns={"audio": name}))
+        assert heard(record.audio[0]) == number
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"columns": {"answer": "x"}, "prompt": "?"},
+            "columns are those of a table, and the folder has none",
+        ),
+        ({"prompt": "?"}, r"0\.wav: has no answer to the prompt"),
+    ],
+)
+def test_settings_without_an_effect_on_a_folder_are_refused(data, options, said):
+    with pytest.raises(UserError, match=said):
+        open_source(DataSource(str(data), format="audiofolder", **options))
 
 
 def kaldi(data: Path, **tables: str) -> str:

@@ -194,7 +194,7 @@ def server():
     found.server_close()
 
 
-def test_a_judge_is_cached_and_its_failures_are_not_scored(tmp_path, server):
+def test_a_judge_is_cached_and_its_failures_are_not_scored(tmp_path, server, capsys):
     address, handler = server
     handler.asked.clear()
     path = write(tmp_path / "a", 5, n=8)
@@ -212,6 +212,11 @@ def test_a_judge_is_cached_and_its_failures_are_not_scored(tmp_path, server):
     score_file(path, judge=f"{address}#other")  # another judge gives verdicts of its own
     assert len(handler.asked) == before + 3 + 7 + 3
     assert {model for _, model, _ in handler.asked[before + 3 :]} == {"other"}
+    assert main(["score", str(path), "--judge", f"{address}#stub", "--out", str(tmp_path / "s.json")]) == 0
+    assert json.loads((tmp_path / "s.json").read_text())["judge"] == judged
+    for option, name in (("--data", "data"), ("--split", "split")):  # nothing would read them
+        assert main(["score", str(path), option, "x"]) == 2
+        assert f"{name}: is that of a benchmark, and none is named" in capsys.readouterr().err
     with pytest.raises(EvaluationError, match="neither a URL nor the directory"):
         open_judge("gpt", tmp_path / "cache.jsonl")
 

@@ -110,6 +110,36 @@ def test_unknown_names_are_typed_errors():
 
 
 @pytest.mark.parametrize("name", list_metrics())
+def test_an_option_that_a_metric_does_not_have_is_refused(name):
+    """`normalize=False` would otherwise score normalised texts."""
+    metric = load_metric(name)
+    values = ["a", "b"] if isinstance(metric, TextMetric) else [[1.0], [0.0]]
+    with pytest.raises(MetricError, match="does not take 'normalize'"):
+        metric.compute(predictions=values, references=values, normalize=False)
+
+
+def test_a_composed_metric_hands_each_part_its_options(monkeypatch):
+    import eval.metrics.spice.spice as module
+
+    given = []
+
+    def compute(self, predictions, references, jar_dir=None, **options):
+        given.append((jar_dir, options))
+        return {"spice": 0.5, "per_sample": [0.5, 0.5], "backend": "spice[given]"}
+
+    monkeypatch.setattr(module.Spice, "_compute", compute)
+    said, wanted = ["A dog, barks!", "rain falls"], [["a dog barks"], ["a cat"]]
+    result = load_metric("spider").compute(
+        predictions=said, references=wanted, tokenizer="none", jar_dir="somewhere"
+    )
+    cider = load_metric("cider_d").compute(predictions=said, references=wanted, tokenizer="none")
+    assert result["per_sample"] == pytest.approx([(one + 0.5) / 2 for one in cider["per_sample"]])
+    assert given == [("somewhere", {})]
+    with pytest.raises(MetricError, match="did you mean 'tokenizer'"):
+        load_metric("spider").compute(predictions=said, references=wanted, tokeniser="none")
+
+
+@pytest.mark.parametrize("name", list_metrics())
 def test_evaluate_loads_the_folder(name, tmp_path, monkeypatch):
     monkeypatch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", True)
     metric = evaluate.load(str(METRICS_DIR / name), cache_dir=str(tmp_path))

@@ -179,6 +179,32 @@ def test_an_answerer_in_a_python_file_also_ranks(manifest, tmp_path, monkeypatch
     assert json.loads((tmp_path / "eval" / "bird.py" / "manifest" / "scores.json").read_text()) == scores
 
 
+LENGTHS = """
+from eval.models import Answer, Answerer
+
+class Counted(Answerer):
+    model_id, differs, decoding = "counted", {}, {}
+
+    def generate(self, prompts, batch_size):
+        yield from ((index, Answer(f"{self.max_new_tokens} words")) for index in range(len(prompts)))
+
+def answer(prompts, max_new_tokens):
+    return [f"{max_new_tokens} words"] * len(prompts)
+
+"""
+
+
+@pytest.mark.parametrize("kind", ["Counted", "Counted()", "answer"])
+def test_a_python_file_gets_the_longest_answer(kind, manifest, tmp_path):
+    (tmp_path / "m.py").write_text(f"{LENGTHS}ANSWERER = {kind}\n")
+    for options, length in (([], 64), (["max_new_tokens=7"], 7)):  # the benchmark's, and the user's
+        out = tmp_path / str(length)
+        options = [f"data={manifest}", "controls=[none]", *options]
+        scores = run_benchmark("manifest", tmp_path / "m.py", out, options)
+        said = {line["prediction"] for line in read_predictions(out / "predictions.jsonl")}
+        assert said == {f"{length} words"} and scores["run"]["max_new_tokens"] == length
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

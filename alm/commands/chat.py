@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from alm.commands import Command
-from alm.commands.serve import add_server_options, port_option
+from alm.commands.serve import add_server_options, given_server_options, port_option
 
 
 def add(commands: Any) -> None:
@@ -36,9 +36,13 @@ def _chat(arguments: argparse.Namespace) -> int:
     from alm.common.errors import ConfigError
     from alm.serving.access import KEY_VARIABLE, check_installed
 
-    check_installed("chat,serve", ("gradio", "openai"))
     if (arguments.model is None) == (arguments.url is None):
         raise ConfigError("give a MODEL, or --url of a running server")
+    if arguments.url is not None and (given := given_server_options(arguments)):
+        raise ConfigError(
+            f"{given[0]}: the server at --url has its own; remove it, or give it to that server"
+        )
+    check_installed("chat,serve", ("gradio", "openai"))
     for example in arguments.examples:
         if not os.path.isfile(example):
             raise ConfigError(f"--examples {example}: is no file; give recordings")

@@ -74,6 +74,14 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     add_trust_option(parser)
 
 
+def given_server_options(arguments: argparse.Namespace) -> list[str]:
+    """Those options of the engine that differ from their defaults, as the command line names them."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_server_options(parser)
+    defaults = vars(parser.parse_args([]))
+    return [f"--{name.replace('_', '-')}" for name in defaults if getattr(arguments, name) != defaults[name]]
+
+
 def port_option(text: str) -> int:
     """Parse an option: a port."""
     if not text.isdecimal() or len(text) > 5 or int(text) > 65535:

@@ -121,5 +121,5 @@ def refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> Non
     for name in given:
         if name not in names and not name.startswith("_"):
             near = get_close_matches(name, names, n=1, cutoff=0.6)
-            hint = f"did you mean '{near[0]}'?" if near else f"it takes {', '.join(names)}"
+            hint = f"did you mean '{near[0]}'?" if near else f"it takes {', '.join(names) or 'no options'}"
             raise UserError(f"{what} does not take '{name}'; {hint}")

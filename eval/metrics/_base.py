@@ -1,12 +1,15 @@
 """What the text metrics share: the evaluate interface, input checks and caption tokenisation."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import evaluate
 
+from alm.common.errors import UserError
+from alm.common.fields import refuse_unknown
 from eval.errors import MetricError
 from eval.metrics import _ptb as ptb
 
@@ -20,6 +23,7 @@ class TextMetric(evaluate.Metric, ABC):  # type: ignore[misc]
     """
 
     citation: str
+    made_of: ClassVar[tuple[str, ...]] = ()  # metrics that it is made of; it takes their options too
 
     def _info(self) -> evaluate.MetricInfo:
         features = {
@@ -49,8 +53,9 @@ class TextMetric(evaluate.Metric, ABC):  # type: ignore[misc]
 
         Raises:
             MetricError: The numbers of predictions and references differ, there are none, a sample has no
-                reference, or a value is not a string.
+                reference, a value is not a string, or the metric has no such option.
         """
+        check_options(self, options)
         if predictions is not None or references is not None:
             references = check_inputs(predictions, references)
         result: dict[str, Any] | None = super().compute(
@@ -61,6 +66,27 @@ class TextMetric(evaluate.Metric, ABC):  # type: ignore[misc]
     @abstractmethod
     def _compute(self, predictions: list[str], references: list[list[str]], **options: Any) -> dict[str, Any]:
         """Score checked inputs."""
+
+
+def options_of(metric: Any) -> set[str]:
+    """Names of the options that a metric takes, with those of the metrics it is made of."""
+    from eval.metrics import load_metric
+
+    own = set(inspect.signature(metric._compute).parameters) - {"predictions", "references", "options"}
+    return own.union(*(options_of(load_metric(part)) for part in getattr(metric, "made_of", ())))
+
+
+def check_options(metric: Any, options: dict[str, Any]) -> None:
+    """Refuse options that a metric would ignore.
+
+    Raises:
+        MetricError: Names the first of them.
+    """
+    if options:
+        try:
+            refuse_unknown(type(metric).__name__, options, options_of(metric))
+        except UserError as error:
+            raise MetricError(str(error)) from error
 
 
 def check_inputs(predictions: Any, references: Any) -> list[list[str]]:

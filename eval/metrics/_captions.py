@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from eval.errors import MetricError
-from eval.metrics._base import TextMetric
+from eval.metrics._base import TextMetric, options_of
 from eval.metrics._encoder import error_probabilities, model_source
 
 # Zhou et al. 2022, "Can audio captions be evaluated with image caption metrics?", section 4: a caption that the error
@@ -19,12 +19,14 @@ FLUENCY_PENALTY = 0.9
 def parts_of(
     names: Sequence[str], predictions: list[str], references: list[list[str]], **options: Any
 ) -> tuple[list[np.ndarray], str]:
-    """Per-sample scores of other metrics, and their backends joined with `+`."""
+    """Per-sample scores of other metrics, each with those of the options it has; their backends joined with `+`."""
     from eval.metrics import load_metric
 
     results = []
     for name in names:
-        result = load_metric(name).compute(predictions=predictions, references=references, **options)
+        metric = load_metric(name)
+        its = {key: value for key, value in options.items() if key in options_of(metric)}
+        result = metric.compute(predictions=predictions, references=references, **its)
         assert result is not None  # None only in multi-process evaluate runs
         results.append(result)
     return [np.asarray(result["per_sample"]) for result in results], "+".join(r["backend"] for r in results)
@@ -33,12 +35,10 @@ def parts_of(
 class FluencyPenalised(TextMetric):
     """The scores of another metric, after the penalty for captions that the error detector rejects."""
 
-    name_: str
-
     @property
     @abstractmethod
-    def penalised(self) -> str:
-        """Name of the other metric."""
+    def name_(self) -> str:
+        """Name of the metric; the one whose scores it takes is all of `made_of`."""
 
     def _compute(
         self,
@@ -60,7 +60,7 @@ class FluencyPenalised(TextMetric):
             MetricUnavailable: A model is not given, or cannot be loaded.
         """
         source = model_source(error_model, "ALM_FLUENCY_MODEL", "a fluency error detector")
-        (scores,), backend = parts_of((self.penalised,), predictions, references, **options)
+        (scores,), backend = parts_of(self.made_of, predictions, references, **options)
         broken = error_probabilities(source, predictions).numpy() > FLUENCY_THRESHOLD
         samples = scores * (1 - FLUENCY_PENALTY * broken)
         return as_result(self.name_, samples, f"{self.name_}[{backend},fluency={source}]")

@@ -8,6 +8,7 @@ import evaluate
 import numpy as np
 
 from eval.errors import MetricError
+from eval.metrics._base import check_options
 
 
 class ScoreMetric(evaluate.Metric, ABC):  # type: ignore[misc]
@@ -41,8 +42,9 @@ class ScoreMetric(evaluate.Metric, ABC):  # type: ignore[misc]
             The score under the metric's name, and `backend`.
 
         Raises:
-            MetricError: Shapes differ, there are no samples, or a value is not what it should be.
+            MetricError: Shapes differ, there are no samples, a value is not what it should be, or an option is given.
         """
+        check_options(self, options)
         if predictions is not None or references is not None:
             scores, labels = check_scores(predictions, references)
             predictions, references = scores.tolist(), labels.astype(float).tolist()

@@ -51,7 +51,7 @@ class MetricRecord:
     build: Callable[[], evaluate.Metric] | None = None
 
 
-def ratio(name: str, sums: np.ndarray) -> np.ndarray:
+def ratio(_name: str, sums: np.ndarray) -> np.ndarray:
     """The first sum divided by the second, as for error rates; NaN where the second is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(sums[:, 1] > 0, sums[:, 0] / sums[:, 1], np.nan)

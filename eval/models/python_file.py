@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,22 @@ class FunctionModel(Answerer):
     """A function that answers batches of prompts.
 
     Args:
-        function: Takes a list of prompts (`eval.models.Prompt`), returns one text per prompt.
+        function: Takes a list of prompts (`eval.models.Prompt`), returns one text per prompt. One with a parameter
+            `max_new_tokens` gets the longest answer in tokens.
         model_id: Identity under which answers are reused.
         sample_rate: Rate in Hz at which it takes recordings.
+        max_new_tokens: Longest answer in tokens.
     """
 
     cannot_rank = "a function from prompts to texts gives no likelihoods"
 
-    def __init__(self, function: Callable[[list[Prompt]], Any], model_id: str, sample_rate: int) -> None:
-        self._function, self.model_id, self.sample_rate = function, model_id, sample_rate
+    def __init__(
+        self, function: Callable[..., Any], model_id: str, sample_rate: int, max_new_tokens: int
+    ) -> None:
+        self.model_id, self.sample_rate, self.max_new_tokens = model_id, sample_rate, max_new_tokens
         self.differs, self.decoding = {}, {}
+        takes_length = "max_new_tokens" in inspect.signature(function).parameters
+        self._function = partial(function, max_new_tokens=max_new_tokens) if takes_length else function
 
     def generate(self, prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[int, Answer]]:
         """Answer prompts in their order."""
@@ -59,12 +66,12 @@ def _open(name: str, opening: Opening) -> Answerer:
         for needed in ("model_id", "differs", "decoding"):
             if not hasattr(found, needed):
                 raise ConfigError(f"{name}: ANSWERER has no {needed}; see eval.models.Answerer")
+        found.max_new_tokens = opening.max_new_tokens
         return found
     if found is None or not callable(found) or inspect.isclass(found):
         raise ConfigError(f"{name}: assigns no ANSWERER; expected {_EXPECTED}")
-    model = FunctionModel(found, f"{file.name}:{content}", getattr(found, "sample_rate", 16000))
-    model.max_new_tokens = opening.max_new_tokens
-    return model
+    rate = getattr(found, "sample_rate", 16000)
+    return FunctionModel(found, f"{file.name}:{content}", rate, opening.max_new_tokens)
 
 
 MODEL_KIND = ModelKind(

@@ -50,6 +50,10 @@ def score_file(
         EvaluationError: The file cannot be read, or does not fit the benchmark.
         MetricUnavailable: A required metric needs software or a model that is not installed.
     """
+    if benchmark is None and (data or split):
+        raise EvaluationError(
+            f"{'data' if data else 'split'}: is that of a benchmark, and none is named; give --benchmark NAME"
+        )
     lines = _read(Path(path))
     is_right: Correctness = is_correct
     if benchmark is None:

@@ -46,6 +46,10 @@ class AudioFolderReader(Reader):
                 yield to_row(values, where, table.parent, source)
         if tables:
             return
+        if source.columns:
+            raise ConfigError(
+                f"{folder}: columns are those of a table, and the folder has none ({', '.join(METADATA)}); remove them"
+            )
         files = sorted(_audio_in(folder, "**/*"))
         if not files:
             raise ManifestError(
@@ -54,6 +58,10 @@ class AudioFolderReader(Reader):
         for path in files:
             name = path.relative_to(folder).as_posix()
             values = {"id": name, "audio": name}
+            if path.parent == folder and source.prompt:
+                raise ManifestError(
+                    f"{path}: has no answer to the prompt; put it into a folder that is named as its class"
+                )
             if path.parent != folder:
                 label = path.parent.name
                 values |= {"question": source.prompt, "answer": label} if source.prompt else {"label": label}

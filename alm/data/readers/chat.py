@@ -35,7 +35,9 @@ class ChatReader(Reader):
         """See the base class."""
         folder = folder_of(source, to_path(source.path))
         for where, value in json_items(source.path):
-            if not isinstance(value, dict) or not is_conversation(value, source.columns):
+            if not isinstance(value, dict) or not (
+                is_conversation(value) or is_conversation(value, source.columns)
+            ):
                 raise ManifestError(
                     f"{where}: got {shown(value, 80)}; expected an object with messages, conversations, or "
                     "instruction and output"

@@ -12,6 +12,8 @@ from alm.data.records import AUDIO_MARKER
 TURN_LISTS = ("messages", "conversations", "conversation")
 TURN_KEYS = (*TURN_LISTS, "system", "history", "instruction", "input", "output", "query", "response")
 """Keys of a conversation that are no metadata of its record."""
+TEXT_COLUMNS = ("question", "answer", "captions", "choices")
+"""What columns can hold besides turns."""
 _ROLES = {
     "system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
     "model": "assistant", "bot": "assistant", "chatbot": "assistant",
@@ -23,10 +25,22 @@ _TAG = re.compile(r"<audio>(?:[^<>\n]*</audio>)?|(?:<\|audio_bos\|>)?<\|AUDIO\|>
 
 
 def is_conversation(values: Mapping[str, Any], columns: Mapping[str, str] = {}) -> bool:  # noqa: B006
-    """Whether a row is a conversation: a list of turns, or a query and a response as instruction data has them."""
-    if "messages" in columns or any(isinstance(values.get(key), list) for key in TURN_LISTS):
+    """Whether a row is a conversation: a list of turns, or a query and a response as instruction data has them.
+
+    Args:
+        values: The row.
+        columns: Columns that the user names. Those of a question or an answer are used in place of the usual ones.
+    """
+    if "messages" in columns or has_turns(values):
         return True
+    if not columns.keys().isdisjoint(TEXT_COLUMNS):
+        return False
     return any(key in values for key in _ASKED) and any(key in values for key in _ANSWERED)
+
+
+def has_turns(values: Mapping[str, Any]) -> bool:
+    """Whether a row has a list of turns under one of its usual names."""
+    return any(isinstance(values.get(key), list) for key in TURN_LISTS)
 
 
 def has_foreign_turns(values: Mapping[str, Any]) -> bool:
@@ -54,7 +68,7 @@ def is_manifest_row(values: Mapping[str, Any]) -> bool:
 
 
 def read_conversation(
-    values: Mapping[str, Any], columns: Mapping[str, str], where: str
+    values: Mapping[str, Any], columns: Mapping[str, str], given: Mapping[str, str], where: str
 ) -> tuple[list[dict[str, str]], list[Any]]:
     """The messages of a row, and its recordings.
 
@@ -63,18 +77,23 @@ def read_conversation(
     Args:
         values: The row.
         columns: Columns of the turns (`messages`) and of the audio (`audio`), where they have other names.
+        given: Those of them that the user names.
         where: `file:line`, for errors.
 
     Raises:
-        ManifestError: A turn is not understood; names it.
+        ManifestError: A turn is not understood, or the user names columns that a conversation does not have.
     """
+    if unused := [name for name in TEXT_COLUMNS if name in given]:
+        raise ManifestError(
+            f"{where}: is a conversation, whose turns hold its text; remove {', '.join(unused)} from columns"
+        )
     key = columns.get("messages") or next(
         (name for name in TURN_LISTS if isinstance(values.get(name), list)), None
     )
     turns = values[key] if key else _instruction_turns(values, where)
     if not isinstance(turns, list) or not turns:
         raise ManifestError(f"{where}: {key!r} is {shown(turns, 80)}; expected a list of turns")
-    audio = _audio_of(values, columns, where)
+    audio = _audio_of(values, columns, given, where)
     inside: list[Any] = []
     messages = [
         _message(turn, f"{where}: {key or 'turn'}[{place}]", inside) for place, turn in enumerate(turns)
@@ -95,9 +114,11 @@ def read_conversation(
     return messages, audio or inside
 
 
-def _audio_of(values: Mapping[str, Any], columns: Mapping[str, str], where: str) -> list[Any]:
+def _audio_of(
+    values: Mapping[str, Any], columns: Mapping[str, str], given: Mapping[str, str], where: str
+) -> list[Any]:
     named = [key for key in _AUDIO_KEYS if values.get(key)]
-    if columns.get("audio") not in (None, *_AUDIO_KEYS):
+    if "audio" in given or columns.get("audio") not in (None, *_AUDIO_KEYS):
         named = [columns["audio"]]
     if len(named) > 1:
         raise ManifestError(

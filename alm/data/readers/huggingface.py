@@ -21,7 +21,7 @@ from alm.data.huggingface import (
     opened,
     typed_errors,
 )  # fmt: skip
-from alm.data.readers.base import DataSource, Reader, Row
+from alm.data.readers.base import DataSource, Reader, Row, folder_of
 from alm.data.readers.normalise import to_row
 
 
@@ -56,7 +56,7 @@ class HuggingFaceReader(Reader):
         audio, labels = audio_and_labels(data.features)
         text = data.remove_columns([name for name in audio if name in data.column_names])
         names = {name: _audio_names(data, name) for name in audio}
-        folder = to_path(source.audio) if source.audio else Path()
+        folder = _folder(source)
         for number in range(len(data)):
             values = dict(text[number]) if text.column_names else {}
             where = f"{source.path}: row {number}"
@@ -157,7 +157,11 @@ def _streamed(source: DataSource) -> Iterator[Row]:
             data = data.cast_column(column, datasets.Audio(decode=False))
         for number, values in enumerate(data.take(source.limit)):
             where = f"{source.path}: row {number}"
-            yield to_row(_with_labels(dict(values), labels, where), where, Path(source.audio or ""), source)
+            yield to_row(_with_labels(dict(values), labels, where), where, _folder(source), source)
+
+
+def _folder(source: DataSource) -> Path:
+    return folder_of(source, to_path(source.path)) if source.audio else Path()
 
 
 def _data_files(path: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 from alm.common.errors import ManifestError, shown
 from alm.common.files import open_regular, read_text, reason
 from alm.common.storage.remote import to_path
-from alm.data.readers.base import DataSource, Reader, Row
+from alm.data.readers.base import DataSource, Reader, Row, folder_of
 
 PROMPT = "Transcribe the speech."
 
@@ -36,7 +36,7 @@ class KaldiReader(Reader):
     def rows(self, source: DataSource) -> Iterator[Row]:
         """See the base class."""
         folder = to_path(source.path)
-        base = to_path(source.audio) if source.audio else Path()
+        base = folder_of(source, folder) if source.audio else Path()
         audio = _recordings(folder)
         texts = _table(folder / "text") if (folder / "text").exists() else None
         speakers = _table(folder / "utt2spk") if (folder / "utt2spk").exists() else {}

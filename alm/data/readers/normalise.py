@@ -60,8 +60,9 @@ def to_row(
     for key in ("id", "kind", "clip"):
         if cells.get(key) not in (None, ""):
             record[key] = text_of(cells[key], key, where)
-    if is_conversation(values, columns):
-        messages, audio = read_conversation(values, columns, where)
+    turns = {"messages": columns["messages"]} if "messages" in columns else {}
+    if is_conversation(values, {**source.columns, **turns}):
+        messages, audio = read_conversation(values, columns, source.columns, where)
         record = {key: value for key, value in record.items() if key not in TURN_KEYS} | {
             "messages": messages
         }

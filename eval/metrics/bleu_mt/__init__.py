@@ -5,7 +5,7 @@ import numpy as np
 from eval.metrics.record import ANSWERS, MetricRecord
 
 
-def _of_sums(name: str, sums: np.ndarray) -> np.ndarray:
+def _of_sums(_name: str, sums: np.ndarray) -> np.ndarray:
     from eval.metrics.bleu_mt.bleu_mt import bleu_of  # imports `evaluate`, which takes seconds
 
     return bleu_of(sums)

@@ -5,7 +5,7 @@ import numpy as np
 from eval.metrics.record import ANSWERS, MetricRecord
 
 
-def _of_sums(name: str, sums: np.ndarray) -> np.ndarray:
+def _of_sums(_name: str, sums: np.ndarray) -> np.ndarray:
     from eval.metrics.chrf.chrf import chrf_of  # imports `evaluate`, which takes seconds
 
     return chrf_of(sums)

@@ -8,4 +8,4 @@ class Fense(FluencyPenalised):
 
     citation = "Zhou et al. 2022, Can audio captions be evaluated with image caption metrics?"
     name_ = "fense"
-    penalised = "sbert_sim"
+    made_of = ("sbert_sim",)

@@ -8,4 +8,4 @@ class SpiderFl(FluencyPenalised):
 
     citation = "DCASE 2023 challenge, task 6a; Zhou et al. 2022."
     name_ = "spider_fl"
-    penalised = "spider"
+    made_of = ("spider",)
