@@ -12,13 +12,14 @@ TOKEN = "hf_local"
 
 
 class Hub:
-    """What was uploaded: files by repository and branch; `private` and `messages` by repository.
+    """What was uploaded: files by repository and branch; `private`, `messages` and `commits` by repository.
 
-    `failures` holds the status, and the hub's code for it, with which downloads of a file name are answered.
+    A private repository is found with the token alone. `failures` holds the status, and the hub's code for it, with
+    which downloads of a file name are answered.
     """
 
     def __init__(self):
-        self.files, self.private, self.messages, self.failures = {}, {}, {}, {}
+        self.files, self.private, self.messages, self.commits, self.failures = {}, {}, {}, {}, {}
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
@@ -43,6 +44,14 @@ def _commit(files):
     return hashlib.sha1(
         json.dumps({k: hashlib.sha1(v).hexdigest() for k, v in files.items()}).encode()
     ).hexdigest()
+
+
+def _pull_request(repo):
+    return {
+        "title": "-", "num": 1, "createdAt": "2026-01-01T00:00:00.000Z", "status": "draft", "events": [],
+        "repo": {"name": repo, "type": "model"}, "isPullRequest": True, "filesWithConflicts": [],
+        "changes": {"base": "refs/heads/main"},
+    }  # fmt: skip
 
 
 def _handler(hub):
@@ -78,8 +87,12 @@ def _handler(hub):
                     "private" in (values.get("visibility"), *values),
                 )
                 return self.answer(200, {"url": f"{hub.url}/{repo}", "name": repo})
-            _, _, _, owner, name, action, revision = path.split("/", 6)
+            _, _, _, owner, name, action, *more = path.split("/", 6)
             repo = f"{owner}/{name}"
+            if action == "discussions":  # a pull request
+                hub.files[repo]["refs/pr/1"] = dict(hub.files[repo]["main"])
+                return self.answer(200, {"num": 1})
+            revision = unquote(*more)
             if action == "branch":
                 if revision in hub.files[repo]:
                     return self.answer(409, {"error": "Reference already exists"})
@@ -94,6 +107,7 @@ def _handler(hub):
                 value = line["value"]
                 if line["key"] == "header":
                     hub.messages.setdefault(repo, []).append(value["summary"])
+                    hub.commits.setdefault(repo, []).append((revision, value["description"]))
                 else:
                     hub.files[repo][revision][value["path"]] = base64.b64decode(value["content"])
             oid = _commit(hub.files[repo][revision])
@@ -103,6 +117,8 @@ def _handler(hub):
             parts = unquote(urlsplit(self.path).path).strip("/").split("/")
             if parts[0] == "api":
                 repo, revision = "/".join(parts[2:4]), (parts[5] if len(parts) > 5 else "main")
+                if parts[4:] == ["discussions", "1"]:
+                    return self.answer(200, _pull_request(repo))
                 files = self.found(repo, revision)
                 if files is not None:
                     siblings = [{"rfilename": name} for name in sorted(files)]
@@ -132,7 +148,8 @@ def _handler(hub):
         def found(self, repo, revision):
             """The files of a branch or commit; answers with an error where there are none."""
             branches = hub.files.get(repo)
-            if branches is None:
+            hidden = hub.private.get(repo) and self.headers.get("Authorization") != f"Bearer {TOKEN}"
+            if branches is None or hidden:
                 return self.answer(404, b"", X_Error_Code="RepoNotFound")
             by_commit = {_commit(files): files for files in branches.values()}
             files = branches.get(revision, by_commit.get(revision))

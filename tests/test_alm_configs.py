@@ -181,6 +181,8 @@ def test_what_init_writes_is_a_valid_config(kind, whole, tmp_path, capsys):
     assert all(line and not line.startswith("# .") for line in lines) and lines[0].startswith("# alm ")
     assert main(["init", kind]) == 2  # nothing is overwritten
     assert "exists already" in capsys.readouterr().err and path.read_text() == text
+    path.write_text("older\n")
+    assert main(["init", kind, "--force", *(["--all"] if whole else [])]) == 0 and path.read_text() == text
     if whole and kind in STAGES.names():
         written = kind_of(path).resolve(path, ())
         own = {

@@ -662,6 +662,43 @@ class Slow(LocalEngine):
             del self.model.forward
 
 
+def test_every_flag_of_the_command_reaches_the_server(model_dir, tmp_path, monkeypatch):
+    """What the settings do is tested above; here, that the flags are these settings."""
+    from alm import cli
+    from alm.commands import serve
+
+    given = []
+    monkeypatch.setattr(
+        "alm.serving.server.serve", lambda *args, **settings: given.append((args, settings)) or 0
+    )
+    (tmp_path / "key").write_text("k" * 20)
+    flags = {
+        "--host": "0.0.0.0", "--port": "7", "--name": "bird", "--api-key-file": str(tmp_path / "key"),
+        "--max-body-mib": "3", "--max-audio-s": "4", "--max-clips": "5", "--max-requests": "6", "--request-s": "7.5",
+        "--drain-s": "8.5", "--batch-size": "9", "--max-new-tokens": "10",
+    }  # fmt: skip
+    assert (
+        cli.main(
+            ["serve", str(model_dir), "--allow-urls", *(word for pair in flags.items() for word in pair)]
+        )
+        == 0
+    )
+    ((make_engine, name, address, key, limits, _), settings) = given.pop()
+    assert (name, address, key) == ("bird", Address("0.0.0.0", 7), "k" * 20)
+    assert limits == Limits(body_bytes=3 << 20, audio_s=4.0, clips=5, allow_urls=True)
+    assert settings == {"max_requests": 6, "request_s": 7.5, "drain_s": 8.5}
+    engine = make_engine()
+    assert (engine.batch_size, engine.max_new_tokens) == (9, 10)
+    # The engine of vLLM starts a process that needs vllm; only what it gets is looked at.
+    monkeypatch.setattr(serve, "check_vllm", lambda: None)
+    monkeypatch.setattr("alm.serving.proxy.VllmEngine", lambda *args: args)
+    words = ["--engine", "vllm", "--engine-options=--seed 1", "--trust-remote-code", "--batch-size", "9"]
+    assert cli.main(["serve", str(model_dir), *words]) == 0
+    args, _ = given.pop()
+    folder, _, name, *rest = args[0]()
+    assert (folder, name, rest) == (model_dir, "tiny", [9, 256, "--seed 1", True])
+
+
 @pytest.fixture
 def slow(parts):
     made = Slow(*parts, max_new_tokens=200)

@@ -227,6 +227,11 @@ def test_shard_verify_and_stats_from_the_command_line(source, tmp_path, capsys):
     out = tmp_path / "shards"
     assert main(["data", "shard", str(source), "--out", str(out), "--shard-mb", "0.2"]) == 0
     assert f"{N_CLIPS + 5} records" in capsys.readouterr().out
+    mixed = tmp_path / "mixed"
+    assert main(["data", "shard", str(source), "--out", str(mixed), "--shuffle", "3"]) == 0
+    write_shards(read_manifest(source), tmp_path / "same", shuffle_seed=3)
+    assert [r.id for r in ShardedRecords(mixed)] == [r.id for r in ShardedRecords(tmp_path / "same")]
+    assert f"{N_CLIPS + 5} records" in capsys.readouterr().out
     for path in (source, out):
         assert main(["data", "verify", str(path)]) == 0
         assert "no problems" in capsys.readouterr().out

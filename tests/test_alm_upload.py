@@ -158,6 +158,25 @@ def test_a_new_branch_keeps_the_card_of_main(hub, folders):
     assert branch["README.md"] == b"# By hand\n" and "model.safetensors" in branch
 
 
+@pytest.mark.parametrize("what", ["model", "processor"])
+def test_every_argument_of_a_push_reaches_the_hub(hub, folders, what, tmp_path, monkeypatch):
+    pushed = dict(zip(("model", "processor"), alm.load(folders / "whole", device="cpu"), strict=True))[what]
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    address = pushed.push_to_hub(
+        "org/m", commit_message="first", commit_description="Further lines.", private=True, token=TOKEN,
+        create_pr=True,
+    )  # fmt: skip
+    assert address == f"{hub.url}/org/m/discussions/1" and hub.private == {"org/m": True}
+    assert hub.messages == {"org/m": ["first"]}
+    assert hub.commits == {"org/m": [("refs/pr/1", "Further lines.")]} and hub.branch("org/m") == {}
+    # The card of a private repository is read with the token too; one of a branch is not that of main.
+    hub.files["org/m"] = {"main": {"README.md": b"# Of main\n"}, "v2": {"README.md": b"# By hand\n"}}
+    pushed.push_to_hub("org/m", token=TOKEN, revision="v2")
+    assert hub.branch("org/m", "v2")["README.md"] == b"# By hand\n"
+    assert hub.commits["org/m"][1:] == [("v2", "")]
+
+
 @pytest.mark.parametrize(
     "case, words",
     [

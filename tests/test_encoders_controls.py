@@ -74,6 +74,11 @@ def test_an_unknown_clip_or_table_is_an_error(scenes):
         load_encoder("labels", table="none.json")(*pad_batch([clip]))
     with pytest.raises(ConfigError, match="made at 16000 Hz; expected 8000"):
         load_encoder("labels", table=str(scenes / "t.json"), sample_rate=8000)(*pad_batch([clip]))
+    command = ["encoders", "labels", str(scenes / "scenes.jsonl"), "--out", str(scenes / "8.json")]
+    assert main([*command, "--sample-rate", "8000"]) == 0
+    clip = load_audio(scenes / "audio/s0.wav", 8000)
+    out = load_encoder("labels", table=str(scenes / "8.json"), sample_rate=8000)(*pad_batch([clip]))
+    assert out.tokens.norm() > 0
 
 
 def test_recordings_have_one_label_throughout(scenes, capsys):

@@ -218,7 +218,7 @@ def test_costs_are_found_on_small_inputs_from_scratch():
     sketch = shared_inputs(settings, sketch=True)
     assert "compose.n_train=48" in sketch.needs[0].words and "text_llm.steps=1" in sketch.needs[0].words
     arm = next(arm for arm in make_arms(settings, sketch.table) if arm.name == "audiomosaic")
-    made = plan_steps(settings, arm, sketch)
+    made = plan_steps(arm, sketch)
     assert list(made) == ["pretrain", "align", "instruct"]
     assert made["instruct"].config["encoder"] == "audiomosaic" and "model" not in made["instruct"].config
 
@@ -227,7 +227,7 @@ def test_costs_are_found_on_small_inputs_from_scratch():
 def test_a_budget_becomes_steps(unit, steps, tmp_path):
     settings = settings_of(budget={"unit": unit, "amount": {"align": 500}}, scoring={"control_seeds": 3})
     arm = make_arms(settings)[0]
-    plan = ArmPlan(arm, plan_steps(settings, arm, shared_inputs(settings)))
+    plan = ArmPlan(arm, plan_steps(arm, shared_inputs(settings)))
     if unit != "steps":
         with pytest.raises(UserError, match="plan: was not run"):
             budgeted(settings, tmp_path, plan)

@@ -71,6 +71,17 @@ def test_bad_recordings_are_replaced_by_the_next(stage, cached, data, parts, tmp
         assert np.array_equal(weights_of(again)[key].numpy(), value.numpy()), key
 
 
+def test_a_bad_recording_has_no_length_to_group_by(data, parts, tmp_path):
+    (data / "audio" / "2.wav").write_bytes(b"no audio")
+    grouped = {"group_by_length": True, "max_bad_share": 0.3}
+    optim = {"steps": 10, "batch_size": 3, "accumulation": 1}
+    with pytest.raises(AudioError, match=r"2\.wav"):
+        run_stage(of_stage("align", data, tmp_path / "stop", parts, optim=optim, data=grouped))
+    values = {**grouped, "on_bad": "quarantine"}
+    run_stage(of_stage("align", data, tmp_path / "run", parts, optim=optim, data=values))
+    assert list(put_aside(tmp_path / "run")) == ["r2"]
+
+
 def add_records(data: Path) -> None:
     """One clip too short for one token, and one answer longer than `data.max_length`."""
     save_wav(data / "audio" / "short.wav", np.full(100, 0.1, np.float32), 16000)
