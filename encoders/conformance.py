@@ -356,7 +356,7 @@ def check_fixed_statistics(encoder: AudioEncoder) -> None:
         buffers = {key: value.clone() for key, value in trained.named_buffers()}
         by_batch: list[str] = []
 
-        def note(module: nn.Module, given: object, out: object, *, name: str, found: list[str]) -> None:
+        def note(module: nn.Module, _given: object, _out: object, *, name: str, found: list[str]) -> None:
             if module.training:
                 found.append(name)
 

@@ -96,7 +96,7 @@ def _add_labels(actions: Any) -> None:
     parser.set_defaults(run=_labels)
 
 
-def _list(arguments: argparse.Namespace) -> int:
+def _list(_arguments: argparse.Namespace) -> int:
     from alm.common.errors import UserError
     from alm.common.text import text_table
     from encoders.conformance import describe_error

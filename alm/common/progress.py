@@ -47,7 +47,7 @@ def counter(advance: Callable[..., None]) -> Callable[[int, int], None]:
     """Turn `advance` into a callback that takes (done, total)."""
     seen = 0
 
-    def show(done: int, total: int) -> None:
+    def show(done: int, _total: int) -> None:
         nonlocal seen
         advance(done - seen)
         seen = done

@@ -106,7 +106,7 @@ def upload_folder(
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         info: Any = api.upload_folder(
             repo_id=repo_id, folder_path=folder, commit_message=commit_message or f"Upload {what}", revision=revision,
-            commit_description=commit_description, create_pr=create_pr, ignore_patterns=_NOT_UPLOADED,
+            commit_description=commit_description, create_pr=create_pr, ignore_patterns=[*_NOT_UPLOADED],
         )  # fmt: skip
     return str(info.pr_url or info.commit_url)
 

@@ -336,7 +336,7 @@ class _Stream(StreamingResponse):
             await self.events.aclose()
 
 
-def _refuse(request: Request, error: Exception) -> Response:
+def _refuse(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     if error.status == 401:
@@ -354,7 +354,7 @@ def _http_error(request: Request, error: Exception) -> Response:
     )
 
 
-def _fault(request: Request, error: Exception) -> Response:
+def _fault(_request: Request, _error: Exception) -> Response:
     return JSONResponse(_failed().body(), 500)  # Starlette raises it again, for the log
 
 

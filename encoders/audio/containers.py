@@ -323,7 +323,7 @@ def _flv(stream: BinaryIO, size: int, file: str) -> None:
         at += 15 + body
 
 
-def _ts(stream: BinaryIO, size: int, file: str) -> None:
+def _ts(_stream: BinaryIO, size: int, file: str) -> None:
     if size % _TS_PACKET:
         raise _cut(file, (size // _TS_PACKET + 1) * _TS_PACKET, size)
 

@@ -56,7 +56,7 @@ def search(folder: str | os.PathLike[str]) -> Folder:
     """
     found = Folder()
 
-    def unreadable(error: OSError) -> None:
+    def unreadable(_error: OSError) -> None:
         found.skipped["folder(s) that cannot be opened"] += 1
 
     for place, folders, names in os.walk(folder, onerror=unreadable):

@@ -209,7 +209,7 @@ def is_public(address: str) -> bool:
 
 
 def _connect_publicly(
-    address: tuple[str, int], timeout: Any = None, source_address: Any = None
+    address: tuple[str, int], timeout: Any = None, _source_address: Any = None
 ) -> socket.socket:
     """Connect to a host, as `socket.create_connection` does, if all that its name resolves to is public."""
     host, port = address

@@ -208,7 +208,7 @@ def stage_values(
     return merged(values, {"data": data})
 
 
-def plan_steps(settings: AblationSettings, arm: Arm, inputs: Inputs) -> dict[str, Step]:
+def plan_steps(arm: Arm, inputs: Inputs) -> dict[str, Step]:
     """Per stage of an arm the step that measures its cost, on a sketch of the inputs."""
     made = {}
     source, options = arm.encoder

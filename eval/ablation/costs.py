@@ -58,9 +58,7 @@ def plan_arms(settings: AblationSettings, work: Path, inputs: Inputs) -> list[Ar
     """All arms, with their cost measured on small inputs and the budget converted to optimiser steps."""
     sketch = shared_inputs(settings, sketch=True)
     arms, small = make_arms(settings, inputs.table), make_arms(settings, sketch.table)
-    plans = [
-        ArmPlan(arm, plan_steps(settings, little, sketch)) for arm, little in zip(arms, small, strict=True)
-    ]
+    plans = [ArmPlan(arm, plan_steps(little, sketch)) for arm, little in zip(arms, small, strict=True)]
     run_steps(work, [step for plan in plans for step in plan.costs.values()], n_jobs(settings))
     for plan in plans:
         try:

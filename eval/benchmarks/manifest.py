@@ -6,7 +6,7 @@ from alm.data.sources import open_source
 from eval.benchmarks._base import Benchmark
 
 
-def _read(source: DataSource, split: str) -> list[Record]:
+def _read(source: DataSource, _split: str) -> list[Record]:
     return list(open_source(source))
 
 

@@ -108,7 +108,7 @@ def _fit_softmax(
 
 
 def _fit_sigmoids(
-    features: np.ndarray, targets: np.ndarray, groups: Sequence[str], seed: int
+    features: np.ndarray, targets: np.ndarray, groups: Sequence[str], _seed: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """One regression per class, all solved at once: weights (C, K), biases (C,), strength.
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from train.pretrain.masks.base import Noise, visible_bands
 
 
-def freq(noise: Noise, grid: tuple[int, int], ratio: float, branch: str) -> Tensor:
+def freq(noise: Noise, grid: tuple[int, int], ratio: float, branch: str) -> Tensor:  # noqa: ARG001
     """Choose the visible tokens; see `MaskLayout`."""
     return visible_bands(noise, grid, ratio)
 
