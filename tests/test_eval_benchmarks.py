@@ -161,6 +161,8 @@ def test_ranking_from_the_command_line(model_dir, clips, tmp_path, capsys):
         assert line["prediction"] == line["choices"][int(np.argmax(line["ranking"]))]
     assert main([*command, *options, "rank_by=likelihood"]) == 2
     assert "rank_by is 'likelihood'" in capsys.readouterr().err
+    assert main([*command, "rank_by=sum"]) == 2
+    assert "rank_by is 'sum', and nothing is ranked; set answer_by=rank" in capsys.readouterr().err
     assert main(["eval", "list"]) == 0
     assert all(name in capsys.readouterr().out for name in ("mmau",))
     assert main(["eval", "manifest"]) == 2
