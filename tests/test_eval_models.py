@@ -1,6 +1,7 @@
 """Models of any kind under the same evaluation: directories of transformers, and Python files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,6 +112,16 @@ def test_ranking_equals_the_likelihood_of_one_choice_at_a_time(foreign, clips):
             expected.append(total)
         assert found[index].ranking == pytest.approx(expected, abs=1e-3)
         assert found[index].text == prompt.choices[int(np.argmax(expected))]
+
+
+def test_a_family_adds_arguments_of_generate(foreign, clips):
+    model = open_model(str(foreign), Opening(device="cpu", max_new_tokens=4))
+    tokenizer = model._processor.tokenizer
+    (kept,) = tokenizer.encode("x", add_special_tokens=False)
+    others = [token for token in range(len(tokenizer)) if token != kept]
+    model._family = replace(model._family, generate={"suppress_tokens": others})
+    ((_, answer),) = model.generate(prompts_of(clips)[:1], 1)
+    assert answer.text == "xxxx"
 
 
 FUNCTION = """
