@@ -90,7 +90,9 @@ class EvalSettings:
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
         if self.rank_by != EvalSettings.rank_by and self.answer_by != "rank":
-            raise ConfigError(f"rank_by is {self.rank_by!r}, and nothing is ranked; set answer_by=rank, or remove it")
+            raise ConfigError(
+                f"rank_by is {self.rank_by!r}, and nothing is ranked; set answer_by=rank, or remove it"
+            )
         for control in self.controls:
             if control not in CONTROLS:
                 raise ConfigError(f"controls holds {control!r}; expected some of {', '.join(CONTROLS)}")
