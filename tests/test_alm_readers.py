@@ -495,6 +495,8 @@ def test_hugging_face_data_sets(data, form):
     source = DataSource(str(target), prompt="Which class?")
     if form == "saved":
         made.save_to_disk(str(target))
+        with pytest.raises(ConfigError, match="no split 'dev'; the data set has one split"):
+            open_source(DataSource(str(target), prompt="?", split="dev"))
     elif form == "saved splits":
         datasets.DatasetDict({"train": made, "test": made.select([0])}).save_to_disk(str(target))
         with pytest.raises(ConfigError, match="several splits; choose split: one of train, test"):
@@ -518,6 +520,30 @@ def test_hugging_face_data_sets(data, form):
     assert [heard(record.audio[0]) for record in found] == [0, 1]
     assert [heard(ref) for ref in pickle.loads(pickle.dumps([record.audio[0] for record in found]))] == [0, 1]
     assert found[0].meta == {"extra": "x"} and found[0].question == "Which class?"
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_column_of_several_recordings(data, inside):
+    import datasets
+
+    def cell(number: int) -> dict:
+        path = data / f"{number}.wav"
+        return {"bytes": path.read_bytes() if inside else None, "path": path.name if inside else str(path)}
+
+    rows = {
+        "audio": [[cell(0), cell(2)], [cell(1)]],
+        "question": ["Both?", "What?"],
+        "answer": ["no", "a tone"],
+    }
+    parts = datasets.List({"bytes": datasets.Value("binary"), "path": datasets.Value("string")})
+    texts = {name: datasets.Value("string") for name in ("question", "answer")}
+    made = datasets.Dataset.from_dict(rows, features=datasets.Features({"audio": parts, **texts}))
+    made.cast_column("audio", datasets.List(datasets.Audio(decode=False))).save_to_disk(
+        str(data.parent / "set")
+    )
+    found = open_source(str(data.parent / "set"))
+    assert [[heard(ref) for ref in record.audio] for record in found] == [[0, 2], [1]]
+    assert [record.answer for record in found] == ["no", "a tone"]
 
 
 def test_streaming_reads_so_many_rows_and_keeps_their_audio(data):

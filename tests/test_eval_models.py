@@ -178,6 +178,35 @@ def test_a_function_in_a_python_file(manifest, tmp_path):
     assert not (tmp_path / "ranked" / "predictions.jsonl").exists()
 
 
+def test_the_seed_chooses_the_other_clips(manifest, tmp_path):
+    (tmp_path / "mine.py").write_text(FUNCTION)
+    heard = {}
+    for seed in range(3):
+        options = [f"data={manifest}", "batch_size=3", "controls=[none, other_clip]", f"seed={seed}"]
+        run_benchmark("manifest", tmp_path / "mine.py", tmp_path / str(seed), options)
+        for line in read_predictions(tmp_path / str(seed) / "predictions.jsonl"):
+            heard.setdefault((line["control"], seed), {})[line["id"]] = line["prediction"]
+    assert heard["none", 0] == heard["none", 1] == heard["none", 2]
+    others = [heard["other_clip", seed] for seed in range(3)]
+    assert others[0] != others[1] or others[0] != others[2]
+
+
+def test_missing_recordings_are_dropped_only_where_asked(manifest, tmp_path):
+    (tmp_path / "mine.py").write_text(FUNCTION)
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()[:3]]
+    rows = [{**row, "audio": str(manifest.parent / row["audio"])} for row in rows]
+    write_manifest(
+        tmp_path / "t.jsonl", [*rows, {**rows[0], "id": "gone", "audio": str(tmp_path / "gone.wav")}]
+    )
+    options = [f"data={tmp_path / 't.jsonl'}", "batch_size=3", "controls=[none]"]
+    with pytest.raises(EvaluationError, match=r"gone\.wav"):
+        run_benchmark("manifest", tmp_path / "mine.py", tmp_path / "a", options)
+    kept = run_benchmark(
+        "manifest", tmp_path / "mine.py", tmp_path / "a", [*options, "missing_audio=leave_out"]
+    )
+    assert kept["n_records"] == 3
+
+
 def test_an_answerer_in_a_python_file_also_ranks(manifest, tmp_path, monkeypatch):
     (tmp_path / "bird.py").write_text(ANSWERER)
     monkeypatch.chdir(tmp_path)
