@@ -52,13 +52,16 @@ _REGISTERS = {
 
 
 class _Registering:
-    """Import finder: as soon as an Auto class of transformers is imported, ours are registered with it."""
+    """Import finder: as soon as an Auto class of transformers is imported, ours are registered with it.
+
+    It also imports peft without bitsandbytes; see `alm.loading.peft_import`.
+    """
 
     @staticmethod
     def find_spec(
         name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name not in _REGISTERS:
+        if name not in _REGISTERS and name != "peft":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
@@ -69,7 +72,13 @@ class _Registering:
                 execute(module)
                 importlib.import_module(_REGISTERS[name])
 
-            loader.exec_module = execute_and_register
+            def execute_alone(module: "ModuleType") -> None:
+                from alm.loading.peft_import import bitsandbytes_on_use
+
+                with bitsandbytes_on_use():
+                    execute(module)
+
+            loader.exec_module = execute_alone if name == "peft" else execute_and_register
         return spec
 
 

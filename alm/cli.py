@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -62,8 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     plugins, words = _split_general(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # It warns of an optional kernel whenever it is imported, also where nothing is quantised.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with _in_environment(plugins):
         parser = build_parser()
         try:

@@ -11,6 +11,7 @@ from torch import nn
 
 from alm.common.errors import ConfigError, UserError
 from alm.common.settings import check_choice
+from alm.loading.peft_import import adapters_without_bitsandbytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -130,7 +131,8 @@ def inject_lora(component: nn.Module, values: dict[str, Any]) -> None:
     """Put LoRA adapters into a component in place, its class and its other key names unchanged."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    inject_adapter_in_model(LoraConfig(task_type=None, **values), component, adapter_name="default")
+    with adapters_without_bitsandbytes():
+        inject_adapter_in_model(LoraConfig(task_type=None, **values), component, adapter_name="default")
 
 
 def adapter_keys(component: nn.Module) -> set[str]:

@@ -60,6 +60,8 @@ _TEXT = {"add_special_tokens", "max_length", "pad_to_multiple_of", "padding", "p
            "return_mm_token_type_ids", "return_tensors", "truncation", "verbose"}  # fmt: skip
 """Arguments of `TextKwargs` that have an effect here."""
 _AUDIO = set(AudioKwargs.__annotations__) - {"raw_speech", "load_audio_backend"}
+_NOT_PADDING = {"sampling_rate", "return_tensors", "device"}
+"""Arguments of the feature extractor that `pad_clips` does not take."""
 _NESTED = {"text_kwargs", "audio_kwargs", "common_kwargs"}
 _OTHER_MODALITIES = {"images", "videos", "images_kwargs", "videos_kwargs"}
 _CALL = {
@@ -574,10 +576,13 @@ class AudioLanguageProcessor(ProcessorMixin):
         flat = [clip for clips in audios for clip in clips]
         read = iter(self.feature_extractor.read(flat))
 
+        padding = {key: value for key, value in audio_kwargs.items() if key not in _NOT_PADDING}
+        device = audio_kwargs.get("device")
+
         def collate(clips: Sequence[Any]) -> tuple[list[int], dict[str, torch.Tensor]]:
-            inputs = self.feature_extractor(list(clips), **audio_kwargs)
-            mask = inputs.get("padding_mask", torch.ones_like(inputs["input_values"]))
-            return [int(n) for n in mask.sum(dim=1)], dict(inputs)
+            check_return_tensors(audio_kwargs.get("return_tensors"))
+            lengths, inputs = self.feature_extractor.pad_clips(clips, **padding)
+            return lengths, inputs if device is None else dict(AudioLanguageInputs(inputs).to(device=device))
 
         return [[next(read) for _ in clips] for clips in audios], collate
 

@@ -1,6 +1,7 @@
 """The model as `transformers` knows its own: generation, embeddings, attention, loading anywhere."""
 
 import ast
+import copy
 import inspect
 import itertools
 import json
@@ -212,6 +213,30 @@ def test_a_conversation_goes_on_from_its_cache(model, clips):
     _, audio = collate_waveforms([clips[0], clips[2]])
     whole = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **audio}
     assert answers(model, whole, past_key_values=cache) == answers(model, whole)
+
+
+def test_clips_are_encoded_once_and_the_cache_has_both_names(model, rows):
+    """`past_key_values` is called `cache` in newer releases of transformers."""
+    batch, calls = prompts(model, rows), []
+    hook = model.encoder.register_forward_hook(lambda *_: calls.append(1))
+    answers(model, batch)
+    hook.remove()
+    assert len(calls) == 1
+    one = prompts_of(model, rows, 2)
+    following = torch.tensor([[5]])
+    with torch.no_grad():
+        read = model(**one, use_cache=True)[model.cache_name]
+        by_name = [
+            model(input_ids=following, **{name: copy.deepcopy(read)}).logits[0, -1]
+            for name in ("past_key_values", "cache")
+        ]
+        one |= {
+            "input_ids": torch.cat([one["input_ids"], following], dim=1),
+            "attention_mask": torch.ones(1, one["input_ids"].shape[1] + 1, dtype=torch.long),
+        }
+        whole = model(**one).logits[0, -1]
+    assert torch.equal(*by_name)
+    torch.testing.assert_close(by_name[0], whole, atol=1e-4, rtol=1e-4)
 
 
 def test_answers_are_streamed(llm_dir, clips):
@@ -786,6 +811,7 @@ def test_every_package_can_be_imported_after_an_auto_class():
     """
     found = run(code)
     assert found.stdout == "done\n", found.stderr
+    assert "kernels" not in found.stderr  # bitsandbytes, which is not used, warns of them on import
 
 
 def test_importing_alm_is_cheap_and_makes_the_auto_classes_know_the_model(saved):

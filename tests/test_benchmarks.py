@@ -29,12 +29,14 @@ def test_all_benches_in_quick_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_processors_call_is_compared_with_a_siblings() -> None:
-    call, call_and_front_end, siblings_call = processor_call.sides()
-    ours, same, theirs = call(), call_and_front_end(), siblings_call()
+    sides = processor_call.sides()
+    (ours, theirs), (same, _) = ([call() for call in sides[what]] for what in ("call", "call and front end"))
+    without, sibling_without = (call() for call in sides["call without audio"])
+    assert torch.equal(without["input_ids"], sibling_without["input_ids"])
     assert torch.equal(ours["input_values"], same["input_values"])
     assert len(ours["input_ids"]) == len(theirs["input_ids"]) == len(theirs["input_features"]) == 8
     rows = processor_call.run(quick=True)
-    assert [row.what.split(",")[0] for row in rows] == ["call", "call and front end"]
+    assert [row.what.split(",")[0] for row in rows] == list(sides)
     assert all("x [" in row.ratio for row in rows)
 
 

@@ -134,21 +134,36 @@ class AudioLanguageFeatureExtractor(SequenceFeatureExtractor):
         """
         check_return_tensors(return_tensors)
         self.check_sampling_rate(sampling_rate, raw_speech)
-        clips = self.read(raw_speech)
+        _, inputs = self.pad_clips(
+            self.read(raw_speech), truncation, pad_to_multiple_of, return_attention_mask, padding, max_length
+        )
+        batch = AudioLanguageInputs(inputs)
+        return batch if device is None else batch.to(device=device)
+
+    def pad_clips(
+        self,
+        clips: Sequence[np.ndarray],
+        truncation: bool = False,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+        padding: bool | str = True,
+        max_length: int | None = None,
+    ) -> tuple[list[int], dict[str, torch.Tensor]]:
+        """Lengths in samples, and the tensors of a call, of clips that `read` has returned; the arguments are its."""
         if truncation and max_length is not None:
             clips = [clip[:max_length] for clip in clips]
         lengths, batch = collate_waveforms(clips)
-        extra = padded_width(lengths, padding, max_length, pad_to_multiple_of, "audio") - max(
-            lengths, default=0
-        )
-        batch = {key: torch.nn.functional.pad(value, (0, extra)) for key, value in batch.items()}
+        longest = max(lengths, default=0)
+        extra = padded_width(lengths, padding, max_length, pad_to_multiple_of, "audio") - longest
+        if extra:
+            batch = {key: torch.nn.functional.pad(value, (0, extra)) for key, value in batch.items()}
         if return_attention_mask is False:
-            if not batch.pop("padding_mask").all():
+            if extra or min(lengths, default=0) < longest:
                 raise UserError(
                     "return_attention_mask=False: the clips are padded, so the model needs their mask"
                 )
-        inputs = AudioLanguageInputs(batch)
-        return inputs if device is None else inputs.to(device=device)
+            del batch["padding_mask"]
+        return lengths, batch
 
     def check_sampling_rate(self, sampling_rate: int | None, audio: Any = None) -> None:
         """Refuse a rate other than the encoder's; warn where waveforms come without one, as `transformers` does."""
