@@ -119,6 +119,8 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         self.generation_config = copy.deepcopy(self.llm.generation_config)
         taken = inspect.signature(self.llm.forward).parameters
         self._takes_positions, self._takes_kept = "position_ids" in taken, "logits_to_keep" in taken
+        self.cache_name = "cache" if "cache" in taken else "past_key_values"
+        """Name of the cache in the LLM's inputs and outputs; transformers 5.24 calls it `cache`."""
         for name in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # peft chooses its layers by these
             if getattr(self.llm, name, False):
                 setattr(self, name, True)
@@ -429,6 +431,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         branches: Tensor | None = None,
+        cache: Any = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits, and the mean cross-entropy over supervised positions.
@@ -449,6 +452,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             logits_to_keep: Number of last positions whose logits are computed, or their indices; 0 computes all.
             branches: (B, L, 2) long, for rows of several questions about one clip, with `position_ids` in place of a
                 mask; see `alm.processing.branches`.
+            cache: Another name of `past_key_values`, which transformers 5.24 and later use.
             **kwargs: Passed to the LLM; `num_items_in_batch` divides the summed loss (the Trainer's convention).
 
         Returns:
@@ -463,7 +467,13 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             )
         )
         inputs = self._llm_inputs(
-            audio, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, **kwargs
+            audio,
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values if cache is None else cache,
+            inputs_embeds,
+            **kwargs,
         )
         if branches is not None:
             inputs["attention_mask"] = branch_masks(
@@ -489,7 +499,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
@@ -499,12 +509,12 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             inputs["inputs_embeds"] = inputs_embeds
         elif input_ids is None:
             raise UserError("forward: got neither input_ids nor inputs_embeds")
-        elif all(part is None for part in audio.values()) and _holds_tokens(past_key_values):
+        elif all(part is None for part in audio.values()) and _holds_tokens(cache):
             inputs["input_ids"] = input_ids  # an answer goes on: what is there is text
         else:
             inputs["inputs_embeds"] = self.embed(input_ids, **audio)
-        if past_key_values is not None:
-            inputs["past_key_values"] = past_key_values
+        if cache is not None:
+            inputs[self.cache_name] = cache
         if self._takes_positions:
             if position_ids is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
                 length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]  # type: ignore[union-attr]
@@ -548,17 +558,19 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
     ) -> dict[str, Any]:
         """The inputs of one step, prepared by the LLM; audio goes in as long as nothing of the prompt is cached."""
         audio = {key: value for key in AUDIO_INPUTS if (value := kwargs.pop(key, None)) is not None}
+        given = kwargs.pop("cache", None)
+        cache = past_key_values if given is None else given
         step: dict[str, Any] = self.llm.prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
+            **{self.cache_name: cache},
             **kwargs,
         )
         ids = step.get("input_ids")
-        if not audio or ids is None or (not is_first_iteration and _holds_tokens(past_key_values)):
+        if not audio or ids is None or (not is_first_iteration and _holds_tokens(cache)):
             return step
         if ids.shape[1] < input_ids.shape[1]:  # the cache holds the first clips of a conversation already
             is_audio = input_ids == self.config.audio_token_id
@@ -976,8 +988,8 @@ class _WordsOnly(CandidateGenerator):
         self.lookup.update_candidate_strategy(*args, **kwargs)
 
 
-def _holds_tokens(past_key_values: Any) -> bool:
-    return past_key_values is not None and int(past_key_values.get_seq_length()) > 0
+def _holds_tokens(cache: Any) -> bool:
+    return cache is not None and int(cache.get_seq_length()) > 0
 
 
 def positions(attention_mask: Tensor) -> Tensor:

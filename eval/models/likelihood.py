@@ -131,7 +131,7 @@ def _log_likelihoods(
         at = order[start : start + _ROWS]
         owner = torch.tensor([rows[i][0] for i in at], device=mask.device)  # (R,)
         ids = [rows[i][1] for i in at]
-        sums[at] = _continue(model, read.past_key_values, first, mask, owner, ids).double().cpu()
+        sums[at] = _continue(model, read[model.cache_name], first, mask, owner, ids).double().cpu()
     found: list[list[float]] = [[] for _ in choices]
     for (prompt, _), total in zip(rows, sums.tolist(), strict=True):
         found[prompt].append(total)
@@ -158,8 +158,8 @@ def _continue(
         inputs_embeds=model.get_input_embeddings()(read),
         attention_mask=torch.cat([mask[owner], seen.to(mask.dtype)], dim=1),
         position_ids=start[:, None] + torch.arange(width - 1, device=mask.device),
-        past_key_values=_selected(cache, owner),
         use_cache=True,
+        **{model.cache_name: _selected(cache, owner)},
     )
     later = out.logits.float().log_softmax(-1).gather(-1, padded[:, 1:, None])[..., 0]  # (R, K - 1)
     result: torch.Tensor = total + (later * said[:, 1:]).sum(-1)
