@@ -24,7 +24,6 @@ from transformers import (
     GenerationMixin,
     LogitsProcessorList,
     PreTrainedModel,
-    UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.generation.candidate_generator import CandidateGenerator, PromptLookupCandidateGenerator
@@ -55,6 +54,7 @@ from alm.loading.parts import (
     take_stored_dtypes,
     untrained_encoder,
 )
+from alm.loading.weight_samples import WeightSamples
 from alm.policy import (
     Policy,
     adapter_keys,
@@ -66,6 +66,7 @@ from alm.policy import (
     trainable_table,
 )
 from alm.processing.branches import branch_masks
+from alm.processing.placeholders import PlaceholderAware, WordsOnly
 from encoders import AudioEncoder, AudioTokens
 from encoders.base import make_folder
 from encoders.checkpoint import load_strict, read_weights, write_weights
@@ -114,7 +115,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         for component, values in ((self.encoder, config.encoder_lora), (self.llm, config.llm_lora)):
             if values is not None:
                 inject_lora(component, values)
-        self._loaded_llm = None if config.llm is None else _WeightSamples(self.llm)
+        self._loaded_llm = None if config.llm is None else WeightSamples(self.llm)
         self.config.text_config = self.llm.config  # one object: changes of the LLM are seen in both
         self.generation_config = copy.deepcopy(self.llm.generation_config)
         taken = inspect.signature(self.llm.forward).parameters
@@ -602,12 +603,12 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         found = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
-        return _PlaceholderAware(self.config.audio_token_id, found) if found else found
+        return PlaceholderAware(self.config.audio_token_id, found) if found else found
 
     def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> CandidateGenerator:
         found: CandidateGenerator = super()._get_candidate_generator(*args, **kwargs)  # type: ignore[misc]
         if isinstance(found, PromptLookupCandidateGenerator):
-            return _WordsOnly(self.config.audio_token_id, found)
+            return WordsOnly(self.config.audio_token_id, found)
         return found
 
     def _supports_default_dynamic_cache(self) -> bool:  # type: ignore[override]  # of the LLM's class
@@ -908,84 +909,6 @@ class _Body(nn.Module):
         (model,) = self._whole
         audio = {key: inputs.pop(key, None) for key in AUDIO_INPUTS}
         return model.llm.base_model(**model._llm_inputs(audio, **inputs))
-
-
-class _WeightSamples:
-    """A few values of every tensor of an LLM, by which a later change of its weights is noticed.
-
-    Args:
-        llm: The LLM, as it was loaded.
-    """
-
-    _COUNT, _PACKED = (
-        64,
-        4096,
-    )  # of floats, and of codes in 4 or 8 bits, which a small change may leave as they are
-
-    def __init__(self, llm: nn.Module) -> None:
-        self._values = self._taken(llm)
-
-    def _taken(self, llm: nn.Module) -> dict[str, Tensor]:
-        values = {}
-        for key, value in llm.state_dict().items():
-            packed = key.endswith(".weight") and value.dtype in (torch.uint8, torch.int8)
-            whole = packed or (
-                value.is_floating_point() and ".weight." not in key
-            )  # no scale of a packed weight
-            if whole and ".lora_" not in key and not value.is_meta and value.numel():
-                step = -(-value.numel() // (self._PACKED if packed else self._COUNT))
-                values[key.replace(".base_layer.", ".")] = value.reshape(-1)[::step].cpu().clone()
-        return values
-
-    def differ(self, llm: nn.Module) -> bool:
-        """Whether a weight is another now; a cast of the whole LLM is no change, nor is a shard that lies elsewhere."""
-        for key, now in self._taken(llm).items():
-            before = self._values.get(key, now)
-            casts = (before, before.bfloat16(), before.half()) if before.is_floating_point() else (before,)
-            if before.shape == now.shape and not any(torch.equal(now, one.to(now.dtype)) for one in casts):
-                return True
-        return False
-
-
-class _PlaceholderAware(LogitsProcessorList):
-    """Logits processors that read prompts whose placeholder may have an id outside the vocabulary."""
-
-    def __init__(self, audio_token_id: int, processors: LogitsProcessorList) -> None:
-        super().__init__(processors)
-        self.audio_token_id = audio_token_id
-
-    def __call__(self, input_ids: torch.LongTensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        """Process scores (B, V), widened for the time so that every id of the prompts (B, L) has a column."""
-        missing = self.audio_token_id + 1 - scores.shape[-1]
-        if missing <= 0:
-            return super().__call__(input_ids, cast(torch.FloatTensor, scores), **kwargs)
-        for processor in self:
-            if isinstance(processor, UnbatchedClassifierFreeGuidanceLogitsProcessor):  # compares two outputs
-                scores = processor(input_ids, scores)
-            else:
-                wide = nn.functional.pad(scores, (0, missing), value=-torch.inf)
-                one = LogitsProcessorList([processor])
-                scores = one(input_ids, cast(torch.FloatTensor, wide), **kwargs)[:, :-missing]
-        return scores
-
-
-class _WordsOnly(CandidateGenerator):
-    """Continuations that prompt lookup finds in a prompt, each up to the audio that may follow there."""
-
-    def __init__(self, audio_token_id: int, lookup: PromptLookupCandidateGenerator) -> None:
-        self.audio_token_id, self.lookup = audio_token_id, lookup
-        # The lookup asks the logits processors whether an id is forbidden: each id of a prompt needs a column.
-        lookup.vocab_size = max(lookup.vocab_size or 0, audio_token_id + 1)
-
-    def get_candidates(self, input_ids: torch.LongTensor, **kwargs: Any) -> tuple[Any, Any]:
-        """The text so far (1, L) with at most as many candidates behind it as stand before a placeholder."""
-        ids, _ = self.lookup.get_candidates(input_ids, **kwargs)
-        is_audio = ids[0, input_ids.shape[1] :] == self.audio_token_id
-        return ids[:, : ids.shape[1] - int(is_audio.cumsum(dim=0).bool().sum())], None
-
-    def update_candidate_strategy(self, *args: Any, **kwargs: Any) -> None:
-        """See the base class."""
-        self.lookup.update_candidate_strategy(*args, **kwargs)
 
 
 def _holds_tokens(cache: Any) -> bool:

@@ -1,0 +1,43 @@
+"""Noticing that the weights of an LLM have changed since it was loaded."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightSamples:
+    """A few values of every tensor of an LLM, by which a later change of its weights is noticed.
+
+    Args:
+        llm: The LLM, as it was loaded.
+    """
+
+    _COUNT, _PACKED = (
+        64,
+        4096,
+    )  # of floats, and of codes in 4 or 8 bits, which a small change may leave as they are
+
+    def __init__(self, llm: nn.Module) -> None:
+        self._values = self._taken(llm)
+
+    def _taken(self, llm: nn.Module) -> dict[str, Tensor]:
+        values = {}
+        for key, value in llm.state_dict().items():
+            packed = key.endswith(".weight") and value.dtype in (torch.uint8, torch.int8)
+            whole = packed or (
+                value.is_floating_point() and ".weight." not in key
+            )  # no scale of a packed weight
+            if whole and ".lora_" not in key and not value.is_meta and value.numel():
+                step = -(-value.numel() // (self._PACKED if packed else self._COUNT))
+                values[key.replace(".base_layer.", ".")] = value.reshape(-1)[::step].cpu().clone()
+        return values
+
+    def differ(self, llm: nn.Module) -> bool:
+        """Whether a weight is another now; a cast of the whole LLM is no change, nor is a shard that lies elsewhere."""
+        for key, now in self._taken(llm).items():
+            before = self._values.get(key, now)
+            casts = (before, before.bfloat16(), before.half()) if before.is_floating_point() else (before,)
+            if before.shape == now.shape and not any(torch.equal(now, one.to(now.dtype)) for one in casts):
+                return True
+        return False
