@@ -101,7 +101,7 @@ def compare(other: Path, run: Path, rounds: int) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         few, many = _STEPS
-        commands = {
+        commands: dict[str, list[str] | int] = {
             "ask, 1 clip": ["ask", model, clips[0], _QUESTION],
             f"ask, {len(clips)} clips": ["ask", model, *clips, _QUESTION],
             f"train, {few} steps": few,
