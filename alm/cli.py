@@ -15,6 +15,7 @@ from alm.common.errors import Preempted, UserError
 from alm.common.files import disk_problem
 from alm.common.import_path import protect_imports
 from alm.common.plugins import PLUGINS
+from alm.common.processes import interrupts_repeated_where_dropped
 from alm.common.terminal import OutputClosed, drop_output, safe_streams
 from alm.common.text import one_line
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:
         protect_imports()
-    with safe_streams():
+    with safe_streams(), interrupts_repeated_where_dropped():
         try:
             code = _run(sys.argv[1:] if argv is None else argv)
             _flush()

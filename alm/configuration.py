@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -188,7 +189,7 @@ def read_model_config(
             if values.get(key) is not None:
                 check_lora(values[key], f"{path}: {key}")
         llm = values.get("llm")
-        if llm is not None and not Path(llm).is_absolute() and (folder / llm).is_dir():
+        if llm is not None and not Path(llm).is_absolute() and os.path.isdir(folder / llm):
             values["llm"] = llm = str((folder / llm).resolve())
         if llm is not None and trust_remote_code:
             values["text_config"] = from_pretrained(

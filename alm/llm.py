@@ -28,7 +28,7 @@ def llm_fingerprint(source: str | None, llm: PreTrainedModel) -> dict[str, Any]:
     """Config values that pin a referenced LLM: the content hashes of a directory, or the Hub commit of an id."""
     if source is None:
         return {}
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         return {"llm_sha256": weights_sha256(Path(source)), "llm_config_sha256": config_sha256(Path(source))}
     return {"llm_revision": getattr(llm.config, "_commit_hash", None)}
 
@@ -92,7 +92,7 @@ def load_llm(
     if file is not None:
         options |= _from_gguf(file)
         role = f"{role} {file.name}"
-    elif Path(source).is_absolute() and not Path(source).is_dir():
+    elif Path(source).is_absolute() and not os.path.isdir(source):
         raise CheckpointError(f"{role}: the directory {source} does not exist")
     folder = source if file is None else str(file.parent)
     llm = load_with_info(
@@ -133,10 +133,10 @@ def gguf_file(source: str) -> Path | None:
     """
     path = Path(source)
     if path.suffix.lower() == ".gguf":
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise CheckpointError(f"llm: the GGUF file {source} does not exist")
         return path.absolute()
-    if not path.is_dir() or (path / "config.json").exists():
+    if not os.path.isdir(path) or (path / "config.json").exists():
         return None
     found = sorted(file for file in path.iterdir() if file.suffix.lower() == ".gguf")
     if len(found) > 1:

@@ -671,7 +671,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         values["architectures"] = [type(self).__name__]
         for nested in (values, values["text_config"]):
             nested.pop("_name_or_path", None)  # a path of this machine, and `llm` says it already
-        if values.get("llm") and Path(values["llm"]).is_dir():
+        if values.get("llm") and os.path.isdir(values["llm"]):
             values["llm"] = os.path.relpath(Path(values["llm"]).resolve(), folder.resolve())
         if self.config.llm is None:
             for own in (self.config.text_config, self.llm):
@@ -875,7 +875,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
     def _take_generation_config(self, folder: Path, given: GenerationConfig | None) -> None:
         """Generation settings: those given, else those saved with the model, else the LLM's."""
         if given is None and (folder / "generation_config.json").is_file():
-            given = from_pretrained(GenerationConfig, folder, role="model")
+            given = from_pretrained(GenerationConfig, folder, role="generation_config.json")
         if given is not None:
             check_generation_config(given, str(folder / "generation_config.json"))
             self.generation_config = given

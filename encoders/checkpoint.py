@@ -170,12 +170,12 @@ def read_training_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
         CheckpointError: Nothing there, unreadable, or no state dict.
     """
     file = Path(path)
-    if file.is_dir():
+    if os.path.isdir(file):
         candidates = [file / name for name in _WEIGHT_FILES if (file / name).is_file()]
         if not candidates:
             raise CheckpointError(f"{file}: holds no weights; {' or '.join(_WEIGHT_FILES)} is expected")
         file = candidates[0]
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise CheckpointError(f"{file}: no such weights file; check the path")
     loaded: Any
     try:
@@ -231,7 +231,7 @@ def write_weights(
 
 def looks_like_hub_id(source: str) -> bool:
     """Whether a string has the form `organisation/name` and no file of that name is here."""
-    return _HUB_ID.fullmatch(source) is not None and not Path(source).exists()
+    return _HUB_ID.fullmatch(source) is not None and not os.path.exists(source)
 
 
 def resolve_source(
@@ -252,7 +252,7 @@ def resolve_source(
         CheckpointError: Neither there locally nor obtainable from the hub.
     """
     path = Path(source).expanduser()
-    if path.exists():
+    if os.path.exists(path):
         return path
     if not looks_like_hub_id(str(source)):
         raise CheckpointError(f"{source}: no such directory or weights file; check the path")

@@ -192,7 +192,7 @@ def load_encoder(source: str | os.PathLike[str] | Mapping[str, Any], **overrides
     if str(source) in ENCODERS.sources():
         found = encoder_class(str(source))
         return found(found.config_class.from_dict(overrides, where=f"encoder {source!r}"))
-    is_path = Path(source).expanduser().exists() or os.sep in str(source)
+    is_path = os.path.exists(os.path.expanduser(source)) or os.sep in str(source)
     if not is_path and not looks_like_hub_id(str(source)):
         encoder_class(str(source))  # raises, naming the nearest
     path = resolve_encoder(source, overrides.pop("revision", None), _HUB_FILES)
@@ -212,9 +212,9 @@ def _class_for(path: Path, overrides: dict[str, Any]) -> type[AudioEncoder]:
         return _class_of(given, "config")
     named = overrides.get("model_class")
     explicit = encoder_class(named) if isinstance(named, str) else None
-    if given is None and explicit is not None and not path.is_dir():
+    if given is None and explicit is not None and not os.path.isdir(path):
         return explicit
-    folder = path if path.is_dir() else path.parent
+    folder = path if os.path.isdir(path) else path.parent
     place = folder if given is None else given
     try:
         values = read_config(place)

@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import tomllib
 from pathlib import Path
@@ -483,6 +484,47 @@ def test_a_full_disk_in_a_library_is_one_line(tmp_path):
     assert type(caught.value) is Exception
     assert _explain(caught.value) == "writing or reading: File too large (set ALM_TRACEBACK=1 to see where)"
     assert _explain(Exception("a fault of ours")) is None
+
+
+DROPPED = {
+    "a finaliser": "class Last:\n    def __del__(self):\n        send()\nLast()\n",
+    "a weak reference": (
+        "import weakref\none = type('One', (), {})()\nkept = weakref.ref(one, lambda _: send())\ndel one\n"
+    ),
+    "a callback of C": "import ctypes\nctypes.CFUNCTYPE(None)(send)()\n",
+    "two finalisers in turn": (
+        "class Slow:\n    def __del__(self):\n        time.sleep(0.3)\n"
+        "class Last:\n    def __del__(self):\n        send()\nLast()\nSlow()\n"
+    ),
+    "another signal's handler": (
+        "from eval.ablation.runner import _interrupt\nsignal.signal(signal.SIGTERM, _interrupt)\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "class Last:\n    def __del__(self):\n        send(signal.SIGTERM)\nLast()\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("place", DROPPED)
+def test_an_interrupt_that_python_drops_ends_the_command(place, tmp_path):
+    """Python drops what is raised in these places; the command would wait its hour."""
+    run = (
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
+        f"{DROPPED[place]}print('still here', flush=True)\ntime.sleep(3600)\n"
+    )
+    (tmp_path / "wait.py").write_text(
+        "import os, signal, time\nfrom alm.commands import Command\n"
+        "def send(number=signal.SIGINT):\n    os.kill(os.getpid(), number)\n    time.sleep(0)\n"
+        f"def run(arguments):\n{textwrap.indent(run, '    ')}"
+        "COMMAND = Command(lambda commands: commands.add_parser('wait', help='wait').set_defaults(run=run))\n"
+    )
+    with alm_process("wait", "--plugins", str(tmp_path)) as process:
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert err == b"interrupted; run the same command again to resume\n"
+    assert out in (b"", b"still here\n")
 
 
 def test_an_interrupt_is_the_parents_alone(tmp_path):

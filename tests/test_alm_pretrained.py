@@ -234,6 +234,69 @@ def test_any_exception_of_a_library_is_one_line():
         raise KeyboardInterrupt
 
 
+@pytest.fixture(scope="module")
+def tiny_model_dir(llm_dir, tmp_path_factory):
+    from alm.model import AudioLanguageModel
+    from alm.processor import build_processor
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    model = AudioLanguageModel.assemble(
+        encoder_class("audiomosaic").tiny(), load_llm(str(llm_dir)), "mlp", llm_source=str(llm_dir)
+    )
+    processor = build_processor(AutoTokenizer.from_pretrained(llm_dir), model)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("role", ["llm", "model"])
+def test_a_generation_config_that_transformers_would_ignore_is_refused(
+    llm_dir, tmp_path, tiny_model_dir, role
+):
+    """It takes a file with a byte order mark for a missing one, and sets its own stop tokens."""
+    folder = tmp_path / "copy"
+    shutil.copytree(llm_dir if role == "llm" else tiny_model_dir, folder)
+    load = load_llm if role == "llm" else load_model
+    (folder / "generation_config.json").write_text("\ufeff{}", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: begins with a byte order mark"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"num_return_sequences": 4}, {"watermarking_config": {"x": 1}}, {"cache_implementation": "nope"}],
+)
+def test_wrong_generation_settings_name_their_file(tmp_path, tiny_model_dir, values):
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_model_dir, folder)
+    (folder / "generation_config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=r"^generation_config\.json: cannot load '.*copy'"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("dtype", [1e-300, 3, True, ["float32"]])
+def test_a_dtype_that_is_no_name_is_refused(llm_dir, tmp_path, tiny_model_dir, dtype):
+    for source, load in ((llm_dir, load_llm), (tiny_model_dir, load_model)):
+        folder = tmp_path / source.name
+        shutil.copytree(source, folder)
+        values = json.loads((folder / "config.json").read_text())
+        values.pop("config_sha256", None)
+        (values["text_config"] if "text_config" in values else values)["dtype"] = dtype
+        (folder / "config.json").write_text(json.dumps(values))
+        with pytest.raises(CheckpointError, match=r"config\.json: dtype is .*, expected the name of a dtype"):
+            load(str(folder))
+
+
+def test_names_longer_than_the_system_takes_are_refused_in_one_line(tmp_path):
+    from eval.models import open_model
+
+    for name in ("x" * 300, "/".join(["y" * 200] * 30)):
+        for load in (load_llm, load_model, load_encoder, open_model):
+            with pytest.raises(UserError) as caught:
+                load(name)
+            assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
 def test_written_files_follow_the_umask(tmp_path, umask):
     before = os.umask(umask)

@@ -298,8 +298,11 @@ def test_other_protocols_are_refused_for_data(text):
 
 def test_a_manifest_makes_no_http_connection(tmp_path):
     row = {"audio": "http://127.0.0.1:9/a.wav", "question": "?", "answer": "x"}
-    with pytest.raises(AudioError, match="no such file; download it first"):
-        open_source(str(lines(tmp_path / "m.jsonl", [row])))[0].audio[0].load(8000)
+    for audio in (row["audio"], {"path": row["audio"], "start_s": 1}, "file:///etc/passwd"):
+        with pytest.raises(
+            ManifestError, match=r"m\.jsonl:1: '.*//.*' in 'audio': expected a path, or an address"
+        ):
+            open_source(str(lines(tmp_path / "m.jsonl", [row | {"audio": audio}])))[0]
 
 
 @pytest.mark.parametrize(

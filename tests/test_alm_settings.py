@@ -8,6 +8,7 @@ from typing import Any
 import fuzz_configs
 import fuzzing
 import pytest
+import yaml
 
 from alm.common.errors import ConfigError
 from alm.common.settings import dump_settings, load_settings, parse_settings, read_yaml
@@ -25,6 +26,7 @@ class Outer:
     name: str = "x"
     seeds: tuple[int, ...] = (0,)
     inner: Inner = field(default_factory=Inner)
+    model: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -54,6 +56,7 @@ BAD = {
     'name: "a\\0b"': "'name' is 'a\\x00b', which holds NUL",
     'options: {"\\ud800": 1}': "half a surrogate pair",
     "name: 3\ninner: {lrr: 1}": "did you mean 'inner.lr'",
+    "model: {a: 1}": "model: got {'a': 1}, expected str or null",
     "x" * 600_000: "at most 500000",
 }
 
@@ -106,6 +109,22 @@ def test_a_config_that_extends_itself(tmp_path):
     (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
     (tmp_path / "b.yaml").write_text("extends: ./a.yaml\n")
     with pytest.raises(ConfigError, match="extends itself, by way of a.yaml -> b.yaml -> a.yaml"):
+        load_ablation(tmp_path / "a.yaml", [], None)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x" * 300, "x: no such config file"),
+        (["x"] * 300, "expected a file's name"),
+        (5, "names 5 as a config"),
+    ],
+)
+@pytest.mark.parametrize("key", ["extends", "stages"])
+def test_a_config_that_names_no_config(tmp_path, key, name, said):
+    values = {"extends": name} if key == "extends" else {"stages": {"align": {"config": name}}}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match=said):
         load_ablation(tmp_path / "a.yaml", [], None)
 
 

@@ -185,6 +185,24 @@ def test_recordings_that_cannot_be_read_are_counted_or_dropped(tmp_path):
     assert len(read_records(benchmark, tmp_path / "t.jsonl", check_audio=False)[0]) == 3
 
 
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ({"start_s": 99}, "start_s is 99.0 but the clip ends at"),
+        ({"start_s": 99, "end_s": 100}, "start_s is 99.0 but the clip ends at"),
+        ({"start_s": 0.1, "end_s": 0.1000001}, "holds no samples; choose a longer one"),
+    ],
+)
+def test_segments_without_samples_are_found_before_the_first_answer(tmp_path, times, said):
+    manifest(tmp_path, [{"question": "?", "answer": "x"}] * 2)
+    path = tmp_path / "t.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[1]["audio"] = {"path": rows[1]["audio"], **times}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(EvaluationError, match=rf"t\.jsonl:2: .*{said}.*1 of 2 records lack their recording"):
+        read_records(load_benchmark("manifest"), path)
+
+
 def test_an_unknown_answer_field_is_an_error_that_names_the_fields(tmp_path, capsys):
     manifest(tmp_path, [{"question": "?", "answer": "rain"}])
     path = tmp_path / "p.jsonl"

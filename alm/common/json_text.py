@@ -25,21 +25,26 @@ _MAYBE_SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
 
 
 def read_json(
-    path: str | os.PathLike[str], error: type[UserError] = ManifestError, constants: bool = False
+    path: str | os.PathLike[str],
+    error: type[UserError] = ManifestError,
+    constants: bool = False,
+    byte_order_mark: bool = True,
 ) -> Any:
     """Read a JSON file.
 
     Args:
-        path: The file, UTF-8 with or without a byte order mark.
+        path: The file, UTF-8.
         error: Class of the error to raise.
         constants: Accept NaN and Infinity, as `json.dump` writes them.
+        byte_order_mark: Accept a file that begins with one; `transformers` does not read such files.
 
     Raises:
         UserError: Of class `error`: the file is missing, no regular file, or not valid JSON; see `parse_json`.
     """
-    return parse_json(
-        read_text(path, "a JSON file", error).removeprefix("\ufeff"), str(path), error, constants
-    )
+    text = read_text(path, "a JSON file", error)
+    if text.startswith("\ufeff") and not byte_order_mark:
+        raise error(f"{path}: begins with a byte order mark; save it as UTF-8 without one")
+    return parse_json(text.removeprefix("\ufeff"), str(path), error, constants)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -52,14 +57,17 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_json_object(
-    path: str | os.PathLike[str], error: type[UserError] = ManifestError, constants: bool = False
+    path: str | os.PathLike[str],
+    error: type[UserError] = ManifestError,
+    constants: bool = False,
+    byte_order_mark: bool = True,
 ) -> dict[str, Any]:
     """Read a JSON file that holds an object; see `read_json`.
 
     Raises:
         UserError: Of class `error`: see `read_json`, and a list, string, number or null.
     """
-    value = read_json(path, error, constants)
+    value = read_json(path, error, constants, byte_order_mark)
     if not isinstance(value, dict):
         raise error(f"{path}: holds {str(value)[:40]!r}, expected a JSON object in braces; restore the file")
     return value

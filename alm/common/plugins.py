@@ -129,7 +129,7 @@ def plugin_files(attribute: str | None = None) -> list[Path]:
     """
     files: list[Path] = []
     for folder in dict.fromkeys(filter(None, os.environ.get(PLUGINS, "").split(os.pathsep))):
-        if not Path(folder).is_dir():
+        if not os.path.isdir(folder):
             raise ConfigError(
                 f"--plugins or {PLUGINS}: {folder} is not a directory; name folders with plug-in files"
             )

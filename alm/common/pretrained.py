@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from alm.auto import AUTO_MAP
-from alm.common.errors import CheckpointError, UserError
+from alm.common.errors import CheckpointError, UserError, shown
 from alm.common.json_text import read_json_object
 from alm.common.text import error_line
 
@@ -29,11 +29,12 @@ _JSON_FILES = (
 )
 _MOST_LAYERS = 10_000
 _LARGEST_SIZE = 10**11
+_DTYPES = ("dtype", "torch_dtype")
 
 
 def from_pretrained(
     loader: Any,
-    source: str | PathLike[str] | None,
+    source: str | os.PathLike[str] | None,
     *,
     role: str,
     trust_remote_code: bool = False,
@@ -58,10 +59,10 @@ def from_pretrained(
         UserError: Of type `error`: the source is missing, broken, or needs code of its own.
     """
     folder = Path(source) if source is not None else None
-    if folder is not None and folder.is_dir():
+    if folder is not None and os.path.isdir(folder):
         for name in _JSON_FILES:
             if (folder / name).exists():
-                values = read_json_object(folder / name, error, constants=True)
+                values = read_json_object(folder / name, error, constants=True, byte_order_mark=False)
                 if name == "config.json":
                     check_sizes(values, str(folder / name), error)
     with typed_errors(f"{role}: cannot load '{source}'", error, folder):
@@ -95,7 +96,7 @@ def typed_errors(
 
 
 def check_sizes(values: Any, where: str, error: type[UserError] = CheckpointError) -> None:
-    """Refuse numbers of a config.json that would take all memory or run for days.
+    """Refuse numbers of a config.json that would take all memory or run for days, and dtypes that are no names.
 
     Args:
         values: The parsed file.
@@ -114,6 +115,10 @@ def check_sizes(values: Any, where: str, error: type[UserError] = CheckpointErro
             raise error(f"{where}: {key} is {value}, expected at most {limit}; restore the file")
         if isinstance(value, float) and math.isnan(value):
             raise error(f"{where}: {key} is not a number (NaN); restore the file")
+        if key in _DTYPES and not isinstance(value, str | dict | None):
+            raise error(
+                f"{where}: {key} is {shown(value, 80)}, expected the name of a dtype; restore the file"
+            )
         check_sizes(value, where, error)
 
 
@@ -121,7 +126,7 @@ def _custom_code(folder: Path | None) -> str:
     """Why a directory with classes of its own was refused; empty if it has none."""
     for name in _JSON_FILES if folder is not None else ():
         assert folder is not None
-        values = read_json_object(folder / name, constants=True) if (folder / name).is_file() else {}
+        values = read_json_object(folder / name, constants=True) if os.path.isfile(folder / name) else {}
         named = values.get("auto_map")
         ours = isinstance(named, dict) and all(AUTO_MAP.get(auto) == name for auto, name in named.items())
         if named is not None and not ours:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import runpy
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.reduction import ForkingPickler
@@ -20,6 +22,7 @@ from alm.common.import_path import ROOT, SAFE_PATH, named_in_pythonpath
 
 _LAUNCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+_REPEAT_AFTER_S = 0.02  # enough to leave a `__del__`; where it is not, the signal is dropped and sent again
 
 
 def child_command(*words: str) -> list[str]:
@@ -134,6 +137,37 @@ def interrupts_kept_from_children() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
     if interrupts:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupts_repeated_where_dropped() -> Iterator[None]:
+    """Send a signal again if Python drops the `KeyboardInterrupt` that its handler raises.
+
+    Python drops exceptions in a `__del__`, in the callback of a weak reference and in a callback of C code. A Ctrl-C
+    that arrives there (tqdm's bars have a `__del__`) would be printed, and the command would continue. A handler of
+    another signal names it: `raise KeyboardInterrupt(signal.SIGTERM)`.
+    """
+    before, entered = sys.unraisablehook, True
+
+    def hook(dropped: sys.UnraisableHookArgs, /) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            before(dropped)
+        else:  # from a thread: raised in this hook, it would be dropped, too
+            of = getattr(dropped.exc_value, "args", ())
+            _thread.start_new_thread(send, (of[0] if of else signal.SIGINT,))
+
+    def send(number: int) -> None:
+        time.sleep(_REPEAT_AFTER_S)
+        main = threading.main_thread().ident
+        if entered and main is not None:
+            signal.pthread_kill(main, number)  # ends what the main thread waits for, too
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        entered = False
+        sys.unraisablehook = before
 
 
 def cpu_seconds() -> float:

@@ -40,6 +40,10 @@ _recording: list[Limits] = []  # innermost last
 _LONGEST_CONFIG = 500_000  # characters; the parser reads some 100,000 a second
 _DEEPEST = 40
 _MOST_VALUES = 100_000
+_UNION = re.compile(
+    r"Does not validate against any of the Union subtypes Subtypes: \[(?P<kinds>[^\[\]]+)\] .*? "
+    r"Given value: (?P<value>.*)"
+)
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -313,4 +317,7 @@ def _explain(error: Exception) -> str:
     """One line out of jsonargparse's nested message: the key and what was expected."""
     text = " ".join(str(error).split())
     text = re.sub(r'Parser key "(?:config\.?)?([^"]*)": ', r"\1: ", text)
+    if union := _UNION.search(text):
+        expected = union["kinds"].replace("NoneType", "null").replace(", ", " or ")
+        text = f"{text[: union.start()]}got {union['value']}, expected {expected}"
     return re.sub(r"<class '([^']+)'>", r"\1", text).removeprefix(": ")[:400]

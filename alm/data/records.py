@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 from alm.common.errors import AudioError, ManifestError, shown
 from alm.common.files import read_bytes
-from alm.common.storage.remote import joined
+from alm.common.storage.remote import check_protocol, joined
 from encoders.audio.formats import find_file
 
 if TYPE_CHECKING:
@@ -110,6 +110,14 @@ class AudioRef:
         """
         end_s = self.header().seconds if self.end_s is None else self.end_s
         return end_s - (self.start_s or 0.0)
+
+    def check(self) -> None:
+        """Check, without decoding, that the file can be read and holds the clip.
+
+        Raises:
+            AudioError: The file's header cannot be read, or the clip begins after its end or is shorter than a sample.
+        """
+        self.header().check_segment(str(self.path), self.start_s, self.end_s)
 
     @property
     def file_name(self) -> str:
@@ -444,6 +452,7 @@ def _parse_ref(item: Any, source: str) -> tuple[str, float | None, float | None]
 def _check_path(name: str, source: str) -> None:
     if "\0" in name:
         raise ManifestError(f"{source}: the path {shown(name)} in 'audio' holds a NUL character; correct it")
+    check_protocol(name, f"{source}: {shown(name)} in 'audio'", ManifestError)
 
 
 def _parse_messages(value: Any, source: str) -> list[dict[str, str]]:

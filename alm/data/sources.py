@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -148,7 +149,7 @@ def is_records_source(source: str | DataSource) -> bool:
     path = str(source)
     if is_remote(path):
         return True
-    if not Path(path).is_dir():
+    if not os.path.isdir(path):
         return Path(path).suffix != ".csv"
     return (
         is_shard_folder(path)

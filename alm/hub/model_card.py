@@ -149,9 +149,9 @@ def base_models(**sources: str | os.PathLike[str] | None) -> dict[str, dict[str,
 
 def _base_model(source: str | os.PathLike[str]) -> dict[str, str]:
     path = Path(source)
-    if not path.exists() and _HUB_ID.fullmatch(str(source)):
+    if not os.path.exists(path) and _HUB_ID.fullmatch(str(source)):
         return {"name": str(source), **_licence(_hub_card(str(source)), {})}
-    folder = path if path.is_dir() else path.parent
+    folder = path if os.path.isdir(path) else path.parent
     values: dict[str, Any] = {}
     with suppress(UserError):
         values = read_json_object(folder / "config.json", constants=True)
@@ -172,7 +172,7 @@ def _name(path: Path, values: Mapping[str, Any]) -> str:
     if snapshot is not None:
         return snapshot[1].replace("--", "/", 1)
     stated = values.get("_name_or_path")
-    if isinstance(stated, str) and _HUB_ID.fullmatch(stated) and not Path(stated).exists():
+    if isinstance(stated, str) and _HUB_ID.fullmatch(stated) and not os.path.exists(stated):
         return stated
     return one_line(Path(os.path.abspath(path)).name) or "model"
 

@@ -165,7 +165,7 @@ class LoadingArguments:
             if (
                 config.llm is not None
                 and not Path(config.llm).is_absolute()
-                and (folder / config.llm).is_dir()
+                and os.path.isdir(folder / config.llm)
             ):
                 config.llm = str((folder / config.llm).resolve())
             self.attention = self.attention or _asked_attention(config)

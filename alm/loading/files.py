@@ -31,12 +31,12 @@ def resolve(source: str | Path, **hub: Any) -> Path:
     inner = Path(hub.pop("subfolder", ""))
     if inner.is_absolute() or ".." in inner.parts:
         raise UserError(f"{source}: subfolder is '{inner}', expected a folder inside of it")
-    if Path(source).expanduser().is_dir() and hub.get("revision") not in (None, "main"):
+    if os.path.isdir(os.path.expanduser(source)) and hub.get("revision") not in (None, "main"):
         raise UserError(f"{source}: is a directory, which has no revision '{hub['revision']}'; remove it")
     patterns = ["*.json", "*.safetensors", "*.bin", "*.jinja", "*.model", "*.txt", README]
     folder = resolve_source(source, patterns=[str(inner / one) for one in patterns], **hub) / inner
-    if not folder.is_dir():
-        missing = "is a file" if folder.exists() else "does not exist"
+    if not os.path.isdir(folder):
+        missing = "is a file" if os.path.exists(folder) else "does not exist"
         raise CheckpointError(f"{folder}: {missing}; give the directory of a trained model")
     return folder
 
@@ -76,7 +76,7 @@ def check_complete(folder: Path) -> None:
 
 def check_shareable(llm: str | None) -> None:
     """Refuse to share a model that refers to an LLM in a directory of this machine."""
-    if llm is not None and Path(llm).is_dir():
+    if llm is not None and os.path.isdir(llm):
         raise UserError(
             f"the model refers to its LLM in a directory of this machine ({llm}); write a self-contained copy "
             "with 'alm export' and push that"
@@ -102,14 +102,14 @@ def check_referenced_llm(config: AudioLanguageConfig, folder: Path) -> None:
     """Refuse an LLM that is gone or has other weights than in training."""
     assert config.llm is not None
     local = Path(config.llm)
-    if not local.is_dir() and (local.is_absolute() or config.llm.startswith(".")):
+    if not os.path.isdir(local) and (local.is_absolute() or config.llm.startswith(".")):
         # No Hub id: the model, or its LLM, was moved alone.
         missing = local if local.is_absolute() else Path(os.path.normpath(folder.absolute() / local))
         raise CheckpointError(
             f"{folder}: its LLM is not at {missing} ('llm' in {folder / 'config.json'} is '{config.llm}'); move it "
             "there or set 'llm' to where it is now; `alm export` writes a model that can be moved by itself"
         )
-    if local.is_dir():
+    if os.path.isdir(local):
         found = weights_sha256(local)
         if config.llm_sha256 and found != config.llm_sha256:
             raise CheckpointError(

@@ -123,6 +123,22 @@ class AudioHeader:
         """Length in seconds."""
         return self.frames / self.rate_hz
 
+    def check_segment(self, file: str, start_s: float | None, end_s: float | None) -> None:
+        """Check that a segment holds samples, where the length is exact.
+
+        Args:
+            file: What to call the file in errors.
+            start_s: Start of the segment in seconds; None is the start of the file.
+            end_s: End of the segment in seconds; None is the end of the file.
+
+        Raises:
+            AudioError: It begins after the file's end, or is shorter than a sample.
+        """
+        if self.exact and start_s is not None and start_s >= self.seconds:
+            raise _starts_late(file, start_s, self.seconds)
+        if end_s is not None and round(end_s * self.rate_hz) <= round((start_s or 0.0) * self.rate_hz):
+            raise _no_samples(file, start_s, end_s)
+
 
 def read_header(source: Source, name: str | None = None, exact: bool = False) -> AudioHeader:
     """Read a file's length, rate and channels, without decoding it where its kind of file declares a length.
@@ -314,9 +330,7 @@ def _waveform(
     if not runs:
         if start_s is None and end_s is None:
             raise AudioError(f"{file}: holds no samples; record or export it again")
-        raise AudioError(
-            f"{file}: the segment from {start_s or 0.0} s to {end_s} s holds no samples; choose a longer one"
-        )
+        raise _no_samples(file, start_s, end_s)
     gain = 1.0
     for samples in (block for run in runs for block in run.blocks):
         if not np.isfinite(samples).all():
@@ -542,7 +556,13 @@ def _decoded_header(opened: _Opened, parts: list[_Part]) -> AudioHeader:
 
 
 def _starts_late(file: str, start_s: float, seconds: float) -> AudioError:
-    return AudioError(f"{file}: start_s is {start_s} but the clip ends at {seconds:.3f} s")
+    return AudioError(f"{file}: start_s is {start_s} but the clip ends at {seconds:.3f} s; correct the times")
+
+
+def _no_samples(file: str, start_s: float | None, end_s: float | None) -> AudioError:
+    return AudioError(
+        f"{file}: the segment from {start_s or 0.0} s to {end_s} s holds no samples; choose a longer one"
+    )
 
 
 def _truncated(file: str, n_samples: int, promised: int) -> AudioError:

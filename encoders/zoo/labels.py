@@ -9,9 +9,9 @@ Axis letters: B batch, S samples, T time steps, D width.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -153,7 +153,7 @@ def read_label_table(path: str, sample_rate: int) -> dict[str, Events]:
     Raises:
         ConfigError: Missing, not a label table, or made at another sample rate.
     """
-    if not Path(path).exists():
+    if not os.path.exists(path):
         raise ConfigError(f"{path}: no such file; make it with alm encoders labels")
     values = read_json_object(path, ConfigError)
     try:

@@ -101,7 +101,7 @@ def run_steps(work: Path, last: Sequence[Step], jobs: int, say: Say = print) -> 
 
 
 def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(signal.SIGTERM)
 
 
 def _lock(folder: Path) -> int | None:

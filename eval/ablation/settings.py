@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alm.common.errors import ConfigError
+from alm.common.errors import ConfigError, shown
 from alm.common.settings import apply_overrides, parse_settings, read_yaml, set_dotted
 from alm.configs.shipped import find_config
 from eval.scoring.predictions import CONTROLS, HEADLINE
@@ -311,8 +311,10 @@ def _extended(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _named_in(path: Path, name: Any, folders: tuple[str, ...]) -> Path:
     """The file that a config names: beside it, or a shipped one."""
-    beside = path.parent / str(name)
-    return beside if beside.exists() else find_config(str(name), folders)
+    if not isinstance(name, str):
+        raise ConfigError(f"{path}: names {shown(name)} as a config; expected a file's name")
+    beside = path.parent / name
+    return beside if os.path.isfile(beside) else find_config(name, folders)
 
 
 def merged(ground: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def _audio_problem(ref: AudioRef, decoded: Waveforms | None) -> str:
         return f"no recording {ref.path}"
     try:
         if decoded is None:
-            ref.seconds()
+            ref.check()
         else:
             decoded.load(ref, _ANY_RATE)
     except AudioError as error:

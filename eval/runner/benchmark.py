@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -240,7 +241,7 @@ def path_name(model: str) -> str:
 def _resolved(data: Any) -> Any:
     """The data of a run as its scores name it, with an absolute path where it is a local one."""
     source = as_source(parse_source(data, "data"))
-    path = str(Path(source.path).resolve()) if Path(source.path).exists() else source.path
+    path = str(Path(source.path).resolve()) if os.path.exists(source.path) else source.path
     return path if isinstance(data, str | Path) else {**data, "path": path}
 
 

@@ -163,7 +163,10 @@ def answer_records(
 
     def prompt(question: _Question) -> Prompt:
         def clips() -> list[np.ndarray]:
-            return [read.load(ref, model.sample_rate) for ref in question.audio]
+            try:
+                return [read.load(ref, model.sample_rate) for ref in question.audio]
+            except AudioError as error:
+                raise AudioError(f"{question.record.source or question.record.id}: {error}") from error
 
         return Prompt(question.messages, clips, question.record.choices, question.record.id)
 

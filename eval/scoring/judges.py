@@ -94,7 +94,7 @@ def open_judge(source: str, cache: str | os.PathLike[str]) -> Judge:
         return Judge(
             f"{model or 'default'}@{address}", _endpoint(address.rstrip("/"), model or "default"), cache
         )
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         return Judge(Path(source).name, _local(source), cache)
     raise EvaluationError(f"judge {source!r} is neither a URL nor the directory of a causal language model")
 

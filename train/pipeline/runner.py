@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -60,7 +61,7 @@ def fingerprint_inputs(settings: StageSettings) -> tuple[dict[str, Any], list[st
     stage = STAGES.get(settings.stage)
     inputs, out = stage.inputs(settings), Path(settings.out).resolve()
     for source in inputs:
-        if Path(source).exists() and Path(source).resolve().is_relative_to(out):
+        if os.path.exists(source) and Path(source).resolve().is_relative_to(out):
             raise UserError(
                 f"{source}: lies inside out={settings.out}, which this run replaces; choose another out"
             )

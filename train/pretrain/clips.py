@@ -6,6 +6,7 @@ Axis letters: B batch, S samples.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def read_clips(sources: Sequence[str | DataSource]) -> Sequence[NamedClip]:
     for source in sources:
         if source not in manifests:
             source = str(source)
-            folder = Path(source) if Path(source).is_dir() else Path(source).parent
+            folder = Path(source) if os.path.isdir(source) else Path(source).parent
             for path in _files_of(Path(source)):
                 name = path.relative_to(folder).as_posix()
                 clips.setdefault(AudioRef(path), NamedClip(name, AudioRef(path)))
@@ -90,7 +91,7 @@ def listing(sources: Sequence[str | DataSource]) -> str:
     """Hash the names and sizes of the audio files in the folders among some sources."""
     digest = hashlib.sha256()
     for source in map(str, sources):
-        if Path(source).is_dir() and not is_records_source(source):
+        if os.path.isdir(source) and not is_records_source(source):
             for path in _files_of(Path(source)):
                 digest.update(f"{path.relative_to(source).as_posix()}:{path.stat().st_size}\n".encode())
     return digest.hexdigest()

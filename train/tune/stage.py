@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -156,7 +157,7 @@ def record_training(
         sizes = [len(open_source(source)) for source in sources]
     data: list[dict[str, Any]] = []
     for source, size in zip(sources, sizes, strict=True):
-        is_local = Path(source.path).exists()  # its folders are this machine's
+        is_local = os.path.exists(source.path)  # its folders are this machine's
         name = Path(source.path).resolve().name if is_local else source.path
         data.append({"name": name, "records": size} | ({} if is_local else {"hub": True}))
     counts = {

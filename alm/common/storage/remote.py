@@ -74,16 +74,21 @@ def joined(folder: Path, name: str) -> Path:
     return RemotePath(name) if is_remote(name) else folder / name
 
 
-def check_protocol(path: str) -> None:
+def check_protocol(path: str, what: str = "", error: type[UserError] = ConfigError) -> None:
     """Refuse a source with `://` that is not a known address.
 
+    Args:
+        path: The source.
+        what: What to call it in errors; empty is the source itself.
+        error: Class of the error to raise.
+
     Raises:
-        ConfigError: Names the known protocols.
+        UserError: Of class `error`; names the known protocols.
     """
     if not is_remote(path) and _OTHER.match(path) and not os.path.lexists(path):
         known = ", ".join(f"{name}://" for name in PROTOCOLS if name != "memory")
-        raise ConfigError(
-            f"{path}: expected a path, or an address that begins with {known}; download it first"
+        raise error(
+            f"{what or path}: expected a path, or an address that begins with {known}; download it first"
         )
 
 

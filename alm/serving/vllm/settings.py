@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def folder_of(model_config: Any) -> Path:
 
 @lru_cache(maxsize=8)
 def _folder(model: str, revision: str | None) -> Path:
-    return resolve(model, **({} if Path(model).is_dir() else {"revision": revision}))
+    return resolve(model, **({} if os.path.isdir(model) else {"revision": revision}))
 
 
 def config_of(model_config: Any) -> AudioLanguageConfig:
