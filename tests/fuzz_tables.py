@@ -134,7 +134,10 @@ class _Tree:
                 texts += _texts_of(path)
         said = "\n".join(texts)
         plain = said.casefold()  # ClothoAQA's accepted answers are compared without case
-        return f"{said}\n{plain}\nWrite down what is said in this recording." + " ".join(self.root.parts)
+        joined = said.replace(" ", "")  # AISHELL's words
+        return f"{said}\n{plain}\n{joined}\nWrite down what is said in this recording." + " ".join(
+            self.root.parts
+        )
 
     def _all_files(self) -> set[Path]:
         return {

@@ -9,6 +9,7 @@ import io
 import json
 import random
 import shutil
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -292,6 +293,68 @@ def test_a_wav_that_was_written_to_a_pipe(size: int) -> None:
     at = data.index(b"data") + 4
     data[4:8] = data[at : at + 4] = size.to_bytes(4, "little")
     assert np.array_equal(decode_audio(bytes(data), "a", 16_000), heard) and seconds_of(bytes(data)) == 1.0
+
+
+def changed(data: bytes, chunk: bytes, skip: int, form: str, value: float) -> bytes:
+    """A file with another number behind a chunk's name."""
+    at = data.index(chunk) + 4 + skip
+    return data[:at] + struct.pack(form, value) + data[at + struct.calcsize(form) :]
+
+
+CONTRADICTIONS = {  # container: (subtype, chunk, bytes behind its name, form of the number, factors of it)
+    "aiff: fewer bytes": ("AIFF", "PCM_16", b"SSND", 0, ">I", (0.125, 0.5, 0.9)),
+    "aiff: fewer frames": ("AIFF", "PCM_24", b"COMM", 6, ">I", (0.001, 0.5, 0.98)),
+    "aiff: more frames": ("AIFF", "PCM_16", b"COMM", 6, ">I", (1.001, 2)),
+    "aiff: channels": ("AIFF", "PCM_16", b"COMM", 4, ">h", (2,)),
+    "aiff: bits": ("AIFF", "PCM_16", b"COMM", 10, ">h", (0.5, 2)),
+    "aifc: fewer bytes": ("AIFF", "ULAW", b"SSND", 0, ">I", (0.5,)),
+    "aifc of blocks": ("AIFF", "IMA_ADPCM", b"SSND", 0, ">I", (0.5, 0.9)),
+    "aifc of gsm": ("AIFF", "GSM610", b"COMM", 6, ">I", (0.001, 0.5, 2)),
+    "caf: fewer bytes": ("CAF", "PCM_16", b"data", 0, ">q", (0.125, 0.5, 0.9999)),
+    "caf: channels": ("CAF", "PCM_16", b"desc", 32, ">I", (2,)),
+    "caf: ulaw channels": ("CAF", "ULAW", b"desc", 32, ">I", (2,)),
+    "caf: bits": ("CAF", "PCM_16", b"desc", 36, ">I", (0.5,)),
+    "caf: rate": ("CAF", "ALAC_16", b"desc", 8, ">d", (0, float("nan"), -1)),
+    "wav: fewer bytes": ("WAV", "PCM_16", b"data", 0, "<I", (0.125, 0.5, 0.9)),
+    "au: fewer bytes": ("AU", "PCM_16", b".snd", 4, ">I", (0.125, 0.5, 0.9)),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_counts_that_contradict_the_samples_are_refused(case: str) -> None:
+    """Not heard in part: decoders take one of the numbers and say nothing."""
+    container, subtype, chunk, skip, form, factors = CONTRADICTIONS[case]
+    data = written(sound(16_000)[:, 0], 16_000, container, subtype)
+    number = struct.unpack_from(form, data, data.index(chunk) + 4 + skip)[0]
+    assert number and len(decode_audio(data, "a", 16_000)) >= 16_000
+    for factor in factors:
+        value = number * factor
+        with pytest.raises(AudioError, match=r"^a: .*(truncated|corrupt|damaged)"):
+            decode_audio(changed(data, chunk, skip, form, value if form == ">d" else int(value)), "a", 16_000)
+
+
+def test_what_may_lie_behind_samples_is_no_fault() -> None:
+    wave = sound(16_000)[:, 0]
+    for container in ("WAV", "CAF", "AIFF", "AU", "RF64"):
+        data = written(wave, 16_000, container, "PCM_16")
+        heard = decode_audio(data, "a", 16_000)
+        behind = [bytes(500)]
+        if container in ("WAV", "RF64"):
+            behind += [
+                b"LIST" + struct.pack("<I", 3000) + bytes(range(1, 251)) * 12, b"ID3\4" + b"\xff" * 5000,
+                b"TAG" + b"\x80" * 125, bytes(5000), b"\xfe" * 100,
+            ]  # fmt: skip
+        for more in behind:
+            assert np.array_equal(decode_audio(data + more, "a", 16_000), heard), (container, more[:8])
+
+
+def test_an_aiff_that_was_written_to_a_pipe() -> None:
+    """Numbers of sox and ffmpeg, which could not go back."""
+    data = written(sound(16_000)[:, 0], 16_000, "AIFF", "PCM_16")
+    heard = decode_audio(data, "a", 16_000)
+    for n_bytes, n_frames in ((0x7F000008, 0x3F800000), (0, 0)):
+        piped = changed(changed(data, b"SSND", 0, ">I", n_bytes), b"COMM", 6, ">I", n_frames)
+        assert np.array_equal(decode_audio(piped, "a", 16_000), heard)
 
 
 def test_a_damaged_ogg_page_is_found() -> None:

@@ -15,8 +15,23 @@ from typing import BinaryIO
 from alm.common.errors import AudioError
 
 _MOST_CHUNKS = 10_000
-# Placeholders of writers that could not seek back: 0xFFFFFFFF (ffmpeg), 0x7FFFFFFF and a little less (sox), 0x80000000.
-_PLACEHOLDERS = (range(0x7FFF0000, 0x80000100), range(0xFFFF0000, 0x100000000))
+# Placeholders of writers that could not seek back: 0xFFFFFFFF (ffmpeg), 0x7FFFFFFF and a little less (sox; of aiff
+# 0x7F000000 and its 8 bytes before the samples), 0x80000000.
+_PLACEHOLDERS = (
+    range(0x7F000000, 0x7F000100),
+    range(0x7FFF0000, 0x80000100),
+    range(0xFFFF0000, 0x100000000),
+)
+_UNKNOWN_FRAMES = 0x3F000000  # of aiff: sox writes 0x7F000000 bytes
+_MOST_BEHIND = 1024  # bytes behind the samples that no chunk explains: padding, an ID3v1 tag
+_TAGS = (b"ID3", b"TAG", b"APETAGEX")
+_PADDING = 64  # bytes behind samples, of writers that fill blocks
+# Of AIFC's kinds of samples the bytes of a block, per channel (0: as many as the bits need), and its samples.
+_AIFC_BLOCKS = {
+    b"NONE": (0, 1), b"twos": (0, 1), b"sowt": (0, 1), b"raw ": (0, 1), b"in24": (3, 1), b"in32": (4, 1),
+    b"fl32": (4, 1), b"FL32": (4, 1), b"fl64": (8, 1), b"FL64": (8, 1), b"ulaw": (1, 1), b"ULAW": (1, 1),
+    b"alaw": (1, 1), b"ALAW": (1, 1), b"ima4": (34, 64), b"GSM ": (33, 160),
+}  # fmt: skip
 _W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
 _EBML_UNKNOWN = {(1 << 7 * n) - 1 for n in range(1, 9)}
 _EBML, _SEGMENT, _CLUSTER, _TRACKS, _TRACK = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B, 0xAE
@@ -42,10 +57,12 @@ class Container:
     Attributes:
         packets: Fewest packets of each track, by its place among the tracks, where they were counted.
         declares_length: Whether the length that it declares was known when it was written.
+        n_samples: Fewest samples per channel that decoding must give; 0 where it does not say.
     """
 
     packets: dict[int, int] = field(default_factory=dict)
     declares_length: bool = True
+    n_samples: int = 0
 
 
 def check_whole(stream: BinaryIO, size: int, file: str) -> Container | None:
@@ -90,23 +107,66 @@ def _riff(stream: BinaryIO, size: int, file: str) -> None:
             elif _is_placeholder(declared) or (declared == 0 and riff_size != size - 8):
                 return
             _check_samples(declared, size - at - 8, "a wav" if magic != b"RF64" else "an RF64 file", file)
+            _check_rest_of_wav(stream, size, at + 8 + declared, declared, order, file)
             return
         at += 8 + declared + declared % 2  # chunks are padded to an even size
     raise AudioError(f"{file}: is a wav without samples (no data chunk); copy or download it again")
 
 
+def _check_rest_of_wav(stream: BinaryIO, size: int, at: int, declared: int, order: str, file: str) -> None:
+    """Refuse a lot behind the samples that is no chunk, such as those above 4 GiB, whose size a wav cannot hold."""
+    for _ in range(_MOST_CHUNKS):
+        stream.seek(at)
+        head = stream.read(9)  # one more: some writers do not pad to an even size
+        if head[:1] == b"\0" and at % 2:
+            head, at = head[1:], at + 1
+        if size - at <= max(_MOST_BEHIND, declared // 100) or head.startswith(_TAGS) or not any(head):
+            return
+        if not all(32 <= sign < 127 for sign in head[:4]):
+            raise AudioError(
+                f"{file}: is corrupt: its header promises {declared} bytes of samples, {size - at} more follow that "
+                "are no chunk; export it again"
+            )
+        length = struct.unpack(f"{order}I", head[4:8])[0]
+        at += 8 + length
+
+
 def _aiff(stream: BinaryIO, size: int, file: str) -> None:
-    at = 12
+    """AIFF and AIFC: the chunk COMM counts the samples that SSND holds."""
+    at, comm = 12, b""
     for _ in range(_MOST_CHUNKS):
         if at + 8 > size:
             break
         stream.seek(at)
         name, declared = struct.unpack(">4sI", stream.read(8))
+        if name == b"COMM":
+            comm = stream.read(min(declared, 22))
         if name == b"SSND":
-            if not _is_placeholder(declared):
-                _check_samples(declared, size - at - 8, "an aiff", file)
+            if not declared or _is_placeholder(declared):
+                return
+            _check_samples(declared, size - at - 8, "an aiff", file)
+            offset = int.from_bytes(stream.read(4), "big")
+            _check_aiff_count(comm, declared - 8 - offset, file)
             return
         at += 8 + declared + declared % 2
+
+
+def _check_aiff_count(comm: bytes, held: int, file: str) -> None:
+    """Compare the samples that a chunk COMM counts with the bytes of samples, where their kind is known."""
+    if len(comm) < 18:
+        return
+    channels, frames, bits = struct.unpack(">hIh", comm[:8])
+    n_bytes, per_block = _AIFC_BLOCKS.get(comm[18:22] or b"NONE", (0, 0))
+    n_bytes = (n_bytes or (bits + 7) // 8) * channels
+    if not 0 < frames < _UNKNOWN_FRAMES or not n_bytes or not per_block:
+        return
+    promised = -(-frames // per_block) * n_bytes
+    counts_blocks = per_block > 1 and frames * n_bytes == held
+    if not counts_blocks and not 0 <= held - promised <= max(_PADDING, promised // 100):
+        raise AudioError(
+            f"{file}: is corrupt: its header counts {promised} bytes of samples, its chunk of samples holds "
+            f"{max(held, 0)}; copy or download it again"
+        )
 
 
 def _au(stream: BinaryIO, size: int, file: str) -> None:
@@ -116,22 +176,52 @@ def _au(stream: BinaryIO, size: int, file: str) -> None:
         _, at, declared = struct.unpack("<4sII" if head[:4] == b"dns." else ">4sII", head)
         if not _is_placeholder(declared):
             _check_samples(declared, size - at, "an au file", file)
+            if size - at - declared > max(_MOST_BEHIND, declared // 100):
+                raise AudioError(
+                    f"{file}: is corrupt: its header promises {declared} bytes of samples, {size - at} are there; "
+                    "export it again"
+                )
 
 
-def _caf(stream: BinaryIO, size: int, file: str) -> None:
-    at = 8
+def _caf(stream: BinaryIO, size: int, file: str) -> Container:
+    """CAF: chunks up to the end of the file; that of the samples may have an unknown size if it is the last."""
+    at, n_samples, per_packet = 8, 0, 0
     for _ in range(_MOST_CHUNKS):
-        if at + 12 > size:
-            return
         stream.seek(at)
-        name, declared = struct.unpack(">4sq", stream.read(12))
-        if name == b"data":
-            if declared != -1:
-                _check_samples(declared, size - at - 12, "a caf", file)
-            return
+        head = stream.read(12)
+        if not any(head):
+            break  # the end, or padding with zeros
+        if len(head) < 12 or not all(32 <= sign < 127 for sign in head[:4]):
+            raise AudioError(f"{file}: is corrupt: no caf chunk at byte {at}; copy or download it again")
+        name, declared = struct.unpack(">4sq", head)
+        if name == b"desc":
+            description = stream.read(32)
+            _check_caf_description(description, file)
+            per_packet = int.from_bytes(description[20:24], "big")
+        if name == b"data" and declared != -1:
+            _check_samples(declared, size - at - 12, "a caf", file)
+        if name == b"pakt":
+            n_samples = int.from_bytes(stream.read(16)[8:], "big", signed=True)
         if declared < 0:
-            return
+            break
         at += 12 + declared
+    return Container(n_samples=max(n_samples - per_packet, 0))  # some writers count the last packet's padding
+
+
+def _check_caf_description(description: bytes, file: str) -> None:
+    """Refuse rates that are none, and samples of another size than their packets."""
+    if len(description) < 32:
+        return
+    rate_hz, kind, _, packet_bytes, packet_frames, channels, bits = struct.unpack(">d4sIIIII", description)
+    plain = kind in (b"lpcm", b"ulaw", b"alaw")
+    bits = bits if kind == b"lpcm" else 8
+    if not 0 < rate_hz < float("inf") or not channels or (plain and packet_frames != 1):
+        raise AudioError(f"{file}: its header is damaged; copy or download it again")
+    if plain and packet_bytes != channels * ((bits + 7) // 8):
+        raise AudioError(
+            f"{file}: is corrupt: packets of {packet_bytes} bytes for {channels} samples of {bits} bits; copy or "
+            "download it again"
+        )
 
 
 def _w64(stream: BinaryIO, size: int, file: str) -> None:

@@ -240,7 +240,8 @@ def _parts(opened: _Opened) -> list[_Part]:
     container = check_whole(stream, size, file)
     if container is not None:
         by_ffmpeg = head.startswith(_BY_FFMPEG) or _is_unfinished_wav(head, size)
-        return [_Part(stream, opened.path, "ffmpeg" if by_ffmpeg else "either", container=container)]
+        library = "ffmpeg" if by_ffmpeg else "either"
+        return [_Part(stream, opened.path, library, at_least=container.n_samples, container=container)]
     if size <= _LARGEST_IN_MEMORY:
         if head.startswith(b"ID3") and size > len(head):  # a picture in the tag may be larger than the head
             head += stream.read()
@@ -459,6 +460,8 @@ def _sound(part: _Part, file: str) -> Iterator[soundfile.SoundFile | None]:
             yield None
         elif sound.samplerate <= 0 or not 0 <= sound.frames < _UNKNOWN_FRAMES:
             raise AudioError(f"{file}: its header is damaged; copy or download it again")
+        elif sound.frames < part.at_least:
+            raise _truncated(file, sound.frames, part.at_least)
         else:
             yield sound
 
