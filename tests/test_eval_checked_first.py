@@ -371,7 +371,7 @@ def test_each_clip_is_checked_once_however_many_records_it_has(tmp_path, monkeyp
     rows = [{"id": str(i), "audio": f"{i % 2}.wav", "question": "?", "answer": "x"} for i in range(8)]
     write_manifest(tmp_path / "t.jsonl", rows)
     read = []
-    for name in ("load", "seconds"):
+    for name in ("load", "check"):
         real = getattr(AudioRef, name)
         monkeypatch.setattr(
             AudioRef, name, lambda ref, *given, real=real: read.append(ref.file_name) or real(ref, *given)
