@@ -1,7 +1,17 @@
-"""Load on `alm serve`: many clients for some seconds, with slow readers, callers who leave and large uploads.
+"""Load on servers of one model: throughput against batched answers, then many clients of all manners.
 
-Counts errors, watches the server's memory, and compares its throughput with `generate_answers` in batches. It ends by
-itself. `python -m benchmarks.serve_load MODEL --clients 64 --seconds 120`
+    python -m benchmarks.serve_load MODEL [--servers transformers vllm transformers-serve]
+
+`transformers` and `vllm` are the engines of `alm serve`; `transformers-serve` is the server of that name. In one run:
+
+- throughput: the same questions to every server by many clients at once, and to `generate_answers` in batches, before
+  and after each server; both give the same answers, or the run fails;
+- load, on `alm serve`: clients that take whole answers or streams, read slowly, leave in the middle, or upload 10 MB;
+  it counts errors, and watches the memory of the server and its children;
+- the end, on `alm serve`: SIGTERM while clients read a stream (every stream finishes or says why not, exit code 0), and
+  for vLLM a killed engine (every stream says so, exit code 2).
+
+Every part is bounded, and the run ends by itself; 1 where anything is not as said.
 """
 
 from __future__ import annotations
@@ -12,10 +22,18 @@ import base64
 import io
 import json
 import random
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openai
@@ -23,58 +41,165 @@ import psutil
 import soundfile
 
 from alm.common.processes import child_environment, tied_child_command
+from alm.common.text import markdown_table
+from benchmarks.measure import machine
 
 RATE_HZ = 16000
-N_TOKENS = 16
+QUESTION = "What is this?"
+_START_S = 300.0
+_ENDING_S = 120.0
+_WAYS = {"whole": 60, "stream": 30, "slow": 4, "leave": 4, "large": 2}
+Clips = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server under test, and the name by which it knows the model."""
+
+    process: subprocess.Popen[str]
+    url: str
+    model: str
 
 
 def clip(seconds: float, seed: int) -> np.ndarray:
+    """A tone in noise, for answers that differ; as 16-bit files hold it."""
     rng = np.random.default_rng(seed)
-    return (0.1 * rng.standard_normal(round(RATE_HZ * seconds))).astype(np.float32)
+    time_s = np.arange(round(RATE_HZ * seconds)) / RATE_HZ
+    wave = 0.3 * np.sin(2 * np.pi * rng.uniform(100, 6000) * time_s) + 0.05 * rng.standard_normal(len(time_s))
+    return (np.round(wave * 32767) / 32768).astype(np.float32)
 
 
-def message(wave: np.ndarray, kind: str = "FLAC") -> dict[str, object]:
+def message(wave: np.ndarray, rate_hz: int = RATE_HZ, subtype: str = "PCM_16") -> dict[str, object]:
+    """A question about a clip."""
     file = io.BytesIO()
-    soundfile.write(file, wave, RATE_HZ, format=kind)
+    soundfile.write(file, wave, rate_hz, format="WAV", subtype=subtype)
     data = base64.b64encode(file.getvalue()).decode()
     return {
         "role": "user",
         "content": [
-            {"type": "input_audio", "input_audio": {"data": data, "format": kind.lower()}},
-            {"type": "text", "text": "What is this?"},
+            {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}},
+            {"type": "text", "text": QUESTION},
         ],
     }
 
 
-async def client(
-    number: int, url: str, model: str, end: float, messages: list[dict[str, object]], counts: Counter[str]
-) -> None:
-    """One caller: most answers whole, some streamed, read slowly, left in the middle, or to a large upload."""
-    choose = random.Random(number)
-    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=300) as api:
-        while time.monotonic() < end:
-            way = choose.choices(("whole", "stream", "slow", "leave", "large"), (60, 30, 4, 4, 2))[0]
-            sent = messages[-1] if way == "large" else choose.choice(messages[:-1])
-            try:
+class Asker:
+    """What answers in batches, without a server.
+
+    Args:
+        model_dir: Directory of the model.
+        n_tokens: Longest answer.
+    """
+
+    def __init__(self, model_dir: str, n_tokens: int) -> None:
+        from alm.checkpoint import load_model, load_processor
+
+        self.model, self.processor = load_model(model_dir), load_processor(model_dir)
+        self.n_tokens = n_tokens
+
+    def answer(self, clips: Sequence[np.ndarray]) -> tuple[list[str], float]:
+        """Answers to clips, and how many there were a second."""
+        from alm.generation import generate_answers
+
+        turns: list[Any] = [{"role": "user", "content": f"{self.processor.audio_token}{QUESTION}"}]
+        start = time.monotonic()
+        found = generate_answers(
+            self.model, self.processor, [turns] * len(clips), [[one.copy()] for one in clips], self.n_tokens
+        )
+        texts = [text for _, text in sorted(found)]
+        return texts, len(clips) / (time.monotonic() - start)
+
+
+@contextmanager
+def running(kind: str, model_dir: str, more: Sequence[str], log: Path) -> Iterator[Server]:
+    """A server of a kind; ended by force where it did not end before."""
+    settings = {"HF_HUB_OFFLINE": "1"}
+    if kind == "transformers-serve":
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        # As its console script, which may lie outside of PATH
+        code = (
+            "import sys; sys.argv[0] = 'transformers'; from transformers.cli.transformers import main; main()"
+        )
+        command = [sys.executable, "-c", code, "serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu",
+                   "--trust-remote-code", "--dtype", "float32"]  # fmt: skip
+    else:
+        command = tied_child_command("alm", "serve", model_dir, "--port", "0", "--engine", kind, *more)
+    with open(log, "w") as errors:
+        process = subprocess.Popen(
+            command, env=child_environment(settings), stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+    try:
+        if kind == "transformers-serve":
+            _wait_until_open(process, port)
+            yield Server(process, f"http://127.0.0.1:{port}/v1", model_dir)
+        else:
+            assert process.stdout is not None
+            words = process.stdout.readline().split()  # serving NAME at URL
+            if len(words) != 4:
+                raise RuntimeError(f"{kind} did not start:\n{log.read_text()[-3000:]}")
+            yield Server(process, words[3], words[1])
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_open(process: subprocess.Popen[str], port: int) -> None:
+    end = time.monotonic() + _START_S
+    while process.poll() is None and time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError("transformers serve did not start")
+
+
+async def answers_of(
+    server: Server, messages: Sequence[dict[str, object]], n_clients: int, n_tokens: int
+) -> tuple[list[str], float]:
+    """Answers to questions by many clients at once, and how many there were a second."""
+    waiting = list(enumerate(messages))[::-1]
+    found: dict[int, str] = {}
+
+    async def client() -> None:
+        async with openai.AsyncOpenAI(base_url=server.url, api_key="none", max_retries=0, timeout=600) as api:
+            while waiting:
+                number, sent = waiting.pop()
                 made = await api.chat.completions.create(
-                    model=model,
-                    messages=[sent],
-                    max_tokens=N_TOKENS,
-                    stream=way in ("stream", "slow", "leave"),
+                    model=server.model, messages=[sent], max_tokens=n_tokens, temperature=0
                 )
+                found[number] = (made.choices[0].message.content or "").strip()
+
+    start = time.monotonic()
+    await asyncio.gather(*(client() for _ in range(n_clients)))
+    return [found[i] for i in range(len(messages))], len(messages) / (time.monotonic() - start)
+
+
+async def caller(
+    number: int,
+    server: Server,
+    end: float,
+    messages: list[dict[str, object]],
+    n_tokens: int,
+    counts: Counter[str],
+) -> None:
+    """One client: most answers whole, some streamed, read slowly, left in the middle, or to a large upload."""
+    choose = random.Random(number)
+    async with openai.AsyncOpenAI(base_url=server.url, api_key="none", max_retries=0, timeout=300) as api:
+        while time.monotonic() < end:
+            way = choose.choices(list(_WAYS), list(_WAYS.values()))[0]
+            sent = messages[-1] if way == "large" else choose.choice(messages[:-1])
+            request = {"model": server.model, "messages": [sent], "max_tokens": n_tokens}
+            try:
                 if way in ("whole", "large"):
-                    counts["tokens"] += made.usage.completion_tokens
+                    await api.chat.completions.create(**request)
                 else:
-                    finished = False
-                    async for chunk in made:
-                        if way == "leave":
-                            await made.close()
-                            break
-                        if way == "slow":
-                            await asyncio.sleep(0.3)
-                        finished = finished or chunk.choices[0].finish_reason is not None
-                    if way != "leave" and not finished:
-                        counts["unfinished"] += 1
+                    counts["unfinished"] += not await _read(api, request, way)
                 counts[way] += 1
             except openai.APIStatusError as error:
                 counts[f"error {error.status_code}"] += 1
@@ -82,79 +207,195 @@ async def client(
                 counts[f"error {type(error).__name__}"] += 1
 
 
-async def watch(process: psutil.Process, end: float, seen: list[tuple[float, float]], start: float) -> None:
-    """Memory of the server in MiB, each second."""
-    while time.monotonic() < end:
-        seen.append((time.monotonic() - start, process.memory_info().rss / 2**20))
-        await asyncio.sleep(1)
+async def _read(api: openai.AsyncOpenAI, request: dict[str, Any], way: str) -> bool:
+    """Read a stream; whether it came to its end, or was left as wanted."""
+    async with await api.chat.completions.create(**request, stream=True) as stream:
+        finished = False
+        async for chunk in stream:
+            if way == "leave":
+                return True
+            if way == "slow":
+                await asyncio.sleep(0.3)
+            finished = finished or chunk.choices[0].finish_reason is not None
+    return finished
 
 
 async def load(
-    url: str, name: str, pid: int, n_clients: int, seconds: float
-) -> tuple[Counter[str], list[tuple[float, float]], float]:
+    server: Server, n_clients: int, seconds: float, n_tokens: int
+) -> tuple[Counter[str], list[float], float]:
+    """Counts of what the clients did, memory of the server in MiB each second, and how long it took."""
     messages = [message(clip(0.5 + 0.25 * i, i)) for i in range(8)]
-    messages.append(message(clip(230, 99), "WAV"))  # 7.4 MB, 9.8 MB as base64
+    large = np.stack([np.resize(clip(1, 99), 96000 * 10)] * 2, axis=1)
+    messages.append(message(large, 96000, "FLOAT"))  # 7.7 MB, 10.2 MB as base64
     counts: Counter[str] = Counter()
-    seen: list[tuple[float, float]] = []
+    seen: list[float] = []
     start = time.monotonic()
     end = start + seconds
+
+    async def watch() -> None:
+        while time.monotonic() < end:
+            seen.append(await asyncio.to_thread(memory_mib, server.process.pid))
+            await asyncio.sleep(1)
+
     await asyncio.gather(
-        watch(psutil.Process(pid), end, seen, start),
-        *(client(i, url, name, end, messages, counts) for i in range(n_clients)),
+        watch(), *(caller(i, server, end, messages, n_tokens, counts) for i in range(n_clients))
     )
     return counts, seen, time.monotonic() - start
 
 
-def batched(model_dir: str, n: int) -> float:
-    """Answers a second of `generate_answers` over the same clips, in batches of 16."""
-    from alm.checkpoint import load_model, load_processor
-    from alm.generation import generate_answers
+def memory_mib(pid: int) -> float:
+    """Memory of a process and its children that belongs to them alone, in MiB."""
+    process = psutil.Process(pid)
+    total = 0
+    for one in (process, *process.children(recursive=True)):
+        try:
+            total += one.memory_full_info().uss
+        except psutil.Error:  # it has ended
+            continue
+    return total / 2**20
 
-    model, processor = load_model(model_dir), load_processor(model_dir)
-    clips = [[clip(0.5 + 0.25 * (i % 8), i % 8)] for i in range(n)]
-    turns = [{"role": "user", "content": f"{processor.audio_token}What is this?"}]
-    list(generate_answers(model, processor, [turns] * 16, clips[:16], N_TOKENS))
-    start = time.monotonic()
-    list(generate_answers(model, processor, [turns] * n, clips, N_TOKENS))
-    return n / (time.monotonic() - start)
+
+async def end_while_streaming(server: Server, n_clients: int, strike: Callable[[], None]) -> Counter[str]:
+    """How streams end when the server is struck while all of them are read."""
+    ends: Counter[str] = Counter()
+    begun = asyncio.Semaphore(0)
+
+    async def client(number: int) -> None:
+        async with openai.AsyncOpenAI(base_url=server.url, api_key="none", max_retries=0, timeout=120) as api:
+            reason = None
+            announced = False
+            try:
+                async with await api.chat.completions.create(
+                    model=server.model, messages=[message(clip(1, number))], stream=True, max_tokens=64
+                ) as stream:
+                    async for chunk in stream:
+                        if not announced:
+                            announced = True
+                            begun.release()
+                        reason = chunk.choices[0].finish_reason or reason
+                ends["finished" if reason else "broken"] += 1
+            except openai.APIStatusError as error:
+                ends[f"refused {error.status_code}"] += 1
+            except openai.APIError as error:
+                said = any(word in str(error) for word in ("shutting down", "no answers at present"))
+                ends["said why" if said else f"broken {type(error).__name__}"] += 1
+            except Exception as error:
+                ends[f"broken {type(error).__name__}"] += 1
+            if not announced:
+                begun.release()
+
+    clients = [asyncio.ensure_future(client(i)) for i in range(n_clients)]
+    await begun.acquire()
+    await asyncio.to_thread(strike)
+    await asyncio.gather(*clients)
+    return ends
+
+
+def _check_end(ends: Counter[str], code: int, wanted: int) -> list[str]:
+    wrong = [f"{n} streams {how}" for how, n in ends.items() if how.startswith("broken")]
+    return wrong + ([] if code == wanted else [f"exit code {code} instead of {wanted}"])
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model")
-    parser.add_argument("--engine", default="transformers")
+    kinds = ("transformers", "vllm", "transformers-serve")
+    parser.add_argument("--servers", nargs="+", choices=kinds, default=["transformers"])
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=120)
-    arguments = parser.parse_args()
-    ask_rate = batched(arguments.model, 256)
-    server = subprocess.Popen(
-        tied_child_command("alm", "serve", arguments.model, "--port", "0", "--engine", arguments.engine),
-        env=child_environment(), stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        line = server.stdout.readline().split()  # serving NAME at URL
-        counts, seen, took = asyncio.run(
-            load(line[3], line[1], server.pid, arguments.clients, arguments.seconds)
-        )
-    finally:
-        server.terminate()
-        code = server.wait()
-    warm = [mib for at, mib in seen if at >= took / 4]
+    parser.add_argument("--answers", type=int, default=256, help="questions of the throughput")
+    parser.add_argument("--tokens", type=int, default=16, help="longest answer")
+    parser.add_argument(
+        "--seconds", type=float, default=120, help="of mixed load on each engine of alm serve"
+    )
+    parser.add_argument("--engine-options", default="--dtype float32 --enforce-eager --max-model-len 512")
+    options = parser.parse_args()
+    print("\n".join(machine()), flush=True)
+    asker = Asker(options.model, options.tokens)
+    clips = [clip(0.5 + 0.25 * (i % 8), i) for i in range(options.answers)]
+    messages = [message(one) for one in clips]
+    expected, _ = asker.answer(clips)  # warm
+    rows: list[tuple[str, ...]] = []
+    wrong: list[str] = []
+    reports: dict[str, dict[str, Any]] = {}
+    before = asker.answer(clips)[1]
+
+    def run(work: Awaitable[Any]) -> Any:
+        return asyncio.run(work)  # type: ignore[arg-type]
+
+    with tempfile.TemporaryDirectory() as logs:
+        for kind in options.servers:
+            log = Path(logs) / f"{kind}.log"
+            more = [] if kind != "vllm" else [f"--engine-options={options.engine_options}"]
+            with running(kind, options.model, more, log) as server:
+                run(answers_of(server, messages[: options.clients], options.clients, options.tokens))  # warm
+                found, rate = run(answers_of(server, messages, options.clients, options.tokens))
+                equal = sum(map(str.__eq__, found, expected))
+                if equal < len(expected):
+                    wrong.append(
+                        f"{kind}: {len(expected) - equal} answers differ from those of generate_answers"
+                    )
+                report: dict[str, Any] = {}
+                if kind != "transformers-serve" and options.seconds > 0:
+                    counts, seen, took = run(load(server, options.clients, options.seconds, options.tokens))
+                    report, errors = _of_load(counts, seen, took)
+                    wrong += [f"{kind}: {n} times {what}" for what, n in errors.items()]
+                if kind != "transformers-serve":
+                    process = server.process
+                    ends = run(end_while_streaming(server, options.clients, process.terminate))
+                    code = process.wait(_ENDING_S)
+                    report["streams at SIGTERM"] = dict(ends)
+                    wrong += [f"{kind}, SIGTERM: {text}" for text in _check_end(ends, code, 0)]
+            after = asker.answer(clips)[1]
+            ask = (before + after) / 2
+            before = after
+            name = "`transformers serve`" if kind == "transformers-serve" else f"`alm serve --engine {kind}`"
+            rows.append(
+                (name, f"{rate:.1f}", f"{ask:.1f}", f"{rate / ask:.2f}", f"{equal} of {len(expected)}")
+            )
+            if kind == "vllm":
+                with running(kind, options.model, more, log) as server:
+                    engine = psutil.Process(server.process.pid).children()[0]
+                    ends = run(
+                        end_while_streaming(
+                            server, options.clients, lambda engine=engine: engine.send_signal(signal.SIGKILL)
+                        )
+                    )
+                    code = server.process.wait(_ENDING_S)
+                    report["streams at a killed engine"] = dict(ends)
+                    wrong += [f"{kind}, killed engine: {text}" for text in _check_end(ends, code, 2)]
+            reports[name] = report
+            print(f"{name}: {json.dumps(report)}", flush=True)
+    head = (
+        "server",
+        f"answers a second, {options.clients} clients",
+        "batched `ask`",
+        "ratio",
+        "equal answers",
+    )
+    print("\n".join(markdown_table(head, rows)))
+    print(f"{len(set(expected))} different answers of up to {options.tokens} tokens")
+    for text in wrong:
+        print(f"WRONG: {text}")
+    return 1 if wrong else 0
+
+
+def _of_load(counts: Counter[str], seen: list[float], took: float) -> tuple[dict[str, Any], dict[str, int]]:
+    """What is reported of the mixed load, and what must not be there."""
+    warm = seen[len(seen) // 4 :]
     third = max(1, len(warm) // 3)
-    errors = {key: n for key, n in counts.items() if key.startswith("error") or key == "unfinished"}
-    answered = sum(counts[way] for way in ("whole", "stream", "slow", "large"))
+    errors = {key: n for key, n in counts.items() if n and (key.startswith("error") or key == "unfinished")}
+    first, last = (float(np.median(part)) for part in (warm[:third], warm[-third:]))
     report = {
-        "requests": {way: counts[way] for way in ("whole", "stream", "slow", "leave", "large")},
+        "requests": {way: counts[way] for way in _WAYS},
         "errors": errors,
-        "answers_per_s": round(answered / took, 1),
-        "batched_ask_per_s": round(ask_rate, 1),
-        "memory_mib_first_third": round(float(np.median(warm[:third])), 1),
-        "memory_mib_last_third": round(float(np.median(warm[-third:])), 1),
-        "memory_mib_most": round(max(mib for _, mib in seen), 1),
-        "exit_code": code,
+        "requests a second": round(sum(counts[way] for way in _WAYS) / took, 1),
+        "MiB in the first third after the warm-up": round(first, 1),
+        "MiB in the last third": round(last, 1),
+        "MiB at most": round(max(seen), 1),
     }
-    print(json.dumps(report, indent=2))
-    return 1 if errors or code else 0
+    return report, errors
 
 
 if __name__ == "__main__":

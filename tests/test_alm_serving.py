@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,6 +41,7 @@ from alm.serving.app import Service  # noqa: E402
 from alm.serving.engine import Finish, LocalEngine, StoppedText  # noqa: E402
 from alm.serving.proxy import VllmEngine  # noqa: E402
 from alm.serving.requests import ChatRequest, Limits, RequestError, read_request  # noqa: E402
+from alm.serving.server import _Server  # noqa: E402
 
 KEY = "a-key-for-these-tests"
 
@@ -81,8 +83,8 @@ def running(engine, limits=None, **settings):
     async def run():
         made["service"] = service = Service(engine, "tiny", limits or Limits(), **settings)
         service.loop = asyncio.get_running_loop()
-        config = uvicorn.Config(service, port=0, log_level="critical", lifespan="off")
-        made["server"] = server = uvicorn.Server(config)
+        config = uvicorn.Config(service, port=0, log_level="critical", lifespan="off", ws="none")
+        made["server"] = service.server = server = _Server(config, service)
         serving = asyncio.ensure_future(server.serve())
         while not server.started:
             await asyncio.sleep(0.01)
@@ -260,7 +262,8 @@ def test_only_requests_with_the_same_settings_share_a_batch(parts):
 
 VLLM = """
 import json, os, sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
+from socketserver import UnixStreamServer
 
 class Handler(BaseHTTPRequestHandler):
     def answer(self, kind, text):
@@ -275,7 +278,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         with open(os.environ["SEEN"], "a") as file:
-            file.write(json.dumps({"words": sys.argv[1:], "body": json.loads(body)}) + "\\n")
+            mode = os.stat(os.path.dirname(self.server.server_address)).st_mode & 0o777
+            file.write(json.dumps({"words": sys.argv[1:], "mode": mode, "body": json.loads(body)}) + "\\n")
         choice = {"index": 0, "delta": {"content": " a bell "}, "finish_reason": "length"}
         usage = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
         common = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "tiny"}
@@ -285,7 +289,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
-HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+UnixStreamServer(sys.argv[sys.argv.index("--uds") + 1], Handler).serve_forever()
 """
 
 
@@ -317,8 +321,10 @@ def test_all_that_a_request_asks_for_reaches_vllm(tmp_path, monkeypatch, parts, 
     assert asyncio.run(answers()) == [["a bell", Finish("length", 7, 2)]] * 2
     first, second = map(json.loads, (tmp_path / "seen.jsonl").read_text().splitlines())
     words = " ".join(first["words"])
-    assert words.startswith(f"--model {tmp_path / 'm'} --host 127.0.0.1 --port ")
-    assert words.endswith("--served-model-name tiny --max-num-seqs 5 --dtype float32 --trust-remote-code")
+    wanted = f"--model {tmp_path / 'm'} --served-model-name tiny --max-num-seqs 5 --dtype float32 --uds "
+    assert words.startswith(wanted) and words.endswith(" --trust-remote-code")
+    # No port of this machine leads past the checks, and nobody else opens the socket
+    assert (first["mode"], Path(first["words"][-2]).parent.exists()) == (0o700, False)
     common = {"model": "tiny", "stream": True, "stream_options": {"include_usage": True}}
     for seen, wanted, order in (
         (first, {"temperature": 0.5, "top_p": 0.9, "seed": 3, "stop": ["x"], "max_tokens": 9}, (0, 1)),
@@ -632,6 +638,51 @@ def test_a_request_that_takes_too_long_is_ended(engine):
         wait_for(lambda: service.n_requests == 0)
 
 
+def test_connections_that_ask_for_nothing_are_ended(engine, monkeypatch):
+    monkeypatch.setattr("alm.serving.server._SILENT_S", 0.05)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with running(engine) as (service, url):
+        host, port = url.removeprefix("http://").split(":")
+        callers = [socket.create_connection((host, int(port)), 30) for _ in range(3)]
+        try:
+            silent, halfway, busy = callers
+            halfway.sendall(head)
+            busy.sendall(head + b"Content-Length: 99\r\n\r\n")  # its body may take longer
+            wait_for(lambda: service.n_requests == 1)
+            wait_for(lambda: len(service.server.server_state.connections) == 3)
+
+            def one_left():
+                service.loop.call_soon_threadsafe(service.server.hang_up)
+                return len(service.server.server_state.connections) == 1
+
+            wait_for(one_left)
+            assert silent.recv(1) == halfway.recv(1) == b"" and service.n_requests == 1
+        finally:
+            for caller in callers:
+                caller.close()
+
+
+def test_long_texts_are_refused_before_they_hold_up_others():
+    """A tokenizer takes seconds for megabytes, and the search for the end of an answer a step for each character."""
+
+    def send(**change):
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]} | change
+        with pytest.raises(RequestError) as caught:
+            read_request(body, "tiny", "<|audio|>", Limits())
+        return caught.value.status, caught.value.code, str(caught.value)
+
+    part = {"role": "user", "content": "x" * 700_000}
+    status, code, message = send(messages=[part, part])
+    assert (status, code) == (413, "text_too_long") and "1400000 characters of text" in message
+    assert send(messages=[{"role": "user", "content": "x"}] * 5000)[:2] == (413, "invalid_value")
+    url = {"type": "audio_url", "audio_url": {"url": "ftp://" + "x" * 100_000}}
+    assert (
+        len(send(messages=[{"role": "user", "content": [url]}])[2]) == 1001
+    )  # what is sent back, and logged
+    written = StoppedText(["a" * 20_000_000])
+    assert [written.add("b aa"), written.add("a c"), written.end()] == ["b", " aaa c", ""]
+
+
 def wait_for(condition, seconds=30):
     end = time.monotonic() + seconds
     while not condition():
@@ -823,6 +874,7 @@ def test_who_may_ask_is_settled_before_a_model_is_loaded(tmp_path, monkeypatch, 
 
 
 def test_the_engine_is_named_where_it_is_not_installed(tmp_path, monkeypatch, capsys):
+    import importlib.metadata
     import importlib.util
 
     true = importlib.util.find_spec
@@ -836,4 +888,8 @@ def test_the_engine_is_named_where_it_is_not_installed(tmp_path, monkeypatch, ca
     )
     assert main(["serve", str(tmp_path), "--engine", "vllm"]) == 2
     assert "--engine vllm: vLLM is not installed here; pip install vllm, or use" in capsys.readouterr().err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: true("json", *a))
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: importlib.metadata.EntryPoints())
+    assert main(["serve", str(tmp_path), "--engine", "vllm"]) == 2
+    assert "vLLM finds no plug-in of alm-toolkit" in capsys.readouterr().err
     assert os.environ.get("VLLM_API_KEY") is None

@@ -71,6 +71,7 @@ TEMPLATE = (
 )
 FAMILIES = {
     "llama": {"tie_word_embeddings": False},
+    "llama, heads without a kernel": {"head_dim": 24},
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"head_dim": 32, "tie_word_embeddings": True},
     "mistral": {"sliding_window": None},
@@ -100,7 +101,7 @@ def tiny_llm(family, vocab_size):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
-        family,
+        family.partition(",")[0],
         vocab_size=vocab_size,
         hidden_size=64,
         intermediate_size=64,

@@ -140,18 +140,24 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def check_vllm() -> None:
-    """Refuse the engine where it is not installed.
+    """Refuse the engine where it, or our plug-in for it, is not installed.
 
     Raises:
         ConfigError: It is not.
     """
     import importlib.util
+    from importlib.metadata import entry_points
 
     from alm.common.errors import ConfigError
 
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
             "--engine vllm: vLLM is not installed here; pip install vllm, or use --engine transformers"
+        )
+    if "alm" not in entry_points(group="vllm.general_plugins").names:
+        raise ConfigError(
+            "--engine vllm: vLLM finds no plug-in of alm-toolkit, which runs from a folder or was installed before it "
+            "had one; install it again: pip install --no-deps alm-toolkit (in a checkout: pip install --no-deps -e .)"
         )
 
 

@@ -314,7 +314,8 @@ class StoppedText:
 
 def _overlap(text: str, stop: str) -> int:
     """Characters at the end of a text with which `stop` begins."""
-    return max((n for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+    most = min(len(stop) - 1, len(text))  # stop may have megabytes
+    return next((n for n in range(most, 0, -1) if text.endswith(stop[:n])), 0)
 
 
 class _Streamer:

@@ -9,12 +9,13 @@ import os
 import secrets
 import shlex
 import signal
-import socket
 import subprocess
+import tempfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import soundfile
 
@@ -24,12 +25,23 @@ from alm.serving.engine import Finish, StoppedText
 from alm.serving.requests import ChatRequest, RequestError
 
 _STOP_S = 20.0
+_LONGEST_SOCKET = 90  # the system's limit for the path of a socket is 104 or 108
+
+
+def private_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder that only this user can open, with a path that is short enough for a socket in it."""
+    where = tempfile.gettempdir()
+    return tempfile.TemporaryDirectory(
+        prefix="alm-", dir=where if len(where) < _LONGEST_SOCKET - 20 else "/tmp"
+    )
 
 
 class VllmEngine:
-    """Starts `vllm serve` on a port of this machine, and asks it.
+    """Starts `vllm serve`, and asks it.
 
-    Clips go there as float wav files at the model's rate, so that nothing is resampled a second time.
+    It listens at a socket in a folder that only this user can open, not at a port: vLLM's key leaves paths open that
+    answer and fetch as well (`/invocations`). Clips go there as float wav files at the model's rate, so that nothing is
+    resampled a second time.
 
     Args:
         folder: The model directory.
@@ -54,18 +66,22 @@ class VllmEngine:
         self.sample_rate: int = processor.sample_rate
         self.audio_token: str = processor.audio_token
         self.name, self.max_new_tokens = name, max_new_tokens
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
         try:
             more = shlex.split(options)
         except ValueError as error:
             raise ConfigError(f"--engine-options: {error}") from error
-        words = ["--model", str(folder), "--host", "127.0.0.1", "--port", str(port), "--served-model-name", name,
-                 "--max-num-seqs", str(batch_size), *more]  # fmt: skip
+        self._folder = private_folder()
+        path = str(Path(self._folder.name) / "vllm")
+        words = ["--model", str(folder), "--served-model-name", name, "--max-num-seqs", str(batch_size), *more,
+                 "--uds", path]  # fmt: skip
         if trust_remote_code:
             words.append("--trust-remote-code")
         key = secrets.token_urlsafe()
-        self._client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0)
+        transport = httpx2.AsyncHTTPTransport(uds=path, limits=openai.DEFAULT_CONNECTION_LIMITS)
+        self._client = openai.AsyncOpenAI(
+            base_url="http://vllm/v1", api_key=key, max_retries=0,
+            http_client=openai.DefaultAsyncHttpxClient(transport=transport),
+        )  # fmt: skip
         with interrupts_kept_from_children():
             self._child = subprocess.Popen(
                 tied_child_command("vllm.entrypoints.openai.api_server", *words),
@@ -105,6 +121,7 @@ class VllmEngine:
         except ProcessLookupError:
             pass
         self._child.wait()
+        self._folder.cleanup()
 
     def problem(self) -> str | None:
         """Why it cannot answer; None where it can."""

@@ -17,6 +17,10 @@ Message = dict[str, str]
 
 _ROLES = ("system", "user", "assistant")
 _MAX_STOPS = 4  # as OpenAI
+# All prompts wait for the tokenizer, which takes a second or more for a megabyte.
+_MAX_CHARACTERS = 1 << 20
+_MAX_MESSAGES = 4096
+_LONGEST_ERROR = 1000  # it may quote what was sent, and a log holds it
 _FIELDS = {
     "model", "messages", "stream", "stream_options", "temperature", "top_p", "max_tokens", "max_completion_tokens",
     "seed", "stop",
@@ -68,7 +72,8 @@ class RequestError(UserError):
         param: str | None = None,
         retry_after_s: int | None = None,
     ) -> None:
-        super().__init__(one_line(message))
+        text = one_line(message[: 2 * _LONGEST_ERROR])
+        super().__init__(text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}…")
         self.status, self.code, self.param, self.retry_after_s = status, code, param, retry_after_s
 
     def body(self) -> dict[str, Any]:
@@ -206,6 +211,10 @@ def _messages(
 ) -> tuple[list[Message], list[tuple[str, bytes | str]]]:
     if not isinstance(given, list) or not given:
         raise _wrong("messages", "messages: expected a list of messages, the last one of the user")
+    if len(given) > _MAX_MESSAGES:
+        raise _wrong(
+            "messages", f"messages: {len(given)}, more than the limit of {_MAX_MESSAGES}", status=413
+        )
     messages: list[Message] = []
     sources: list[tuple[str, bytes | str]] = []
     for i, message in enumerate(given):
@@ -237,6 +246,14 @@ def _messages(
                 raise _wrong(place, f"{place}: the text holds {audio_token}, the model's marker of audio")
             pieces.append(text)
         messages.append({"role": role, "content": "".join(pieces)})
+    n_characters = sum(len(message["content"]) for message in messages)
+    if n_characters > _MAX_CHARACTERS:
+        raise _wrong(
+            "messages",
+            f"messages: {n_characters} characters of text, more than the limit of {_MAX_CHARACTERS}",
+            "text_too_long",
+            413,
+        )
     if messages[-1]["role"] != "user":
         raise _wrong("messages", "messages: the last message must be of the user")
     if len(sources) > limits.clips:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -18,13 +19,27 @@ from alm.serving.app import Service
 from alm.serving.engine import Engine
 from alm.serving.requests import Limits
 
+_SILENT_S = 30.0  # longest time for the head of a request
+
 
 class _Server(uvicorn.Server):
-    """Tells the application that it has to come to an end."""
+    """Tells the application that it has to come to an end, and ends connections that ask for nothing."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
+        self._idle_since: dict[Any, float] = {}
+
+    def hang_up(self) -> None:
+        """End connections on which no request has begun for long: uvicorn would wait for its head for ever."""
+        now = time.monotonic()
+        connections: set[Any] = self.server_state.connections
+        cycles = {one: getattr(one, "cycle", None) for one in connections}  # a request and its answer
+        idle = [one for one, cycle in cycles.items() if cycle is None or cycle.response_complete]
+        self._idle_since = {one: self._idle_since.get(one, now) for one in idle}
+        for one, since in self._idle_since.items():
+            if now - since > _SILENT_S:
+                one.transport.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note a signal; the second SIGINT ends at once."""
@@ -77,6 +92,7 @@ def serve(
             log_level="warning",
             access_log=False,
             lifespan="off",
+            ws="none",
             server_header=False,
             timeout_graceful_shutdown=int(service.drain_s) + 5,
         )
@@ -102,6 +118,7 @@ def serve(
             problem = None
             while not serving.done():
                 await asyncio.wait({serving}, timeout=0.5)
+                server.hang_up()
                 problem = problem or (None if server.should_exit else engine.problem())
                 if problem is not None:
                     server.handle_exit(signal.SIGTERM, None)

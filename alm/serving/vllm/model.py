@@ -20,6 +20,7 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 
 from alm.loading.files import WEIGHTS
 from alm.loading.parts import audio_parts
+from alm.serving.vllm.heads import pad_heads
 from alm.serving.vllm.processing import DummyInputs, MultiModalProcessor, ProcessingInfo
 from alm.serving.vllm.settings import config_of, folder_of
 from alm.serving.vllm.weights import WeightStream
@@ -58,6 +59,7 @@ class AudioLanguageForVllm(nn.Module, SupportsMultiModal, SupportsPP, SupportsLo
                 hf_config=self.config.get_text_config(),
                 prefix=maybe_prefix(prefix, "llm"),
             )
+        pad_heads(self.llm)
         self.make_empty_intermediate_tensors = self.llm.make_empty_intermediate_tensors
         self.packed_modules_mapping = getattr(self.llm, "packed_modules_mapping", {})
 
