@@ -22,16 +22,16 @@ import base64
 import io
 import json
 import random
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ RATE_HZ = 16000
 QUESTION = "What is this?"
 _START_S = 300.0
 _ENDING_S = 120.0
+_MOST_GROWTH = 1.1  # of the median memory after the warm-up: large uploads come and go
 _WAYS = {"whole": 60, "stream": 30, "slow": 4, "leave": 4, "large": 2}
 Clips = list[np.ndarray]
 
@@ -159,6 +160,18 @@ def _wait_until_open(process: subprocess.Popen[str], port: int) -> None:
     raise RuntimeError("transformers serve did not start")
 
 
+@asynccontextmanager
+async def clients_of(server: Server, count: int) -> AsyncIterator[list[openai.AsyncOpenAI]]:
+    """Clients with connections of their own; making them takes longer than an answer."""
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(
+                openai.AsyncOpenAI(base_url=server.url, api_key="none", max_retries=0, timeout=600)
+            )
+            for _ in range(count)
+        ]
+
+
 async def answers_of(
     server: Server, messages: Sequence[dict[str, object]], n_clients: int, n_tokens: int
 ) -> tuple[list[str], float]:
@@ -166,18 +179,18 @@ async def answers_of(
     waiting = list(enumerate(messages))[::-1]
     found: dict[int, str] = {}
 
-    async def client() -> None:
-        async with openai.AsyncOpenAI(base_url=server.url, api_key="none", max_retries=0, timeout=600) as api:
-            while waiting:
-                number, sent = waiting.pop()
-                made = await api.chat.completions.create(
-                    model=server.model, messages=[sent], max_tokens=n_tokens, temperature=0
-                )
-                found[number] = (made.choices[0].message.content or "").strip()
+    async def client(api: openai.AsyncOpenAI) -> None:
+        while waiting:
+            number, sent = waiting.pop()
+            request: dict[str, Any] = {"model": server.model, "messages": [sent], "max_tokens": n_tokens}
+            made = await api.chat.completions.create(**request, temperature=0)
+            found[number] = (made.choices[0].message.content or "").strip()
 
-    start = time.monotonic()
-    await asyncio.gather(*(client() for _ in range(n_clients)))
-    return [found[i] for i in range(len(messages))], len(messages) / (time.monotonic() - start)
+    async with clients_of(server, n_clients) as clients:
+        start = time.monotonic()
+        await asyncio.gather(*map(client, clients))
+        took = time.monotonic() - start
+    return [found[i] for i in range(len(messages))], len(messages) / took
 
 
 async def caller(
@@ -256,39 +269,38 @@ def memory_mib(pid: int) -> float:
 
 
 async def end_while_streaming(server: Server, n_clients: int, strike: Callable[[], None]) -> Counter[str]:
-    """How streams end when the server is struck while all of them are read."""
+    """How streams end when the server is struck while some are read and others wait for their turn."""
     ends: Counter[str] = Counter()
-    begun = asyncio.Semaphore(0)
+    begun = asyncio.Event()
 
-    async def client(number: int) -> None:
-        async with openai.AsyncOpenAI(base_url=server.url, api_key="none", max_retries=0, timeout=120) as api:
-            reason = None
-            announced = False
-            try:
-                async with await api.chat.completions.create(
-                    model=server.model, messages=[message(clip(1, number))], stream=True, max_tokens=64
-                ) as stream:
-                    async for chunk in stream:
-                        if not announced:
-                            announced = True
-                            begun.release()
-                        reason = chunk.choices[0].finish_reason or reason
-                ends["finished" if reason else "broken"] += 1
-            except openai.APIStatusError as error:
-                ends[f"refused {error.status_code}"] += 1
-            except openai.APIError as error:
-                said = any(word in str(error) for word in ("shutting down", "no answers at present"))
-                ends["said why" if said else f"broken {type(error).__name__}"] += 1
-            except Exception as error:
-                ends[f"broken {type(error).__name__}"] += 1
-            if not announced:
-                begun.release()
+    async def client(api: openai.AsyncOpenAI, number: int) -> None:
+        request: dict[str, Any] = {"model": server.model, "messages": [message(clip(1, number))]}
+        reason = None
+        try:
+            async with await api.chat.completions.create(**request, stream=True, max_tokens=64) as stream:
+                async for chunk in stream:
+                    begun.set()
+                    reason = chunk.choices[0].finish_reason or reason
+            ends["finished" if reason else "broken"] += 1
+        except openai.APIStatusError as error:
+            ends[f"refused {error.status_code}"] += 1
+        except Exception as error:  # in a stream, those of the HTTP client come as they are
+            said = any(words in str(error) for words in ("shutting down", "no answers at present"))
+            ends["said why" if said else f"broken {type(error).__name__}"] += 1
+        begun.set()
 
-    clients = [asyncio.ensure_future(client(i)) for i in range(n_clients)]
-    await begun.acquire()
-    await asyncio.to_thread(strike)
-    await asyncio.gather(*clients)
+    async with clients_of(server, n_clients) as clients:
+        asking = [asyncio.ensure_future(client(api, i)) for i, api in enumerate(clients)]
+        await begun.wait()
+        await asyncio.to_thread(strike)
+        await asyncio.gather(*asking)
     return ends
+
+
+def _kill_engine(server: Server) -> None:
+    """Kill the largest process below vLLM's server: the one that holds the model."""
+    below = psutil.Process(server.process.pid).children()[0].children(recursive=True)
+    max(below, key=lambda one: one.memory_info().rss).kill()
 
 
 def _check_end(ends: Counter[str], code: int, wanted: int) -> list[str]:
@@ -303,6 +315,8 @@ def main() -> int:
     parser.add_argument("model")
     kinds = ("transformers", "vllm", "transformers-serve")
     parser.add_argument("--servers", nargs="+", choices=kinds, default=["transformers"])
+    parts = ("throughput", "load", "end")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--answers", type=int, default=256, help="questions of the throughput")
     parser.add_argument("--tokens", type=int, default=16, help="longest answer")
@@ -318,7 +332,6 @@ def main() -> int:
     expected, _ = asker.answer(clips)  # warm
     rows: list[tuple[str, ...]] = []
     wrong: list[str] = []
-    reports: dict[str, dict[str, Any]] = {}
     before = asker.answer(clips)[1]
 
     def run(work: Awaitable[Any]) -> Any:
@@ -328,44 +341,43 @@ def main() -> int:
         for kind in options.servers:
             log = Path(logs) / f"{kind}.log"
             more = [] if kind != "vllm" else [f"--engine-options={options.engine_options}"]
+            ours = kind != "transformers-serve"
+            name = f"`alm serve --engine {kind}`" if ours else "`transformers serve`"
+            report: dict[str, Any] = {}
             with running(kind, options.model, more, log) as server:
                 run(answers_of(server, messages[: options.clients], options.clients, options.tokens))  # warm
-                found, rate = run(answers_of(server, messages, options.clients, options.tokens))
-                equal = sum(map(str.__eq__, found, expected))
-                if equal < len(expected):
-                    wrong.append(
-                        f"{kind}: {len(expected) - equal} answers differ from those of generate_answers"
+                if "throughput" in options.parts:
+                    found, rate = run(answers_of(server, messages, options.clients, options.tokens))
+                    after = asker.answer(clips)[1]
+                    ask, before = (before + after) / 2, after
+                    equal = sum(map(str.__eq__, found, expected))
+                    if equal < len(expected):
+                        wrong.append(f"{kind}: {len(expected) - equal} answers differ from generate_answers")
+                    rows.append(
+                        (
+                            name,
+                            f"{rate:.1f}",
+                            f"{ask:.1f}",
+                            f"{rate / ask:.2f}",
+                            f"{equal} of {len(expected)}",
+                        )
                     )
-                report: dict[str, Any] = {}
-                if kind != "transformers-serve" and options.seconds > 0:
+                if ours and "load" in options.parts:
                     counts, seen, took = run(load(server, options.clients, options.seconds, options.tokens))
-                    report, errors = _of_load(counts, seen, took)
-                    wrong += [f"{kind}: {n} times {what}" for what, n in errors.items()]
-                if kind != "transformers-serve":
+                    report, problems = _of_load(counts, seen, took)
+                    wrong += [f"{kind}, load: {text}" for text in problems]
+                if ours and "end" in options.parts:
                     process = server.process
                     ends = run(end_while_streaming(server, options.clients, process.terminate))
                     code = process.wait(_ENDING_S)
                     report["streams at SIGTERM"] = dict(ends)
                     wrong += [f"{kind}, SIGTERM: {text}" for text in _check_end(ends, code, 0)]
-            after = asker.answer(clips)[1]
-            ask = (before + after) / 2
-            before = after
-            name = "`transformers serve`" if kind == "transformers-serve" else f"`alm serve --engine {kind}`"
-            rows.append(
-                (name, f"{rate:.1f}", f"{ask:.1f}", f"{rate / ask:.2f}", f"{equal} of {len(expected)}")
-            )
-            if kind == "vllm":
+            if kind == "vllm" and "end" in options.parts:
                 with running(kind, options.model, more, log) as server:
-                    engine = psutil.Process(server.process.pid).children()[0]
-                    ends = run(
-                        end_while_streaming(
-                            server, options.clients, lambda engine=engine: engine.send_signal(signal.SIGKILL)
-                        )
-                    )
+                    ends = run(end_while_streaming(server, options.clients, partial(_kill_engine, server)))
                     code = server.process.wait(_ENDING_S)
                     report["streams at a killed engine"] = dict(ends)
                     wrong += [f"{kind}, killed engine: {text}" for text in _check_end(ends, code, 2)]
-            reports[name] = report
             print(f"{name}: {json.dumps(report)}", flush=True)
     head = (
         "server",
@@ -374,19 +386,23 @@ def main() -> int:
         "ratio",
         "equal answers",
     )
-    print("\n".join(markdown_table(head, rows)))
+    if rows:
+        print("\n".join(markdown_table(head, rows)))
     print(f"{len(set(expected))} different answers of up to {options.tokens} tokens")
     for text in wrong:
         print(f"WRONG: {text}")
     return 1 if wrong else 0
 
 
-def _of_load(counts: Counter[str], seen: list[float], took: float) -> tuple[dict[str, Any], dict[str, int]]:
+def _of_load(counts: Counter[str], seen: list[float], took: float) -> tuple[dict[str, Any], list[str]]:
     """What is reported of the mixed load, and what must not be there."""
     warm = seen[len(seen) // 4 :]
     third = max(1, len(warm) // 3)
     errors = {key: n for key, n in counts.items() if n and (key.startswith("error") or key == "unfinished")}
     first, last = (float(np.median(part)) for part in (warm[:third], warm[-third:]))
+    wrong = [f"{n} times {what}" for what, n in errors.items()]
+    if last > _MOST_GROWTH * first:
+        wrong.append(f"memory grew from {first:.0f} to {last:.0f} MiB after the warm-up")
     report = {
         "requests": {way: counts[way] for way in _WAYS},
         "errors": errors,
@@ -395,7 +411,7 @@ def _of_load(counts: Counter[str], seen: list[float], took: float) -> tuple[dict
         "MiB in the last third": round(last, 1),
         "MiB at most": round(max(seen), 1),
     }
-    return report, errors
+    return report, wrong
 
 
 if __name__ == "__main__":
