@@ -351,6 +351,7 @@ def main() -> int:
                     after = asker.answer(clips)[1]
                     ask, before = (before + after) / 2, after
                     equal = sum(map(str.__eq__, found, expected))
+                    report |= {"answers a second": round(rate, 1), "batched ask": round(ask, 1)}
                     if equal < len(expected):
                         wrong.append(f"{kind}: {len(expected) - equal} answers differ from generate_answers")
                     rows.append(
@@ -364,7 +365,8 @@ def main() -> int:
                     )
                 if ours and "load" in options.parts:
                     counts, seen, took = run(load(server, options.clients, options.seconds, options.tokens))
-                    report, problems = _of_load(counts, seen, took)
+                    of_load, problems = _of_load(counts, seen, took)
+                    report |= of_load
                     wrong += [f"{kind}, load: {text}" for text in problems]
                 if ours and "end" in options.parts:
                     process = server.process
