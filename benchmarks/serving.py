@@ -84,14 +84,16 @@ def assemble(llm_dir: str, encoder_source: str, projector: str, gain: float, fol
     options = (
         {"stack": max(1, round(encoder.config.frame_rate_hz / 6))} if projector in ("mlp", "linear") else {}
     )
-    model = AudioLanguageModel.assemble(encoder, llm, projector, options, llm_source=llm_dir)
+    model = AudioLanguageModel.assemble(encoder, llm, projector, options, llm_source=llm_dir).eval()
     wave = noises(3, encoder.config.sample_rate)[0]
     with torch.no_grad():
         out = model.encode(torch.from_numpy(wave)[None])
         tokens, mask = model.projector(out.tokens, out.mask, out.grid)
         wanted = gain * llm.get_input_embeddings().weight.std()
         last = [part for part in model.projector.modules() if isinstance(part, torch.nn.Linear)][-1]
-        last.weight.mul_(wanted / tokens[mask].std())
+        factor = wanted / tokens[mask].std()
+        for parameter in last.parameters():
+            parameter.mul_(factor)
     processor = build_processor(AutoTokenizer.from_pretrained(llm_dir), model)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
 
 from alm.generation import generate_answers
 from benchmarks.serving import Own, assemble, differences, noises
@@ -45,11 +44,10 @@ def test_tokens_are_those_of_generate_answers(own):
     assert f"{len(found[2])} tokens by us, {len(other[2])} by vLLM" in shown[1]
 
 
-def test_the_models_projector_is_as_loud_as_text(own, llm_dir):
+def test_the_projected_tokens_have_the_size_that_was_asked_for(own):
     embeddings = own.model.llm.get_input_embeddings().weight
     clip = noises(3, 16000)[0]
     batch = own._inputs([own.ask("x", clip)])
     out = own.model.encode(batch["input_values"])
     tokens, mask = own.model.projector(out.tokens, out.mask, out.grid)
-    assert float(tokens[mask].std() / embeddings.std()) == pytest.approx(4.0, rel=0.3)
-    assert AutoTokenizer.from_pretrained(llm_dir).vocab_size <= len(own.processor.tokenizer)
+    assert float(tokens[mask].std() / embeddings.std()) == pytest.approx(4.0, rel=0.01)
