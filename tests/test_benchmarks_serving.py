@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from alm.generation import generate_answers
 from benchmarks.serving import Own, assemble, differences, noises
@@ -44,6 +45,7 @@ def test_tokens_are_those_of_generate_answers(own):
     assert f"{len(found[2])} tokens by us, {len(other[2])} by vLLM" in shown[1]
 
 
+@torch.no_grad()
 def test_the_projected_tokens_have_the_size_that_was_asked_for(own):
     embeddings = own.model.llm.get_input_embeddings().weight
     clip = noises(3, 16000)[0]
