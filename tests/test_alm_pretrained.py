@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from calls import model_inputs
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import alm
@@ -272,6 +273,65 @@ def test_wrong_generation_settings_name_their_file(tmp_path, tiny_model_dir, val
     (folder / "generation_config.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match=r"^generation_config\.json: cannot load '.*copy'"):
         load_model(str(folder))
+
+
+ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"target_modules": "(([a-z_.0-9]+)*)*!"}, "target_modules holds .*, not a pattern"),
+        ({"rank_pattern": {"((a+)*)*$": 3}}, "rank_pattern holds .*, not a pattern"),
+        ({"r": 10**9}, "r is 1000000000, expected a whole number"),
+        ({"base_model_name_or_path": "someone/model"}, "'someone/model', is no directory here; merge"),
+        ({"base_model_name_or_path": None}, "None, is no directory here; merge"),
+    ],
+)
+def test_an_adapter_of_a_stranger_is_checked_before_it_is_loaded(
+    llm_dir, tmp_path, monkeypatch, change, said
+):
+    """Its patterns would run for years; its base model would be asked of the Hub."""
+    import socket
+
+    def refuse(*_):
+        raise AssertionError("a connection was attempted")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    folder = tmp_path / "llm"
+    shutil.copytree(llm_dir, folder)
+    if "base_model_name_or_path" in change:
+        (folder / "config.json").unlink()
+    (folder / "adapter_config.json").write_text(json.dumps(ADAPTER | change))
+    with pytest.raises(CheckpointError, match=rf"adapter_config\.json: .*{said}"):
+        load_llm(str(folder))
+
+
+@pytest.mark.parametrize("place", ["../outside.safetensors", "/dev/zero", ".", "", 1, "missing", "ABSOLUTE"])
+def test_an_index_of_weights_stays_in_its_directory(llm_dir, tmp_path, place):
+    folder = tmp_path / "llm"
+    shutil.copytree(llm_dir, folder)
+    names = list(safe_open(folder / "model.safetensors", "pt").keys())
+    shutil.move(folder / "model.safetensors", tmp_path / "outside.safetensors")
+    place = str(tmp_path / "outside.safetensors") if place == "ABSOLUTE" else place
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, place)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"index\.json: .* is no file of this directory"):
+        load_llm(str(folder))
+    for broken in ({"weight_map": None}, {"weight_map": {}}, {}):
+        (folder / "model.safetensors.index.json").write_text(json.dumps(broken))
+        with pytest.raises(CheckpointError, match=r"index\.json: weight_map is"):
+            load_llm(str(folder))
+
+
+def test_weights_in_shards_are_loaded(llm_dir, tmp_path):
+    model = load_llm(str(llm_dir))
+    shutil.copytree(llm_dir, tmp_path / "llm")
+    (tmp_path / "llm/model.safetensors").unlink()
+    model.save_pretrained(tmp_path / "llm", max_shard_size="40KB")
+    assert (tmp_path / "llm/model.safetensors.index.json").is_file()
+    again = load_llm(str(tmp_path / "llm"))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("dtype", [1e-300, 3, True, ["float32"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,10 @@ _JSON_FILES = (
 )
 _MOST_LAYERS = 10_000
 _LARGEST_SIZE = 10**11
+_LARGEST_RANK = 65536
+# Of an adapter_config.json what peft takes for regular expressions, some of which take years to match.
+_ADAPTER_NAMES = ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern")
+_MODULE_NAME = re.compile(r"[\w.]+")
 _DTYPES = ("dtype", "torch_dtype")
 
 
@@ -65,6 +70,10 @@ def from_pretrained(
                 values = read_json_object(folder / name, error, constants=True, byte_order_mark=False)
                 if name == "config.json":
                     check_sizes(values, str(folder / name), error)
+                elif name == "adapter_config.json":
+                    _check_adapter(values, folder, error)
+                elif name == "model.safetensors.index.json":
+                    _check_index(values, folder, error)
     with typed_errors(f"{role}: cannot load '{source}'", error, folder):
         with without_progress_bars():
             name_or_path = None if source is None else str(source)
@@ -120,6 +129,56 @@ def check_sizes(values: Any, where: str, error: type[UserError] = CheckpointErro
                 f"{where}: {key} is {shown(value, 80)}, expected the name of a dtype; restore the file"
             )
         check_sizes(value, where, error)
+
+
+def _check_adapter(values: dict[str, Any], folder: Path, error: type[UserError]) -> None:
+    """Refuse an adapter of a stranger that names a model of the Hub, or whose patterns may never end."""
+    where = folder / "adapter_config.json"
+    base = values.get("base_model_name_or_path")
+    if not os.path.isfile(folder / "config.json") and not (isinstance(base, str) and os.path.isdir(base)):
+        raise error(
+            f"{where}: the adapter's base model, {shown(base, 80)}, is no directory here; merge the adapter into it "
+            "(peft's merge_and_unload), and give the merged model"
+        )
+    for key in _ADAPTER_NAMES:
+        given = values.get(key)
+        names = (
+            list(given)
+            if isinstance(given, list | dict)
+            else []
+            if given in (None, "all-linear")
+            else [given]
+        )
+        for name in names:
+            if not isinstance(name, str) or _MODULE_NAME.fullmatch(name) is None:
+                raise error(
+                    f"{where}: {key} holds {shown(name, 80)}, expected names of modules, not a pattern"
+                )
+    rank = values.get("r")
+    if rank is not None and not (type(rank) is int and 1 <= rank <= _LARGEST_RANK):
+        raise error(f"{where}: r is {shown(rank, 80)}, expected a whole number from 1 to {_LARGEST_RANK}")
+
+
+def _check_index(values: dict[str, Any], folder: Path, error: type[UserError]) -> None:
+    """Refuse an index of weights that leads out of its directory."""
+    where = folder / "model.safetensors.index.json"
+    found = values.get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise error(
+            f"{where}: weight_map is {shown(found, 80)}, expected the file of each tensor; restore the file"
+        )
+    if not isinstance(values.get("metadata", {}), dict):
+        raise error(
+            f"{where}: metadata is {shown(values['metadata'], 80)}, expected an object; restore the file"
+        )
+    for name in {shown(name): name for name in found.values()}.values():
+        if (
+            not isinstance(name, str)
+            or not name
+            or Path(name).name != name
+            or not os.path.isfile(folder / name)
+        ):
+            raise error(f"{where}: {shown(name, 80)} is no file of this directory; copy it again")
 
 
 def _custom_code(folder: Path | None) -> str:
