@@ -668,7 +668,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         skipped = self._absent_keys()
         write_weights(folder / WEIGHTS, {key: value for key, value in state.items() if key not in skipped})
         values = json.loads(json.dumps(self.config.to_dict()))
-        values["architectures"] = [type(self).__name__]
+        values["architectures"] = [type(self).__name__.removeprefix("FSDP")]  # which `fully_shard` puts there
         for nested in (values, values["text_config"]):
             nested.pop("_name_or_path", None)  # a path of this machine, and `llm` says it already
         if values.get("llm") and os.path.isdir(values["llm"]):

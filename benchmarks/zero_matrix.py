@@ -39,7 +39,7 @@ def main() -> int:
     data.mkdir()
     make_data(data)
     # without dropout, whose random numbers differ between one process and two
-    parts = make_parts(folder, data, _llm(folder / "llm"), drop_path_rate=0.0, attn_drop_rate=0.0)
+    parts = make_parts(folder, data, tiny_llm(folder / "llm"), drop_path_rate=0.0, attn_drop_rate=0.0)
     failed = 0
     for stage, zero in ((stage, zero) for stage, zero in CASES if stage in options.stages):
         for launcher in LAUNCHERS:
@@ -92,7 +92,7 @@ def _call(command: list[str]) -> None:
         )
 
 
-def _llm(folder: Path) -> Path:
+def tiny_llm(folder: Path) -> Path:
     """The tests' tiny LLM."""
     from conftest import llm_dir
 

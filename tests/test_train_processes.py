@@ -27,11 +27,13 @@ from survival import (
 from test_alm_processes import OURS, working_directory_of_a_user
 
 import alm
+from alm.common.errors import ConfigError
 from alm.common.settings import dump_settings
 from benchmarks.faults import alive
 from train.data.order import epoch_order
 from train.data.protocols import TrainingDataset
 from train.data.sampling import EpochBatches
+from train.pipeline.runner import run_stage
 from train.processes import barrier
 from train.settings import TrainSettings
 
@@ -83,7 +85,9 @@ def test_processes_wait_for_each_other_before_there_is_a_trainer(tmp_path):
     assert exit_codes(both) == [0, 0]
 
 
-def runs(stage: str, data: Path, folder: Path, parts: dict, zero: int | None) -> tuple[TrainSettings, ...]:
+def runs(
+    stage: str, data: Path, folder: Path, parts: dict, zero: int | str | None
+) -> tuple[TrainSettings, ...]:
     """One process with batches of 4; two with batches of 2. No dropout: that differs between processes."""
     policy = {
         "llm": "lora",
@@ -96,11 +100,13 @@ def runs(stage: str, data: Path, folder: Path, parts: dict, zero: int | None) ->
         from survival import TINY
 
         values = {"encoder_options": {**TINY, "drop_path_rate": 0.0}}
-    deepspeed = str(DEEPSPEED / f"zero{zero}.json") if zero else None
+    sharded = {"deepspeed": str(DEEPSPEED / f"zero{zero}.json")} if zero else {}
+    if zero == "fsdp":
+        sharded = {"fsdp": {}}
     both = []
     for name, size in (("one", 4), ("two", 2)):
         optim = {"steps": 5, "batch_size": size, "accumulation": 1, "lr": 1e-3}
-        run = {"log_every": 2, "deepspeed": deepspeed if name == "two" else None}
+        run = {"log_every": 2, **(sharded if name == "two" else {})}
         both.append(of_stage(stage, data, folder / name, parts, optim=optim, run=run, **values))
     return tuple(both)
 
@@ -133,7 +139,8 @@ def assert_loads(run: TrainSettings, reference: TrainSettings) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stage", "zero"), [("pretrain", 2), ("align", 1), ("instruct", 3), ("instruct", None)]
+    ("stage", "zero"),
+    [("pretrain", 2), ("align", 1), ("instruct", 3), ("instruct", None), ("instruct", "fsdp")],
 )
 def test_two_processes_equal_one_and_resume(stage, zero, data, parts, tmp_path):
     reference, run = runs(stage, data, tmp_path, parts, zero)
@@ -142,6 +149,62 @@ def test_two_processes_equal_one_and_resume(stage, zero, data, parts, tmp_path):
     assert run_processes(run) == [0, 0]
     assert_same_curve(run, reference)
     assert_loads(run, reference)
+
+
+@pytest.mark.slow
+def test_fsdp_validates_keeps_the_best_and_clips_as_one_process_does(data, parts, tmp_path):
+    """With a frozen encoder in every step, LoRA on the LLM, recomputed activations, and a limit for each component."""
+    both = []
+    for name, size, fsdp in (("one", 4, None), ("two", 2, {"reshard_after_forward": False})):
+        both.append(
+            of_stage(
+                "align",
+                data,
+                tmp_path / name,
+                parts,
+                data={"cache_features": False, "validation": [str(data / "train.jsonl")]},
+                policy={"llm": "lora", "llm_lora": {"dropout": 0.0}},
+                optim={
+                    "steps": 6, "batch_size": size, "accumulation": 1, "lr": 1e-3,
+                    "components": {"llm_lora": {"max_grad_norm": 0.01, "lr": 1e-2}},
+                },
+                run={"log_every": 2, "eval_every": 2, "gradient_checkpointing": True, "fsdp": fsdp},
+            )
+        )  # fmt: skip
+    reference, run = both
+    assert run_child(reference) == 0
+    assert run_processes(run) == [0, 0]
+    assert_same_curve(run, reference)
+    assert_loads(run, reference)
+    facts = [json.loads((Path(one.out) / "finished.json").read_text()) for one in both]
+    assert facts[0]["best_step"] == facts[1]["best_step"]
+    for key in ("loss", "loss_other_audio"):
+        assert facts[1][key] == pytest.approx(facts[0][key], abs=1e-4)
+    assert [m["grad_norm"] for m in metrics_of(run) if "grad_norm" in m] == pytest.approx(
+        [m["grad_norm"] for m in metrics_of(reference) if "grad_norm" in m], rel=1e-3
+    )
+
+
+def test_fsdp_is_refused_where_it_would_not_work(data, parts, tmp_path, monkeypatch):
+    def refused(stage="align", more=None, **run):
+        with pytest.raises(ConfigError) as caught:
+            run_stage(of_stage(stage, data, tmp_path / "out", parts, run=run, **(more or {})))
+        return str(caught.value)
+
+    assert refused(fsdp={}).startswith(
+        "run.fsdp: splits weights over processes, and there is one; start with torch"
+    )
+    assert refused("pretrain", fsdp={}) == "run.fsdp: is for stages align and instruct, not pretrain"
+    assert refused(fsdp={}, deepspeed="configs/deepspeed/zero2.json").startswith("run.fsdp: DeepSpeed")
+    assert refused(fsdp={"version": 1}) == "run.fsdp.version: only FSDP2 is supported; remove it"
+    assert "reshard_after_forward" in refused(fsdp={"reshard": True})
+    assert refused(fsdp={"reshard_after_forward": "often"}).startswith("run.fsdp: ")
+    assert refused(trainer={"fsdp": True}) == "run.trainer.fsdp: is set by run.fsdp; use that"
+    assert refused(fsdp={}, more={"llm_bits": 4}).startswith(
+        "run.fsdp: the packed weights of a quantised LLM"
+    )
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert refused().startswith("ACCELERATE_USE_FSDP: FSDP was chosen in the config of accelerate launch")
 
 
 LAUNCHERS = {

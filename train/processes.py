@@ -68,6 +68,15 @@ def on_main(work: Callable[[], Result]) -> Result:
     return shared
 
 
+def lost_process(error: Exception) -> bool:
+    """Whether an error says that another process of the run has ended, or cannot be reached."""
+    if rank_and_world()[1] == 1:
+        return False
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo/transport" in str(error)
+    )
+
+
 def any_process(flags: Sequence[bool], device: torch.device) -> list[bool]:
     """For each flag, whether it is set on any process; every process must call this with as many flags."""
     if rank_and_world()[1] == 1:

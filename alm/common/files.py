@@ -269,7 +269,7 @@ def locked_file(path: Path) -> tuple[Path, BinaryIO]:
     while True:
         temporary = _partial_name(path)
         stream = open(temporary, "xb")  # the caller closes it
-        if _lock(stream.fileno()) and os.fstat(stream.fileno()).st_nlink:
+        if try_lock(stream.fileno()) and os.fstat(stream.fileno()).st_nlink:
             return temporary, stream
         stream.close()  # another process took it for a leftover before it was locked
 
@@ -280,13 +280,13 @@ def _locked_folder(out: Path) -> tuple[Path, int]:
         partial = _partial_name(out)
         partial.mkdir()
         handle = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        if _lock(handle) and os.fstat(handle).st_nlink:
+        if try_lock(handle) and os.fstat(handle).st_nlink:
             return partial, handle
         os.close(handle)
 
 
-def _lock(handle: int) -> bool:
-    """Lock a file or folder; False where another process holds the lock."""
+def try_lock(handle: int) -> bool:
+    """Lock an open file or folder until it is closed; False where another process, maybe on another host, has it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

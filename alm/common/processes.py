@@ -6,6 +6,7 @@ import _thread
 import ctypes
 import multiprocessing
 import os
+import re
 import resource
 import runpy
 import signal
@@ -21,6 +22,7 @@ from alm.common.errors import ConfigError
 from alm.common.import_path import ROOT, SAFE_PATH, named_in_pythonpath
 
 _LAUNCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_SLURM_TASK = "SLURM_PROCID"
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _REPEAT_AFTER_S = 0.02  # enough to leave a `__del__`; where it is not, the signal is dropped and sent again
 
@@ -86,6 +88,7 @@ def child_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
         folders = [ROOT, *(folder for folder in folders if folder != ROOT)]
     environment["PYTHONPATH"] = os.pathsep.join(folders)
     environment[SAFE_PATH] = "1"
+    environment.pop(_SLURM_TASK, None)  # a child is no task of srun's
     return environment
 
 
@@ -213,11 +216,12 @@ def is_main_process() -> bool:
 
 
 def check_launch() -> None:
-    """Check the variables that a launcher such as torchrun sets.
+    """Check the variables that a launcher such as torchrun sets; those of tasks that `srun` started are derived.
 
     Raises:
         ConfigError: Some are set and others are missing, or they are no numbers.
     """
+    _number_slurm_task()
     rank(), local_rank()
     if world_size() > 1 or "RANK" in os.environ or "LOCAL_RANK" in os.environ:
         missing = [name for name in _LAUNCH if name not in os.environ]
@@ -228,6 +232,49 @@ def check_launch() -> None:
             raise ConfigError(
                 f"{', '.join(there)} without {', '.join(missing)}; start with torchrun, or unset {', '.join(there)}"
             )
+
+
+def _number_slurm_task() -> None:
+    """Give one of several tasks of `srun` the variables that torchrun would set, unless a launcher has.
+
+    Slurm numbers the tasks (SLURM_PROCID of SLURM_NTASKS, SLURM_LOCALID on their machine). They meet on the first
+    machine of SLURM_NODELIST, at a port that follows from the job's number; MASTER_ADDR and MASTER_PORT win.
+
+    Raises:
+        ConfigError: The variables are no numbers, or the machines are not named.
+    """
+    given = os.environ
+    if _SLURM_TASK not in given or "RANK" in given or "WORLD_SIZE" in given:
+        return
+    # Of the step: its job may have more. A batch script or a shell of a job has them, too, but is alone.
+    tasks = _number("SLURM_STEP_NUM_TASKS", _number("SLURM_NTASKS", 1))
+    if tasks < 2 or ("SLURM_JOB_ID" in given and "SLURM_STEP_ID" not in given):
+        return
+    machines = (
+        given.get("SLURM_STEP_NODELIST") or given.get("SLURM_NODELIST") or given.get("SLURM_JOB_NODELIST")
+    )
+    if not machines and "MASTER_ADDR" not in given:
+        raise ConfigError(
+            f"{_SLURM_TASK} with {tasks} tasks, without SLURM_NODELIST; set MASTER_ADDR to the machine of task 0"
+        )
+    variables = {
+        "RANK": str(_number(_SLURM_TASK, 0)),
+        "WORLD_SIZE": str(tasks),
+        "LOCAL_RANK": str(_number("SLURM_LOCALID", 0)),
+        "MASTER_ADDR": given.get("MASTER_ADDR") or first_machine(machines or ""),
+        "MASTER_PORT": given.get("MASTER_PORT") or str(20000 + _number("SLURM_JOB_ID", 0) % 20000),
+    }
+    given.update(variables)
+
+
+def first_machine(machines: str) -> str:
+    """The first name of a list in Slurm's notation, as `scontrol show hostnames` prints it.
+
+    Args:
+        machines: For example `node[01-04,07],login2`.
+    """
+    first = re.match(r"(?:\[[^\]]*\]|[^,\[])*", machines.strip())
+    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first[0] if first else "")
 
 
 def _number(name: str, default: int) -> int:

@@ -28,7 +28,8 @@ class WeightSamples:
             whole = packed or (
                 value.is_floating_point() and ".weight." not in key
             )  # no scale of a packed weight
-            if whole and ".lora_" not in key and not value.is_meta and value.numel():
+            sharded = hasattr(value, "device_mesh")  # by FSDP2: reading its values waits for all processes
+            if whole and ".lora_" not in key and not value.is_meta and not sharded and value.numel():
                 step = -(-value.numel() // (self._PACKED if packed else self._COUNT))
                 values[key.replace(".base_layer.", ".")] = value.reshape(-1)[::step].cpu().clone()
         return values

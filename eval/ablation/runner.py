@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from alm.common.errors import UserError
 from alm.common.files import write_text_atomic
 from alm.common.processes import child_environment, tied_child_command
 from eval.ablation.steps import CONFIG, DONE, FAILED, LOG, Step, all_steps, placed
@@ -63,6 +64,7 @@ def run_steps(work: Path, last: Sequence[Step], jobs: int, say: Say = print) -> 
         say: Called with one line per step that ends.
     """
     waiting = [step for step in all_steps(last) if not is_done(work, step)]
+    old = {step.key: _failure(work, step) for step in waiting}  # these steps are tried again
     total, ended, failed = len(waiting), 0, set[str]()
     running: list[_Running] = []
     before = signal.signal(signal.SIGTERM, _interrupt)  # the steps' processes are stopped as after Ctrl-C
@@ -79,9 +81,13 @@ def run_steps(work: Path, last: Sequence[Step], jobs: int, say: Say = print) -> 
                     if lock is None:  # another process runs it
                         continue
                     waiting.remove(step)
-                    if is_done(work, step):
+                    failure = _failure(work, step)
+                    if is_done(work, step) or failure != old[step.key]:  # by another process meanwhile
                         os.close(lock)
                         ended += 1
+                        if not is_done(work, step):
+                            failed.add(step.key)
+                            say(f"[{ended}/{total}] {step.label}: FAILED in another process")
                         continue
                     running.append(_start(work, step, lock, jobs))
             for one in list(running):
@@ -100,6 +106,14 @@ def run_steps(work: Path, last: Sequence[Step], jobs: int, say: Say = print) -> 
         signal.signal(signal.SIGTERM, before)
 
 
+def _failure(work: Path, step: Step) -> str | None:
+    """The marker of a failed step, which says when it failed."""
+    with contextlib.suppress(OSError):
+        file = step_folder(work, step) / FAILED
+        return f"{file.read_text(encoding='utf-8').strip()} ({file.stat().st_mtime_ns})"
+    return None
+
+
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt(signal.SIGTERM)
 
@@ -113,6 +127,12 @@ def _lock(folder: Path) -> int | None:
     except BlockingIOError:
         os.close(handle)
         return None
+    except OSError as error:
+        os.close(handle)
+        raise UserError(
+            f"{folder}: the file system has no locks ({error.strerror}), without which two processes could run one "
+            "step; set work to a folder on another, or mount it with locks"
+        ) from error
     return handle
 
 

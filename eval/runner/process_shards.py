@@ -1,10 +1,15 @@
 """Several processes on one evaluation: each answers its share into a file of its own, the first joins them."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from alm.common.processes import local_rank, rank, world_size
+from alm.common.text import error_line
+from eval.errors import EvaluationError
 from eval.scoring.predictions import PREDICTIONS, Prediction, PredictionsFile, read_predictions
+
+_TIMEOUT = timedelta(days=1)  # a slow machine's share may take hours longer than a fast one's
 
 
 class Shards:
@@ -29,7 +34,7 @@ class Shards:
     def open(self) -> PredictionsFile:
         """The file that this process appends to."""
         name = PREDICTIONS if self.world == 1 else f"predictions.rank{self.rank}.jsonl"
-        return PredictionsFile(self._out_dir / name)
+        return PredictionsFile(self._out_dir / name, alone=True)
 
     def known(self) -> dict[str, Prediction]:
         """All stored answers by key, also those of killed runs, whatever their number of processes."""
@@ -41,14 +46,24 @@ class Shards:
         return questions[self.rank :: self.world]
 
     def wait(self) -> None:
-        """Wait for the other processes."""
+        """Wait for the other processes.
+
+        Raises:
+            EvaluationError: One of them has ended, or its machine cannot be reached.
+        """
         if self.world > 1:
             from torch import distributed
 
-            if not distributed.is_initialized():
-                # Nothing but waiting is done together, for which the CPU's backend will do on any machine.
-                distributed.init_process_group("gloo")
-            distributed.barrier()
+            try:
+                if not distributed.is_initialized():
+                    # Nothing but waiting is done together, for which the CPU's backend will do on any machine.
+                    distributed.init_process_group("gloo", timeout=_TIMEOUT)
+                distributed.barrier()
+            except RuntimeError as error:
+                raise EvaluationError(
+                    "another process of this evaluation has ended, or its machine cannot be reached; what it printed "
+                    f"says why ({error_line(error, 200)}); answers are kept, run the same command again"
+                ) from error
 
     @staticmethod
     def device() -> str | None:
@@ -61,7 +76,7 @@ class Shards:
 
     def merge(self) -> list[Prediction]:
         """Put all answers into `predictions.jsonl` and remove the other files; only the first process may."""
-        with PredictionsFile(self._out_dir / PREDICTIONS) as file:
+        with PredictionsFile(self._out_dir / PREDICTIONS, alone=True) as file:
             have = {line["key"] for line in file.lines}
             file.append([line for key, line in self.known().items() if key not in have])
             lines = list(file.lines)

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from alm.common.files import read_bytes, read_text
+from alm.common.files import read_bytes, read_text, try_lock
 from alm.common.json_text import parse_json
 from alm.data.records import Record
 from eval.errors import EvaluationError
@@ -22,6 +23,7 @@ PREDICTIONS = "predictions.jsonl"
 HEADLINE = "none"
 """The control that is the model as it is."""
 
+_LOCK_S = 5.0  # processes that a killed run started hold its lock until they notice
 _FIELDS = {"id": str, "key": str, "control": str, "prediction": str}
 
 Prediction = dict[str, Any]
@@ -166,25 +168,46 @@ class PredictionsFile:
         lines: What it held when it was opened, and what was appended since.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], alone: bool = False) -> None:
         """Open the file for appending, creating it and its folder if need be.
 
+        Args:
+            path: Where it is, or will be.
+            alone: Let no other process that asks for the same write into it, also not from another host.
+
         Raises:
-            EvaluationError: It cannot be written, or a line in it is broken.
+            EvaluationError: It cannot be written, a line in it is broken, or another process writes into it.
         """
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            raw = self.path.read_bytes() if self.path.exists() else b""
-            whole = _whole_length(raw)
-            self.lines = _parse(raw[:whole], self.path)
             self._file = open(self.path, "ab")
+            if alone:
+                self._keep()
+            try:
+                raw = self.path.read_bytes()
+                whole = _whole_length(raw)
+                self.lines = _parse(raw[:whole], self.path)
+            except EvaluationError:
+                self._file.close()
+                raise
             if whole < len(raw):
                 self._file.truncate(whole)
         except OSError as error:
             raise EvaluationError(
                 f"{self.path}: cannot write predictions ({error.strerror}); choose an out directory you may write to"
             ) from error
+
+    def _keep(self) -> None:
+        until = time.monotonic() + _LOCK_S
+        while not try_lock(self._file.fileno()):
+            if time.monotonic() > until:
+                self._file.close()
+                raise EvaluationError(
+                    f"{self.path}: another process writes answers into it; wait until it ends, choose another out "
+                    "directory, or start all of them together with torchrun"
+                )
+            time.sleep(0.2)
 
     def __enter__(self) -> "PredictionsFile":
         return self

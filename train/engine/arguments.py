@@ -40,6 +40,8 @@ _OURS = {
     "bf16": "run.precision",
     "fp16": "run.precision",
     "deepspeed": "run.deepspeed",
+    "fsdp": "run.fsdp",
+    "fsdp_config": "run.fsdp",
     "seed": "run.seed",
     "data_seed": "run.seed",
     "logging_strategy": "run.log_every",
@@ -110,6 +112,8 @@ def training_arguments(settings: LoopSettings, folder: Path, drop_last: bool = F
         optional["optim"] = optim.optimizer
     if optim.optimizer_args is not None:
         optional["optim_args"] = optim.optimizer_args
+    if run.fsdp is not None:
+        optional |= {"fsdp": True, "fsdp_config": dict(run.fsdp)}
     own_clips = any(part.max_grad_norm for part in optim.components.given().values())
     try:
         return TrainingArguments(
@@ -143,9 +147,10 @@ def training_arguments(settings: LoopSettings, folder: Path, drop_last: bool = F
             **run.trainer,
         )
     except (TypeError, ValueError, ImportError, AttributeError) as error:
-        if not run.trainer:
+        if not run.trainer and run.fsdp is None:
             raise
-        raise ConfigError(f"run.trainer: {error_line(error, 300)}") from error
+        where = "run.fsdp" if run.fsdp is not None else "run.trainer"
+        raise ConfigError(f"{where}: {error_line(error, 300)}") from error
 
 
 def schedule_options(optim: OptimSettings) -> dict[str, Any]:
@@ -193,8 +198,11 @@ def check_arguments(settings: LoopSettings) -> None:
         raise ConfigError(
             "optim.components: max_grad_norm: DeepSpeed clips the whole gradient itself; use optim.max_grad_norm"
         )
+    if run.fsdp is not None:
+        alone = dataclasses.replace(settings, run=dataclasses.replace(run, trainer={}))
+        training_arguments(alone, Path("unused"))
     if run.trainer or optim.optimizer or optim.optimizer_args:
-        plain = dataclasses.replace(settings, run=dataclasses.replace(run, deepspeed=None))
+        plain = dataclasses.replace(settings, run=dataclasses.replace(run, deepspeed=None, fsdp=None))
         arguments = training_arguments(plain, Path("unused"))
         origin = (
             "run.trainer" if optim.optimizer_args is None else f"optim.optimizer_args: {optim.optimizer_args}"

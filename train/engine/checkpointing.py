@@ -17,8 +17,8 @@ from transformers import Trainer
 from alm.common.errors import CheckpointError, UserError
 from alm.common.processes import is_main_process
 from encoders.checkpoint import write_weights
-from train.engine import checkpoints
-from train.processes import any_process, barrier, rank_and_world
+from train.engine import checkpoints, fsdp
+from train.processes import any_process, barrier, rank_and_world, say
 
 PRIVATE_METHODS = {
     "_save_checkpoint": "the Trainer's is not atomic and holds frozen weights; no public hook replaces it",
@@ -120,9 +120,13 @@ class CheckpointTrainer(Trainer):
         """Trainable weights, optimiser, schedule and counters."""
         if self.is_deepspeed_enabled:
             self._engine.save_checkpoint(str(folder), exclude_frozen_parameters=True)
-        elif is_main_process():
-            write_weights(folder / checkpoints.WEIGHTS, checkpoints.trained_weights(self.network))
-            torch.save(self.optimizer.state_dict(), folder / checkpoints.OPTIMIZER)  # type: ignore[union-attr]
+        else:
+            if self.is_fsdp_enabled or is_main_process():
+                weights = fsdp.whole(checkpoints.trained_weights(self.network))
+                state = fsdp.whole(self.optimizer.state_dict())  # type: ignore[union-attr]
+            if is_main_process():
+                write_weights(folder / checkpoints.WEIGHTS, weights)
+                torch.save(state, folder / checkpoints.OPTIMIZER)
         if is_main_process():
             torch.save(self.lr_scheduler.state_dict(), folder / checkpoints.SCHEDULER)  # type: ignore[union-attr]
             self.state.save_to_json(str(folder / "trainer_state.json"))
@@ -137,6 +141,8 @@ class CheckpointTrainer(Trainer):
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
     ) -> Any:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)  # type: ignore[no-untyped-call]
+        if self.is_fsdp_enabled:
+            fsdp.finish_sharding(self.network)
         if resume_from_checkpoint is not None:
             self._restore(Path(resume_from_checkpoint))
         return prepared
@@ -162,9 +168,15 @@ class CheckpointTrainer(Trainer):
             if loaded is None:
                 raise CheckpointError(f"{checkpoint}: DeepSpeed cannot load it")
         else:
+            if facts["world"] != self.args.world_size:
+                more = "larger" if self.args.world_size > facts["world"] else "smaller"
+                say(
+                    f"{checkpoint.name}: was written by {facts['world']} processes, now there are "
+                    f"{self.args.world_size}; the batches of all together are {more}"
+                )
             checkpoints.load_trained(self.network, checkpoint / checkpoints.WEIGHTS)
             state = checkpoints.load_state(checkpoint / checkpoints.OPTIMIZER)
-            self.optimizer.load_state_dict(state)  # type: ignore[union-attr]
+            self.optimizer.load_state_dict(fsdp.sharded_state(state, self.optimizer))  # type: ignore
         self.lr_scheduler.load_state_dict(checkpoints.load_state(checkpoint / checkpoints.SCHEDULER))  # type: ignore[union-attr]
         self._restored, self.best = facts["log"], facts["best"]
 

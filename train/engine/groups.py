@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
@@ -64,11 +64,10 @@ def layer_scales(encoder: nn.Module, decay: float, where: str = "finetune.layer_
             for part, module in parts.items()
             for name, scale in layer_scales(module, decay, where).items()
         }
-    lists = {name: m for name, m in encoder.named_modules() if isinstance(m, nn.ModuleList)}
-    prefix = max(lists, key=lambda name: len(lists[name]), default=None)
-    if prefix is None or len(lists[prefix]) < 2:
+    prefix, blocks = longest_list(encoder)
+    if len(blocks) < 2:
         raise ConfigError(f"{where}={decay}: {type(encoder).__name__} has no list of blocks; set it to 1")
-    n_blocks, seen_blocks = len(lists[prefix]), False
+    n_blocks, seen_blocks = len(blocks), False
     scales = {}
     for name, _ in encoder.named_parameters():
         if name.startswith(f"{prefix}."):
@@ -78,6 +77,13 @@ def layer_scales(encoder: nn.Module, decay: float, where: str = "finetune.layer_
             depth = n_blocks + 1 if seen_blocks else 0
         scales[name] = decay ** (n_blocks + 1 - depth)
     return scales
+
+
+def longest_list(module: nn.Module) -> tuple[str, Sequence[nn.Module]]:
+    """Name and content of the longest `ModuleList`, which holds a transformer's blocks; empty if there is none."""
+    lists = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList)}
+    name = max(lists, key=lambda name: len(lists[name]), default="")
+    return name, list(lists[name]) if lists else []
 
 
 def parameter_groups(

@@ -26,7 +26,7 @@ from alm.common.seeds import seed_from
 from encoders.checkpoint import write_weights
 from train.data.protocols import ReportsMetrics, TrainingDataset
 from train.data.sampling import EpochBatches
-from train.engine import checkpoints
+from train.engine import checkpoints, fsdp
 from train.engine.arguments import component_schedule, counted, training_arguments
 from train.engine.checkpointing import CheckpointTrainer
 from train.engine.groups import clip_groups, parameter_groups
@@ -89,6 +89,26 @@ class StageTrainer(CheckpointTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.add_callback(_Hooks(self))
+
+    # ---- FSDP2 ----
+    def create_accelerator_and_postprocess(self) -> None:
+        """The Trainer's accelerator; with `run.fsdp` its FSDP2, also on CPUs."""
+        arguments = self.args.fsdp_plugin_args
+        if arguments is not None and "transformer_cls_names_to_wrap" not in arguments:
+            arguments["transformer_cls_names_to_wrap"] = fsdp.block_classes(self.network)
+        with fsdp.switch_kept():
+            super().create_accelerator_and_postprocess()
+            if arguments is not None and not self.is_fsdp_enabled:
+                fsdp.use_on_cpu(self.accelerator, arguments)
+                self.is_fsdp_enabled = True
+        if self.is_fsdp_enabled:  # it would round waveforms to bf16; autocast does not
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
+        """With FSDP2 autocast, which `Accelerator.prepare` puts around the forward pass of other models."""
+        if self.is_fsdp_enabled:
+            return self.accelerator.autocast()
+        return super().autocast_smart_context_manager(cache_enabled)
 
     # ---- parameters and samples ----
     @property
@@ -219,9 +239,9 @@ class StageTrainer(CheckpointTrainer):
             self._clip_groups = clip_groups(self.network, self.optim)
         groups = self._clip_groups
         if not groups:
-            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+            return fsdp.value_of(super()._clip_grad_norm(model))  # type: ignore[no-untyped-call]
         norms = [
-            self.accelerator.clip_grad_norm_(parameters, largest or float("inf"))
+            fsdp.value_of(self.accelerator.clip_grad_norm_(parameters, largest or float("inf")))
             for parameters, largest in groups
         ]
         return torch.stack([torch.as_tensor(norm) for norm in norms]).norm()
@@ -283,7 +303,9 @@ class StageTrainer(CheckpointTrainer):
     def after_step(self, control: TrainerControl) -> None:
         """Validate if it is due, and stop if the processes have agreed to; runs before log line and checkpoint."""
         if self.validate is not None and self.state.global_step % self.eval_every == 0:
-            self._run_validation(self.validate(), control)
+            with self.compute_loss_context_manager():
+                loss = self.validate()
+            self._run_validation(loss, control)
         if self.preempted:
             control.should_training_stop = True
             control.should_save = self._saved_step != self.state.global_step
@@ -291,7 +313,9 @@ class StageTrainer(CheckpointTrainer):
     def _run_validation(self, loss: float, control: TrainerControl) -> None:
         """Log the validation loss, keep the weights if it is the lowest, stop early if it no longer improves."""
         step = self.state.global_step
+        due = control.should_log
         self.log({"eval_loss": loss})
+        control.should_log = due  # which logging resets, also where the training loss is due at this step
         if self.best is None or loss < self.best["loss"]:
             self.best = {"step": step, "loss": loss, "since": 0}
             weights = gathered_weights(self)

@@ -15,9 +15,10 @@ from alm.common.files import disk_problem, write_text_atomic
 from alm.common.fingerprint import fingerprint
 from alm.common.processes import is_main_process
 from alm.common.settings import dump_settings
+from alm.common.text import error_line
 from encoders.audio.options import applied
 from train.pipeline.rundir import CONFIG, MARKER, begin, damage, facts_of, finish, is_finished, run_lock
-from train.processes import on_main
+from train.processes import lost_process, on_main
 from train.stage import STAGES, StageSettings
 
 
@@ -117,6 +118,11 @@ def run_step(
         try:
             facts = work(folder)
         except Exception as error:
+            if lost_process(error):
+                raise UserError(
+                    f"{folder}: another process of this run has ended, or its machine cannot be reached; what it "
+                    f"printed says why ({error_line(error, 200)}); run the same command again to resume"
+                ) from error
             problem = None if isinstance(error, UserError | Preempted) else disk_problem(error)
             if problem is None:
                 raise

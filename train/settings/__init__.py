@@ -18,6 +18,19 @@ from train.settings.optim import OptimSettings
 from train.settings.pretrain import ContrastiveSettings
 from train.stage import STAGES, StageSettings
 
+# Keys of the Trainer's `fsdp_config`, and those of them that are decided here.
+_FSDP = (
+    *("reshard_after_forward", "cpu_offload", "auto_wrap_policy", "transformer_layer_cls_to_wrap"),
+    "min_num_params",
+)
+_FSDP_DECIDED = {
+    "version": "only FSDP2 is supported",
+    "state_dict_type": "checkpoints hold whole tensors, for any number of processes",
+    "cpu_ram_efficient_loading": "every process loads the model",
+    "activation_checkpointing": "is set by run.gradient_checkpointing",
+    "xla": "needs PyTorch/XLA, which is not supported",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
@@ -28,6 +41,9 @@ class RunSettings:
         precision: `fp32` or `bf16` (mixed precision).
         deepspeed: DeepSpeed JSON config: a path, or a shipped one (`configs/deepspeed/zero2.json`); None trains
             without DeepSpeed.
+        fsdp: Shard weights, gradients and optimiser over all processes with FSDP2, by options of `fsdp_config` of
+            `transformers.TrainingArguments`: `{}`, or for example `{reshard_after_forward: false, cpu_offload: true}`;
+            None does not shard (align, instruct).
         log_every: Steps between two lines of the log; 1 or more.
         save_every: Steps between two checkpoints; 0 disables them. A run that receives SIGTERM or SIGUSR1 saves one
             in any case. The same command resumes from the newest checkpoint.
@@ -52,6 +68,7 @@ class RunSettings:
     seed: int = 0
     precision: str = "fp32"
     deepspeed: str | None = None
+    fsdp: dict[str, Any] | None = None
     log_every: int = 10
     save_every: int = 0
     keep_checkpoints: int = 2
@@ -79,7 +96,17 @@ class RunSettings:
         if self.patience and not self.eval_every:
             raise ConfigError(f"run.patience: got {self.patience} with eval_every=0; set run.eval_every too")
         check_choice("run.on_nan", self.on_nan, ("stop", "skip"))
+        if self.fsdp is not None:
+            self._check_fsdp(self.fsdp)
         check_choice("run.precision", self.precision, ("fp32", "bf16"))
+
+    def _check_fsdp(self, options: dict[str, Any]) -> None:
+        if self.deepspeed is not None:
+            raise ConfigError("run.fsdp: DeepSpeed (run.deepspeed) shards too; remove one of them")
+        for key in options:
+            if key in _FSDP_DECIDED:
+                raise ConfigError(f"run.fsdp.{key}: {_FSDP_DECIDED[key]}; remove it")
+            check_choice("run.fsdp", key, _FSDP)
 
     @property
     def deepspeed_file(self) -> str | None:

@@ -26,7 +26,7 @@ class TuneStage(TrainingStage):
         *("model", "policy", "data.cache_features", "data.feature_folder", "data.cache_limit_gb"),
         *("data.max_length", "data.on_bad", "data.max_bad_share", "data.mixture", "data.group_by_length"),
         *("data.supervise", "data.pack", "data.share_clips"),
-        *("run.eval_every", "run.patience", "run.gradient_checkpointing"),
+        *("run.eval_every", "run.patience", "run.gradient_checkpointing", "run.fsdp"),
         *("optim.epochs", "optim.warmup_ratio", "optim.layer_decay", "optim.components"),
     )
 
@@ -41,6 +41,10 @@ class TuneStage(TrainingStage):
             raise ConfigError(f"model: stage {settings.stage} needs either model, or both encoder and llm")
         if settings.llm_bits is not None and settings.model:
             raise ConfigError("llm_bits: a model keeps its LLM in the bits it was aligned with; remove it")
+        if settings.llm_bits is not None and settings.run.fsdp is not None:
+            raise ConfigError(
+                "run.fsdp: the packed weights of a quantised LLM (llm_bits) cannot be split; remove one"
+            )
         policy, optim = settings.policy, settings.optim
         encoder = (policy.encoder, *policy.encoder_parts)
         trained = {

@@ -81,9 +81,11 @@ class TrainingStage(Stage[TrainSettings]):
     def check(self, settings: TrainSettings) -> dict[str, Any]:
         """Check what starts the processes, DeepSpeed's config, logging backends, and arguments of the Trainer."""
         from train.engine.arguments import check_arguments
+        from train.engine.fsdp import check_launcher
 
         check_launch()
         zero_stage(settings)
+        check_launcher()
         check_report_to(settings.run.report_to)
         check_arguments(settings.loop)
         return {}

@@ -24,6 +24,7 @@ from encoders import AudioEncoder, load_encoder
 from train.data.order import SampleOrder, tempered
 from train.data.protocols import TrainingDataset
 from train.data.quarantine import guarded
+from train.engine.fsdp import check_processes
 from train.engine.trainer import fit, gathered_weights
 from train.processes import say
 from train.settings import TrainSettings
@@ -176,6 +177,8 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     """
     from transformers import set_seed
 
+    if settings.run.fsdp is not None:
+        check_processes()
     records = open_records(settings.data.train)
     held_out = open_records(settings.data.validation)
     set_seed(settings.run.seed)
