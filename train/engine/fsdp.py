@@ -1,6 +1,6 @@
 """FSDP2 of the Trainer and accelerate: its options, the blocks that it shards, and whole tensors of sharded ones.
 
-Checkpoints hold whole tensors, in the form that they have without FSDP: any number of processes resumes from them.
+Checkpoints hold whole tensors, in the form that they have without FSDP.
 """
 
 from __future__ import annotations

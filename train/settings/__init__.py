@@ -25,7 +25,7 @@ _FSDP = (
 )
 _FSDP_DECIDED = {
     "version": "only FSDP2 is supported",
-    "state_dict_type": "checkpoints hold whole tensors, for any number of processes",
+    "state_dict_type": "checkpoints hold whole tensors",
     "cpu_ram_efficient_loading": "every process loads the model",
     "activation_checkpointing": "is set by run.gradient_checkpointing",
     "xla": "needs PyTorch/XLA, which is not supported",
