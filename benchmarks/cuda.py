@@ -1,11 +1,8 @@
-"""What a GPU does with it, in at most eight minutes: pretraining, the whole step with an LLM, sharded runs.
+"""Pretraining throughput of the base encoder on one CUDA device, and the loader's share of it.
 
-    python -m benchmarks.cuda
-
-Pretraining of the base encoder on one device: every step is the real one (front end and both views on the device,
-masks, both branches, NT-Xent, backward, AdamW, in bf16), and the loader's share of it is given. Model FLOP utilisation
-counts the kept tokens' matrix products once, recomputation not at all, over the device's bf16 matrix-product peak
-measured in the same run. `benchmarks.cuda_llm` describes the rest. `--dry` tries the script on CPUs.
+Every step is the real one: front end and both views on the device, masks, both branches, NT-Xent, backward, AdamW,
+in bf16. Model FLOP utilisation counts the kept tokens' matrix products once, recomputation not at all, over the
+device's bf16 matrix-product peak measured in the same run.
 """
 
 from __future__ import annotations
@@ -15,17 +12,15 @@ import gc
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks import cuda_llm
 from benchmarks.flops import step_flops
 from benchmarks.loader import RATE, synthetic_clip, write_clips
-from benchmarks.measure import Row, arguments, gemm_gflops, machine, seconds, table
+from benchmarks.measure import Row, main, seconds
 from encoders import AudioMosaicEncoder
 from encoders.audio import load_audio
 from encoders.zoo.audiomosaic.config import AudioMosaicConfig
@@ -156,27 +151,5 @@ def run(quick: bool = False) -> list[Row]:
     return rows
 
 
-def main() -> int:
-    """Print all rows; those for which there is no time say so."""
-    parser = arguments(__doc__)
-    parser.add_argument("--dry", action="store_true", help="try the script on CPUs, with tiny parts")
-    parser.add_argument("--minutes", type=float, default=8.0, help="time limit (default 8)")
-    options = parser.parse_args()
-    end = time.monotonic() + 60 * options.minutes
-    torch.set_num_threads(options.threads)
-    print("\n".join(machine()), flush=True)
-    if not options.dry and not torch.cuda.is_available():
-        print(table(run()))
-        return 0
-    # The sharded runs first: they are what only a GPU can show.
-    peak = gemm_gflops(512, 3) / 1e3 if options.dry else gemm_tflops()
-    with tempfile.TemporaryDirectory() as folder:
-        rows = cuda_llm.rows(Path(folder), options.dry, peak, lambda: end - time.monotonic())
-    print(table(rows), flush=True)
-    if not options.dry and end - time.monotonic() > 60:
-        print(table(run(quick=options.quick or end - time.monotonic() < 240)), flush=True)
-    return int(any("exit code" in row.ours or "not stopped" in row.ours for row in rows))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main(run, __doc__)

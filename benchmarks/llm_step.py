@@ -86,7 +86,7 @@ _TINY_ENCODER = {
     "encoder_ffn_dim": 96,
 }
 _TOKENS_PER_S = 6.25
-QUESTIONS = (
+_QUESTIONS = (
     ("Which sound comes first?", "a dog barking"),
     ("Is there a car in this recording?", "no"),
     ("How many different sounds do you hear?", "three"),
@@ -160,11 +160,11 @@ class Bench:
         else:
             config = LlamaConfig(**(_TINY_LLM if quick else _LLM))
             speaking = LlamaForCausalLM(config)
-            tokenizer = train_tokenizer([f"{q} {a}" for q, a in QUESTIONS], 400)
+            tokenizer = train_tokenizer([f"{q} {a}" for q, a in _QUESTIONS], 400)
         options = match_tokens(hearing.config, "mlp", {}, _TOKENS_PER_S, sizes.clip_s).options
         self.model = AudioLanguageModel.assemble(hearing.eval(), speaking, "mlp", options)
         self.processor: AudioLanguageProcessor = build_processor(tokenizer, self.model)
-        self.manifest = write_records(folder, sizes)
+        self.manifest = _write_records(folder, sizes)
         self.records = read_manifest(self.manifest)
         refs = list(dict.fromkeys(ref for record in self.records for ref in record.audio))
         self.features = ClipFeatures(hearing, refs, 4.0, torch.device("cpu"), batch_size=4)
@@ -322,7 +322,7 @@ class Bench:
         return loss, float(counter.get_total_flops()), supervised
 
 
-def write_records(folder: Path, sizes: Sizes) -> Path:
+def _write_records(folder: Path, sizes: Sizes) -> Path:
     """Clips of noise, all different, and the questions about each."""
     rng = np.random.default_rng(0)
     lines = []
@@ -330,7 +330,7 @@ def write_records(folder: Path, sizes: Sizes) -> Path:
         file = folder / f"{number}.wav"
         save_wav(file, 0.1 * rng.standard_normal(int(16000 * sizes.clip_s)), 16000)
         for place in range(sizes.questions):
-            question, answer = QUESTIONS[place % len(QUESTIONS)]
+            question, answer = _QUESTIONS[place % len(_QUESTIONS)]
             record = {"id": f"{number}-{place}", "audio": str(file), "question": question, "answer": answer}
             lines.append(json.dumps(record) + "\n")
     write_text_atomic(folder / "records.jsonl", "".join(lines))
