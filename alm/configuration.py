@@ -312,10 +312,15 @@ _SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "weights_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
     "config_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
     "auto_map": ("the classes of this toolkit", lambda value: value == AUTO_MAP),
+    "is_encoder_decoder": (
+        "false",
+        lambda value: value is False,
+    ),  # `generate` would look for another kind of encoder
 }
 _REQUIRED = ("encoder", "projector", "text_config", "audio_token_id")
 _NOT_OWN = {
-    "auto_map", "base_models", "config_sha256", "text_config", "training", "weights_header_sha256", "weights_sha256",
+    "auto_map", "base_models", "config_sha256", "is_encoder_decoder", "text_config", "training",
+    "weights_header_sha256", "weights_sha256",
 }  # fmt: skip
 OWN_KEYS = tuple(_SCHEMA.keys() - _NOT_OWN)
 """Values of the model's own config; those of the LLM are in its text_config."""

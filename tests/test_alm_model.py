@@ -474,6 +474,10 @@ def test_a_changed_config_or_weight_is_refused_though_all_shapes_fit(make, tmp_p
         (folder / "config.json").write_text(json.dumps(config))
         with pytest.raises(CheckpointError, match="was changed after the weights were saved"):
             load_model(folder)
+    for value in (True, "\0", None, 0):
+        (folder / "config.json").write_text(json.dumps(json.loads(text) | {"is_encoder_decoder": value}))
+        with pytest.raises(CheckpointError, match="is_encoder_decoder is .*, expected false"):
+            load_model(folder)
     (folder / "config.json").write_text(json.dumps(json.loads(text) | {"loss_chunk": 7}))
     assert load_model(folder).config.loss_chunk == 7
     tensors = load_file(folder / "model.safetensors")

@@ -41,7 +41,7 @@ ROW = np.dtype(
     ]
 )
 _PACKED = struct.Struct("<QQ8sIBB")  # a row
-_VERSION = "1"
+_VERSION = "2"
 _CHUNK = 8192  # rows that are collected before they are written
 _SORTED_ROWS = 1 << 18  # rows of which a column is copied at once
 _SMALL_ROWS = 20_000
