@@ -228,6 +228,18 @@ def airbench(root):
     return [root / "Sound_AQA_set" / "1.wav", root / "Audio_Grounding_set" / "1.flac"]
 
 
+def airbench_chat(root):
+    items = [
+        {
+            "path": "1.wav", "question": "What is it?", "answer_gt": "A dog barks.", "meta_info": "a dog, then rain",
+            "task_name": task, "dataset_name": "set", "uniq_id": number,
+        }
+        for number, task in enumerate(["sound_QA", "speech_and_music_QA"])
+    ]  # fmt: skip
+    (root / "Chat_meta.json").write_text(json.dumps(items))
+    return [root / "sound_QA_set" / "1.wav", root / "speech_and_music_QA_set" / "1.wav"]
+
+
 def muchomusic(root):
     row = {
         "question": "Which genre?", "correct_answer": "Blues", "distractor_1_answer": "Jazz",
@@ -351,7 +363,7 @@ LABELLED = {
 }
 """Corpora to fine-tune on: name to a function that builds the tree below a folder and returns the corpus' options."""
 
-QUESTIONS = {f.__name__: f for f in (mmau, mmar, mmau_pro, mmsu, airbench, muchomusic)}
+QUESTIONS = {f.__name__: f for f in (mmau, mmar, mmau_pro, mmsu, airbench, airbench_chat, muchomusic)}
 """Question benchmarks: name to a function that builds the tables and returns the recordings to make."""
 
 TREES = {

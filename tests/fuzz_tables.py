@@ -31,7 +31,8 @@ _TABLES = (".csv", ".json", ".jsonl", ".parquet", ".txt")
 _UNITS = {
     "audiocaps": lambda entry: len(entry.captions),
     "clothoaqa": lambda entry: 1 if entry.split == "train" else len(entry.answers),
-    **dict.fromkeys(("clotho", "wavcaps", "openaqa", "label_csv", "mmau", "mmar", "mmsu", "airbench"), lambda entry: 1),
+    **dict.fromkeys(("clotho", "wavcaps", "openaqa", "label_csv", "mmau", "mmar", "mmsu"), lambda entry: 1),
+    **dict.fromkeys(("airbench", "airbench_chat"), lambda entry: 1),
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The grid, its hashes, token matching, and what the report may say."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -347,8 +347,8 @@ def arm_of(name, right, seeds=(0, 1, 2), probe=None, error="", loss=1.0):
 
 
 def results_of(*arms):
-    settings = {"baseline": "base", "floor": "", "ceiling": "oracle", "seeds": [0, 1, 2], "out": "x"}
-    return Results(settings, list(arms))
+    roles = {"baseline": "base", "floor": "low", "ceiling": "oracle", "seeds": [0, 1, 2]}
+    return Results({**asdict(settings_of()), **roles}, list(arms))
 
 
 def test_orders_are_stated_only_where_the_test_supports_them():

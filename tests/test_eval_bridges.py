@@ -1,6 +1,7 @@
 """Encoders inside other people's test suites, each with the installed package."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -126,3 +127,106 @@ def test_an_encoder_in_xares(encoder_dir, rows, tmp_path):
     scores = xares_scores("Tiny", str(encoder_dir), "esc50", rows, tmp_path)
     assert set(scores) == {"xares/esc50/mlp", "xares/esc50/knn"}
     assert scores["xares/esc50/knn"] > 0.6  # chance is a quarter
+
+
+# ---- lmms-eval ----
+LISTENER = """
+import numpy as np
+
+def ANSWERER(prompts):
+    # Names a tone by counting where it crosses zero; guesses without a recording.
+    said = []
+    for prompt in prompts:
+        clips = prompt.clips()
+        assert prompt.messages[-1]["content"] == "<|audio|>" * len(clips) + "which tone"
+        crossings = (np.diff(np.sign(clips[0])) != 0).mean() * 8000 if clips else 700
+        said.append(min({names}, key=lambda name: abs({names}[name] - crossings)) + ". For sure.")
+    return said
+"""
+
+
+def instance(number, **generation):
+    from lmms_eval.api.instance import Instance
+
+    arguments = ("which tone", generation, lambda doc: [doc["audio"]], number, "tones", "test")
+    return Instance("generate_until", arguments, 0, {"task": "tones", "doc_id": number, "repeats": 1})
+
+
+@pytest.fixture
+def lmms_model(tmp_path):
+    pytest.importorskip("lmms_eval", reason="needs alm-toolkit[lmms]")
+    from eval.bridges.lmms_model import LmmsModel
+
+    (tmp_path / "listener.py").write_text(LISTENER.replace("{names}", repr(TONES)))
+    times = np.arange(8000) / 8000
+    documents = [
+        {"audio": {"array": 0.3 * np.sin(2 * np.pi * hz * times), "sampling_rate": 8000}, "answer": name}
+        for name, hz in TONES.items()
+        if hz < 4000
+    ]
+
+    def open_with(**options):
+        model = LmmsModel(str(tmp_path / "listener.py"), batch_size=2, **options)
+        model.task_dict = {"tones": {"test": documents}}
+        return model
+
+    return open_with, documents
+
+
+def test_a_model_answers_lmms_eval_with_and_without_our_controls(lmms_model):
+    open_with, documents = lmms_model
+    requests = [instance(number, max_new_tokens=5, until=["."]) for number in range(len(documents))]
+    names = [one["answer"] for one in documents]
+    assert open_with().generate_until(requests) == names
+    found = [json.loads(text) for text in open_with(controls="true").generate_until(requests)]
+    assert [one["none"] for one in found] == names
+    assert {one["no_audio"] for one in found} == {"middle"}
+    assert all(
+        one["other_clip"] != name and one["other_clip"] in names
+        for one, name in zip(found, names, strict=True)
+    )
+    for options, message in (
+        ({"do_sample": True}, "asks for sampling"),
+        ({"num_beams": 3}, "asks for sampling or beams"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_with().generate_until([instance(0, **options)])
+    documents[0]["audio"] = "a picture"
+    with pytest.raises(UserError, match="task tones, document 0: got a str, expected a recording"):
+        open_with().generate_until(requests)
+    with pytest.raises(UserError, match="by likelihood are not offered"):
+        open_with().loglikelihood(requests)
+
+
+def test_a_task_of_lmms_eval_scores_each_control_by_its_filter(lmms_model):
+    """Through lmms-eval's own registry of models and pipelines of filters."""
+    from lmms_eval.filters import build_filter_ensemble
+    from lmms_eval.models.registry_v2 import ModelRegistryV2
+
+    from eval.bridges.lmms_model import LmmsModel, manifest
+
+    registry = ModelRegistryV2()
+    registry.register_manifest(manifest())
+    assert registry.get_model_class("alm") is LmmsModel
+    open_with, documents = lmms_model
+    requests = [instance(number, max_new_tokens=5, until=["."]) for number in range(len(documents))]
+    for request, said in zip(requests, open_with(controls=True).generate_until(requests), strict=True):
+        request.resps.append(said)
+    for control in ("none", "no_audio", "other_clip"):
+        steps = [["alm_control", {"control": control}], ["take_first", None]]
+        build_filter_ensemble(control, steps).apply(requests, documents)
+    right = {
+        control: [
+            one.filtered_resps[control] == doc["answer"] for one, doc in zip(requests, documents, strict=True)
+        ]
+        for control in ("none", "no_audio", "other_clip")
+    }
+    assert all(right["none"]) and sum(right["no_audio"]) == 1 and not any(right["other_clip"])
+    with pytest.raises(
+        UserError, match="unknown control 'no-audio'; expected one of none, no_audio, other_clip"
+    ):
+        build_filter_ensemble("x", [["alm_control", {"control": "no-audio"}]])
+    with pytest.raises(UserError, match="'a dog' holds no answer under 'none'; run the model with"):
+        build_filter_ensemble("x", [["alm_control", {"control": "none"}]]).filters[0].apply(
+            [["a dog"]], documents
+        )

@@ -80,7 +80,7 @@ def test_two_models_on_two_benchmarks_make_one_page(tmp_path, capsys):
     assert main(["compare", str(tmp_path / "good"), str(tmp_path / "bad"), "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert "qa/overall" in text and "Holm" in text
-    assert text.splitlines()[0] == f"first: {tmp_path / 'good'}"  # the models are named before their scores
+    assert text.splitlines()[0] == f"good: {tmp_path / 'good'}"  # the models are named before their scores
     comparison = json.loads((out / "comparison.json").read_text())
     rows = {(row["set"], row["score"]): row for row in comparison["rows"]}
     row = rows["first", "qa/overall"]
@@ -90,8 +90,8 @@ def test_two_models_on_two_benchmarks_make_one_page(tmp_path, capsys):
     same = rows["second", "caption/cider_d"]
     assert same["difference"]["value"] == 0.0 and same["p_permutation"] == same["p_holm"] == 1.0
     html = (out / "comparison.html").read_text()
-    assert "<h2>first</h2>" in html and "<h2>second</h2>" in html and html.count("<figure>") == 2
-    assert "http:" not in html
+    assert "<h2>first</h2>" in html and "<h2>second</h2>" in html and html.count("<figure>") == 4
+    assert "http:" not in html and str(tmp_path) not in html and "good minus bad" in html
     assert "| first | qa/overall |" in (out / "comparison.md").read_text()
     assert compare_runs(tmp_path / "good", tmp_path / "bad")["rows"] == comparison["rows"]
 
@@ -115,7 +115,7 @@ def test_a_page_plays_what_only_one_model_gets_right(tmp_path):
     assert len({one["clip"] for one in parted}) == len(parted) == 6
     assert all(one["right"] == "first" and one["answers"][0] != one["answers"][1] for one in parted)
     html = write_comparison(tmp_path / "page", comparison).read_text()
-    assert html.count("<audio") == 6 and "only the first is right" in html
+    assert html.count("<audio") == 6 and "only good is right" in html
     manifest.unlink()  # then they are named, and not played
     html = write_comparison(tmp_path / "page", compare_runs(tmp_path / "good", tmp_path / "bad")).read_text()
     assert "<audio" not in html and parted[0]["id"] in html

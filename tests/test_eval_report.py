@@ -8,9 +8,9 @@ import pytest
 
 from alm.common.errors import UserError
 from eval.reports.charts import interval_chart, line_chart
-from eval.reports.media import spectrogram_png
+from eval.reports.media import spectrogram, spectrogram_png
 from eval.reports.score_report import Baseline, write_score_page
-from eval.reports.sections import Example
+from eval.reports.sections import Example, Section
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 EVIL = "<script>alert(\"x\")</script> & 'q' {title} \u2028"
@@ -72,9 +72,13 @@ def example(seconds=0.5, **changes):
         "answer": EVIL,
         "title": EVIL,
         "captions": (EVIL,),
-        "correct": True,
+        "verdict": "right",
     }
     return Example(wave, 16000, **{**values, **changes})
+
+
+def clips(*examples):
+    return [Section("Answers", examples=examples)]
 
 
 def parse(path):
@@ -99,7 +103,7 @@ def test_everything_is_shown_and_escaped(tmp_path):
         title=EVIL,
         scores={EVIL: scores(), "second": scores(("none",), ("qa/overall",))},
         curves=curves,
-        examples=[example(), example(correct=None, captions=(), answer="")],
+        answers=clips(example(), example(verdict="", captions=(), answer="")),
         facts={EVIL: EVIL},
         baselines=[Baseline(EVIL, "what is this sound", 0.7, 80, 0.6, 0.8, model_value=0.9)],
     )
@@ -123,7 +127,12 @@ def test_everything_is_shown_and_escaped(tmp_path):
 
 def test_nothing_is_loaded_from_elsewhere(tmp_path):
     path = tmp_path / "report.html"
-    write_score_page(path, title="t", scores={"a": scores()}, examples=[example(title="clip", question="q")])
+    write_score_page(
+        path,
+        title="t",
+        scores={"a": scores()},
+        answers=clips(example(title="clip", question="q")),
+    )
     html, checker = parse(path)
     addresses = [
         attrs[name] for _, attrs in checker.tags for name in ("src", "href", "data") if name in attrs
@@ -140,7 +149,7 @@ def test_it_can_be_used_without_seeing_it(tmp_path):
         title="t",
         scores={"a": scores()},
         curves={"align": [{"step": 0, "loss": 1.0}]},
-        examples=[example()],
+        answers=clips(example()),
     )
     html, checker = parse(path)
     assert ("html", {"lang": "en"}) in checker.tags
@@ -159,14 +168,25 @@ def test_sparse_input_makes_a_whole_page(tmp_path):
     single["arms"]["none"]["scores"]["qa/overall"] = score(1.0, None, None)
     silent = Example(np.zeros(3, dtype=np.float32), 8000, "q", "r", "a")
     nan = [{"step": 1, "loss": float("nan")}, {"step": 2, "loss": None}, {"step": 3, "loss": 2.0}]
-    write_score_page(path, title="t", scores={"a": single}, curves={"s": nan, "empty": []}, examples=[silent])
+    write_score_page(
+        path,
+        title="t",
+        scores={"a": single},
+        curves={"s": nan, "empty": []},
+        answers=clips(silent),
+    )
     html, _ = parse(path)
     assert "100.0" in html and "nan" not in re.sub(r"base64,[^\"]*", "", html).lower()
 
 
 def test_a_long_clip_is_cut_and_says_so(tmp_path):
     path = tmp_path / "report.html"
-    write_score_page(path, title="t", scores={}, examples=[example(seconds=62.0, title="long")])
+    write_score_page(
+        path,
+        title="t",
+        scores={},
+        answers=clips(example(seconds=62.0, title="long")),
+    )
     assert "62.0 s (the first 60 s here)" in parse(path)[0]
 
 
@@ -198,14 +218,23 @@ def test_charts_draw_what_they_are_given():
 
 
 def test_spectrogram_shows_where_the_sound_is():
+    wave = np.zeros(16000, dtype=np.float32)
+    wave[8000:] = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(8000) / 16000)
+    shades = spectrogram(wave, 16000)
+    rows, columns = shades.shape
+    assert shades[:, columns // 2 + 5 :].mean() > 2 * shades[:, : columns // 2 - 5].mean()
+    loudest = shades[:, -20:].mean(axis=1).argmax()
+    assert loudest / rows == pytest.approx(1000 / 8000, abs=0.02)
+
+
+def test_a_spectrogram_has_axes_in_seconds_and_kilohertz():
     import io
 
     from matplotlib import image
 
-    wave = np.zeros(16000, dtype=np.float32)
-    wave[8000:] = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(8000) / 16000)
-    pixels = image.imread(io.BytesIO(spectrogram_png(wave, 16000)))[..., :3].sum(-1)
-    rows, columns = pixels.shape
-    assert pixels[:, columns // 2 + 5 :].mean() > 2 * pixels[:, : columns // 2 - 5].mean()
-    loudest = pixels[:, -20:].mean(axis=1).argmax()
-    assert loudest / rows == pytest.approx(1 - 1000 / 8000, abs=0.02)
+    wave = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
+    pixels = image.imread(io.BytesIO(spectrogram_png(wave, 16000)))[..., :3]
+    dark = (pixels.max(axis=-1) < 0.5) & (np.ptp(pixels, axis=-1) < 0.05)  # ink, not the colours of the map
+    assert dark[:, :45].sum() > 100 and dark[-45:, :].sum() > 100
+    longer = image.imread(io.BytesIO(spectrogram_png(np.tile(wave, 3), 16000)))[..., :3]
+    assert not np.array_equal(longer[-45:], pixels[-45:])  # other seconds

@@ -6,14 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval.ablation.claims import Scored, value_of
+from eval.ablation.claims import Comparison, Scored, value_of
 from eval.ablation.results import SeedRun
-from eval.reports.charts import Spot, heat_map, line_chart, pareto_chart
+from eval.reports.charts import Panel, Spot, forest_chart, heat_map, line_chart, pareto_chart
 from eval.reports.sections import Picture
 
 
-def pictures(scored: Sequence[Scored], key: str) -> dict[str, Picture]:
+def pictures(
+    scored: Sequence[Scored], key: str, comparisons: Sequence[Comparison] = ()
+) -> dict[str, Picture]:
     """File name -> chart, of every chart that has something to show."""
+    ends = {one.arm: (one.difference.value, one.difference.low, one.difference.high) for one in comparisons}
+    unit, sides = ("points" if key.startswith("qa/") else key), ("worse", "better")
+    base = ", ".join(dict.fromkeys(one.baseline for one in comparisons))
     label = f"{key}, %" if key.startswith("qa/") else key
     curves = {one.arm.name: mean_curve(one.arm.scored) for one in scored}
     kinds = sorted({name for one in scored for name in one.pooled if name.startswith("qa/")} - {"qa/overall"})
@@ -21,6 +26,10 @@ def pictures(scored: Sequence[Scored], key: str) -> dict[str, Picture]:
         [[100 * value_of(one.pooled[k]) if k in one.pooled else np.nan for k in kinds] for one in scored]
     )
     found = {
+        "differences": forest_chart(
+            [Panel(unit, ends, key.startswith("qa/"), sides)],
+            title=f"Difference to {base}, paired, 95 % intervals without correction",
+        ),
         "pareto-tokens": pareto_chart(
             _spots(scored, key, "tokens_per_s"),
             "LLM tokens per second of audio",

@@ -174,6 +174,49 @@ def compare(results: Results, scored: Sequence[Scored], key: str) -> list[Compar
     return [replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
 
 
+def findings(
+    settings: Mapping[str, Any], comparisons: Sequence[Comparison], scored: Sequence[Scored], key: str
+) -> list[str]:
+    """What an ablation shows, in three sentences: the arms, what the floor lacks, and whether the baseline listens.
+
+    Args:
+        settings: Of the ablation.
+        comparisons: With the baseline.
+        scored: The arms.
+        key: The score.
+    """
+    if not scored:
+        return []
+    percent = key.startswith("qa/")
+    shown = [one for one in comparisons if one.supported]
+    better, worse = (sum(sign * one.difference.value > 0 for one in shown) for sign in (1, -1))
+    base = settings["baseline"]
+    first = (
+        f"Of {len(comparisons)} arms compared with {base}, {better} are shown to be better, {worse} to be worse, and "
+        f"{len(comparisons) - len(shown)} show no difference."
+    )
+    floor = next((one for one in comparisons if one.arm.split(" @")[0] == settings["floor"]), None)
+    if floor is None:
+        second = "No floor was compared with the baseline, so nothing here shows what a trained encoder buys."
+    elif floor.supported and floor.difference.value < 0:
+        second = f"A trained encoder helps: {floor.statement(percent)}."
+    else:
+        second = f"A trained encoder buys nothing here: {floor.statement(percent)}."
+    own = next((one for one in scored if one.arm.name.split(" @")[0] == base), None)
+    control = own.controls.get("other_clip", {}).get(key) if own else None
+    if own is None or control is None or len(control.columns) != len(own.pooled[key].columns):
+        return [first, second, f"No control with another clip's audio shows whether {base} listens."]
+    gap = own.pooled[key].gap(control, 0)
+    scale = 100 if percent else 1
+    unit = " points" if percent else ""
+    ends = (
+        "" if gap.low is None or gap.high is None else f" [{gap.low * scale:+.1f}, {gap.high * scale:+.1f}]"
+    )
+    heard = gap.low is not None and gap.low > 0
+    third = f"{base} {'listens' if heard else 'is not shown to listen'}: {gap.value * scale:+.1f}{ends}{unit} against"
+    return [first, second, f"{third} another clip's audio."]
+
+
 def statements(comparisons: Sequence[Comparison], scored: Sequence[Scored], key: str) -> list[str]:
     """Statements about all arms, in order of their score; an order only where a test supports it."""
     order = {one.arm.name: value_of(one.pooled[key]) for one in scored}

@@ -12,21 +12,21 @@ from typing import Any
 from alm.common.files import write_text_atomic
 from alm.common.text import csv_text, markdown_cell
 from eval.ablation.charts import pictures
-from eval.ablation.claims import Comparison, Scored, compare, rank_stability, score_arms, statements
+from eval.ablation.claims import Comparison, Scored, compare, findings, rank_stability, score_arms, statements
 from eval.ablation.grid import NATIVE
 from eval.ablation.proxies import PROBE, Proxy, proxies
 from eval.ablation.results import ArmResult, Results, read_results
+from eval.reports.names import without_folders
 from eval.reports.pages import html_page, markdown_page
-from eval.reports.score_table import format_interval, format_p
-from eval.reports.sections import Section, Table
+from eval.reports.score_report import interval_cell
+from eval.reports.score_table import format_p
+from eval.reports.sections import Cell, Section, Table
 from eval.scoring.stats import Interval
 
 FOLDER = "report"
 _CHARTS = "figures"
-_HEAD = (
-    "arm", "tokens/s", "score", "seeds (sd)", "difference", "p (Holm)", "no audio", "other clip",
-    "trainable", "parameters", "LLM tokens", "FLOPs", "wall s", "lr x",
-)  # fmt: skip
+_HEAD = ("arm", "tokens/s", "score", "seeds (sd)", "difference", "p (Holm)", "no audio", "other clip")
+_COST_HEAD = ("arm", "trainable", "parameters", "LLM tokens", "FLOPs", "wall s", "lr x")
 
 
 def write_ablation_report(root: Path) -> Path:
@@ -35,16 +35,21 @@ def write_ablation_report(root: Path) -> Path:
     Raises:
         UserError: Nothing was run there, or runs were scored on different questions.
     """
-    results = read_results(root)
+    return write_results(root, read_results(root))
+
+
+def write_results(root: Path, results: Results) -> Path:
+    """Write the report of an ablation's results into its folder; returns the page."""
     scored, backends = score_arms(results)
     key = results.settings["scoring"]["score"]
     comparisons = compare(results, scored, key)
+    shows = Section("What this shows", findings=findings(results.settings, comparisons, scored, key))
     folder = root / FOLDER
     (folder / _CHARTS).mkdir(parents=True, exist_ok=True)
-    drawn = pictures(scored, key)
+    drawn = pictures(scored, key, comparisons)
     for name, picture in drawn.items():
         write_text_atomic(folder / _CHARTS / f"{name}.svg", picture.svg + "\n")
-    sections = _sections(results, scored, comparisons, key, backends)
+    sections = [shows, *_sections(results, scored, comparisons, key, backends)]
     write_text_atomic(folder / "arms.csv", csv_text(_score_rows(results, scored, comparisons)))
     write_text_atomic(folder / "runs.csv", csv_text(_run_rows(results, scored, key)))
     title = f"Ablation: {Path(results.settings['out']).name}"
@@ -52,7 +57,7 @@ def write_ablation_report(root: Path) -> Path:
     write_text_atomic(folder / "report.md", f"{markdown_page(title, sections)}\n{files}".rstrip() + "\n")
     path = folder / "report.html"
     charts = Section("Charts", pictures=list(drawn.values()))
-    write_text_atomic(path, html_page(title, [sections[0], charts, *sections[1:], _configs(results)]))
+    write_text_atomic(path, html_page(title, [*sections[:2], charts, *sections[2:], _configs(results)]))
     return path
 
 
@@ -62,7 +67,10 @@ def _configs(results: Results) -> Section:
     return Section(
         "Configs",
         details={
-            f"{arm.name} ({hashes[arm.name]})": json.dumps(arm.config, indent=1) for arm in results.arms
+            f"{arm.name} ({hashes[arm.name]})": json.dumps(
+                without_folders(arm.config), indent=1, ensure_ascii=False
+            )
+            for arm in results.arms
         },
     )
 
@@ -91,14 +99,16 @@ def _sections(
         if len(settings["seeds"]) < 3:
             notes.append("Fewer than three seeds: too few to speak of stability over seeds.")
         name = "Arms at their native token rate" if track == NATIVE else "Arms at matched tokens per second"
-        found.append(Section(name, tables=[Table(_HEAD, rows)], notes=notes))
+        scores = Table(_HEAD, rows, "Scores of the arms")
+        costs = Table(_COST_HEAD, [_cost_row(arm, scored) for arm in arms], "Costs of the arms")
+        found.append(Section(name, tables=[scores, costs], notes=notes))
         mine = [one for one in scored if one.arm.track == track]
         ceilings = (settings["ceiling"], f"{settings['ceiling']} @{track}")
         oracle = next((one.arm.name for one in mine if one.arm.name in ceilings), "")
         found.append(
             _proxy_section(proxies(mine, key, settings["proxies"]["early_share"], oracle), oracle, track)
         )
-    failed = [(arm.name, error) for arm in results.arms for error in arm.errors]
+    failed = [(arm.name, without_folders(error)) for arm in results.arms for error in arm.errors]
     if failed:
         notes = ["They have no score above."]
         found.append(Section("Failed or not run", tables=[Table(("arm", "why"), failed)], notes=notes))
@@ -112,20 +122,17 @@ def _arm_row(
     scored: Sequence[Scored],
     comparisons: Sequence[Comparison],
     key: str,
-) -> list[str]:
+) -> list[str | Cell]:
     roles = {settings["baseline"]: "baseline", settings["floor"]: "floor", settings["ceiling"]: "ceiling"}
     role = roles.get(arm.name.removesuffix(f" @{arm.track}"), "")
     name = f"{arm.name} ({role})" if role else arm.name
     one = next((one for one in scored if one.arm is arm), None)
-    cost = arm.cost
-    priced = [f"{cost[k]:{form}}" if k in cost else "–" for k, form in
-              (("trainable", ",.0f"), ("parameters", ",.0f"), ("tokens", ",.0f"), ("flops", ".3g"))]  # fmt: skip
     head = [name, f"{arm.tokens_per_s:.3g}"]
     if one is None:
         state = "not run" if not arm.error and all(run.not_run for run in arm.runs) else "failed"
-        return [*head, state, f"0 of {len(settings['seeds'])}", *["–"] * 4, *priced, "–", f"{arm.lr_scale:g}"]
+        return [*head, state, f"0 of {len(settings['seeds'])}", *["–"] * 4]
     found = next((c for c in comparisons if c.arm == arm.name), None)
-    compared = ["–", "–"]
+    compared: list[str | Cell] = ["–", "–"]
     if found is not None:
         compared = [_interval(found.difference, key, signed=True), format_p(found.p_holm)]
     controls = [
@@ -135,14 +142,21 @@ def _arm_row(
     values = list(one.by_seed(key).values())
     scale = 100 if key.startswith("qa/") else 1
     spread = f" ({scale * stdev(values):.2g})" if len(values) > 1 else ""
-    seeds = f"{len(values)} of {len(settings['seeds'])}{spread}"
-    seconds = sum(run.seconds for run in arm.scored) / len(arm.scored)
-    return [*head, _interval(one.interval(key), key), seeds, *compared, *controls, *priced, f"{seconds:.0f}",
-            f"{arm.lr_scale:g}"]  # fmt: skip
+    seeds = Cell(f"{len(values)} of {len(settings['seeds'])}", spread.strip())
+    return [*head, _interval(one.interval(key), key), seeds, *compared, *controls]
 
 
-def _interval(interval: Interval, key: str, signed: bool = False) -> str:
-    return format_interval(asdict(interval), key, signed=signed)
+def _cost_row(arm: ArmResult, scored: Sequence[Scored]) -> list[str | Cell]:
+    cost = arm.cost
+    priced = [f"{cost[k]:{form}}" if k in cost else "–" for k, form in
+              (("trainable", ",.0f"), ("parameters", ",.0f"), ("tokens", ",.0f"), ("flops", ".3g"))]  # fmt: skip
+    ran = any(one.arm is arm for one in scored)
+    seconds = f"{sum(run.seconds for run in arm.scored) / len(arm.scored):.0f}" if ran else "–"
+    return [arm.name, *priced, seconds, f"{arm.lr_scale:g}"]
+
+
+def _interval(interval: Interval, key: str, signed: bool = False) -> Cell:
+    return interval_cell(asdict(interval), key, signed=signed)
 
 
 def _proxy_section(found: Sequence[Proxy], oracle: str, track: str) -> Section:

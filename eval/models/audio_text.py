@@ -167,7 +167,9 @@ def _open(name: str, opening: Opening) -> Answerer:
     config = read_json_object(folder / "config.json", CheckpointError, constants=True)
     model_type, named = str(config.get("model_type", "")), config.get("architectures")
     # The Auto classes for audio and text do not know every model that transformers has.
-    known = isinstance(named, list) and named and getattr(transformers, str(named[0]), None)
+    family = family_of(model_type)
+    asked = family.architecture or (str(named[0]) if isinstance(named, list) and named else "")
+    known = getattr(transformers, asked, None) if asked else None
     loader = known or transformers.AutoModelForMultimodalLM
     trust = opening.trust_remote_code
     processor = from_pretrained(transformers.AutoProcessor, folder, role="processor", trust_remote_code=trust)
@@ -182,7 +184,7 @@ def _open(name: str, opening: Opening) -> Answerer:
         )
     model = model.to(opening.device or pick_device())
     return AudioTextModel(
-        model, processor, model_id, family_of(model_type),
+        model, processor, model_id, family,
         max_new_tokens=opening.max_new_tokens, options=opening.decoding, home=folder,
     )  # fmt: skip
 

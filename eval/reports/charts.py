@@ -106,14 +106,19 @@ def line_chart(
 
 @_styled
 def interval_chart(
-    rows: Mapping[str, Sequence[Triple | None]], series: Sequence[str] = ("",), *, title: str
+    rows: Mapping[str, Sequence[Triple | None]],
+    series: Sequence[str] = ("",),
+    *,
+    title: str,
+    percent: bool = True,
 ) -> Picture | None:
-    """Draw accuracies as markers with their intervals, one row per name, one marker per series.
+    """Draw scores as markers with their intervals, one row per name, one marker per series.
 
     Args:
-        rows: Per row name and series (value, low, high), shares between 0 and 1, or None.
+        rows: Per row name and series (value, low, high), or None.
         series: Names of the series, in the order of each row's values.
         title: Caption.
+        percent: Whether values are shares between 0 and 1, drawn in percent.
 
     Returns:
         The chart; None without rows.
@@ -129,16 +134,76 @@ def interval_chart(
         for row, values in enumerate(rows.values()):
             value = values[number]
             if value is not None:
-                _whisker(axes, value, row * pitch + number * step, **style)
+                _whisker(axes, value, row * pitch + number * step, 100 if percent else 1, **style)
         axes.errorbar([], [], label=_label(name), **style)
     middle = (len(series) - 1) * step / 2
     axes.set_yticks([row * pitch + middle for row in range(len(rows))], map(_label, rows), fontsize=9)
     axes.set_ylim(len(rows) * pitch - gap / 2 - step / 2, -gap / 2 - step / 2)
-    axes.set_xlim(-2, 102)
-    axes.set_xlabel("%")
+    if percent:
+        axes.set_xlim(-2, 102)
+        axes.set_xlabel("%")
     axes.grid(visible=False, axis="y")
     if len(series) > 1:
         figure.legend(loc="outside lower left", ncols=min(3, len(series)), fontsize=8, frameon=False)
+    return Picture(title, _svg(figure))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Differences of one scale in a forest plot.
+
+    Attributes:
+        unit: What is counted, for the axis.
+        rows: Per name (difference, low, high).
+        percent: Whether differences are of shares between 0 and 1, drawn in points.
+        sides: What a difference below and above 0 means.
+    """
+
+    unit: str
+    rows: Mapping[str, Triple]
+    percent: bool
+    sides: tuple[str, str]
+
+
+@_styled
+def forest_chart(panels: Sequence[Panel], *, title: str) -> Picture | None:
+    """Draw differences with their intervals beside a line at 0; those whose interval includes 0 are hollow and grey.
+
+    Args:
+        panels: One axis each, below one another.
+        title: Caption.
+
+    Returns:
+        The chart; None without rows.
+    """
+    panels = [panel for panel in panels if panel.rows]
+    if not panels:
+        return None
+    from matplotlib.figure import Figure
+
+    sizes = [len(panel.rows) + 2.6 for panel in panels]
+    figure = Figure(figsize=(6.4, 0.27 * sum(sizes) + 0.2))
+    all_axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=sizes)[:, 0]
+    for axes, panel in zip(all_axes, panels, strict=True):
+        axes.axvline(0, color="0.4", linewidth=1)
+        for row, (value, low, high) in enumerate(panel.rows.values()):
+            shown = low is not None and high is not None and not low <= 0 <= high
+            color = "C0" if shown else "0.5"
+            style = {
+                "fmt": "s",
+                "color": color,
+                "markersize": 5,
+                "capsize": 2,
+                "markerfacecolor": color if shown else "w",
+            }
+            _whisker(axes, (value, low, high), row, 100 if panel.percent else 1, **style)
+        axes.set_yticks(range(len(panel.rows)), map(_label, panel.rows), fontsize=9)
+        axes.set_ylim(len(panel.rows) - 0.4, -0.6)
+        widest = max(map(abs, axes.get_xlim()))
+        axes.set_xlim(-widest, widest)
+        axes.grid(visible=False, axis="y")
+        below, above = map(_label, panel.sides)
+        axes.set_xlabel(f"\u2190 {below}    {panel.unit}    {above} \u2192", fontsize=9)
     return Picture(title, _svg(figure))
 
 
@@ -217,12 +282,12 @@ def _label(text: str) -> str:
     return line if len(line) <= _LONGEST_LABEL else f"{line[: _LONGEST_LABEL - 1]}…"
 
 
-def _whisker(axes: Any, triple: Triple, y: float, **style: Any) -> None:
+def _whisker(axes: Any, triple: Triple, y: float, scale: float, **style: Any) -> None:
     value, low, high = triple
     ends = None
     if low is not None and high is not None:
-        ends = [[100 * max(0.0, value - low)], [100 * max(0.0, high - value)]]
-    axes.errorbar([100 * value], [y], xerr=ends, **style)
+        ends = [[scale * max(0.0, value - low)], [scale * max(0.0, high - value)]]
+    axes.errorbar([scale * value], [y], xerr=ends, **style)
 
 
 def _finite(points: Points) -> list[tuple[float, float]]:

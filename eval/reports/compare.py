@@ -27,7 +27,7 @@ questions that one model alone gets right."""
 
 _SIGNIFICANT = 0.05
 # Keys of `run` that lead to the recordings of an evaluation.
-_WHERE = ("benchmark", "data", "split")
+_WHERE = ("benchmark", "data", "split", "prompt")
 # Scores that the controls are shown for.
 _CONTROLLED = ("qa/overall", "caption/cider_d", "answer/wer")
 

@@ -24,7 +24,7 @@ def disagreements(
     """Questions that only one of the models answers right, at most one per clip.
 
     Returns:
-        Per question `id`, `clip`, `question`, `reference`, both `answers`, and which model is `right`.
+        Per question `id`, `clip`, `kind`, `question`, `reference`, both `answers`, and which model is `right`.
     """
     found: dict[str, list[dict[str, Any]]] = {"first": [], "second": []}
     clips: set[str] = set()
@@ -41,6 +41,7 @@ def disagreements(
             {
                 "id": record.id,
                 "clip": record.clip,
+                "kind": record.kind,
                 "question": record.question,
                 "reference": record.references[0],
                 "answers": answers,
@@ -63,13 +64,17 @@ def _recordings(run: Mapping[str, Any]) -> dict[str, AudioRef]:
     return {record.id: record.audio[0] for record in records if record.audio}
 
 
-def as_examples(found: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> list[Example]:
+def as_examples(
+    found: Sequence[Mapping[str, Any]], run: Mapping[str, Any], names: Sequence[str]
+) -> list[Example]:
     """Disagreements whose recordings can be read, as a page shows them.
 
     Args:
         found: What `disagreements` returned.
         run: What `scores.json` says of the evaluation; its `benchmark`, `data` and `split` lead to the recordings.
+        names: Of both models.
     """
+    named = dict(zip(("first", "second"), names, strict=True))
     recordings = _recordings(run) if found else {}
     examples = []
     for one in (one for one in found if one["id"] in recordings):
@@ -83,8 +88,9 @@ def as_examples(found: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> l
                 EXAMPLE_HZ,
                 one["question"],
                 one["reference"],
-                f"first: {first or 'nothing'}\nsecond: {second or 'nothing'}",
-                kind=f"only the {one['right']} is right",
+                f"{names[0]}: {first or 'nothing'}\n{names[1]}: {second or 'nothing'}",
+                kind=one["kind"],
+                verdict=f"only {named[one['right']]} is right",
                 title=one["clip"],
             )
         )

@@ -9,18 +9,16 @@ import math
 import numpy as np
 
 
-def spectrogram_png(waveform: np.ndarray, sample_rate: int) -> bytes:
-    """Picture of a clip's spectrum over time: 25 ms windows every 10 ms, linear frequency, 80 dB below the loudest.
+def spectrogram(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Level of a clip over frequency and time: 25 ms windows every 10 ms, 80 dB below the loudest and up.
 
     Args:
         waveform: (S,) float.
         sample_rate: In Hz.
 
     Returns:
-        A PNG, at most 600 pixels wide, low frequencies at the bottom.
+        (F, T) in [0, 1], low frequencies first, at most 600 times.
     """
-    import matplotlib
-
     window = max(64, round(0.025 * sample_rate))
     hop = max(1, round(0.010 * sample_rate))
     padded = np.pad(np.asarray(waveform, dtype=np.float64), (0, max(0, window - len(waveform))))
@@ -31,19 +29,33 @@ def spectrogram_png(waveform: np.ndarray, sample_rate: int) -> bytes:
     power = np.stack([chunk.mean(axis=0) for chunk in np.array_split(power, math.ceil(len(power) / group))])
     level = 10 * np.log10(np.maximum(power, 1e-12))
     level = np.clip(level, level.max() - 80, level.max())
-    shade = (level - level.min()) / max(1e-9, level.max() - level.min())
-    return png_bytes(matplotlib.colormaps["magma"](shade.T[::-1]))
+    shades: np.ndarray = (level - level.min()) / max(1e-9, level.max() - level.min())
+    return shades.T  # (T, F) -> (F, T)
 
 
-def png_bytes(pixels: np.ndarray) -> bytes:
-    """Encode (rows, columns, 4) values in [0, 1] as PNG."""
-    import matplotlib
+def spectrogram_png(waveform: np.ndarray, sample_rate: int) -> bytes:
+    """Picture of a clip's spectrogram with axes in seconds and kHz, as PNG of 640 x 260 pixels.
 
-    matplotlib.use("Agg", force=False)
-    from matplotlib import image
+    Args:
+        waveform: (S,) float.
+        sample_rate: In Hz.
+    """
+    from matplotlib.figure import Figure
 
+    figure = Figure(figsize=(6.4, 2.6), dpi=100)
+    axes = figure.add_axes((0.1, 0.25, 0.88, 0.71))
+    axes.imshow(
+        spectrogram(waveform, sample_rate),
+        cmap="magma",
+        origin="lower",
+        aspect="auto",
+        extent=(0, len(waveform) / sample_rate, 0, sample_rate / 2000),
+    )
+    axes.tick_params(labelsize=14)
+    axes.set_xlabel("seconds", fontsize=14, labelpad=1)
+    axes.set_ylabel("kHz", fontsize=14)
     file = io.BytesIO()
-    image.imsave(file, pixels, format="png")
+    figure.savefig(file, format="png")
     return file.getvalue()
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from functools import cache
+from importlib.resources import files
 from typing import Any
 
 from alm.common.text import markdown_cell, markdown_table, writable
-from eval.reports.media import data_address, flac_bytes, png_bytes, spectrogram_png
+from eval.reports.media import data_address, flac_bytes, spectrogram_png
 from eval.reports.sections import Example, Section
 
 # Seconds of a clip that are put into the page; a half-hour recording would make it too heavy to open.
@@ -22,12 +25,22 @@ def html_page(title: str, sections: Sequence[Section]) -> str:
         sections: What it shows; empty ones are skipped.
     """
     shown = [
-        {**{name: getattr(section, name) for name in (*section.__dataclass_fields__, "empty")},
+        {**{name: getattr(section, name) for name in (*section.__dataclass_fields__, "empty", "filters")},
          "examples": [_example(one, number) for number, one in enumerate(section.examples, start=1)]}
         for section in sections
     ]  # fmt: skip
-    page: str = _template().render(title=title, sections=shown)
+    script, digest = _script() if any(section.filters for section in sections) else ("", "")
+    page: str = _template().render(title=title, sections=shown, script=script, script_sha256=digest)
     return page
+
+
+@cache
+def _script() -> tuple[Any, str]:
+    """The code of the filter, and its hash: the only code that the policy of a page lets run."""
+    from markupsafe import Markup
+
+    text = files("eval.reports").joinpath("templates", "filter.js").read_text(encoding="utf-8")
+    return Markup(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
 def markdown_page(title: str, sections: Sequence[Section]) -> str:
@@ -40,8 +53,11 @@ def markdown_page(title: str, sections: Sequence[Section]) -> str:
             lines += [f"{'#' * section.level} {markdown_cell(section.heading)}", ""]
         if section.lead:
             lines += [*(f"{markdown_cell(line)}  " for line in section.lead.splitlines()), ""]
+        if section.findings:
+            lines += [*(f"- {markdown_cell(one)}" for one in section.findings), ""]
         for table in section.tables:
             lines += [*markdown_table(table.head, [[str(cell) for cell in row] for row in table.rows]), ""]
+            lines += [markdown_cell(table.note), ""] if table.note else []
         if section.notes:
             lines += [*(f"- {markdown_cell(note)}" for note in section.notes), ""]
         if section.facts:
@@ -57,18 +73,16 @@ def _example(example: Example, number: int) -> dict[str, Any]:
     seconds = len(example.waveform) / example.sample_rate
     shown = example.waveform[: int(MAX_SOUND_S * example.sample_rate)]
     cut = f" (the first {MAX_SOUND_S:.0f} s here)" if len(shown) < len(example.waveform) else ""
-    pixels = example.spectrogram
-    picture = spectrogram_png(shown, example.sample_rate) if pixels is None else png_bytes(pixels)
     return {
         "name": example.title or f"clip {number}",
-        "kind": example.kind.replace("_", " "),
-        "axis": f"{seconds:.1f} s{cut}, 0 to {example.sample_rate / 2000:g} kHz",
-        "picture": data_address("image/png", picture),
+        "kind": example.kind,
+        "seconds": f"{seconds:.1f} s{cut}",
+        "picture": data_address("image/png", spectrogram_png(shown, example.sample_rate)),
         "sound": data_address("audio/flac", flac_bytes(shown, example.sample_rate)),
         "question": example.question,
         "reference": example.reference,
         "answer": example.answer,
-        "correct": example.correct,
+        "verdict": example.verdict,
         "captions": example.captions,
     }
 
@@ -90,4 +104,5 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["spaced"] = lambda text: text.replace("_", " ")
     return environment.get_template("page.html")

@@ -1,4 +1,4 @@
-"""The report of a finished evaluation: `report.md`, and `report.html` with the hardest clips to listen to."""
+"""The report of a finished evaluation: `report.md`, and `report.html` with the failures to read and to hear."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 from alm.common.files import write_text_atomic
 from alm.data.records import Record
+from eval.reports.answers import answer_sections
+from eval.reports.names import without_folders
 from eval.reports.pages import markdown_page
-from eval.reports.score_report import example_of, score_sections, write_score_page
-from eval.reports.sections import Example, Section
-from eval.scoring.correctness import is_correct
+from eval.reports.published import published_sections, results_of
+from eval.reports.score_report import score_sections, write_score_page
+from eval.reports.sections import Section
+from eval.scoring.correctness import Correctness, is_correct
 from eval.scoring.predictions import HEADLINE, Prediction
-
-# Clips in the page; each holds its sound.
-_MAX_EXAMPLES = 6
 
 
 def write_run_report(
@@ -24,36 +24,38 @@ def write_run_report(
     scores: Mapping[str, Any],
     records: Sequence[Record],
     lines: Sequence[Prediction],
+    is_right: Correctness = is_correct,
 ) -> None:
-    """Write both reports beside the scores."""
+    """Write both reports beside the scores.
+
+    Args:
+        out_dir: Folder of the evaluation.
+        name: Title.
+        scores: See `eval.scoring.scores.Scores`.
+        records: What was asked, or more.
+        lines: The answers.
+        is_right: Decides whether an answer is right.
+    """
     facts = {**scores.get("run", {}), "ids_sha256": scores["ids_sha256"]}
-    sections = [*score_sections(dict(scores), "Scores"), Section("What was run", facts=facts)]
+    published = published_sections(
+        scores.get("run", {}),
+        {"this run": results_of(scores)},
+        n_records=scores["n_records"],
+        limited=scores["limited"],
+    )
+    sections = [
+        *score_sections(dict(scores), "Scores"),
+        *published,
+        Section("What was run", facts=without_folders(facts)),
+    ]
     write_text_atomic(out_dir / "report.md", markdown_page(name, sections))
+    answers = {line["id"]: line["prediction"] for line in lines if line["control"] == HEADLINE}
+    asked = [record for record in records if record.id in answers]
     write_score_page(
         out_dir / "report.html",
         title=name,
         scores={name: dict(scores)},
-        examples=hardest_examples(records, lines),
+        answers=answer_sections(asked, answers, is_right),
         facts=facts,
+        published=published,
     )
-
-
-def hardest_examples(records: Sequence[Record], lines: Sequence[Prediction]) -> list[Example]:
-    """Clips whose questions were answered wrong, those with most wrong answers first; captions where all is right."""
-    answers = {line["id"]: line["prediction"] for line in lines if line["control"] == HEADLINE}
-    asked = [record for record in records if record.id in answers and record.references]
-    verdicts = {
-        record.id: None if record.captions else is_correct(record, answers[record.id]) for record in asked
-    }
-    n_wrong: dict[str, int] = {}
-    for record in asked:
-        n_wrong[record.clip] = n_wrong.get(record.clip, 0) + (verdicts[record.id] is False)
-    asked.sort(key=lambda record: (verdicts[record.id] is not False, -n_wrong[record.clip]))
-    examples: list[Example] = []
-    shown: set[str] = set()
-    for record in asked:
-        if record.clip not in shown and len(examples) < _MAX_EXAMPLES:
-            shown.add(record.clip)
-            example = example_of(record, answers[record.id], record.captions[1:])
-            examples += [example] if example else []
-    return examples

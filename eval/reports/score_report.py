@@ -14,10 +14,13 @@ from alm.common.errors import AudioError
 from alm.common.files import write_text_atomic
 from alm.data.records import AudioRef, Record
 from eval.reports.charts import Triple, interval_chart, line_chart
+from eval.reports.findings import headline_score, score_findings
+from eval.reports.names import without_folders
 from eval.reports.pages import html_page
 from eval.reports.score_table import condition_remarks, format_interval
 from eval.reports.sections import Card, Cell, Example, Picture, Section, Table
-from eval.scoring.correctness import is_correct
+from eval.scoring.confusions import verdict_of
+from eval.scoring.correctness import Correctness, is_correct
 from eval.scoring.predictions import HEADLINE
 from eval.scoring.scores import Scores
 
@@ -31,6 +34,14 @@ CONDITION_NAMES = {
     "no_audio": "no audio",
     "other_clip": "another clip's audio",
     "qformer": "Q-Former",
+}
+
+_CARDS = {
+    "answer/wer": "word error rate",
+    "answer/wer_whisper": "word error rate (Whisper's text)",
+    "answer/bleu_mt": "BLEU",
+    "qa/overall": "questions answered right",
+    "caption/cider_d": "captions, CIDEr-D",
 }
 
 Curve = Sequence[Mapping[str, Any]]
@@ -65,9 +76,10 @@ def write_score_page(
     title: str,
     scores: Mapping[str, Scores],
     curves: Mapping[str, Curve] | None = None,
-    examples: Sequence[Example] = (),
+    answers: Sequence[Section] = (),
     facts: Mapping[str, object] | None = None,
     baselines: Sequence[Baseline] = (),
+    published: Sequence[Section] = (),
 ) -> None:
     """Write a report as one self-contained HTML file, whole or not at all.
 
@@ -76,9 +88,10 @@ def write_score_page(
         title: Heading of the page.
         scores: Per model or test set its scores, as `eval.scoring.scores.score_predictions` returns them.
         curves: Per training stage its log: dicts with `step` and any numbers whose name holds "loss".
-        examples: Clips to show and play.
+        answers: The answers themselves, see `eval.reports.answers`.
         facts: What was run: data, model, seed, time, versions.
         baselines: Scores of simpler methods.
+        published: Figures of others, see `eval.reports.published`.
 
     Raises:
         UserError: The file cannot be written.
@@ -86,21 +99,29 @@ def write_score_page(
     sections: list[Section] = []
     for name, one in scores.items():
         heading = "Scores" if len(scores) == 1 else f"Scores: {name}"
-        sections += score_sections(one, heading)
+        sections += score_sections(one, heading, "" if len(scores) == 1 else f": {name}")
     charts = [curve_chart(stage, curve) for stage, curve in (curves or {}).items()]
     sections += [
         Section("Simpler methods on the same clips", tables=_baseline_tables(baselines)),
-        Section("Test clips", examples=examples),
+        *published,
+        *answers,
         Section("Training", pictures=[chart for chart in charts if chart]),
-        Section("What was run", facts=facts or {}),
+        Section("What was run", facts=without_folders(facts or {})),
     ]
     write_text_atomic(Path(path), html_page(title, sections))
 
 
-def score_sections(scores: Scores, heading: str) -> list[Section]:
-    """Headline numbers, table, chart and remarks of one set of scores, and one section per breakdown."""
+def score_sections(scores: Scores, heading: str, of: str = "") -> list[Section]:
+    """What the scores show, headline numbers, table, chart and remarks of one set of scores, and its breakdowns.
+
+    Args:
+        scores: The scores.
+        heading: Of their section.
+        of: What is added to the headings of what they show.
+    """
     chart = _score_chart(scores)
     found = [
+        Section(f"What this shows{of}", findings=score_findings(scores)),
         Section(
             heading,
             lead=f"{scores['n_records']} records about {scores['n_clips']} clips. Accuracies in percent, with 95 % "
@@ -109,7 +130,7 @@ def score_sections(scores: Scores, heading: str) -> list[Section]:
             tables=[score_table(scores)],
             pictures=[chart] if chart else [],
             notes=_remarks(scores),
-        )
+        ),
     ]
     for group, values in scores["arms"][HEADLINE].get("groups", {}).items():
         by_value = _group_chart(group, values)
@@ -134,7 +155,7 @@ def score_table(scores: Scores) -> Table:
         cells += [interval_cell(gap.get(key), key, signed=True) for gap in gaps.values()]
         if key == "qa/overall":
             totals.add(len(rows))
-        rows.append([_score_name(key), str(own["n"]), *cells])
+        rows.append([score_name(key), str(own["n"]), *cells])
     head = ["score", "n", *map(condition_name, conditions), *gaps]
     return Table(head, rows, "Scores and their controls", frozenset(totals))
 
@@ -169,13 +190,16 @@ def clip_waveform(ref: AudioRef) -> np.ndarray | None:
         return None
 
 
-def example_of(record: Record, answer: str, captions: Sequence[str] = ()) -> Example | None:
+def example_of(
+    record: Record, answer: str, captions: Sequence[str] = (), is_right: Correctness = is_correct
+) -> Example | None:
     """A question with its clip and an answer, as a page shows it; None if it has no clip, or one that cannot be read.
 
     Args:
         record: The question.
         answer: The answer.
         captions: Further captions of the clip.
+        is_right: Decides whether the answer is right.
     """
     waveform = clip_waveform(record.audio[0]) if record.audio else None
     if waveform is None:
@@ -188,7 +212,7 @@ def example_of(record: Record, answer: str, captions: Sequence[str] = ()) -> Exa
         answer,
         kind=record.kind,
         captions=tuple(captions),
-        correct=None if record.captions else is_correct(record, answer),
+        verdict=verdict_of(record, answer, is_right),
         title=record.clip,
     )
 
@@ -198,7 +222,7 @@ def _cards(scores: Scores) -> list[Card]:
     own = scores["arms"][HEADLINE]["scores"]
     other = scores["arms"].get("other_clip", {}).get("scores", {})
     cards = []
-    for key, label in (("qa/overall", "questions answered right"), ("caption/cider_d", "captions, CIDEr-D")):
+    for key, label in _CARDS.items():
         if key not in own:
             continue
         percent = " %" if key.startswith("qa/") else ""
@@ -210,21 +234,27 @@ def _cards(scores: Scores) -> list[Card]:
     return cards
 
 
-def _score_name(key: str) -> str:
+def score_name(key: str) -> str:
+    """A score's name for readers."""
     known = {
         "caption/bleu_4": "caption BLEU\u20114",
         "caption/rouge_l": "caption ROUGE\u2011L",
         "caption/cider_d": "caption CIDEr\u2011D",
         "qa/overall": "all questions",
+        "answer/wer": "word error rate",
+        "answer/wer_whisper": "word error rate (Whisper's text)",
+        "answer/cer": "character error rate",
+        "answer/bleu_mt": "BLEU",
+        "answer/chrf": "chrF",
     }
-    return known.get(key, key.removeprefix("qa/").replace("_", " "))
+    return known.get(key, key.removeprefix("qa/").removeprefix("answer/").replace("_", " "))
 
 
 def _score_chart(scores: Scores) -> Picture | None:
     conditions = list(scores["arms"])
     keys = [key for key in scores["arms"][HEADLINE]["scores"] if key.startswith("qa/")]
     rows = {
-        _score_name(key): [triple(scores["arms"][name]["scores"].get(key)) for name in conditions]
+        score_name(key): [triple(scores["arms"][name]["scores"].get(key)) for name in conditions]
         for key in keys
     }
     title = "Accuracy per kind of question, 95 % intervals"
@@ -237,13 +267,19 @@ def triple(score: Mapping[str, Any] | None) -> Triple | None:
 
 
 def _group_chart(group: str, values: Mapping[str, Mapping[str, Any]]) -> Picture | None:
-    """Accuracy per value of a breakdown."""
+    """The headline score per value of a breakdown."""
+    keys = list(dict.fromkeys(key for found in values.values() for key in found))
+    if not keys:
+        return None
+    key = headline_score(keys)
     rows = {
-        f"{value} ({found['qa/overall']['n']})": [triple(found["qa/overall"])]
+        f"{value} ({found[key]['n']})": [triple(found[key])]
         for value, found in values.items()
-        if "qa/overall" in found
+        if key in found
     }
-    return interval_chart(rows, title=f"Accuracy by {group}, 95 % intervals")
+    percent = key.startswith("qa/")
+    name = "Accuracy" if percent else score_name(key)
+    return interval_chart(rows, title=f"{name} by {group}, 95 % intervals", percent=percent)
 
 
 def _group_table(group: str, values: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -252,7 +288,7 @@ def _group_table(group: str, values: Mapping[str, Mapping[str, Any]]) -> Table:
         [value, str(next(iter(found.values()))["n"]), *(interval_cell(found.get(key), key) for key in keys)]
         for value, found in values.items()
     ]
-    return Table([group, "n", *keys], rows, f"Scores by {group}")
+    return Table([group, "n", *map(score_name, keys)], rows, f"Scores by {group}")
 
 
 def _remarks(scores: Scores) -> list[str]:

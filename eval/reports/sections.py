@@ -12,10 +12,17 @@ from eval.reports.media import data_address
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: a value, and what stands in small print below it (an interval)."""
+    """One cell of a table.
+
+    Attributes:
+        text: The value.
+        note: What stands in small print below it, for example an interval.
+        share: From 0 to 1, how strongly the cell is tinted; None is not tinted.
+    """
 
     text: str
     note: str = ""
+    share: float | None = None
 
     def __str__(self) -> str:
         return f"{self.text} {self.note}".strip()
@@ -30,12 +37,18 @@ class Table:
         rows: Cells, as many per row as there are columns.
         label: What the table shows, for screen readers.
         totals: Numbers of the rows that sum up the others; they are set in bold.
+        note: A sentence below the table.
+        words: Whether cells hold sentences, which are set to the left and may wrap.
+        tags: Per row its verdict and kind, which the page's filter goes by; empty where rows are not filtered.
     """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
     label: str = ""
     totals: frozenset[int] = frozenset()
+    note: str = ""
+    words: bool = False
+    tags: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -79,9 +92,8 @@ class Example:
         answer: What the model answered.
         kind: Kind of question.
         captions: Further captions of the clip.
-        correct: Whether the answer is right; None where answers are not right or wrong.
+        verdict: `right`, `wrong`, `unparsed`, or which of two models is right; empty where answers are none of it.
         title: Name of the clip.
-        spectrogram: (rows, columns, 4) picture in [0, 1]; None draws one from the waveform.
     """
 
     waveform: np.ndarray
@@ -91,9 +103,8 @@ class Example:
     answer: str
     kind: str = "qa"
     captions: tuple[str, ...] = ()
-    correct: bool | None = None
+    verdict: str = ""
     title: str = ""
-    spectrogram: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,7 @@ class Section:
         facts: Name -> value.
         details: Texts to unfold: summary -> text.
         level: 2, or 3 for a part of the section before it.
+        findings: What the page shows, one sentence each; they stand above the tables.
     """
 
     heading: str
@@ -123,9 +135,19 @@ class Section:
     facts: Mapping[str, object] = field(default_factory=dict)
     details: Mapping[str, str] = field(default_factory=dict)
     level: int = 2
+    findings: Sequence[str] = ()
+
+    @property
+    def filters(self) -> dict[str, list[str]]:
+        """What the clips and rows can be filtered by: name -> values, where there is more than one value."""
+        tags = [(one.verdict, one.kind) for one in self.examples]
+        tags += [tag for table in self.tables for tag in table.tags]
+        columns = zip(("answers", "kinds"), zip(*tags, strict=True), strict=True) if tags else ()
+        found = {name: list(dict.fromkeys(value for value in values if value)) for name, values in columns}
+        return {name: values for name, values in found.items() if len(values) > 1}
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing below the heading."""
-        parts = (self.lead, self.cards, self.tables, self.pictures, self.examples, self.notes)
+        parts = (self.lead, self.findings, self.cards, self.tables, self.pictures, self.examples, self.notes)
         return not any([*parts, self.facts, self.details])

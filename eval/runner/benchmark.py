@@ -207,7 +207,9 @@ def _run(settings: EvalSettings, out: str | Path | None) -> Scores:
     if run.contamination is not None:
         scores["contamination"] = run.contamination
     write_scores(out_dir / "scores.json", scores)
-    write_run_report(out_dir, run.name, scores, records, read_predictions(out_dir / PREDICTIONS))
+    write_run_report(
+        out_dir, run.name, scores, records, read_predictions(out_dir / PREDICTIONS), run.benchmark.is_right
+    )
     if isinstance(model, OwnModel) and model.home is not None:
         add_to_card(model.home, model.model, run.name, scores, settings.limit)
     print(format_scores(scores))

@@ -1,7 +1,7 @@
 """The scores of one set of answers, kept as sums that can be resampled."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -57,6 +57,15 @@ class AnswerScore:
         if self.proportion:
             return mean_interval(self.columns[:, 0], self.clips, proportion=True, seed=seed)
         return ratio_interval(self.columns, self.clips, self.statistic, seed=seed)
+
+    def of_samples(self, at: np.ndarray) -> "AnswerScore | None":
+        """The score of some samples; None where it is not defined on them, as an error rate without words is not.
+
+        Args:
+            at: Their numbers.
+        """
+        part = replace(self, columns=self.columns[at], clips=[self.clips[i] for i in at])
+        return part if np.isfinite(self.statistic(part.columns.sum(axis=0, keepdims=True))).all() else None
 
     def gap(self, other: "AnswerScore", seed: int) -> Interval:
         """This score minus another arm's of the same samples, both on the same resampled clips."""

@@ -18,7 +18,6 @@ from eval.scoring.answer_scores import DEFAULT_METRICS, AnswerScore, is_costly, 
 from eval.scoring.correctness import Correctness, check_references, is_correct
 from eval.scoring.official import official_score
 from eval.scoring.predictions import CONTROLS, HEADLINE, Prediction
-from eval.scoring.stats import mean_interval
 
 Scores = dict[str, Any]
 """What `scores.json` holds.
@@ -228,10 +227,12 @@ def _length_name(seconds: float | None) -> str:
 def _broken_down(
     records: Sequence[Record], scores: Mapping[str, AnswerScore], values: Mapping[str, list[str]], seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Accuracy and CIDEr-D (with the whole set's word weights) per value of each group."""
+    """Accuracy, metrics of answers and CIDEr-D (with the whole set's word weights) per value of each group."""
+    questions = [index for index, record in enumerate(records) if not record.captions]
     rows = {
-        "qa/overall": [index for index, record in enumerate(records) if not record.captions],
+        "qa/overall": questions,
         "caption/cider_d": [index for index, record in enumerate(records) if record.captions],
+        **{key: questions for key in scores if key.startswith("answer/")},
     }
     result: dict[str, dict[str, Any]] = {}
     for group, of_record in values.items():
@@ -243,11 +244,9 @@ def _broken_down(
                     continue
                 chosen = np.array([of_record[index] == value for index in at])
                 if chosen.any():
-                    clips = [scores[key].clips[i] for i in np.flatnonzero(chosen)]
-                    samples = scores[key].columns[chosen, 0]
-                    found[key] = asdict(
-                        mean_interval(samples, clips, proportion=scores[key].proportion, seed=seed)
-                    )
+                    part = scores[key].of_samples(np.flatnonzero(chosen))
+                    if part is not None:
+                        found[key] = asdict(part.interval(seed))
             if found:
                 by_value[value] = found
         result[group] = by_value

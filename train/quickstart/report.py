@@ -1,4 +1,4 @@
-"""What a quickstart has to show: scores of all arms, curves, ten clips, and for recordings a simple baseline."""
+"""What a quickstart has to show: scores of all arms, curves, answers, and for recordings a simple baseline."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from alm.data.records import Record
 from alm.data.scenes.compose import ComposeConfig, build_bank
 from alm.data.scenes.events import RecordedEvents
 from encoders.audio import load_audio
-from eval.reports.score_report import Baseline, example_of, write_score_page
+from eval.reports.answers import answer_sections
+from eval.reports.score_report import Baseline, write_score_page
 from eval.reports.score_table import format_scores
-from eval.reports.sections import Example
 from eval.scoring.baselines import logmel_baseline
 from eval.scoring.correctness import is_correct
 from eval.scoring.predictions import read_predictions
@@ -23,9 +23,7 @@ from eval.scoring.scores import score_predictions, write_scores
 from eval.scoring.stats import mean_interval
 from train.pipeline.rundir import MARKER, facts_of
 
-N_EXAMPLES = 10
 SAMPLE_RATE_HZ = 16000
-
 
 Baselines = Callable[[Sequence[Record], dict[str, str]], list[Baseline]]
 """From the records that were asked about, and the model's answers by id: simple systems on the same recordings."""
@@ -66,7 +64,9 @@ def summarise(
         title="Quickstart: an audio-language model and whether it listens",
         scores={"test split": scores},
         curves={stage: curve for stage in stages if (curve := list(read_log(out / stage / "metrics.jsonl")))},
-        examples=examples(asked, answers),
+        answers=answer_sections(
+            asked, answers, captions={one.clip: one.captions for one in asked if one.captions}
+        ),
         facts=facts(out, stages, head),
         baselines=baselines,
     )
@@ -104,24 +104,6 @@ def facts(out: Path, stages: Sequence[str], head: dict[str, object]) -> dict[str
     packages = read_json(out / "compose" / "environment.json")["packages"]
     found["versions"] = ", ".join(f"{name} {version}" for name, version in packages.items())
     return found
-
-
-def examples(records: Sequence[Record], answers: dict[str, str]) -> list[Example]:
-    """One question about each of ten different clips, spread over the split and over the kinds of question."""
-    kinds = list(dict.fromkeys(record.kind for record in records))
-    by_clip: dict[str, list[Record]] = {}
-    for record in records:
-        by_clip.setdefault(record.clip, []).append(record)
-    clips = list(by_clip)
-    chosen = clips[:: max(1, len(clips) // N_EXAMPLES)][:N_EXAMPLES]
-    shown = []
-    for i, clip in enumerate(chosen):
-        order = kinds[i % len(kinds) :] + kinds[: i % len(kinds)]
-        record = min(by_clip[clip], key=lambda r: order.index(r.kind))
-        captions = next((r.captions for r in by_clip[clip] if r.captions), ())
-        example = example_of(record, answers.get(record.id, ""), captions)
-        shown += [example] if example else []
-    return shown
 
 
 def recording_baseline(

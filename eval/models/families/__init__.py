@@ -49,12 +49,14 @@ class Family:
         generate: Further arguments of the model's `generate`, for example to switch its speech off.
         equal_lengths: Whether only recordings of one length share a batch, because padding would change answers.
         cannot_rank: Why choices cannot be ranked by likelihood; empty if they can.
+        architecture: The class of `transformers` that is asked, where it is a part of the published model.
     """
 
     inputs: Callable[[Any, Sequence[Prompt]], Any] = chat_inputs
     generate: Mapping[str, Any] = field(default_factory=dict)
     equal_lengths: bool = False
     cannot_rank: str = ""
+    architecture: str = ""
 
 
 FAMILIES: Registry[Family] = Registry(

@@ -1,0 +1,5 @@
+"""Qwen2.5-Omni: its thinker alone is asked, which answers in text; the talker and its vocoder are not loaded."""
+
+from eval.models.families import Family
+
+FAMILY = Family(architecture="Qwen2_5OmniThinkerForConditionalGeneration")
