@@ -158,7 +158,8 @@ def test_a_confusion_table_counts_every_answer_once():
 def test_answers_fill_a_page_with_the_wrong_ones_first():
     records = [record(i, "dog", ("dog", "cat")) for i in range(600)]
     answers = {one.id: "A" if i % 10 else "B" for i, one in enumerate(records)}
-    section, table = answer_sections(records, answers)
+    section, heading, table = answer_sections(records, answers)
+    assert heading.heading == "What is taken for what"
     (shown,) = section.tables
     verdicts = [verdict for verdict, _ in shown.tags]
     assert verdicts[:60] == ["wrong"] * 60 and set(verdicts[60:]) == {"right"} and len(verdicts) == 400

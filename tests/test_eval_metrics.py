@@ -23,7 +23,7 @@ from eval.metrics._encoder import error_probabilities
 METRICS_DIR = Path(eval.metrics.__file__).parent
 # What needs Java or a model of its own, and is absent without.
 WITH_JAVA = {"meteor", "spice", "spider", "spider_fl"}
-WITH_MODELS = {"sbert_sim", "fense", "bertscore", "spider_fl"}
+WITH_MODELS = {"judge_score", "sbert_sim", "fense", "bertscore", "spider_fl"}
 TEXT_METRICS = [
     name
     for name in list_metrics()

@@ -10,6 +10,7 @@ from eval.reports.sections import Cell, Example, Section, Table
 from eval.scoring.confusions import UNPARSED, VERDICTS, Confusion, confusions, verdict_of
 from eval.scoring.correctness import Correctness, is_correct
 
+_CONFUSIONS = "Rows: the right answer. Columns: the answer given."
 # Clips in a page; each holds its sound.
 _MAX_EXAMPLES = 12
 # Rows in a page.
@@ -56,7 +57,12 @@ def answer_sections(
             examples=_ordered([one for one in shown if one]),
             tables=[_answer_table(asked, answers, verdicts)] if asked else [],
         ),
-        Section("What is taken for what", tables=list(map(_confusion_table, found))),
+        *(
+            [Section("What is taken for what", lead="Rows: the right answer. Columns: the answer given.")]
+            if found
+            else []
+        ),
+        *(Section(one.kind.replace("_", " "), tables=[_confusion_table(one)], level=3) for one in found),
     ]
 
 
@@ -136,7 +142,5 @@ def _confusion_table(found: Confusion) -> Table:
         ]
         for right, row in zip(found.answers, found.counts, strict=False)
     ]
-    note = "Rows: the right answer; columns: the answer given."
-    if found.n_left_out:
-        note += f" {found.n_left_out} questions with rarer right answers have no row."
-    return Table((f"{name}: right", *found.answers), rows, f"Confusion table of {name}", note=note)
+    left = f"{found.n_left_out} questions with rarer right answers have no row." if found.n_left_out else ""
+    return Table(("right answer", *found.answers), rows, f"Confusion table of {name}", note=left)
