@@ -225,3 +225,20 @@ def test_published_rows_stand_below_the_run_with_their_protocol():
     (table,) = asked_in("clothoaqa", "val")[0].tables
     assert str(table.rows[0][1]) == "–" and str(table.rows[0][2]).startswith("75.0")
     assert asked_in("manifest", "") == [] and asked_in("mmar", "else") == []
+
+
+def test_breakdowns_hold_error_rates_of_words():
+    lines, records = [], [record(i, "one two three four", kind="transcript") for i in range(4)]
+    for number, one in enumerate(records):
+        said = "one two three five" if number == 0 else "one two three four"
+        line = {"id": one.id, "key": prediction_key(id=one.id), "control": "none", "prediction": said}
+        lines.append({**line, "duration_s": 3.0 if number < 2 else 40.0})
+    found = score_predictions(records, lines, metrics=("wer", "bleu_mt"))["arms"]["none"]
+    by_length = found["groups"]["length"]
+    assert found["scores"]["answer/wer"]["value"] == 1 / 16
+    assert {name: one["answer/wer"]["value"] for name, one in by_length.items()} == {
+        "0 to 5 s": 1 / 8,
+        "over 30 s": 0.0,
+    }
+    assert long["answer/bleu_mt"]["value"] == pytest.approx(100.0) and short["answer/bleu_mt"]["value"] < 100
+    assert short["qa/overall"]["value"] == 0.5
