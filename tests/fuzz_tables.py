@@ -134,6 +134,8 @@ class _Tree:
             with contextlib.suppress(ValueError):  # a table that this use does not read
                 texts += _texts_of(path)
         said = "\n".join(texts)
+        if self.name == "aishell":
+            said += said.replace(" ", "")  # its words are joined
         plain = said.casefold()  # ClothoAQA's accepted answers are compared without case
         joined = said.replace(" ", "")  # AISHELL's words
         return f"{said}\n{plain}\n{joined}\nWrite down what is said in this recording." + " ".join(
