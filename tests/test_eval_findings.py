@@ -180,7 +180,7 @@ def test_names_are_what_tells_folders_apart(monkeypatch, tmp_path):
     assert model_names("runs/a/eval/mmau", "runs/b/eval/mmau") == ("a", "b")
     assert model_names("/x/a/predictions.jsonl", "/y/z/predictions.jsonl") == ("x/a", "y/z")
     assert model_names("runs/model", "runs/model") == ("model (first)", "model (second)")
-    assert model_names("runs/model", "runs/model/eval") == ("model", "eval")
+    assert model_names("runs/model", "runs/model/eval") == ("model", "model/eval")
     monkeypatch.chdir(tmp_path)
     told = {"data": str(tmp_path / "data" / "test.jsonl"), "why": "/home/ann/runs/x/model: no file", "n": 3}
     assert without_folders(told) == {"data": "data/test.jsonl", "why": "…/x/model: no file", "n": 3}
