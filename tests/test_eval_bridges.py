@@ -73,6 +73,8 @@ def test_an_encoder_in_mteb(encoder_dir, rows):
     table = Dataset.from_dict({"audio": [row["filename"] for row in rows[:5]]}).cast_column("audio", Audio())
     found = model.encode(DataLoader(table, batch_size=5))
     np.testing.assert_allclose(found, clip_features(encoder_dir, rows[:5]), atol=1e-5)
+    model._encoder.forward = None  # known recordings are not encoded again, as in another fold
+    np.testing.assert_array_equal(model.encode(DataLoader(table, batch_size=2)), found)
     np.testing.assert_allclose(np.diag(model.similarity(found, found)), 1, atol=1e-5)
     np.testing.assert_allclose(
         model.similarity_pairwise(found[:2], found[2:4]),
