@@ -277,7 +277,9 @@ def test_an_error_says_the_same_whatever_number_the_file_has(tmp_path: Path) -> 
     assert len(said) == 1 and "Invalid data" in said.pop()
 
 
-@pytest.mark.parametrize("container", ["WAV", "AIFF", "AU", "CAF", "W64", "FLAC", "OGG", "MP3", "RF64"])
+@pytest.mark.parametrize(
+    "container", ["WAV", "AIFF", "AU", "CAF", "W64", "FLAC", "OGG", "MP3", "RF64", "NIST"]
+)
 @pytest.mark.parametrize("part", [0.5, 0.97])
 def test_what_is_cut_off_is_refused(container: str, part: float) -> None:
     data = written(sound(16_000)[:, 0], 16_000, container)

@@ -6,6 +6,7 @@ placeholder, which is ignored.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import Counter
 from collections.abc import Callable
@@ -181,6 +182,14 @@ def _au(stream: BinaryIO, size: int, file: str) -> None:
                     f"{file}: is corrupt: its header promises {declared} bytes of samples, {size - at} are there; "
                     "export it again"
                 )
+
+
+def _sphere(stream: BinaryIO, size: int, _file: str) -> Container:
+    """NIST SPHERE (TIMIT, WSJ): lines of text `name -type value`; samples are counted per channel."""
+    stream.seek(0)
+    header = stream.read(min(size, 1 << 16)).decode("latin-1").split("end_head", 1)[0]
+    found = re.search(r"^sample_count -i (\d+)\s*$", header, re.MULTILINE)
+    return Container(n_samples=int(found[1][:18]) if found else 0)
 
 
 def _caf(stream: BinaryIO, size: int, file: str) -> Container:
@@ -472,6 +481,7 @@ _CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int, str], Con
     (lambda head: head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"), _aiff),
     (lambda head: head[:4] in (b".snd", b"dns."), _au),
     (lambda head: head[:4] == b"caff", _caf),
+    (lambda head: head[:7] == b"NIST_1A", _sphere),
     (lambda head: head[:4] == b"riff" and head[4:8] == b"\x2e\x91\xcf\x11", _w64),
     (lambda head: head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"), _mp4),
     (lambda head: head[:4] == b"\x1a\x45\xdf\xa3", _ebml),
