@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     plugins, words = _split_general(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("DeepSpeed").addFilter(_is_no_cpu_notice)
     with _in_environment(plugins):
         parser = build_parser()
         try:
@@ -76,6 +78,11 @@ def _run(argv: Sequence[str]) -> int:
         if rest:
             arguments.overrides = [*arguments.overrides, *rest]
         return arguments.run(arguments) or 0
+
+
+def _is_no_cpu_notice(record: logging.LogRecord) -> bool:
+    """DeepSpeed prints to stdout, between results, that a machine without a GPU has none."""
+    return not record.getMessage().startswith("Setting accelerator to CPU")
 
 
 def _end(line: str, code: int) -> int:

@@ -7,6 +7,7 @@ import datetime
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -104,25 +105,41 @@ def gemm_gflops(size: int, rounds: int) -> float:
 
 
 def machine() -> list[str]:
-    """What the figures were taken on, without names of hosts or people."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        named = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line
-        ]
-        model = named[0] if named else model
+    """What the figures were taken on, and with which code, without names of hosts or people."""
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     lines = [
-        f"CPU: {model}, {cores} cores; {torch.get_num_threads()} thread(s) used, "
+        f"Commit {commit()}",
+        f"CPU: {processor()}, {cores} cores; {torch.get_num_threads()} thread(s) used, "
         + ("CPU time" if clock() is time.process_time else "wall clock"),
         f"Python {platform.python_version()}, torch {torch.__version__}",
         f"Date: {datetime.date.today().isoformat()}; load average before the run {load:.2f}"
         + ("" if load <= _QUIET_LOAD * cores else " - **measured under load: preliminary figures**"),
     ]
     if torch.cuda.is_available():
-        lines.insert(1, f"GPU: {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+        lines.insert(2, f"GPU: {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
     return lines
+
+
+def processor() -> str:
+    """The name of the CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """The commit of this code, and whether files other than pages of figures were changed since."""
+    asked = ["git", "-C", str(Path(__file__).resolve().parents[1])]
+    try:
+        head, changed = (
+            subprocess.run([*asked, *words], capture_output=True, text=True, check=True).stdout
+            for words in (["rev-parse", "--short=7", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (not a checkout)"
+    others = [line for line in changed.splitlines() if not line.endswith((".md", ".ipynb"))]
+    return head.strip() + (" with changes" if others else "")
 
 
 def table(rows: Sequence[Row]) -> str:

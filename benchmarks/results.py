@@ -116,7 +116,7 @@ def measure(figure: Figure, work: Path) -> str:
         UserError: The command failed; holds the last line that it wrote.
     """
     work.mkdir(parents=True, exist_ok=True)
-    about, at = machine(), commit()
+    about = machine()
     words = [word.format(work=work) for word in figure.command.split()]
     words = [sys.executable, *words[1:]] if words[0] == "python" else [sys.executable, "-m", *words]
     started = time.monotonic()
@@ -125,24 +125,8 @@ def measure(figure: Figure, work: Path) -> str:
         last = "".join(done.stderr.strip().splitlines()[-1:])
         raise UserError(f"{figure.command}: exit code {done.returncode}: {last}")
     shown = figure.command.replace("{work}/", "")
-    lines = [f"## {figure.title}", "", f"- `{shown}`, {time.monotonic() - started:.0f} s", f"- Commit {at}"]
+    lines = [f"## {figure.title}", "", f"- `{shown}`, {time.monotonic() - started:.0f} s"]
     return "\n".join([*lines, *(f"- {line}" for line in about), "", figure.read(done.stdout, work), ""])
-
-
-def commit() -> str:
-    """The commit of this code, and whether files were changed since."""
-    asked = ["git", "-C", str(ROOT)]
-    try:
-        head = subprocess.run(
-            [*asked, "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True, check=True
-        )
-        changed = subprocess.run(
-            [*asked, "status", "--porcelain"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown (not a checkout)"
-    others = [line for line in changed.stdout.splitlines() if not line.endswith(PAGE.name)]
-    return head.stdout.strip() + (" with changes" if others else "")
 
 
 def _sections(page: Path) -> dict[str, str]:

@@ -10,7 +10,9 @@ command that ends in ` &` is a server: it runs until the page ends.
 
 from __future__ import annotations
 
+import datetime
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -190,7 +192,25 @@ def run(page: Path, folder: Path) -> None:
         for server in servers:
             server.terminate()
             server.wait()
-    page.write_text(with_outputs(found, printed), encoding="utf-8")
+    page.write_text(with_source(with_outputs(found, printed), output_source()), encoding="utf-8")
+
+
+def output_source() -> str:
+    """The sentence that says when, where and with which code outputs were made."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from benchmarks.measure import commit, processor
+
+    return (
+        f"Outputs of {datetime.date.today().isoformat()}, commit {commit()}, {processor()} with {os.cpu_count()} "
+        "cores; scores and answers may differ on other machines."
+    )
+
+
+def with_source(text: str, sentence: str) -> str:
+    """The page with this sentence before its last paragraph, in place of an older one."""
+    text = re.sub(r"^Outputs of 20.*\n\n", "", text, flags=re.M)
+    before, last = text.rstrip("\n").rsplit("\n\n", 1)
+    return f"{before}\n\n{sentence}\n\n{last}\n"
 
 
 def _command(line: str, folder: Path, servers: list[subprocess.Popen[bytes]]) -> str:

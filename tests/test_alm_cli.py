@@ -646,3 +646,13 @@ def test_numbers_out_of_range_on_the_command_line(option, value, capsys):
         main(["ask", "m", "a.wav", "q", option, value])
     assert stop.value.code == 2
     assert f"argument {option}: got '{value[:40]}', expected" in capsys.readouterr().err
+
+
+def test_deepspeeds_notice_of_a_missing_gpu_is_not_among_the_results():
+    code = (
+        "from alm.cli import main; main(['list', 'losses'])\n"
+        "from deepspeed.utils import logger\n"
+        "logger.warning('Setting accelerator to CPU. If you have GPU'); logger.warning('another')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "another" in done.stdout and "Setting accelerator" not in done.stdout + done.stderr

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -153,6 +154,19 @@ def refused(call):
     body = caught.value.body
     assert set(body) == {"message", "type", "param", "code"}, body
     return caught.value.status_code, body["code"], body["message"]
+
+
+@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("base64")), reason="needs curl and base64")
+def test_the_command_with_curl_on_the_page_is_answered(url, client, tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^```console\n(curl .*?)^```", page, re.M | re.S)
+    wave = 0.1 * np.sin(np.arange(16000) * 0.1)
+    (tmp_path / "sound.ogg").write_bytes(recording(wave, "OGG"))
+    command = command.replace("http://127.0.0.1:8000", url).replace('"model": "model"', '"model": "tiny"')
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    answer = json.loads(done.stdout)["choices"][0]["message"]["content"]
+    sound = audio((tmp_path / "sound.ogg").read_bytes(), "OGG")
+    assert answer == ask(client, [user(sound, text("Which sound comes first?"))]).choices[0].message.content
 
 
 def test_answers_are_those_of_alm_ask(client, model_dir, tmp_path, clips, capsys):

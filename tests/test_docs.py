@@ -39,6 +39,11 @@ COMMANDS = sorted(
         if re.match(r"alm |\S*\s?.*(-m|--module) alm ", line)
     }
 )
+COMPONENTS = re.findall(
+    r'^```python title="[\w-]+/(\w+\.py)"\n(.*?)^```',
+    "\n".join(page.read_text("utf-8") for page in PAGES),
+    re.M | re.S,
+)  # plug-ins that pages show
 WRITTEN = {
     "pretrain.yaml",
     "align.yaml",
@@ -188,6 +193,9 @@ def test_a_command_parses_and_names_what_is_there(page, command, tmp_path, monke
     words = [word for word in shlex.split(command)[1:] if word not in ("…", "...")]
     if "--plugins" in words:  # a folder of the reader's
         (tmp_path / "plugins").mkdir()
+        for name, text in COMPONENTS:
+            (tmp_path / "plugins" / name).write_text(text)
+        monkeypatch.setenv("ALM_PLUGINS", str(tmp_path / "plugins"))
         words[words.index("--plugins") + 1] = str(tmp_path / "plugins")
     assert main(words) == 0
     (arguments,) = ran

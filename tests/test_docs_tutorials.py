@@ -113,7 +113,7 @@ def folder(tmp_path_factory):
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
     root = tmp_path_factory.mktemp("tutorials")
-    for number, name in enumerate(("train/bell/a", "train/bell/b", "test/bell/c", "train/rain/a", "train/rain/b",
+    for number, name in enumerate(("train/dog/a", "train/dog/b", "test/dog/c", "train/rain/a", "train/rain/b",
                                    "test/rain/c")):  # fmt: skip
         tone(root / "recordings" / f"{name}.wav", number)
     for digit in (0, 7):
@@ -191,6 +191,21 @@ def test_new_outputs_replace_old_ones_only():
     assert "old" not in tutorial_pages.with_outputs(found, [""])
     (cell,) = [cell for cell in tutorial_pages.notebook(text)["cells"] if cell["cell_type"] == "code"]
     assert cell["outputs"][0]["text"] == ["old"] and cell["source"] == ["%%bash\n", "alm --version"]
+
+
+def test_a_page_with_outputs_says_where_they_come_from():
+    for name in tutorial_pages.PAGES:
+        text = (TUTORIALS / f"{name}.md").read_text(encoding="utf-8")
+        said = re.findall(
+            r"^Outputs of 20\d\d-\d\d-\d\d, commit [0-9a-f]{7}, .* cores; .*\.\n\nAs a", text, re.M
+        )
+        assert len(said) == any(block.is_output for block in page_blocks(name)), name
+    page = "a\n\nlast\n"
+    older, newer = "Outputs of 2026-01-01, one.", "Outputs of 2027-01-01, two."
+    once = tutorial_pages.with_source(page, older)
+    assert once == f"a\n\n{older}\n\nlast\n"
+    assert tutorial_pages.with_source(once, newer) == once.replace(older, newer)
+    assert re.fullmatch(r"Outputs of \S+, commit ([0-9a-f]{7}|unknown).*", tutorial_pages.output_source())
 
 
 def test_the_ablation_on_the_page_is_valid(tmp_path, monkeypatch, capsys):

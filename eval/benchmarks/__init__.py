@@ -8,8 +8,17 @@ from dataclasses import replace
 
 from alm.common.plugins import Registry
 from eval.benchmarks._base import Benchmark
+from eval.benchmarks._readers import choice_benchmark, corpus_reader
 
-__all__ = ["BENCHMARKS", "Benchmark", "describe_benchmarks", "list_benchmarks", "load_benchmark"]
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "choice_benchmark",
+    "corpus_reader",
+    "describe_benchmarks",
+    "list_benchmarks",
+    "load_benchmark",
+]
 
 BENCHMARKS: Registry[Benchmark] = Registry(
     "benchmark",

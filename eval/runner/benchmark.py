@@ -46,7 +46,7 @@ def run_benchmark(
     All data is checked before the model is loaded.
 
     Args:
-        config: A YAML file, or the name of a benchmark for the config shipped with it.
+        config: A YAML file, or the name of a benchmark: its shipped config, or the defaults for one of a plug-in.
         model: What is asked: a model directory or hub id, `openai:MODEL@URL`, or a Python file with an `ANSWERER`, see
             `eval.models`; empty is the config's.
         out: Folder of predictions and scores; None is `eval/<name>` in the model directory, or `eval/<model>/<name>` in
@@ -60,7 +60,7 @@ def run_benchmark(
         UserError: A bad config, benchmark, manifest or model, audio that cannot be read, or a folder that cannot be
             written.
     """
-    values = load_settings(EvalSettings, find_config(config), overrides)
+    values = read_settings(config, overrides)
     if str(model):
         values = replace(values, model=str(model))
     with applied(values.audio):
@@ -217,6 +217,26 @@ def _run(settings: EvalSettings, out: str | Path | None) -> Scores:
     return scores
 
 
+def read_settings(config: str | Path, overrides: Sequence[str] = ()) -> EvalSettings:
+    """The settings of a YAML file or of a benchmark; a benchmark of a plug-in folder needs no config.
+
+    Args:
+        config: A YAML file, or the name of a benchmark.
+        overrides: `key=value` strings over the config.
+
+    Raises:
+        ConfigError: A wrong key or value.
+        EvaluationError: Neither a file nor a benchmark.
+    """
+    try:
+        path = find_config(config)
+    except EvaluationError:
+        if str(config) not in list_benchmarks():
+            raise
+        return load_settings(EvalSettings, None, [f"benchmark={config}", *overrides])
+    return load_settings(EvalSettings, path, overrides)
+
+
 def find_config(config: str | Path) -> Path:
     """The YAML file of a path, or the shipped one of a benchmark's name.
 
@@ -231,7 +251,7 @@ def find_config(config: str | Path) -> Path:
         near = get_close_matches(str(config), list_benchmarks(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise EvaluationError(
-            f"{config}: neither a YAML config nor a benchmark{hint} Benchmarks: {', '.join(list_benchmarks())}"
+            f"{config}: neither a YAML config nor a benchmark{hint}. Benchmarks: {', '.join(list_benchmarks())}"
         ) from error
 
 

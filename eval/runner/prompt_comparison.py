@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from alm.common.errors import ConfigError
-from alm.common.settings import load_settings
 from alm.common.text import text_table
 from encoders.audio.options import applied
 from eval.benchmarks import load_benchmark
 from eval.benchmarks._base import OURS
 from eval.models import Answerer
 from eval.reports.score_table import format_interval
-from eval.runner.benchmark import find_config, prepare
+from eval.runner.benchmark import prepare, read_settings
 from eval.runner.manifest import answer_records
-from eval.runner.settings import EvalSettings
 from eval.scoring.predictions import HEADLINE, Prediction
 from eval.scoring.scores import check_scorable, score_predictions, write_scores
 
@@ -47,7 +45,7 @@ def compare_prompts(
         ConfigError: The benchmark has one prompt only.
         UserError: As for `run_benchmark`.
     """
-    settings = load_settings(EvalSettings, find_config(config), overrides)
+    settings = read_settings(config, overrides)
     settings = replace(settings, model=str(model) or settings.model, controls=(HEADLINE,))
     benchmark = load_benchmark(settings.benchmark)
     names = [OURS, *benchmark.prompts]
