@@ -1,4 +1,4 @@
-"""Answers to many conversations in batches, or to one as it is written."""
+"""Generates answers: to many conversations in batches, or to one as a stream."""
 
 from __future__ import annotations
 

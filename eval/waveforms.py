@@ -1,4 +1,4 @@
-"""Recordings in memory, decoded once for whoever needs them: the check of a benchmark's data, and the run itself."""
+"""A cache of decoded recordings, shared by the check of a benchmark's data and the run itself."""
 
 from collections import OrderedDict
 from threading import RLock

@@ -1,4 +1,4 @@
-"""The subcommands of `alm`: a file that assigns `COMMAND`, here or in a plug-in folder, is one.
+"""The subcommands of `alm`: one file each, which assigns `COMMAND`, here or in a plug-in folder.
 
 A subcommand imports what it needs when it runs, so that help is immediate.
 """

@@ -1,1 +1,1 @@
-"""Generated and recorded sound scenes with captions and questions."""
+"""Data: records, manifests, shards, readers of other formats, published corpora, and composed scenes."""

@@ -1,4 +1,4 @@
-"""Checks and statistics of a data set: which clips cannot be used, and how much there is of what."""
+"""Checks and statistics of a data set: unusable clips, durations and counts."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a model needs on a hub: its card, and the way there. Knows no model class."""
+"""Model cards and uploads to a hub. Knows no model class."""

@@ -1,4 +1,4 @@
-"""OpenAI's chat API over an engine: who may ask, how much, and what they are answered.
+"""OpenAI's chat API over an engine: access, limits and answers.
 
 Order of the checks: key, place in the queue, size of the body, form of the request, audio, then the engine.
 """

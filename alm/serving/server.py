@@ -1,4 +1,4 @@
-"""Running the application: its address, its signals, and its engine."""
+"""Runs the application: address, signals and engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Containers that say how large they are: whether all of a file is there.
+"""Detects truncated files by the size that their container states.
 
 Decoders return what there is of a cut-off file without an error. A writer to a pipe does not know the size and leaves a
 placeholder, which is ignored.

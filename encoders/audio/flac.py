@@ -1,4 +1,4 @@
-"""FLAC: the files that a joined one is made of, and whether its header's sample count is right (RFC 9639)."""
+"""FLAC: finds the parts of concatenated files, and checks the header's sample count (RFC 9639)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ogg: pages, their checksums, and the files that a chained file is made of (RFC 3533)."""
+"""Ogg: pages, their checksums, and the parts of a chained file (RFC 3533)."""
 
 from __future__ import annotations
 

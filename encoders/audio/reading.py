@@ -1,4 +1,4 @@
-"""Reading audio into mono float waveforms: one door for every format, as a file, as bytes and from an address.
+"""Reading audio into mono float waveforms: one function for every format, as a file, as bytes and from an address.
 
 What a file is follows from its content, never from its name. libsndfile is the fast path; FFmpeg reads the rest. A
 header's sample count is a hint: files are decoded to their end, and files joined from several are heard whole.

@@ -1,4 +1,4 @@
-"""Ablations: a grid of arms, run as processes of `alm train` and `alm eval`, and what the test supports of it."""
+"""Ablations: a grid of arms, each trained and scored in its own processes, and the differences that tests support."""
 
 from eval.ablation.run import run_ablation
 

@@ -1,4 +1,4 @@
-"""Requests side by side: as many as an endpoint bears, asked again after a pause when it does not answer."""
+"""Concurrent requests, as many as an endpoint accepts; after a failure a request is sent again, with a pause."""
 
 from __future__ import annotations
 

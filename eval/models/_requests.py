@@ -1,4 +1,4 @@
-"""HTTP requests to an endpoint: kept connections, a deadline for the whole answer, and errors by what helps."""
+"""HTTP requests to an endpoint: kept connections, a deadline per answer, errors classified by whether a retry helps."""
 
 from __future__ import annotations
 

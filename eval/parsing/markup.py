@@ -1,4 +1,4 @@
-"""Takes an answer out of its wrapping: thinking, markdown, HTML, special tokens, tags, boxes and JSON fields."""
+"""Removes what surrounds an answer: thinking, markdown, HTML, special tokens, tags, boxes and JSON fields."""
 
 import html
 import json

@@ -1,4 +1,4 @@
-"""Random-number streams keyed by clip: numbers that belong to a clip in an epoch, not to a generator's history.
+"""Random-number streams keyed by clip: no number depends on how many were drawn before.
 
 Every number is a function of its scope (seed, epoch, view) and of the clip's key. So batch size, loader worker, number
 of processes and resuming do not change it. Axis letters: B batch.

@@ -1,4 +1,4 @@
-"""Checkpoints to resume from: complete or not there, checked before use, the oldest removed.
+"""Checkpoints to resume from: written whole or not at all, checked before use; the oldest are removed.
 
 `checkpoint-N/` holds the trainable weights (and buffers), the optimiser, the schedule and the trainer's counters;
 `complete.json` lists every file with size and hash. A checkpoint is written into a hidden folder, flushed to the disk,

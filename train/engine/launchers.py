@@ -1,4 +1,4 @@
-"""Launchers (torchrun, deepspeed) that start several processes of one command: how these end with them."""
+"""Ends the processes of a command together with the launcher (torchrun, deepspeed) that started them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run directories found again: what each one is, how far it came, and how two differ."""
+"""Lists run directories with their stage, state and progress, and compares two."""
 
 from __future__ import annotations
 

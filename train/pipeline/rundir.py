@@ -1,4 +1,4 @@
-"""Run directories: what went in, what came out, and a marker that only a finished run has.
+"""Run directories: config, hashes of the inputs, artifact, and the completion marker of a finished run.
 
 The marker `finished.json` lists the files of the result with sizes and hashes, so that a result that was changed
 afterwards is noticed.

@@ -1,4 +1,8 @@
-"""Run a stage in its run directory, once: a finished result is reused; after a change the stage runs again."""
+"""Run a stage in its run directory: here it is decided whether a result is reused, resumed, or computed again.
+
+A finished run with the same fingerprint is reused; an unfinished one resumes from its newest checkpoint
+(`train.engine.checkpoints`); with another fingerprint the stage starts again.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Encoder pretraining: views, masks, contrastive losses, and what watches them. No text, no LLM."""
+"""Encoder pretraining: views, masks, contrastive losses, and monitors. No text, no LLM."""

@@ -1,4 +1,4 @@
-"""What a quickstart has to show: scores of all arms, curves, answers, and for recordings a simple baseline."""
+"""The report of the quickstart: scores of all arms, curves, answers, and for recordings a simple baseline."""
 
 from __future__ import annotations
 
