@@ -1,6 +1,7 @@
 """Build wheel and sdist, install the wheel beside the installed dependencies, and use it without the checkout.
 
-Run by `make check-wheel`. Only the build backend is downloaded. The commands run in a folder that holds a user's own
+Run by `make check-wheel`; takes some minutes. Only the build backend is downloaded. The commands, those of the first
+tutorial included, run in a folder that holds a user's own
 `train.py`, `eval.py`, `configs/` and `encoders/`, none of which may be imported.
 """
 
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -108,6 +111,32 @@ def user_folder(folder: Path) -> Path:
     return folder
 
 
+def tutorial(work: Path) -> list[list[str]]:
+    """The commands of the first tutorial, with two steps each, on clips of the quickstart in place of recordings.
+
+    The LLM is the quickstart's, so the tutorial's own short quickstart is not among them.
+    """
+    clips = sorted((work / "quickstart" / "data" / "audio").glob("*.wav"))
+    names = ("train/dog/a", "train/dog/b", "train/rain/a", "train/rain/b", "test/dog/c", "test/rain/c")
+    for name, clip in zip(names, clips, strict=False):
+        (work / "recordings" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, work / "recordings" / f"{name}.wav")
+    (work / "start").symlink_to(work / "quickstart")
+    page = (ROOT / "docs" / "tutorials" / "recordings.md").read_text(encoding="utf-8")
+    blocks = "".join(re.findall(r"^```bash\n(.*?)^```", page, re.M | re.S)).replace("\\\n", " ")
+    short = {"optim.steps": "2", "optim.batch_size": "2"}
+    commands = []
+    for line in blocks.splitlines():
+        words = [re.sub(r"=.*", f"={short[key]}", word) if (key := word.partition("=")[0]) in short else word
+                 for word in shlex.split(line)[1:]]  # fmt: skip
+        if words[0] == "init":
+            (work / f"{words[1]}.yaml").unlink(missing_ok=True)  # it does not overwrite
+        if words[0] != "quickstart":
+            commands.append(words)
+    assert [words[0] for words in commands] == ["init", "config", "train", "init", "train", "ask", "eval"]
+    return commands
+
+
 def main() -> None:
     """Run the whole check."""
     with tempfile.TemporaryDirectory() as name:
@@ -154,6 +183,9 @@ def main() -> None:
             str(next((work / "quickstart/data/audio").glob("*.wav"))),
             "What?",
         )
+        for words in tutorial(work):
+            run(*words)
+        assert (work / "runs/align/model/eval/manifest/report.html").is_file()
         launcher = [str(python), "-m", "torch.distributed.run", "--nproc-per-node", "1", "-m", "alm"]
         assert "audiomosaic" in run("list", "encoders", by=launcher)
     print("the wheel works without the checkout")
