@@ -305,6 +305,23 @@ def test_every_command_flag_component_and_config_is_in_the_reference(reference):
     assert all(f"| `{name}` |" in reference["reference/shipped.md"] for name in shipped_configs())
 
 
+def test_counts_in_pages_are_right_and_contributing_names_every_kind():
+    from importlib import import_module
+
+    from alm.commands.listing import KINDS
+
+    readme = (ROOT / "README.md").read_text("utf-8")
+    score = (ROOT / "docs" / "howto" / "score.md").read_text("utf-8")
+    assert f"| any model on {len(list_benchmarks())} benchmarks" in readme
+    assert f"\n{len(list_benchmarks())} benchmarks, each one file" in score
+    assert f"| {len(KINDS)} kinds of components" in readme
+    contributing = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    for where in KINDS.values():
+        module, _, name = where.partition(":")
+        attribute = getattr(import_module(module), name).attribute
+        assert f"| `{attribute}`, " in contributing, attribute
+
+
 def test_the_table_of_encoders_says_what_each_is(reference):
     from reference_pages import encoder_table
 
