@@ -5,8 +5,10 @@ import csv
 import io
 import json
 import pickle
+import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -352,6 +354,16 @@ def test_every_setting_of_a_format_changes_its_records(data, form):
     assert len(limited) == 1
 
 
+def test_records_in_the_cache_are_those_of_the_settings(data, monkeypatch):
+    for name in ("_SMALL_ROWS", "_SMALL_BYTES"):  # larger sources are kept in the cache
+        monkeypatch.setattr(f"alm.data.index.{name}", 0)
+    path = table(data / "t.csv", [{"audio": "1.wav", "answer": "one"}])
+    for number, prompt in enumerate(("Which?", "Say.")):
+        (record,) = open_source(DataSource(path, prompt=prompt))
+        assert (record.question, record.answer) == (prompt, "one")
+        assert len(list((data.parent / "cache").rglob("*.index"))) == number + 1
+
+
 @pytest.mark.parametrize(("name", "expected"), [("question", ("two", "one")), ("answer", ("Which?", "two"))])
 def test_columns_of_instruction_data_are_those_that_are_named(data, name, expected):
     """`instruction` and `output` make a row a conversation; another column for one of them was ignored."""
@@ -460,6 +472,18 @@ def test_webdataset_tars_are_read_where_they_lie(data):
     (folder / "a.tar").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ManifestError, match=r"a\.tar"):
         open_source(DataSource(str(folder), prompt="What is it?"))
+
+
+@pytest.mark.parametrize("order", (("cls", "wav", "json"), ("json", "cls", "wav")))
+def test_a_label_counts_wherever_it_stands_beside_the_json(data, order):
+    content = {
+        "cls": b"dog",
+        "wav": (data / "1.wav").read_bytes(),
+        "json": b'{"label": "cat", "source": "s"}',
+    }
+    path = tar(data.parent / "a.tar", {f"1.{suffix}": content[suffix] for suffix in order})
+    (record,) = open_source(DataSource(path, prompt="What?"))
+    assert (record.id, record.answer, record.meta["source"]) == ("1", "dog", "s")
 
 
 def features(n_classes: int = 2):
@@ -573,6 +597,26 @@ def test_lhotse_cuts_need_the_package(data):
     except ImportError:
         with pytest.raises(ConfigError, match="pip install lhotse"):
             open_source(path)
+
+
+def test_lhotse_cuts_are_segments_with_their_text(data, monkeypatch):
+    """Of cuts as the package hands them out, which need not be installed here."""
+    source = SimpleNamespace(type="file", source=str(data / "1.wav"))
+    recording = SimpleNamespace(sources=[source], duration=0.1)
+    spoken = [SimpleNamespace(text="one"), SimpleNamespace(text=None), SimpleNamespace(text="two")]
+    cuts = [
+        SimpleNamespace(id="part", start=0.02, duration=0.03, recording=recording, supervisions=spoken),
+        SimpleNamespace(id="whole", start=0, duration=0.1, recording=recording, supervisions=spoken[:1]),
+    ]
+    package = SimpleNamespace(CutSet=SimpleNamespace(from_jsonl_lazy=lambda path: cuts))
+    monkeypatch.setitem(sys.modules, "lhotse", package)
+    path = lines(data / "cuts.jsonl", [{"id": "c", "type": "MonoCut"}])
+    part, whole = open_source(DataSource(path, prompt="Say it."))
+    assert (part.audio[0].start_s, part.audio[0].end_s) == (0.02, pytest.approx(0.05))
+    assert (whole.audio[0].start_s, whole.audio[0].end_s) == (None, None)
+    assert [(one.id, one.question, one.answer) for one in (part, whole)] == [
+        ("part", "Say it.", "one two"), ("whole", "Say it.", "one"),
+    ]  # fmt: skip
 
 
 def test_an_unclear_or_unknown_format_is_an_error_that_names_the_candidates(data):

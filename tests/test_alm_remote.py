@@ -21,7 +21,7 @@ from alm.common.files import open_regular, sha256_of
 from alm.common.fingerprint import fingerprint
 from alm.common.settings import parse_settings
 from alm.common.storage.blocks import BLOCK_BYTES, CACHE_LIMIT_VARIABLE
-from alm.common.storage.remote import PROTOCOLS, RemotePath, is_remote, joined, to_path
+from alm.common.storage.remote import PROTOCOLS, RemotePath, is_remote, joined, local_copy, to_path
 from alm.data.audit import verify
 from alm.data.readers.base import parse_source
 from alm.data.shard_writer import write_shards
@@ -212,6 +212,13 @@ def test_a_replaced_object_is_read_anew(s3, wav):
     after = fingerprint({}, ["s3://b/m.jsonl"]), RemotePath("s3://b/m.jsonl").stat()
     assert before[0] != after[0]
     assert before[1].st_mtime_ns != after[1].st_mtime_ns
+
+
+def test_a_replaced_object_of_equal_size_is_not_read_from_the_cache(s3):
+    for content in (b"12345", b"54321"):
+        s3.pipe("s3://b/x", content)
+        assert RemotePath("s3://b/x").stat().st_size == 5  # asks the storage again
+        assert open_regular("s3://b/x").read() == local_copy(RemotePath("s3://b/x")).read_bytes() == content
 
 
 def test_a_large_file_is_read_in_blocks_and_anywhere(s3, tmp_path):

@@ -108,6 +108,22 @@ def test_mteb_keeps_the_results_of_other_weights_apart(encoder_dir, tmp_path):
         MtebEncoder(str(encoder_dir)).encode(DataLoader(silent, batch_size=1))
 
 
+def test_frames_for_xares_are_means_over_frequency(encoder_dir):
+    from eval.bridges.xares_model import XaresModel
+
+    class OtherEncoder(XaresModel):
+        source = str(encoder_dir)
+
+    model = OtherEncoder()
+    waves = torch.randn(2, 24000, generator=torch.Generator().manual_seed(0)) / 10
+    with torch.no_grad():
+        out = model.encoder(waves, torch.tensor([24000, 24000]))
+    n_time, n_freq = out.grid
+    assert n_time != n_freq > 1
+    wanted = [out.tokens[:, t * n_freq : (t + 1) * n_freq].mean(dim=1) for t in range(n_time)]
+    torch.testing.assert_close(model(waves), torch.stack(wanted, dim=1))
+
+
 def test_an_encoder_in_xares(encoder_dir, rows, tmp_path):
     pytest.importorskip("xares", reason="needs alm-toolkit[xares]")
     pytest.importorskip("torchcodec", reason="needs alm-toolkit[xares]")

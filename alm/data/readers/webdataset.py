@@ -58,7 +58,8 @@ class WebDatasetReader(Reader):
         prefix: str,
         source: DataSource,
     ) -> Row:
-        values: dict[str, Any] = {"id": f"{prefix}{stem}"}
+        values: dict[str, Any] = {}
+        beside: dict[str, str] = {"id": f"{prefix}{stem}"}  # these count, wherever the JSON stands in the tar
         audio: list[dict[str, Any]] = []
         for suffix, (name, at, size, data) in members.items():
             if f".{suffix.rpartition('.')[2]}" in AUDIO_SUFFIXES:
@@ -67,16 +68,16 @@ class WebDatasetReader(Reader):
                 found = parse_json(_decoded(data, where, name), f"{where}: {name}")
                 if not isinstance(found, dict):
                     raise ManifestError(f"{where}: {name} holds {shown(found, 80)}; expected an object")
-                values = {**found, "id": values["id"]}
+                values = found
             elif suffix in _TEXTS:
-                values[_TEXTS[suffix]] = _decoded(data, where, name).strip()
+                beside[_TEXTS[suffix]] = _decoded(data, where, name).strip()
         if not audio:
             raise ManifestError(
                 f"{where}: no audio beside {', '.join(name for name, *_ in members.values())}; expected a member "
                 f"{stem}{AUDIO_SUFFIXES[0]}, or of another audio format"
             )
         # The names that other tools leave in the JSON are those of files that are not there any more.
-        values = {key: value for key, value in values.items() if key not in _FILE_NAMES}
+        values = {key: value for key, value in values.items() if key not in _FILE_NAMES} | beside
         return to_row(values, where, path.parent, source, {"audio": audio if len(audio) > 1 else audio[0]})
 
 
