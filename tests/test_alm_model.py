@@ -310,6 +310,16 @@ def stored_with_llm(make, folder):
     return folder
 
 
+def test_a_change_of_some_rows_of_a_referenced_llm_is_saved(make, tmp_path):
+    model, _ = make()
+    head = model.llm.get_output_embeddings().weight
+    with torch.no_grad():
+        head[len(head) // 2 :] += 1
+    model.save_pretrained(tmp_path / "m")
+    again = load_model(tmp_path / "m")
+    assert again.config.llm is None and torch.equal(again.llm.get_output_embeddings().weight, head)
+
+
 def test_large_adapters_stored_with_a_small_llm_can_be_loaded(make, tmp_path):
     model, processor = make()
     model.set_policy(Policy(llm="lora", llm_lora=LoraOptions(r=64)))

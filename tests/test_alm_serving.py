@@ -15,6 +15,7 @@ import time
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -315,7 +316,8 @@ def test_all_that_a_request_asks_for_reaches_vllm(tmp_path, monkeypatch, parts, 
     monkeypatch.setenv("SEEN", str(tmp_path / "seen.jsonl"))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    marker = parts[1].audio_token
+    marker, rate_hz = parts[1].audio_token, 22050  # a model's own rate
+    processor = SimpleNamespace(audio_token=marker, sample_rate=rate_hz)
     said = [{"role": "user", "content": f"{marker}one {marker}two"}]
     asked = [
         ChatRequest(
@@ -325,7 +327,7 @@ def test_all_that_a_request_asks_for_reaches_vllm(tmp_path, monkeypatch, parts, 
     ]
 
     async def answers():
-        vllm = VllmEngine(tmp_path / "m", parts[1], "tiny", 5, 24, "--dtype float32", trust_remote_code=True)
+        vllm = VllmEngine(tmp_path / "m", processor, "tiny", 5, 24, "--dtype float32", trust_remote_code=True)
         try:
             await vllm.start()
             return [[piece async for piece in vllm.answer(request)] for request in asked]
@@ -349,10 +351,10 @@ def test_all_that_a_request_asks_for_reaches_vllm(tmp_path, monkeypatch, parts, 
         first_clip, one, second_clip, two = message["content"]
         assert (one, two, message["role"]) == (text("one "), text("two"), "user")
         for item, number in zip((first_clip, second_clip), order, strict=True):
-            wave, rate_hz = soundfile.read(
+            wave, sent_hz = soundfile.read(
                 io.BytesIO(base64.b64decode(item["input_audio"]["data"])), dtype="float32"
             )
-            assert rate_hz == 16000 and np.array_equal(wave, clips[number])
+            assert sent_hz == rate_hz and np.array_equal(wave, clips[number])
 
 
 def test_texts_that_end_an_answer_are_held_back():
@@ -362,6 +364,8 @@ def test_texts_that_end_an_answer_are_held_back():
         assert "".join(out) == "one\ntwo" and written.stopped and not written.end()
     written = StoppedText(["END"])
     assert [written.add(" a E"), written.add("N b "), written.end()] == ["a", " EN b", ""]
+    written = StoppedText(["LATE", "EARLY"])  # the first in the answer ends it, not the first in the request
+    assert written.add("one EARLY two LATE") == "one" and written.stopped
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import torch
 from calls import model_inputs
 
 from eval.errors import EvaluationError
-from eval.models.likelihood import NEUTRAL_PROMPT, rank_choices
+from eval.models.base import Prompt
+from eval.models.likelihood import NEUTRAL_PROMPT, NORMALISATIONS, rank_choices
+from eval.models.own import OwnModel
 
 CHOICES = [["a bell", "a dog barks", "x"], ["rain", "a bell"], ["a", "a b", "a b c d e f g"], ["what", "is"]]
 
@@ -45,6 +47,20 @@ def naive(model, processor, conversation, audio, choice, normalise="sum"):
     found = logits.gather(-1, wanted.clamp(min=0)[..., None])[..., 0]
     total = float(found[wanted != -100].sum())
     return total / int((wanted != -100).sum()) if normalise == "length" else total
+
+
+def test_a_model_of_this_toolkit_ranks_as_it_is_told(loaded, asked):
+    own = OwnModel(*loaded, "id")
+    prompts = [
+        Prompt(turns, lambda clips=clips: clips, choices)
+        for turns, clips, choices in zip(*asked, CHOICES, strict=True)
+    ]
+    found = []
+    for normalise in NORMALISATIONS:
+        ranked = [(index, said.text, said.ranking) for index, said in own.rank(prompts, 16, normalise)]
+        assert ranked == list(rank_choices(*loaded, *asked, CHOICES, normalise=normalise))
+        found.append(ranked)
+    assert found[0] != found[1] != found[2] != found[0]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4])

@@ -68,6 +68,19 @@ def test_without_settings_of_components_the_groups_are_the_trainers(trainer_of):
     assert all("component" not in group for group in trainer.optimizer.param_groups)
 
 
+def test_the_weights_of_a_sum_of_layers_train_at_the_rate_of_the_projector(trainer_of):
+    optim = {"lr": 1e-3, "components": {"projector": {"lr": 1e-2}}}
+    trainer, model = trainer_of(
+        "align", optim, encoder_options={"layer": "sum"}, data={"cache_features": False}
+    )
+    (group,) = [
+        group
+        for group in trainer.optimizer.param_groups
+        if any(parameter is model.encoder.weights for parameter in group["params"])
+    ]
+    assert (group["component"], group["initial_lr"]) == ("projector", 1e-2)
+
+
 def test_layers_of_a_trained_encoder_learn_slower_the_deeper_they_lie(trainer_of):
     optim = {"lr": 1e-3, "layer_decay": 0.5, "components": {"encoder": {"lr": 1e-2}}}
     trainer, model = trainer_of("align", optim, policy={"encoder": "full"}, data={"cache_features": False})

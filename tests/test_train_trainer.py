@@ -1,5 +1,6 @@
 """The trainer: what it takes from transformers, its arguments, and its messages."""
 
+import dataclasses
 import inspect
 import json
 import math
@@ -15,11 +16,12 @@ from transformers import Trainer
 from alm.common.seeds import seed_from
 from train.engine.arguments import training_arguments
 from train.engine.checkpointing import PRIVATE_ATTRIBUTES, PRIVATE_METHODS, CheckpointTrainer
-from train.engine.runlog import RunLog
+from train.engine.runlog import RunLog, cut_log
 from train.engine.trainer import StageTrainer, fit
 from train.finetune.optim import FinetuneTrainer
 from train.pipeline.rundir import facts_of
 from train.pipeline.runner import run_stage
+from train.settings.optim import OptimSettings
 
 # What our overrides rely on: the arguments, in order.
 SIGNATURES = {
@@ -149,6 +151,22 @@ def test_every_setting_of_a_run_reaches_the_trainer(data, parts, tmp_path):
     assert trainer.patience == 8 and trainer.validate is len
 
 
+@pytest.mark.parametrize(("drop_last", "steps"), [(True, 4), (False, 6)])
+def test_a_dropped_last_batch_is_no_step_of_an_epoch(data, parts, tmp_path, drop_last, steps):
+    class Stops(StageTrainer):
+        def train(self, *args, **kwargs):
+            raise InterruptedError(str(self.args.max_steps))
+
+    run = of_stage("align", data, tmp_path / "run", parts)
+    optim = OptimSettings(epochs=2.0, batch_size=3)  # 8 samples: two whole batches, and one of two
+    with pytest.raises(InterruptedError, match=f"^{steps}$"):
+        fit(
+            dataclasses.replace(run.loop, optim=optim), torch.nn.Linear(2, 2),
+            torch.utils.data.TensorDataset(torch.zeros(8, 2)), list, tmp_path, "title", trainer_class=Stops,
+            drop_last=drop_last,
+        )  # fmt: skip
+
+
 def test_a_warm_up_longer_than_the_run_is_said(data, parts, tmp_path, capsys):
     for name, warmup_steps, said in (("long", 8, True), ("fits", 2, False)):
         run = of_stage(
@@ -176,6 +194,14 @@ def test_a_resumed_run_is_in_the_epoch_of_its_last_step(reached, epoch, tmp_path
     State.epoch, model = reached, Model()
     RunLog("title", tmp_path / "metrics.jsonl").on_train_begin(None, State, None, model=model)
     assert model.epoch == epoch
+
+
+def test_a_resumed_log_keeps_the_lines_up_to_its_checkpoint(tmp_path):
+    lines = [{"step": step, "loss": 1.0} for step in (3, 6, 9)] + [{"step": 6, "train_loss": 1.0}]
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 7, "lo')
+    cut_log(log, 6)
+    assert [json.loads(line) for line in log.read_text().splitlines()] == lines[:2]
 
 
 def test_a_run_killed_after_its_last_step_reports_what_it_would_have(data, parts, tmp_path):
