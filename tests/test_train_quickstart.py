@@ -31,7 +31,7 @@ def toy(tmp_path_factory):
 @pytest.mark.slow
 def test_it_leaves_what_it_promises(toy):
     page = (toy / "report.html").read_text()
-    assert page.count("<audio") == 10 and "http://" not in page.replace("http://www.w3.org", "")
+    assert page.count("<audio") == 12 and "http://" not in page.replace("http://www.w3.org", "")
     scores = json.loads((toy / "scores.json").read_text())
     assert set(scores["arms"]) == {"none", "no_audio", "other_clip", "untrained_encoder", "qformer"}
     assert all(arm["n_missing"] == 0 for arm in scores["arms"].values())
