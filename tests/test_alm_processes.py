@@ -18,7 +18,7 @@ from alm.common.processes import (
     rank,
     world_size,
 )
-from train.engine.launchers import runner_state
+from train.engine.launchers import runner_state, say_what_deepspeed_waits_for
 
 SHOW = (
     "import sys, json, train, eval.metrics, encoders; print(json.dumps([train.__file__, encoders.__file__]))"
@@ -176,3 +176,21 @@ REMOTE = (*LAUNCH, "--world_info=e30=", "--node_rank=0", "--master_addr=10.0.0.1
 )
 def test_whether_the_deepspeed_runner_is_there(launch, parent, state):
     assert runner_state(launch, parent) == state
+
+
+def test_a_build_that_deepspeed_will_wait_for_is_named(tmp_path, monkeypatch, capfd):
+    """PyTorch waits for ever, and without a word, for the lock of a build that was killed."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    lock = tmp_path / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir()
+    say_what_deepspeed_waits_for()
+    assert capfd.readouterr().err == ""
+    lock.touch()
+    os.utime(lock, times=(time.time() - 600,) * 2)
+    say_what_deepspeed_waits_for()
+    said = capfd.readouterr().err
+    assert "build 'deepspeed_shm_comm', begun 10 min ago" in said and f"delete {lock}\n" in said
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    say_what_deepspeed_waits_for()
+    assert capfd.readouterr().err == ""

@@ -17,6 +17,7 @@ from transformers.training_args import OptimizerNames
 from alm.common.errors import ConfigError
 from alm.common.settings import check_choice
 from alm.common.text import error_line
+from train.engine.launchers import say_what_deepspeed_waits_for
 from train.settings import LoopSettings
 from train.settings.optim import MIN_LR_SCHEDULE, OptimSettings
 
@@ -115,6 +116,8 @@ def training_arguments(settings: LoopSettings, folder: Path, drop_last: bool = F
     if run.fsdp is not None:
         optional |= {"fsdp": True, "fsdp_config": dict(run.fsdp)}
     own_clips = any(part.max_grad_norm for part in optim.components.given().values())
+    if run.deepspeed_file is not None:
+        say_what_deepspeed_waits_for()
     try:
         return TrainingArguments(
             output_dir=str(folder / "checkpoints"),

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 from alm.common.processes import end_with_parent, local_rank
@@ -39,6 +40,23 @@ def end_with_launcher() -> None:
         end_with_parent()
     elif _DEEPSPEED in os.environ:
         _end_with_deepspeed()
+
+
+def say_what_deepspeed_waits_for() -> None:
+    """Say which extensions DeepSpeed will wait for, because another process builds them: for ever, if it was killed.
+
+    The file that PyTorch locks a build with stays where the process that built was killed, and is waited for without a
+    word.
+    """
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or caches / "torch_extensions")  # PyTorch's on Linux
+    for lock in sorted([*root.glob("*/lock"), *root.glob("*/*/lock")]) if local_rank() == 0 else ():
+        with suppress(OSError):  # the build ended meanwhile
+            minutes = (time.time() - lock.stat().st_mtime) / 60
+            _say(
+                f"DeepSpeed waits for another process to build '{lock.parent.name}', begun {minutes:.0f} min ago; "
+                f"if it was killed, delete {lock}"
+            )
 
 
 def _end_with_deepspeed() -> None:
