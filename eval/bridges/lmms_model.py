@@ -28,6 +28,7 @@ from lmms_eval.filters import FILTER_REGISTRY
 from lmms_eval.models.registry_v2 import ModelManifest
 
 from alm.common.errors import UserError
+from alm.common.json_text import parse_json
 from alm.data.records import AUDIO_MARKER
 from encoders.audio import resample
 from eval.models import Opening, open_model
@@ -144,8 +145,8 @@ class ControlFilter(Filter):  # type: ignore[misc]
 
     def _pick(self, text: str) -> str:
         try:
-            return str(json.loads(text)[self._control])
-        except (ValueError, TypeError, KeyError):
+            return str(parse_json(text, FILTER, UserError)[self._control])
+        except (UserError, TypeError, KeyError):
             raise UserError(
                 f"filter {FILTER}: {text[:80]!r} holds no answer under {self._control!r}; run the model with "
                 "--model_args model=DIR,controls=true"
