@@ -60,7 +60,7 @@ class JudgeScore(TextMetric):
             **options: None are known.
 
         Raises:
-            MetricUnavailable: No judge is given, or one of its ratings cannot be had.
+            MetricUnavailable: No judge is given, or it gives no rating for an answer.
         """
         source = os.environ.get(JUDGE_VARIABLE, "")
         if not source.startswith(("http://", "https://")):
