@@ -204,7 +204,7 @@ def exit_codes(processes: list) -> list[int]:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(300)  # the first run with DeepSpeed builds its extension: minutes on busy cores
     hung = [process for process in processes if process.exitcode is None]
     for process in hung:
         process.kill()
