@@ -4,6 +4,8 @@
 import dataclasses
 import itertools
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +15,14 @@ import torch
 from torch import nn
 
 from alm.cli import main
-from alm.common.errors import AudioError, CheckpointError, ConfigError
+from alm.common.errors import AudioError, CheckpointError, ConfigError, Preempted
 from alm.common.json_text import read_json
 from alm.common.settings import parse_settings
 from encoders import AudioMosaicEncoder, encoder_class, load_encoder
 from encoders.audio import load_audio, pad_batch
 from eval.scoring.logistic import fit_logistic
 from train.engine.groups import layer_scales
+from train.engine.trainer import StageTrainer
 from train.finetune.augment import _noisy, augmentation_key, augmented_clip_features
 from train.finetune.datasets import LabelledClip, LabelledData
 from train.finetune.folds import run_folds
@@ -856,6 +859,35 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tones, tmp_path, monkeypa
     assert (tmp_path / "broken" / "predictions.jsonl").read_text() == (
         tmp_path / "whole" / "predictions.jsonl"
     ).read_text()
+
+
+def test_an_epoch_that_is_stopped_half_way_is_not_scored(tones, tmp_path, monkeypatch):
+    """SIGTERM in the first of four steps of the second epoch: a score there could keep other weights than a whole run."""
+    finetune = {"mode": "full", "epochs": 3, "baseline": False, "head_std": 0.02}
+    whole, broken = (settings_of(tones, tmp_path / name, finetune=finetune) for name in ("whole", "broken"))
+    run_stage(whole)
+    inner, steps = StageTrainer.training_step, []
+
+    def step(*args, **kwargs):
+        steps.append(1)
+        if len(steps) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(StageTrainer, "training_step", step)
+    with pytest.raises(Preempted):
+        run_stage(broken)
+    monkeypatch.undo()
+    run_stage(broken)
+
+    def scores(folder):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [(line["epoch"], line["validation_loss"]) for line in lines if "validation" in line]
+
+    assert scores(tmp_path / "broken") == scores(tmp_path / "whole")
+    assert [epoch for epoch, _ in scores(tmp_path / "broken")] == [1, 2, 3]
+    said = [(tmp_path / name / "predictions.jsonl").read_text() for name in ("broken", "whole")]
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize("mode", ["attentive", "weighted_sum", "layer:1"])

@@ -89,8 +89,10 @@ class BestEpoch(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Score the epoch, and keep its weights if they are the best so far."""
-        score, loss = self.score()
         epoch = float(round(state.epoch or 0, 3))
+        if not epoch.is_integer() and state.global_step < state.max_steps:
+            return  # the run is stopped within it, and goes on with it when it is resumed
+        score, loss = self.score()
         if is_main_process():
             with self.log.open("a", encoding="utf-8") as handle:
                 line = {
