@@ -312,10 +312,8 @@ _SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "weights_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
     "config_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
     "auto_map": ("the classes of this toolkit", lambda value: value == AUTO_MAP),
-    "is_encoder_decoder": (
-        "false",
-        lambda value: value is False,
-    ),  # `generate` would look for another kind of encoder
+    # `generate` would look for another kind of encoder
+    "is_encoder_decoder": ("false", lambda value: value is False),
 }
 _REQUIRED = ("encoder", "projector", "text_config", "audio_token_id")
 _NOT_OWN = {

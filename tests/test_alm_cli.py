@@ -18,19 +18,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tiny_model import save_tiny_model
 from tokenizers import Tokenizer, models
-from transformers import AutoTokenizer
 
 import alm
-from alm.checkpoint import load_llm
 from alm.cli import _explain, build_parser, main
 from alm.common.errors import UserError
 from alm.common.processes import child_command, child_environment
 from alm.common.progress import progress
 from alm.common.terminal import safe_streams
-from alm.model import AudioLanguageModel
-from alm.processor import build_processor
-from encoders import encoder_class
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,13 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory, llm_dir):
     folder = tmp_path_factory.mktemp("cli") / "model"
-    model = AudioLanguageModel.assemble(
-        encoder_class("audiomosaic").tiny(), load_llm(str(llm_dir)), "mlp", llm_source=str(llm_dir)
-    )
-    processor = build_processor(AutoTokenizer.from_pretrained(llm_dir), model)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return save_tiny_model(llm_dir, folder)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from calls import model_inputs
 from safetensors import safe_open
+from tiny_model import save_tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import alm
@@ -237,17 +238,9 @@ def test_any_exception_of_a_library_is_one_line():
 
 @pytest.fixture(scope="module")
 def tiny_model_dir(llm_dir, tmp_path_factory):
-    from alm.model import AudioLanguageModel
-    from alm.processor import build_processor
 
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    model = AudioLanguageModel.assemble(
-        encoder_class("audiomosaic").tiny(), load_llm(str(llm_dir)), "mlp", llm_source=str(llm_dir)
-    )
-    processor = build_processor(AutoTokenizer.from_pretrained(llm_dir), model)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return save_tiny_model(llm_dir, folder)
 
 
 @pytest.mark.parametrize("role", ["llm", "model"])

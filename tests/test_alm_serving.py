@@ -21,16 +21,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from transformers import AutoTokenizer
+from tiny_model import save_tiny_model
 
-from alm.checkpoint import load_llm
 from alm.cli import main
 from alm.common.errors import AudioError
 from alm.common.processes import child_environment, tied_child_command
 from alm.generation import generate_answers
-from alm.model import AudioLanguageModel
-from alm.processor import build_processor
-from encoders import encoder_class
 
 openai = pytest.importorskip("openai", reason="needs alm-toolkit[serve]")
 uvicorn = pytest.importorskip("uvicorn", reason="needs alm-toolkit[serve]")
@@ -52,13 +48,7 @@ KEY = "a-key-for-these-tests"
 def model_dir(tmp_path_factory, llm_dir):
     folder = tmp_path_factory.mktemp("serving") / "tiny"
     torch.manual_seed(0)
-    model = AudioLanguageModel.assemble(
-        encoder_class("audiomosaic").tiny(), load_llm(str(llm_dir)), "mlp", llm_source=str(llm_dir)
-    )
-    processor = build_processor(AutoTokenizer.from_pretrained(llm_dir), model)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return save_tiny_model(llm_dir, folder)
 
 
 @pytest.fixture(scope="module")

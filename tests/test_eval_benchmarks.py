@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from tiny_model import save_tiny_model
 
 from alm.checkpoint import model_id_of
 from alm.common.errors import ConfigError
@@ -70,22 +71,10 @@ def test_model_id_follows_the_files(tmp_path):
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory, llm_dir):
     import torch
-    from transformers import AutoTokenizer
-
-    from alm.checkpoint import load_llm
-    from alm.model import AudioLanguageModel
-    from alm.processor import build_processor
-    from encoders import encoder_class
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("benchmark") / "model"
-    model = AudioLanguageModel.assemble(
-        encoder_class("audiomosaic").tiny(), load_llm(str(llm_dir)), "mlp", llm_source=str(llm_dir)
-    )
-    processor = build_processor(AutoTokenizer.from_pretrained(llm_dir), model)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return save_tiny_model(llm_dir, folder)
 
 
 def test_manifest_benchmark_end_to_end(model_dir, clips, tmp_path, capsys):

@@ -13,10 +13,8 @@ class WeightSamples:
         llm: The LLM, as it was loaded.
     """
 
-    _COUNT, _PACKED = (
-        64,
-        4096,
-    )  # of floats, and of codes in 4 or 8 bits, which a small change may leave as they are
+    # Of floats, and of codes in 4 or 8 bits, which a small change may leave as they are.
+    _COUNT, _PACKED = 64, 4096
 
     def __init__(self, llm: nn.Module) -> None:
         self._values = self._taken(llm)
@@ -25,9 +23,8 @@ class WeightSamples:
         values = {}
         for key, value in llm.state_dict().items():
             packed = key.endswith(".weight") and value.dtype in (torch.uint8, torch.int8)
-            whole = packed or (
-                value.is_floating_point() and ".weight." not in key
-            )  # no scale of a packed weight
+            # no scale of a packed weight
+            whole = packed or (value.is_floating_point() and ".weight." not in key)
             sharded = hasattr(value, "device_mesh")  # by FSDP2: reading its values waits for all processes
             if whole and ".lora_" not in key and not value.is_meta and not sharded and value.numel():
                 step = -(-value.numel() // (self._PACKED if packed else self._COUNT))
