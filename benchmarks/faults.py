@@ -251,6 +251,7 @@ def _write_labels(scenes: Path, out: Path) -> None:
 # ---- processes ----
 def start(kind: Kind, words: Sequence[str], log: Path, mark: str, limit: int | None = None) -> int:
     """Start the command as the leader of a new session; returns its process id."""
+    log.touch()  # a process that is killed at once opens no log
     if kind.launcher:
         with log.open("ab") as stream:
             command = child_command(*(word.format(port=free_port()) for word in kind.launcher), *words)
