@@ -6,7 +6,10 @@ Speech Commands, each by an MLP and by nearest neighbours). The tasks are the su
 the folders: ESC-10 in place of ESC-50, spoken digits in place of commands. A folder has `meta.csv` (`filename`, `fold`,
 `category`). Figures compare encoders on the same data, not with published ones.
 
-`ENCODER` is NAME=SOURCE, and SOURCE is whatever `alm embed` takes. Needs `alm-toolkit[mteb,xares]`.
+`ENCODER` is NAME=SOURCE, and SOURCE is whatever `alm embed` takes. `--options "NAME={window_s: 6}"` gives one of them
+options, here Whisper windows of 6 s instead of 30 s. X-ARES encodes the padding of a batch with its clips: they are
+sorted by length, so that there is little. The command resumes: scores that `OUT/encoder_suites.json` holds are not
+computed again. Needs `alm-toolkit[mteb,xares]`.
 """
 
 from __future__ import annotations
@@ -16,9 +19,13 @@ import csv
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import soundfile
+import torch
+import yaml
 
 from alm.common.files import write_text_atomic
 
@@ -39,7 +46,9 @@ def read_rows(folder: Path, most: int) -> list[Row]:
     return chosen
 
 
-def mteb_scores(source: str, rows: Sequence[Row]) -> dict[str, float]:
+def mteb_scores(
+    source: str, rows: Sequence[Row], options: Mapping[str, Any] | None = None
+) -> dict[str, float]:
     """Main scores of MTEB's ESC50 tasks."""
     import mteb
     from datasets import Audio, ClassLabel, Dataset, DatasetDict
@@ -54,16 +63,23 @@ def mteb_scores(source: str, rows: Sequence[Row]) -> dict[str, float]:
         }
     )
     table = table.cast_column("audio", Audio()).cast_column("target", ClassLabel(names=labels))
-    scores = {}
+    encoder, scores = MtebEncoder(source, **options or {}), {}
     for name in ("ESC50", "ESC50Clustering"):
         task = mteb.get_task(name)
         task.dataset, task.data_loaded = DatasetDict({"train": table}), True
-        [result] = mteb.evaluate(MtebEncoder(source), task, cache=None, show_progress_bar=False).task_results
+        [result] = mteb.evaluate(encoder, task, cache=None, show_progress_bar=False).task_results
         scores[f"mteb/{name}/{task.metadata.main_score}"] = result.get_score()
     return scores
 
 
-def xares_scores(name: str, source: str, task: str, rows: Sequence[Row], folder: Path) -> dict[str, float]:
+def xares_scores(
+    name: str,
+    source: str,
+    task: str,
+    rows: Sequence[Row],
+    folder: Path,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
     """Accuracy of an MLP and of nearest neighbours in a task of X-ARES, which writes into an empty folder."""
     from importlib import import_module
 
@@ -72,17 +88,18 @@ def xares_scores(name: str, source: str, task: str, rows: Sequence[Row], folder:
 
     from eval.bridges.xares_model import XaresModel
 
-    encoder = type(f"{name}Encoder", (XaresModel,), {"source": source})()
+    threads = torch.get_num_threads()  # X-ARES takes two where it is not told
+    encoder = type(f"{name}Encoder", (XaresModel,), {"source": source, "options": dict(options or {})})()
     config: Any = getattr(import_module(f"tasks.{task}_task"), f"{task}_config")(encoder)
     labels = sorted({row["category"] for row in rows})
     folds = sorted({row["fold"] for row in rows})
     config.env_root, config.k_fold_splits, config.num_encoder_workers = folder, folds, 0
-    config.output_dim = len(labels)
+    config.output_dim, config.torch_num_threads = len(labels), threads
     config.label_processor = lambda line: labels.index(line["label"])
     config.update_tar_name_of_split()
     suite = XaresTask(config)
     for fold in folds:
-        chosen = [row for row in rows if row["fold"] == fold]
+        chosen = sorted((row for row in rows if row["fold"] == fold), key=_seconds)
         write_audio_tar(
             [row["filename"] for row in chosen],
             [row["category"] for row in chosen],
@@ -95,6 +112,10 @@ def xares_scores(name: str, source: str, task: str, rows: Sequence[Row], folder:
     return {f"xares/{task}/mlp": float(mlp), f"xares/{task}/knn": float(knn)}
 
 
+def _seconds(row: Row) -> float:
+    return float(soundfile.info(row["filename"]).duration)
+
+
 def main(argv: Sequence[str]) -> int:
     """Print and write the table of scores by encoder."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.encoder_suites", description=__doc__)
@@ -103,18 +124,35 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--esc10", type=Path, required=True)
     parser.add_argument("--digits", type=Path, required=True)
     parser.add_argument("--most", type=int, default=1000, help="clips of a category and fold")
+    parser.add_argument(
+        "--options", action="append", default=[], metavar="NAME={...}", help="options of an encoder"
+    )
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    file = arguments.out / "encoder_suites.json"
+    table: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
     sounds, digits = (read_rows(folder, arguments.most) for folder in (arguments.esc10, arguments.digits))
-    table: dict[str, dict[str, float]] = {}
-    for named in arguments.encoders:
-        name, _, source = named.partition("=")
-        table[name] = mteb_scores(source, sounds)
-        for task, rows in (("esc50", sounds), ("speechcommandsv1", digits)):
-            with tempfile.TemporaryDirectory() as folder:
-                table[name] |= xares_scores(name, source, task, rows, Path(folder))
-        write_text_atomic(arguments.out / "encoder_suites.json", json.dumps(table, indent=1) + "\n")
-        print(name, json.dumps(table[name]), flush=True)
+    sources, given = (
+        dict(one.split("=", 1) for one in some) for some in (arguments.encoders, arguments.options)
+    )
+    if unknown := given.keys() - sources.keys():
+        parser.error(f"--options of encoders that are not asked for: {', '.join(sorted(unknown))}")
+    for name, source in sources.items():
+        made = {"source": source, "options": yaml.safe_load(given.get(name, "{}"))}
+        entry = table.setdefault(name, {**made, "scores": {}})
+        if any(entry[key] != made[key] for key in made):
+            parser.error(f"{file}: holds scores of another {name}; give it another name, or another OUT")
+        scores, options = entry["scores"], made["options"]
+        for part, rows in (("mteb", sounds), ("xares/esc50", sounds), ("xares/speechcommandsv1", digits)):
+            if any(key.startswith(part) for key in scores):
+                continue
+            if part == "mteb":
+                scores |= mteb_scores(source, rows, options)
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    scores |= xares_scores(name, source, part[6:], rows, Path(folder), options)
+            write_text_atomic(file, json.dumps(table, indent=1) + "\n")
+        print(name, json.dumps(scores), flush=True)
     return 0
 
 

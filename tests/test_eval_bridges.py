@@ -2,12 +2,14 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from alm.common.errors import AudioError, UserError
+from benchmarks.encoder_suites import read_rows
 from encoders import encoder_class, load_encoder
 from encoders.audio import load_audio, save_wav
 
@@ -38,8 +40,6 @@ def rows(tmp_path_factory):
         writer = csv.DictWriter(file, made[0])
         writer.writeheader()
         writer.writerows(made)
-    from benchmarks.encoder_suites import read_rows
-
     assert len(read_rows(folder, 2)) == 16
     return read_rows(folder, 100)
 
@@ -142,9 +142,53 @@ def test_an_encoder_in_xares(encoder_dir, rows, tmp_path):
     config = model.encoder.config
     assert frames.shape == (1, config.n_time_for(len(wave)), config.dim)
     assert model.hop_size_in_ms == 1000 / config.frame_rate_hz
+    threads = torch.get_num_threads()
     scores = xares_scores("Tiny", str(encoder_dir), "esc50", rows, tmp_path)
+    assert torch.get_num_threads() == threads
     assert set(scores) == {"xares/esc50/mlp", "xares/esc50/knn"}
     assert scores["xares/esc50/knn"] > 0.6  # chance is a quarter
+
+
+def test_the_bench_of_suites_resumes_and_keeps_other_encoders_apart(tmp_path, rows, monkeypatch, capsys):
+    """The suites themselves run in the tests above; what each is given, and when, is looked at here."""
+    from benchmarks import encoder_suites
+
+    asked = []
+
+    def given(*arguments):
+        asked.append(arguments)
+        if arguments[0] == "W" and len(asked) == 3:
+            raise KeyboardInterrupt
+        return {{"esc50": "xares/esc50/mlp"}.get(arguments[2], "xares/speechcommandsv1/mlp"): 0.5}
+
+    def of_mteb(*arguments):
+        asked.append(arguments)
+        return {"mteb/ESC50/accuracy": 0.25}
+
+    monkeypatch.setattr(encoder_suites, "mteb_scores", of_mteb)
+    monkeypatch.setattr(encoder_suites, "xares_scores", given)
+    folder = str(Path(rows[0]["filename"]).parent)
+    common = [str(tmp_path), "--esc10", folder, "--digits", folder, "--most", "2"]
+    command = [*common, "W=whisper", "--options", "W={window_s: 6}"]
+    with pytest.raises(KeyboardInterrupt):
+        encoder_suites.main(command)
+    assert encoder_suites.main(command) == 0
+    chosen = read_rows(Path(folder), 2)
+    assert [one[:-1] if len(one) == 3 else one[:4] for one in asked] == [
+        ("whisper", chosen),
+        *[("W", "whisper", task, chosen) for task in ("esc50", "speechcommandsv1", "speechcommandsv1")],
+    ]
+    assert all(one[-1] == {"window_s": 6} for one in asked)
+    scores = {"mteb/ESC50/accuracy": 0.25, "xares/esc50/mlp": 0.5, "xares/speechcommandsv1/mlp": 0.5}
+    made = {"source": "whisper", "options": {"window_s": 6}, "scores": scores}
+    assert json.loads((tmp_path / "encoder_suites.json").read_text()) == {"W": made}
+    for wrong, said in (
+        ([*common, "W=whisper"], "holds scores of another W"),
+        ([*common, "V=whisper", "--options", "W={window_s: 6}"], "not asked for: W"),
+    ):
+        with pytest.raises(SystemExit):
+            encoder_suites.main(wrong)
+        assert said in capsys.readouterr().err
 
 
 # ---- lmms-eval ----
