@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -43,11 +44,15 @@ import soundfile
 from alm.common.processes import child_environment, tied_child_command
 from alm.common.text import markdown_table
 from benchmarks.measure import machine
+from encoders.audio import load_audio
+from encoders.audio.formats import search
 
 RATE_HZ = 16000
 QUESTION = "What is this?"
+VLLM_OPTIONS = "--dtype float32 --enforce-eager --max-model-len 512"
 _START_S = 300.0
 _ENDING_S = 120.0
+_REST_S = 15.0  # after the load, until its memory is given back
 _MOST_GROWTH = 1.1  # of the median memory after the warm-up: large uploads come and go
 _WAYS = {"whole": 60, "stream": 30, "slow": 4, "leave": 4, "large": 2}
 Clips = list[np.ndarray]
@@ -70,7 +75,17 @@ def clip(seconds: float, seed: int) -> np.ndarray:
     return (np.round(wave * 32767) / 32768).astype(np.float32)
 
 
-def message(wave: np.ndarray, rate_hz: int = RATE_HZ, subtype: str = "PCM_16") -> dict[str, object]:
+def clips_of(folder: Path | None, count: int) -> Clips:
+    """Tones in noise, or recordings of a folder, spread over it."""
+    if folder is None:
+        return [clip(0.5 + 0.25 * (i % 8), i) for i in range(count)]
+    files = search(folder).audio
+    return [load_audio(file, RATE_HZ) for file in files[:: max(1, len(files) // count)][:count]]
+
+
+def message(
+    wave: np.ndarray, rate_hz: int = RATE_HZ, subtype: str = "PCM_16", question: str = QUESTION
+) -> dict[str, object]:
     """A question about a clip."""
     file = io.BytesIO()
     soundfile.write(file, wave, rate_hz, format="WAV", subtype=subtype)
@@ -79,7 +94,7 @@ def message(wave: np.ndarray, rate_hz: int = RATE_HZ, subtype: str = "PCM_16") -
         "role": "user",
         "content": [
             {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}},
-            {"type": "text", "text": QUESTION},
+            {"type": "text", "text": question},
         ],
     }
 
@@ -89,20 +104,21 @@ class Asker:
 
     Args:
         model_dir: Directory of the model.
+        question: What each clip is asked.
         n_tokens: Longest answer.
     """
 
-    def __init__(self, model_dir: str, n_tokens: int) -> None:
+    def __init__(self, model_dir: str, question: str, n_tokens: int) -> None:
         from alm.checkpoint import load_model, load_processor
 
         self.model, self.processor = load_model(model_dir), load_processor(model_dir)
-        self.n_tokens = n_tokens
+        self.question, self.n_tokens = question, n_tokens
 
     def answer(self, clips: Sequence[np.ndarray]) -> tuple[list[str], float]:
         """Answers to clips, and how many there were a second."""
         from alm.generation import generate_answers
 
-        turns: list[Any] = [{"role": "user", "content": f"{self.processor.audio_token}{QUESTION}"}]
+        turns: list[Any] = [{"role": "user", "content": f"{self.processor.audio_token}{self.question}"}]
         start = time.monotonic()
         found = generate_answers(
             self.model, self.processor, [turns] * len(clips), [[one.copy()] for one in clips], self.n_tokens
@@ -113,26 +129,42 @@ class Asker:
 
 @contextmanager
 def running(kind: str, model_dir: str, more: Sequence[str], log: Path) -> Iterator[Server]:
-    """A server of a kind; ended by force where it did not end before."""
-    settings = {"HF_HUB_OFFLINE": "1"}
+    """A server of a kind; ended by force where it did not end before.
+
+    Args:
+        kind: `transformers` and `vllm` are engines of `alm serve`; `transformers-serve` and `vllm-serve` are servers of
+            these libraries.
+        model_dir: The model's directory.
+        more: Further words of `alm serve`; for `vllm-serve` its interpreter.
+        log: File for what it says.
+    """
+    settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     if kind == "transformers-serve":
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
         # As its console script, which may lie outside of PATH
         code = (
             "import sys; sys.argv[0] = 'transformers'; from transformers.cli.transformers import main; main()"
         )
         command = [sys.executable, "-c", code, "serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu",
                    "--trust-remote-code", "--dtype", "float32"]  # fmt: skip
+    elif kind == "vllm-serve":
+        command = [*more, "-m", "vllm.entrypoints.openai.api_server", "--model", model_dir, *VLLM_OPTIONS.split(),
+                   "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
     else:
         command = tied_child_command("alm", "serve", model_dir, "--port", "0", "--engine", kind, *more)
     with open(log, "w") as errors:
         process = subprocess.Popen(
-            command, env=child_environment(settings), stdout=subprocess.PIPE, stderr=errors, text=True
+            command,
+            env=child_environment(settings),
+            stdout=errors if kind.endswith("-serve") else subprocess.PIPE,
+            stderr=errors,
+            text=True,
         )
     try:
-        if kind == "transformers-serve":
-            _wait_until_open(process, port)
+        if kind.endswith("-serve"):
+            if not _healthy(process, port):
+                raise RuntimeError(f"{kind} did not start:\n{log.read_text()[-3000:]}")
             yield Server(process, f"http://127.0.0.1:{port}/v1", model_dir)
         else:
             assert process.stdout is not None
@@ -149,15 +181,16 @@ def running(kind: str, model_dir: str, more: Sequence[str], log: Path) -> Iterat
             process.wait()
 
 
-def _wait_until_open(process: subprocess.Popen[str], port: int) -> None:
+def _healthy(process: subprocess.Popen[str], port: int) -> bool:
+    """Wait until a server answers; whether it does."""
     end = time.monotonic() + _START_S
     while process.poll() is None and time.monotonic() < end:
         try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+            return True
         except OSError:
             time.sleep(0.2)
-    raise RuntimeError("transformers serve did not start")
+    return False
 
 
 @asynccontextmanager
@@ -319,20 +352,24 @@ def main() -> int:
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--answers", type=int, default=256, help="questions of the throughput")
+    parser.add_argument("--audio", type=Path, help="a folder of recordings (default: tones in noise)")
+    parser.add_argument("--question", default=QUESTION)
     parser.add_argument("--tokens", type=int, default=16, help="longest answer")
     parser.add_argument(
         "--seconds", type=float, default=120, help="of mixed load on each engine of alm serve"
     )
-    parser.add_argument("--engine-options", default="--dtype float32 --enforce-eager --max-model-len 512")
+    parser.add_argument("--engine-options", default=VLLM_OPTIONS)
     options = parser.parse_args()
     print("\n".join(machine()), flush=True)
-    asker = Asker(options.model, options.tokens)
-    clips = [clip(0.5 + 0.25 * (i % 8), i) for i in range(options.answers)]
-    messages = [message(one) for one in clips]
-    expected, _ = asker.answer(clips)  # warm
+    clips = clips_of(options.audio, options.answers)
+    messages = [message(one, question=options.question) for one in clips]
+    timed = "throughput" in options.parts
+    if timed:
+        asker = Asker(options.model, options.question, options.tokens)
+        expected, _ = asker.answer(clips)  # warm
+        before = asker.answer(clips)[1]
     rows: list[tuple[str, ...]] = []
     wrong: list[str] = []
-    before = asker.answer(clips)[1]
 
     def run(work: Awaitable[Any]) -> Any:
         return asyncio.run(work)  # type: ignore[arg-type]
@@ -346,7 +383,7 @@ def main() -> int:
             report: dict[str, Any] = {}
             with running(kind, options.model, more, log) as server:
                 run(answers_of(server, messages[: options.clients], options.clients, options.tokens))  # warm
-                if "throughput" in options.parts:
+                if timed:
                     found, rate = run(answers_of(server, messages, options.clients, options.tokens))
                     after = asker.answer(clips)[1]
                     ask, before = (before + after) / 2, after
@@ -364,9 +401,14 @@ def main() -> int:
                         )
                     )
                 if ours and "load" in options.parts:
+                    rest_before = memory_mib(server.process.pid)
                     counts, seen, took = run(load(server, options.clients, options.seconds, options.tokens))
                     of_load, problems = _of_load(counts, seen, took)
-                    report |= of_load
+                    time.sleep(_REST_S)
+                    rest_after = memory_mib(server.process.pid)
+                    report |= of_load | {
+                        "MiB at rest, before and after": [round(rest_before), round(rest_after)]
+                    }
                     wrong += [f"{kind}, load: {text}" for text in problems]
                 if ours and "end" in options.parts:
                     process = server.process
@@ -388,16 +430,18 @@ def main() -> int:
         "ratio",
         "equal answers",
     )
-    if rows:
+    if timed:
         print("\n".join(markdown_table(head, rows)))
-    print(f"{len(set(expected))} different answers of up to {options.tokens} tokens")
+        print(
+            f"{len(set(expected))} different answers of up to {options.tokens} tokens to {len(clips)} clips"
+        )
     for text in wrong:
         print(f"WRONG: {text}")
     return 1 if wrong else 0
 
 
 def _of_load(counts: Counter[str], seen: list[float], took: float) -> tuple[dict[str, Any], list[str]]:
-    """What is reported of the mixed load, and what must not be there."""
+    """What is reported of the mixed load, and what must not be there; the first quarter of the time is the warm-up."""
     warm = seen[len(seen) // 4 :]
     third = max(1, len(warm) // 3)
     errors = {key: n for key, n in counts.items() if n and (key.startswith("error") or key == "unfinished")}
@@ -412,6 +456,8 @@ def _of_load(counts: Counter[str], seen: list[float], took: float) -> tuple[dict
         "MiB in the first third after the warm-up": round(first, 1),
         "MiB in the last third": round(last, 1),
         "MiB at most": round(max(seen), 1),
+        "seconds of warm-up": round(took / 4),
+        "MiB every five seconds": [round(one) for one in seen[::5]],
     }
     return report, wrong
 

@@ -17,8 +17,11 @@ from alm.common.errors import ConfigError, UserError
 from alm.serving.access import Address, check_address
 from alm.serving.app import Service
 from alm.serving.engine import Engine
+from alm.serving.memory import limit_arenas, release_freed_memory
 from alm.serving.requests import Limits
 
+_RELEASE_S = 5.0  # bodies of megabytes leave free memory between what stays; giving it back takes some ms
+_ARENAS = 2
 _SILENT_S = 30.0  # longest time for the head of a request
 
 
@@ -78,6 +81,7 @@ def serve(
         UserError: The engine does not start, or has ended.
     """
     check_address(address, key)
+    limit_arenas(_ARENAS)
     sockets = [_bind(address)]
     host, port = sockets[0].getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -116,9 +120,13 @@ def serve(
             if not serving.done():
                 ready(url)
             problem = None
+            next_release = time.monotonic() + _RELEASE_S
             while not serving.done():
                 await asyncio.wait({serving}, timeout=0.5)
                 server.hang_up()
+                if time.monotonic() >= next_release:
+                    await asyncio.to_thread(release_freed_memory)
+                    next_release = time.monotonic() + _RELEASE_S
                 problem = problem or (None if server.should_exit else engine.problem())
                 if problem is not None:
                     server.handle_exit(signal.SIGTERM, None)

@@ -1,0 +1,37 @@
+"""Memory that the C library (glibc) keeps after it was freed; elsewhere these functions do nothing.
+
+glibc gives each thread an arena, a heap of its own, and once a large buffer was freed it takes later ones of that size
+from these heaps, too. Buffers of megabytes, allocated by changing threads between small objects that stay, then leave
+hundreds of MiB free that the system does not get back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+_M_ARENA_MAX = -8  # <malloc.h>
+
+
+def limit_arenas(count: int) -> None:
+    """Let all threads share so many heaps; those that threads have already stay.
+
+    Args:
+        count: Most heaps.
+    """
+    if (function := _of_libc("mallopt")) is not None:
+        function(_M_ARENA_MAX, count)
+
+
+def release_freed_memory() -> None:
+    """Give the system all whole pages that are free. It takes some milliseconds, during which other threads run."""
+    if (function := _of_libc("malloc_trim")) is not None:
+        function(0)
+
+
+def _of_libc(name: str) -> Any:
+    """A function of the C library; None where it has none of that name."""
+    try:
+        return getattr(ctypes.CDLL(None), name, None)
+    except (OSError, TypeError):  # no library of that kind on this system
+        return None
