@@ -11,6 +11,7 @@ from alm.cli import main
 from alm.common.errors import UserError
 from train.pipeline.run_listing import compare_runs, find_runs, read_run, runs_table
 from train.pipeline.runner import run_stage
+from train.settings.optim import OptimSettings
 from train.stage import STAGES
 
 
@@ -51,6 +52,42 @@ def test_accumulated_batches_cost_as_much_as_steps(data, parts, tmp_path):
     )
     assert (once.steps, once.global_batch) == (7, 2) and (twice.steps, twice.global_batch) == (7, 4)
     assert twice.flops == 2 * once.flops and abs(twice.tokens - 2 * once.tokens) <= 1
+
+
+def test_a_dry_run_counts_what_all_processes_do(data, parts, tmp_path, monkeypatch):
+    """As many steps of two processes: twice the samples, tokens and FLOPs. The clips are encoded by both where they
+    share a folder of features, else by each."""
+    import train.engine.estimate as loop
+    import train.tune.estimate as estimate
+
+    def cost(world, ticks, **values):
+        for module in (loop, estimate):
+            monkeypatch.setattr(module, "world_size", lambda: world)
+        monkeypatch.setattr(estimate.time, "perf_counter", lambda: float(next(ticks)))
+        return STAGES.get("align").dry_run(
+            of_stage("align", data, tmp_path / "run", parts, data={"cache_features": True, **values})
+        )
+
+    once, twice = (cost(world, iter(range(10**6))) for world in (1, 2))
+    assert (once.steps, twice.steps) == (7, 7)
+    assert twice.flops == 2 * once.flops and twice.global_batch == 2 * once.global_batch == 8
+    assert abs(twice.tokens - 2 * once.tokens) <= 1
+    assert twice.other_s["encoding clips"] == once.other_s["encoding clips"] > 0
+    shared = cost(2, iter(range(10**6)), feature_folder=str(tmp_path / "features"))
+    assert 2 * shared.other_s["encoding clips"] == once.other_s["encoding clips"]
+
+
+def test_a_dry_run_drops_the_last_batch_where_the_run_does(data, parts, tmp_path):
+    """Seven clips in batches of two: pretraining makes three steps of an epoch, alignment four."""
+    optim = OptimSettings(epochs=1.0, batch_size=2, warmup_steps=1)
+    runs = {
+        stage: dataclasses.replace(of_stage(stage, data, tmp_path / stage, parts), optim=optim)
+        for stage in ("pretrain", "align")
+    }
+    steps = {stage: STAGES.get(stage).dry_run(run).steps for stage, run in runs.items()}
+    assert steps == {"pretrain": 3, "align": 4}
+    run_stage(runs["pretrain"])
+    assert read_run(tmp_path / "pretrain").step == 3
 
 
 def test_a_dry_run_counts_encodings_validation_and_start_up(data, parts, tmp_path, monkeypatch):

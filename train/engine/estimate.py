@@ -85,15 +85,26 @@ class CostEstimate:
 
 
 def estimate_cost(
-    settings: TrainSettings, model: nn.Module, dataset: Any, collate: Callable[..., dict[str, Tensor]]
+    settings: TrainSettings,
+    model: nn.Module,
+    dataset: Any,
+    collate: Callable[..., dict[str, Tensor]],
+    drop_last: bool = False,
 ) -> CostEstimate:
     """Try a few steps of a stage; no run directory is touched.
+
+    Args:
+        settings: The stage's config.
+        model: The model with its trainable parts.
+        dataset: The samples.
+        collate: Makes batches of samples.
+        drop_last: Whether the run skips the last batch of an epoch where it is not full.
 
     Raises:
         UserError: Whatever would end the run before its first step.
     """
     world = world_size()
-    optim = counted(settings.optim, len(dataset), world)
+    optim = counted(settings.optim, len(dataset), world, drop_last)
     batches = EpochBatches(dataset, optim.batch_size, settings.run.seed)
     first = [collate([dataset[i] for i in batches.batch(n)]) for n in range(min(_TIMED_STEPS, len(batches)))]
     seconds, flops, peak = _calibrate(model, first)

@@ -18,6 +18,7 @@ class PretrainStage(TrainingStage):
     """Contrastive pretraining; writes an encoder in the release layout."""
 
     artifact = "encoder"
+    drop_last = True  # every clip is contrasted with as many others
     takes = (
         *("encoder", "encoder_options", "contrastive", "data.on_bad", "data.max_bad_share"),
         *("run.checkpoint_fraction", "run.compile", "optim.epochs", "optim.warmup_ratio"),

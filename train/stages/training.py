@@ -30,6 +30,7 @@ class TrainingStage(Stage[TrainSettings]):
         takes: Dotted options that only some stages take, and this one does. An option that another stage lists and
             this one does not is refused unless it has its default value.
         fuses: Whether the encoder may be a fusion of several.
+        drop_last: Whether the last batch of an epoch is skipped where it is not full.
     """
 
     settings = TrainSettings
@@ -37,6 +38,7 @@ class TrainingStage(Stage[TrainSettings]):
     resumes: tuple[str, ...] = ("checkpoints", "metrics.jsonl", "nonfinite.jsonl", "quarantine.jsonl")
     takes: tuple[str, ...] = ()
     fuses: bool = False
+    drop_last: bool = False
 
     def check_values(self, settings: TrainSettings) -> None:
         """Refuse options that only other stages take, and a mapping that is no fusion of encoders."""
@@ -104,7 +106,7 @@ class TrainingStage(Stage[TrainSettings]):
 
         set_seed(settings.run.seed)
         built = self.build(settings)
-        return None if built is None else estimate_cost(settings, *built)
+        return None if built is None else estimate_cost(settings, *built, drop_last=self.drop_last)
 
 
 def training_stages() -> dict[str, TrainingStage]:
