@@ -19,9 +19,10 @@ from eval.ablation.grid import make_arms
 from eval.ablation.proxies import EARLY, PROBE, early_loss, proxies
 from eval.ablation.report import write_ablation_report
 from eval.ablation.results import ArmResult, Results, SeedRun, read_results
-from eval.ablation.settings import AblationSettings, load_ablation
+from eval.ablation.settings import AblationSettings, ScoringSettings, load_ablation
 from eval.ablation.steps import Step, placed
 from eval.ablation.tokens import match_tokens
+from eval.errors import EvaluationError, MetricError
 from eval.reports.charts import Spot, heat_map, pareto_chart, pareto_front
 from eval.scoring.stats import Interval
 from train.settings import TrainSettings
@@ -319,8 +320,10 @@ def test_a_run_is_read_from_the_folders_of_its_own_steps(tmp_path):
     (tmp_path / "steps/score-0/run/predictions.jsonl").write_text(
         "".join(json.dumps(a) + "\n" for a in answers)
     )
+    (tmp_path / "steps/score-0/run/scores.json").write_text('{"run": {"benchmark": "clotho"}}')
     (tmp_path / "arms.json").write_text(json.dumps(index))
     (run,) = read_results(tmp_path).arms[0].runs
+    assert run.benchmark == "clotho"
     assert (run.seed, run.key, run.lines, run.seconds) == (0, "k", answers, 35.0)
     assert run.losses == [[(5, 4.0), (9, 3.5)], [(5, 3.0), (9, 2.5)]] and run.validation_loss == 2.0
 
@@ -374,6 +377,35 @@ def test_a_difference_that_one_seed_contradicts_is_not_stated():
     assert not torn.supported and "not every seed agrees" in torn.statement(True)
     weak = replace(clear, p_holm=0.06)
     assert not weak.supported and "no significant difference" in weak.statement(True)
+
+
+def test_the_score_that_decides_is_that_of_the_benchmark():
+    """Its own rule of what is right, and its metrics; a score that the answers do not have is named."""
+
+    def scored_by(score, benchmark):
+        lines = [
+            {"id": f"e{i}", "key": str(i), "clip": f"c{i}", "kind": "sound_events", "control": "none",
+             "references": ["dog: 1.00 - 2.00"], "prediction": "dog: 1.50 - 2.00" if i % 2 else "cat: 1.00 - 2.00"}
+            for i in range(8)
+        ]  # fmt: skip
+        runs = [SeedRun(0, "key", lines, benchmark=benchmark)]
+        arm = ArmResult("base", "native", 6.25, "", {}, 1.0, {}, {}, None, runs)
+        results = results_of(arm)
+        results.settings["scoring"]["score"] = score
+        ((one,), _) = score_arms(results)
+        return one.interval(score).value
+
+    assert scored_by("qa/overall", "sound_events") == 0.5 and scored_by("qa/overall", "") == 0.0
+    # Seconds: half of the answers name the second that the sound is in, the others another sound in it.
+    assert scored_by("answer/segment_f1", "sound_events") == pytest.approx(2 * 4 / (2 * 4 + 4 + 4))
+    with pytest.raises(
+        EvaluationError, match="scoring.score: the answers have no score 'caption/cider_d', but qa/ov"
+    ):
+        scored_by("caption/cider_d", "sound_events")
+    with pytest.raises(ConfigError, match="scoring.score: 'answer/wer' counts errors"):
+        ScoringSettings(score="answer/wer")
+    with pytest.raises(MetricError, match="unknown metric 'segment_f'"):
+        ScoringSettings(score="answer/segment_f")
 
 
 def test_arms_are_compared_on_the_seeds_they_share_and_failed_ones_on_none():

@@ -288,6 +288,29 @@ def test_transcripts_compare_by_their_errors(tmp_path, capsys):
     assert all(row["better"] is None for row in same["rows"])
 
 
+def test_answers_are_compared_by_the_rule_of_their_benchmark(tmp_path):
+    """Lists of events are right if they name the sounds, whatever the times; one limited run is said."""
+    for name, wrong in (("good", 0), ("bad", 12)):
+        folder = tmp_path / name / "eval" / "sound_events"
+        folder.mkdir(parents=True)
+        lines = [
+            {"id": f"e{i}", "kind": "sound_events", "clip": f"c{i}", "references": ["dog: 1.00 - 2.00"],
+             "control": control, "key": prediction_key(id=i, run=name, control=control),
+             "prediction": "cat: 1.00 - 2.00" if i < wrong or control != "none" else "dog: 4.00 - 5.00"}
+            for i in range(20) for control in ("none", "other_clip")
+        ]  # fmt: skip
+        (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        told = {"run": {"benchmark": "sound_events"}, "limited": name == "bad"}
+        (folder / "scores.json").write_text(json.dumps(told))
+    comparison = compare_runs(tmp_path / "good", tmp_path / "bad")
+    row = {row["score"]: row for row in comparison["rows"]}["qa/overall"]
+    assert (row["first"]["value"], row["second"]["value"], row["only"]) == (1.0, 0.4, [12, 0])
+    (found,) = comparison["sets"]
+    control = next(one for one in found["controls"] if one["score"] == "qa/overall")
+    assert control["first"]["value"] == 0.0 and control["first_gap"]["value"] == 1.0 and found["limited"]
+    assert [one["right"] for one in found["disagreements"]] == ["first"] * 6
+
+
 @pytest.mark.parametrize("less", ["a", "b"])
 @pytest.mark.parametrize("kept", [0, 29])
 def test_a_control_that_one_model_was_not_fully_asked_under_is_left_out(tmp_path, less, kept):

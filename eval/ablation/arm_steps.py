@@ -18,6 +18,7 @@ from eval.scoring.predictions import HEADLINE
 RUN = "run"
 LABELS = "labels.json"
 PROBE = "probe.json"
+SCORES = "scores.json"
 _FEATURES = f"{ROOT}/features"
 # The inputs in small: as many sounds and as large a model, so that a step costs the same.
 _SKETCH = {
@@ -178,7 +179,7 @@ def _score(settings: AblationSettings, who: str, inputs: Inputs, last: Step, mod
         f"{HERE}/{RUN}",
     )
     return Step("score", f"{who}: score", (*words, controls, *_words(scoring.options)),
-                f"{RUN}/scores.json", needs=(*inputs.needs, last), reads=inputs.reads)  # fmt: skip
+                f"{RUN}/{SCORES}", needs=(*inputs.needs, last), reads=inputs.reads)  # fmt: skip
 
 
 def stage_values(

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from scipy import stats as distributions
 
-from alm.data.records import Record
 from eval.ablation.grid import NATIVE
 from eval.ablation.results import ArmResult, Results, SeedRun
+from eval.ablation.settings import metric_of
+from eval.benchmarks import benchmark_of
 from eval.errors import EvaluationError
 from eval.reports.score_table import format_p
-from eval.scoring.answer_scores import AnswerScore, score_answers
+from eval.scoring.answer_scores import DEFAULT_METRICS, AnswerScore, score_answers
+from eval.scoring.correctness import is_correct
 from eval.scoring.predictions import HEADLINE, records_of
 from eval.scoring.significance import holm, permutation_p
 from eval.scoring.stats import Interval
@@ -103,45 +105,50 @@ def score_arms(results: Results) -> tuple[list[Scored], dict[str, str]]:
         The scored arms, and how each number was made.
 
     Raises:
-        EvaluationError: Two runs answered different questions.
+        EvaluationError: Two runs answered different questions, or the answers do not have the score that decides.
     """
     runs = [run for arm in results.arms for run in arm.scored]
     if not runs:
         return [], {}
     headlines = {id(run): _answers(run, HEADLINE) for run in runs}
     records = records_of([line for run in runs for line in headlines[id(run)].values()])
+    benchmark = next(filter(None, (benchmark_of({"benchmark": run.benchmark}) for run in runs)), None)
+    is_right = benchmark.is_right if benchmark else is_correct
+    metrics = [*DEFAULT_METRICS, *metric_of(results.settings["scoring"]["score"])]
     backends: dict[str, str] = {}
+
+    def score(arm: str, answers: Mapping[str, Any]) -> dict[str, AnswerScore]:
+        if missing := [record.id for record in records if record.id not in answers]:
+            raise EvaluationError(
+                f"arm '{arm}': no answer to {missing[0]!r} and {len(missing) - 1} more that other runs answered; "
+                "the runs were scored on different questions"
+            )
+        said = [answers[record.id]["prediction"] for record in records]
+        return score_answers(records, said, backends, metrics, is_right=is_right)
+
     found = []
     for arm in results.arms:
         if not arm.scored:
             continue
-        seeds = {run.seed: _score(records, headlines[id(run)], backends, arm.name) for run in arm.scored}
+        seeds = {run.seed: score(arm.name, headlines[id(run)]) for run in arm.scored}
         controls: dict[str, list[dict[str, AnswerScore]]] = {}
         for run in arm.scored:
             for control in dict.fromkeys(
                 line["control"] for line in run.lines if line["control"] != HEADLINE
             ):
-                answers = _answers(run, control)
-                controls.setdefault(control, []).append(_score(records, answers, backends, arm.name))
+                controls.setdefault(control, []).append(score(arm.name, _answers(run, control)))
         pooled = {name: pool(scores) for name, scores in controls.items()}
         found.append(Scored(arm, seeds, pool(list(seeds.values())), pooled))
+    key = results.settings["scoring"]["score"]
+    if key not in found[0].pooled:
+        raise EvaluationError(
+            f"scoring.score: the answers have no score {key!r}, but {', '.join(found[0].pooled)}; give one of them"
+        )
     return found, backends
 
 
 def _answers(run: SeedRun, control: str) -> dict[str, Any]:
     return {line["id"]: line for line in run.lines if line["control"] == control}
-
-
-def _score(
-    records: Sequence[Record], answers: Mapping[str, Any], backends: dict[str, str], arm: str
-) -> dict[str, AnswerScore]:
-    missing = [record.id for record in records if record.id not in answers]
-    if missing:
-        raise EvaluationError(
-            f"arm '{arm}': no answer to {missing[0]!r} and {len(missing) - 1} more that other runs answered; "
-            "the runs were scored on different questions"
-        )
-    return score_answers(records, [answers[record.id]["prediction"] for record in records], backends)
 
 
 def pool(scores: Sequence[dict[str, AnswerScore]]) -> dict[str, AnswerScore]:

@@ -11,7 +11,7 @@ from alm.common.errors import UserError
 from alm.common.json_text import parse_json, read_json_object, read_log
 from alm.common.names import check_file_name
 from alm.common.settings import parse_settings
-from eval.ablation.arm_steps import PROBE, RUN
+from eval.ablation.arm_steps import PROBE, RUN, SCORES
 from eval.ablation.settings import AblationSettings
 from eval.ablation.steps import DONE, FAILED, LOG
 from eval.scoring.predictions import PREDICTIONS, Prediction, read_predictions
@@ -32,6 +32,7 @@ class SeedRun:
         validation_loss: Of the last stage.
         error: Why there are no answers; "" where there are.
         not_run: Whether there are no answers because a step was not run yet; False if a step failed.
+        benchmark: Name of the benchmark that was asked; empty where it is not known.
     """
 
     seed: int
@@ -42,6 +43,7 @@ class SeedRun:
     validation_loss: float | None = None
     error: str = ""
     not_run: bool = False
+    benchmark: str = ""
 
 
 @dataclass(frozen=True)
@@ -209,10 +211,14 @@ def _run(work: Path, entry: dict[str, Any]) -> SeedRun:
     if problem:
         return SeedRun(seed, key, error=str(problem), not_run=problem.error is None)
     timed = [*entry["train"], entry["score"]]
+    answers = _step_folder(work, entry["score"]) / RUN
+    scores = answers / SCORES
+    evaluation = read_json_object(scores, constants=True).get("run", {}) if scores.is_file() else {}
     return SeedRun(
         seed=seed,
         key=key,
-        lines=read_predictions(_step_folder(work, entry["score"]) / RUN / PREDICTIONS),
+        lines=read_predictions(answers / PREDICTIONS),
+        benchmark=str(evaluation.get("benchmark", "")),
         seconds=sum(float(read_json_object(_step_folder(work, name) / DONE)["seconds"]) for name in timed),
         losses=[_losses(_step_folder(work, name) / RUN / "metrics.jsonl") for name in entry["train"]],
         validation_loss=validation_loss(work, entry["train"][-1]),

@@ -11,6 +11,8 @@ from typing import Any
 from alm.common.errors import ConfigError, shown
 from alm.common.settings import apply_overrides, parse_settings, read_yaml, set_dotted
 from alm.configs.shipped import find_config
+from eval.metrics import find_metric
+from eval.scoring.answer_scores import ALWAYS, BALANCED
 from eval.scoring.predictions import CONTROLS, HEADLINE
 
 STAGES = ("pretrain", "align", "instruct")
@@ -157,6 +159,12 @@ class TrackSettings:
             raise ConfigError(f"tracks.matched_per_s: got {self.matched_per_s}, expected above 0")
 
 
+def metric_of(score: str) -> tuple[str, ...]:
+    """The metric that gives a score such as `caption/bleu_1`; none where it is right and wrong answers counted."""
+    prefix, _, name = score.partition("/")
+    return (name,) if prefix in ("answer", "caption") or score == f"qa/{BALANCED}" else ()
+
+
 @dataclass(frozen=True)
 class ScoringSettings:
     """How arms are scored.
@@ -164,7 +172,7 @@ class ScoringSettings:
     Attributes:
         benchmark: A benchmark's name or config.
         options: Settings of `alm eval`, such as `batch_size` and `limit`.
-        score: Which score decides.
+        score: Which score decides, one of which more is better.
         controls: Controls beside the arm as it is: `no_audio`, `other_clip`.
         control_seeds: How many of the seeds run the controls.
     """
@@ -176,6 +184,11 @@ class ScoringSettings:
     control_seeds: int = 1
 
     def __post_init__(self) -> None:
+        for name in metric_of(self.score):
+            if name not in ALWAYS and find_metric(name)[1].lower_is_better:
+                raise ConfigError(
+                    f"scoring.score: '{self.score}' counts errors; give a score of which more is better"
+                )
         for control in self.controls:
             if control not in CONTROLS or control == HEADLINE:
                 raise ConfigError(

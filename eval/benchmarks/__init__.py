@@ -4,7 +4,9 @@ A file with a `BENCHMARK` record in a plug-in folder is a benchmark as well. Wha
 may be, how they are read and by which metrics they are scored stands in the record and nowhere else.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from alm.common.plugins import Registry
 from eval.benchmarks._base import Benchmark
@@ -13,6 +15,7 @@ from eval.benchmarks._readers import choice_benchmark, corpus_reader
 __all__ = [
     "BENCHMARKS",
     "Benchmark",
+    "benchmark_of",
     "choice_benchmark",
     "corpus_reader",
     "describe_benchmarks",
@@ -41,6 +44,16 @@ def load_benchmark(name: str) -> Benchmark:
         ConfigError: No benchmark has that name; names the nearest.
     """
     return replace(BENCHMARKS.get(name), name=name)
+
+
+def benchmark_of(run: Mapping[str, Any]) -> Benchmark | None:
+    """The benchmark of an evaluation; None where it is not known, or is that of a plug-in which is not there.
+
+    Args:
+        run: What `scores.json` says of the evaluation under `run`.
+    """
+    name = run.get("benchmark")
+    return load_benchmark(name) if name in list_benchmarks() else None
 
 
 def describe_benchmarks() -> str:

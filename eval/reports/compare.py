@@ -9,10 +9,11 @@ import numpy as np
 
 from alm.common.json_text import read_json_object
 from alm.data.records import Record
-from eval.benchmarks import list_benchmarks, load_benchmark
+from eval.benchmarks import benchmark_of
 from eval.errors import EvaluationError
 from eval.reports.disagreements import disagreements
 from eval.scoring.answer_scores import DEFAULT_METRICS, AnswerScore, is_costly, score_answers
+from eval.scoring.correctness import Correctness, is_correct
 from eval.scoring.predictions import CONTROLS, HEADLINE, PREDICTIONS, Prediction, read_predictions, records_of
 from eval.scoring.scores import ids_hash
 from eval.scoring.significance import holm, mcnemar_p, permutation_p
@@ -97,10 +98,13 @@ def _compare_one(
                 "compare runs of the same questions"
             )
     stored = [_stored_scores(path) for path in paths]
-    metrics = _metrics(stored)
+    # Of the benchmark that was run, or the default ones if it is not known.
+    known = next(filter(None, (benchmark_of(one.get("run", {})) for one in stored)), None)
+    metrics = known.metrics if known else DEFAULT_METRICS
+    is_right = known.is_right if known else is_correct
     backends: dict[str, str] = {}
     absent: dict[str, str] = {}
-    scores = [_scores(records, lines, backends, absent, metrics) for lines in answers_by_id]
+    scores = [_scores(records, lines, backends, absent, metrics, is_right) for lines in answers_by_id]
     kinds = {record.kind for record in records if not record.captions}
     # All questions of one kind: their row would repeat that of all questions, and be corrected for twice.
     repeated = {f"qa/{kind}" for kind in kinds} if len(kinds) == 1 else set()
@@ -114,8 +118,8 @@ def _compare_one(
         "limited": any(one.get("limited") for one in stored),
         "backends": dict(sorted(backends.items())),
         "absent": dict(sorted(absent.items())),
-        "controls": _controls(records, conditions, scores, metrics, seed),
-        "disagreements": disagreements(records, answers_by_id),
+        "controls": _controls(records, conditions, scores, metrics, is_right, seed),
+        "disagreements": disagreements(records, answers_by_id, is_right),
         "run": {key: value for key, value in stored[0].get("run", {}).items() if key in _WHERE},
     }
     return rows, described
@@ -127,11 +131,12 @@ def _scores(
     backends: dict[str, str],
     absent: dict[str, str],
     metrics: Sequence[str],
+    is_right: Correctness,
 ) -> dict[str, AnswerScore]:
     found = [lines[record.id] for record in records]
     return score_answers(
         records, [line["prediction"] for line in found], backends, metrics, absent=absent,
-        rankings=[line.get("ranking") for line in found],
+        rankings=[line.get("ranking") for line in found], is_right=is_right,
     )  # fmt: skip
 
 
@@ -140,6 +145,7 @@ def _controls(
     conditions: Sequence[Mapping[str, Mapping[str, Prediction]]],
     scores: Sequence[Mapping[str, AnswerScore]],
     metrics: Sequence[str],
+    is_right: Correctness,
     seed: int,
 ) -> list[dict[str, Any]]:
     """Scores of both models under each control that both were asked under, and the gaps to their own scores."""
@@ -148,7 +154,7 @@ def _controls(
         if not all(record.id in found.get(control, {}) for found in conditions for record in records):
             continue
         cheap = [name for name in metrics if not is_costly(name)]
-        swapped = [_scores(records, found[control], {}, {}, cheap) for found in conditions]
+        swapped = [_scores(records, found[control], {}, {}, cheap, is_right) for found in conditions]
         for key in (key for key in _CONTROLLED if all(key in found for found in (*scores, *swapped))):
             row: dict[str, Any] = {"score": key, "control": control}
             for side, own, other in zip(("first", "second"), scores, swapped, strict=True):
@@ -167,13 +173,6 @@ def _stored_scores(path: Path) -> Mapping[str, Any]:
     if not isinstance(found.get("run", {}), dict):
         raise EvaluationError(f"{beside}: 'run' is no object; evaluate again, or remove the file")
     return found
-
-
-def _metrics(stored: Sequence[Mapping[str, Any]]) -> Sequence[str]:
-    """The metrics of the benchmark that was run, or the default ones if it is not known."""
-    names = [one.get("run", {}).get("benchmark") for one in stored]
-    known = next((name for name in names if name in list_benchmarks()), None)
-    return load_benchmark(known).metrics if known else DEFAULT_METRICS
 
 
 def _by_condition(path: Path) -> dict[str, dict[str, Prediction]]:

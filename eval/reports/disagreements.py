@@ -6,11 +6,11 @@ from typing import Any
 
 from alm.common.errors import UserError
 from alm.data.records import AudioRef, Record
-from eval.benchmarks import list_benchmarks, load_benchmark
+from eval.benchmarks import benchmark_of
 from eval.benchmarks._data import read_records
 from eval.reports.score_report import EXAMPLE_HZ, clip_waveform
 from eval.reports.sections import Example
-from eval.scoring.correctness import is_correct
+from eval.scoring.correctness import Correctness, is_correct
 from eval.scoring.predictions import Prediction
 
 logger = logging.getLogger(__name__)
@@ -19,9 +19,16 @@ _MAX_PER_MODEL = 6
 
 
 def disagreements(
-    records: Sequence[Record], lines: Sequence[Mapping[str, Prediction]]
+    records: Sequence[Record],
+    lines: Sequence[Mapping[str, Prediction]],
+    is_right: Correctness = is_correct,
 ) -> list[dict[str, Any]]:
     """Questions that only one of the models answers right, at most one per clip.
+
+    Args:
+        records: The questions.
+        lines: The answers of both models by id.
+        is_right: Decides whether an answer is right.
 
     Returns:
         Per question `id`, `clip`, `kind`, `question`, `reference`, both `answers`, and which model is `right`.
@@ -32,7 +39,7 @@ def disagreements(
         if record.captions or record.clip in clips:
             continue
         answers = [by_id[record.id]["prediction"] for by_id in lines]
-        right = [is_correct(record, answer) for answer in answers]
+        right = [is_right(record, answer) for answer in answers]
         side = "first" if right[0] else "second"
         if right[0] == right[1] or len(found[side]) == _MAX_PER_MODEL:
             continue
@@ -53,11 +60,11 @@ def disagreements(
 
 def _recordings(run: Mapping[str, Any]) -> dict[str, AudioRef]:
     """The first recording of every question of an evaluation, as far as its data is still there."""
-    name, data = run.get("benchmark"), run.get("data")
-    if name not in list_benchmarks() or not data:
+    benchmark, data = benchmark_of(run), run.get("data")
+    if benchmark is None or not data:
         return {}
     try:
-        records = read_records(load_benchmark(name), data, run.get("split", ""), check_audio=False).records
+        records = read_records(benchmark, data, run.get("split", ""), check_audio=False).records
     except UserError as error:
         logger.warning("no recordings in the comparison: %s", error)
         return {}
