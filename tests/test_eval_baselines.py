@@ -1,6 +1,7 @@
 """The log-mel baseline learns what can be learned, and looks at training clips only."""
 
 import csv
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from sklearn.preprocessing import StandardScaler
 
 from encoders.audio import load_audio
 from eval.errors import EvaluationError
+from eval.scoring import logistic
 from eval.scoring.baselines import logmel_baseline, logmel_features
+from eval.scoring.logistic import fit_logistic
 
 
 def tone(pitch_hz, seed, seconds=0.3):
@@ -65,6 +68,44 @@ def test_no_recording_is_on_both_sides_of_a_fold():
         found.append(logmel_baseline(clips, clips[:1], 16000, groups=given)["strength"])
         assert found[-1] == search.best_params_["logisticregression__C"]
     assert found[0] != found[1]
+
+
+def test_the_seed_deals_the_folds():
+    """Of labels by chance, each deal of the folds takes another penalty for the best."""
+    features, groups = (
+        np.random.default_rng(9).standard_normal((30, 4)),
+        [str(number) for number in range(30)],
+    )
+    found = [
+        fit_logistic(features, np.eye(2)[np.arange(30) % 2], groups, seed=seed).strength
+        for seed in (0, 0, 1, 2, 3)
+    ]
+    assert found[0] == found[1] and len(set(found)) > 1
+
+
+def test_takes_of_one_recording_choose_no_penalty_of_several_labels(monkeypatch):
+    """In every fold a recording is learned from with all its takes, or not at all."""
+    rng = np.random.default_rng(0)
+    features = np.repeat(rng.standard_normal((15, 2)), 4, axis=0)
+    targets = np.repeat(rng.random((15, 3)) < 0.5, 4, axis=0).astype(float)
+    learned, solve = [], logistic._solve_sigmoids
+    monkeypatch.setattr(
+        logistic, "_solve_sigmoids", lambda x, y, strength: learned.append(x) or solve(x, y, strength)
+    )
+    takes = [f"r{number // 4}" for number in range(60)]
+    order = rng.permutation(60)
+    fit_logistic(features[order], targets[order], [takes[i] for i in order], multi_label=True)
+    folds = [x for x in learned if len(x) < 60]
+    assert len(folds) == 25 and all(set(Counter(x[:, 0].tolist()).values()) == {4} for x in folds)
+
+
+def test_a_feature_that_never_changed_in_training_decides_nothing():
+    features = np.random.default_rng(0).standard_normal((30, 3))
+    features[:, 1] = 1 / 3
+    model = fit_logistic(features, np.eye(2)[np.arange(30) % 2], [str(n) for n in range(30)])
+    other = features.copy()
+    other[:, 1] = 5.0
+    np.testing.assert_allclose(model.logits(other), model.logits(features), atol=1e-6)
 
 
 def test_labels_with_one_clip_need_no_folds():

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from answerers import Rule
 from tiny_model import save_tiny_model
 
 from alm.checkpoint import model_id_of
@@ -15,7 +17,7 @@ from alm.data.records import Record
 from encoders.audio import save_wav
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.errors import EvaluationError
-from eval.runner.benchmark import find_config, run_benchmark
+from eval.runner.benchmark import find_config, prepare, read_settings, run_benchmark
 from eval.runner.settings import EvalSettings
 from eval.scoring.predictions import PREDICTIONS, read_predictions
 
@@ -322,7 +324,7 @@ def test_every_setting_of_an_evaluation_reaches_it(model_dir, clips, tmp_path, m
         "choices": ["a", "b"],
         "part": "x",
     }
-    write_manifest(tmp_path / "test.jsonl", [line])
+    write_manifest(tmp_path / "test.jsonl", [line, {**line, "id": "1", "audio": "gone.wav"}])
     given = {"batch_size": 3, "max_new_tokens": 11, "limit": 5, "controls": ["none", "no_audio"], "seed": 4,
              "answer_by": "rank", "rank_by": "sum", "require": ["token_f1"]}  # fmt: skip
     options = [f"{key}={json.dumps(value)}" for key, value in given.items()]
@@ -330,6 +332,7 @@ def test_every_setting_of_an_evaluation_reaches_it(model_dir, clips, tmp_path, m
         f"data={tmp_path / 'test.jsonl'}",
         f"training=[{tmp_path / 'test.jsonl'}]",
         "decoding.num_beams=2",
+        "missing_audio=leave_out",
     ]
     with pytest.raises(Reached) as stopped:
         run_benchmark(str(tmp_path / "c.yaml"), model_dir, tmp_path / "out", options)
@@ -342,6 +345,29 @@ def test_every_setting_of_an_evaluation_reaches_it(model_dir, clips, tmp_path, m
         assert found[key] == getattr(benchmark, key), key
     assert benchmark.official == "mmau" and model.model_id == model_id_of(model_dir)
     assert any("1 of 1 clips are in the training manifests" in note for note in found["notes"])
+    assert any("1 of 2 records were dropped" in note for note in found["notes"])
+
+
+def test_each_split_and_prompt_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "plugins").mkdir()
+    more = "prompts={'paper': '{question} Think.'}, splits=('test', 'dev'), groups="
+    (tmp_path / "plugins" / "own_rule.py").write_text(OWN_RULE.replace("groups=", more))
+    monkeypatch.setenv("ALM_PLUGINS", str(tmp_path / "plugins"))
+    lines = [{"id": "0", "audio": "0.wav", "question": "what", "answer": "a"}]
+    write_manifest(tmp_path / "test.jsonl", lines)
+    save_wav(tmp_path / "0.wav", np.full(4000, 0.1, np.float32), 16000)
+    found = {}
+    for options in ((), ("split=dev",), ("prompt=paper",), ("split=dev", "prompt=paper")):
+        settings = read_settings("own_rule", [f"data={tmp_path / 'test.jsonl'}", "model=rule", *options])
+        run = prepare(settings, None, Rule(lambda *_: ()))
+        found[run.out_dir] = run.data.records[0].question
+    home = Path("eval") / "rule"
+    assert found == {
+        home / "own_rule": "what",
+        home / "own_rule-dev": "what",
+        home / "own_rule-paper": "what Think.",
+        home / "own_rule-dev-paper": "what Think.",
+    }
 
 
 def test_perfect_answers_give_exactly_one_with_absent_classes():

@@ -1,13 +1,14 @@
 """What pages say: sentences that follow from intervals, verdicts, confusion tables, names and published figures."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from alm.common.text import markdown_table
 from alm.data.records import Record
-from eval.reports.answers import answer_sections
+from eval.reports.answers import _chosen, answer_sections
 from eval.reports.findings import comparison_findings, score_findings
 from eval.reports.names import model_names, without_folders
 from eval.reports.published import published, published_sections, results_of
@@ -64,6 +65,7 @@ def test_a_model_listens_only_where_the_interval_says_so():
     assert "no control was run" in score_findings(scores({}))[0]
     assert "the right audio makes it worse" in score_findings(scores({"other_clip": (-0.3, -0.4, -0.2)}))[0]
     both = score_findings(scores({"other_clip": (0.5, 0.4, 0.6), "no_audio": (0.3, 0.2, 0.4)}))
+    assert "with another clip's audio" in both[0]  # the harder control decides
     assert both[1].startswith("Without any audio it reaches 80.0 %")
     # One clip alone has no interval: nothing is shown.
     assert "too few clips for an interval" in score_findings(scores({"other_clip": (0.5, None, None)}))[0]
@@ -174,6 +176,22 @@ def test_answers_fill_a_page_with_the_wrong_ones_first():
     assert (
         len(answer_sections(records[::2], answers)) == 1
     )  # one right answer alone: nothing to mistake it for
+
+
+def test_clips_with_most_wrong_answers_come_first_and_are_heard_once():
+    """Three clips: all three answers to the last are wrong, one to the others."""
+    asked = [
+        replace(record(f"{clip}{number}", "dog", ("dog", "cat")), clip=f"c{clip}")
+        for clip in range(3)
+        for number in range(3)
+    ]
+    answers = {one.id: "B" if one.clip == "c2" or one.id.endswith("0") else "A" for one in asked}
+    (table,) = answer_sections(asked, answers)[0].tables
+    assert [row[0] for row in table.rows] == [*["c2"] * 3, "c0", "c1", *["c0"] * 2, *["c1"] * 2]
+    verdicts = {one.id: verdict_of(one, answers[one.id]) for one in asked}
+    chosen = _chosen(asked, verdicts)
+    assert sorted(one.clip for one in chosen) == ["c0", "c1", "c2"]
+    assert all(verdicts[one.id] == "wrong" for one in chosen)
 
 
 def test_names_are_what_tells_folders_apart(monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import sys
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ import eval.metrics
 from eval.errors import MetricError, MetricUnavailable
 from eval.metrics import list_metrics, load_metric
 from eval.metrics._base import TextMetric
-from eval.metrics._encoder import error_probabilities
+from eval.metrics._encoder import error_probabilities, sentence_embeddings
 
 METRICS_DIR = Path(eval.metrics.__file__).parent
 # What needs Java or a model of its own, and is absent without.
@@ -255,6 +256,55 @@ def test_cider_d_and_rouge_l_by_definition():
     assert rouge["per_sample"] == pytest.approx(by_hand) and rouge["rouge_l"] == pytest.approx(
         np.mean(by_hand)
     )
+
+
+def test_error_rates_without_normalisation_count_case_and_punctuation():
+    for name, rate in (("wer", 1.0), ("cer", 2 / 5)):
+        found = load_metric(name).compute(predictions=["A dog."], references=[["a dog"]], normalise=False)
+        assert (
+            found[name] == pytest.approx(rate)
+            and f"{name}[" in found["backend"]
+            and "=none" in found["backend"]
+        )
+        assert load_metric(name).compute(predictions=["A dog."], references=[["a dog"]])[name] == 0
+
+
+def test_repeated_words_are_shared_as_often_as_both_say_them():
+    found = load_metric("token_f1").compute(
+        predictions=["dog dog cat"], references=[["dog dog rain", "rain"]]
+    )
+    assert found["token_f1"] == pytest.approx(2 * 2 / 6)
+
+
+def test_texts_longer_than_a_model_reads_are_cut(bert_dir, tmp_path):
+    """Where its tokenizer says how much that is; and BERTScore takes the layer that is asked for."""
+    from transformers import AutoModel, AutoTokenizer
+
+    source = str(tmp_path / "short")
+    shutil.copytree(bert_dir / "sbert", source)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.model_max_length = 8
+    tokenizer.save_pretrained(source)
+    long, cut = sentence_embeddings(source, ["dog " * 600, "dog " * 6])
+    torch.testing.assert_close(long, cut)
+    model = AutoModel.from_pretrained(source).eval()
+
+    @torch.no_grad()
+    def words(text, layer):
+        states = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states[
+            layer
+        ][0]
+        return torch.nn.functional.normalize(states.double(), dim=-1)[1:-1]
+
+    said, wanted = "a dog barks", "rain falls loudly"
+    for layer in (0, 1, -1):
+        alike = words(said, layer) @ words(wanted, layer).T
+        precision, recall = alike.amax(1).mean(), alike.amax(0).mean()
+        found = load_metric("bertscore").compute(
+            predictions=[said, "", ""], references=[[wanted], [""], [wanted]], bert_model=source, layer=layer
+        )
+        f1 = float(2 * precision * recall / (precision + recall))
+        assert found["per_sample"] == pytest.approx([f1, 1.0, 0.0], abs=1e-5)
 
 
 def test_token_f1():

@@ -15,7 +15,7 @@ from eval.reports.score_table import format_scores, official_remark
 from eval.runner.score_file import score_file
 from eval.scoring.official import official_score
 from eval.scoring.official_rules.mmau import mmau_match
-from eval.scoring.predictions import records_of
+from eval.scoring.predictions import read_foreign_predictions, read_predictions, records_of
 
 
 @pytest.mark.parametrize(
@@ -121,3 +121,22 @@ def test_a_foreign_predictions_file(tmp_path):
         write_manifest(tmp_path / "m.jsonl", [{"id": "a", "audio": "a", "question": "q", "answer": "x"}])
         (tmp_path / "bad.json").write_text("{")
         score_file(tmp_path / "bad.json", benchmark="mmau", data=str(tmp_path))
+
+
+def test_an_id_may_be_called_uniq_id_and_the_first_answer_field_counts(tmp_path):
+    """MMAU-Pro's files; `model_prediction` stands before `output` in the list, whatever their order in the file."""
+    path = tmp_path / "answers.json"
+    path.write_text(
+        json.dumps(
+            [{"uniq_id": "a", "output": "long", "model_prediction": "short"}, {"id": 7, "output": "x"}]
+        )
+    )
+    found = [(line["id"], line["prediction"], line["control"]) for line in read_foreign_predictions(path)]
+    assert found == [("a", "short", "none"), ("7", "x", "none")]
+
+
+def test_of_two_lines_with_one_key_the_first_counts(tmp_path):
+    line = {"id": "a", "key": "k", "control": "none"}
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("".join(json.dumps({**line, "prediction": said}) + "\n" for said in ("one", "two")))
+    assert [one["prediction"] for one in read_predictions(path)] == ["one"]

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from alm.common.errors import UserError
-from eval.reports.charts import interval_chart, line_chart
+from eval.reports.charts import Panel, forest_chart, interval_chart, line_chart
 from eval.reports.media import spectrogram, spectrogram_png
 from eval.reports.score_report import Baseline, write_score_page
+from eval.reports.score_table import format_p
 from eval.reports.sections import Example, Section
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -215,6 +216,24 @@ def test_charts_draw_what_they_are_given():
         != interval_chart(rows | {"dog": [(0.9, None, None), None]}, ["a", "b"], title="Accuracy").svg
     )
     assert chart.address.startswith("data:image/svg+xml;base64,")
+
+
+def test_differences_that_are_not_shown_have_no_colour():
+    """Those whose interval includes 0 or is not known are grey."""
+    blue = "#1f77b4"  # matplotlib's first colour
+    for ends, shown in (((0.1, 0.3), True), ((-0.1, 0.3), False), ((0.0, 0.3), False), ((None, None), False)):
+        chart = forest_chart([Panel("points", {"rain": (0.2, *ends)}, True, ("worse", "better"))], title="t")
+        assert (blue in chart.svg) is shown
+
+
+def test_p_values_are_written_to_the_thousandth():
+    assert [format_p(p) for p in (None, 0.0009, 0.001, 0.0054, 1.0)] == [
+        "–",
+        "<0.001",
+        "0.001",
+        "0.005",
+        "1.000",
+    ]
 
 
 def test_spectrogram_shows_where_the_sound_is():

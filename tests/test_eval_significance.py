@@ -64,6 +64,16 @@ def test_mcnemar():
         mcnemar_p([1], [1, 0])
 
 
+def test_the_seed_draws_the_swaps():
+    rng = np.random.default_rng(0)
+    first, second = rng.random((2, 30, 1))
+    found = [
+        permutation_p(first, second, range(30), lambda sums: sums[:, 0], n_permutations=100, seed=seed)
+        for seed in (0, 0, 1, 2)
+    ]
+    assert found[0] == found[1] and len(set(found)) > 1
+
+
 def test_holm():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]

@@ -65,6 +65,18 @@ def test_scores_by_hand():
     assert result["per_sample"] == pytest.approx([2 * 2 / (2 * 2 + 1 + 1), 0])
 
 
+def test_a_false_alarm_hits_nothing_and_segments_begin_where_their_second_does():
+    """An answer ten times as long as the sound covers it, but is no detection of it."""
+    metric = load_metric("sound_events")
+    long = metric.compute(
+        predictions=["dog: 0.00 - 10.00"], references=["dog: 0.00 - 1.00"], durations_s=[36000.0]
+    )
+    assert long["psds"] == 0
+    # From 0.6 s to 1.4 s are the seconds 0 and 1.
+    found = metric.compute(predictions=["dog: 0.00 - 1.00"], references=["dog: 0.60 - 1.40"])
+    assert found["segment_f1"] == pytest.approx(2 * 1 / (2 * 1 + 1))
+
+
 def test_an_event_counts_within_its_collar():
     def event_f1(said):
         return load_metric("sound_events").compute(predictions=[said], references=["dog: 2.00 - 4.00"])[

@@ -9,7 +9,7 @@ from scipy import stats as distributions
 from eval.errors import EvaluationError
 from eval.metrics.bleu.bleu import bleu_of
 from eval.scoring.predictions import read_predictions
-from eval.scoring.stats import difference_interval, mean_interval, ratio_interval
+from eval.scoring.stats import difference_interval, mean_interval, ratio_interval, weighted_interval
 
 
 def test_same_seed_same_interval_and_order_of_samples_does_not_matter():
@@ -87,6 +87,11 @@ def test_corpus_bleu_is_resampled_from_its_counts():
     interval = ratio_interval(counts, range(40), lambda sums: bleu_of(sums)[:, 3])
     assert interval.value == bleu_of(counts.sum(0, keepdims=True))[0, 3]
     assert interval.low < interval.value < interval.high
+
+
+def test_a_score_that_is_not_defined_has_no_interval():
+    found = weighted_interval(["a", "b", "c"], lambda weights: np.full(len(weights), np.nan))
+    assert np.isnan(found.value) and found.low is found.high is None and found.n_clips == 3
 
 
 def test_bad_input():

@@ -129,6 +129,43 @@ def test_a_component_may_go_without_the_warmup_of_the_others(trainer_of):
     assert first["projector"] == 1.0 and first["llm_lora"] == 0.0
 
 
+def test_options_of_a_schedule_alone_belong_to_their_component(trainer_of):
+    """The schedule stays that of all parts; and one that is named again keeps `min_lr_ratio`."""
+    own = {"projector": {"lr_scheduler_kwargs": {"power": 2.0}}}
+    optim = {"steps": 8, "warmup_steps": 0, "lr": 1.0, "lr_scheduler_type": "polynomial", "components": own}
+    trainer, _ = trainer_of("instruct", {**optim, "lr_scheduler_kwargs": {"power": 1.0, "lr_end": 0.0}})
+    rates = []
+    for _ in range(4):
+        rates.append({group["component"]: group["lr"] for group in trainer.optimizer.param_groups})
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    assert [rate["projector"] for rate in rates] == pytest.approx([(1 - n / 8) ** 2 for n in range(4)])
+    assert [rate["llm_lora"] for rate in rates] == pytest.approx([1 - n / 8 for n in range(4)])
+    own = {"projector": {"lr_scheduler_type": "cosine_with_min_lr"}}
+    trainer, _ = trainer_of(
+        "instruct", {"steps": 2, "warmup_steps": 0, "lr": 1.0, "min_lr_ratio": 0.25, "components": own}
+    )
+    for _ in range(2):
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.25}
+
+
+def test_a_component_is_clipped_where_all_together_are_not(trainer_of):
+    """The Trainer clips only where its own limit is not 0."""
+    components = {"llm_lora": {"max_grad_norm": 0.5}}
+    trainer, model = trainer_of("instruct", {"max_grad_norm": 0.0, "components": components})
+    assert trainer.args.max_grad_norm > 0
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.ones_like(parameter)
+    trainer._clip_grad_norm(model)
+    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    of_llm = torch.cat([grad.flatten() for name, grad in grads.items() if name.startswith("llm.")])
+    assert float(of_llm.norm()) == pytest.approx(0.5, rel=1e-4)
+    assert all((grad == 1).all() for name, grad in grads.items() if not name.startswith("llm."))
+
+
 def test_gradients_are_clipped_per_component(trainer_of):
     components = {"llm_lora": {"max_grad_norm": 0.5}, "projector": {"max_grad_norm": 0.0}}
     trainer, model = trainer_of("instruct", {"max_grad_norm": 2.0, "components": components})

@@ -177,6 +177,24 @@ def test_a_warm_up_longer_than_the_run_is_said(data, parts, tmp_path, capsys):
         assert (found in capsys.readouterr().out) is said
 
 
+def test_a_warm_up_of_one_component_longer_than_the_run_is_said(data, parts, tmp_path, capsys):
+    class Stops(StageTrainer):
+        def train(self, *args, **kwargs):
+            raise InterruptedError
+
+    components = {"projector": {"warmup_steps": 8}, "llm_lora": {"warmup_steps": 2}}
+    optim = {"steps": 2, "warmup_steps": 1, "components": components}
+    run = of_stage("instruct", data, tmp_path / "run", parts, optim=optim)
+    with pytest.raises(InterruptedError):
+        fit(
+            run.loop, torch.nn.Linear(2, 2), torch.utils.data.TensorDataset(torch.zeros(8, 2)), list, tmp_path, "title",
+            trainer_class=Stops,
+        )  # fmt: skip
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert "optim.components.projector.warmup_steps=8 is longer than the run of 2 steps" in line
+    assert line.endswith("rises to 25% of optim.components.projector.lr")
+
+
 @pytest.mark.parametrize(("reached", "epoch"), [(0.0, None), (0.5, 0), (1.0, 0), (1.25, 1), (2.0, 1)])
 def test_a_resumed_run_is_in_the_epoch_of_its_last_step(reached, epoch, tmp_path):
     """Also if no step is left, and no epoch begins: what follows training may depend on the epoch."""
