@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from train.data.clip_random import generator_of
 
+_PICKED = 1 << 20  # places of one step of `_picked`
 MEGABATCHES = 50  # batches sorted together when grouping by length, as in transformers
 
 
@@ -32,14 +33,14 @@ def mixture_order(sizes: Sequence[int], weights: Sequence[float], seed: int, epo
     Returns:
         (n,) int64 record numbers, as many as there are records.
     """
-    counts = apportion(weights, sum(sizes))
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    parts = [
-        start + _repeated(size, int(count), seed, source, epoch)
-        for source, (start, size, count) in enumerate(zip(starts, sizes, counts, strict=True))
-    ]
-    order = np.concatenate(parts)
-    return order[np.random.default_rng((seed, epoch)).permutation(len(order))]
+    order = np.empty(sum(sizes), np.int64)
+    start = filled = 0
+    for source, (size, count) in enumerate(zip(sizes, apportion(weights, len(order)).tolist(), strict=True)):
+        for part in _repeated(size, count, seed, source, epoch):
+            np.add(part, start, out=order[filled : filled + len(part)])
+            filled += len(part)
+        start += size
+    return _picked(order, np.random.default_rng((seed, epoch)).permutation(len(order)))
 
 
 def one_source_order(sizes: Sequence[int], batch_size: int, seed: int, epoch: int) -> np.ndarray:
@@ -68,14 +69,19 @@ def one_source_order(sizes: Sequence[int], batch_size: int, seed: int, epoch: in
     return np.concatenate([shuffled, last[rng.permutation(len(last))]])
 
 
-def _repeated(size: int, count: int, seed: int, source: int, epoch: int) -> np.ndarray:
-    """Return items `epoch * count` to `(epoch + 1) * count` of an endless sequence of permutations of a source."""
+def _repeated(size: int, count: int, seed: int, source: int, epoch: int) -> Iterator[np.ndarray]:
+    """Yield items `epoch * count` to `(epoch + 1) * count` of an endless sequence of permutations of a source."""
     first, last = epoch * count, (epoch + 1) * count
-    rounds = range(first // size, (last - 1) // size + 1) if count else range(0)
-    passes = [np.random.default_rng((seed, 1 + source, number)).permutation(size) for number in rounds]
-    whole = np.concatenate([np.zeros(0, np.int64), *passes])
-    skipped = first - (first // size) * size
-    return whole[skipped : skipped + count]
+    for number in range(first // size, (last - 1) // size + 1) if count else ():
+        order = np.random.default_rng((seed, 1 + source, number)).permutation(size)
+        yield order[max(first - number * size, 0) : last - number * size]
+
+
+def _picked(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return `values[places]`, written over `places`: a third array of millions of records would cost memory."""
+    for start in range(0, len(places), _PICKED):
+        places[start : start + _PICKED] = values[places[start : start + _PICKED]]
+    return places
 
 
 def apportion(weights: Sequence[float], n_samples: int) -> np.ndarray:
@@ -111,17 +117,17 @@ def group_by_length(
         fails at its first step.
     """
     window = batch_size * MEGABATCHES
-    parts = []
+    ordered = np.empty_like(order)
     for start in range(0, len(order), window):
         part = order[start : start + window]
-        parts.append(part[np.argsort(-lengths[part], kind="stable")])
-    ordered = np.concatenate(parts) if parts else order
+        ordered[start : start + window] = part[np.argsort(-lengths[part], kind="stable")]
     n_whole = len(ordered) // batch_size
+    if not n_whole:
+        return ordered
     batches = ordered[: n_whole * batch_size].reshape(n_whole, batch_size)
+    longest = int(np.argmax(lengths[batches[:, 0]]))  # the first of a batch is its longest
     shuffled = np.random.default_rng((seed, epoch, 1)).permutation(n_whole)
-    if n_whole:
-        longest = int(np.argmax(lengths[batches].max(axis=1)))
-        shuffled = np.concatenate([[longest], shuffled[shuffled != longest]])
+    shuffled = np.concatenate([[longest], shuffled[shuffled != longest]])
     return np.concatenate([batches[shuffled].ravel(), ordered[n_whole * batch_size :]])
 
 
