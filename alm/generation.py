@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from alm.common.errors import in_samples
 from alm.decoding import MAX_NEW_TOKENS, decoding_settings, decoding_with
 from alm.processing.feature_extraction import collate_waveforms
 
@@ -45,6 +46,9 @@ def generate_answers(
 
     Yields:
         (index of the sample, answer text without special tokens); several per sample with `num_return_sequences`.
+
+    Raises:
+        UserError: A prompt does not fit into the LLM's context; the error's `sample` is its index.
     """
     order = sorted(range(len(conversations)), key=lambda i: _size(conversations[i], audios[i]))
     tokenizer = processor.tokenizer
@@ -53,15 +57,16 @@ def generate_answers(
     encoded = _EncodedOnce(model, [[id(clip) for row in rows for clip in audios[row]] for rows in batches])
     model.eval()
     for rows in batches:
-        batch = processor.apply_chat_template(
-            [conversations[i] for i in rows],
-            audio=[audios[i] for i in rows],
-            tokenize=True,
-            return_dict=True,
-            add_generation_prompt=True,
-            collate=encoded,
-            n_new_tokens=settings["max_new_tokens"],
-        )
+        with in_samples(rows):
+            batch = processor.apply_chat_template(
+                [conversations[i] for i in rows],
+                audio=[audios[i] for i in rows],
+                tokenize=True,
+                return_dict=True,
+                add_generation_prompt=True,
+                collate=encoded,
+                n_new_tokens=settings["max_new_tokens"],
+            )
         with decoding_with(model, settings) as config:
             out = model.generate(
                 **{key: value.to(model.device) for key, value in batch.items()}, generation_config=config

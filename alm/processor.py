@@ -17,7 +17,7 @@ from transformers.processing_utils import AudioKwargs, ProcessingKwargs
 from transformers.utils.chat_template_utils import get_json_schema
 
 from alm.auto import AUTO_MAP, write_stub
-from alm.common.errors import AudioError, CheckpointError, UserError, shown
+from alm.common.errors import AudioError, CheckpointError, UserError, about_sample, shown
 from alm.common.fields import refuse_unknown
 from alm.common.json_text import parse_json, write_json
 from alm.common.pretrained import typed_errors
@@ -550,14 +550,16 @@ class AudioLanguageProcessor(ProcessorMixin):
         lengths, inputs = collate(list(different.values())) if different else ([], {})
         n_samples = dict(zip(different, lengths, strict=True))
         special = bool(options.text.get("add_special_tokens"))
-        rows = [
-            row
-            or self._encode(part, [n_samples[clip_key(clip)] for clip in clips], options.supervise, special)
-            for row, part, clips in zip(options.encoded or [None] * len(audios), parts, audios, strict=True)
-        ]
+        rows: list[Encoded] = []
+        given = zip(options.encoded or [None] * len(audios), parts, audios, strict=True)
+        for index, (row, part, clips) in enumerate(given):
+            with about_sample(index):
+                counts = [n_samples[clip_key(clip)] for clip in clips]
+                rows.append(row or self._encode(part, counts, options.supervise, special))
         rows = self._within(rows, options)
-        for row in rows:
-            self._check_limits(row, options.n_new_tokens)
+        for index, row in enumerate(rows):
+            with about_sample(index):
+                self._check_limits(row, options.n_new_tokens)
         batch = self._tensors(rows, options)
         kept = [clip for clips, row in zip(audios, rows, strict=True) for clip in clips[: len(row.spans)]]
         remaining = distinct(kept)

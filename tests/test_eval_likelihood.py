@@ -5,6 +5,7 @@ import pytest
 import torch
 from calls import model_inputs
 
+from alm.common.errors import UserError
 from eval.errors import EvaluationError
 from eval.models.base import Prompt
 from eval.models.likelihood import NEUTRAL_PROMPT, NORMALISATIONS, rank_choices
@@ -112,3 +113,29 @@ def test_wrong_input_is_a_typed_error(loaded, asked):
         next(rank_choices(*loaded, *asked, [["a"], [], ["b"], ["c"]]))
     with pytest.raises(EvaluationError, match="'mean'"):
         next(rank_choices(*loaded, *asked, CHOICES, normalise="mean"))
+
+
+def test_a_record_beyond_the_context_is_named(loaded, asked, monkeypatch):
+    model, processor = loaded
+    prompts = [
+        Prompt(turns, lambda clips=clips: clips, ("a", "a b c d e f g"), f"q{number}")
+        for number, (turns, clips) in enumerate(zip(*asked, strict=True))
+    ]
+    lengths = [
+        model_inputs(processor, [turns], [clips], add_generation_prompt=True)["input_ids"].shape[1]
+        for turns, clips in zip(*asked, strict=True)
+    ]
+    longest = int(np.argmax(lengths))
+    own = OwnModel(model, processor, "id", max_new_tokens=1)
+    # The longest prompt fits with one token, and with no more: the longer choice has several.
+    monkeypatch.setattr(processor, "context_length", max(lengths) + 1)
+    assert len(list(own.generate(prompts, 4))) == 4
+    with pytest.raises(
+        UserError, match=rf"^q{longest}: \d+ audio tokens, \d+ text tokens and an answer of up to "
+    ):
+        list(own.rank(prompts, 4, "sum"))
+    monkeypatch.setattr(processor, "context_length", max(lengths))
+    with pytest.raises(
+        UserError, match=rf"^q{longest}: \d+ audio tokens, \d+ text tokens and an answer of up to 1 "
+    ):
+        list(own.generate(prompts, 4))

@@ -373,3 +373,44 @@ def test_prompts_and_parsers_are_compared_on_the_same_questions(tmp_path, monkey
     assert main(["eval", "compare-prompts", "clotho", "--model", str(tmp_path / "reader.py")]) == 2
     assert "clotho has one prompt" in capsys.readouterr().err
     assert main(["eval", "compare-prompts"]) == 2
+
+
+def test_recordings_that_a_processor_cuts_are_said(foreign, tmp_path):
+    """Qwen2-Audio's processor hands on one window; published scores of it are of such parts."""
+    rng = np.random.default_rng(0)
+    seconds_of = {"long": 5.0, "short": 1.5, "middle": 2.5, "whole": 2.0}
+    for name, seconds in seconds_of.items():
+        save_wav(
+            tmp_path / f"{name}.wav", rng.uniform(-0.3, 0.3, int(16000 * seconds)).astype(np.float32), 16000
+        )
+    rows = [
+        {"id": n, "audio": f"{n}.wav", "question": "what", "answer": "x"}
+        for n in ("long", "short", "middle", "whole")
+    ]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    options = [f"data={tmp_path / 'm.jsonl'}", "max_new_tokens=2", "controls=[none]"]
+    scores = run_benchmark("manifest", foreign, tmp_path / "out", options)
+    lines = {line["id"]: line for line in read_predictions(tmp_path / "out" / "predictions.jsonl")}
+    said = [note for note in scores["notes"] if "cuts" in note]
+    if foreign.name != "qwen2_audio":  # windows of two seconds in the tests' models; others take several
+        assert said == [] and all("heard_s" not in line for line in lines.values())
+        return
+    assert {name: line.get("heard_s") for name, line in lines.items()} == {
+        "long": 2.0, "middle": 2.0, "short": None, "whole": None,
+    }  # fmt: skip
+    assert said == [
+        "2 of 4 questions are about recordings that the model's processor cuts: 4 s of 8 s are not heard "
+        "(heard_s in predictions.jsonl)."
+    ]
+    # The same from the answers of an earlier run alone.
+    assert run_benchmark("manifest", foreign, tmp_path / "out", options) == scores
+
+
+def test_a_prompt_beyond_the_context_of_a_foreign_model_is_named(foreign, clips, tmp_path):
+    model = open_model(str(foreign), Opening(device="cpu", max_new_tokens=4))
+    short, long = prompts_of(clips)[:2]
+    long = replace(long, messages=[{"role": "user", "content": "<|audio|>" + "what is " * 2000}], id="q7")
+    with pytest.raises(
+        EvaluationError, match=r"^q7: \d{4,} tokens and an answer of up to 4 .* context of 2048 tokens"
+    ):
+        list(model.generate([short, long], 2))

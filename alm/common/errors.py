@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class UserError(Exception):
     """Base of every error that the user can fix.
 
     The message is one line: what was got, what was expected, where (file, line, config key) and the fix.
+
+    Attributes:
+        sample: Index of the sample at fault, where several were given at once.
     """
+
+    sample: int | None = None
 
 
 class AudioError(UserError):
@@ -36,6 +43,38 @@ class Preempted(Exception):
     """The run received SIGTERM or SIGUSR1 and saved a checkpoint; the same command resumes from it."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
+@contextmanager
+def about_sample(index: int) -> Iterator[None]:
+    """Note on an error raised inside which sample it is about."""
+    try:
+        yield
+    except UserError as error:
+        error.sample = index
+        raise
+
+
+@contextmanager
+def in_samples(indices: Sequence[int]) -> Iterator[None]:
+    """Make the `sample` of an error raised inside, a place among `indices`, the index that stands there."""
+    try:
+        yield
+    except UserError as error:
+        if error.sample is not None:
+            error.sample = indices[error.sample]
+        raise
+
+
+@contextmanager
+def naming_samples(names: Sequence[str]) -> Iterator[None]:
+    """Put the name of the sample that an error raised inside is about in front of its message."""
+    try:
+        yield
+    except UserError as error:
+        if error.sample is None:
+            raise
+        raise type(error)(f"{names[error.sample]}: {error}") from error
 
 
 def shown(value: object, length: int = 200) -> str:

@@ -15,15 +15,20 @@ from alm.common.errors import CheckpointError
 from alm.common.json_text import read_json_object
 from alm.common.pretrained import from_pretrained
 from alm.common.text import error_line
+from alm.data.records import AUDIO_MARKER
 from alm.decoding import decoding_with
 from alm.generation import pick_device
 from alm.loading.files import resolve
 from encoders.checkpoint import resolve_source
 from eval.errors import EvaluationError
 from eval.models import own
+from eval.models._hearing import HearingLimit
 from eval.models._local import LocalModel, check_decoding
 from eval.models.base import Answer, Answerer, ModelKind, Opening, Prompt
 from eval.models.families import Family, family_of
+
+_REFUSALS = (ValueError, TypeError, KeyError, AttributeError, NotImplementedError)
+"""What processors raise for a prompt that they do not take."""
 
 
 class AudioTextModel(LocalModel):
@@ -40,6 +45,13 @@ class AudioTextModel(LocalModel):
     def __init__(self, model: Any, processor: Any, model_id: str, family: Family, **options: Any) -> None:
         self._family, self.cannot_rank = family, family.cannot_rank
         super().__init__(model.eval(), processor, model_id, **options)
+        limits = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._context = limits if isinstance(limits, int) and limits > 0 else None
+
+        def alone(clip: np.ndarray) -> Any:
+            return self._of_processor([Prompt([{"role": "user", "content": AUDIO_MARKER}], lambda: [clip])])
+
+        self._hearing = HearingLimit(alone, self.sample_rate)
 
     def _prepare(self) -> None:
         processor, own = self._processor, self._model.generation_config
@@ -63,13 +75,13 @@ class AudioTextModel(LocalModel):
     def generate(self, prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[int, Answer]]:
         """Answer prompts in batches of similar length."""
         for rows in _batches(prompts, batch_size, self._family.equal_lengths):
-            inputs = self._inputs([prompts[row] for row in rows])
+            inputs = self._inputs([prompts[row] for row in rows], self.max_new_tokens)
             with decoding_with(self._model, dict(self.decoding)) as config:
                 out = self._model.generate(**inputs, generation_config=config, **self._family.generate)
             said = out[:, inputs["input_ids"].shape[1] :]
             texts = self._processor.tokenizer.batch_decode(said, skip_special_tokens=True)
             for row, text in zip(rows, texts, strict=True):
-                yield row, Answer(text.strip())
+                yield row, Answer(text.strip(), extra=self._heard(prompts[row]))
 
     @torch.inference_mode()
     def rank(
@@ -88,7 +100,7 @@ class AudioTextModel(LocalModel):
                 total / len(self._turn(text)) if normalise == "length" else total - kept.get(text, 0.0)
                 for text, total in zip(prompt.choices, sums, strict=True)
             ]
-            yield index, Answer(prompt.choices[int(np.argmax(scores))], scores)
+            yield index, Answer(prompt.choices[int(np.argmax(scores))], scores, self._heard(prompt))
 
     def _turn(self, text: str) -> list[int]:
         """Token ids of a choice with the end of the turn, so that no choice is the start of another."""
@@ -99,9 +111,9 @@ class AudioTextModel(LocalModel):
         found: list[float] = []
         for start in range(0, len(rows), batch_size):
             some = rows[start : start + batch_size]
-            inputs = self._inputs([prompt for prompt, _ in some])
             turns = [self._turn(text) for _, text in some]
             width = max(map(len, turns))
+            inputs = self._inputs([prompt for prompt, _ in some], width)
             length = inputs["input_ids"].shape[1]
             said = torch.zeros((len(some), width), dtype=torch.long)  # (R, K)
             mask = torch.zeros_like(said)
@@ -119,20 +131,40 @@ class AudioTextModel(LocalModel):
             found += each.double().sum(-1).tolist()
         return found
 
-    def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        try:
-            inputs = self._family.inputs(self._processor, prompts)
-        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+    def _inputs(self, prompts: Sequence[Prompt], n_new_tokens: int = 0) -> dict[str, Any]:
+        inputs = self._of_processor(prompts)
+        lengths = inputs["attention_mask"].sum(-1)
+        longest = int(lengths.argmax())
+        if self._context is not None and int(lengths[longest]) + n_new_tokens > self._context:
             raise EvaluationError(
-                f"{prompts[0].id or 'a question'}: the processor of this model does not take the prompt "
-                f"({error_line(error)}); ask the model in a Python file with an ANSWERER"
-            ) from error
+                f"{prompts[longest].id or 'a question'}: {int(lengths[longest])} tokens and an answer of up to "
+                f"{n_new_tokens} are more than the LLM's context of {self._context} tokens; shorten the recording or "
+                "the question"
+            )
         dtype = self._model.dtype
         return {
             key: value.to(self._model.device, dtype if value.is_floating_point() else None)
             for key, value in inputs.items()
             if isinstance(value, torch.Tensor)
         }
+
+    def _of_processor(self, prompts: Sequence[Prompt]) -> Any:
+        try:
+            return self._family.inputs(self._processor, prompts)
+        except _REFUSALS as error:
+            if len(prompts) > 1:  # the one at fault is named
+                for prompt in prompts:
+                    self._of_processor([prompt])
+            raise EvaluationError(
+                f"{prompts[0].id or 'a question'}: the processor of this model does not take the prompt "
+                f"({error_line(error)}); ask the model in a Python file with an ANSWERER"
+            ) from error
+
+    def _heard(self, prompt: Prompt) -> dict[str, Any]:
+        """`heard_s`, in seconds, where the processor cuts a recording of the prompt."""
+        lengths = [len(clip) for clip in prompt.clips()]
+        heard = [self._hearing.heard(n_samples) for n_samples in lengths]
+        return {"heard_s": round(sum(heard) / self.sample_rate, 1)} if heard != lengths else {}
 
 
 def _batches(prompts: Sequence[Prompt], batch_size: int, equal_lengths: bool) -> Iterator[list[int]]:

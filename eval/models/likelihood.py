@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from alm.common.errors import in_samples
 from eval.errors import EvaluationError
 
 Message = dict[str, str]
@@ -49,6 +50,7 @@ def rank_choices(
 
     Raises:
         EvaluationError: A sample without choices, or an unknown normalisation.
+        UserError: A prompt with a choice does not fit into the LLM's context; the error's `sample` is its index.
     """
     if normalise not in NORMALISATIONS:
         raise EvaluationError(f"normalise is {normalise!r}; expected one of {', '.join(NORMALISATIONS)}")
@@ -65,14 +67,15 @@ def rank_choices(
     order = sorted(range(len(conversations)), key=lambda i: -sum(len(clip) for clip in audios[i]))
     for start in range(0, len(order), batch_size):
         at = order[start : start + batch_size]
-        found = _log_likelihoods(
-            model,
-            processor,
-            [conversations[i] for i in at],
-            [audios[i] for i in at],
-            [choices[i] for i in at],
-            tokens,
-        )
+        with in_samples(at):
+            found = _log_likelihoods(
+                model,
+                processor,
+                [conversations[i] for i in at],
+                [audios[i] for i in at],
+                [choices[i] for i in at],
+                tokens,
+            )
         for index, sums in zip(at, found, strict=True):
             scores = [
                 total / len(tokens(text)) if normalise == "length" else total - neutral.get(text, 0.0)
@@ -112,7 +115,12 @@ def _log_likelihoods(
 
     model.eval()
     batch = processor.apply_chat_template(
-        conversations, audio=audios, tokenize=True, return_dict=True, add_generation_prompt=True
+        conversations,
+        audio=audios,
+        tokenize=True,
+        return_dict=True,
+        add_generation_prompt=True,
+        n_new_tokens=max(len(tokens(text)) for given in choices for text in given),
     ).to(model.device)
     mask = batch.pop("attention_mask")  # (B, L), padded on the left
     read = model.llm(

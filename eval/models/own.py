@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alm.checkpoint import model_id_of
-from alm.common.errors import CheckpointError
+from alm.common.errors import CheckpointError, naming_samples
 from alm.common.json_text import read_json_object
 from alm.decoding import beyond_greedy, decoding_settings
 from alm.generation import generate_answers
@@ -34,31 +34,33 @@ class OwnModel(LocalModel):
 
     def generate(self, prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[int, Answer]]:
         """Answer prompts in batches of similar length."""
-        for index, text in generate_answers(
-            self._model,
-            self._processor,
-            [prompt.messages for prompt in prompts],
-            [prompt.clips() for prompt in prompts],
-            max_new_tokens=self.max_new_tokens,
-            batch_size=batch_size,
-            **self._options,
-        ):
-            yield index, Answer(text)
+        with naming_samples([prompt.id for prompt in prompts]):
+            for index, text in generate_answers(
+                self._model,
+                self._processor,
+                [prompt.messages for prompt in prompts],
+                [prompt.clips() for prompt in prompts],
+                max_new_tokens=self.max_new_tokens,
+                batch_size=batch_size,
+                **self._options,
+            ):
+                yield index, Answer(text)
 
     def rank(
         self, prompts: Sequence[Prompt], batch_size: int, normalise: str
     ) -> Iterator[tuple[int, Answer]]:
         """Rank choices; see `eval.models.likelihood`."""
-        for index, choice, scores in rank_choices(
-            self._model,
-            self._processor,
-            [prompt.messages for prompt in prompts],
-            [prompt.clips() for prompt in prompts],
-            [prompt.choices for prompt in prompts],
-            batch_size=batch_size,
-            normalise=normalise,
-        ):
-            yield index, Answer(choice, scores)
+        with naming_samples([prompt.id for prompt in prompts]):
+            for index, choice, scores in rank_choices(
+                self._model,
+                self._processor,
+                [prompt.messages for prompt in prompts],
+                [prompt.clips() for prompt in prompts],
+                [prompt.choices for prompt in prompts],
+                batch_size=batch_size,
+                normalise=normalise,
+            ):
+                yield index, Answer(choice, scores)
 
 
 def _recognises(name: str) -> bool:

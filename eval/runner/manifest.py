@@ -19,7 +19,7 @@ from eval.models.base import Answer, Answerer, Message, Prompt
 from eval.runner.batching import with_smaller_batches
 from eval.runner.process_shards import Shards
 from eval.scoring.correctness import answers_of
-from eval.scoring.predictions import CONTROLS, Prediction, prediction_key
+from eval.scoring.predictions import CONTROLS, HEADLINE, PREDICTIONS, Prediction, prediction_key
 from eval.scoring.scores import Scores, check_scorable, score_predictions, write_scores
 from eval.waveforms import Waveforms
 
@@ -90,11 +90,24 @@ def evaluate_manifest(
         lines,
         limited=len(chosen) < len(records),
         groups=groups,
-        notes=[*notes, *model.remarks()],
+        notes=[*notes, *model.remarks(), *_cut_recordings(lines)],
         **options,
     )
     write_scores(Path(out_dir) / "scores.json", scores)
     return scores
+
+
+def _cut_recordings(lines: Sequence[Prediction]) -> list[str]:
+    """A note on recordings of which the model's processor hands on a part."""
+    cut = [line for line in lines if "heard_s" in line and line["control"] == HEADLINE]
+    if not cut:
+        return []
+    n_asked = sum(line["control"] == HEADLINE for line in lines)
+    lost_s = sum(line["duration_s"] - line["heard_s"] for line in cut)
+    return [
+        f"{len(cut)} of {n_asked} questions are about recordings that the model's processor cuts: {lost_s:.0f} s of "
+        f"{sum(line['duration_s'] for line in cut):.0f} s are not heard (heard_s in {PREDICTIONS})."
+    ]
 
 
 def answer_records(
