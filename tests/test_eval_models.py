@@ -88,7 +88,7 @@ def test_audio_reaches_the_logits_and_padding_does_not(foreign, clips, monkeypat
     changed = (logits(other) - alone).abs().amax(-1)
     assert (changed > 0.01).all()
     together, inputs = [], model._inputs
-    monkeypatch.setattr(model, "_inputs", lambda rows: together.append(rows) or inputs(rows))
+    monkeypatch.setattr(model, "_inputs", lambda rows, *more: together.append(rows) or inputs(rows, *more))
     assert len(list(model.generate(prompts, 8))) == 8
     assert [[prompts.index(prompt) for prompt in rows] for rows in together] == batches
 
