@@ -1,21 +1,22 @@
 """Answers of one model by vLLM and by us: whether they are equal token for token, and how many a second.
 
-    python -m benchmarks.serving MODEL [--audio FOLDER]
-    python -m benchmarks.serving --llm DIR --encoder whisper-tiny-en --projector qformer
+    python -m benchmarks.serving MODEL [MODEL ...] [--audio FOLDER]
+    python -m benchmarks.serving --llm DIR --encoder WHISPER-DIR beats --projector mlp qformer window_qformer
 
 Needs vLLM (docs/serving.md). Both sides answer the same prompts in one process, in float32 and greedily: one clip each,
 two clips each, and text alone; vLLM with many prompts under way and one by one. Where a token differs, our logits of
 both tokens are printed. The speed is that of answers with a fixed number of tokens, which no side may end early; the
 sides take turns, with the same threads and the same number of prompts under way, and encode all clips anew.
 
-Without MODEL, a model is made of an LLM, an encoder and a projector with random weights, large enough that answers
-depend on the clips.
+Without MODEL, models are made of an LLM, every encoder and every projector, these with random weights, large enough
+that answers depend on the clips. Several models are compared one after another, each in a process of its own.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ import numpy as np
 import torch
 
 import alm
+from alm.common.errors import AudioError
+from alm.common.processes import child_environment, tied_child_command
 from alm.decoding import decoding_settings, decoding_with
 from alm.generation import generate_answers
 from benchmarks.measure import alternate, arguments, machine, spread
@@ -34,6 +37,7 @@ from encoders.audio import load_audio
 from encoders.audio.formats import search
 
 QUESTION = "What do you hear?"
+SHORTEST_S, LONGEST_S = 0.1, 20.0
 _SETTINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -51,15 +55,28 @@ class Asked:
     ids: list[int]
 
 
-def noises(count: int, rate: int) -> list[np.ndarray]:
-    """Tones in noise from 0.3 to 12 s, in mixed order."""
+def noises(count: int, rate: int, shortest_s: float = SHORTEST_S) -> list[np.ndarray]:
+    """Tones in noise up to 20 s, in mixed order."""
     rng = np.random.default_rng(0)
     found = []
-    for seconds in rng.permutation(np.geomspace(0.3, 12, count)):
+    for seconds in rng.permutation(np.geomspace(shortest_s, LONGEST_S, count)):
         time = np.arange(round(rate * seconds)) / rate
         tone = np.sin(2 * np.pi * rng.uniform(100, 6000) * time)
         found.append((0.3 * tone + 0.03 * rng.standard_normal(len(time))).astype(np.float32))
     return found
+
+
+def shortest_s(processor: Any) -> float:
+    """Length in seconds of the shortest clip that gives a token; 0.1 s, or more for encoders with long patches."""
+    count, rate = processor.feature_extractor.n_audio_tokens, processor.sample_rate
+    for steps in itertools.count():
+        seconds = SHORTEST_S + 0.01 * steps
+        try:
+            if count(round(rate * seconds)):
+                return seconds
+        except AudioError:  # too short for a token
+            continue
+    raise AssertionError("unreachable")
 
 
 def assemble(llm_dir: str, encoder_source: str, projector: str, gain: float, folder: Path) -> Path:
@@ -235,10 +252,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compare the answers, time both sides, print what came out; 1 where an answer differs."""
     parser = arguments(__doc__)
     parser.set_defaults(threads=2)
-    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("model", type=Path, nargs="*")
     parser.add_argument("--llm", help="without MODEL: directory of an LLM")
-    parser.add_argument("--encoder", help="without MODEL: directory of an encoder, or a name")
-    parser.add_argument("--projector", default="mlp", help="without MODEL: a projector's name")
+    parser.add_argument("--encoder", nargs="+", help="without MODEL: directories of encoders, or names")
+    parser.add_argument("--projector", nargs="+", default=["mlp"], help="without MODEL: names of projectors")
     parser.add_argument("--gain", type=float, default=1.0, help="size of the random projector's tokens")
     parser.add_argument("--audio", type=Path, help="a folder of recordings (default: tones in noise)")
     parser.add_argument("--clips", type=int, default=64)
@@ -248,13 +265,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds; 0 compares answers alone")
     parser.add_argument("--max-model-len", type=int, default=512)
     options = parser.parse_args(argv)
-    if options.model is None and None in (options.llm, options.encoder):
+    if not options.model and None in (options.llm, options.encoder):
         parser.error("give MODEL, or --llm and --encoder")
-    with tempfile.TemporaryDirectory() as made:
-        folder = options.model or assemble(
-            options.llm, options.encoder, options.projector, options.gain, Path(made) / "model"
+    made = [] if options.model else list(itertools.product(options.encoder, options.projector))
+    if len(options.model) + len(made) > 1:
+        return _each_alone(options, made)
+    if options.model:
+        return compare(options.model[0], options)
+    [(encoder, projector)] = made
+    with tempfile.TemporaryDirectory() as folder:
+        return compare(
+            assemble(options.llm, encoder, projector, options.gain, Path(folder) / "model"), options
         )
-        return compare(folder, options)
+
+
+def _each_alone(options: Any, made: Sequence[tuple[str, str]]) -> int:
+    """Compare several models, each in a process of its own, with the other options of the command line."""
+    own = ("model", "llm", "encoder", "projector", "quick")
+    more = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in vars(options).items()
+        if name not in own and value is not None
+    ] + ["--quick"] * options.quick
+    sources = [[str(folder)] for folder in options.model]
+    sources += [
+        [f"--llm={options.llm}", f"--encoder={encoder}", f"--projector={projector}"]
+        for encoder, projector in made
+    ]
+    failed = 0
+    for words in sources:
+        print("\n== " + " ".join(words), flush=True)
+        command = tied_child_command("benchmarks.serving", *more, *words)
+        failed += subprocess.run(command, env=child_environment({}), check=False).returncode != 0
+    print(f"\n{len(sources) - failed} of {len(sources)} models: all answers equal")
+    return 1 if failed else 0
 
 
 def compare(folder: Path, options: Any) -> int:
@@ -266,7 +310,7 @@ def compare(folder: Path, options: Any) -> int:
     torch.set_num_threads(options.threads)
     rate = own.processor.sample_rate
     if options.audio is None:
-        clips = noises(count, rate)
+        clips = noises(count, rate, shortest_s(own.processor))
     else:
         files = search(options.audio).audio
         picked = files[:: max(1, len(files) // count)][:count]
