@@ -268,12 +268,20 @@ def test_only_requests_with_the_same_settings_share_a_batch(parts):
 VLLM = """
 import json, os, sys
 from http.server import BaseHTTPRequestHandler
-from socketserver import UnixStreamServer
+from socketserver import ThreadingMixIn, UnixStreamServer
 
 class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    n_answers = 0
+
     def answer(self, kind, text):
+        self.n_answers += 1
+        if self.n_answers > 1:  # an idle connection, closed just when it is used again
+            self.close_connection = True
+            return
         self.send_response(200)
         self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(text.encode())))
         self.end_headers()
         self.wfile.write(text.encode())
 
@@ -294,7 +302,10 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
-UnixStreamServer(sys.argv[sys.argv.index("--uds") + 1], Handler).serve_forever()
+class Server(ThreadingMixIn, UnixStreamServer):
+    daemon_threads = True
+
+Server(sys.argv[sys.argv.index("--uds") + 1], Handler).serve_forever()
 """
 
 

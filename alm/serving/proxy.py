@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import logging
 import os
 import secrets
 import shlex
@@ -21,8 +22,11 @@ import soundfile
 
 from alm.common.errors import ConfigError, UserError
 from alm.common.processes import child_environment, interrupts_kept_from_children, tied_child_command
+from alm.common.text import error_line
 from alm.serving.engine import Finish, StoppedText
 from alm.serving.requests import ChatRequest, RequestError
+
+logger = logging.getLogger("alm.serving")
 
 _STOP_S = 20.0
 _LONGEST_SOCKET = 90  # the system's limit for the path of a socket is 104 or 108
@@ -77,7 +81,10 @@ class VllmEngine:
         if trust_remote_code:
             words.append("--trust-remote-code")
         key = secrets.token_urlsafe()
-        transport = httpx2.AsyncHTTPTransport(uds=path, limits=openai.DEFAULT_CONNECTION_LIMITS)
+        # A connection for each request: vLLM closes idle ones after 5 s, perhaps just when one is used again. How many
+        # there are is limited before.
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+        transport = httpx2.AsyncHTTPTransport(uds=path, limits=limits)
         self._client = openai.AsyncOpenAI(
             base_url="http://vllm/v1", api_key=key, max_retries=0,
             http_client=openai.DefaultAsyncHttpxClient(transport=transport),
@@ -158,10 +165,12 @@ class VllmEngine:
                             yield piece
         except openai.APIStatusError as error:
             if error.status_code >= 500:
+                logger.warning("vLLM failed with status %d: %s", error.status_code, error_line(error))
                 raise RequestError(503, "the engine failed; try again later", "engine_down") from error
             said = error.body.get("message") if isinstance(error.body, dict) else None
             raise RequestError(400, f"the engine refuses it: {said or error}", "invalid_prompt") from error
         except Exception as error:  # in a stream, those of the HTTP client come as they are
+            logger.warning("vLLM did not answer: %r", error.__cause__ or error)
             raise RequestError(503, f"no answers at present: {self.problem() or 'the engine failed'}",
                                "engine_down", retry_after_s=30) from error  # fmt: skip
         if rest := written.end():
