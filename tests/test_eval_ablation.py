@@ -12,12 +12,22 @@ from fuzzing import fuzz
 from alm.common.errors import ConfigError, UserError
 from alm.common.settings import parse_settings
 from encoders.registry import encoder_class
+from eval.ablation import probe
+from eval.ablation import run as ablation
 from eval.ablation.arm_steps import arm_steps, plan_steps, probe_step, shared_inputs
-from eval.ablation.claims import Comparison, compare, rank_stability, score_arms, spearman, statements
-from eval.ablation.costs import ArmPlan, budgeted
+from eval.ablation.claims import (
+    Comparison,
+    compare,
+    findings,
+    rank_stability,
+    score_arms,
+    spearman,
+    statements,
+)
+from eval.ablation.costs import ArmPlan, budgeted, cost_table
 from eval.ablation.grid import make_arms
 from eval.ablation.proxies import EARLY, PROBE, early_loss, proxies
-from eval.ablation.report import write_ablation_report
+from eval.ablation.report import _arm_row, write_ablation_report
 from eval.ablation.results import ArmResult, Results, SeedRun, read_results
 from eval.ablation.settings import AblationSettings, ScoringSettings, load_ablation
 from eval.ablation.steps import Step, placed
@@ -193,6 +203,67 @@ def test_a_pretrained_encoder_is_made_once_for_all_seeds_unless_asked_for():
     assert steps_of(one, seed=0).train[0].key == steps_of(one, seed=1).train[0].key
     each = replace(one, pretrain_per_seed=True)
     assert steps_of(each, seed=0).train[0].key != steps_of(each, seed=1).train[0].key
+
+
+def test_a_sweep_of_learning_rates_pretrains_once():
+    stages = {"pretrain": {"encoder": "audiomosaic", "optim": {"lr": 0.1}}, "align": {"optim": {"lr": 0.01}}}
+    settings = settings_of(stages=stages, axes={"encoder": {"audiomosaic": {}}}, baseline="audiomosaic")
+    one, twice = steps_of(settings), steps_of(settings, scale=2.0)
+    assert one.train[0].key == twice.train[0].key
+    assert [made.train[1].config["optim"]["lr"] for made in (one, twice)] == [0.01, 0.02]
+
+
+def test_scoring_and_probe_are_as_the_settings_say():
+    """Controls for the first seeds alone, options of the evaluation, and most clips of the probe."""
+    settings = settings_of(
+        seeds=[5, 6, 7],
+        scoring={"options": {"batch_size": 3, "limit": 7}, "control_seeds": 2, "controls": ["no_audio"]},
+        proxies={"probe_clips": 11},
+        inputs={"train": ["a.jsonl"], "validation": ["b.jsonl"], "test": "c.jsonl", "llm": "x/llm", "labels": "l.csv"},
+    )  # fmt: skip
+    words = {seed: steps_of(settings, seed).score.words for seed in (5, 6, 7)}
+    controls = {seed: next(word for word in said if "controls" in word) for seed, said in words.items()}
+    assert controls == {5: "controls=[none,no_audio]", 6: "controls=[none,no_audio]", 7: "controls=[none]"}
+    assert {"batch_size=3", "limit=7"} <= set(words[7])
+    inputs = shared_inputs(settings)
+    arm = make_arms(settings, inputs.table)[0]
+    assert probe_step(settings, arm, inputs, arm_steps(settings, arm, inputs, 5)).config["most_clips"] == 11
+
+
+def test_the_best_learning_rate_is_that_of_the_lowest_validation_loss(monkeypatch, tmp_path):
+    settings = settings_of(lr_scales=[1.0, 0.5, 2.0])
+    arm = make_arms(settings)[0]
+    plan = ArmPlan(arm, {})
+    found = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(ablation, "run_steps", lambda *_: None)
+    monkeypatch.setattr(ablation, "validation_loss", lambda *_: next(found))
+    ablation._choose_learning_rates(settings, tmp_path, shared_inputs(settings), [plan])
+    assert plan.lr_scale == 0.5 and plan.losses == {1.0: 3.0, 0.5: 1.0, 2.0: 2.0} and not plan.error
+
+
+def test_a_table_of_costs_counts_every_run_and_what_is_shared_once(tmp_path, monkeypatch):
+    """Two arms that pretrain alike, two seeds and three learning rates: four runs of each arm, one pretraining."""
+    stages = {"pretrain": {"encoder": "audiomosaic"}, "align": {"optim": {"lr": 1e-3, "steps": 10}}}
+    axes = {"projector": {"mlp": {}, "linear": {"align": {"projector": "linear"}}}}
+    settings = settings_of(
+        stages=stages, axes=axes, baseline="mlp", seeds=[0, 1], lr_scales=[1, 2, 4], jobs=1,
+        budget={"unit": "steps", "amount": {"align": 20}},
+    )  # fmt: skip
+    plans = [ArmPlan(arm, plan_steps(arm, shared_inputs(settings))) for arm in make_arms(settings)]
+    cost = {"steps": 10, "tokens": 100, "flops": 1e3, "trainable": 1, "parameters": 7}
+    for plan in plans:
+        for stage, step in plan.costs.items():
+            folder = tmp_path / "steps" / step.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            # 50 s of steps; alignment also encodes its clips, once for all runs, and starts up, in each
+            other = {} if stage == "pretrain" else {"encoding clips": 8.0, "start up": 2.0}
+            found = cost | {"seconds": 50.0 + sum(other.values()), "other_s": other}
+            (folder / "log.txt").write_text(json.dumps(found) + "\n")
+            (folder / "finished.json").write_text("{}")
+        plan.steps = budgeted(settings, tmp_path, plan)
+    *_, last = (table := cost_table(settings, tmp_path, plans)).splitlines()
+    assert table.count("50 s x 1") == table.count("50 s x 0") == 1 and table.count("102 s x 4 + 8 s") == 2
+    assert f"about {(50 + 2 * (4 * 102 + 8)) / 60:.0f} min" in last
 
 
 def test_arms_of_one_seed_get_the_same_data_in_the_same_order():
@@ -406,6 +477,34 @@ def test_the_score_that_decides_is_that_of_the_benchmark():
         ScoringSettings(score="answer/wer")
     with pytest.raises(MetricError, match="unknown metric 'segment_f'"):
         ScoringSettings(score="answer/segment_f")
+
+
+def test_the_baseline_listens_only_where_the_interval_says_so():
+    """A gap above 0 alone is not enough. And seeds deviate in percent beside scores in percent."""
+    settings = {**asdict(settings_of()), "baseline": "base", "floor": "low"}
+    said = []
+    for other in (0.58, 0.2):
+        arm = arm_of("base", 0.6)
+        runs = [replace(run, lines=[*run.lines, *lines_of(other, 77, "other_clip")]) for run in arm.runs[:1]]
+        scored, _ = score_arms(results_of(replace(arm, runs=[*runs, *arm.runs[1:]])))
+        gap = scored[0].pooled["qa/overall"].gap(scored[0].controls["other_clip"]["qa/overall"], 0)
+        assert gap.value > 0 and (gap.low > 0) is (other < 0.5)
+        said.append(findings(settings, [], scored, "qa/overall")[2])
+    assert "base is not shown to listen: +" in said[0] and "base listens: +" in said[1]
+    row = _arm_row(scored[0].arm, settings | {"ceiling": "oracle"}, scored, [], "qa/overall")
+    deviation = np.std(list(scored[0].by_seed("qa/overall").values()), ddof=1)
+    assert row[3].text == "3 of 3" and row[3].note == f"({100 * deviation:.2g})"
+
+
+def test_whole_recordings_with_labels_are_probed_once(tmp_path):
+    lines = [
+        {"id": "a", "audio": "a.wav"}, {"id": "b", "audio": {"path": "b.wav", "start_s": 1.0}},
+        {"id": "c", "audio": "c.wav"}, {"id": "d", "audio": ["a.wav", "d.wav"], "question": "?", "answer": "x"},
+    ]  # fmt: skip
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    known = {(tmp_path / f"{name}.wav").resolve(): {"dog"} for name in "abd"}
+    found = probe._clips([str(tmp_path / "m.jsonl")], known)
+    assert [path.name for path in found] == ["a.wav", "d.wav"]
 
 
 def test_arms_are_compared_on_the_seeds_they_share_and_failed_ones_on_none():

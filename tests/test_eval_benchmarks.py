@@ -17,7 +17,7 @@ from alm.data.records import Record
 from encoders.audio import save_wav
 from eval.benchmarks import list_benchmarks, load_benchmark
 from eval.errors import EvaluationError
-from eval.runner.benchmark import find_config, prepare, read_settings, run_benchmark
+from eval.runner.benchmark import _data_hash, find_config, prepare, read_settings, run_benchmark
 from eval.runner.settings import EvalSettings
 from eval.scoring.predictions import PREDICTIONS, read_predictions
 
@@ -346,6 +346,24 @@ def test_every_setting_of_an_evaluation_reaches_it(model_dir, clips, tmp_path, m
     assert benchmark.official == "mmau" and model.model_id == model_id_of(model_dir)
     assert any("1 of 1 clips are in the training manifests" in note for note in found["notes"])
     assert any("1 of 2 records were dropped" in note for note in found["notes"])
+
+
+def test_a_benchmark_with_another_right_answer_has_another_hash():
+    def hashed(**changes):
+        values = {
+            "choices": ("a", "b"),
+            "question": "which",
+            "meta": {"answers": ["a"]},
+            "answer": "a",
+            **changes,
+        }
+        return _data_hash([Record("r", (), (), "qa", values.pop("question"), values.pop("answer"), **values)])
+
+    others = [
+        hashed(question="who"), hashed(answer="b"), hashed(choices=("b", "a")), hashed(meta={"answers": ["a", "b"]}),
+        hashed(captions=("a", "c")),
+    ]  # fmt: skip
+    assert len({hashed(), *others}) == 6 and hashed(meta={"answers": ["a"], "more": 1}) == hashed()
 
 
 def test_each_split_and_prompt_has_a_folder_of_its_own(tmp_path, monkeypatch):

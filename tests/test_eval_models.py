@@ -357,11 +357,17 @@ def test_prompts_and_parsers_are_compared_on_the_same_questions(tmp_path, monkey
         "short": 8,
     }
     table = capsys.readouterr().out
-    assert "-50.0 [" in table and "8 of 8" in table
+    assert "8 of 8" in table
+    # Gaps are ours minus the other, and the table says how much more the other has.
+    ends = f"-50.0 [{-100 * gap['high']:+.1f}, {-100 * gap['low']:+.1f}]"
+    assert ends in table and gap["low"] < gap["high"]
     asked = read_predictions(tmp_path / "out" / "paper" / "predictions.jsonl")
     assert {line["question"] for line in asked} == {
         "which Choose from ['bell', 'dog'].", "which {choices} Choose from ['bell', 'dog'].",
     }  # fmt: skip
+    assert main([*command[:-1], str(tmp_path / "few"), "limit=3"]) == 0
+    assert json.loads((tmp_path / "few" / "prompts.json").read_text())["n_records"] == 3
+    capsys.readouterr()
     # One prompt by itself, under a name that scores and keys hold.
     run = ["eval", str(tmp_path / "worded.yaml"), *command[3:7], "--out", str(tmp_path / "one")]
     assert main([*run, "prompt=paper", "controls=[none]"]) == 0

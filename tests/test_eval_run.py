@@ -12,7 +12,7 @@ from alm.data.records import AUDIO_MARKER, AudioRef
 from encoders.audio import save_wav
 from eval.errors import EvaluationError
 from eval.reports.score_table import format_scores
-from eval.runner.manifest import evaluate_manifest, other_clips
+from eval.runner.manifest import _longest_first, _plan, evaluate_manifest, other_clips
 from eval.scoring.predictions import PredictionsFile, prediction_key, read_predictions
 from eval.scoring.scores import score_predictions
 
@@ -230,6 +230,36 @@ def test_other_clips_with_several_recordings(tmp_path):
     both, single = other_clips(read_manifest(tmp_path / "m.jsonl"))
     assert [ref.path.name for ref in both] == ["c.wav", "c.wav"]
     assert [ref.path.name for ref in single] == ["a.wav"]
+
+
+def test_without_audio_no_marker_is_left_and_controls_are_asked_one_after_the_other(tmp_path):
+    """The Listener counts markers against clips; the longest clips come first within each control."""
+    for name, seconds in (("a", 0.25), ("b", 0.5), ("c", 1.0)):
+        save_wav(tmp_path / f"{name}.wav", np.full(int(RATE * seconds), 0.1, np.float32), RATE)
+    lines = [
+        {"id": "two", "audio": ["a.wav", "b.wav"], "question": "Which is louder?", "answer": "x"},
+        {"id": "one", "audio": "c.wav", "question": "What is it?", "answer": "x"},
+        {"id": "short", "audio": "a.wav", "question": "What is it?", "answer": "x"},
+    ]
+    write_manifest(tmp_path / "m.jsonl", lines)
+    found = read_manifest(tmp_path / "m.jsonl")
+    controls = ("other_clip", "no_audio", "none")
+    listener = Listener()
+    run(found, tmp_path / "run", listener, controls=controls)
+    assert len(listener.asked) == 9
+    questions = [one for control in controls for one in _plan(found, control, "m", {}, {}, 0)]
+    order = [(one.control, one.record.id) for one in _longest_first(questions)]
+    # without audio the longest question comes first
+    assert order[:3] == [("none", "one"), ("none", "two"), ("none", "short")]
+    assert order[3:6] == [("no_audio", "two"), ("no_audio", "one"), ("no_audio", "short")]
+    assert [control for control, _ in order[6:]] == ["other_clip"] * 3
+
+
+def test_what_a_model_remarks_stands_beside_its_scores(records, tmp_path):
+    model = Rule(Listener())
+    model.remarks = lambda: ["It was slow."]
+    scores = evaluate_manifest(model, records, tmp_path, controls=["none"], notes=["A note."])
+    assert scores["notes"][:2] == ["A note.", "It was slow."]
 
 
 def test_limit_is_said_beside_cider(records, tmp_path):

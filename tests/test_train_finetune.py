@@ -581,6 +581,13 @@ def test_learning_rates_fall_with_depth():
     assert scales["cls_token"] == scales["patch_embed.proj.weight"] == scales["norm_pre.weight"] == 0.125
     assert scales["blocks.0.attn.qkv.weight"] == 0.25 and scales["blocks.1.mlp.fc2.bias"] == 0.5
     assert scales["fc_norm.weight"] == 1.0
+    fused = encoder_class("fusion").tiny()  # each part by its own blocks
+    wanted = {
+        f"{part}.{n}": s
+        for part, one in fused.named_parts().items()
+        for n, s in layer_scales(one, 0.5).items()
+    }
+    assert layer_scales(fused, 0.5) == wanted and len(set(wanted.values())) == 4
     from transformers import TrainingArguments
 
     options = FinetuneSettings(mode="full", layer_decay=0.5)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import alm
 from alm.checkpoint import load_llm
-from alm.common.errors import CheckpointError, ConfigError, UserError
+from alm.common.errors import AudioError, CheckpointError, ConfigError, UserError
 from alm.common.settings import parse_settings
 from alm.data.manifest import read_manifest, write_manifest
 from alm.data.records import AudioRef, Record
@@ -24,10 +24,11 @@ from encoders.audio import save_wav
 from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
 from train.settings.data import MixtureSettings
-from train.tune.controls import mean_loss, with_other_audio
-from train.tune.conversations import ClipWaveforms, ConversationDataset
-from train.tune.sharing import SharedClips
-from train.tune.stage import training_data
+from train.tune import stage
+from train.tune.controls import listening_losses, mean_loss, with_other_audio
+from train.tune.conversations import ClipWaveforms, ConversationCollator, ConversationDataset
+from train.tune.sharing import SharedClips, groups_by_clip
+from train.tune.stage import starting_model, training_data
 
 WORDS = ("bell", "dog", "rain", "horn")
 
@@ -157,6 +158,81 @@ def test_other_audio_never_is_the_own_clip():
     samples = [{"audio": (c,), "n": i} for i, c in enumerate("aabbc")]
     swapped = with_other_audio(samples, list("aabbc"))
     assert all(s["audio"] != o["audio"] and s["n"] == o["n"] for s, o in zip(swapped, samples, strict=True))
+
+
+def test_other_audio_has_as_many_clips_and_is_of_another_clip():
+    """The second sample has two clips, the fourth too; a sample without a partner keeps its own."""
+    samples = [{"audio": audio} for audio in (("a",), ("b", "c"), ("d",), ("e", "f"), ("g", "h", "i"))]
+    swapped = [one["audio"] for one in with_other_audio(samples, list("vwxyz"))]
+    assert swapped == [("d",), ("e", "f"), ("a",), ("b", "c"), ("g", "h", "i")]
+
+
+def test_the_other_audio_of_the_control_is_of_another_clip(tmp_path):
+    """Two records are about one clip: hearing each other's part of it they would still hear that clip."""
+
+    class Loudness(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def forward(self, labels):
+            return SimpleNamespace(loss=labels[:, 1:].float().mean())
+
+    def collate(samples):
+        return {"labels": torch.tensor([[0, int(sample["audio"][0].path.stem)] for sample in samples])}
+
+    turns = ({"role": "user", "content": "?"}, {"role": "assistant", "content": "x"})
+    records = [
+        Record(f"r{level}", (AudioRef(tmp_path / f"{level}.wav"),), turns, "qa", "?", "x", clip=clip)
+        for level, clip in ((1, "x"), (2, "x"), (4, "y"))
+    ]
+    found = listening_losses(Loudness(), collate, records, 3)
+    assert found == {"loss": pytest.approx(7 / 3), "loss_other_audio": pytest.approx((4 + 4 + 1) / 3)}
+
+
+def test_every_option_reaches_the_collator_and_the_groups(data, tmp_path, monkeypatch):
+    turns = ({"role": "user", "content": "?"}, {"role": "assistant", "content": "x"})
+    records = [Record(f"r{i}", (), turns, "qa", "?", "x") for i in range(8)]
+    run = settings(data, tmp_path, encoder="logmel", llm="unused", optim={"batch_size": 3, "steps": 1})
+    given = {"max_length": 77, "pack": True, "supervise": "all", "mixture": None, "group_by_length": True}
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, **given))
+    monkeypatch.setattr(stage, "world_size", lambda: 2)
+    monkeypatch.setattr(stage, "sample_lengths", lambda *_, skip_bad: np.arange(8) + 10 * skip_bad)
+    dataset, collator = training_data(run, records, None, ClipWaveforms(16000))
+    assert (collator.max_length, collator.packed, collator.supervise, collator.shared) == (
+        77,
+        True,
+        "all",
+        False,
+    )
+    assert dataset._order.batch_size == 6 and dataset._order.lengths.tolist() == list(range(8))
+    quarantine = dataclasses.replace(run, data=dataclasses.replace(run.data, on_bad="quarantine"))
+    assert training_data(quarantine, records, None, ClipWaveforms(16000))[0]._order.lengths.min() == 10
+
+
+def test_text_alone_shares_no_row():
+    turns = ({"role": "user", "content": "?"}, {"role": "assistant", "content": "x"})
+    records = [Record(f"r{i}", (), turns, "qa", "?", "x") for i in range(3)]
+    assert groups_by_clip(records, 2) == [[[0], [1], [2]]]
+
+
+def test_a_silent_validation_clip_ends_the_run_before_it_trains(data, encoder_dir, llm_dir, tmp_path):
+    """Training clips may be quarantined; those that the loss is compared on may not. All its text may be learned."""
+    save_wav(tmp_path / "silent.wav", np.zeros(16000, np.float32), 16000)
+    line = {"id": "s", "audio": str(tmp_path / "silent.wav"), "question": "what", "answer": "x"}
+    write_manifest(tmp_path / "held.jsonl", [line])
+    run = settings(data, tmp_path / "run", encoder=str(encoder_dir), llm=str(llm_dir))
+    held = {"validation": (str(tmp_path / "held.jsonl"),), "on_bad": "quarantine", "cache_features": True}
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, **held))
+    with pytest.raises(AudioError, match="silent.wav: is silent throughout"):
+        run_stage(run)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    _, processor = starting_model(run)
+    for supervise in ("assistant", "all"):
+        collator = ConversationCollator(processor, ClipWaveforms(16000), supervise=supervise)
+        sample = ConversationDataset(read_manifest(data / "train.jsonl"))[0]
+        collator.check(sample)
+        n_labels = sum(label != -100 for label in sample["encoded"].labels)
+        n_words = sum(token != processor.audio_token_id for token in sample["encoded"].ids)
+        assert (n_labels == n_words) is (supervise == "all") and n_labels > 1
 
 
 def test_the_held_out_loss_is_a_mean_over_tokens_not_over_batches():
