@@ -65,7 +65,7 @@ def main() -> int:
     rows = samples()
     lengths = np.array([len(ids) for ids, _ in rows])
     orders = {"padded": SampleOrder([N_SAMPLES]), "packed": SampleOrder([N_SAMPLES])}
-    orders["grouped"] = SampleOrder([N_SAMPLES], None, lengths, BATCH)
+    orders["grouped"] = SampleOrder([N_SAMPLES], None, lambda _: lengths, BATCH)
     batches = {
         name: [padded([rows[i] for i in part]) for part in order(0, 0).reshape(-1, BATCH)]
         for name, order in orders.items()

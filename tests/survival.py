@@ -39,6 +39,7 @@ TINY = {
     "spec_size": [64, 32], "patch_size": [8, 16], "embed_dim": 32, "depth": 2, "num_heads": 2,
     "project_embedding_dim": 16, "drop_path_rate": 0.2,
 }  # fmt: skip
+AUGMENT = {"speed": [0.8, 1.2], "noise_snr_db": [0, 20], "noise_p": 0.5}
 N_CLIPS = 7  # with batches of 2, two to a step: 4 passes, 2 steps to an epoch (the last pass holds one clip)
 
 
@@ -82,11 +83,13 @@ def of_stage(stage: str, folder: Path, out: Path, parts: dict, **values) -> Trai
         own = {"encoder": "audiomosaic", "encoder_options": TINY}
     elif stage == "align":  # the cache of the frozen encoder's features is on
         own = {"encoder": str(parts["encoder"]), "llm": str(parts["llm"])}
-        own |= {"data": {"cache_features": True}, "policy": {"llm": "lora", "llm_lora": {"dropout": 0.3}}}
+        own["data"] = {"cache_features": True, "augment": {"versions": 3, **AUGMENT}}
+        own["policy"] = {"llm": "lora", "llm_lora": {"dropout": 0.3}}
     else:
         lora = {"dropout": 0.3}
         own = {"model": str(parts["aligned"])}
         own["policy"] = {"llm": "lora", "encoder": "lora", "llm_lora": lora, "encoder_lora": lora}
+        own["data"] = {"augment": AUGMENT}
     return settings(stage, folder, out, **{**own, **values})
 
 

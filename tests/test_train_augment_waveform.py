@@ -10,8 +10,9 @@ import torch
 from alm.data.records import AudioRef
 from encoders.audio import save_wav
 from train.data.clip_random import generator_of
+from train.data.effects import phase_vocoder, shift_pitch, stretch_time
 from train.finetune.augment import _visible
-from train.pretrain.augment_waveform import WaveformViews, augment, phase_vocoder, shift_pitch, stretch_time
+from train.pretrain.augment_waveform import WaveformViews, augment
 from train.pretrain.clips import NamedClip
 from train.settings.finetune import AugmentSettings
 from train.settings.pretrain import ViewConfig

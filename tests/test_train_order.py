@@ -23,7 +23,7 @@ from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
 from train.settings.data import DataSettings
 from train.tune.conversations import ClipWaveforms, ConversationCollator, ConversationDataset
-from train.tune.lengths import sample_lengths
+from train.tune.lengths import SampleLengths
 from train.tune.packing import check_packing, fill_rows, pack
 
 
@@ -182,9 +182,9 @@ def test_lengths_are_the_same_from_files_and_from_shards(data, llm_dir, tmp_path
     _, processor = assembled(llm_dir, "llama", "sdpa")
     records = read_manifest(data / "a.jsonl")[:9]
     write_shards(records, tmp_path / "s")
-    lengths = sample_lengths(records, processor)
+    lengths = SampleLengths(records, processor)(0)
     np.testing.assert_allclose(
-        lengths, sample_lengths(open_records([str(tmp_path / "s")]), processor), atol=1
+        lengths, SampleLengths(open_records([str(tmp_path / "s")]), processor)(0), atol=1
     )
     collator = ConversationCollator(processor, ClipWaveforms(16000))
     dataset = ConversationDataset(records)

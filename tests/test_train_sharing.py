@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from survival import assert_bit_equal, of_stage, run_child
+from survival import AUGMENT, assert_bit_equal, of_stage, run_child
 from test_alm_families import FAMILIES, tiny_llm
 from transformers import AutoTokenizer
 
@@ -137,7 +137,8 @@ def test_a_run_with_mixture_packing_and_quarantine_resumes_bit_equal(data, parts
     sources = [str(data / "train.jsonl"), str(data / "again.jsonl")]
     values = {
         "data": {"train": sources, "share_clips": 3, "pack": True, "cache_features": True,
-                 "mixture": {"weights": [2.0, 1.0]}, "group_by_length": True, "on_bad": "quarantine"},
+                 "mixture": {"weights": [2.0, 1.0]}, "group_by_length": True, "on_bad": "quarantine",
+                 "augment": {"versions": 3, **AUGMENT}},
         "optim": {"steps": 4},
     }  # fmt: skip
     reference = of_stage("align", data, tmp_path / "whole", parts, **values)

@@ -311,7 +311,7 @@ def test_clips_that_are_shared_keep_captions_shares_and_lengths(data, tmp_path):
     assert all(sorted(each) == ["0", "1", "2"] for each in zip(*shown, strict=True))
     assert np.bincount(dataset.order(0, 0) // 12, minlength=2).tolist() == [4, 12]  # groups 0 to 11 are of a
     lengths = np.array([10.0] * 24 + [30.0] * 8)  # of samples; a group counts what its samples share once
-    grouped = SharedClips(dataset.dataset, [[[0, 1], [24], [2, 3], [25]]], None, lengths, 2)
+    grouped = SharedClips(dataset.dataset, [[[0, 1], [24], [2, 3], [25]]], None, lambda _: lengths, 2)
     assert sorted(map(sorted, grouped.order(0, 0).reshape(2, 2).tolist())) == [[0, 2], [1, 3]]
 
 

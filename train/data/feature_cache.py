@@ -2,8 +2,8 @@
 
 The folder holds shards: safetensors files that never change, with one tensor per clip. A clip's name in them (its cache
 key) is a hash of everything that its features depend on: code, config and weights of the encoder, which output is
-cached, and the clip's file, span, size and modification time. A shard's header is its index and holds a checksum per
-clip; there is no separate index that could disagree with the shards.
+cached, the clip's file, span, size and modification time, and its augmentation. A shard's header is its index and holds
+a checksum per clip; there is no separate index that could disagree with the shards.
 
 There are no locks. A shard is renamed into place when it is complete, and a reader's memory map stays valid when
 another run removes the file. Two runs that compute the same clips at the same time write a file or some clips twice,
@@ -37,6 +37,7 @@ from encoders import AudioEncoder
 from encoders.audio import AudioOptions
 from encoders.checkpoint import write_weights
 from encoders.checksums import checksum
+from train.data.augmented_clips import AugmentedRef
 from train.processes import barrier, say
 
 SHARD_BYTES = 64 << 20  # a killed run loses at most this much: the clips that are not yet in a shard
@@ -290,8 +291,11 @@ def _names(encoder: AudioEncoder, clips: Sequence[AudioRef], kept: str) -> dict[
             if clip.path not in files:
                 stat = clip.path.stat()
                 files[clip.path] = f"{clip.path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-            member = f"{clip.at}:{clip.size}" if isinstance(clip, ShardRef) else ""
+            itself = clip.clip if isinstance(clip, AugmentedRef) else clip
+            member = f"{itself.at}:{itself.size}" if isinstance(itself, ShardRef) else ""
             own = known.copy()
             own.update(f"{files[clip.path]}:{member}:{clip.start_s}:{clip.end_s}".encode())
+            if isinstance(clip, AugmentedRef):
+                own.update(clip.fingerprint.encode())
             names[clip] = own.hexdigest()[:32]
     return names

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from train.data.clip_random import generator_of
+
+Lengths = Callable[[int], np.ndarray]
+"""From an epoch to the length of every sample, (n,)."""
 
 _PICKED = 1 << 20  # places of one step of `_picked`
 MEGABATCHES = 50  # batches sorted together when grouping by length, as in transformers
@@ -138,13 +141,13 @@ class SampleOrder:
     Attributes:
         sizes: Records of each source.
         weights: Shares of the sources; None visits every record once an epoch.
-        lengths: Length of every record, to group by; None does not group.
+        lengths: Gives the length of every record in an epoch, to group by; None does not group.
         batch_size: Samples of a forward pass of all processes together, for grouping.
     """
 
     sizes: Sequence[int]
     weights: Sequence[float] | None = None
-    lengths: np.ndarray | None = None
+    lengths: Lengths | None = None
     batch_size: int = 1
 
     def __call__(self, seed: int, epoch: int) -> np.ndarray:
@@ -155,4 +158,4 @@ class SampleOrder:
             order = mixture_order(self.sizes, self.weights, seed, epoch)
         if self.lengths is None:
             return order
-        return group_by_length(order, self.lengths, self.batch_size, seed, epoch)
+        return group_by_length(order, self.lengths(epoch), self.batch_size, seed, epoch)

@@ -9,23 +9,18 @@ on the log-mel at a fraction of the cost. Axis letters: S samples.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import soxr
 import torch
 from scipy import signal
 
 from encoders.mel import hz_to_mel, mel_to_hz
 from train.data.clip_random import generator_of
+from train.data.effects import add_noise, fit_samples, rms_of, shift_pitch, stretch_time
 from train.pretrain.clips import ClipDataset, NamedClip
 from train.settings.pretrain import ViewConfig
-
-# 64 ms windows a quarter apart: the usual choice for a phase vocoder on mixed sounds (librosa's at its 22 kHz: 93 ms).
-_FFT_SAMPLES = 1024
-_HOP_SAMPLES = 256
 
 
 class WaveformViews(ClipDataset):
@@ -98,9 +93,7 @@ def augment(
     if rng.random() < config.time_stretch_p:
         view = fit_samples(stretch_time(view, rng.uniform(*config.time_stretch)), len(view))
     if rng.random() < config.noise_p:
-        rms = math.sqrt(float(np.mean(np.square(view))))
-        deviation = rms / 10 ** (rng.uniform(*config.noise_snr_db) / 20)
-        view = view + np.float32(deviation) * rng.standard_normal(len(view), dtype=np.float32)
+        view = add_noise(view, rms_of(view), rng.uniform(*config.noise_snr_db), rng)
     if rng.random() < config.gain_p:
         view = view * np.float32(10 ** (rng.uniform(*config.gain_db) / 20))
     if rng.random() < config.high_pass_p:
@@ -112,72 +105,6 @@ def augment(
     if rng.random() < config.pitch_p:
         view = shift_pitch(view, rng.uniform(*config.pitch_semitones))
     return view.astype(np.float32, copy=False)
-
-
-def stretch_time(waveform: np.ndarray, speed: float) -> np.ndarray:
-    """Change a waveform's speed without changing its pitch (phase vocoder).
-
-    Args:
-        waveform: (S,) float32.
-        speed: Above 1 is faster.
-
-    Returns:
-        (S / speed,) float32, the length rounded.
-    """
-    window = torch.hann_window(_FFT_SAMPLES)
-    spectrum = torch.stft(
-        torch.from_numpy(waveform),
-        _FFT_SAMPLES,
-        _HOP_SAMPLES,
-        window=window,
-        pad_mode="constant",
-        return_complex=True,
-    )
-    advance = torch.linspace(0, math.pi * _HOP_SAMPLES, spectrum.shape[0])[:, None]
-    stretched = phase_vocoder(spectrum, speed, advance) if speed != 1.0 else spectrum
-    length = max(1, round(len(waveform) / speed))
-    return torch.istft(stretched, _FFT_SAMPLES, _HOP_SAMPLES, window=window, length=length).numpy()
-
-
-def phase_vocoder(spectrum: torch.Tensor, speed: float, advance: torch.Tensor) -> torch.Tensor:
-    """Change the number of frames of a spectrum, and continue the phase of every bin: torchaudio's `phase_vocoder`.
-
-    Args:
-        spectrum: (F, T) complex.
-        speed: Above 1 gives fewer frames.
-        advance: (F, 1) expected change of phase from frame to frame.
-
-    Returns:
-        (F, ceil(T / speed)) complex.
-    """
-    times = torch.arange(0, spectrum.shape[-1], speed, dtype=torch.float32)
-    after = times % 1.0  # share of the later one of the two frames around a time
-    padded = torch.nn.functional.pad(spectrum, [0, 2])
-    earlier, later = padded.index_select(-1, times.long()), padded.index_select(-1, (times + 1).long())
-    change = later.angle() - earlier.angle() - advance
-    change = change - 2 * math.pi * torch.round(change / (2 * math.pi)) + advance
-    phase = torch.cat([spectrum[..., :1].angle(), change[..., :-1]], dim=-1).cumsum(-1)
-    return torch.polar(after * later.abs() + (1 - after) * earlier.abs(), phase)
-
-
-def shift_pitch(waveform: np.ndarray, semitones: float) -> np.ndarray:
-    """Shift a waveform's pitch without changing its length: stretch, then resample.
-
-    Args:
-        waveform: (S,) float32.
-        semitones: Above 0 is higher.
-
-    Returns:
-        (S,) float32.
-    """
-    ratio = 2.0 ** (semitones / 12)
-    stretched = stretch_time(waveform, 1 / ratio)
-    return fit_samples(soxr.resample(stretched, ratio, 1.0, quality="HQ"), len(waveform))
-
-
-def fit_samples(waveform: np.ndarray, n_samples: int) -> np.ndarray:
-    """Cut or zero-pad (S,) to (n_samples,)."""
-    return np.pad(waveform[:n_samples], (0, max(0, n_samples - len(waveform))))
 
 
 def _hz(rng: np.random.Generator, bounds: tuple[float, float]) -> float:

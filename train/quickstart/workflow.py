@@ -233,9 +233,9 @@ def pretrain_encoder(settings: QuickstartSettings, out: Path) -> None:
     if (out / "align" / MARKER).is_file():  # alignment has used the tokens already
         return
     encoder = load_encoder(folder).eval()
-    if caches_features(aligned, encoder):
-        records = [open_records(paths) for paths in (aligned.data.train, aligned.data.validation)]
-        cached_features(aligned, encoder, *records)
+    if caches_features(aligned, encoder) and not aligned.data.augment.any:  # versions depend on the projector
+        data = aligned.data
+        cached_features(aligned, encoder, open_records(data.train), open_records(data.validation))
 
 
 def train_arm(settings: QuickstartSettings, out: Path, arm: str) -> None:

@@ -9,6 +9,7 @@ from alm.common.errors import ConfigError
 from alm.common.settings import check_choice, check_ranges
 from alm.data.readers.base import parse_source
 from encoders.audio.options import AudioOptions
+from train.settings.augment import WaveformAugmentSettings
 from train.settings.finetune import FoldSettings
 
 SUPERVISED = ("assistant", "all")
@@ -72,6 +73,7 @@ class DataSettings:
         share_clips: Put up to so many records about the same audio into one row: the audio and the words before the
             questions once, each question with its answer by itself. `optim.batch_size` then counts such rows, and an
             epoch visits every one once. 0 disables it.
+        augment: Augmentation of the training clips' waveforms (align, instruct).
     """
 
     train: tuple[Any, ...] = ()
@@ -93,6 +95,7 @@ class DataSettings:
     pack: bool = False
     share_clips: int = 0
     audio: AudioOptions = AudioOptions()
+    augment: WaveformAugmentSettings = WaveformAugmentSettings()
 
     def __post_init__(self) -> None:
         for key in ("train", "validation", "test"):

@@ -25,7 +25,7 @@ class TuneStage(TrainingStage):
         "trust_remote_code",
         *("model", "policy", "data.cache_features", "data.feature_folder", "data.cache_limit_gb"),
         *("data.max_length", "data.on_bad", "data.max_bad_share", "data.mixture", "data.group_by_length"),
-        *("data.supervise", "data.pack", "data.share_clips"),
+        *("data.supervise", "data.pack", "data.share_clips", "data.augment"),
         *("run.eval_every", "run.patience", "run.gradient_checkpointing", "run.fsdp"),
         *("optim.epochs", "optim.warmup_ratio", "optim.layer_decay", "optim.components"),
     )
@@ -45,7 +45,13 @@ class TuneStage(TrainingStage):
             raise ConfigError(
                 "run.fsdp: the packed weights of a quantised LLM (llm_bits) cannot be split; remove one"
             )
-        policy, optim = settings.policy, settings.optim
+        policy, optim, data = settings.policy, settings.optim, settings.data
+        cached = data.cache_features and policy.encoder == "frozen"
+        if data.augment.any and cached and not data.augment.versions:
+            raise ConfigError(
+                "data.augment.versions: cached features need a fixed number of versions of every clip, for example 4; "
+                "or set data.cache_features=false"
+            )
         encoder = (policy.encoder, *policy.encoder_parts)
         trained = {
             "encoder": "full" in encoder,
@@ -77,8 +83,10 @@ class TuneStage(TrainingStage):
                 "run.eval_every: the best weights cannot be restored under ZeRO-3, which splits them over processes; "
                 "use configs/deepspeed/zero2.json"
             )
-        open_records(settings.data.train)
+        records = open_records(settings.data.train)
         open_records(settings.data.validation)
+        if settings.data.augment.any and not any(record.audio for record in records):
+            raise ConfigError("data.augment: no record of data.train has audio; remove it")
         check_projector(settings.projector, settings.projector_options)
         return folder_states([*settings.data.train, *settings.data.validation])
 

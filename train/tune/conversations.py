@@ -20,6 +20,7 @@ from alm.processing.feature_extraction import collate_waveforms
 from alm.processor import AudioLanguageProcessor
 from encoders import AudioEncoder
 from encoders.audio import pad_batch
+from train.data.augmented_clips import NO_AUGMENTATION, ClipAugmenter
 from train.data.feature_cache import Feature, encoded_once
 from train.data.order import SampleOrder
 from train.data.protocols import TrainingDataset
@@ -151,15 +152,23 @@ class ConversationDataset(TrainingDataset):
         records: The records; each must end with an assistant's answer. Those of shards are read on access.
         seed: Seed of the choice of captions.
         order: The order of the samples; None visits all once an epoch, in random order.
+        augmenter: Changes the clips from epoch to epoch.
     """
 
-    def __init__(self, records: Sequence[Record], seed: int = 0, order: SampleOrder | None = None) -> None:
+    def __init__(
+        self,
+        records: Sequence[Record],
+        seed: int = 0,
+        order: SampleOrder | None = None,
+        augmenter: ClipAugmenter = NO_AUGMENTATION,
+    ) -> None:
         source = first_unanswered(records)
         if source is not None:
             raise UserError(f"{source}: the record has no answer to train on; add one or remove the record")
         self.records = records
         self.seed = seed
         self._order = order
+        self._augmenter = augmenter
 
     def __len__(self) -> int:
         return len(self.records)
@@ -176,7 +185,8 @@ class ConversationDataset(TrainingDataset):
         record = self.records[index]
         first = seed_from(self.seed, record.id, n_bytes=4)
         messages = record.conversation(first + self.epoch)  # the number picks a caption
-        return {"messages": messages, "audio": record.audio, "source": record.source}
+        audio = tuple(self._augmenter(ref, self.epoch) for ref in record.audio)
+        return {"messages": messages, "audio": audio, "source": record.source}
 
 
 class ConversationCollator:

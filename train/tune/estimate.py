@@ -21,7 +21,7 @@ from train.engine.estimate import CostEstimate, estimate_cost
 from train.settings import TrainSettings
 from train.tune.controls import mean_loss, samples_of
 from train.tune.conversations import ClipFeatures, ClipWaveforms, ConversationCollator, clips_of
-from train.tune.stage import caches_features, starting_model, training_data
+from train.tune.stage import caches_features, clip_augmenter, heard_clips, starting_model, training_data
 
 _PASSES_AT_THE_END = 2  # over the validation samples: with the right audio, and with another clip's
 
@@ -84,7 +84,8 @@ def estimate_tuning(settings: TrainSettings) -> CostEstimate:
     held_out, clips = open_records(settings.data.validation), collator.clips
     if isinstance(clips, SampledFeatures):
         folder = Path(settings.data.feature_folder) if settings.data.feature_folder else None
-        refs = clips_of([*open_records(settings.data.train), *held_out])
+        augmenter = clip_augmenter(settings, collator.processor)
+        refs = [*heard_clips(settings, open_records(settings.data.train), augmenter), *clips_of(held_out)]
         processes = world_size() if folder else 1
         missing = missing_clips(model.encoder, refs, folder)
         cost = cost.with_other(encoding_clips=len(missing) * clips.seconds_a_clip / processes)

@@ -11,34 +11,71 @@ from alm.data.records import AudioRef, Record
 from alm.data.shards import ShardedRecords
 from alm.data.sources import parts_of
 from alm.processor import AudioLanguageProcessor
+from train.data.augmented_clips import NO_AUGMENTATION, AugmentedRef, ClipAugmenter
 
 _CALIBRATION = 64  # records whose text is tokenised to estimate the tokens per character
 
 
-def sample_lengths(
-    records: Sequence[Record], processor: AudioLanguageProcessor, skip_bad: bool = False
-) -> np.ndarray:
-    """Estimate the tokens of every sample, audio and text together, (n,) int64.
+class SampleLengths:
+    """Estimated tokens of every sample in an epoch, audio and text together.
 
     Audio tokens are computed from the files' headers or a shard's index. Text tokens are estimated from the number of
-    characters: tokenising all text would take longer than grouping saves. Lengths are used for grouping alone.
+    characters: tokenising all text would take longer than grouping saves. Lengths are used for grouping alone. Of
+    shards they are those of the clips without augmentation, whose draws depend on names that the index lacks.
 
     Args:
         records: The records.
         processor: Counts tokens.
         skip_bad: Give a clip whose header cannot be read the length 0; the run quarantines it later.
+        augmenter: Changes the clips from epoch to epoch.
 
     Raises:
         AudioError: A file's header cannot be read.
     """
-    per_character = _tokens_per_character(records, processor)
-    parts = [
-        _of_shards(part, processor, per_character)
-        if isinstance(part, ShardedRecords)
-        else _of_files(part, processor, per_character, skip_bad)
-        for part in parts_of(records)
-    ]
-    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        processor: AudioLanguageProcessor,
+        skip_bad: bool = False,
+        augmenter: ClipAugmenter = NO_AUGMENTATION,
+    ) -> None:
+        self.records, self.processor, self.skip_bad, self.augmenter = records, processor, skip_bad, augmenter
+        self._per_character = _tokens_per_character(records, processor)
+        self._seconds: dict[int, float] = {}  # by hash: millions of references would take gigabytes
+        self._epoch, self._lengths = 0, self._of_epoch(0)
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        """Return the lengths, (n,) int64."""
+        if epoch != self._epoch and self.augmenter.settings.any:
+            self._epoch, self._lengths = epoch, self._of_epoch(epoch)
+        return self._lengths
+
+    def _of_epoch(self, epoch: int) -> np.ndarray:
+        parts = [
+            _of_shards(part, self.processor, self._per_character)
+            if isinstance(part, ShardedRecords)
+            else self._of_files(part, epoch)
+            for part in parts_of(self.records)
+        ]
+        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+
+    def _of_files(self, records: Sequence[Record], epoch: int) -> np.ndarray:
+        lengths = np.zeros(len(records))
+        for number, record in enumerate(records):
+            text = sum(len(message["content"]) for message in record.messages) * self._per_character
+            seconds = sum(self._heard_s(ref, epoch) for ref in record.audio)
+            lengths[number] = text + _tokens(self.processor, seconds)
+        return lengths
+
+    def _heard_s(self, ref: AudioRef, epoch: int) -> float:
+        """Seconds of a clip as it is heard in an epoch."""
+        key = hash(ref)
+        if key not in self._seconds:
+            self._seconds[key] = _seconds(ref, self.skip_bad)
+        heard = self.augmenter(ref, epoch)
+        seconds = self._seconds[key]
+        return heard.seconds_of(seconds) if isinstance(heard, AugmentedRef) else seconds
 
 
 def _tokens_per_character(records: Sequence[Record], processor: AudioLanguageProcessor) -> float:
@@ -47,21 +84,6 @@ def _tokens_per_character(records: Sequence[Record], processor: AudioLanguagePro
     texts = [message["content"] for record in some for message in record.messages]
     ids = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
     return sum(map(len, ids)) / max(1, sum(map(len, texts)))
-
-
-def _of_files(
-    records: Sequence[Record], processor: AudioLanguageProcessor, per_character: float, skip_bad: bool
-) -> np.ndarray:
-    seconds: dict[int, float] = {}  # by hash: millions of references would take gigabytes
-    lengths = np.zeros(len(records))
-    for number, record in enumerate(records):
-        keys = [hash(ref) for ref in record.audio]
-        for key, ref in zip(keys, record.audio, strict=True):
-            if key not in seconds:
-                seconds[key] = _seconds(ref, skip_bad)
-        text = sum(len(message["content"]) for message in record.messages) * per_character
-        lengths[number] = text + _tokens(processor, sum(seconds[key] for key in keys))
-    return lengths
 
 
 def _of_shards(

@@ -10,6 +10,7 @@ Axis letters: B samples, R rows, L tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from alm.data.records import Record
 from alm.data.sources import parts_of
 from alm.head import IGNORE
-from train.data.order import SampleOrder
+from train.data.order import Lengths, SampleOrder
 from train.data.protocols import TrainingDataset
 from train.tune.packing import fill_rows
 
@@ -52,7 +53,8 @@ class SharedClips(TrainingDataset):
         dataset: The samples.
         groups: Numbers of the samples of each group, per source.
         weights: Shares of the sources; None visits every group once an epoch.
-        lengths: Length of every sample, to put groups of similar length into a batch; None does not.
+        lengths: Gives the length of every sample in an epoch, to put groups of similar length into a batch; None does
+            not.
         batch_size: Groups of a forward pass of all processes together.
     """
 
@@ -61,15 +63,18 @@ class SharedClips(TrainingDataset):
         dataset: TrainingDataset,
         groups: Sequence[Sequence[list[int]]],
         weights: Sequence[float] | None = None,
-        lengths: np.ndarray | None = None,
+        lengths: Lengths | None = None,
         batch_size: int = 1,
     ) -> None:
         self.dataset = dataset
         self.groups = [group for source in groups for group in source]
-        together = None
-        if lengths is not None:  # what the samples share is nearly all of the shortest
-            together = np.array([lengths[g].sum() - (len(g) - 1) * lengths[g].min() for g in self.groups])
+        together = None if lengths is None else partial(self._lengths, lengths)
         self._order = SampleOrder([len(source) for source in groups], weights, together, batch_size)
+
+    def _lengths(self, lengths: Lengths, epoch: int) -> np.ndarray:
+        """Length of every group in an epoch: what its samples share is nearly all of the shortest."""
+        alone = lengths(epoch)
+        return np.array([alone[g].sum() - (len(g) - 1) * alone[g].min() for g in self.groups])
 
     def __len__(self) -> int:
         return len(self.groups)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from alm.checkpoint import load_llm, load_model, load_processor
+from alm.common.errors import AudioError
 from alm.common.processes import is_main_process, world_size
-from alm.data.records import Record
+from alm.data.records import AudioRef, Record
 from alm.data.sources import open_records, open_source, parts_of, resolve_source
 from alm.generation import pick_device
 from alm.hub.model_card import parameter_size
@@ -21,9 +22,11 @@ from alm.model import AudioLanguageModel
 from alm.processing.branches import check_branches
 from alm.processor import AudioLanguageProcessor, build_processor
 from encoders import AudioEncoder, load_encoder
-from train.data.order import SampleOrder, tempered
+from train.data.augmented_clips import NO_AUGMENTATION, ClipAugmenter
+from train.data.order import Lengths, SampleOrder, tempered
 from train.data.protocols import TrainingDataset
 from train.data.quarantine import guarded
+from train.engine.arguments import counted
 from train.engine.fsdp import check_processes
 from train.engine.trainer import fit, gathered_weights
 from train.processes import say
@@ -36,9 +39,11 @@ from train.tune.conversations import (
     ConversationDataset,
     clips_of,
 )
-from train.tune.lengths import sample_lengths
+from train.tune.lengths import SampleLengths
 from train.tune.packing import check_packing
 from train.tune.sharing import SharedClips, groups_by_clip
+
+_LONGEST_TOKEN_S = 60  # of all encoders and projectors
 
 
 def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLanguageProcessor]:
@@ -71,14 +76,15 @@ def training_data(
 ) -> tuple[TrainingDataset, ConversationCollator]:
     """Return the samples, in the order of the config, and their collator."""
     data = settings.data
-    sizes, weights, lengths, together = _ordering(settings, records, processor)
+    augmenter = clip_augmenter(settings, processor)
+    sizes, weights, lengths, together = _ordering(settings, records, processor, augmenter)
     collator = ConversationCollator(
         processor, clips, data.max_length, data.pack, data.supervise, shared=data.share_clips > 0
     )
     if not data.share_clips:
         order = SampleOrder(sizes, weights, lengths, together)
-        return ConversationDataset(records, settings.run.seed, order), collator
-    samples = ConversationDataset(records, settings.run.seed)
+        return ConversationDataset(records, settings.run.seed, order, augmenter), collator
+    samples = ConversationDataset(records, settings.run.seed, augmenter=augmenter)
     groups = groups_by_clip(records, data.share_clips)
     return SharedClips(samples, groups, weights, lengths, together), collator
 
@@ -90,34 +96,47 @@ def sample_checks(settings: TrainSettings) -> Iterator[tuple[str, Callable[[], N
     clips = ClipWaveforms(processor.sample_rate)
     data = settings.data
     collator = ConversationCollator(processor, clips, data.max_length, supervise=data.supervise)
+    augmenters = (clip_augmenter(settings, processor), NO_AUGMENTATION)
+    versions = data.augment.versions
 
     def check(dataset: ConversationDataset, index: int) -> None:
-        record = dataset.records[index]
+        heard: list[AudioRef] = []
         try:
-            for epoch in range(max(len(record.captions), 1)):  # each shows another caption
+            # each epoch shows another caption, or another version of a clip
+            for epoch in range(max(len(dataset.records[index].captions), versions, 1)):
                 dataset.set_epoch(epoch)
-                collator.check(dataset[index])
+                sample = dataset[index]
+                heard += sample["audio"]
+                collator.check(sample)
         finally:
-            clips.forget(record.audio)
+            clips.forget(heard)
 
-    for dataset in (ConversationDataset(records) for records in sources if len(records)):
+    datasets = [
+        ConversationDataset(records, settings.run.seed, augmenter=augmenter)
+        for records, augmenter in zip(sources, augmenters, strict=True)
+        if len(records)
+    ]
+    for dataset in datasets:
         for index in range(len(dataset)):
             yield dataset.name(index), partial(check, dataset, index)
 
 
 def _ordering(
-    settings: TrainSettings, records: Sequence[Record], processor: AudioLanguageProcessor
-) -> tuple[list[int], list[float] | None, np.ndarray | None, int]:
+    settings: TrainSettings,
+    records: Sequence[Record],
+    processor: AudioLanguageProcessor,
+    augmenter: ClipAugmenter,
+) -> tuple[list[int], list[float] | None, Lengths | None, int]:
     """Return what the order depends on: records and shares of the sources, lengths to group by, samples of a pass."""
     data = settings.data
     sizes = [len(part) for part in parts_of(records)]
-    weights = lengths = None
+    weights, lengths = None, None
     if data.mixture is not None:
         weights = tempered(data.mixture.weights or sizes, data.mixture.temperature)
         shares = ", ".join(f"{path} {share:.1%}" for path, share in zip(data.train, weights, strict=True))
         say(f"{settings.stage}: mixture of {shares}")
     if data.group_by_length:
-        lengths = sample_lengths(records, processor, skip_bad=data.on_bad == "quarantine")
+        lengths = SampleLengths(records, processor, data.on_bad == "quarantine", augmenter)
     return sizes, weights, lengths, settings.optim.batch_size * world_size()
 
 
@@ -133,14 +152,49 @@ def caches_features(settings: TrainSettings, encoder: AudioEncoder) -> bool:
     return True
 
 
+def clip_augmenter(settings: TrainSettings, processor: AudioLanguageProcessor) -> ClipAugmenter:
+    """Return what augments the training clips of a stage."""
+    if not settings.data.augment.any:
+        return NO_AUGMENTATION
+    return ClipAugmenter(settings.data.augment, settings.run.seed, shortest_clip(processor))
+
+
+def shortest_clip(processor: AudioLanguageProcessor) -> int:
+    """Samples of the shortest clip that becomes a token."""
+
+    def is_enough(n_samples: int) -> bool:
+        try:
+            return processor.n_audio_tokens(n_samples) > 0
+        except AudioError:
+            return False
+
+    return 1 + bisect_left(range(1, _LONGEST_TOKEN_S * processor.sample_rate), True, key=is_enough)
+
+
+def heard_clips(
+    settings: TrainSettings, records: Sequence[Record], augmenter: ClipAugmenter
+) -> list[AudioRef]:
+    """Return all different clips that a run hears of its training records, each augmented version by itself."""
+    optim, share = settings.optim, settings.data.share_clips
+    n_items = sum(map(len, groups_by_clip(records, share))) if share else len(records)
+    batches = ceil(n_items / (optim.batch_size * world_size()))
+    steps = counted(optim, n_items, world_size()).steps
+    epochs = ceil(steps / ceil(batches / optim.accumulation))
+    return list(augmenter.all_of(clips_of(records), epochs))
+
+
 def cached_features(
-    settings: TrainSettings, encoder: AudioEncoder, records: Sequence[Record], held_out: Sequence[Record]
+    settings: TrainSettings,
+    encoder: AudioEncoder,
+    records: Sequence[Record],
+    held_out: Sequence[Record],
+    augmenter: ClipAugmenter = NO_AUGMENTATION,
 ) -> ClipFeatures:
     """Return the frozen encoder's tokens of all clips; those that `data.feature_folder` lacks are computed."""
     data, device = settings.data, pick_device()
     encoder.to(device)
     folder = Path(data.feature_folder) if data.feature_folder else None
-    refs = clips_of([*records, *held_out])
+    refs = list(dict.fromkeys([*heard_clips(settings, records, augmenter), *clips_of(held_out)]))
     collect_bad = data.on_bad == "quarantine"
     features = ClipFeatures(encoder, refs, data.cache_limit_gb, device, folder, collect_bad=collect_bad)
     for ref in clips_of(held_out):  # validation clips are never replaced
@@ -187,7 +241,8 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     say(table)
     clips = ClipWaveforms(processor.sample_rate)
     if caches_features(settings, model.encoder):
-        clips = cached_features(settings, model.encoder, records, held_out)
+        augmenter = clip_augmenter(settings, processor)
+        clips = cached_features(settings, model.encoder, records, held_out, augmenter)
     if settings.data.share_clips:
         check_branches(model.llm, "data.share_clips")
     elif settings.data.pack:
