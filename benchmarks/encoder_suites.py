@@ -19,7 +19,7 @@ import csv
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ import yaml
 from alm.common.files import write_text_atomic
 
 Row = dict[str, str]
+
+MTEB_TASKS = ("ESC50", "ESC50Clustering")
+TASKS = (*(f"mteb/{task}" for task in MTEB_TASKS), "xares/esc50", "xares/speechcommandsv1")
 
 
 def read_rows(folder: Path, most: int) -> list[Row]:
@@ -47,9 +50,12 @@ def read_rows(folder: Path, most: int) -> list[Row]:
 
 
 def mteb_scores(
-    source: str, rows: Sequence[Row], options: Mapping[str, Any] | None = None
-) -> dict[str, float]:
-    """Main scores of MTEB's ESC50 tasks."""
+    source: str,
+    rows: Sequence[Row],
+    options: Mapping[str, Any] | None = None,
+    tasks: Sequence[str] = MTEB_TASKS,
+) -> Iterator[dict[str, float]]:
+    """Main scores of MTEB's ESC50 tasks, one after the other."""
     import mteb
     from datasets import Audio, ClassLabel, Dataset, DatasetDict
 
@@ -63,13 +69,12 @@ def mteb_scores(
         }
     )
     table = table.cast_column("audio", Audio()).cast_column("target", ClassLabel(names=labels))
-    encoder, scores = MtebEncoder(source, **options or {}), {}
-    for name in ("ESC50", "ESC50Clustering"):
+    encoder = MtebEncoder(source, **options or {})
+    for name in tasks:
         task = mteb.get_task(name)
         task.dataset, task.data_loaded = DatasetDict({"train": table}), True
         [result] = mteb.evaluate(encoder, task, cache=None, show_progress_bar=False).task_results
-        scores[f"mteb/{name}/{task.metadata.main_score}"] = result.get_score()
-    return scores
+        yield {f"mteb/{name}/{task.metadata.main_score}": result.get_score()}
 
 
 def xares_scores(
@@ -143,15 +148,16 @@ def main(argv: Sequence[str]) -> int:
         if any(entry[key] != made[key] for key in made):
             parser.error(f"{file}: holds scores of another {name}; give it another name, or another OUT")
         scores, options = entry["scores"], made["options"]
-        for part, rows in (("mteb", sounds), ("xares/esc50", sounds), ("xares/speechcommandsv1", digits)):
-            if any(key.startswith(part) for key in scores):
-                continue
-            if part == "mteb":
-                scores |= mteb_scores(source, rows, options)
-            else:
-                with tempfile.TemporaryDirectory() as folder:
-                    scores |= xares_scores(name, source, part[6:], rows, Path(folder), options)
+        missing = [task for task in TASKS if not any(key.startswith(f"{task}/") for key in scores)]
+        of_mteb = [task.removeprefix("mteb/") for task in missing if task.startswith("mteb/")]
+        for found in mteb_scores(source, sounds, options, of_mteb) if of_mteb else ():
+            scores |= found
             write_text_atomic(file, json.dumps(table, indent=1) + "\n")
+        for task, rows in (("esc50", sounds), ("speechcommandsv1", digits)):
+            if f"xares/{task}" in missing:
+                with tempfile.TemporaryDirectory() as folder:
+                    scores |= xares_scores(name, source, task, rows, Path(folder), options)
+                write_text_atomic(file, json.dumps(table, indent=1) + "\n")
         print(name, json.dumps(scores), flush=True)
     return 0
 
