@@ -142,25 +142,33 @@ def decoded_by_ffmpeg(path: Path) -> Made:
     return Made(path, rate_hz, samples)
 
 
-def encoded(container: str, codec: str, rate_hz: int = 16_000, samples: np.ndarray | None = None) -> bytes:
-    """A mono recording made by PyAV, whose wheel brings its own encoders.
+def encoded(
+    container: str,
+    codec: str,
+    rate_hz: int = 16_000,
+    samples: np.ndarray | None = None,
+    layout: str = "mono",
+) -> bytes:
+    """A recording made by PyAV, whose wheel brings its own encoders.
 
     Args:
         container: FFmpeg's name of the container, for example `mp4`.
         codec: FFmpeg's name of the encoder, for example `aac`.
         rate_hz: Sample rate.
-        samples: (S,) float32; None is `sound`'s first channel.
+        samples: (S,) or (S, channels) float32; None is `sound`'s first channel.
+        layout: FFmpeg's name of the channels.
     """
     import av
 
     wave = sound(rate_hz)[:, 0] if samples is None else samples
     out = io.BytesIO()
     with av.open(out, "w", format=container) as file:
-        stream = file.add_stream(codec, rate=rate_hz, layout="mono")
-        frame = av.AudioFrame.from_ndarray((wave * 32767).astype(np.int16)[None], format="s16", layout="mono")
+        stream = file.add_stream(codec, rate=rate_hz, layout=layout)
+        values = (wave * 32767).astype(np.int16).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(values, format="s16", layout=layout)
         frame.rate = rate_hz
         size = stream.codec_context.frame_size or 1024
-        resampler = av.AudioResampler(stream.codec_context.format, "mono", rate_hz, size)
+        resampler = av.AudioResampler(stream.codec_context.format, layout, rate_hz, size)
         for part in [*resampler.resample(frame), *resampler.resample(None)]:
             file.mux(stream.encode(part))
         file.mux(stream.encode(None))

@@ -335,6 +335,144 @@ def test_counts_that_contradict_the_samples_are_refused(case: str) -> None:
             decode_audio(changed(data, chunk, skip, form, value if form == ">d" else int(value)), "a", 16_000)
 
 
+RARE = {  # container: (subtypes, where a number of its header stands, and its form)
+    "AVR": ("PCM_16 PCM_S8 PCM_U8", 26, ">I"),
+    "SVX": ("PCM_16 PCM_S8", None, ">I"),
+    "MAT4": ("PCM_16 PCM_32 FLOAT DOUBLE", 47, "<I"),
+    "MAT5": ("PCM_U8 PCM_16 PCM_32 FLOAT DOUBLE", 260, "<I"),
+    "MPC2K": ("PCM_16", 30, "<I"),
+    "WVE": ("ALAW", 18, ">I"),
+    "HTK": ("PCM_16", 0, ">I"),
+}
+
+
+@pytest.mark.parametrize("container", RARE)
+def test_rare_formats_are_heard_whole_or_not_at_all(container: str) -> None:
+    """Cut anywhere, with another length in the header, with more behind, or with a hole."""
+    subtypes, place, form = RARE[container]
+    for subtype in subtypes.split():
+        for n_channels in (1,) if container in ("HTK", "SVX", "WVE") or subtype.endswith("8") else (1, 2):
+            wave = sound(8_000, 0.2)[:1_599, :n_channels]
+            data = written(wave, 8_000, container, subtype)
+            heard = decode_audio(data, "a", 8_000)
+            assert len(heard) == 1_599
+            tolerance = 0.03 if subtype in ("ALAW", "PCM_S8", "PCM_U8") else 1e-4
+            assert np.abs(heard - wave.mean(axis=1)).max() < tolerance, subtype
+            assert seconds_of(data) == len(heard) / 8_000
+            assert np.array_equal(decode_audio(data, "a", 8_000, 0.05, 0.1), heard[400:800])
+            rng = random.Random(container + subtype)
+            damaged = [data[:stop] for stop in (*rng.sample(range(1, len(data)), 20), len(data) - 1)]
+            damaged += [data[:-200] + data[-100:], data + bytes(300), data + data]
+            if place is None:
+                place = data.index(b"BODY") + 4
+            number = struct.unpack_from(form, data, place)[0]
+            for other in (0, number // 2, number * 2):
+                damaged.append(
+                    data[:place] + struct.pack(form, other) + data[place + struct.calcsize(form) :]
+                )
+            for changed_data in damaged:
+                with pytest.raises(AudioError, match=r"^a: .*(truncated|corrupt|cannot be decoded)"):
+                    decode_audio(changed_data, "a", 8_000)
+
+
+def test_formats_of_which_a_cut_file_looks_whole_are_refused(tmp_path: Path, capfd) -> None:
+    """The error says how to convert it; of SDS libsndfile would print what it misses, and go on."""
+    wave = sound(8_000, 0.2)[:, 0]
+    made = {
+        f"a.{name.lower()}": written(wave, 8_000, name, "PCM_16") for name in ("IRCAM", "PAF", "PVF", "SDS")
+    }
+    made["a.nut"] = encoded("nut", "pcm_s16le")
+    for name, data in made.items():
+        (tmp_path / name).write_bytes(data)
+        for read in (lambda path: load_audio(path, 8_000), seconds_of):
+            with pytest.raises(AudioError, match=r"a truncated one would go unnoticed; convert it to wav"):
+                read(tmp_path / name)
+    with pytest.raises(AudioError, match="unnoticed"):
+        decode_audio(made["a.sds"][:-200] + bytes(200), "a", 8_000)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_instrument_whose_header_is_not_finished() -> None:
+    """libsndfile leaves 0 bytes in those that it writes."""
+    wave = sound(44_100, 0.1)[:, 0]
+    data = written(wave, 44_100, "XI", "DPCM_16")
+    with pytest.raises(AudioError, match="header promises 0 bytes of samples, 8820 are there"):
+        decode_audio(data, "a", 44_100)
+    whole = data[:298] + struct.pack("<I", 8_820) + data[302:]
+    heard = decode_audio(whole, "a", 44_100)
+    assert np.abs(heard - wave).max() < 1e-3
+    assert np.array_equal(decode_audio(whole, "a", 44_100, 0.02, 0.04), heard[882:1_764])
+
+
+def test_the_channels_of_an_amiga_file_follow_each_other() -> None:
+    """libsndfile takes them for interleaved, which only its own files are."""
+    left, right = np.arange(0, 40, dtype=np.int8), np.zeros(40, np.int8)
+    body = np.concatenate([left, right]).tobytes()
+    header = struct.pack(">IIIHBBI", 40, 0, 0, 8_000, 1, 0, 0x10000)
+    chunks = b"VHDR" + struct.pack(">I", 20) + header + b"CHAN" + struct.pack(">II", 4, 6)
+    chunks += b"BODY" + struct.pack(">I", 80) + body
+    data = b"FORM" + struct.pack(">I", 4 + len(chunks)) + b"8SVX" + chunks
+    heard = decode_audio(data, "a", 8_000)
+    np.testing.assert_allclose(heard, left / 128 / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype"), [("AU", "G721_32"), ("AU", "G723_24"), ("WAV", "NMS_ADPCM_16")]
+)
+def test_a_segment_of_what_cannot_seek(container: str, subtype: str) -> None:
+    data = written(sound(8_000)[:, 0], 8_000, container, subtype)
+    heard = decode_audio(data, "a", 8_000)
+    assert np.array_equal(decode_audio(data, "a", 8_000, 0.3, 0.7), heard[2_400:5_600])
+    assert np.array_equal(decode_audio(data, "a", 8_000, 0.99), heard[7_920:])
+
+
+def test_raw_gsm_is_known_by_its_frames(tmp_path: Path) -> None:
+    """Also where it is short, and where a name ends in .raw."""
+    data = written(sound(8_000, 0.4)[:, 0], 8_000, "RAW", "GSM610")
+    heard = decode_audio(data, "a", 8_000)
+    assert len(heard) == 3_200 == seconds_of(data) * 8_000
+    (tmp_path / "a.raw").write_bytes(data)
+    assert np.array_equal(load_audio(tmp_path / "a.raw", 8_000), heard)
+    for damaged in (data[:-1], data[:400] + data[401:], data[:330] + bytes(33) + data[363:]):
+        with pytest.raises(AudioError, match=r"truncated|GSM frame is damaged"):
+            decode_audio(damaged, "a", 8_000)
+
+
+def test_a_count_of_blocks_is_no_truth() -> None:
+    """Of compressed w64 libsndfile believes the chunk `fact`, and of stereo aiff it writes half of them."""
+    data = written(sound(8_000)[:, 0], 8_000, "W64", "GSM610")
+    heard = decode_audio(data, "a", 8_000)
+    at = data.index(b"fact") + 24
+    fewer = data[:at] + struct.pack("<Q", 4_000) + data[at + 8 :]
+    assert np.array_equal(decode_audio(fewer, "a", 8_000), heard) and seconds_of(fewer) == seconds_of(data)
+    stereo = written(sound(8_000), 8_000, "AIFF", "IMA_ADPCM")
+    difference = decode_audio(stereo, "a", 8_000) - sound(8_000).mean(axis=1)
+    assert len(difference) == 8_000 and np.abs(difference).mean() < 0.03
+
+
+@pytest.mark.parametrize(("layout", "n_channels"), [("5.1", 6), ("7.1(wide)", 8)])
+def test_films_of_many_channels(layout: str, n_channels: int) -> None:
+    """PyAV reads past the planes of a frame of eight channels, which ends the process."""
+    wave = np.outer(sound(16_000)[:, 0], np.arange(1, n_channels + 1) / n_channels).astype(np.float32)
+    data = encoded("mov", "alac", samples=wave, layout=layout)
+    header = read_header(data)
+    heard = decode_audio(data, "a", 16_000)
+    assert (header.channels, len(heard)) == (n_channels, 16_000)
+    assert np.abs(heard - wave.mean(axis=1)).max() < 1e-4
+    loudest = decode_audio(data, "a", 16_000, options=AudioOptions(channels="loudest"))
+    assert np.abs(loudest - wave[:, -1]).max() < 1e-4
+
+
+def test_a_transport_stream_with_a_hole() -> None:
+    data = encoded("mpegts", "mp2")
+    heard = len(decode_audio(data, "a", 16_000))
+    assert heard >= 16_000
+    middle = len(data) // 2
+    for damaged in (data[:middle] + bytes(600) + data[middle + 600 :], data[:middle] + data[middle + 100 :]):
+        with pytest.raises(AudioError, match=r"no MPEG-TS packet at byte|truncated"):
+            decode_audio(damaged, "a", 16_000)
+
+
 def test_what_may_lie_behind_samples_is_no_fault() -> None:
     wave = sound(16_000)[:, 0]
     for container in ("WAV", "CAF", "AIFF", "AU", "RF64"):
@@ -357,6 +495,42 @@ def test_an_aiff_that_was_written_to_a_pipe() -> None:
     for n_bytes, n_frames in ((0x7F000008, 0x3F800000), (0, 0)):
         piped = changed(changed(data, b"SSND", 0, ">I", n_bytes), b"COMM", 6, ">I", n_frames)
         assert np.array_equal(decode_audio(piped, "a", 16_000), heard)
+
+
+@pytest.mark.parametrize("container", ["WAV", "OGG", "FLAC", "AIFF", "MP3"])
+def test_a_tag_in_front_is_not_heard(container: str, tmp_path: Path) -> None:
+    """Some programs write ID3 tags before any kind of file; from disk and from memory the same is heard."""
+    data = written(sound(16_000)[:, 0], 16_000, container)
+    heard = decode_audio(data, "a", 16_000)
+    tagged = b"ID3\x04\0\0\0\0\0\x3c" + bytes(60) + data
+    (tmp_path / "a").write_bytes(tagged)
+    assert np.array_equal(decode_audio(tagged, "a", 16_000), heard)
+    assert np.array_equal(load_audio(tmp_path / "a", 16_000), heard) and seconds_of(tagged) == seconds_of(
+        data
+    )
+    with pytest.raises(AudioError):
+        decode_audio(tagged[:-3000], "a", 16_000)
+
+
+def test_a_second_file_behind_a_w64_is_refused() -> None:
+    data = written(sound(16_000)[:, 0], 16_000, "W64", "PCM_16")
+    with pytest.raises(AudioError, match=f"{len(data)} bytes lie behind its samples"):
+        decode_audio(data + data, "a", 16_000)
+
+
+def test_a_recording_that_begins_late_is_not_longer() -> None:
+    """The cheap length of matroska is that of its end."""
+    import av
+
+    out = io.BytesIO()
+    with av.open(out, "w", format="matroska") as file:
+        stream = file.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.ones((1, 16_000), np.int16), format="s16", layout="mono")
+        frame.rate, frame.pts, frame.time_base = 16_000, 8_000, Fraction(1, 16_000)
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    header = read_header(out.getvalue())
+    assert header.seconds == pytest.approx(1.0, abs=0.01) and seconds_of(out.getvalue()) == 1.0
 
 
 def test_a_damaged_ogg_page_is_found() -> None:

@@ -11,9 +11,11 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import BinaryIO
 
 from alm.common.errors import AudioError
+from encoders.audio import headers
 
 _MOST_CHUNKS = 10_000
 # Placeholders of writers that could not seek back: 0xFFFFFFFF (ffmpeg), 0x7FFFFFFF and a little less (sox; of aiff
@@ -88,6 +90,19 @@ def check_whole(stream: BinaryIO, size: int, file: str) -> Container | None:
     return None
 
 
+def not_checked(file: str, kind: str) -> AudioError:
+    """The error for a format in which a truncated or damaged file cannot be told from a whole one.
+
+    Args:
+        file: What to call the file.
+        kind: Name of its format.
+    """
+    return AudioError(
+        f"{file}: {kind} files are not read, because a truncated one would go unnoticed; convert it to wav or flac "
+        "(ffmpeg -i FILE FILE.flac, sox FILE FILE.flac)"
+    )
+
+
 def _riff(stream: BinaryIO, size: int, file: str) -> None:
     """WAVE in RIFF, RIFX (big-endian) or RF64 (sizes above 4 GiB in a chunk of their own)."""
     stream.seek(0)
@@ -132,6 +147,29 @@ def _check_rest_of_wav(stream: BinaryIO, size: int, at: int, declared: int, orde
         at += 8 + length
 
 
+def _plain(
+    kind: str,
+    read: Callable[[BinaryIO, int], headers.Samples | None],
+    stream: BinaryIO,
+    size: int,
+    file: str,
+) -> None:
+    """Plain samples behind a header that states how many bytes they have."""
+    stream.seek(0)
+    samples = read(stream, size)
+    if samples is None:
+        raise AudioError(
+            f"{file}: is corrupt: not a whole {kind} file of samples; copy it again or convert it to wav"
+        )
+    held = size - samples.start
+    _check_samples(samples.n_bytes, held, kind, file)
+    if held - samples.n_bytes > -samples.n_bytes % samples.align:
+        raise AudioError(
+            f"{file}: is corrupt: its header promises {samples.n_bytes} bytes of samples, {held} are there ({kind}); "
+            "copy it again or convert it to wav"
+        )
+
+
 def _aiff(stream: BinaryIO, size: int, file: str) -> None:
     """AIFF and AIFC: the chunk COMM counts the samples that SSND holds."""
     at, comm = 12, b""
@@ -162,7 +200,9 @@ def _check_aiff_count(comm: bytes, held: int, file: str) -> None:
     if not 0 < frames < _UNKNOWN_FRAMES or not n_bytes or not per_block:
         return
     promised = -(-frames // per_block) * n_bytes
-    counts_blocks = per_block > 1 and frames * n_bytes == held
+    # some writers count blocks; libsndfile divides those of stereo by the channels again
+    n_blocks, rest = divmod(held, n_bytes)
+    counts_blocks = per_block > 1 and not rest and frames in (n_blocks, n_blocks // channels)
     if not counts_blocks and not 0 <= held - promised <= max(_PADDING, promised // 100):
         raise AudioError(
             f"{file}: is corrupt: its header counts {promised} bytes of samples, its chunk of samples holds "
@@ -243,6 +283,11 @@ def _w64(stream: BinaryIO, size: int, file: str) -> None:
         if name == _W64_DATA:
             if declared < 1 << 62:
                 _check_samples(declared - 24, size - at - 24, "a w64", file)
+                behind = size - at - declared
+                if behind > max(_MOST_BEHIND, declared // 100):  # libsndfile hears it
+                    raise AudioError(
+                        f"{file}: is corrupt: {behind} bytes lie behind its samples; export it again as wav or flac"
+                    )
             return
         if declared < 24:
             return
@@ -422,9 +467,24 @@ def _flv(stream: BinaryIO, size: int, file: str) -> None:
         at += 15 + body
 
 
-def _ts(_stream: BinaryIO, size: int, file: str) -> None:
-    if size % _TS_PACKET:
-        raise _cut(file, (size // _TS_PACKET + 1) * _TS_PACKET, size)
+def _ts(mark: int, stream: BinaryIO, size: int, file: str) -> None:
+    """MPEG transport streams: packets of one size, each with a mark; in m2ts a time of 4 bytes comes before it."""
+    packet_bytes = _TS_PACKET + mark
+    if size % packet_bytes:
+        raise _cut(file, (size // packet_bytes + 1) * packet_bytes, size)
+    stream.seek(0)
+    at = 0
+    while packets := stream.read(packet_bytes * 4096):
+        marks = packets[mark::packet_bytes]
+        if marks.strip(b"G"):
+            at += next(index for index, sign in enumerate(marks) if sign != ord("G")) * packet_bytes
+            raise AudioError(f"{file}: is corrupt: no MPEG-TS packet at byte {at}; copy or download it again")
+        at += len(packets)
+
+
+def _sds(_stream: BinaryIO, _size: int, file: str) -> None:
+    """MIDI sample dumps: libsndfile goes on past damaged blocks, and takes a last block that is not full for zeros."""
+    raise not_checked(file, "SDS (MIDI Sample Dump Standard)")
 
 
 def _mpeg(stream: BinaryIO, size: int, file: str) -> None:
@@ -489,5 +549,8 @@ _CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int, str], Con
     (lambda head: head[:19] == b"Creative Voice File", _voc),
     (lambda head: head[:4] == b"FLV\1", _flv),
     (lambda head: head[:4] == b"\0\0\1\xba", _mpeg),
-    (lambda head: head[:1] == b"G" and head[_TS_PACKET : _TS_PACKET + 1] == b"G", _ts),
+    (lambda head: head[:2] == b"\xf0\x7e" and head[3:4] == b"\1", _sds),
+    *((fits, partial(_plain, kind, read)) for kind, fits, read in headers.FORMATS),
+    (lambda head: head[:1] == b"G" and head[_TS_PACKET : _TS_PACKET + 1] == b"G", partial(_ts, 0)),
+    (lambda head: head[4:5] == b"G" and head[_TS_PACKET + 8 : _TS_PACKET + 9] == b"G", partial(_ts, 4)),
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from alm.common.errors import AudioError
-from encoders.audio.containers import Container
+from encoders.audio.containers import Container, not_checked
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 # Demuxers of files. Playlists and device formats are not among them: they open other files and addresses.
 _FORMATS = ",".join(
     """aa aac ac3 ac4 aea aiff amr amrnb amrwb ape apm aptx aptx_hd asf asf_o ast au avi avr bit caf codec2 dff dsf dts
-    dtshd eac3 flac flv g722 g729 gsm hca iamf ilbc ircam kux live_flv loas m4v matroska,webm mlp
+    dtshd eac3 flac flv g722 g729 gsm hca iamf iff ilbc ircam kux live_flv loas m4v matroska,webm mlp
     mov,mp4,m4a,3gp,3g2,mj2 mp3 mpc mpc8 mpeg mpegts mpegtsraw mxf nistsphere nsv nut oma ogg osq qcp qoa rm rso sbc
     shn sln sol sox spdif tak truehd tta voc vqf w64 wav wtv wv xwma""".split()
+)
+# Of these, the kinds of which a cut or damaged file is noticed: by sizes (`containers`), by counts, or by their frames.
+_WHOLE = frozenset(
+    """aac ac3 aiff amr ape asf au avi caf dts eac3 flac flv gsm iff loas matroska mov mp3 mpeg mpegts nistsphere ogg
+    sox tta voc w64 wav wv""".split()
 )
 # Kinds of files whose declared length is worth reading; it follows from sizes that may be damaged in wav and the like.
 _DECLARE_DURATION = frozenset({"mov", "matroska", "asf", "avi", "tta", "wv", "ape"})
@@ -31,6 +36,8 @@ _ONE_DURATION = frozenset({"asf", "matroska"})  # kinds that declare one length 
 _LARGEST_DIFFERENCE_S = 0.1  # of asf's declared length; wma's decoder loses its first frame, up to 93 ms
 _STEADY_TIMES = frozenset({"asf", "mpeg"})  # kinds whose packets have times, from which nothing is left out
 _LARGEST_GAP_S = 0.02
+# PyAV counts the planes of a frame up to an empty one; where there are so many, no empty one follows, and it reads on.
+_MOST_PLANES = 8
 _INTEGER_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 
 
@@ -67,6 +74,8 @@ class Recording:
             options={"format_whitelist": _FORMATS, "protocol_whitelist": "none"},
             metadata_errors="replace",
         )
+        if not self._is_one_of(_WHOLE):
+            raise not_checked(file, self._container.format.long_name)
         tracks = list(self._container.streams.audio)
         if not tracks:
             raise AudioError(f"{file}: has no sound track; give a recording")
@@ -100,7 +109,7 @@ class Recording:
         if self._track.duration is not None and self._track.time_base is not None:
             seconds = float(self._track.duration * self._track.time_base)
         elif self._container.duration is not None:
-            seconds = self._container.duration / 1e6
+            seconds = (self._container.duration - (self._container.start_time or 0)) / 1e6
         else:
             return None
         return seconds if seconds > 0 else None
@@ -173,6 +182,15 @@ class Recording:
         self._container.close()
 
 
+def _packed(frame: Any) -> Any:
+    """A planar frame with its channels interleaved."""
+    from av import AudioResampler
+
+    resampler = AudioResampler(frame.format.packed, frame.layout, frame.sample_rate)
+    (packed,) = resampler.resample(frame)
+    return packed
+
+
 def _is_default(track: AudioStream) -> bool:
     return "default" in str(track.disposition).lower()
 
@@ -180,6 +198,8 @@ def _is_default(track: AudioStream) -> bool:
 def _samples_of(frame: Any) -> np.ndarray:
     """A frame's samples (S, channels) float32."""
     name = frame.format.name
+    if name.endswith("p") and frame.layout.nb_channels >= _MOST_PLANES:
+        return _samples_of(_packed(frame))
     values = frame.to_ndarray()
     # Planar: (channels, S). Packed: (1, S * channels).
     values = values.T if name.endswith("p") else values.reshape(-1, frame.layout.nb_channels)

@@ -1,7 +1,8 @@
-"""Streams of frames without a container (mp3, ADTS aac, AMR): where each frame begins, and what lies between them.
+"""Streams of frames without a container (mp3, ADTS aac, AMR, GSM): where each frame begins, and what lies between them.
 
 Files of this kind are written by simple concatenation: of tags, of recordings, of whole files. Decoders resynchronise
-silently, so what they skip is found here. MPEG headers: ISO 11172-3, 2.4.1.3 and ISO 13818-7, 6.2; AMR: RFC 4867, 5.3.
+silently, so what they skip is found here. MPEG headers: ISO 11172-3, 2.4.1.3 and ISO 13818-7, 6.2; AMR: RFC 4867, 5.3;
+GSM: RFC 3551, 4.5.8.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ _AMR_BYTES = {
     b"#!AMR-WB\n": (16_000, 320, (17, 23, 32, 36, 40, 46, 50, 58, 60, 5, 0, 0, 0, 0, 0, 0)),
 }
 _MOST_JUNK_BEFORE = 2_881  # bytes of the largest frame: what is left of one where a stream was joined late
+_GSM_BYTES, _GSM_SAMPLES, _GSM_AGREEING = 33, 160, 10
 _AGREEING = 3  # frames in a row that make a position the start of a stream
 
 
@@ -81,10 +83,12 @@ class FramePart:
 
 
 def kind_of(data: bytes) -> str | None:
-    """Return `mp3`, `aac` or `amr` where the data (tags may come first) are frames of this kind."""
+    """Return `mp3`, `aac`, `amr` or `gsm` where the data (tags may come first) are frames of this kind."""
     if any(data.startswith(magic) for magic in _AMR_BYTES):
         return "amr"
-    start = _after_tags(data, 0)
+    if len(data) >= _GSM_BYTES * _GSM_AGREEING and _is_gsm(data[: _GSM_BYTES * _GSM_AGREEING]):
+        return "gsm"
+    start = after_tags(data, 0)
     if data[start : start + 4] in (b"fLaC", b"OggS"):
         return None
     stop = min(start + _MOST_JUNK_BEFORE, len(data) - 4)
@@ -110,6 +114,8 @@ def read_parts(data: bytes, kind: str, file: str) -> list[FramePart]:
     """
     if kind == "amr":
         return _amr_parts(data, file)
+    if kind == "gsm":
+        return _gsm_parts(data, file)
     parse = _mpeg if kind == "mp3" else _adts
     parts: list[FramePart] = []
     at, joined = 0, False
@@ -117,7 +123,7 @@ def read_parts(data: bytes, kind: str, file: str) -> list[FramePart]:
     while at < len(data):
         frame = parse(data, at)
         if frame is None:
-            after = _after_tags(data, at)
+            after = after_tags(data, at)
             if after == at:
                 after = _after_junk(data, at, parse, parts, promised, file)
             joined, at = False, after
@@ -160,7 +166,7 @@ def _after_junk(
 ) -> int:
     """The offset of the next frame behind bytes that are no frame and no tag, where these may be ignored."""
     behind = len(data) - len(data[at:].lstrip(b"\0"))
-    if behind > at and behind < len(data) and _after_tags(data, behind) > behind:
+    if behind > at and behind < len(data) and after_tags(data, behind) > behind:
         return behind  # padding with zeros before the tag of the next recording
     found = at
     while (found := data.find(b"\xff", found + 1)) >= 0:
@@ -179,7 +185,7 @@ def _agree(data: bytes, at: int, parse: Callable[[bytes, int], _Frame | None], n
     for _ in range(n_frames):
         frame = parse(data, at)
         if frame is None:
-            return bool(rates) and (_after_tags(data, at) > at or at >= len(data))
+            return bool(rates) and (after_tags(data, at) > at or at >= len(data))
         rates.add(frame.rate_hz)
         at += frame.size
     return len(rates) == 1
@@ -270,8 +276,22 @@ def _amr_parts(data: bytes, file: str) -> list[FramePart]:
     return [FramePart(0, len(data), n_frames * samples, rate_hz, 1)]
 
 
-def _after_tags(data: bytes, at: int) -> int:
-    """The offset behind the ID3, APE and Lyrics3 tags that begin here."""
+def _gsm_parts(data: bytes, file: str) -> list[FramePart]:
+    """The frames of a raw GSM 06.10 file as one part."""
+    if not _is_gsm(data):
+        raise AudioError(f"{file}: is corrupt: a GSM frame is damaged; copy or download it again")
+    if len(data) % _GSM_BYTES:
+        raise AudioError(f"{file}: is truncated: its last frame is cut off; copy or download it again")
+    return [FramePart(0, len(data), len(data) // _GSM_BYTES * _GSM_SAMPLES, 8_000, 1)]
+
+
+def _is_gsm(data: bytes) -> bool:
+    """Whether all frames begin with GSM's four bits."""
+    return all(first >> 4 == 0xD for first in data[::_GSM_BYTES])
+
+
+def after_tags(data: bytes, at: int) -> int:
+    """Return the offset behind the ID3, APE and Lyrics3 tags that begin at an offset."""
     while True:
         head = data[at : at + 32]
         if head[:3] == b"ID3" and len(head) >= 10 and max(head[6:10]) < 0x80:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from alm.common.errors import AudioError, UserError
 from alm.common.files import open_regular, reason
 from alm.common.storage.remote import is_remote, to_path
 from encoders.audio import flac, frames, ogg
-from encoders.audio.containers import Container, check_whole
+from encoders.audio.containers import Container, check_whole, not_checked
 from encoders.audio.ffmpeg import Recording
 from encoders.audio.formats import find_file
 from encoders.audio.limits import check_seconds
@@ -38,10 +39,10 @@ Source = str | os.PathLike[str] | bytes | BinaryIO
 _CANCELLED = 1e-4
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile gives 2^63 - 1 for a FLAC stream without a length
 _BLOCK_FRAMES = 1 << 16
-_BY_FFMPEG = (
-    b"\x1a\x45\xdf\xa3",
-    b"Creative Voice File",
-)  # libsndfile takes the block headers of voc for samples
+# What FFmpeg reads better: libsndfile takes the block headers of voc for samples, and interleaves the channels of 8SVX.
+_BY_FFMPEG = re.compile(rb"\x1a\x45\xdf\xa3|Creative Voice File|FORM....(8SVX|16SV|MAUD)", re.DOTALL)
+# Formats of which libsndfile or `containers` notices that a file is truncated.
+_WHOLE = frozenset("WAV WAVEX RF64 AIFF AU CAF W64 NIST FLAC OGG HTK AVR MAT4 MAT5 MPC2K WVE XI".split())
 _LARGEST_IN_MEMORY = 2 << 30  # bytes of a file that is searched for the parts it was joined from
 
 
@@ -239,15 +240,20 @@ def _parts(opened: _Opened) -> list[_Part]:
         return _ogg_parts(opened)
     container = check_whole(stream, size, file)
     if container is not None:
-        by_ffmpeg = head.startswith(_BY_FFMPEG) or _is_unfinished_wav(head, size)
+        by_ffmpeg = _BY_FFMPEG.match(head) is not None or _is_unfinished_wav(head, size)
         library = "ffmpeg" if by_ffmpeg else "either"
         return [_Part(stream, opened.path, library, at_least=container.n_samples, container=container)]
     if size <= _LARGEST_IN_MEMORY:
         if head.startswith(b"ID3") and size > len(head):  # a picture in the tag may be larger than the head
+            stream.seek(len(head))
             head += stream.read()
         kind = frames.kind_of(head)
         if kind is not None:
             return _frame_parts(opened, kind)
+        tag = frames.after_tags(head, 0) if head[:3] == b"ID3" else 0
+        if 0 < tag < size and head[tag : tag + 4] != b"fLaC":
+            # libsndfile hears the tag as samples, or refuses
+            return _parts(_Opened(_Memory(head[tag:]), size - tag, None, file))
         if head[:4] == b"fLaC" or head[:3] == b"ID3":
             return _flac_parts(opened)
     return [_Part(stream, opened.path, "either")]
@@ -433,11 +439,22 @@ def _decode_with_libsndfile(
         last = n_frames if end_s is None or end_s * rate_hz >= n_frames else round(end_s * rate_hz)
         check_seconds((last - first) / rate_hz, file, (last - first) * sound.channels)
         if first:
-            sound.seek(first)
+            _skip(sound, first)
         samples = sound.read(last - first, dtype="float32", always_2d=True)
         if len(samples) < last - first:
             raise _truncated(file, len(samples), last - first)
         return samples, rate_hz
+
+
+def _skip(sound: soundfile.SoundFile, n_samples: int) -> None:
+    """Go to a sample; some codecs (G.721, NMS) can only be read from the beginning."""
+    if sound.seekable():
+        sound.seek(n_samples)
+        return
+    while n_samples > 0:
+        n_samples -= (
+            len(sound.read(min(n_samples, _BLOCK_FRAMES), dtype="float32", always_2d=True)) or n_samples
+        )
 
 
 @contextmanager
@@ -449,21 +466,31 @@ def _sound(part: _Part, file: str) -> Iterator[soundfile.SoundFile | None]:
     part.stream.seek(0)
     try:
         sound = soundfile.SoundFile(part.path if part.path is not None else part.stream)
-    except soundfile.LibsndfileError:
+    except (
+        soundfile.LibsndfileError,
+        TypeError,
+    ):  # TypeError: it takes a name that ends in .raw for a format
         if part.library == "libsndfile":
             raise
         yield None
         return
     with sound:
-        # libsndfile believes the header of an mp3, and takes the name of a file without a header for its format
-        if part.library == "either" and (sound.format == "RAW" or sound.subtype.startswith("MPEG")):
+        if part.library == "either" and _believes_header(sound):
             yield None
+        elif sound.format not in _WHOLE:
+            raise not_checked(file, sound.format_info)
         elif sound.samplerate <= 0 or not 0 <= sound.frames < _UNKNOWN_FRAMES:
             raise AudioError(f"{file}: its header is damaged; copy or download it again")
         elif sound.frames < part.at_least:
             raise _truncated(file, sound.frames, part.at_least)
         else:
             yield sound
+
+
+def _believes_header(sound: soundfile.SoundFile) -> bool:
+    """Whether libsndfile takes for true what may be wrong: the count of an mp3 or w64, or a name for a format."""
+    of_blocks = sound.format == "W64" and ("ADPCM" in sound.subtype or sound.subtype == "GSM610")
+    return of_blocks or sound.format == "RAW" or sound.subtype.startswith("MPEG")
 
 
 def _blocks(parts: list[_Part], file: str) -> Iterator[tuple[np.ndarray, int]]:
