@@ -66,6 +66,17 @@ def noises(count: int, rate: int, shortest_s: float = SHORTEST_S) -> list[np.nda
     return found
 
 
+def mixed_lengths(clips: Sequence[np.ndarray], rate: int, shortest_s: float) -> list[np.ndarray]:
+    """Recordings cut, or joined with those that follow, to lengths up to 20 s, in mixed order."""
+    lengths = np.random.default_rng(0).permutation(np.geomspace(shortest_s, LONGEST_S, len(clips)))
+    joined = np.concatenate([*clips, *clips])
+    starts = np.cumsum([0, *map(len, clips)])
+    return [
+        np.resize(joined[start:], round(rate * seconds)).astype(np.float32)
+        for start, seconds in zip(starts, lengths, strict=False)
+    ]
+
+
 def shortest_s(processor: Any) -> float:
     """Length in seconds of the shortest clip that gives a token; 0.1 s, or more for encoders with long patches."""
     count, rate = processor.feature_extractor.n_audio_tokens, processor.sample_rate
@@ -258,6 +269,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--projector", nargs="+", default=["mlp"], help="without MODEL: names of projectors")
     parser.add_argument("--gain", type=float, default=1.0, help="size of the random projector's tokens")
     parser.add_argument("--audio", type=Path, help="a folder of recordings (default: tones in noise)")
+    parser.add_argument(
+        "--mixed", action="store_true", help="cut and join the recordings to 0.1 to 20 s (as the tones)"
+    )
     parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--question", default=QUESTION)
     parser.add_argument("--under-way", type=int, default=16, help="prompts of a batch, and under way in vLLM")
@@ -281,12 +295,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _each_alone(options: Any, made: Sequence[tuple[str, str]]) -> int:
     """Compare several models, each in a process of its own, with the other options of the command line."""
-    own = ("model", "llm", "encoder", "projector", "quick")
+    own = ("model", "llm", "encoder", "projector", "quick", "mixed")
     more = [
         f"--{name.replace('_', '-')}={value}"
         for name, value in vars(options).items()
         if name not in own and value is not None
-    ] + ["--quick"] * options.quick
+    ] + [f"--{name}" for name in ("quick", "mixed") if getattr(options, name)]
     sources = [[str(folder)] for folder in options.model]
     sources += [
         [f"--llm={options.llm}", f"--encoder={encoder}", f"--projector={projector}"]
@@ -315,6 +329,8 @@ def compare(folder: Path, options: Any) -> int:
         files = search(options.audio).audio
         picked = files[:: max(1, len(files) // count)][:count]
         clips = [load_audio(file, rate) for file in picked]
+        if options.mixed:
+            clips = mixed_lengths(clips, rate, shortest_s(own.processor))
     prompts = [own.ask(options.question, clip) for clip in clips]
     pairs = list(itertools.islice(itertools.pairwise(clips), 8))
     prompts += [own.ask(options.question, *two) for pair in pairs for two in (pair, pair[::-1])]

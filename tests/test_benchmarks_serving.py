@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from alm.generation import generate_answers
-from benchmarks.serving import Own, assemble, differences, noises
+from benchmarks.serving import Own, assemble, differences, mixed_lengths, noises, shortest_s
 from encoders import encoder_class
 
 
@@ -53,3 +53,15 @@ def test_the_projected_tokens_have_the_size_that_was_asked_for(own):
     out = own.model.encode(batch["input_values"])
     tokens, mask = own.model.projector(out.tokens, out.mask, out.grid)
     assert float(tokens[mask].std() / embeddings.std()) == pytest.approx(4.0, rel=0.01)
+
+
+def test_recordings_become_as_long_as_the_tones(own):
+    clips = [np.full(100 * n, n, np.float32) for n in range(1, 9)]
+    shortest = shortest_s(own.processor)
+    assert (
+        own.ask("x", np.zeros(round(16000 * shortest), np.float32)).ids.count(own.processor.audio_token_id)
+        == 1
+    )
+    found = mixed_lengths(clips, 1000, shortest)
+    assert sorted(map(len, found))[:: len(found) - 1] == [round(1000 * shortest), 20_000]
+    assert [clip[0] for clip in found] == list(range(1, 9)) and len(set(map(len, found))) == 8
