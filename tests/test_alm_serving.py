@@ -657,6 +657,55 @@ def test_a_request_that_takes_too_long_is_ended(engine):
         wait_for(lambda: service.n_requests == 0)
 
 
+class Endless(LocalEngine):
+    """Writes without end, faster than anybody reads."""
+
+    async def answer(self, request):
+        try:
+            while True:
+                yield "word " * 10_000
+                await asyncio.sleep(0)
+        finally:
+            self.closed = True
+
+
+def test_who_does_not_read_is_given_up_and_holds_up_nobody(parts):
+    endless = Endless(*parts)
+    asyncio.run(endless.start())
+    body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "stream": True})
+    head = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    try:
+        with running(endless, request_s=1.0) as (service, url):
+            host, port = url.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port))) as reader:
+                reader.sendall(f"POST /v1/chat/completions HTTP/1.1\r\n{head}\r\n\r\n{body}".encode())
+                assert reader.recv(100).startswith(b"HTTP/1.1 200")
+                with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+                    assert service.n_requests == 1 and [one.id for one in client.models.list()] == ["tiny"]
+                wait_for(lambda: service.n_requests == 0 and endless.closed)
+    finally:
+        asyncio.run(endless.stop())
+
+
+def test_an_upload_of_ten_megabytes_is_answered(engine, parts):
+    from encoders.audio import decode_audio
+
+    time_s = np.arange(96_000 * 10) / 96_000
+    wave = (0.3 * np.sin(2 * np.pi * np.array([[440.0], [1234.0]]) * time_s)).T.astype(np.float32)
+    file = io.BytesIO()
+    soundfile.write(file, wave, 96_000, format="WAV", subtype="FLOAT")
+    clip = decode_audio(file.getvalue(), "clip", 16_000)
+    said = [{"role": "user", "content": f"{parts[1].audio_token}What?"}]
+    with (
+        running(engine) as (_, url),
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        sent = audio(file.getvalue())
+        assert len(sent["input_audio"]["data"]) > 10_000_000
+        answer = ask(client, [user(sent, text("What?"))], max_tokens=24).choices[0].message.content
+    assert answer == expected(parts, said, [clip]) != ""
+
+
 def test_connections_that_ask_for_nothing_are_ended(engine, monkeypatch):
     monkeypatch.setattr("alm.serving.server._SILENT_S", 0.05)
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
