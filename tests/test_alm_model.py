@@ -589,3 +589,14 @@ def test_a_short_fuzz_of_model_directories(tmp_path):
     outcome = fuzz("model directories", case_for(tmp_path), n=60, seed=1)
     assert not outcome.findings, "\n".join(outcome.findings)
     assert outcome.counts["refused"] > 15 and outcome.counts["accepted"] > 5
+
+
+@pytest.mark.parametrize("changed", [{"r": 4, "alpha": 8}, {"r": 2, "alpha": 16}])
+def test_a_policy_keeps_the_adapters_that_the_model_has(make, changed):
+    model, _ = make()
+    kept = Policy(llm="lora", encoder="lora", llm_lora=LoraOptions(2, 8), encoder_lora=LoraOptions(2, 8))
+    model.set_policy(kept)
+    model.set_policy(kept)
+    for name in ("llm", "encoder"):
+        with pytest.raises(UserError, match=f"policy.{name}_lora: the model has adapters with r=2, alpha=8"):
+            model.set_policy(Policy(**{name: "lora", f"{name}_lora": LoraOptions(**changed)}))
