@@ -409,6 +409,9 @@ def test_from_labels_takes_other_wordings_kinds_and_several_labels(tmp_path):
     assert main([*command, "--separator", ",", "--templates", str(tmp_path / "w.yaml")]) == 0
     records = read(tmp_path / "out")["train"]
     assert [(r.question, r.answer) for r in records] == [("Hm?", "dog and rain"), ("Hm?", "the sea")]
+    table(tmp_path / "t.csv", ["fname", "label"], ["a.wav", "dog"], ["b.wav", "horn"], ["a.wav", "rain"])
+    assert main([*command[:4], str(tmp_path / "rows"), *command[5:]]) == 0  # a row for each event of a clip
+    assert [r.answer for r in read(tmp_path / "rows")["train"]] == ["dog and rain", "horn"]
     with pytest.raises(ConfigError, match="does not contain {label}"):
         Templates(caption=("a sound",))
     with pytest.raises(ConfigError, match="two labels or more"):

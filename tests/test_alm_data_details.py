@@ -10,6 +10,8 @@ from alm.data.audit import statistics
 from alm.data.from_labels import QuestionWriter, Templates
 from alm.data.manifest import read_manifest, write_manifest
 from alm.data.records import CAPTION_PROMPTS, AudioRef, caption_prompt
+from alm.data.shard_writer import write_shards
+from alm.data.shards import ShardedRecords
 from alm.processing.batch import Encoded, pad_rows
 from encoders.audio import save_wav
 
@@ -128,3 +130,44 @@ def test_a_sample_is_cut_before_the_clip_that_does_not_fit():
 def test_rows_are_filled_on_the_asked_side():
     assert pad_rows([[1], [2, 3]], 7, "left", 3).tolist() == [[7, 7, 1], [7, 2, 3]]
     assert pad_rows([[1], [2, 3]], 7, "right", 3).tolist() == [[1, 7, 7], [2, 3, 7]]
+
+
+def test_tables_of_shards_say_what_each_record_and_clip_is(tmp_path):
+    """Samples in an order drawn here, a shard for each; a record about segments is as long as these."""
+    for name, seconds in (("a", 4), ("b", 1), ("c", 2)):
+        save_wav(tmp_path / f"{name}.wav", np.full(8000 * seconds, 0.1, np.float32), 8000)
+    parts = [{"path": "a.wav", "start_s": start, "end_s": start + 0.5} for start in (1, 2)]
+    lines = [
+        {"id": "a0", "audio": "a.wav", "question": "what?", "answer": "four"},
+        {"id": "b0", "audio": "b.wav", "captions": ["one", "seven"], "prompt": "Say."},
+        {"id": "c0", "audio": ["c.wav", "b.wav"], "question": "q", "answer": None},
+        {"id": "a1", "audio": parts, "question": "which", "answer": "x"},
+    ]
+    write_manifest(tmp_path / "m.jsonl", lines)
+    for seed in (None, 1, 2):
+        out = tmp_path / f"shards{seed}"
+        index = write_shards(read_manifest(tmp_path / "m.jsonl"), out, 1e-6, seed)
+        groups = [["a0", "a1"], ["b0"], ["c0"]]
+        order = range(3) if seed is None else np.random.default_rng(seed).permutation(3)
+        expected = [name for group in order for name in groups[group]]
+        records = ShardedRecords(out)
+        assert [record.id for record in records] == expected and len(index["shards"]) == 3
+        rows = dict(zip(expected, records.rows, strict=True))
+        assert {name: float(row["seconds"]) for name, row in rows.items()} == {
+            "a0": 4,
+            "b0": 1,
+            "c0": 3,
+            "a1": 1,
+        }
+        n_markers = {"a0": 1, "b0": 1, "c0": 2, "a1": 2}
+        texts = {"a0": "what?four", "b0": "Say.one", "c0": "q", "a1": "whichx"}
+        for name, row in rows.items():
+            assert row["text_chars"] == len(texts[name]) + len("<|audio|>") * n_markers[name]
+            assert (bool(row["answered"]), bool(row["has_text"])) == (name != "c0", True)
+        about = [expected[clip["record"]] for clip in records.clips]
+        assert sorted(about) == ["a0", "a1", "a1", "b0", "c0", "c0"]
+        assert [int(clip["frames"]) for clip in records.clips if expected[clip["record"]] == "a1"] == [
+            32000
+        ] * 2
+        sizes = {name: (tmp_path / f"{name}.wav").stat().st_size for name in "abc"}
+        assert sorted(int(clip["size"]) for clip in records.clips) == sorted(sizes[name] for name in "aaabbc")

@@ -323,7 +323,7 @@ def test_arguments_flat_or_by_modality_have_the_same_effect(processor):
     cut = processor(
         text=texts, audio=clip, sampling_rate=16000, audio_kwargs={"truncation": True, "max_length": 4000}
     )
-    assert cut["input_values"].shape == (1, 4000)
+    assert torch.equal(cut["input_values"], torch.from_numpy(clip[None, :4000]))  # its beginning
     assert int((cut["input_ids"] == processor.audio_token_id).sum()) == processor.n_audio_tokens(4000)
 
 
