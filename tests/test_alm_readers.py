@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import gzip
 import io
 import json
 import pickle
@@ -206,6 +207,45 @@ def test_tables_with_columns(data, suffix):
     assert found[0].meta == {"more": "x"} and len({record.id for record in found}) == 3
     with pytest.raises(ManifestError, match=r"no column 'fil' for 'audio' \(columns\)"):
         open_source(DataSource(str(path), columns={"audio": "fil"}))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"messages": TURNS, "audios": ["0.wav"], "images": ["a.png"]},
+            "has images, which the model cannot see",
+        ),
+        ({"conversations": TURNS, "audio": "0.wav", "videos": ["a.mp4"]}, "has videos"),
+        (
+            {"instruction": "<audio>Q", "chosen": "a", "rejected": "b", "audios": ["0.wav"]},
+            "preference training",
+        ),
+        (
+            {"messages": [TURNS[0], TURNS[1] | {"loss": False}], "audios": ["0.wav"]},
+            r"messages\[1\] has loss: False",
+        ),
+    ],
+)
+def test_what_would_be_ignored_is_refused(data, row, said):
+    path = lines(data / "a.jsonl", [row])
+    with pytest.raises(ManifestError, match=rf"a\.jsonl:1: ?.*{said}"):
+        open_records([path])
+
+
+def test_empty_lists_of_images_and_the_tag_of_audio_flamingo(data):
+    turns = [{"from": "human", "value": "What is <sound>this?"}, {"from": "gpt", "value": "a bell"}]
+    path = lines(data / "a.jsonl", [{"conversations": turns, "sound": "1.wav", "images": [], "videos": None}])
+    (record,) = open_records([path])
+    assert record.messages[0]["content"] == f"What is {AUDIO_MARKER}this?"
+    assert heard(record.audio[0]) == 1
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.gz", "a.tar.gz"])
+def test_a_compressed_file_says_so(data, name):
+    (data / name).write_bytes(gzip.compress(b"audio,question,answer"))
+    with pytest.raises(ManifestError, match=rf"{name}: is a compressed file; unpack it"):
+        open_records([DataSource(str(data / name), prompt="What is it?")])
 
 
 def test_tables_by_their_usual_names_and_one_prompt(data):

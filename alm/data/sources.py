@@ -6,6 +6,7 @@ import hashlib
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -46,6 +47,9 @@ class Chain(LazySequence[T]):
 
     def __iter__(self) -> Iterator[T]:
         return (item for part in self.parts for item in part)
+
+
+_COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"PK\3\4", b"\xfd7zX")  # gzip, zstd, bzip2, zip, xz
 
 
 def open_records(sources: Sequence[str | DataSource], audio_only: bool = False) -> Sequence[Record]:
@@ -102,7 +106,17 @@ def resolve_source(source: str | DataSource) -> DataSource:
             f"{source.path}: no shard index ({INDEX}), and in no other known format ({known}); name the file, or "
             "give path and format"
         )
+    if not found and not is_remote(source.path) and _is_compressed(source.path):
+        raise ManifestError(f"{source.path}: is a compressed file; unpack it (gunzip, unzstd, unzip, tar -x)")
     return replace(source, format=found[0] if found else "manifest")
+
+
+def _is_compressed(path: str) -> bool:
+    if not Path(path).is_file():
+        return False
+    with suppress(OSError), Path(path).open("rb") as stream:
+        return stream.read(4).startswith(_COMPRESSED)
+    return False
 
 
 def formats_of(path: str) -> list[str]:

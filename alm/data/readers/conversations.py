@@ -20,8 +20,9 @@ _ROLES = {
 }  # fmt: skip
 _ASKED, _ANSWERED = ("query", "instruction"), ("response", "output")
 _AUDIO_KEYS = ("audios", "audio", "sound")
-# LLaMA-Factory and ms-swift; Qwen-Audio with the path inside; Qwen2-Audio.
-_TAG = re.compile(r"<audio>(?:[^<>\n]*</audio>)?|(?:<\|audio_bos\|>)?<\|AUDIO\|>(?:<\|audio_eos\|>)?")
+_UNSEEN = ("images", "videos")
+# LLaMA-Factory and ms-swift; Qwen-Audio with the path inside; Audio Flamingo; Qwen2-Audio.
+_TAG = re.compile(r"<sound>|<audio>(?:[^<>\n]*</audio>)?|(?:<\|audio_bos\|>)?<\|AUDIO\|>(?:<\|audio_eos\|>)?")
 
 
 def is_conversation(values: Mapping[str, Any], columns: Mapping[str, str] = {}) -> bool:  # noqa: B006
@@ -57,6 +58,24 @@ def has_foreign_turns(values: Mapping[str, Any]) -> bool:
         or _TAG.search(turn["content"]) is not None
         for turn in turns
     )
+
+
+def check_no_more(values: Mapping[str, Any], where: str) -> None:
+    """Refuse rows of which a part would be ignored: images and videos, and pairs of a better and a worse answer.
+
+    Raises:
+        ManifestError: The row has such a part.
+    """
+    for key in _UNSEEN:
+        if isinstance(values.get(key), list) and values[key]:
+            raise ManifestError(
+                f"{where}: has {key}, which the model cannot see; remove the row, or its {key}"
+            )
+    if values.get("chosen") and values.get("rejected"):
+        raise ManifestError(
+            f"{where}: is a pair of answers (chosen, rejected) for preference training, which is not offered; write "
+            "the chosen answer as output, and remove both"
+        )
 
 
 def is_manifest_row(values: Mapping[str, Any]) -> bool:
@@ -160,6 +179,11 @@ def _message(turn: Any, where: str, audio: list[Any]) -> dict[str, str]:
     role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
     if not isinstance(role, str) or role not in _ROLES:
         raise ManifestError(f"{where} has role {shown(role, 80)}; expected one of {', '.join(_ROLES)}")
+    if turn.get("loss") in (False, 0) and _ROLES[role] == "assistant":
+        raise ManifestError(
+            f"{where} has loss: {shown(turn['loss'], 80)}, but every assistant turn is trained on; remove the turn, or "
+            "its loss"
+        )
     if isinstance(content, list):
         content = "".join(
             _part(part, f"{where}.content[{place}]", audio) for place, part in enumerate(content)

@@ -15,7 +15,7 @@ from alm.common.errors import AudioError, ManifestError, shown
 from alm.common.storage.remote import is_remote
 from alm.data.embedded import inline_audio
 from alm.data.readers.base import TARGETS, DataSource, Row
-from alm.data.readers.conversations import TURN_KEYS, is_conversation, read_conversation
+from alm.data.readers.conversations import TURN_KEYS, check_no_more, is_conversation, read_conversation
 
 USUAL_NAMES = {
     "audio": (
@@ -51,6 +51,7 @@ def to_row(
     Raises:
         ManifestError: A column is missing, several could be meant, or a value cannot be used.
     """
+    check_no_more(values, where)
     inside_of = embedded or {}
     values = {**values, **{column: _names(described) for column, described in inside_of.items()}}
     columns = find_columns(values, source.columns, where)
