@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from alm.data.audit import statistics
+from alm.data.audit import statistics, verify
 from alm.data.from_labels import QuestionWriter, Templates
 from alm.data.manifest import read_manifest, write_manifest
 from alm.data.records import CAPTION_PROMPTS, AudioRef, caption_prompt
@@ -54,7 +54,7 @@ def test_captions_name_all_sounds_and_begin_with_one_capital():
     assert presence["answer"] == "yes"
 
 
-@pytest.mark.parametrize("identity", ["a", "b", "clip-17", "é"])
+@pytest.mark.parametrize("identity", ["a", "c", "d", "clip-17", "é"])
 def test_the_wording_follows_from_the_id_in_every_release(identity):
     first = int(hashlib.sha256(identity.encode()).hexdigest()[:8], 16)
     assert caption_prompt(identity) == CAPTION_PROMPTS[first % 6]
@@ -171,3 +171,19 @@ def test_tables_of_shards_say_what_each_record_and_clip_is(tmp_path):
         ] * 2
         sizes = {name: (tmp_path / f"{name}.wav").stat().st_size for name in "abc"}
         assert sorted(int(clip["size"]) for clip in records.clips) == sorted(sizes[name] for name in "aaabbc")
+
+
+def test_verify_names_the_clip_whose_bytes_changed_and_its_record(tmp_path):
+    lines = []
+    for i in range(3):
+        save_wav(tmp_path / f"{i}.wav", np.full(4000 + 100 * i, 0.1 * (i + 1), np.float32), 8000)
+        lines.append({"id": f"r{i}", "audio": f"{i}.wav", "question": "q", "answer": "x"})
+    write_manifest(tmp_path / "m.jsonl", lines)
+    write_shards(read_manifest(tmp_path / "m.jsonl"), tmp_path / "shards")
+    records = ShardedRecords(tmp_path / "shards")
+    data = bytearray(records.shards[0].read_bytes())
+    data[int(records.clips[1]["at"]) + 2000] ^= 1
+    records.shards[0].write_bytes(data)
+    changed = [(where, what) for where, what in verify(str(tmp_path / "shards")).problems if "clip " in what]
+    assert [where for where, _ in changed] == [records.source(1)]
+    assert "clip 1 changed since it was written" in changed[0][1]

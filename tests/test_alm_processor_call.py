@@ -320,6 +320,7 @@ def test_arguments_flat_or_by_modality_have_the_same_effect(processor):
         n_audio == processor.n_audio_tokens(5000)
         and "attention_mask" not in padded.keys() - {"labels"} - one.keys()
     )
+    clip = np.linspace(0, 0.5, 5000, dtype=np.float32)
     cut = processor(
         text=texts, audio=clip, sampling_rate=16000, audio_kwargs={"truncation": True, "max_length": 4000}
     )
