@@ -6,7 +6,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from math import ceil
+from math import ceil, lcm
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def sample_checks(settings: TrainSettings) -> Iterator[tuple[str, Callable[[], N
         heard: list[AudioRef] = []
         try:
             # each epoch shows another caption, or another version of a clip
-            for epoch in range(max(len(dataset.records[index].captions), versions, 1)):
+            for epoch in range(lcm(len(dataset.records[index].captions) or 1, versions or 1)):
                 dataset.set_epoch(epoch)
                 sample = dataset[index]
                 heard += sample["audio"]
