@@ -195,7 +195,11 @@ def test_every_option_reaches_the_collator_and_the_groups(data, tmp_path, monkey
     given = {"max_length": 77, "pack": True, "supervise": "all", "mixture": None, "group_by_length": True}
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, **given))
     monkeypatch.setattr(stage, "world_size", lambda: 2)
-    monkeypatch.setattr(stage, "sample_lengths", lambda *_, skip_bad: np.arange(8) + 10 * skip_bad)
+    monkeypatch.setattr(
+        stage,
+        "SampleLengths",
+        lambda _, __, skip_bad, ___: lambda epoch: np.arange(8) + 10 * skip_bad + epoch,
+    )
     dataset, collator = training_data(run, records, None, ClipWaveforms(16000))
     assert (collator.max_length, collator.packed, collator.supervise, collator.shared) == (
         77,
@@ -203,9 +207,9 @@ def test_every_option_reaches_the_collator_and_the_groups(data, tmp_path, monkey
         "all",
         False,
     )
-    assert dataset._order.batch_size == 6 and dataset._order.lengths.tolist() == list(range(8))
+    assert dataset._order.batch_size == 6 and dataset._order.lengths(0).tolist() == list(range(8))
     quarantine = dataclasses.replace(run, data=dataclasses.replace(run.data, on_bad="quarantine"))
-    assert training_data(quarantine, records, None, ClipWaveforms(16000))[0]._order.lengths.min() == 10
+    assert training_data(quarantine, records, None, ClipWaveforms(16000))[0]._order.lengths(0).min() == 10
 
 
 def test_text_alone_shares_no_row():

@@ -460,16 +460,15 @@ def _skip(sound: soundfile.SoundFile, n_samples: int) -> None:
 @contextmanager
 def _sound(part: _Part, file: str) -> Iterator[soundfile.SoundFile | None]:
     """The part as libsndfile reads it; None where FFmpeg must."""
-    if part.library == "ffmpeg":
+    name = str(part.path or getattr(part.stream, "name", ""))
+    # soundfile takes a name that ends in .raw for a format that says nothing about itself
+    if part.library == "ffmpeg" or (part.library == "either" and name.lower().endswith(".raw")):
         yield None
         return
     part.stream.seek(0)
     try:
         sound = soundfile.SoundFile(part.path if part.path is not None else part.stream)
-    except (
-        soundfile.LibsndfileError,
-        TypeError,
-    ):  # TypeError: it takes a name that ends in .raw for a format
+    except soundfile.LibsndfileError:
         if part.library == "libsndfile":
             raise
         yield None
