@@ -36,6 +36,12 @@ def mixture_order(sizes: Sequence[int], weights: Sequence[float], seed: int, epo
     Returns:
         (n,) int64 record numbers, as many as there are records.
     """
+    order = _in_shares(sizes, weights, seed, epoch)
+    return _picked(order, np.random.default_rng((seed, epoch)).permutation(len(order)))
+
+
+def _in_shares(sizes: Sequence[int], weights: Sequence[float], seed: int, epoch: int) -> np.ndarray:
+    """The record numbers of a mixture, one source after the other."""
     order = np.empty(sum(sizes), np.int64)
     start = filled = 0
     for source, (size, count) in enumerate(zip(sizes, apportion(weights, len(order)).tolist(), strict=True)):
@@ -43,7 +49,7 @@ def mixture_order(sizes: Sequence[int], weights: Sequence[float], seed: int, epo
             np.add(part, start, out=order[filled : filled + len(part)])
             filled += len(part)
         start += size
-    return _picked(order, np.random.default_rng((seed, epoch)).permutation(len(order)))
+    return order
 
 
 def one_source_order(sizes: Sequence[int], batch_size: int, seed: int, epoch: int) -> np.ndarray:
