@@ -460,7 +460,7 @@ def _skip(sound: soundfile.SoundFile, n_samples: int) -> None:
 @contextmanager
 def _sound(part: _Part, file: str) -> Iterator[soundfile.SoundFile | None]:
     """The part as libsndfile reads it; None where FFmpeg must."""
-    name = str(part.path or getattr(part.stream, "name", ""))
+    name = str(part.path or getattr(part.stream, "name", None))
     # soundfile takes a name that ends in .raw for a format that says nothing about itself
     if part.library == "ffmpeg" or (part.library == "either" and name.lower().endswith(".raw")):
         yield None
