@@ -168,7 +168,7 @@ class ConversationDataset(TrainingDataset):
         self.records = records
         self.seed = seed
         self._order = order
-        self._augmenter = augmenter
+        self.augmenter = augmenter
 
     def __len__(self) -> int:
         return len(self.records)
@@ -185,7 +185,7 @@ class ConversationDataset(TrainingDataset):
         record = self.records[index]
         first = seed_from(self.seed, record.id, n_bytes=4)
         messages = record.conversation(first + self.epoch)  # the number picks a caption
-        audio = tuple(self._augmenter(ref, self.epoch) for ref in record.audio)
+        audio = tuple(self.augmenter(ref, self.epoch) for ref in record.audio)
         return {"messages": messages, "audio": audio, "source": record.source}
 
 

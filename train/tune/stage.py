@@ -97,13 +97,13 @@ def sample_checks(settings: TrainSettings) -> Iterator[tuple[str, Callable[[], N
     data = settings.data
     collator = ConversationCollator(processor, clips, data.max_length, supervise=data.supervise)
     augmenters = (clip_augmenter(settings, processor), NO_AUGMENTATION)
-    versions = data.augment.versions
 
     def check(dataset: ConversationDataset, index: int) -> None:
         heard: list[AudioRef] = []
+        n_captions, versions = len(dataset.records[index].captions), dataset.augmenter.settings.versions
         try:
             # each epoch shows another caption, or another version of a clip
-            for epoch in range(lcm(len(dataset.records[index].captions) or 1, versions or 1)):
+            for epoch in range(lcm(n_captions or 1, versions or 1)):
                 dataset.set_epoch(epoch)
                 sample = dataset[index]
                 heard += sample["audio"]
