@@ -1,10 +1,12 @@
-# Both commands set everything up by themselves; nothing but Python 3.11 or 3.12 is needed.
+# All commands set everything up by themselves; nothing but Python 3.11 or 3.12 is needed.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart test fuzz lint docs results check-wheel clean
+.PHONY: install quickstart test fuzz lint docs results check-wheel clean
+
+install: .venv/installed  # .venv with the tested versions, and nothing else
 
 quickstart: .venv/installed
 	$(BIN)/alm quickstart --out quickstart

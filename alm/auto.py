@@ -54,7 +54,7 @@ _REGISTERS = {
 class _Registering:
     """Import finder: as soon as an Auto class of transformers is imported, ours are registered with it.
 
-    It also imports peft without bitsandbytes; see `alm.loading.peft_import`.
+    It also imports peft without bitsandbytes; see `alm.common.peft_import`.
     """
 
     @staticmethod
@@ -73,7 +73,7 @@ class _Registering:
                 importlib.import_module(_REGISTERS[name])
 
             def execute_alone(module: "ModuleType") -> None:
-                from alm.loading.peft_import import bitsandbytes_on_use
+                from alm.common.peft_import import bitsandbytes_on_use
 
                 with bitsandbytes_on_use():
                     execute(module)

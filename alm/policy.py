@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from alm.common.errors import ConfigError, UserError
+from alm.common.peft_import import adapters_without_bitsandbytes
 from alm.common.settings import check_choice
-from alm.loading.peft_import import adapters_without_bitsandbytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import html
 import inspect
 import json
@@ -13,9 +14,11 @@ from typing import Any
 
 from alm.cli import build_parser
 from alm.commands.listing import KINDS
+from alm.common.plugins import Registry
 from alm.common.text import markdown_cell, markdown_table
 from alm.configs.keys import REQUIRED, ConfigKey, section_keys, summary
 from alm.configs.shipped import shipped_configs, summary_of
+from train.config_kinds import KINDS as CONFIG_KINDS
 from train.config_kinds import ablation_class, eval_class, quickstart_class
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,12 +38,58 @@ def pages() -> dict[str, str]:
     }
 
 
-def config_page() -> str:
-    """Every key of every config."""
+def config_classes() -> dict[str, type[Any]]:
+    """Title and dataclass of everything that a config, or a section with a form of its own, is parsed with."""
+    from alm.data.from_labels import Templates
     from alm.data.readers.base import DataSource
     from train.pipeline.recipe import RecipeEvaluation
+    from train.quickstart.labelled import LabelledSettings
+    from train.quickstart.workflow import ArmSettings
     from train.settings import TrainSettings
     from train.stage import STAGES
+
+    own = {
+        f"Stage {name}": STAGES.get(name).settings
+        for name in STAGES.names()
+        if not issubclass(STAGES.get(name).settings, TrainSettings)
+    }
+    return {
+        "Training stages": TrainSettings,
+        **own,
+        "Evaluation of a recipe's stage": RecipeEvaluation,
+        "An entry of data.train": DataSource,
+        "Evaluations": eval_class(),
+        "Ablations": ablation_class(),
+        "Quickstart": quickstart_class(),
+        "An arm of the quickstart": ArmSettings,
+        "Quickstart with an encoder, an LLM and labelled recordings": LabelledSettings,
+        "Wordings of alm data from-labels": Templates,
+    }
+
+
+def option_classes() -> dict[str, dict[str, tuple[type[Any], frozenset[str]]]]:
+    """Per key that holds a component's options: the dataclass of each component, and its fields that are no option."""
+    from alm.data.corpora import CORPORA
+    from encoders.registry import ENCODERS
+    from projectors.base import ProjectorConfig
+    from projectors.registry import PROJECTORS
+
+    def configs(registry: Registry[Any], *given: str) -> dict[str, tuple[type[Any], frozenset[str]]]:
+        found = {name: registry.get(name) for name in registry.shipped()}
+        return {name: (getattr(one, "config_class", one), frozenset(given)) for name, one in found.items()}
+
+    return {
+        "projector_options": configs(
+            PROJECTORS, *(field.name for field in dataclasses.fields(ProjectorConfig))
+        ),
+        "encoder_options": configs(ENCODERS),
+        "data.dataset_options": configs(CORPORA),
+    }
+
+
+def config_page() -> str:
+    """Every key of every config."""
+    from train.settings import TrainSettings
 
     lines = [
         "# Config keys",
@@ -50,28 +99,48 @@ def config_page() -> str:
         "`alm config check FILE` checks one, `alm config schema stage` prints the JSON schema for editors.",
         "",
     ]
-    titles: list[tuple[str, type[Any]]] = [("Training stages", TrainSettings)]
-    titles += [
-        (f"Stage {name}", STAGES.get(name).settings)
-        for name in STAGES.names()
-        if not issubclass(STAGES.get(name).settings, TrainSettings)
-    ]
-    titles += [
-        ("Evaluation of a recipe's stage", RecipeEvaluation),
-        ("An entry of data.train", DataSource),
-        ("Evaluations", eval_class()),
-        ("Ablations", ablation_class()),
-        ("Quickstart", quickstart_class()),
-    ]
-    for title, cls in titles:
-        lines += [f"## {title}", "", summary(cls), ""]
+    for title, cls in config_classes().items():
+        lines += [f"## {title}", "", summary(cls), "", *_beside(title)]
         lines += _section(cls, "", staged=cls is TrainSettings)
+    for key, classes in option_classes().items():
+        lines += [f"## Options in {key}", "", f"The keys of `{key}`, by the component that is chosen.", ""]
+        for name, (cls, given) in classes.items():
+            rows = [_row(found, False) for found in section_keys(cls) if found.name not in given]
+            if (
+                key == "encoder_options"
+            ):  # sizes of an architecture have the names that its publisher gave them
+                rows = [(*row[:-1], row[-1] or "as in the publisher's config") for row in rows]
+            lines += [
+                f"### {key}: {name}",
+                "",
+                *(markdown_table(_HEAD, rows) if rows else ["It has none."]),
+                "",
+            ]
     return "\n".join(lines) + "\n"
+
+
+_HEAD = ("key", "type", "default", "range", "meaning")
+
+
+def _beside(title: str) -> list[str]:
+    """Keys of a config that are read before its dataclass is built: a recipe's own, and `extends` of an ablation."""
+    if title == "Ablations":
+        known = CONFIG_KINDS["ablation"].schema()["$defs"][ablation_class().__name__]
+        keys = {"extends": known["properties"]["extends"]}
+    elif title == "Evaluation of a recipe's stage":
+        schema = CONFIG_KINDS["recipe"].schema()
+        stage = schema["properties"]["stages"]["items"]
+        name = stage["allOf"][0]["then"]["properties"]["name"]
+        keys = {**schema["properties"], "stages.name": name}
+    else:
+        return []
+    rows = [(f"`{key}`", value["description"]) for key, value in keys.items()]
+    return [*markdown_table(("key beside these", "meaning"), rows), ""]
 
 
 def _section(cls: type[Any], prefix: str, staged: bool) -> Iterator[str]:
     keys = section_keys(cls, prefix)
-    head = ("key", "type", "default", "range", *(["stages"] if staged else []), "meaning")
+    head = (*_HEAD[:4], "stages", _HEAD[4]) if staged else _HEAD
     yield from markdown_table(head, [_row(key, staged) for key in keys])
     yield ""
     for key in keys:
@@ -101,8 +170,7 @@ def _row(key: ConfigKey, staged: bool) -> tuple[str, ...]:
 
 
 def _code(value: Any) -> str:
-    text = json.dumps(value)
-    return f"`{text}`" if len(text) < 60 else "see the source"
+    return f"`{json.dumps(value, ensure_ascii=False)}`"
 
 
 def command_page() -> str:
@@ -171,6 +239,8 @@ def component_page() -> str:
         rows = [(f"`{one}`", markdown_cell(_first_line(registry, one))) for one in registry.shipped()]
         lines += [f"## {kind}", "", f"`alm list {kind}`; folder `{registry.package.replace('.', '/')}/`, assigns "
                   f"`{registry.attribute}`.", "", *markdown_table(("name", "what"), rows), ""]  # fmt: skip
+        if kind in ("benchmarks", "corpora"):
+            lines += _layouts(registry)
     return "\n".join(lines) + "\n"
 
 
@@ -180,6 +250,21 @@ def _first_line(registry: Any, name: str) -> str:
     return html.escape(
         inspect.cleandoc(module.__doc__ or "").partition("\n\n")[0].replace("\n", " "), quote=False
     )
+
+
+def _layouts(registry: Any) -> Iterator[str]:
+    """What components say below their first line: how the data that they read is laid out."""
+    for one in registry.shipped():
+        registry.get(one)
+        _, _, more = inspect.cleandoc(import_module(f"{registry.package}.{one}").__doc__ or "").partition(
+            "\n\n"
+        )
+        if more:
+            lines = (
+                line if line.startswith("    ") else html.escape(line, quote=False)
+                for line in more.splitlines()
+            )
+            yield from (f"### {one} {{ #{registry.kind}-{one} }}", "", *lines, "")
 
 
 def encoder_table() -> str:

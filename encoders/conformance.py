@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from alm.common.errors import UserError
+from alm.common.peft_import import adapters_without_bitsandbytes, bitsandbytes_on_use
 from encoders.base import AudioEncoder, AudioTokens
 
 # Differences allowed between two ways of computing the same tokens, as a part of the tokens' own scale:
@@ -379,11 +380,13 @@ def check_fixed_statistics(encoder: AudioEncoder) -> None:
 
 def _with_adapters(encoder: AudioEncoder) -> AudioEncoder:
     """The encoder with random LoRA adapters on its `lora_targets`, changed in place."""
-    from peft import LoraConfig, inject_adapter_in_model
+    with bitsandbytes_on_use():
+        from peft import LoraConfig, inject_adapter_in_model
 
     # init_lora_weights=False starts both factors random: with a zero one, the other's gradient is zero by design.
     lora = LoraConfig(r=2, target_modules=list(encoder.lora_targets), init_lora_weights=False)
-    adapted: AudioEncoder = inject_adapter_in_model(lora, encoder)  # type: ignore[assignment]
+    with adapters_without_bitsandbytes():
+        adapted: AudioEncoder = inject_adapter_in_model(lora, encoder)  # type: ignore[assignment]
     return adapted
 
 

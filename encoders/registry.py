@@ -55,7 +55,9 @@ def encoder_class(name: str) -> type[AudioEncoder]:
             _require_own_model_class(known, found, sources)
             return found
     candidates = [*classes, *(c for found in classes.values() for c in found.config_class.model_classes)]
-    near = get_close_matches(name, candidates, n=1, cutoff=0.5)
+    bare = {one.removesuffix("Encoder"): one for one in reversed(candidates)}  # the ending makes all alike
+    core = name.removesuffix("Encoder")
+    near = [bare[one] for one in get_close_matches(core, bare, n=1, cutoff=0.5 if core == name else 0.7)]
     hint = f"did you mean {near[0]!r}?" if near else "it is neither an encoder nor a directory."
     raise ConfigError(
         f"unknown encoder {name!r}; {hint} Encoders: {', '.join(sources)}. To use an encoder from a file of your "

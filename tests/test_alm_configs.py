@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import typing
+from pathlib import Path
 
 import pytest
 import yaml
@@ -166,6 +167,15 @@ def test_check_names_every_wrong_config(tmp_path, capsys):
     assert len(out.err.splitlines()) == 3
     assert all(line.startswith(start) for line, start in zip(out.err.splitlines(), starts, strict=True))
     assert "did you mean 'optim.steps'?" in out.err
+
+
+def test_init_makes_the_folder_of_its_config(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "eval", "--out", "configs/mine/eval.yaml"]) == 0
+    assert main(["config", "check", "configs/mine/eval.yaml"]) == 0
+    Path("file").write_text("")
+    assert main(["init", "eval", "--out", "file/eval.yaml"]) == 2
+    assert "error: file: cannot be made" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -16,6 +16,7 @@ from alm.cli import main
 from alm.policy import inject_lora
 
 main(["config", "list"])
+main(["encoders", "check", "whisper"])
 
 values = {"r": 2, "lora_alpha": 4, "lora_dropout": 0.0, "target_modules": ["0"]}
 plain = nn.Sequential(nn.Linear(64, 64))

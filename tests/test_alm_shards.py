@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import pickle
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -253,6 +254,30 @@ def test_shard_verify_and_stats_from_the_command_line(source, tmp_path, capsys):
     assert main(["data", "verify", str(out)]) == 1
     said = capsys.readouterr().out
     assert f"{path}: its bytes are not those" in said and "clip 0 changed" in said
+
+
+def test_data_commands_take_a_source_with_settings(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("wavs").mkdir()
+    for name in ("a", "b"):
+        soundfile.write(f"wavs/{name}.wav", np.full(1600, 0.1), 16000)
+    Path("all.csv").write_text("clip,what\na.wav,a dog\nb.wav,rain\n")
+    source = '{path: all.csv, audio: wavs, columns: {audio: clip, answer: what}, prompt: "Which?"}'
+    assert main(["data", "verify", source]) == 0
+    assert "2 records, 2 clips: no problems" in capsys.readouterr().out
+    assert main(["data", "stats", source, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["answer_words"]["max"] == 2
+    assert main(["data", "shard", source, "--out", "shards"]) == 0
+    assert [(record.question, record.answer) for record in ShardedRecords(tmp_path / "shards")] == [
+        ("Which?", "a dog"), ("Which?", "rain"),
+    ]  # fmt: skip
+    for wrong, message in (
+        ("{path: all.csv, colums: {}}", "MANIFEST: unknown key 'colums'; did you mean 'columns'?"),
+        ("{path: all.csv", "MANIFEST: not valid YAML"),
+        ("{audio: wavs}", "MANIFEST.path: is missing"),
+    ):
+        capsys.readouterr()
+        assert main(["data", "verify", wrong]) == 2 and message in capsys.readouterr().err
 
 
 def test_verify_names_every_bad_clip_of_a_manifest(tmp_path, capsys):

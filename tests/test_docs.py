@@ -1,12 +1,14 @@
 """README and docs keep their word: commands parse, keys exist, code compiles, links work, the reference is whole."""
 
 import ast
+import dataclasses
 import importlib.util
 import json
 import re
 import shlex
 import sys
 import textwrap
+import typing
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,8 @@ import yaml
 
 from alm.cli import build_parser, main
 from alm.common.settings import load_settings, read_yaml
-from alm.configs.keys import config_keys
 from alm.configs.shipped import CONFIGS, find_config, shipped_configs
 from eval.benchmarks import list_benchmarks
-from train.config_kinds import ablation_class, eval_class, quickstart_class
 from train.pipeline.recipe import load_recipe
 from train.settings import TrainSettings
 from train.stage import STAGES
@@ -264,21 +264,115 @@ def reference():
     return pages()
 
 
-@pytest.mark.parametrize(
-    "cls",
-    [
-        *dict.fromkeys(STAGES.get(name).settings for name in STAGES.names()),
-        eval_class(),
-        ablation_class(),
-        quickstart_class(),
-    ],
-    ids=lambda cls: cls.__name__,
-)
-def test_every_key_is_in_the_reference(cls, reference):
-    missing = [
-        key.name for key in config_keys(cls) if f"| `{key.name}` |" not in reference["reference/configs.md"]
+def keys_of(cls, prefix=""):
+    """The keys that a config's parser takes, found by the types of fields alone."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if field.init:
+            yield f"{prefix}{field.name}"
+            waiting = [hints[field.name]]
+            while waiting:
+                hint = waiting.pop()
+                waiting += typing.get_args(hint)
+                if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+                    yield from keys_of(hint, f"{prefix}{field.name}.")
+
+
+def unexplained(cls, title, page, left_out=()):
+    """Keys without a row, or without a meaning in it, in the part of the reference with this title."""
+    start = page.index(f"# {title}\n")
+    level = re.search(r"#*$", page[:start])[0].count("#") + 1
+    part = re.split(rf"^#{{1,{level}}} ", page[start + 2 :], flags=re.M)[0]
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in part.splitlines()
+        if line[:1] == "|"
     ]
-    assert missing == []
+    explained = {row[0].strip("`") for row in rows if row[-1]}
+    return [key for key in keys_of(cls) if key not in left_out and key not in explained]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    """A section.
+
+    Attributes:
+        depth: How deep.
+    """
+
+    depth: int = 1
+    silent: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    """A config.
+
+    Attributes:
+        stage: A key that the reference has for another config.
+        inner: A section.
+    """
+
+    stage: str = ""
+    inner: Inner | None = None
+    below: int = 3
+    """Said here."""
+
+
+def test_every_key_is_in_the_reference(reference):
+    from reference_pages import _section, config_classes, option_classes
+
+    page = reference["reference/configs.md"]
+    assert {
+        title: lost for title, cls in config_classes().items() if (lost := unexplained(cls, title, page))
+    } == {}
+    for option, classes in option_classes().items():
+        for name, (cls, given) in classes.items():
+            assert unexplained(cls, f"{option}: {name}", page, given) == [], (option, name)
+    # A key of a settings class that is not in the page, or is there without a meaning, is found.
+    assert unexplained(Outer, "Evaluations", page) == [
+        "stage",
+        "inner",
+        "inner.depth",
+        "inner.silent",
+        "below",
+    ]
+    own = "\n".join(["## Own", "", *_section(Outer, "", staged=False)])
+    assert unexplained(Outer, "Own", own) == ["inner.silent"]
+
+
+def test_the_reference_shows_layouts_of_corpora_and_keys_beside_dataclasses(reference):
+    from importlib import import_module
+
+    page = reference["reference/components.md"]
+    for name in ("clotho", "mmau", "fsd50k"):
+        about = import_module(f"alm.data.corpora.{name}").__doc__.split("\n\n")[1].split("\n")[0]
+        assert about.replace("<", "&lt;").replace(">", "&gt;") in page, name
+    for key in ("extends", "out", "defaults", "stages", "stages.name"):
+        assert re.search(rf"^\| `{key}` \| \w", reference["reference/configs.md"], re.M), key
+    assert not any("see the source" in text for text in reference.values())
+
+
+def test_every_class_that_parses_a_config_is_in_the_reference(reference):
+    from reference_pages import config_classes
+
+    classes = list(config_classes().values())
+    for cls in classes:
+        hints = typing.get_type_hints(cls).values()
+        classes += [
+            one for hint in hints for one in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(one)
+        ]
+    known = {cls.__name__ for cls in classes}
+    parsed = set()
+    for package in ("alm", "encoders", "projectors", "train", "eval"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
+                    "parse_settings",
+                    "load_settings",
+                ):
+                    parsed |= {node.args[0].id} if isinstance(node.args[0], ast.Name) else set()
+    assert len(parsed) > 8 and parsed - {"cls", "corpus"} <= known
 
 
 def test_every_command_flag_component_and_config_is_in_the_reference(reference):

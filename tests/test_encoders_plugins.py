@@ -172,6 +172,7 @@ def test_an_encoder_and_a_projector_train_from_one_yaml_and_answer(plugins, llm_
     assert main(train) == 0 and "already done" not in capsys.readouterr().out
     assert main(ask) == 2
     assert "unknown encoder 'BandsEncoder'" in (err := capsys.readouterr().err) and "--plugins" in err
+    assert "did you mean" not in err  # it shares the ending "Encoder" with all others, no more
 
 
 def test_a_projector_is_saved_under_its_files_name(plugins, monkeypatch):

@@ -141,6 +141,10 @@ def test_label_tables(tmp_path):
             "no column 'filename' or .* among filenam, category; rename 'filenam' to 'filename'",
         ),
         (
+            "clip,category,part\na.wav,bell,x",
+            "among clip, category, part; rename the column that holds it to 'filename'",
+        ),
+        (
             "filename,category\na.wav,bell\na.wav,bell",
             "meta.csv:3: 'a.wav' was already listed at .*meta.csv:2",
         ),

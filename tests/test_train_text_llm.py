@@ -10,6 +10,7 @@ from alm.common.errors import ConfigError, UserError
 from alm.data.records import AUDIO_MARKER, format_choices
 from alm.data.scenes.events import GeneratedEvents
 from alm.data.scenes.language import Language
+from train.text_llm.config import TextLLMConfig
 from train.text_llm.muon import MuonAdamW, orthogonalize
 from train.text_llm.reading import (
     Exercise,
@@ -19,7 +20,7 @@ from train.text_llm.reading import (
     draw_reading_scene,
     score_reading,
 )
-from train.text_llm.stage import TextLLMConfig, build_llm, reading_text, train_text_llm
+from train.text_llm.stage import build_llm, reading_text, train_text_llm
 from train.text_llm.tokenizer import train_tokenizer
 
 LANGUAGE = Language(GeneratedEvents.kinds)

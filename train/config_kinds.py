@@ -155,7 +155,10 @@ def _recipe_schema() -> dict[str, Any]:
             "type": "object", "description": "Values of every training stage.", "additionalProperties": False,
             "properties": definitions[TrainSettings.__name__]["properties"],
         },
-        "stages": {"type": "array", "minItems": 1, "items": item},
+        "stages": {
+            "type": "array", "description": "The stages in their order: the keys of the stage, and name and evaluate.",
+            "minItems": 1, "items": item,
+        },
     }  # fmt: skip
     return {
         "$schema": DRAFT, "title": "A recipe of alm train", "type": "object", "required": ["out", "stages"],

@@ -7,6 +7,8 @@ from typing import Any
 
 from alm.commands import Command, number, seed
 
+_SOURCE = "data in any format (alm list formats): a path, or a mapping such as '{path: a.csv, columns: {audio: clip}}'"
+
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
@@ -43,7 +45,7 @@ def _add_shard(actions: Any) -> None:
             "and config that accepts a manifest accepts the directory, too."
         ),
     )
-    shard.add_argument("manifest", nargs="+", metavar="MANIFEST", help="JSONL manifests")
+    shard.add_argument("manifest", nargs="+", metavar="MANIFEST", help=_SOURCE)
     shard.add_argument("--out", required=True, metavar="DIR", help="new directory for the shards")
     shard.add_argument("--shard-mb", type=number, default=500.0, help="megabytes per shard (500)")
     shard.add_argument("--shuffle", type=seed, metavar="SEED", help="shuffle the clips with this seed")
@@ -65,7 +67,7 @@ def _add_checks(actions: Any) -> None:
         "manifest",
         nargs="*",
         metavar="MANIFEST",
-        help="data in any format, see alm list formats; with --for: settings KEY=VALUE of the config",
+        help=f"{_SOURCE}; with --for: settings KEY=VALUE of the config",
     )
     verify.add_argument("--for", dest="config", metavar="CONFIG.yaml", help="config of a training stage")
     verify.set_defaults(run=_verify)
@@ -74,7 +76,7 @@ def _add_checks(actions: Any) -> None:
         help="hours, clips, answer lengths and kinds of a data set",
         description="Print hours, clips, lengths of clips and answers, and records of each kind.",
     )
-    stats.add_argument("manifest", metavar="MANIFEST", help="a JSONL manifest or a shard directory")
+    stats.add_argument("manifest", metavar="MANIFEST", help=_SOURCE)
     stats.add_argument("--json", action="store_true", help="print JSON")
     stats.set_defaults(run=_stats)
 
@@ -169,10 +171,11 @@ def _compose(arguments: argparse.Namespace) -> None:
 
 def _shard(arguments: argparse.Namespace) -> None:
     from alm.common.progress import progress
+    from alm.data.readers.base import named_source
     from alm.data.shard_writer import write_shards
     from alm.data.sources import open_records
 
-    records = open_records(arguments.manifest, audio_only=True)
+    records = open_records([named_source(text) for text in arguments.manifest], audio_only=True)
     with progress("shard", len(records), "record") as advance:
         index = write_shards(records, arguments.out, arguments.shard_mb, arguments.shuffle, advance)
     megabytes = sum(shard["bytes"] for shard in index["shards"]) / 1e6
@@ -187,15 +190,16 @@ def _verify(arguments: argparse.Namespace) -> int:
     from alm.common.progress import progress
     from alm.common.text import one_line
     from alm.data.audit import verify
+    from alm.data.readers.base import named_source
     from alm.data.sources import open_source
 
     if arguments.config is not None:
         return _verify_for(arguments.config, arguments.manifest)
     if len(arguments.manifest) != 1:
         raise ConfigError(f"MANIFEST: got {len(arguments.manifest)}; give one, or --for CONFIG.yaml")
-    (manifest,) = arguments.manifest
-    with progress("verify", len(open_source(manifest, audio_only=True)), "record") as advance:
-        found = verify(manifest, advance)
+    source = named_source(arguments.manifest[0])
+    with progress("verify", len(open_source(source, audio_only=True)), "record") as advance:
+        found = verify(source, advance)
     for where, what in found.problems:
         print(one_line(f"{where}: {what}"))
     print(f"{found.records} records, {found.clips} clips: {len(found.problems) or 'no'} problems")
@@ -218,8 +222,9 @@ def _stats(arguments: argparse.Namespace) -> None:
 
     from alm.common.text import one_line
     from alm.data.audit import statistics
+    from alm.data.readers.base import named_source
 
-    numbers = statistics(arguments.manifest)
+    numbers = statistics(named_source(arguments.manifest))
     if arguments.json:
         print(json.dumps(numbers))
         return

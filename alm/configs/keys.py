@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
+import itertools
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Iterator
@@ -99,9 +102,10 @@ def section_keys(cls: type[Any], prefix: str = "") -> tuple[ConfigKey, ...]:
 
 
 def attribute_texts(cls: type[Any]) -> dict[str, str]:
-    """The texts of the "Attributes:" sections of a class and of its bases, by attribute."""
+    """The texts about attributes of a class and its bases: of "Attributes:" sections, or strings below attributes."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
+        found |= _texts_below(base)
         _, _, block = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
         name = ""
         for line in block.splitlines():
@@ -113,6 +117,19 @@ def attribute_texts(cls: type[Any]) -> dict[str, str]:
                 found[name] = start[2]
             elif name and line.strip():
                 found[name] += f" {line.strip()}"
+    return found
+
+
+def _texts_below(cls: type[Any]) -> dict[str, str]:
+    """The strings that stand below attributes in the source of a class."""
+    if not dataclasses.is_dataclass(cls):
+        return {}
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    found = {}
+    for above, below in itertools.pairwise(getattr(node, "body", ())):
+        if isinstance(above, ast.AnnAssign) and isinstance(above.target, ast.Name):
+            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                found[above.target.id] = " ".join(str(below.value.value).split())
     return found
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from alm.common.errors import UserError
 from alm.common.files import sha256_of
+from alm.data.readers.base import DataSource
 from alm.data.records import AudioRef, Record
 from alm.data.shards import CLIPS, RECORDS, ShardedRecords, ShardError, read_shard
 from alm.data.sources import open_source
@@ -35,13 +36,13 @@ class Findings:
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
-def verify(path: str, progress: Callable[[int], None] = lambda n: None) -> Findings:
+def verify(source: str | DataSource, progress: Callable[[int], None] = lambda n: None) -> Findings:
     """Decode every record's audio; compare the hashes of shards, too.
 
     A clip that cannot be read is a problem like any other: the check continues with the next one.
 
     Args:
-        path: A manifest or a shard directory.
+        source: Data in any format, as a path or with settings.
         progress: Called with 1 after each record.
 
     Returns:
@@ -51,7 +52,7 @@ def verify(path: str, progress: Callable[[int], None] = lambda n: None) -> Findi
         ManifestError: The manifest or the shards' index cannot be read (a duplicate id, a broken line, a missing
             shard).
     """
-    records: Sequence[Record] = open_source(path, audio_only=True)
+    records: Sequence[Record] = open_source(source, audio_only=True)
     found = Findings()
     if isinstance(records, ShardedRecords):
         _verify_hashes(records, found)
@@ -115,7 +116,7 @@ def _verify_hashes(records: ShardedRecords, found: Findings) -> None:
             found.problems.append((record, f"{path}: clip {clip} changed since it was written"))
 
 
-def statistics(path: str) -> dict[str, Any]:
+def statistics(source: str | DataSource) -> dict[str, Any]:
     """Counts and lengths of a manifest or shard directory; audio headers are read, audio is not decoded.
 
     Returns:
@@ -126,7 +127,7 @@ def statistics(path: str) -> dict[str, Any]:
     Raises:
         ManifestError: The manifest or the shards' index cannot be read.
     """
-    records = open_source(path, audio_only=True)
+    records = open_source(source, audio_only=True)
     kinds: Counter[str] = Counter()
     rates: Counter[int] = Counter()
     words: list[int] = []

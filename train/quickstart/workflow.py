@@ -28,7 +28,7 @@ from train.settings import TrainSettings
 from train.stages.compose import compose_scenes
 from train.stages.text_llm import train_small_llm
 from train.stages.training import TrainingStage
-from train.text_llm.stage import TextLLMConfig
+from train.text_llm.config import TextLLMConfig
 from train.tune.stage import cached_features, caches_features
 
 QUICKSTART_STAGES = ("pretrain", "align", "instruct")

@@ -10,7 +10,7 @@ from alm.data.scenes.compose import ComposeConfig, build_bank
 from alm.data.scenes.language import Language
 from train.stage import Stage, StageSettings
 from train.stages.training import TrainingStage
-from train.text_llm.stage import TextLLMConfig, train_text_llm
+from train.text_llm.config import TextLLMConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,8 @@ class TextLLMStage(Stage[TextLLMSettings]):
 
 def train_small_llm(scenes: ComposeConfig, config: TextLLMConfig, out: Path, folder: Path) -> dict[str, Any]:
     """Train the small LLM on the words of the composer's sounds; returns its scores on new scenes."""
+    from train.text_llm.stage import train_text_llm
+
     language = Language(tuple(build_bank(scenes).kinds))
     return {"reading": train_text_llm(config, language, out, folder)}
 

@@ -111,8 +111,13 @@ def _column(table: Path, row: Row, names: Sequence[str]) -> str:
     """
     column = next((name for name in names if name in row.values), None)
     if column is None:
-        near = next(((old, *new) for old in row.values if (new := get_close_matches(old, names, n=1))), None)
-        hint = f"rename {near[0]!r} to {near[1]!r}" if near else "add one"
+        close = {old: get_close_matches(old, names, n=1, cutoff=0.8) for old in row.values}
+        near = next(((old, *new) for old, new in close.items() if new), None)
+        hint = (
+            f"rename {near[0]!r} to {near[1]!r}"
+            if near
+            else f"rename the column that holds it to {names[0]!r}"
+        )
         raise ManifestError(
             f"{table}:1: no column {' or '.join(map(repr, names))} among {', '.join(row.values)}; {hint}"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import numpy as np
 
 from alm.common.errors import ConfigError, ManifestError, shown
 from alm.common.json_text import first_character, json_items
+from alm.common.settings import parse_yaml
 from alm.common.storage.remote import to_path
 from alm.data.index import Line, open_index, parse_stored, stored_line
 from alm.data.records import Record, check_record
@@ -104,6 +106,17 @@ def parse_source(value: Any, where: str) -> str | DataSource:
         if not isinstance(column, str) or not column:
             raise ConfigError(f"{where}.columns.{target}: got {shown(column, 80)}; expected a column's name")
     return DataSource(**value)
+
+
+def named_source(text: str) -> str | DataSource:
+    """A source as a command's argument: a path, or a mapping in YAML such as `{path: a.csv, audio: clips}`.
+
+    Raises:
+        ConfigError: It begins as a mapping does and is none, or has an unknown key or a value of a wrong type.
+    """
+    if not text.lstrip().startswith("{") or os.path.exists(text):
+        return text
+    return parse_source(parse_yaml(text, "MANIFEST"), "MANIFEST")
 
 
 def as_source(source: str | DataSource) -> DataSource:
