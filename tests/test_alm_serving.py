@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 import torch
@@ -37,7 +38,7 @@ from starlette.requests import Request  # noqa: E402
 from alm.serving.access import Address, check_address, read_key  # noqa: E402
 from alm.serving.app import Service  # noqa: E402
 from alm.serving.engine import Finish, LocalEngine, StoppedText  # noqa: E402
-from alm.serving.proxy import VllmEngine  # noqa: E402
+from alm.serving.proxy import VllmEngine, vllm_settings  # noqa: E402
 from alm.serving.requests import ChatRequest, Limits, RequestError, read_request  # noqa: E402
 from alm.serving.server import _Server  # noqa: E402
 
@@ -961,3 +962,15 @@ def test_the_engine_is_named_where_it_is_not_installed(tmp_path, monkeypatch, ca
     assert main(["serve", str(tmp_path), "--engine", "vllm"]) == 2
     assert "vLLM finds no plug-in of alm-toolkit" in capsys.readouterr().err
     assert os.environ.get("VLLM_API_KEY") is None
+
+
+def test_vllm_leaves_memory_on_a_cpu_to_others_unless_the_user_says_how_much(monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    gib = int(vllm_settings()["VLLM_CPU_KVCACHE_SPACE"])
+    assert 1 <= gib <= max(1, psutil.virtual_memory().total / 2**30 / 4)
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
+    assert "VLLM_CPU_KVCACHE_SPACE" not in vllm_settings()
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE")
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    assert "VLLM_CPU_KVCACHE_SPACE" not in vllm_settings()

@@ -49,7 +49,11 @@ def parts(model_dir):
 @contextmanager
 def serving(model_dir, *words):
     """`alm serve` with vLLM's engine: its process and its URL."""
-    settings = {name: value for name, value in SETTINGS.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
+    ours = (
+        "VLLM_ENABLE_V1_MULTIPROCESSING",
+        "VLLM_CPU_KVCACHE_SPACE",
+    )  # `alm serve` chooses the cache itself
+    settings = {name: value for name, value in SETTINGS.items() if name not in ours}
     server = subprocess.Popen(
         tied_child_command("alm", "serve", str(model_dir), "--engine", "vllm", "--port", "0", ENGINE, *words),
         env=child_environment({**settings, "ALM_API_KEY": KEY}), stdout=subprocess.PIPE, text=True,
