@@ -25,8 +25,7 @@ import alm
 from alm.cli import _explain, build_parser, main
 from alm.common.errors import UserError
 from alm.common.processes import child_command, child_environment
-from alm.common.progress import progress
-from alm.common.terminal import safe_streams
+from alm.common.terminal import progress, safe_streams
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -125,7 +125,7 @@ def _answer(arguments: argparse.Namespace, question: str) -> int:
 
 def _answer_all(arguments: argparse.Namespace, question: str) -> int:
     from alm.commands._collecting import without_collecting
-    from alm.common.progress import progress
+    from alm.common.terminal import progress
     from alm.common.text import json_line, one_line
 
     trusted = arguments.trust_remote_code

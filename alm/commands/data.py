@@ -156,8 +156,8 @@ def _add_share(actions: Any) -> None:
 
 
 def _compose(arguments: argparse.Namespace) -> None:
-    from alm.common.progress import counter, progress
     from alm.common.settings import load_settings
+    from alm.common.terminal import counter, progress
     from alm.data.scenes.compose import ComposeConfig, compose
 
     overrides = [f"seed={arguments.seed}", *arguments.overrides]
@@ -170,7 +170,7 @@ def _compose(arguments: argparse.Namespace) -> None:
 
 
 def _shard(arguments: argparse.Namespace) -> None:
-    from alm.common.progress import progress
+    from alm.common.terminal import progress
     from alm.data.readers.base import named_source
     from alm.data.shard_writer import write_shards
     from alm.data.sources import open_records
@@ -187,7 +187,7 @@ def _shard(arguments: argparse.Namespace) -> None:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from alm.common.errors import ConfigError
-    from alm.common.progress import progress
+    from alm.common.terminal import progress
     from alm.common.text import one_line
     from alm.data.audit import verify
     from alm.data.readers.base import named_source
@@ -239,7 +239,7 @@ def _get(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from alm.common.errors import ConfigError
-    from alm.common.progress import counter, progress
+    from alm.common.terminal import counter, progress
     from alm.data.corpora import CORPORA
     from alm.data.download import download
 

@@ -59,7 +59,7 @@ def _embed_files(arguments: argparse.Namespace, files: list[str], out: Path) -> 
 
     from alm.common.errors import AudioError, UserError
     from alm.common.files import write_bytes_atomic
-    from alm.common.progress import progress
+    from alm.common.terminal import progress
     from alm.common.text import one_line
     from alm.encoder import load_any_encoder
     from encoders.audio import load_audio

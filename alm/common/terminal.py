@@ -1,7 +1,8 @@
 """Standard output and error as the command uses them: what strangers wrote cannot act on the terminal.
 
 Answers, ids and file names may hold control sequences; they are shown as escapes, here, for everything that is printed.
-A line that is printed while a progress bar is on the screen begins on a line of its own.
+The progress bar of every long step shows rate and remaining time; without a terminal it is redrawn every 20
+seconds. A line that is printed while a bar is on the screen begins on a line of its own.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 from alm.common.text import printable
 
 _ROW_MOVES = re.compile(r"(\n|\x1b\[A)+")  # as tqdm moves between the rows of several bars
+
+PROGRESS_ROW = "ALM_PROGRESS_ROW"
+"""Environment variable: the row of this process's bar, where several processes show one at the same time."""
 
 
 class OutputClosed(SystemExit):
@@ -124,3 +128,47 @@ def _same_file(first: TextIO, second: TextIO | None) -> bool:
         return os.path.sameopenfile(first.fileno(), second.fileno())
     except (OSError, ValueError):  # a stream without a file, as in tests
         return False
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str = "it") -> Iterator[Callable[..., None]]:
+    """Show a bar on stderr; yields `advance(n=1, **shown)`.
+
+    Args:
+        title: Name of the step; empty shows no bar.
+        total: Number of units that will be done.
+        unit: Name of one unit.
+    """
+    from tqdm import tqdm
+
+    watched = sys.stderr.isatty()
+    with tqdm(
+        total=total,
+        desc=title,
+        unit=unit,
+        mininterval=0.3 if watched else 20.0,
+        dynamic_ncols=watched,
+        ascii=not watched,
+        disable=not title,
+        position=int(os.environ.get(PROGRESS_ROW, "0")),
+        smoothing=0.1,
+    ) as bar:
+
+        def advance(n: int = 1, **shown: object) -> None:
+            if shown:
+                bar.set_postfix({key: str(value) for key, value in shown.items()}, refresh=False)
+            bar.update(n)
+
+        yield advance
+
+
+def counter(advance: Callable[..., None]) -> Callable[[int, int], None]:
+    """Turn `advance` into a callback that takes (done, total)."""
+    seen = 0
+
+    def show(done: int, _total: int) -> None:
+        nonlocal seen
+        advance(done - seen)
+        seen = done
+
+    return show

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alm.common.errors import AudioError
-from alm.common.progress import progress
+from alm.common.terminal import progress
 from alm.data.records import AUDIO_MARKER, AudioRef, Record
 from encoders.audio.options import AudioOptions
 from eval.errors import EvaluationError

@@ -30,7 +30,7 @@ from alm.common.files import remove_leftovers
 from alm.common.fingerprint import code_hash
 from alm.common.json_text import parse_json
 from alm.common.processes import rank, world_size
-from alm.common.progress import progress
+from alm.common.terminal import progress
 from alm.data.records import AudioRef
 from alm.data.shards import ShardRef
 from encoders import AudioEncoder

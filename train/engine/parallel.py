@@ -12,8 +12,7 @@ from typing import Any
 
 from alm.common.errors import UserError
 from alm.common.processes import end_with_parent, interrupts_kept_from_children, tied_call
-from alm.common.progress import ROW
-from alm.common.terminal import OutputClosed, safe_streams
+from alm.common.terminal import PROGRESS_ROW, OutputClosed, safe_streams
 
 Work = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -82,7 +81,7 @@ def _work(function: Callable[[bytes], None], call: bytes, threads: int, row: int
     end_with_parent()
     import torch
 
-    os.environ[ROW] = str(row)
+    os.environ[PROGRESS_ROW] = str(row)
     torch.set_num_threads(threads)
     try:
         with safe_streams():

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from alm.common.files import write_text_atomic
 from alm.common.json_text import read_log
-from alm.common.progress import progress
+from alm.common.terminal import progress
 from train.data.protocols import UsesEpoch
 
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from alm.common.progress import counter, progress
+from alm.common.terminal import counter, progress
 from alm.data.scenes.compose import ComposeConfig, compose
 from train.stage import Stage, StageSettings
 
