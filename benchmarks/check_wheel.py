@@ -2,7 +2,8 @@
 
 Run by `make check-wheel`; takes some minutes. Only the build backend is downloaded. The commands, those of the first
 tutorial included, run in a folder that holds a user's own
-`train.py`, `eval.py`, `configs/` and `encoders/`, none of which may be imported.
+`train.py`, `eval.py`, `configs/`, `encoders/` and files with names of dependencies, none of which may be imported, under
+torchrun neither.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def install(wheel: Path, folder: Path) -> Path:
         "--no-index",
     ]
     subprocess.run([*pip, "--target", str(site), str(wheel)], check=True)
+    shutil.copy(site / "bin" / "alm", folder / "bin" / "alm")  # with --target, commands lie beside the packages
     # Only the folder of the dependencies, not its own .pth files: those lead to the checkout.
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return python
@@ -100,6 +102,8 @@ def user_folder(folder: Path) -> Path:
         "configs/__init__.py",
         "encoders/__init__.py",
         "projectors.py",
+        "datasets.py",
+        "evaluate.py",
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(_TRAP)
@@ -183,11 +187,17 @@ def main() -> None:
             str(next((work / "quickstart/data/audio").glob("*.wav"))),
             "What?",
         )
-        for words in tutorial(work):
+        tutorial_commands = tutorial(work)
+        for words in tutorial_commands:
             run(*words)
         assert (work / "runs/align/model/eval/manifest/report.html").is_file()
-        launcher = [str(python), "-m", "torch.distributed.run", "--nproc-per-node", "1", "-m", "alm"]
-        assert "audiomosaic" in run("list", "encoders", by=launcher)
+        launcher = [str(python), "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "alm"]
+        (align,) = [words for words in tutorial_commands if words[:2] == ["train", "align.yaml"]]
+        run(*align, "out=runs/two", by=launcher)
+        assert (work / "runs/two/model/config.json").is_file()
+        (work / "alm.py").write_text(_TRAP)  # `python -m alm` is that file; the installed command is not
+        command = python.parent.parent / "bin" / "alm"
+        assert "audiomosaic" in run("list", "encoders", by=[str(python), str(command)])
     print("the wheel works without the checkout")
 
 
