@@ -28,6 +28,7 @@ lint: .venv/installed
 docs: .venv/installed  # the site in site/index.html; strict: a dead link is an error
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python docs/site_links.py site
 
 results: .venv/installed  # docs/results-regenerated.md: what is cheap to measure, measured again
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.results

@@ -2,8 +2,8 @@
 
 Run by `make check-wheel`; takes some minutes. Only the build backend is downloaded. The commands, those of the first
 tutorial included, run in a folder that holds a user's own
-`train.py`, `eval.py`, `configs/`, `encoders/` and files with names of dependencies, none of which may be imported, under
-torchrun neither.
+`train.py`, `eval.py`, `configs/`, `encoders/` and files with names of dependencies, none of which may be imported, also
+not under torchrun.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ def install(wheel: Path, folder: Path) -> Path:
         "--no-index",
     ]
     subprocess.run([*pip, "--target", str(site), str(wheel)], check=True)
-    shutil.copy(site / "bin" / "alm", folder / "bin" / "alm")  # with --target, commands lie beside the packages
+    shutil.copy(
+        site / "bin" / "alm", folder / "bin" / "alm"
+    )  # with --target, commands lie beside the packages
     # Only the folder of the dependencies, not its own .pth files: those lead to the checkout.
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return python

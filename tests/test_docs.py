@@ -433,6 +433,29 @@ def test_the_table_of_encoders_says_what_each_is(reference):
     assert "<!-- table of encoders -->" in (ROOT / "docs" / "encoders.md").read_text("utf-8")
 
 
+def test_dead_links_of_a_built_site_are_found(tmp_path):
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        from site_links import dead_links
+    finally:
+        sys.path.pop(0)
+    (tmp_path / "sub").mkdir()
+    right = '<h1 id="top"><a href="sub/b.html#x y"></a><a href="https://a.org/"></a><a href="#top"></a>'
+    (tmp_path / "a.html").write_text(right + '<a href="mailto:a@b"></a><img src="data:image/png;base64,AA">')
+    (tmp_path / "sub/b.html").write_text('<p id="x y"><a href="../a.html#top"></a><a name="old"></a>')
+    assert dead_links(tmp_path) == []
+    (tmp_path / "sub/b.html").write_text(
+        '<a href="../a.html#gone"></a><a href="../c.html"></a><a href="../sub/"></a><a href="#old"></a>'
+        '<script src="https://a.org/b.js"></script><link href="//a.org/b.css">'
+    )
+    found = dead_links(tmp_path)
+    assert [line.split(": ", 1)[1] for line in found] == [
+        "sub/b.html#x y: leads to no anchor", "../a.html#gone: leads to no anchor", "../c.html: leads to no file",
+        "../sub/: leads to no file", "#old: leads to no anchor", "https://a.org/b.js: is loaded from the network",
+        "//a.org/b.css: is loaded from the network",
+    ]  # fmt: skip
+
+
 def test_every_page_is_in_the_navigation(reference):
     listed = re.findall(r"[\w/.-]+\.md", (ROOT / "mkdocs.yml").read_text("utf-8"))
     there = {

@@ -169,6 +169,8 @@ def test_settings_of_the_llm_that_are_not_applied_are_named():
     (note,) = ignored_settings(model, {"do_sample": False})
     assert "repetition_penalty=1.1" in note and "eos" not in note
     assert not ignored_settings(model, {"repetition_penalty": 1.2})
+    model.generation_config.output_attentions = model.generation_config.output_scores = False  # as SmolLM2's
+    assert not ignored_settings(model, {"repetition_penalty": 1.2})
     model.generation_config.trust_remote_code = False  # what from_pretrained leaves there; nothing to apply
     assert not ignored_settings(model, {"repetition_penalty": 1.2})
 
