@@ -311,6 +311,30 @@ def test_answers_are_compared_by_the_rule_of_their_benchmark(tmp_path):
     assert [one["right"] for one in found["disagreements"]] == ["first"] * 6
 
 
+def test_two_evaluations_are_compared_under_the_name_of_their_benchmark(tmp_path):
+    """Their folders may have any name; questions of one kind stand beside the published figures of that kind."""
+    for name, right in (("mine", 20), ("theirs", 12)):
+        (tmp_path / name).mkdir()
+        lines = [
+            {"id": f"q{i}", "kind": "sound", "clip": f"c{i}", "references": ["dog"], "choices": ["dog", "rain"],
+             "control": "none", "prediction": "dog" if i < right else "rain",
+             "key": prediction_key(id=f"q{i}", run=name)}
+            for i in range(20)
+        ]  # fmt: skip
+        (tmp_path / name / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        told = {"run": {"benchmark": "mmau", "split": "test-mini"}}
+        (tmp_path / name / "scores.json").write_text(json.dumps(told))
+    comparison = compare_runs(tmp_path / "mine", tmp_path / "theirs")
+    assert {row["set"] for row in comparison["rows"]} == {comparison["sets"][0]["name"]} == {"mmau"}
+    page = write_comparison(tmp_path / "out", comparison).read_text()
+    assert "On mmau mine is better" in page
+    for name, value in (("mine", "100.0"), ("theirs", "60.0")):  # the first column is that of sound
+        assert f'<th scope="row">{name}</th><td data-name="sound, mini"><span>{value}' in page
+    told["run"]["benchmark"] = "manifest"  # says nothing of the questions
+    (tmp_path / "mine" / "scores.json").write_text(json.dumps(told))
+    assert compare_runs(tmp_path / "mine", tmp_path / "theirs")["sets"][0]["name"] == "mine"
+
+
 @pytest.mark.parametrize("less", ["a", "b"])
 @pytest.mark.parametrize("kept", [0, 29])
 def test_a_control_that_one_model_was_not_fully_asked_under_is_left_out(tmp_path, less, kept):

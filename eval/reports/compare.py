@@ -49,7 +49,8 @@ def compare_runs(first: str | Path, second: str | Path, *, seed: int = 0) -> Com
     """
     runs = _runs(Path(first)), _runs(Path(second))
     if len(runs[0]) == len(runs[1]) == 1:
-        pairs = {next(iter(runs[0])): (next(iter(runs[0].values())), next(iter(runs[1].values())))}
+        [(folder, path)], [other] = runs[0].items(), runs[1].values()
+        pairs = {_benchmark_name(path) or folder: (path, other)}
     else:
         pairs = {name: (path, runs[1][name]) for name, path in runs[0].items() if name in runs[1]}
     if not pairs:
@@ -82,6 +83,12 @@ def _runs(path: Path) -> dict[str, Path]:
         if found:
             return found
     raise EvaluationError(f"{path}: no {PREDICTIONS} there; give the folder of an evaluation")
+
+
+def _benchmark_name(path: Path) -> str | None:
+    """The benchmark of an evaluation, whose folder may have any name; None where only the data tell."""
+    name = _stored_scores(path).get("run", {}).get("benchmark")
+    return name if isinstance(name, str) and name not in ("", "manifest") else None
 
 
 def _compare_one(
@@ -119,6 +126,7 @@ def _compare_one(
         "backends": dict(sorted(backends.items())),
         "absent": dict(sorted(absent.items())),
         "controls": _controls(records, conditions, scores, metrics, is_right, seed),
+        "only_kind": next(iter(kinds)) if repeated else None,
         "disagreements": disagreements(records, answers_by_id, is_right),
         "run": {key: value for key, value in stored[0].get("run", {}).items() if key in _WHERE},
     }

@@ -122,6 +122,9 @@ def _published(comparison: Mapping[str, Any], one: Mapping[str, Any], names: Seq
         name: {row["score"]: row[side] for row in rows}
         for name, side in zip(names, ("first", "second"), strict=True)
     }
+    for scores in results.values():  # questions of one kind have one row, that of all questions
+        if one["only_kind"] and "qa/overall" in scores:
+            scores[f"qa/{one['only_kind']}"] = scores["qa/overall"]
     return published_sections(
         one["run"], results, n_records=one["n_records"], limited=one["limited"], level=3
     )
