@@ -80,6 +80,17 @@ def test_a_wrong_name_gets_the_nearest(given, hint):
         find_config(given)
 
 
+def test_a_wrong_name_of_an_own_file_gets_the_nearest_file(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for name in ("align.yaml", "mine/align.yaml"):
+        (tmp_path / name).write_text("out: mine\n")
+    for given, near in (("algin.yaml", "align.yaml"), ("mine/alignn.yaml", "mine/align.yaml")):
+        with pytest.raises(ConfigError, match=f"^{given}: no such config file; did you mean {near}"):
+            find_config(given)
+    with pytest.raises(ConfigError, match="config list names the shipped ones"):
+        find_config("nothing/zzzz.yaml")
+
+
 def test_deepspeed_configs_are_found_too(tmp_path):
     settings = RunSettings(deepspeed="configs/deepspeed/zero2.json")
     assert settings.deepspeed_file == str(CONFIGS / "deepspeed" / "zero2.json")

@@ -75,7 +75,19 @@ def _find(given: str | os.PathLike[str], folders: Sequence[str], suffix: str, ki
         return within[matches[0]]
     if matches:
         raise ConfigError(f"{text}: several shipped configs have this name; give {' or '.join(matches)}")
-    raise ConfigError(f"{text}: no such {kind} file{_nearest(name, within or files)}")
+    beside = (
+        get_close_matches(text, _beside(Path(text), suffix), n=1, cutoff=0.8) if Path(text).suffix else []
+    )
+    hint = f"; did you mean {beside[0]}?" if beside else _nearest(name, within or files)
+    raise ConfigError(f"{text}: no such {kind} file{hint}")
+
+
+def _beside(path: Path, suffix: str) -> list[str]:
+    """The files of the folder that a path names."""
+    try:
+        return [os.fspath(found) for found in path.parent.glob(f"*{suffix}")]
+    except (OSError, ValueError):  # no permission, NUL
+        return []
 
 
 def _nearest(name: str, files: dict[str, Path]) -> str:

@@ -249,9 +249,9 @@ def find_config(config: str | Path) -> Path:
         return shipped.find_config(config, ("eval",))
     except ConfigError as error:
         near = get_close_matches(str(config), list_benchmarks(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = f"; did you mean {near[0]}? Benchmarks: " if near else "; benchmarks: "
         raise EvaluationError(
-            f"{config}: neither a YAML config nor a benchmark{hint}. Benchmarks: {', '.join(list_benchmarks())}"
+            f"{config}: neither a YAML config nor a benchmark{hint}{', '.join(list_benchmarks())}"
         ) from error
 
 
