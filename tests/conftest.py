@@ -93,6 +93,22 @@ def wide_llm_dir(llm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven tones, each with a caption or a question, which training tests only read."""
+    from survival import make_data
+
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def parts(llm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny encoder, the tiny LLM, and a model aligned for one step, which training tests only read."""
+    from survival import make_data, make_parts
+
+    return make_parts(tmp_path_factory.mktemp("parts"), make_data(tmp_path_factory.mktemp("data")), llm_dir)
+
+
+@pytest.fixture(scope="session")
 def clips() -> list[np.ndarray]:
     """Four clips of different length at 16 kHz, mono float32."""
     rng = np.random.default_rng(0)

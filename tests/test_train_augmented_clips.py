@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from survival import make_data, make_parts, of_stage
+from survival import of_stage
 from test_train_augment_waveform import RATE, peak_hz, tone
 
 from alm.common.errors import ConfigError, UserError
@@ -34,16 +34,6 @@ from train.tune.lengths import SampleLengths
 from train.tune.stage import clip_augmenter, heard_clips, shortest_clip, starting_model, training_data
 
 SPEEDS = {"speed": [0.5, 2.0]}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def parts(data, llm_dir, tmp_path_factory) -> dict[str, Path]:
-    return make_parts(tmp_path_factory.mktemp("parts"), data, llm_dir)
 
 
 def ref(name: str = "a.wav", draw: str = "0/0", min_samples: int = 0, **options) -> AugmentedRef:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from survival import make_data, make_parts, of_stage, weights_of
+from survival import make_data, of_stage, weights_of
 
 from alm.common.errors import ConfigError, ManifestError, UserError
 from alm.data.manifest import read_manifest, write_manifest
@@ -24,13 +24,6 @@ N_CLIPS, BAD = 300, (17, 170, 299)  # 1 %
 def data(tmp_path) -> Path:
     (tmp_path / "data").mkdir()
     return make_data(tmp_path / "data")
-
-
-@pytest.fixture(scope="module")
-def parts(llm_dir, tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("parts")
-    (folder / "data").mkdir()
-    return make_parts(folder, make_data(folder / "data"), llm_dir)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from survival import FORK, make_data, make_parts, of_stage, run_processes
+from survival import FORK, of_stage, run_processes
 
 from alm.common.errors import AudioError, ConfigError
 from alm.data.manifest import read_manifest
@@ -22,16 +22,6 @@ from train.pipeline.runner import run_stage
 from train.tune.conversations import ClipFeatures, clips_of
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def parts(data, llm_dir, tmp_path_factory) -> dict[str, Path]:
-    return make_parts(tmp_path_factory.mktemp("parts"), data, llm_dir)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from survival import assert_bit_equal, make_data, make_parts, of_stage, run_child
+from survival import assert_bit_equal, of_stage, run_child
 
 from alm.common.errors import ConfigError
 from train.engine.arguments import check_arguments, counted, training_arguments
@@ -18,16 +18,6 @@ EVERY = {
     "projector": {"lr": 1e-3, "weight_decay": 0.0},
     "llm_lora": {"lr": 2e-5, "max_grad_norm": 0.5},
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def parts(data, llm_dir, tmp_path_factory):
-    return make_parts(tmp_path_factory.mktemp("parts"), data, llm_dir)
 
 
 @pytest.fixture

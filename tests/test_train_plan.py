@@ -2,10 +2,9 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
-from survival import make_data, make_parts, of_stage
+from survival import of_stage
 
 from alm.cli import main
 from alm.common.errors import UserError
@@ -13,16 +12,6 @@ from train.pipeline.run_listing import compare_runs, find_runs, read_run, runs_t
 from train.pipeline.runner import run_stage
 from train.settings.optim import OptimSettings
 from train.stage import STAGES
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def parts(data, llm_dir, tmp_path_factory) -> dict[str, Path]:
-    return make_parts(tmp_path_factory.mktemp("parts"), data, llm_dir)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "align", "instruct"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from survival import make_data, make_parts, of_stage, run_processes, weights_of
+from survival import make_data, of_stage, run_processes, weights_of
 
 from alm import cli
 from alm.common.errors import AudioError, ConfigError, UserError
@@ -21,13 +21,6 @@ from train.pipeline.runner import run_stage
 @pytest.fixture
 def data(tmp_path) -> Path:
     return make_data(tmp_path / "data") if (tmp_path / "data").mkdir() is None else tmp_path
-
-
-@pytest.fixture(scope="module")
-def parts(llm_dir, tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("parts")
-    (folder / "data").mkdir()
-    return make_parts(folder, make_data(folder / "data"), llm_dir)
 
 
 def spoil(data: Path) -> None:

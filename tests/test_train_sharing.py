@@ -124,13 +124,6 @@ def test_an_llm_that_takes_no_such_mask_is_refused(llm_dir):
         check_branches(llm, "data.share_clips")
 
 
-@pytest.fixture(scope="module")
-def parts(data, llm_dir, tmp_path_factory):
-    from survival import make_parts
-
-    return make_parts(tmp_path_factory.mktemp("parts"), data, llm_dir)
-
-
 def test_a_run_with_mixture_packing_and_quarantine_resumes_bit_equal(data, parts, tmp_path):
     text = (data / "train.jsonl").read_text().replace('"id": "', '"id": "again-')
     (data / "again.jsonl").write_text(text)

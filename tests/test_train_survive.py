@@ -7,21 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from survival import assert_bit_equal, make_data, make_parts, of_stage, run_child, weights_of
+from survival import assert_bit_equal, of_stage, run_child, weights_of
 
 from alm.common.errors import CheckpointError
 from train.engine import checkpoints
 from train.pipeline.runner import run_stage
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def parts(data, llm_dir, tmp_path_factory) -> dict[str, Path]:
-    return make_parts(tmp_path_factory.mktemp("parts"), data, llm_dir)
 
 
 @pytest.mark.slow

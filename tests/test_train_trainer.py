@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from survival import make_data, make_parts, of_stage, weights_of
+from survival import of_stage, weights_of
 from transformers import Trainer
 
 from alm.common.seeds import seed_from
@@ -77,16 +77,6 @@ def test_no_other_private_method_is_overridden():
         if name.startswith("_") and not name.startswith("__") and hasattr(Trainer, name)
     }
     assert ours == set(PRIVATE_METHODS)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def parts(data, llm_dir, tmp_path_factory):
-    return make_parts(tmp_path_factory.mktemp("parts"), data, llm_dir)
 
 
 def test_every_setting_reaches_the_optimiser_and_the_schedule(data, parts, tmp_path):
