@@ -1,10 +1,9 @@
-"""Generates answers: to many conversations in batches, or to one as a stream."""
+"""Generates answers to conversations, in batches of similar length."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -79,58 +78,6 @@ def generate_answers(
                 yield row, text.strip()
         if progress is not None:
             progress(len(rows))
-
-
-def stream_answer(
-    model: Any,
-    processor: Any,
-    conversation: Sequence[Message],
-    clips: Sequence[np.ndarray],
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    **options: Any,
-) -> Iterator[str]:
-    """Answer one conversation piece by piece, as the model writes.
-
-    Args:
-        model: An `alm.model.AudioLanguageModel`.
-        processor: Its processor.
-        conversation: Messages that end with a user turn.
-        clips: Its clips, mono float32 at the processor's sample rate.
-        max_new_tokens: Longest answer in tokens.
-        **options: Further `generate` options; beams cannot be streamed.
-
-    Yields:
-        Text to be put behind what came before.
-    """
-    from transformers import TextIteratorStreamer
-
-    model.eval()
-    settings = decoding_settings(model, processor, max_new_tokens, **options)
-    inputs = processor.apply_chat_template(
-        conversation,
-        audio=clips,
-        tokenize=True,
-        return_dict=True,
-        add_generation_prompt=True,
-        n_new_tokens=settings["max_new_tokens"],
-    ).to(model.device)
-    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    failure: list[BaseException] = []
-
-    def write() -> None:
-        try:
-            with decoding_with(model, settings) as config:
-                model.generate(**inputs, streamer=streamer, generation_config=config)
-        except BaseException as error:  # raised again in the caller's thread
-            failure.append(error)
-            streamer.end()
-
-    thread = Thread(target=write, daemon=True)
-    thread.start()
-    yield from (piece for piece in streamer if piece)
-    thread.join()
-    if failure:
-        raise failure[0]
 
 
 class _EncodedOnce:

@@ -20,7 +20,7 @@ from alm.checkpoint import load_llm, load_model, load_processor, model_id_of
 from alm.common.errors import AudioError, CheckpointError, UserError
 from alm.common.files import sha256_of
 from alm.export import export_model
-from alm.generation import generate_answers, stream_answer
+from alm.generation import generate_answers
 from alm.model import AudioLanguageModel
 from alm.policy import LoraOptions, Policy
 from alm.processor import build_processor
@@ -409,7 +409,6 @@ def test_a_longer_prompt_than_the_context_is_refused_with_numbers(make, clips):
         lambda: model_inputs(processor, [talk(text)], [[minute]], add_generation_prompt=True),
         lambda: model_inputs(processor, [talk(text, "a bell")], [[minute]], output_labels=True),
         lambda: list(generate_answers(model, processor, [talk(text)], [[minute]], 4)),
-        lambda: list(stream_answer(model, processor, talk(text), [minute], 4)),
         lambda: list(rank_choices(model, processor, [talk(text)], [[minute]], [["a", "b"]])),
     ):
         with pytest.raises(UserError, match=r"375 audio tokens, \d\d+ text tokens.*context of 512 tokens"):

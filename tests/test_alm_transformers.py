@@ -847,7 +847,7 @@ for name in blocked:
 from pathlib import Path
 import alm
 from alm.cli import main
-from alm.generation import generate_answers, stream_answer
+from alm.generation import generate_answers
 from transformers import AutoModelForMultimodalLM, AutoProcessor, pipeline
 
 folder, wav, out = sys.argv[2:]
@@ -855,12 +855,12 @@ model, processor = alm.load(folder, device="cpu")
 turns = [{"role": "user", "content": "<|audio|>what is this"}]
 clips = processor.feature_extractor.read([wav])
 whole = dict(generate_answers(model, processor, [turns], [clips], 6))[0]
-pieces = "".join(stream_answer(model, processor, turns, clips, 6)).strip()
+
 content = [{"type": "audio", "path": wav}, {"type": "text", "text": "what is this"}]
 pipe = pipeline("any-to-any", model=folder)
 told = pipe(text=[{"role": "user", "content": content}], max_new_tokens=6, return_full_text=False,
             generate_kwargs={"do_sample": False})[0]["generated_text"].strip()
-assert whole == pieces == told, (whole, pieces, told)
+assert whole == told, (whole, told)
 assert main(["ask", folder, wav, "what is this", "--max-new-tokens", "6", "--jsonl"]) == 0
 assert main(["embed", folder, wav, "--out", out]) == 0
 model.save_pretrained(out + "-model")
