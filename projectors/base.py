@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -81,6 +82,33 @@ class ProjectorConfig:
                     f"projector '{cls.name}': {key}={getattr(config, key)}, expected more than 0"
                 )
         return config
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupedConfig(ProjectorConfig):
+    """Options of projectors that make one LLM token of each group of neighbouring encoder time steps."""
+
+    group_option: ClassVar[str]
+    """Name of the option with the number of time steps in a group."""
+
+    def __post_init__(self) -> None:
+        if self._group < 1:
+            raise ProjectorError(
+                f"projector '{self.name}': {self.group_option}={self._group}, expected an integer >= 1"
+            )
+
+    @property
+    def _group(self) -> int:
+        return int(getattr(self, self.group_option))
+
+    def n_tokens_for(self, n_time: int) -> int:
+        """One LLM token per started group of time steps."""
+        return math.ceil(n_time / self._group)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Encoder frame rate divided by the length of a group."""
+        return self.frame_rate_hz / self._group
 
 
 class Projector(nn.Module):

@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from projectors.base import Projector, ProjectorConfig, ProjectorError, stack_time
+from projectors.base import GroupedConfig, Projector, stack_time
 
 
 @dataclasses.dataclass(frozen=True)
-class StackedConfig(ProjectorConfig):
+class StackedConfig(GroupedConfig):
     """Options of projectors that stack neighbouring encoder time steps.
 
     Attributes:
         stack: Encoder time steps per LLM token; the frequency rows of each step are kept side by side.
     """
 
+    group_option: ClassVar[str] = "stack"
     stack: int = 1
-
-    def __post_init__(self) -> None:
-        if self.stack < 1:
-            raise ProjectorError(f"projector '{self.name}': stack={self.stack}, expected an integer >= 1")
 
     @property
     def stacked_dim(self) -> int:
         """Width of one stacked input row."""
         return self.stack * self.n_freq * self.encoder_dim
-
-    def n_tokens_for(self, n_time: int) -> int:
-        """One LLM token per started group of `stack` time steps."""
-        return math.ceil(n_time / self.stack)
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Encoder frame rate divided by the stacking factor."""
-        return self.frame_rate_hz / self.stack
 
 
 @dataclasses.dataclass(frozen=True)

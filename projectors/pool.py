@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from projectors.base import Projector, ProjectorConfig, ProjectorError, mean_time
+from projectors.base import GroupedConfig, Projector, mean_time
 
 
 @dataclasses.dataclass(frozen=True)
-class PooledConfig(ProjectorConfig):
+class PooledConfig(GroupedConfig):
     """Options of projectors that average encoder tokens.
 
     Attributes:
         stride: Encoder time steps per LLM token; all their frequency rows are averaged.
     """
 
+    group_option: ClassVar[str] = "stride"
     stride: int = 2
-
-    def __post_init__(self) -> None:
-        if self.stride < 1:
-            raise ProjectorError(f"projector '{self.name}': stride={self.stride}, expected an integer >= 1")
-
-    def n_tokens_for(self, n_time: int) -> int:
-        """One LLM token per started group of `stride` time steps."""
-        return math.ceil(n_time / self.stride)
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Encoder frame rate divided by the stride."""
-        return self.frame_rate_hz / self.stride
 
 
 @dataclasses.dataclass(frozen=True)

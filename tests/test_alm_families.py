@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from calls import model_inputs
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from tiny_model import tiny_llm
+from transformers import AutoTokenizer
 
 from alm.head import head_runs_alone
 from alm.model import AudioLanguageModel
@@ -40,25 +41,9 @@ WHOLE = {
 QUESTIONS = ["what is this sound", "is there a bell", "describe the audio please", "how many dogs bark here"]
 
 
-def tiny_llm(family, vocab_size, **options):
-    """A random LLM of a family, with weights large enough for answers to differ."""
-    config = AutoConfig.for_model(
-        family,
-        vocab_size=vocab_size,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.15,
-        bos_token_id=1,
-        eos_token_id=3,
-        pad_token_id=0,
-        **{**WHOLE.get(family, {}), **options},
-    )
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config).eval()
+def family_llm(family, vocab_size, **options):
+    """The tiny LLM of a family with all of its options."""
+    return tiny_llm(family, vocab_size, **{**WHOLE.get(family, {}), **options})
 
 
 @pytest.fixture
@@ -69,7 +54,7 @@ def tokenizer(llm_dir):
 @pytest.fixture
 def make(tokenizer):
     def build(family, projector="mlp", encoder="audiomosaic", **options):
-        llm = tiny_llm(family, len(tokenizer), **options)
+        llm = family_llm(family, len(tokenizer), **options)
         encoder = encoder_class(encoder).tiny()
         torch.manual_seed(0)
         model = AudioLanguageModel.assemble(encoder, llm, projector).eval()
@@ -93,7 +78,7 @@ def mixed_clips(n):
 @pytest.mark.parametrize("family", WHOLE)
 def test_embeddings_and_ids_are_the_same_way_in(tokenizer, family):
     """What an LLM does to its embeddings (Gemma scales them) must reach embeddings that are given, too."""
-    llm = tiny_llm(family, len(tokenizer))
+    llm = family_llm(family, len(tokenizer))
     ids = torch.randint(5, len(tokenizer), (2, 40))
     embeds = llm.get_input_embeddings()(ids)
     torch.testing.assert_close(llm(inputs_embeds=embeds).logits, llm(input_ids=ids).logits)
@@ -241,7 +226,7 @@ def test_an_llm_that_has_the_token_keeps_it(tokenizer, llm_dir):
     own = AutoTokenizer.from_pretrained(llm_dir)
     own.add_tokens(["<|audio|>"], special_tokens=True)
     own.add_tokens(["<|more|>"], special_tokens=True)
-    llm = tiny_llm("llama", len(own))
+    llm = family_llm("llama", len(own))
     model = AudioLanguageModel.assemble(encoder_class("audiomosaic").tiny(), llm, "mlp").eval()
     processor = build_processor(own, model)
     assert len(processor.tokenizer) == len(tokenizer) + 2

@@ -141,7 +141,7 @@ def test_bad_data_is_a_typed_error(tmp_path):
         ([{"id": "a"}], "no field 'audio_id'"),
         ([], "at least one"),
         ([{**good, "answer": "bird"}], "'bird' is not one of the choices"),
-        ([good, good], "'q1' is also at"),
+        ([good, good], "id 'q1' was already used at"),
         ([good], "none of the 1 records .*a.wav"),
     ):
         path.write_text(json.dumps(items))

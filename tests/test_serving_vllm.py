@@ -97,26 +97,16 @@ def vllm_settings():
 
 
 def tiny_llm(family, vocab_size):
-    """A random LLM whose heads are as wide as vLLM's kernels ask, and whose answers differ."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """The tiny LLM of a family with heads as wide as vLLM's kernels ask."""
+    import tiny_model
 
-    config = AutoConfig.for_model(
-        family.partition(",")[0],
-        vocab_size=vocab_size,
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=1024,
-        initializer_range=0.15,
-        bos_token_id=1,
-        eos_token_id=3,
-        pad_token_id=0,
-        **FAMILIES[family],
-    )
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config).eval()
+    sizes = {
+        "hidden_size": 64,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 1024,
+    }
+    return tiny_model.tiny_llm(family.partition(",")[0], vocab_size, **sizes, **FAMILIES[family])
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from survival import AUGMENT, assert_bit_equal, of_stage, run_child
-from test_alm_families import FAMILIES, tiny_llm
+from test_alm_families import FAMILIES, family_llm
 from transformers import AutoTokenizer
 
 from alm.common.errors import ConfigError, UserError
@@ -71,7 +71,7 @@ def gradients(model, batches, n_labels):
 def test_losses_and_gradients_are_those_of_separate_samples(family, packed, data, llm_dir):
     tokenizer = AutoTokenizer.from_pretrained(llm_dir)
     torch.manual_seed(0)
-    llm = tiny_llm(family, len(tokenizer))
+    llm = family_llm(family, len(tokenizer))
     model = AudioLanguageModel.assemble(encoder_class("audiomosaic").tiny(), llm, "mlp")
     model.set_policy(Policy(llm="lora"))
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_a_row_holds_the_prefix_once():
 
 def test_an_llm_that_takes_no_such_mask_is_refused(llm_dir):
     tokenizer = AutoTokenizer.from_pretrained(llm_dir)
-    llm = tiny_llm("llama", len(tokenizer))
+    llm = family_llm("llama", len(tokenizer))
     plain = llm.model.forward
 
     def blind(*args, attention_mask=None, **kwargs):
@@ -146,7 +146,7 @@ def test_a_run_with_mixture_packing_and_quarantine_resumes_bit_equal(data, parts
 def test_a_sample_that_is_too_long_is_named(data, llm_dir):
     tokenizer = AutoTokenizer.from_pretrained(llm_dir)
     model = AudioLanguageModel.assemble(
-        encoder_class("audiomosaic").tiny(), tiny_llm("llama", len(tokenizer)), "mlp"
+        encoder_class("audiomosaic").tiny(), family_llm("llama", len(tokenizer)), "mlp"
     )
     processor = build_processor(tokenizer, model)
     records = read_manifest(data / "train.jsonl")

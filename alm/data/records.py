@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
-from alm.common.errors import AudioError, ManifestError, shown
+from alm.common.errors import AudioError, ManifestError, UserError, shown
 from alm.common.files import read_bytes
 from alm.common.storage.remote import check_protocol, joined
 from encoders.audio.formats import find_file
@@ -274,7 +274,7 @@ def parse_record(data: Mapping[str, Any], base: Path, source: str, audio_only: b
 
 
 class CheckedRecord(NamedTuple):
-    """What a valid line of a manifest says; an index needs no more of it.
+    """The checked values of a manifest's line; an index needs no others.
 
     Attributes:
         id: The id, given or made.
@@ -355,16 +355,16 @@ def made_id(values: Mapping[str, Any], source: str) -> str:
     return f"{PurePath(file).stem}-{place.strip().replace(' ', '-')}-{digest[:8]}"
 
 
-def note_id(identifier: str, source: str, seen: dict[str, str]) -> None:
+def note_id(
+    identifier: str, source: str, seen: dict[str, str], error: type[UserError] = ManifestError
+) -> None:
     """Remember in `seen` where a record's id is used.
 
     Raises:
-        ManifestError: Another record has it.
+        UserError: Of class `error`: another record has it.
     """
     if identifier in seen:
-        raise ManifestError(
-            f"{source}: id {identifier!r} was already used at {seen[identifier]}; make ids unique"
-        )
+        raise error(f"{source}: id {identifier!r} was already used at {seen[identifier]}; make ids unique")
     seen[identifier] = source
 
 

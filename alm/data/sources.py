@@ -1,4 +1,4 @@
-"""Sources of records: opened by format, and several as one sequence; records are read on access."""
+"""Sources of records: recognising the format, and opening several sources as one sequence, read on access."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from alm.common.storage.remote import check_protocol, is_folder, is_remote, path
 from alm.data.index import IndexedRecords, repeated_hashes
 from alm.data.readers import READERS
 from alm.data.readers.base import DataSource, as_source
-from alm.data.records import LazySequence, Record
+from alm.data.records import LazySequence, Record, note_id
 from alm.data.shards import INDEX, ShardedRecords, is_shard_folder
 from encoders.audio import AUDIO_SUFFIXES
 
@@ -151,9 +151,7 @@ def _check_ids(parts: Sequence[Sequence[Record]]) -> None:
     for part in parts if len(repeated) else ():
         rows = np.flatnonzero(np.isin(part.rows["id_hash"], repeated))  # type: ignore[attr-defined]
         for record in (part[int(row)] for row in rows):  # few, if any; two ids may also share a hash
-            if record.id in seen:
-                raise ConfigError(f"{record.source}: id '{record.id}' was already used at {seen[record.id]}")
-            seen[record.id] = record.source
+            note_id(record.id, record.source, seen, ConfigError)
 
 
 def is_records_source(source: str | DataSource) -> bool:
@@ -174,7 +172,7 @@ def is_records_source(source: str | DataSource) -> bool:
 
 
 def folder_states(sources: Sequence[str | DataSource]) -> dict[str, str]:
-    """What results depend on besides the files that are sources themselves: names and sizes of the files in folders.
+    """Inputs of a fingerprint besides files that are sources themselves: names and sizes of the files in folders.
 
     Returns:
         `data` and a hash; nothing where no source is a folder without an index of ours.

@@ -9,19 +9,19 @@ from typing import Any, NamedTuple
 from alm.common.errors import AudioError, ConfigError
 from alm.common.storage.remote import path_exists
 from alm.data.readers.base import as_source, parse_source
-from alm.data.records import AUDIO_MARKER, AudioRef, Record, format_choices
+from alm.data.records import AUDIO_MARKER, AudioRef, Record, format_choices, note_id
 from eval.benchmarks._base import OURS, Benchmark
 from eval.errors import EvaluationError
 from eval.waveforms import Waveforms
 
-# Hz; whether a recording can be decoded does not depend on it. At the rate of nearly all models what was decoded is
-# there for the run.
+# Hz; whether a recording can be decoded does not depend on it. At the rate of nearly all models the run can reuse the
+# decoded recordings.
 _ANY_RATE = 16000
 _NAMED = 5  # records that a note names; the scores list all
 
 
 class BenchmarkData(NamedTuple):
-    """What a benchmark asks.
+    """The questions of a benchmark.
 
     Attributes:
         records: The records, with the benchmark's prompt.
@@ -55,7 +55,7 @@ def read_records(
         prompt: Name of the prompt.
 
     Returns:
-        The records, with what has to be said about them.
+        The records, with notes for the scores.
 
     Raises:
         ConfigError: No data, or an unknown split or prompt.
@@ -114,7 +114,7 @@ def read_records(
 
 
 def with_prompt(record: Record, prompt: str) -> Record:
-    """A record whose question is put as a benchmark's prompt says.
+    """A record whose question is worded by a benchmark's prompt.
 
     Args:
         record: The record; its question is the last user turn.
@@ -149,8 +149,4 @@ def _audio_problem(ref: AudioRef, decoded: Waveforms | None) -> str:
 def _check_ids(records: Sequence[Record]) -> None:
     seen: dict[str, str] = {}
     for record in records:
-        if record.id in seen:
-            raise EvaluationError(
-                f"{record.source}: id {record.id!r} is also at {seen[record.id]}; give every record its own id"
-            )
-        seen[record.id] = record.source
+        note_id(record.id, record.source, seen, EvaluationError)
