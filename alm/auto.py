@@ -1,7 +1,7 @@
 """Registration with the Auto classes of `transformers`, and the stub by which saved directories load anywhere.
 
-`import alm` imports this module before the working directory is off the import path: it may import only what Python
-has loaded already.
+This module is imported while the working directory is still on the import path. To import no file of that directory by
+mistake, it imports only modules that Python has loaded already.
 """
 
 import importlib
@@ -40,7 +40,7 @@ AUTO_MAP = {
         ("AutoProcessor", "AudioLanguageProcessor"),
     )
 }
-"""What the `auto_map` of a saved directory says: the class of the stub behind each Auto class."""
+"""The `auto_map` of a saved directory: for each Auto class the class of the stub."""
 
 # Our module that registers classes, by the module of transformers that it registers them with. The model registers
 # when its config is read, because the Auto classes read that first.

@@ -136,7 +136,7 @@ class AudioLanguageConfig(PreTrainedConfig):
 
 
 def read_config_values(folder: Path) -> dict[str, Any]:
-    """What the config.json of a model directory holds.
+    """Read the values of a model directory's config.json.
 
     Raises:
         CheckpointError: The file is missing or broken.

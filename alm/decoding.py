@@ -1,4 +1,4 @@
-"""Decoding settings: which of them shape an answer, where they come from, and how they are validated."""
+"""Decoding settings: their defaults, those of the model's generation config, and their validation."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def decoding_settings(
 def take_stop_tokens(model: Any, processor: Any) -> None:
     """Let a model's own generation config end answers where the chat template ends a turn.
 
-    Whoever calls `generate` without settings of their own then gets the answers that this package gives.
+    A call of `generate` without settings then gives the same answers as this package.
 
     Args:
         model: The model.
@@ -105,7 +105,7 @@ _NO_EFFECT = frozenset(
 
 
 def beyond_greedy(model: Any, processor: Any, settings: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The settings by which answers can differ from those of neutral greedy decoding with the same model.
+    """The settings that can make answers differ from those of neutral greedy decoding with the same model.
 
     Args:
         model: The model.
@@ -136,7 +136,7 @@ def beyond_greedy(model: Any, processor: Any, settings: dict[str, Any] | None = 
 
 @contextmanager
 def decoding_with(model: Any, settings: dict[str, Any]) -> Iterator[Any]:
-    """Make some decoding settings the only ones that a model knows; yields them as a `GenerationConfig`.
+    """Make these decoding settings the only ones of a model; yields them as a `GenerationConfig`.
 
     `transformers` fills every setting that is not given from the model's own generation_config.
     """

@@ -1,4 +1,4 @@
-"""The encoder of an encoder directory, a weights file, a name, or a whole audio-language model directory."""
+"""Loading an encoder from a name, a directory, a weights file, or an audio-language model directory."""
 
 from __future__ import annotations
 

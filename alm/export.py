@@ -1,4 +1,4 @@
-"""One self-contained directory out of a trained model: LLM included, adapters merged, checked by loading it back."""
+"""Export of a trained model to one self-contained directory: with its LLM, adapters merged, checked by loading it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def export_model(
 
     Raises:
         UserError: `out` is not empty.
-        CheckpointError: The export does not compute what the model does, and is not there.
+        CheckpointError: The export does not compute the same logits as the model; nothing is written.
     """
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -107,7 +107,7 @@ def export_model(
 
 @contextmanager
 def _in_float32(model: nn.Module) -> Iterator[None]:
-    """Widen what is stored in 16 bits for a while.
+    """Hold tensors of 16 bits in float32 inside the block.
 
     Merged in 16 bits, a small adapter would partly be rounded away before it could be compared.
     """

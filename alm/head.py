@@ -1,6 +1,6 @@
-"""The loss where there are labels: the LLM's body runs everywhere, its head at supervised positions only.
+"""The LLM's loss with its head applied at supervised positions only.
 
-At 150,000 words of vocabulary the logits of a batch are larger than all its activations, and answers are a small
+With a vocabulary of 150,000 tokens the logits of a batch are larger than all its activations, and answers are a small
 part of a prompt full of audio.
 
 Axis letters: B batch, L tokens, R supervised positions, D width, V vocabulary.
@@ -19,7 +19,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutputWithPast
 
 IGNORE = -100  # transformers' label for positions without loss
-CHUNK = 1024  # positions whose logits are held at once: 0.6 GB in float32 at 150,000 words
+CHUNK = 1024  # positions whose logits are held at once: 0.6 GB in float32 with a vocabulary of 150,000
 
 
 def causal_lm_loss(
@@ -54,7 +54,7 @@ def causal_lm_loss(
     supervised = targets != IGNORE
     rows, words = hidden[:, :-1][supervised], targets[supervised]  # (R, D), (R,)
     if is_deepspeed_zero3_enabled():
-        # Each run gathers the head from all processes; with other numbers of runs they would wait for ever.
+        # Each run of the head is a collective of all processes: with different numbers of runs they would deadlock.
         chunk = 0
     total = rows.sum(dtype=torch.float32) * 0.0  # keeps the graph where nothing is supervised
     for part, word in zip(
@@ -77,8 +77,8 @@ def _summed(llm: Any, rows: Tensor, words: Tensor) -> Tensor:
 def apply_head(llm: Any, rows: Tensor) -> Tensor:
     """Logits (R, V) of hidden states (R, D) of the LLM's body.
 
-    The LLM's own `forward` is run over a body that hands `rows` through, so whatever the family does behind
-    its head (Gemma's soft-capping, Granite's and Cohere's scaling) is done here too.
+    The LLM's own `forward` runs with a body that returns `rows`, so everything that the family does after its head
+    (Gemma's soft-capping, Granite's and Cohere's scaling) is done here too.
     """
     logits, used = _with_body(llm, rows)
     assert used, "ask head_runs_alone first"
@@ -110,7 +110,7 @@ class _BodyOutput(BaseModelOutput):
 
 
 def _with_body(llm: Any, rows: Tensor) -> tuple[Tensor, bool]:
-    """Run the LLM with its body replaced by `rows`; also whether the body was asked at all."""
+    """Run the LLM with its body replaced by `rows`; also whether the body was called at all."""
     body = llm.base_model
     used = []
 

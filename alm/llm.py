@@ -146,7 +146,7 @@ def gguf_file(source: str) -> Path | None:
 
 
 def _from_gguf(file: Path) -> dict[str, Any]:
-    """What `from_pretrained` needs to load a GGUF file as plain weights in float32."""
+    """Arguments of `from_pretrained` that load a GGUF file as plain weights in float32."""
     _require_gguf(file)
     options: dict[str, Any] = {"gguf_file": file.name, "dtype": torch.float32}
     if hasattr(transformers, "GgufConfig"):  # newer releases keep the weights packed, and then cannot train
@@ -174,7 +174,7 @@ def _forget_gguf(llm: PreTrainedModel, file: Path) -> None:
 
 
 def load_with_info(loader: Any, source: str | None, *, role: str, **options: Any) -> PreTrainedModel:
-    """What `loader.from_pretrained` returns, if it found every tensor.
+    """Call `loader.from_pretrained`, and check that it found every tensor.
 
     Raises:
         CheckpointError: The source is missing or broken, or a tensor is missing or mis-shaped.

@@ -237,7 +237,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         return trainable_table(self.components, shown_choices)
 
     def _part_choices(self, policy: Policy) -> dict[str, str]:
-        """What each part of a fusion of encoders does, by the name of its submodule; empty: what the encoder does."""
+        """The policy of each part of a fusion of encoders, by submodule name; empty: all have the encoder's policy."""
         if not policy.encoder_parts:
             return {}
         names = list(self.encoder.named_parts())
@@ -404,7 +404,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         return embeds
 
     def _audio_rows(self, is_audio: Tensor, audio: dict[str, Tensor]) -> Tensor:
-        """What stands at the placeholders of prompts (B, L), in reading order: (n, D)."""
+        """Embeddings for the placeholders of prompts (B, L), in reading order: (n, D)."""
         rows = audio.get("audio_embeds")
         if rows is None:
             rows = self.get_audio_features(**audio).pooler_output
@@ -511,7 +511,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         elif input_ids is None:
             raise UserError("forward: got neither input_ids nor inputs_embeds")
         elif all(part is None for part in audio.values()) and _holds_tokens(cache):
-            inputs["input_ids"] = input_ids  # an answer goes on: what is there is text
+            inputs["input_ids"] = input_ids  # later steps of generation: the new tokens are text
         else:
             inputs["inputs_embeds"] = self.embed(input_ids, **audio)
         if cache is not None:

@@ -1,4 +1,4 @@
-"""Trainable parts: one policy per component, LoRA through peft, and the table of trainable parameters."""
+"""Which parts are trainable: frozen, LoRA (through peft) or full per component, and the table of parameters."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LoraOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """What each component does in a stage.
+    """Which components are frozen, adapted with LoRA or trained in full in a stage.
 
     Attributes:
         encoder: frozen, lora or full.
@@ -138,7 +138,7 @@ def inject_lora(component: nn.Module, values: dict[str, Any]) -> None:
 def adapter_keys(component: nn.Module) -> set[str]:
     """State-dict keys of a component that belong to LoRA adapters (by module type, not by name)."""
     if "peft" not in sys.modules:
-        return set()  # nobody can have made an adapter; the import takes a second
+        return set()  # there can be no adapters; the import takes a second
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     keys = set()

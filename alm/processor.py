@@ -72,7 +72,7 @@ _CALL = {
 
 
 class _Defaults(ProcessingKwargs, total=False):
-    """What holds where a call says nothing."""
+    """Default arguments of a call."""
 
     _defaults = {  # type: ignore[misc]  # as the siblings have it
         "text_kwargs": {"padding": True, "return_tensors": "pt"},
@@ -221,7 +221,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         return sorted({i for i in (self.tokenizer.eos_token_id, *ends) if i is not None})
 
     def _ids(self, text: str, continued: bool) -> list[int]:
-        """Token ids of a piece; one that continues a text gets no SentencePiece blank in front."""
+        """Token ids of a piece; one that continues a text gets no SentencePiece space in front."""
         if continued:
             ids = self._tokenized(self.audio_token + text)
             if ids[:1] == [self.audio_token_id]:
@@ -451,7 +451,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         variables["documents"] = documents
         for name in ("tools", "documents"):
             if variables[name] and name not in variables_of(template.text):
-                raise UserError(f"{name}: this chat template does not use them; leave them out")
+                raise UserError(f"{name}: this chat template does not use them; remove them")
         settings = {**(processor_kwargs or {}), **kwargs}
         refuse_unknown("apply_chat_template", settings, _CALL)
         batched = is_batch(conversation)
@@ -523,7 +523,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         return merged
 
     def _clips_of(self, texts: Sequence[str], audio: Any) -> list[list[Any]]:
-        """The clips of every text: lists given per text, or a flat list dealt out by markers."""
+        """The clips of every text: lists given per text, or a flat list divided by the numbers of markers."""
         per_text = [row.count(self.audio_token) for row in texts]
         nested = isinstance(audio, list | tuple) and len(audio) == len(texts)
         if nested and all(isinstance(row, list | tuple) and not is_waveform(row) for row in audio):
@@ -574,7 +574,7 @@ class AudioLanguageProcessor(ProcessorMixin):
     def _read(
         self, audios: Sequence[Sequence[Any]], audio_kwargs: dict[str, Any]
     ) -> tuple[list[list[Any]], Collate]:
-        """The clips as waveforms, and the feature extractor as what collates them."""
+        """The clips as waveforms, and a function that collates them with the feature extractor."""
         flat = [clip for clips in audios for clip in clips]
         read = iter(self.feature_extractor.read(flat))
 
@@ -676,7 +676,7 @@ class AudioLanguageProcessor(ProcessorMixin):
             token: Token of the hub; None takes the stored one.
             revision: Branch; it is made where there is none.
             create_pr: Open a pull request instead of committing to the branch.
-            max_shard_size: Without meaning for a processor.
+            max_shard_size: Has no effect for a processor.
             tags: Refused: tags belong to the model's card.
 
         Returns:
@@ -821,7 +821,7 @@ def _refuse_given(**values: Any) -> None:
             value is None or value is False or (isinstance(value, dict | list | tuple | str) and not value)
         )
         if not nothing:
-            raise UserError(f"{name} is not supported by the audio-language processor; leave it out")
+            raise UserError(f"{name} is not supported by the audio-language processor; remove it")
 
 
 AutoProcessor.register(AudioLanguageConfig, AudioLanguageProcessor, exist_ok=True)

@@ -37,7 +37,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What loading weights did, key by key."""
+    """The keys that loading matched, missed or did not expect."""
 
     matched: tuple[str, ...]
     missing: tuple[str, ...]

@@ -1,7 +1,7 @@
-"""Checks that an encoder keeps the contract of `AudioEncoder`; each failure carries its diagnosis.
+"""Checks that an encoder keeps the contract of `AudioEncoder`; each failure has a diagnosis.
 
-Every check takes an encoder in evaluation mode, leaves it as it was and raises `ConformanceError` where the
-contract is broken. `run_checks` runs them all.
+Every check takes an encoder in evaluation mode, does not change it, and raises `ConformanceError` if the contract is
+broken. `run_checks` runs them all.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Probe = Callable[[int, int, int], tuple[Tensor, Tensor]]
 
 
 class ConformanceError(Exception):
-    """An encoder breaks its contract; says which check found it and what is probably wrong."""
+    """An encoder breaks its contract; names the check and the probable cause."""
 
     def __init__(self, check: str, diagnosis: str) -> None:
         super().__init__(f"{check}: {diagnosis}")
@@ -414,7 +414,7 @@ def check_window_stitching(encoder: AudioEncoder) -> None:
 
 
 CHECKS: dict[str, Callable[[AudioEncoder], None]] = {
-    # What is random, or kept from one call to the next, fails many of them: the check that names it comes first.
+    # Randomness, or state kept between calls, fails many checks; the check that names it comes first.
     "determinism": check_determinism,
     "eval_purity": check_eval_purity,
     "valid_length": check_valid_length,
@@ -435,7 +435,7 @@ def describe_error(error: Exception) -> str:
 
 
 def _samples(encoder: AudioEncoder, windows: float) -> int:
-    """Samples of a clip of so many windows (seconds, where all is one window), at least eight time steps for each."""
+    """Samples of a clip of some windows (or seconds, without a window length), at least eight time steps for each."""
     config = encoder.config
     window_s = config.clip_s if math.isfinite(config.clip_s) else 1.0
     return round(windows * max(window_s, 8 / config.frame_rate_hz) * config.sample_rate)
@@ -491,7 +491,7 @@ def _other_noise(n_samples: int, start: int, width: int) -> tuple[Tensor, Tensor
 def _response(
     encoder: AudioEncoder, n_samples: int, start: int, probe: Probe, dims: slice = slice(None)
 ) -> Tensor:
-    """How much each token of a clip, or some values of it, change by sound as long as a time step: (n_time, n_freq)."""
+    """Change of each token, or of some of its values, by a sound as long as a time step: (n_time, n_freq)."""
     width = round(encoder.config.sample_rate / encoder.config.frame_rate_hz)
     out = _encode(encoder, torch.stack(probe(n_samples, start, width)), [n_samples] * 2)
     change = (out.tokens[1] - out.tokens[0])[:, dims].norm(dim=1)  # (N,)

@@ -196,7 +196,7 @@ class TransformersEncoder(WindowedEncoder):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model computes in."""
+        """The dtype in which the model computes."""
         weight: Tensor = next(self.model.parameters())
         return weight.dtype
 

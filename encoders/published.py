@@ -170,7 +170,7 @@ def require_stated(stated: Mapping[str, Any], required: Mapping[str, Any], where
     Args:
         stated: The publisher's config.
         required: The only value we compute with, for every argument of the official constructor that changes tokens.
-        where: What the config is called in messages.
+        where: Name of the config in messages.
 
     Raises:
         ConfigError: Naming the key, its value and the value that is supported.

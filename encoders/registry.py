@@ -66,7 +66,7 @@ def encoder_class(name: str) -> type[AudioEncoder]:
 
 
 def named_class(source: str) -> type[AudioEncoder] | None:
-    """The class that an encoder's name or Python file stands for; None where the source has weights."""
+    """The class of an encoder given by name or Python file; None if the source has weights."""
     if source.endswith(".py"):
         found: type[AudioEncoder] = ENCODERS.load_file(source)
         return found

@@ -15,7 +15,7 @@ from alm.common.errors import ConfigError, ManifestError, UserError
 from alm.data.convert import convert, list_sources
 from alm.data.corpora import CORPORA, open_corpus
 from alm.data.corpora.audio_files import AudioFiles, segment_names
-from alm.data.corpora.clothoaqa import settle
+from alm.data.corpora.clothoaqa import agreed_answers
 from alm.data.corpora.rows import Row, find_files, object_rows
 from alm.data.manifest import read_manifest
 from eval.benchmarks import load_benchmark
@@ -255,7 +255,7 @@ def test_clothoaqa_training_keeps_every_answer(tmp_path):
     convert("clothoaqa", tmp_path, tmp_path / "out")
     records = read_manifest(tmp_path / "out" / "train.jsonl")
     assert [(r.answer, r.kind) for r in records] == [("yes", "yes_no"), ("no", "yes_no"), ("dog", "open")]
-    assert settle(["b", "a", "a", "b"]) == ("b", ["b", "a"])
+    assert agreed_answers(["b", "a", "a", "b"]) == ("b", ["b", "a"])
 
 
 @pytest.mark.parametrize(

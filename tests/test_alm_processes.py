@@ -18,7 +18,7 @@ from alm.common.processes import (
     rank,
     world_size,
 )
-from train.engine.launchers import runner_state, say_what_deepspeed_waits_for
+from train.engine.launchers import runner_state, warn_of_build_locks
 
 SHOW = (
     "import sys, json, train, eval.metrics, encoders; print(json.dumps([train.__file__, encoders.__file__]))"
@@ -184,13 +184,13 @@ def test_a_build_that_deepspeed_will_wait_for_is_named(tmp_path, monkeypatch, ca
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     lock = tmp_path / "deepspeed_shm_comm" / "lock"
     lock.parent.mkdir()
-    say_what_deepspeed_waits_for()
+    warn_of_build_locks()
     assert capfd.readouterr().err == ""
     lock.touch()
     os.utime(lock, times=(time.time() - 600,) * 2)
-    say_what_deepspeed_waits_for()
+    warn_of_build_locks()
     said = capfd.readouterr().err
     assert "build 'deepspeed_shm_comm', begun 10 min ago" in said and f"delete {lock}\n" in said
     monkeypatch.setenv("LOCAL_RANK", "1")
-    say_what_deepspeed_waits_for()
+    warn_of_build_locks()
     assert capfd.readouterr().err == ""

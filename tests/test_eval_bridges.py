@@ -259,7 +259,7 @@ def test_a_model_answers_lmms_eval_with_and_without_our_controls(lmms_model):
     documents[0]["audio"] = "a picture"
     with pytest.raises(UserError, match="task tones, document 0: got a str, expected a recording"):
         open_with().generate_until(requests)
-    with pytest.raises(UserError, match="by likelihood are not offered"):
+    with pytest.raises(UserError, match="by likelihood are not supported"):
         open_with().loglikelihood(requests)
 
 

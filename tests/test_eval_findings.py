@@ -164,7 +164,7 @@ def test_answers_fill_a_page_with_the_wrong_ones_first():
     )
     answers = {one.id: (right if i % 10 else wrong)[one.id] for i, one in enumerate(records)}
     section, heading, table = answer_sections(records, answers)
-    assert heading.heading == "What is taken for what"
+    assert heading.heading == "Confusions"
     (shown,) = section.tables
     verdicts = [verdict for verdict, _ in shown.tags]
     assert verdicts[:60] == ["wrong"] * 60 and set(verdicts[60:]) == {"right"} and len(verdicts) == 400

@@ -31,7 +31,7 @@ from train.stage import STAGES
 from train.tune.controls import samples_of
 from train.tune.conversations import ClipFeatures, ClipWaveforms
 from train.tune.lengths import SampleLengths
-from train.tune.stage import clip_augmenter, heard_clips, shortest_clip, starting_model, training_data
+from train.tune.stage import clip_augmenter, shortest_clip, starting_model, training_clips_of, training_data
 
 SPEEDS = {"speed": [0.5, 2.0]}
 
@@ -261,21 +261,21 @@ def test_cached_versions_are_those_that_are_heard_live(data, parts, tmp_path):
         "align", data, tmp_path, parts, data={"augment": {"versions": 2, **SPEEDS, "noise_snr_db": [0, 10]}}
     )
     augmenter = clip_augmenter(run, live.processor)
-    heard = heard_clips(run, records, augmenter)
+    heard = training_clips_of(run, records, augmenter)
     assert len(heard) == len(set(heard)) == 14  # 7 steps of two passes, 4 passes an epoch
     one_epoch = dataclasses.replace(run, optim=dataclasses.replace(run.optim, steps=2))
-    assert len(heard_clips(one_epoch, records, augmenter)) == 7
+    assert len(training_clips_of(one_epoch, records, augmenter)) == 7
     features = ClipFeatures(model.encoder, heard, 1.0, torch.device("cpu"), tmp_path / "kept")
     assert missing_clips(model.encoder, heard, tmp_path / "kept") == []
     other_seed = dataclasses.replace(augmenter, seed=9)
-    assert missing_clips(model.encoder, heard_clips(run, records, other_seed), tmp_path / "kept") == []
+    assert missing_clips(model.encoder, training_clips_of(run, records, other_seed), tmp_path / "kept") == []
     changed = dataclasses.replace(
         augmenter, settings=dataclasses.replace(augmenter.settings, speed=(0.5, 1.9))
     )
-    for others in (heard_clips(run, records, changed), [one.clip for one in heard[::2]]):
+    for others in (training_clips_of(run, records, changed), [one.clip for one in heard[::2]]):
         assert missing_clips(model.encoder, others, tmp_path / "kept") == others
     more = dataclasses.replace(augmenter, settings=dataclasses.replace(augmenter.settings, versions=3))
-    assert len(missing_clips(model.encoder, heard_clips(run, records, more), tmp_path / "kept")) == 7
+    assert len(missing_clips(model.encoder, training_clips_of(run, records, more), tmp_path / "kept")) == 7
     for epoch in range(3):
         dataset.set_epoch(epoch)
         for index in range(len(dataset)):
@@ -379,7 +379,7 @@ def test_clips_of_shards_are_augmented(data, parts, tmp_path):
     dataset.order(0, 0)
     batch = collator([dataset[i] for i in range(4)])
     assert not {11000}.intersection(batch["padding_mask"].sum(1).tolist())
-    heard = heard_clips(run, records, clip_augmenter(run, collator.processor))
+    heard = training_clips_of(run, records, clip_augmenter(run, collator.processor))
     ClipFeatures(model.encoder, heard, 1.0, torch.device("cpu"), tmp_path / "kept")
     assert missing_clips(model.encoder, heard, tmp_path / "kept") == []
     assert len({one.fingerprint for one in heard}) == len(heard) == 14

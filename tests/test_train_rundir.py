@@ -128,7 +128,7 @@ def test_the_facts_are_kept_without_the_list_of_files(tmp_path):
 
 
 def test_a_run_without_result_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="the stage left nothing there"):
+    with pytest.raises(UserError, match="the stage did not write it"):
         run_step(tmp_path, {}, [], lambda _: {}, tmp_path / "artifact")
     assert not (tmp_path / "finished.json").exists()
 
@@ -164,7 +164,7 @@ def test_a_kill_while_old_results_are_removed_leaves_no_marker(tmp_path, monkeyp
 def test_files_of_others_are_kept(tmp_path):
     (tmp_path / "artifact").mkdir()
     (tmp_path / "artifact" / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="holds files that no run of ours left"):
+    with pytest.raises(UserError, match="holds files that no run of alm train wrote"):
         step(tmp_path)
     assert (tmp_path / "artifact" / "thesis.txt").read_text() == "precious"
 

@@ -25,7 +25,7 @@ from train.pipeline.runner import run_stage
 from train.settings import TrainSettings
 from train.settings.data import MixtureSettings
 from train.tune import stage
-from train.tune.controls import listening_losses, mean_loss, with_other_audio
+from train.tune.controls import audio_control_losses, mean_loss, with_other_audio
 from train.tune.conversations import ClipWaveforms, ConversationCollator, ConversationDataset
 from train.tune.sharing import SharedClips, groups_by_clip
 from train.tune.stage import starting_model, training_data
@@ -184,7 +184,7 @@ def test_the_other_audio_of_the_control_is_of_another_clip(tmp_path):
         Record(f"r{level}", (AudioRef(tmp_path / f"{level}.wav"),), turns, "qa", "?", "x", clip=clip)
         for level, clip in ((1, "x"), (2, "x"), (4, "y"))
     ]
-    found = listening_losses(Loudness(), collate, records, 3)
+    found = audio_control_losses(Loudness(), collate, records, 3)
     assert found == {"loss": pytest.approx(7 / 3), "loss_other_audio": pytest.approx((4 + 4 + 1) / 3)}
 
 

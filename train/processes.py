@@ -1,7 +1,7 @@
-"""The processes of one run: they wait for each other, agree, print once, and sum tensors with gradients.
+"""Collectives of a run's processes: barrier, agreement, printing once, and sums and gathers with gradients.
 
-Without a launcher there is one process, and all of this costs nothing. `alm.common.processes` reads which process this
-one is.
+Without a launcher there is one process, and all of this costs nothing. `alm.common.processes` reads rank and world size
+from the environment.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's number and how many have joined; (0, 1) before they join."""
+    """This process's rank and the world size; (0, 1) before the process group is initialised."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
@@ -32,8 +32,8 @@ def rank_and_world() -> tuple[int, int]:
 def barrier() -> None:
     """Wait for all processes.
 
-    The first call joins them, as the Trainer would later. `cpu=True` is needed on machines without a GPU: accelerate
-    takes each process there for the only one otherwise, and waits for nobody.
+    The first call initialises the process group, as the Trainer would later. `cpu=True` is needed on machines without a
+    GPU: otherwise accelerate treats each process as the only one and does not wait.
     """
     if world_size() > 1:
         from accelerate import PartialState

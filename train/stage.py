@@ -20,7 +20,7 @@ from encoders.audio.options import AudioOptions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageSettings:
-    """What the config of every stage holds.
+    """The keys that the config of every stage has.
 
     Attributes:
         stage: Name of the stage, for example `pretrain`.

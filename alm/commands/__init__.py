@@ -50,6 +50,11 @@ def all_commands() -> list[Command]:
     return [command for _, command in sorted(found, key=lambda one: (one[1].order, one[0]))]
 
 
+def add_overrides(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add the argument for `KEY=VALUE` overrides of a config, with its help text."""
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
+
+
 def add_trust_option(parser: argparse.ArgumentParser) -> None:
     """Add `--trust-remote-code` to a command that loads a model."""
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Pausing the garbage collector while large libraries are imported and models are loaded."""
+"""Pauses the garbage collector while large libraries are imported and models are loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def without_collecting() -> Iterator[None]:
+def garbage_collection_paused() -> Iterator[None]:
     """Pause the garbage collector inside the block, and exempt what was created in it from later collections.
 
     Imports and model loading create millions of objects that stay alive. Visiting them again and again takes a quarter

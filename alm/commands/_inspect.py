@@ -1,4 +1,4 @@
-"""What a model directory holds, read from its configs and the weight file's header; no weights are loaded."""
+"""The contents of a model directory, from its configs and the weights file's header; no weights are loaded."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from alm.commands import Command
+from alm.commands import Command, add_overrides
 
 
 def add(commands: Any) -> None:
@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
         help="compare encoders, projectors or recipes: train and score every arm of a grid",
         description=(
             "Train and score every arm of a grid over several seeds, as processes of alm train and alm eval, and "
-            "report scores with intervals, paired tests and costs. Run again, it runs only the steps that are missing; "
+            "report scores with intervals, paired tests and costs. The same command again runs only the missing steps; "
             "an arm that fails is reported. alm config list ablation names configs to start from."
         ),
     )
@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
         metavar="CONFIG",
         help="a YAML file, or a shipped config (alm config list ablation): encoders-tiny",
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for example seeds=[0,1] jobs=4")
+    add_overrides(parser, "for example seeds=[0,1] jobs=4")
     parser.add_argument(
         "--data",
         metavar="LABELS.csv",

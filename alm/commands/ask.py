@@ -70,7 +70,7 @@ def add_audio_options(parser: argparse.ArgumentParser) -> None:
         "--peak",
         choices=("refuse", "normalise"),
         default="refuse",
-        help="what to do with float samples far above full scale (refuse)",
+        help="float samples far above full scale: refuse the file, or divide by the peak (refuse)",
     )
 
 
@@ -114,9 +114,9 @@ def _caption(arguments: argparse.Namespace) -> int:
 
 def _answer(arguments: argparse.Namespace, question: str) -> int:
     """Print one answer per file, in order; a file that cannot be answered is reported, and the others are answered."""
-    from alm.commands._collecting import without_collecting
+    from alm.commands._garbage import garbage_collection_paused
 
-    with without_collecting():
+    with garbage_collection_paused():
         from encoders.audio.options import AudioOptions, applied
 
     with applied(AudioOptions(arguments.channels, arguments.peak)):
@@ -124,12 +124,12 @@ def _answer(arguments: argparse.Namespace, question: str) -> int:
 
 
 def _answer_all(arguments: argparse.Namespace, question: str) -> int:
-    from alm.commands._collecting import without_collecting
+    from alm.commands._garbage import garbage_collection_paused
     from alm.common.terminal import progress
     from alm.common.text import json_line, one_line
 
     trusted = arguments.trust_remote_code
-    with without_collecting():
+    with garbage_collection_paused():
         from alm.checkpoint import load_processor, resolve
 
         model_dir = resolve(arguments.model)
@@ -161,8 +161,8 @@ def _answer_all(arguments: argparse.Namespace, question: str) -> int:
                 elif answer is not None:
                     print(answer if alone else f"{names[row]}: {answer}")
     if empty:
-        print(f"{empty} of {len(paths)} answers are empty: the model ended its turn at once, as one that was trained "
-              "for few steps does", file=sys.stderr)  # fmt: skip
+        print(f"{empty} of {len(paths)} answers are empty: the model ended its turn at once, as models trained "
+              "for few steps do", file=sys.stderr)  # fmt: skip
     for error in failed:  # below the bar, not through it
         print(f"error: {error}", file=sys.stderr)
     if failed:
@@ -172,10 +172,10 @@ def _answer_all(arguments: argparse.Namespace, question: str) -> int:
 
 def _load(model_dir: Path, trusted: bool) -> Any:
     from alm.checkpoint import load_model
-    from alm.commands._collecting import without_collecting
+    from alm.commands._garbage import garbage_collection_paused
     from alm.generation import pick_device
 
-    with without_collecting():
+    with garbage_collection_paused():
         model: Any = load_model(model_dir, trust_remote_code=trusted)
         return model.to(pick_device())
 
@@ -262,16 +262,16 @@ def find_audio(words: list[str]) -> list[str]:
 
     found: list[str] = []
     for word in words:
-        passed_over = ""
+        skipped = ""
         if word == "-":
             new = _names_on_stdin()
         elif is_url(word):
             new = [word]
         elif os.path.isdir(word) and not has_audio_suffix(word):
             folder = search(word)
-            new, passed_over = [str(path) for path in folder.audio], folder.note()
-            if passed_over:
-                print(f"{one_line(word)}: passed over {passed_over}", file=sys.stderr)
+            new, skipped = [str(path) for path in folder.audio], folder.note()
+            if skipped:
+                print(f"{one_line(word)}: skipped {skipped}", file=sys.stderr)
         elif glob.has_magic(word) and not os.path.exists(word):
             new = sorted(glob.glob(word, recursive=True))
         else:

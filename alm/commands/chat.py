@@ -18,8 +18,11 @@ def add(commands: Any) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "chat",
-        help="talk with a model in a page",
-        description="Show a page of this machine that asks a server: its own one for MODEL, or one that runs.",
+        help="chat with a model in the browser",
+        description=(
+            "Serve a chat page on this machine. It sends questions to a server that is started for MODEL, or to the "
+            "running one at --url."
+        ),
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="audio-language model directory or hub id")
     parser.add_argument("--url", help="address of a running server, such as http://127.0.0.1:8000/v1; its key is read "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from alm.commands import Command
+from alm.commands import Command, add_overrides
 
 _SCHEMAS = ("stage", "recipe", "eval", "ablation", "quickstart")
 
@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
     listing = actions.add_parser(
         "list",
         help="list the shipped configs",
-        description="List the shipped configs, with what each is for.",
+        description="List the shipped configs, each with its purpose.",
     )
     listing.add_argument(
         "folder", nargs="?", metavar="FOLDER", help="only those of one folder, for example recipes"
@@ -30,10 +30,10 @@ def add(commands: Any) -> None:
     show = actions.add_parser(
         "show",
         help="print a config with all defaults and overrides filled in",
-        description="Print a config as the command that runs it sees it: every key, with defaults and overrides.",
+        description="Print every key of a config as the command uses it, with defaults and overrides.",
     )
     show.add_argument("config", metavar="CONFIG", help="a file, or a name of alm config list")
-    show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for example optim.lr=1e-4")
+    add_overrides(show, "for example optim.lr=1e-4")
     show.add_argument(
         "--raw", action="store_true", help="print the file as it is, with its comments, to copy it"
     )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from alm.commands import Command, number, seed
+from alm.commands import Command, add_overrides, number, seed
 
 _SOURCE = "data in any format (alm list formats): a path, or a mapping such as '{path: a.csv, columns: {audio: clip}}'"
 
 
 def add(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser("data", help="make data sets", description="Make data sets.")
+    parser = commands.add_parser(
+        "data", help="make and check data sets", description="Make and check data sets."
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     compose = actions.add_parser(
         "compose",
@@ -26,9 +28,7 @@ def add(commands: Any) -> None:
     compose.add_argument("--out", required=True, metavar="DIR", help="new directory for manifests and audio")
     compose.add_argument("--data", metavar="LABELS.csv", help="labelled recordings: filename, category, fold")
     compose.add_argument("--seed", type=seed, default=0, help="random seed (0)")
-    compose.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="composer settings, e.g. n_train=500"
-    )
+    add_overrides(compose, "composer settings, e.g. n_train=500")
     compose.set_defaults(run=_compose)
     _add_shard(actions)
     _add_checks(actions)
@@ -59,8 +59,8 @@ def _add_checks(actions: Any) -> None:
         description=(
             "Decode every record's audio and list files that are missing, corrupt, truncated or silent, and ids that "
             "occur twice; for shards compare every hash, too. With --for, list every record that training with this "
-            "config would refuse: also what is too short for one token, longer than data.max_length or the LLM's "
-            "context, or refused by the chat template. Exits with 1 if there are any problems."
+            "config would refuse: also records that are too short for one token, longer than data.max_length or the "
+            "LLM's context, or refused by the chat template. The exit code is 1 if there are any problems."
         ),
     )
     verify.add_argument(
@@ -94,12 +94,7 @@ def _add_sources(actions: Any) -> None:
         "source", metavar="SOURCE", help="name of a corpus, for example clotho; alm list corpora names all"
     )
     convert.add_argument("root", metavar="ROOT", help="the data set's folder, or its one table")
-    convert.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="options of the corpus, e.g. wrong_answers=skip of mmau",
-    )
+    add_overrides(convert, "options of the corpus, e.g. wrong_answers=skip of mmau")
     get = actions.add_parser(
         "get",
         help="download a corpus whose source is public",
@@ -125,13 +120,15 @@ def _add_sources(actions: Any) -> None:
     labels.add_argument(
         "--kinds",
         default="caption,what,choice,presence",
-        help="which to write (caption,what,choice,presence)",
+        help="kinds to write (caption,what,choice,presence)",
     )
     labels.add_argument("--templates", metavar="FILE.yaml", help="templates that replace the built-in texts")
-    labels.add_argument("--separator", help="what stands between several labels of a clip, for example ','")
+    labels.add_argument("--separator", help="separator between several labels of a clip, for example ','")
     for parser, run in ((convert, _convert), (labels, _from_labels)):
         parser.add_argument("--out", required=True, metavar="DIR", help="folder for the manifests")
-        parser.add_argument("--audio", action="append", default=[], metavar="DIR", help="where the audio is")
+        parser.add_argument(
+            "--audio", action="append", default=[], metavar="DIR", help="folder of the audio; may be repeated"
+        )
         parser.add_argument(
             "--max-missing",
             type=number,
@@ -149,7 +146,9 @@ def _add_share(actions: Any) -> None:
         description="Write the records of a share of a manifest's clips; a smaller share is contained in a larger one.",
     )
     share.add_argument("manifest", metavar="MANIFEST.jsonl", help="the manifest")
-    share.add_argument("--share", type=number, required=True, metavar="X", help="above 0, at most 1")
+    share.add_argument(
+        "--share", type=number, required=True, metavar="X", help="share of the clips, above 0 and at most 1"
+    )
     share.add_argument("--out", required=True, metavar="FILE.jsonl", help="the manifest to write")
     share.add_argument("--seed", type=seed, default=0, help="seed of the order in which clips are taken (0)")
     share.set_defaults(run=_share)

@@ -23,8 +23,8 @@ def add(commands: Any) -> None:
         help="write clip and frame embeddings of audio files",
         description=(
             "Write an .npz with: files (n,), clip (n, D'), the encoder's feature of each clip; frames (total, D), "
-            "its tokens averaged over frequency, end to end; frame_times_s (total,), the middle of each frame; "
-            "offsets (n + 1,), so that file i has frames[offsets[i]:offsets[i + 1]]."
+            "its tokens averaged over frequency, all files concatenated; frame_times_s (total,), the middle of each "
+            "frame; offsets (n + 1,), so that file i has frames[offsets[i]:offsets[i + 1]]."
         ),
     )
     parser.add_argument(

@@ -17,8 +17,8 @@ def add(commands: Any) -> None:
         "encoders",
         help="list encoders, describe one, check one of yours",
         description=(
-            "List the encoders, describe one, check that one keeps the contract, or write the labels control's table. "
-            "An encoder of your own is found in the files of --plugins DIR, or of the directories in ALM_PLUGINS."
+            "List the encoders, describe one, check one against the encoder contract, or write the table of the labels "
+            "control. Encoders of your own are found in the files of --plugins DIR, or of the folders in ALM_PLUGINS."
         ),
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -80,8 +80,8 @@ def _add_labels(actions: Any) -> None:
         "labels",
         help="write the table of the labels control (the oracle)",
         description=(
-            "Write which labels each clip of a data set has, under a hash of its samples, for the encoder "
-            "`labels`: train it with encoder=labels encoder_options.table=FILE."
+            "Write the table of the encoder `labels`, the oracle control: the labels of each clip, keyed by a hash of "
+            "its samples. Train with encoder=labels encoder_options.table=FILE."
         ),
     )
     parser.add_argument(
@@ -109,7 +109,7 @@ def _list(_arguments: argparse.Namespace) -> int:
             rows.append((name, *_facts(encoder_class(name))))
         except UserError as error:
             broken.append(f"{name}: {error}")
-        except Exception as error:  # a stranger's file: the others are listed all the same
+        except Exception as error:  # a plug-in may raise anything; the others are listed all the same
             broken.append(f"{name}: raises {describe_error(error)}")
     print("\n".join(text_table(head, rows, right=range(1, 5))))
     for line in broken:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from alm.commands import Command
+from alm.commands import Command, add_overrides
 
 
 def add(commands: Any) -> None:
@@ -17,8 +17,8 @@ def add(commands: Any) -> None:
         description=(
             "Answer every question of a benchmark, and score the answers with 95 % intervals beside the same "
             "model's scores without audio and with another clip's audio. The same command resumes an interrupted run. "
-            "'alm eval list' names the benchmarks, 'alm eval compare-prompts BENCHMARK' shows how far scores move with "
-            "the prompt and the parser. On several GPUs: torchrun --nproc-per-node N -m alm eval …"
+            "'alm eval list' names the benchmarks, 'alm eval compare-prompts BENCHMARK' shows how much the scores "
+            "depend on prompt and parser. On several GPUs: torchrun --nproc-per-node N -m alm eval …"
         ),
     )
     parser.add_argument(
@@ -29,12 +29,14 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--model",
         metavar="WHAT",
-        help="what is asked: a model directory or hub id (ours, or any audio-text model of transformers), "
+        help="the model to evaluate: a directory or hub id (ours, or any audio-text model of transformers), "
         "openai:MODEL@URL, or a Python file with an ANSWERER",
     )
     parser.add_argument("--data", metavar="ROOT", help="folder or file of the benchmark's data")
     parser.add_argument("--batch-size", metavar="N", help="questions per batch (16)")
-    parser.add_argument("--limit", metavar="N", help="only the first N records; the scores say so")
+    parser.add_argument(
+        "--limit", metavar="N", help="evaluate only the first N records; the scores record this"
+    )
     parser.add_argument(
         "--require",
         metavar="METRIC",
@@ -44,11 +46,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="folder for predictions and scores (MODEL/eval/BENCHMARK; eval/MODEL/BENCHMARK for what is no directory)",
+        help="folder for predictions and scores (MODEL/eval/BENCHMARK; eval/MODEL/BENCHMARK if MODEL is no directory)",
     )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="for example answer_by=rank controls=[none]"
-    )
+    add_overrides(parser, "for example answer_by=rank controls=[none]")
     parser.set_defaults(run=_eval)
 
 

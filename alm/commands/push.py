@@ -21,10 +21,10 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("model", metavar="DIR", help="audio-language model directory")
     parser.add_argument(
-        "repo_id", metavar="REPO_ID", help="name, or organisation/name; made where there is none"
+        "repo_id", metavar="REPO_ID", help="name, or organisation/name; created if it does not exist"
     )
     parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--revision", metavar="BRANCH", help="branch; made where there is none (main)")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch; created if it does not exist (main)")
     parser.set_defaults(run=_push)
 
 

@@ -7,7 +7,7 @@ import json
 import time
 from typing import Any
 
-from alm.commands import Command, seed
+from alm.commands import Command, add_overrides, seed
 from alm.common.errors import ConfigError
 from alm.common.processes import cpu_seconds
 
@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
             "Compose sound scenes, train a small LLM on text, pretrain an AudioMosaic encoder, align it with the LLM, "
             "tune both, and score the model beside its controls. Offline, about ten minutes on two CPU cores. With "
             "--encoder, --llm and --data: train a projector between the two on labelled recordings, and ask about "
-            "those that are held out. Run again, it continues after the last finished stage."
+            "those that are held out. The same command again continues after the last finished stage."
         ),
     )
     parser.add_argument(
@@ -48,12 +48,10 @@ def add(commands: Any) -> None:
         help="only compose the scenes and train the small LLM, for runs of your own (alm ablate does this); with "
         "--held-out: only write the questions about the recordings of --data, into OUT/data",
     )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="settings of alm config show quickstart, for example instruct.optim.steps=500; where --encoder, --llm and "
-        "--data are given, of quickstart-labelled, for example question='Which digit is spoken?'",
+    add_overrides(
+        parser,
+        "settings of alm config show quickstart, for example instruct.optim.steps=500; with --encoder, --llm "
+        "and --data those of quickstart-labelled, for example question='Which digit is spoken?'",
     )
     parser.set_defaults(run=_quickstart)
 

@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--judge",
         metavar="URL_OR_DIR",
-        help="also have short answers judged: an OpenAI-compatible URL, or a model",
+        help="also judge short answers by a language model: an OpenAI-compatible URL, or a model",
     )
     parser.add_argument("--out", metavar="FILE", help="write the scores as JSON")
     parser.set_defaults(run=_score)

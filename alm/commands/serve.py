@@ -102,9 +102,9 @@ def _serve(arguments: argparse.Namespace) -> int:
     if arguments.engine == "vllm":
         check_vllm()
 
-    from alm.commands._collecting import without_collecting
+    from alm.commands._garbage import garbage_collection_paused
 
-    with without_collecting():
+    with garbage_collection_paused():
         from alm.checkpoint import load_model, load_processor, resolve
         from alm.serving.requests import Limits
         from alm.serving.server import serve
@@ -123,7 +123,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             )  # fmt: skip
         from alm.serving.engine import LocalEngine
 
-        with without_collecting():
+        with garbage_collection_paused():
             model = load_model(folder, trust_remote_code=arguments.trust_remote_code)
         return LocalEngine(model, processor, arguments.batch_size, arguments.max_new_tokens)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from alm.commands import Command
+from alm.commands import Command, add_overrides
 
 
 def add(commands: Any) -> None:
@@ -24,9 +24,7 @@ def add(commands: Any) -> None:
         metavar="CONFIG",
         help="a YAML file, or a shipped config by name (alm config list): recipes/ltu-tiny",
     )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="for example optim.lr=1e-4 out=runs/a"
-    )
+    add_overrides(parser, "for example optim.lr=1e-4 out=runs/a")
     parser.add_argument(
         "--dry-run",
         action="store_true",

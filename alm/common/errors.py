@@ -1,4 +1,4 @@
-"""Typed errors that a user can act on; the command line prints their one line and exits with code 2."""
+"""Typed errors for invalid input; the command line prints their one line and exits with code 2."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ManifestError(UserError):
 
 
 class StorageError(ManifestError):
-    """A file of the data that is missing, truncated or out of reach: no fault of one sample, so it ends a run."""
+    """A data file that is missing, truncated or unreachable. It concerns more than one sample, so it ends a run."""
 
 
 class Preempted(Exception):
@@ -47,7 +47,7 @@ class Preempted(Exception):
 
 @contextmanager
 def about_sample(index: int) -> Iterator[None]:
-    """Note on an error raised inside which sample it is about."""
+    """Set the `sample` of an error raised inside."""
     try:
         yield
     except UserError as error:
@@ -57,7 +57,7 @@ def about_sample(index: int) -> Iterator[None]:
 
 @contextmanager
 def in_samples(indices: Sequence[int]) -> Iterator[None]:
-    """Make the `sample` of an error raised inside, a place among `indices`, the index that stands there."""
+    """Map the `sample` of an error raised inside, an index into a batch, to the index of that sample in `indices`."""
     try:
         yield
     except UserError as error:
@@ -68,7 +68,7 @@ def in_samples(indices: Sequence[int]) -> Iterator[None]:
 
 @contextmanager
 def naming_samples(names: Sequence[str]) -> Iterator[None]:
-    """Put the name of the sample that an error raised inside is about in front of its message."""
+    """Put the name of the `sample` of an error raised inside before its message."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Keyword arguments and fields of config dataclasses: unknown names, wrong types and absurd sizes are refused."""
+"""Checks of keyword arguments and config fields: unknown names, wrong types and absurd sizes are errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WIDTHS = ("dim", "dims", "width", "hidden", "size", "model", "heads", "mels", "
 
 @contextmanager
 def located(where: object, kind: type[UserError] = ConfigError) -> Iterator[None]:
-    """Put the place before the message of any error of a kind raised inside."""
+    """Put the location before the message of an error raised inside."""
     try:
         yield
     except kind as error:

@@ -1,4 +1,4 @@
-"""Reading regular files only, and writing so that nobody ever sees a half-written file or folder."""
+"""Reading of regular files, and atomic writing of files and folders: they appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NOT_REGULAR = {
 
 
 def reason(error: Exception) -> str:
-    """Say in a few words why a file operation failed, without the path that the message already names."""
+    """Why a file operation failed, in a few words; without the path, which the message names already."""
     if words := getattr(
         error, "strerror", None
     ):  # also of PyAV's errors, whose text holds the number of the file
@@ -108,7 +108,7 @@ def read_text(
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Write a text file through a temporary file beside it, so that no half-written file is ever seen.
+    """Write a text file atomically, through a temporary file beside it.
 
     Args:
         path: The file to write; its folder must exist.
@@ -130,7 +130,7 @@ def write_text_atomic(path: Path, text: str) -> None:
 def write_bytes_atomic(
     path: Path, data: bytes, error: type[UserError] = ManifestError, clean: bool = True
 ) -> None:
-    """Write a file through a temporary file beside it, with the permissions that the umask gives.
+    """Write a file atomically, through a temporary file beside it, with the permissions that the umask gives.
 
     Args:
         path: The file to write; its folder must exist.
@@ -165,10 +165,10 @@ def write_bytes_atomic(
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Give a library that writes files itself a place for one, which becomes `path` if the block ends without an error.
+    """A temporary path at which a library can write a file; it becomes `path` if the block ends without an error.
 
-    The place is in a hidden folder beside `path`: temporary files of the library's own are removed with it, also those
-    that a killed process left.
+    It is in a hidden folder beside `path`: temporary files of the library itself are removed with the folder, also
+    those that a killed process left.
 
     Args:
         path: The file to write; its folder must exist.

@@ -1,7 +1,7 @@
-"""The import path: nothing is imported from the folder that the user works in, which may hold a `train.py`.
+"""Removes the working directory from the import path: it may hold a `train.py` that would replace our package.
 
-`python -m alm` puts that folder first. It is dropped before anything else is imported; so this module imports only what
-Python has loaded already.
+`python -m alm` puts that directory first. It is removed before anything else is imported, so this module imports only
+modules that Python has loaded already.
 """
 
 import importlib.machinery

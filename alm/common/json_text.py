@@ -1,4 +1,4 @@
-"""Reading JSON that strangers wrote: every way to fail is one typed error."""
+"""Strict reading of untrusted JSON: every failure is a typed error."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def json_items(
 
 
 def first_character(path: str | os.PathLike[str]) -> str:
-    """The first character of a JSON file that is no blank; empty where there is none, or the file cannot be read."""
+    """The first non-space character of a JSON file; empty if there is none, or the file cannot be read."""
     try:
         with open_regular(path) as stream:
             return stream.read(_READ_CHARACTERS).decode("utf-8-sig", "replace").strip(_BLANK)[:1]
@@ -202,10 +202,10 @@ def _list_items(text: io.TextIOBase, name: str, error: type[UserError]) -> Itera
 
 
 def _parse_plain(text: str) -> Any:
-    """Parse JSON that is plainly valid, several times faster; None where the strict parser must look.
+    """Parse plainly valid JSON several times faster than the strict parser; None if that parser must decide.
 
-    Keys given twice are seen by their number: without a backslash, a quote and a colon belong to a key, or to a text
-    that makes the strict parser look once more.
+    Duplicate keys are detected by counting: without backslashes, a quote followed by a colon ends a key, or is part of
+    a string, which only causes a needless second parse.
     """
     if "\\" in text:
         return None

@@ -23,7 +23,7 @@ def check_file_name(name: str, where: str) -> str:
 
     Raises:
         ManifestError: The name is empty, holds `/`, `\` or characters that cannot be printed, begins with a dot or
-            a blank, ends with a blank, or is longer than 200 bytes.
+            a space, ends with a space, or is longer than 200 bytes.
     """
     problem = _problem(name)
     if problem:
@@ -42,7 +42,7 @@ def _problem(name: str) -> str | None:
     if name.startswith("."):
         return "begins with a dot"
     if name != name.strip():
-        return "begins or ends with a blank"
+        return "begins or ends with a space"
     if not name.isprintable():  # control characters, line ends, lone surrogates, invisible marks
         return "contains characters that cannot be printed"
     if len(name.encode()) > _LONGEST_NAME_BYTES:

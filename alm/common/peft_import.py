@@ -1,4 +1,4 @@
-"""Keeping peft from importing bitsandbytes before something is quantised.
+"""Prevents peft from importing bitsandbytes before anything is quantised.
 
 peft imports bitsandbytes, which compiles and warns of kernels that are not installed, whenever peft itself is imported
 and whenever it makes an adapter. Both take longer than the rest of `import transformers`.
@@ -18,7 +18,7 @@ _NAME = "bitsandbytes"
 
 
 class _OnUse(ModuleType):
-    """Stands for a module, which is imported as soon as an attribute of it is used."""
+    """A placeholder for a module, which is imported when an attribute of it is first used."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # asked by Python's import system
@@ -30,7 +30,7 @@ class _OnUse(ModuleType):
 
 @contextmanager
 def bitsandbytes_on_use() -> Iterator[None]:
-    """Let `import bitsandbytes` inside the block return a module that is imported when it is used."""
+    """Make `import bitsandbytes` inside the block lazy: the module is imported on first use."""
     spec = None if _NAME in sys.modules else importlib.util.find_spec(_NAME)
     if spec is None:  # imported already, or not installed
         yield
@@ -47,7 +47,7 @@ def bitsandbytes_on_use() -> Iterator[None]:
 
 @contextmanager
 def adapters_without_bitsandbytes() -> Iterator[None]:
-    """Keep peft from looking for quantised layers: there are none before something has imported bitsandbytes."""
+    """Make peft skip its search for quantised layers: there are none before bitsandbytes is imported."""
     from peft.tuners.lora import model
 
     names = ("is_bnb_available", "is_bnb_4bit_available")

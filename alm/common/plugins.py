@@ -33,12 +33,12 @@ class Registry(Generic[Component]):
     """All components of one kind, by name.
 
     Args:
-        kind: What they are called in messages, for example `encoder`.
+        kind: Name of the kind in messages, for example `encoder`.
         attribute: The name that a file assigns, for example `ENCODER`.
         package: Dotted name of the package that holds the shipped ones.
         group: Entry-point group of installed packages that bring more; None reads no entry points.
         accepts: Whether what a plug-in file assigns is a component of this kind.
-        expected: What `accepts` accepts, for messages.
+        expected: Description of a valid value, for messages.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Registry(Generic[Component]):
         return found
 
     def load_file(self, path: str | os.PathLike[str]) -> Any:
-        """What a plug-in file assigns to this kind's name.
+        """The component that a plug-in file assigns to this kind's name.
 
         Raises:
             ConfigError: The file is missing, does not import, or does not assign the name.

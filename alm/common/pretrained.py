@@ -1,4 +1,4 @@
-"""Loading with `transformers`: one function, which runs no foreign code, never prompts, and raises typed errors."""
+"""Loading with `transformers`: one function, which runs no remote code, never prompts, and raises typed errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def from_pretrained(
     error: type[UserError] = CheckpointError,
     **options: Any,
 ) -> Any:
-    """Call `loader.from_pretrained`, without running Python code that the source brings along.
+    """Call `loader.from_pretrained` without running Python code of the source, unless that is allowed.
 
     Args:
         loader: A class of `transformers`, for example `AutoTokenizer`.
@@ -84,10 +84,10 @@ def from_pretrained(
 def typed_errors(
     prefix: str, error: type[UserError] = CheckpointError, folder: Path | None = None
 ) -> Iterator[None]:
-    """Turn any exception of library code that reads a file of the user into one typed line.
+    """Turn any exception of library code that reads a file of the user into a typed error of one line.
 
-    Such code raises whatever its first wrong line raises: KeyError, AttributeError, TypeError, RecursionError, a panic
-    of a Rust extension. The original exception stays attached as the cause.
+    On invalid files such code raises anything: KeyError, AttributeError, TypeError, RecursionError, a panic of a Rust
+    extension. The original exception stays attached as the cause.
 
     Args:
         prefix: Start of the message: what was read and where it is.
@@ -132,7 +132,7 @@ def check_sizes(values: Any, where: str, error: type[UserError] = CheckpointErro
 
 
 def _check_adapter(values: dict[str, Any], folder: Path, error: type[UserError]) -> None:
-    """Refuse an adapter of a stranger that names a model of the Hub, or whose patterns may never end."""
+    """Refuse an adapter whose base model is not a local directory, or whose patterns may take forever to match."""
     where = folder / "adapter_config.json"
     base = values.get("base_model_name_or_path")
     if not os.path.isfile(folder / "config.json") and not (isinstance(base, str) and os.path.isdir(base)):

@@ -1,4 +1,4 @@
-"""Python processes: how one starts another and ends with it, and which of several processes this one is."""
+"""Python processes: child processes that end with their parent, and the rank and world size of this one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def tied_child_command(module: str, *words: str) -> list[str]:
 
 
 def run_tied(parent: str, module: str, *words: str) -> None:
-    """What a child of `tied_child_command` runs."""
+    """The entry point of a child of `tied_child_command`."""
     end_with_parent(int(parent))
     sys.argv[1:] = words
     runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -57,8 +57,8 @@ def run_tied(parent: str, module: str, *words: str) -> None:
 def tied_call(function: Callable[..., None], *arguments: Any) -> tuple[Callable[[bytes], None], bytes]:
     """A function, and its argument, for a `multiprocessing` child that ends as soon as its parent does.
 
-    Called in the child, it makes the real call. A child imports the modules of all it is given before it runs
-    anything; here it does so only when it can be ended, as these imports may take longer than everything else.
+    Called in the child, it makes the real call. A child imports the modules of its arguments before it runs anything.
+    These imports may take longer than all else, so here they come after the child is tied to its parent.
 
     Args:
         function: Of a module; called in the child.
@@ -103,8 +103,8 @@ def end_with_parent(parent: int | None = None) -> None:
     method `forkserver`, whose children have another parent.
 
     Args:
-        parent: Process id of the parent; None asks `multiprocessing`, or the system where this process was not
-            started by it. It tells whether the parent ended before this call.
+        parent: Process id of the parent, to detect a parent that ended before this call; None takes it from
+            `multiprocessing`, or from the system if `multiprocessing` did not start this process.
     """
     started_by = multiprocessing.parent_process()
     expected = parent if parent is not None else (started_by.pid if started_by is not None else None)
@@ -125,7 +125,7 @@ def end_with_parent(parent: int | None = None) -> None:
 def interrupts_kept_from_children() -> Iterator[None]:
     """Keep Ctrl-C, which a terminal sends to all processes, from those started in this block.
 
-    They would each print a traceback; the parent ends them instead. An interrupt during the block arrives after it.
+    Each would print a traceback; the parent ends them instead. An interrupt during the block is raised after it.
     """
     interrupts = []
     in_main_thread = threading.current_thread() is threading.main_thread()

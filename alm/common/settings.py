@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass
 class Limits:
-    """What the checks of a config section allow, by key; see `recorded_limits`.
+    """The allowed values of a config section, by key; see `recorded_limits`.
 
     Attributes:
         ranges: Smallest and largest value; None is no limit.
@@ -87,8 +87,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping.
 
     Raises:
-        ConfigError: The file is missing, no regular file, too large, not YAML, or holds what no config needs; see
-            `check_values`.
+        ConfigError: The file is missing, no regular file, too large, not YAML, or holds a value that `check_values`
+            refuses.
     """
     if not os.path.lexists(path):
         raise ConfigError(f"{path}: no such config file")
@@ -134,7 +134,7 @@ def parse_yaml(text: str, where: str) -> Any:
     """The values of a YAML text.
 
     Raises:
-        ConfigError: It is not YAML, or holds what no config needs; see `check_values`.
+        ConfigError: It is not YAML, or holds a value that `check_values` refuses.
     """
     try:
         values = yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
@@ -147,7 +147,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def check_values(values: Any, where: str) -> None:
-    """Check what every config must keep to, whatever its keys mean.
+    """Check the rules that hold for every config, whatever its keys mean.
 
     Refused are numbers that are not finite or need more than 64 bits, seeds that are negative or need more than 32
     bits, text with NUL or half a surrogate pair, dates and other types of YAML, nesting deeper than 40 levels, and

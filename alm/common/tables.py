@@ -36,7 +36,7 @@ def read_csv(
         header: Whether the first line names the columns.
         delimiter: The character between cells.
         comment: Lines that start with this are skipped.
-        keep_spaces: Keep blanks around a cell. By default they are removed, and a quote may follow a blank.
+        keep_spaces: Keep spaces around a cell. By default they are removed, and a quote may follow a space.
         quoted: Whether cells may stand in quotes; False takes quotes as any other character.
 
     Yields:

@@ -1,8 +1,8 @@
-"""Standard output and error as the command uses them: what strangers wrote cannot act on the terminal.
+"""Standard output and error of the command: untrusted text cannot control the terminal.
 
-Answers, ids and file names may hold control sequences; they are shown as escapes, here, for everything that is printed.
-The progress bar of every long step shows rate and remaining time; without a terminal it is redrawn every 20
-seconds. A line that is printed while a bar is on the screen begins on a line of its own.
+Answers, ids and file names may hold control sequences; everything that is printed is escaped here. The progress bar of
+every long step shows rate and remaining time; without a terminal it is redrawn every 20 seconds. Text printed while a
+bar is shown begins on a new line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROGRESS_ROW = "ALM_PROGRESS_ROW"
 
 
 class OutputClosed(SystemExit):
-    """Nobody reads the output any more, as in `alm ... | head`: the command ends as other programs do, with 141."""
+    """The reader of the output has closed it, as in `alm ... | head`: the command exits with 141, as others do."""
 
     exit_code = 141  # 128 + SIGPIPE
 

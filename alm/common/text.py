@@ -1,4 +1,4 @@
-"""Text from strangers at the boundary, escaped in one place each: terminals, Markdown, CSV; and plain tables.
+"""Escaping of untrusted text for terminals, Markdown and CSV, one function each; and plain-text tables.
 
 Answers, ids, file names and error messages may hold anything. HTML is escaped by the templates of `eval.reports`.
 """
@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def decode_base64(text: str | bytes) -> bytes:
-    """Bytes of base64 text: blanks and line ends do not count, `-_` may stand for `+/`, padding may be missing.
+    """Bytes of base64 text: white space is ignored, `-_` may stand for `+/`, padding may be missing.
 
     Raises:
         ValueError: It is not base64.
@@ -36,7 +36,7 @@ def decode_base64(text: str | bytes) -> bytes:
 
 
 def printable(text: str) -> str:
-    r"""Text that a terminal shows and does not obey: control characters as `\x1b`; line feed and tab stay."""
+    r"""Text that is safe to print: control characters are escaped (`\x1b`), except line feed and tab."""
     return _UNPRINTABLE.sub(_escape, text)
 
 
@@ -50,7 +50,7 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def one_line(text: str) -> str:
-    """Printable text without line breaks, runs of white space as one blank."""
+    """Printable text on one line, runs of white space as one space."""
     return " ".join(printable(text).split())
 
 

@@ -1,4 +1,4 @@
-"""What the keys of a config mean: type, default, range and text, from its dataclass and docstring."""
+"""The keys of a config with type, default, range and description, read from its dataclass and docstring."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ConfigKey:
         name: The key with its sections, for example `optim.lr`.
         hint: The type of its value.
         default: Its default as plain values; `REQUIRED` if a config must give it.
-        text: What it means.
+        text: Its description.
         range: Smallest and largest value that are allowed; None is no limit.
         choices: The words that are allowed; empty: any.
         section: The dataclass of its sub-keys, if it is a section.

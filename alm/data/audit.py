@@ -23,7 +23,7 @@ _SAMPLE_RATE_HZ = 16_000  # only to decode everything once
 
 @dataclass
 class Findings:
-    """What `verify` found.
+    """The result of `verify`.
 
     Attributes:
         records: Number of records checked.

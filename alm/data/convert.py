@@ -32,7 +32,7 @@ _RECORD_KEYS = frozenset(
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion wrote.
+    """The result of a conversion.
 
     Attributes:
         written: Records by split.
@@ -93,7 +93,7 @@ def write_manifests(
         out: Folder of the manifests.
         audio: Folders of the audio.
         max_missing: Largest share of the named recordings that may be missing.
-        kinds: What to write about an entry that has only labels; see `alm.data.from_labels.QuestionWriter`.
+        kinds: Kinds of records to write for an entry that has only labels; see `alm.data.from_labels.QuestionWriter`.
         templates: The wordings for these.
     """
     if not 0.0 <= max_missing <= 1.0:
@@ -138,7 +138,7 @@ def write_manifests(
 
 
 def _missing(entries: Iterator[Entry]) -> tuple[list[str], int]:
-    """Names of recordings that are not there, sorted, and how many different ones there are; checks names of splits."""
+    """Names of missing recordings, sorted, and the number of all different recordings; checks the names of splits."""
     missing: dict[Path, str] = {}
     seen: set[int] = set()
     for entry in entries:

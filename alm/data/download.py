@@ -1,4 +1,4 @@
-"""Downloading corpora whose source is public: licence accepted first, resumed after a break, checked by hash."""
+"""Downloading of public corpora: the licence must be accepted, downloads resume, hashes are checked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ARCHIVES = "archives"
 _BLOCK = 1 << 20
 _TRIES = 5  # in a row without a new byte
 _WAIT_S = 1.0  # before the second try; twice that before the third, and so on
-_SILENT_S = 60.0  # a server that sends nothing for so long is asked again
+_SILENT_S = 60.0  # after so long without data the request is sent again
 
 
 class DownloadError(UserError):
@@ -56,7 +56,7 @@ class Archive:
 
     @property
     def part(self) -> str:
-        """What it is called in `alm data get --parts`: its name without suffixes."""
+        """Its name for `alm data get --parts`: the file name without suffixes."""
         return self.name.removesuffix(".gz").removesuffix(".tar").removesuffix(".tgz").removesuffix(".zip")
 
 

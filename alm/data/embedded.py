@@ -28,7 +28,7 @@ class EmbeddedRef(AudioRef):
 
     Attributes:
         path: The file that holds it.
-        name: What it is called inside that file.
+        name: Its name inside that file.
     """
 
     name: str = ""
@@ -136,7 +136,7 @@ _KINDS: dict[str, type[EmbeddedRef]] = {"range": RangeRef, "inline": InlineRef, 
 def embedded_ref(
     values: Mapping[str, Any], folder: Path, start_s: float | None, end_s: float | None
 ) -> EmbeddedRef:
-    """The reference that a reader has described with plain values.
+    """Build a reference from its description in plain values, as readers give it.
 
     Args:
         values: `kind` (`range`, `inline` or `dataset`), `path`, and the attributes of its class.

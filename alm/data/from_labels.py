@@ -63,7 +63,7 @@ class Templates:
             )
 
     def spoken(self, label: str) -> str:
-        """How a label is spoken of."""
+        """The wording of a label."""
         return self.names.get(label, label.replace("_", " ").strip())
 
 

@@ -53,7 +53,7 @@ def opened(path: str, split: str) -> Any:
 
 
 def load_arguments(path: str) -> list[Any]:
-    """What `load_dataset` takes: the name of a hub data set or folder, or a builder and files."""
+    """The arguments of `load_dataset`: the name of a hub data set or folder, or a builder and files."""
     local = to_path(path)
     if local.is_file():
         return [FILES[local.suffix], None, None, str(local)]

@@ -1,9 +1,9 @@
-"""Records that are read on access: an index says where each lies, so that millions open at once and take no memory.
+"""Records that are read on access, through an index of their positions, so that millions take no memory.
 
-The first pass over a source checks every record and writes, for each, where it lies and what is asked of all records
-together (its id, whether it has text and an answer, the length of its text). Of large sources the index is kept in the
-cache folder (`ALM_CACHE`) and memory-mapped; it is made again when a file of the source changes. Small sources are
-kept in memory and leave nothing behind.
+The first pass over a source checks every record and writes an index row for it: its position, and the facts that are
+needed for all records at once (id, whether it has text and an answer, length of the text). The index of a large source
+is kept in the cache folder (`ALM_CACHE`) and memory-mapped; it is built again when a file of the source changes. The
+index of a small source is kept in memory.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _SAMPLED_FILES = 16
 
 
 def id_hash(identifier: str) -> int:
-    """The hash under which an index knows a record's id."""
+    """The hash of a record's id in an index."""
     return int.from_bytes(_hash_bytes(identifier), "little")
 
 
@@ -60,7 +60,7 @@ def _hash_bytes(identifier: str) -> bytes:
 
 
 class Line(NamedTuple):
-    """What a reader says about one record.
+    """One record as a reader yields it.
 
     Attributes:
         record: The record, checked.
@@ -154,7 +154,7 @@ _CHANGED = "changed while it was in use; start again"
 
 
 def stored_line(source: str, folder: Path, values: dict[str, Any], embedded: dict[str, Any]) -> bytes:
-    """A line of the cache for a record that does not lie in a file line by line.
+    """A line of the cache for a record of a source that is no file of one record per line.
 
     Args:
         source: Where it is, `file:line`.
@@ -352,7 +352,7 @@ def repeated_hashes(tables: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def release(rows: np.ndarray) -> None:
-    """Unmap the pages of a mapped table: those just written count as this process's own until they are on the disk."""
+    """Unmap the pages of a mapped table; pages just written count as memory of this process until they are on disk."""
     mapped = getattr(rows, "_mmap", None)
     if mapped is not None:
         mapped.madvise(mmap.MADV_DONTNEED)
@@ -382,7 +382,7 @@ def _mapped(table: Path, lines: Path | None = None) -> np.ndarray:
 
 
 def _content(path: Path) -> bytes | Path:
-    """A small file's content, which stays as it is when the file is changed; of a large one its path."""
+    """The content of a small file, which a later change of the file does not affect; the path of a large one."""
     if path.stat().st_size > _SMALL_BYTES:
         return path
     with open_regular(path) as stream:

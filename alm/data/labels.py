@@ -31,14 +31,16 @@ def write_label_table(
         The number of clips.
 
     Raises:
-        ManifestError: The source cannot be read, or the same sound has two different labels.
+        ManifestError: The source cannot be read, or two clips with equal samples have different labels.
         AudioError: A clip cannot be read.
     """
     clips: dict[str, Events] = {}
     for path, events, where in labelled_clips(source):
         key = clip_key(load_audio(path, sample_rate))
         if clips.setdefault(key, events) != events:
-            raise ManifestError(f"{where}: {path} sounds like an earlier clip with other labels; remove one")
+            raise ManifestError(
+                f"{where}: {path} has the samples of an earlier clip with other labels; remove one"
+            )
         advance()
     write_text_atomic(out, json.dumps({"sample_rate": sample_rate, "clips": clips}) + "\n")
     return len(clips)

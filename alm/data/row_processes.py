@@ -40,7 +40,7 @@ def rows_by_processes(path: Path, module: str) -> Iterator[bytes] | None:
     except (OSError, ValueError, AttributeError):  # no such call outside Linux
         return None
     with ExitStack() as stack:
-        # Files, as a pipe would stop the process whose turn has not come.
+        # Files, because a process whose pipe is full waits until it is read.
         made = [
             stack.enter_context(tempfile.TemporaryFile(dir=cache_folder("index"))) for _ in range(len(ranges))
         ]

@@ -1,4 +1,4 @@
-"""Shards: WebDataset-format tar files with an index, of which any record is read in constant time.
+"""Shards: WebDataset-format tar files with an index, through which any record is read in constant time.
 
 A shard directory is written by `alm data shard` (`alm.data.shard_writer`)::
 

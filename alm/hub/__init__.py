@@ -1,1 +1,1 @@
-"""Model cards and uploads to a hub. Knows no model class."""
+"""Model cards and uploads to the Hugging Face hub. Independent of the model classes."""

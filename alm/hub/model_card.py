@@ -142,7 +142,7 @@ def base_models(**sources: str | os.PathLike[str] | None) -> dict[str, dict[str,
 
     Returns:
         By part `name`: the hub id, else the last part of the path; and `license`, where a card or config.json states
-        one. Unknown sources are left out.
+        one. Unknown sources are omitted.
     """
     return {part: _base_model(source) for part, source in sources.items() if source is not None}
 
@@ -195,7 +195,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def read_card(path: Path) -> str | None:
-    """The text of a README.md; None where there is none, or it is no text, or a huge one."""
+    """The text of a README.md; None if it is missing, not text, or too large."""
     try:
         with open_regular(path) as stream:
             content = stream.read(_LARGEST + 1)
@@ -205,7 +205,7 @@ def read_card(path: Path) -> str | None:
 
 
 def front_matter(text: str | None) -> dict[str, Any]:
-    """The metadata at the start of a card; empty where there is none, or it is broken."""
+    """The metadata at the start of a card; empty if it is missing or broken."""
     return _metadata(text) or {}
 
 
@@ -289,7 +289,7 @@ def write_card(
 
 
 def _renewed(old: str, title: str, front: dict[str, Any], body: str) -> str:
-    """A card with its generated part written anew; its user's text and metadata stay."""
+    """A card with a new generated part; the user's text and metadata stay."""
     before = front_matter(old)
     kept = dict(before)
     if isinstance(index := kept.pop("model-index", None), list):

@@ -78,7 +78,7 @@ def upload_folder(
     revision: str | None = None,
     create_pr: bool = False,
 ) -> str:
-    """Upload the files of a folder in one commit; the repository is made where there is none.
+    """Upload the files of a folder in one commit; the repository is created if it does not exist.
 
     Args:
         folder: The folder; evaluations and hidden files in it are not uploaded.

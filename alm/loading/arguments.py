@@ -1,4 +1,4 @@
-"""The arguments of `AudioLanguageModel.from_pretrained`: each is honoured, or refused by name with the reason."""
+"""The arguments of `AudioLanguageModel.from_pretrained`: each has its effect, or is refused by name with the reason."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _REFUSED = {
     "variant": _FILE,
     "weights_only": "pickled code is never run",
 }
-# Values that ask for nothing else than what is done anyway, besides None, False and what is empty
+# Values, besides None, False and empty ones, that equal the behaviour without the argument.
 _AS_ALWAYS = {"use_safetensors": True, "weights_only": True, "code_revision": "main"}
 
 
@@ -74,7 +74,7 @@ _NOT_COMPUTING = frozenset(
 
 @dataclasses.dataclass
 class LoadingArguments:
-    """The arguments of one call of `from_pretrained`, sorted by who honours them."""
+    """The arguments of one call of `from_pretrained`, sorted by the part that uses them."""
 
     config: AudioLanguageConfig | str | os.PathLike[str] | None
     overrides: dict[str, Any]
@@ -169,7 +169,7 @@ class LoadingArguments:
             ):
                 config.llm = str((folder / config.llm).resolve())
             self.attention = self.attention or _asked_attention(config)
-            config._attn_implementation = None  # the loaded parts are asked, and say what they cannot do
+            config._attn_implementation = None  # the loaded parts check this themselves
         elif self.config is not None:
             config = read_model_config(Path(self.config), self.trust_remote_code)
         for key, value in self.overrides.items():
@@ -193,7 +193,7 @@ class LoadingArguments:
 
 
 def _asked_attention(config: AudioLanguageConfig) -> str | dict[str, Any] | None:
-    """What was asked of the Auto classes, which put it into the config."""
+    """The `attn_implementation` given to an Auto class, which puts it into the config."""
     asked: dict[str, Any] = {
         "": config._attn_implementation,
         "text_config": config.get_text_config()._attn_implementation,

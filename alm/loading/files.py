@@ -1,4 +1,4 @@
-"""The files of a saved model: where they are, whether they are complete, and whether they are those that were saved."""
+"""The files of a saved model: finding them, and checking that they are complete and unchanged."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def check_files(config: AudioLanguageConfig, folder: Path) -> None:
 
 
 def check_complete(folder: Path) -> None:
-    """Refuse to share a directory that is no complete model, or that nobody else could load.
+    """Refuse to share a directory that is no complete model, or that others could not load.
 
     Raises:
         CheckpointError: A file is missing or broken, or the weights are not those that were saved.

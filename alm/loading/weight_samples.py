@@ -1,4 +1,4 @@
-"""Noticing that the weights of an LLM have changed since it was loaded."""
+"""Detects changes of an LLM's weights since it was loaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class WeightSamples:
-    """A few values of every tensor of an LLM, by which a later change of its weights is noticed.
+    """A few values of every tensor of an LLM, to detect later changes of its weights.
 
     Args:
         llm: The LLM, as it was loaded.
@@ -32,7 +32,7 @@ class WeightSamples:
         return values
 
     def differ(self, llm: nn.Module) -> bool:
-        """Whether a weight is another now; a cast of the whole LLM is no change, nor is a shard that lies elsewhere."""
+        """Whether a weight has changed; a cast of the whole LLM is no change, nor is a shard on another process."""
         for key, now in self._taken(llm).items():
             before = self._values.get(key, now)
             casts = (before, before.bfloat16(), before.half()) if before.is_floating_point() else (before,)

@@ -1,4 +1,4 @@
-"""Samples as tokens, how a batch of them is built, and clips that several samples share."""
+"""Encoded samples, options and padding of batches, and the clips that several samples of a batch share."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Encoded:
 
 @dataclasses.dataclass(frozen=True)
 class BatchOptions:
-    """How a batch is built; see `AudioLanguageProcessor.__call__` and `apply_chat_template`."""
+    """Options of building a batch; see `AudioLanguageProcessor.__call__` and `apply_chat_template`."""
 
     text: dict[str, Any]
     """Arguments about the text, merged."""

@@ -1,4 +1,4 @@
-"""Rows with a shared prefix and several branches behind it: what may attend to what.
+"""Attention masks of rows with a shared prefix and several branches behind it.
 
 Each branch sees the prefix and itself alone, in any causal LLM of `transformers` that takes a mask of four axes.
 

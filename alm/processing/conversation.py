@@ -17,7 +17,7 @@ _MISSING = object()
 
 
 def is_batch(conversation: Any) -> bool:
-    """Whether this is a list of conversations and no single one.
+    """Whether this is a list of conversations, as opposed to a single one.
 
     Raises:
         UserError: It is neither.

@@ -27,7 +27,7 @@ from projectors.registry import projector_config
 
 logger = logging.get_logger(__name__)
 
-# Of transformers' base classes: they say nothing about this encoder, and so are neither settings nor mistakes.
+# Fields that transformers' base classes write: they do not concern this encoder, so they are accepted and ignored.
 _INHERITED = {"feature_size", "padding_value", "padding_side", "return_attention_mask", "feature_extractor_type",
               "processor_class", "auto_map"}  # fmt: skip
 
@@ -149,7 +149,7 @@ class AudioLanguageFeatureExtractor(SequenceFeatureExtractor):
         padding: bool | str = True,
         max_length: int | None = None,
     ) -> tuple[list[int], dict[str, torch.Tensor]]:
-        """Lengths in samples, and the tensors of a call, of clips that `read` has returned; the arguments are its."""
+        """Lengths in samples, and model inputs, of clips that `read` has returned; arguments as for `__call__`."""
         if truncation and max_length is not None:
             clips = [clip[:max_length] for clip in clips]
         lengths, batch = collate_waveforms(clips)
@@ -166,7 +166,7 @@ class AudioLanguageFeatureExtractor(SequenceFeatureExtractor):
         return lengths, batch
 
     def check_sampling_rate(self, sampling_rate: int | None, audio: Any = None) -> None:
-        """Refuse a rate other than the encoder's; warn where waveforms come without one, as `transformers` does."""
+        """Refuse a rate other than the encoder's; warn if waveforms have no rate, as `transformers` does."""
         if sampling_rate is None and any(not is_source(clip) for clip in clips_in(audio)):
             logger.warning_once(
                 f"It is strongly recommended to pass `sampling_rate`: waveforms are taken to be at "
@@ -179,7 +179,7 @@ class AudioLanguageFeatureExtractor(SequenceFeatureExtractor):
             )
 
     def read(self, audio: Any) -> list[np.ndarray]:
-        """The clips of a call as a flat list of waveforms; what is given several times is read once, to one array.
+        """The clips of a call as a flat list of waveforms; a clip given several times is read once, to one array.
 
         Raises:
             AudioError: A clip cannot be read, or is no mono waveform.
@@ -216,7 +216,7 @@ class AudioLanguageFeatureExtractor(SequenceFeatureExtractor):
         return audio_url_or_urls
 
     def to_dict(self) -> dict[str, Any]:
-        """What is saved: the configs that token counts and sample rate come from."""
+        """The values to save: the configs from which token counts and sample rate are computed."""
         return {
             "feature_extractor_type": type(self).__name__,
             "auto_map": {"AutoFeatureExtractor": AUTO_MAP["AutoFeatureExtractor"]},

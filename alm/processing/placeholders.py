@@ -36,7 +36,7 @@ class PlaceholderAware(LogitsProcessorList):
 
 
 class WordsOnly(CandidateGenerator):
-    """Continuations that prompt lookup finds in a prompt, each up to the audio that may follow there."""
+    """Prompt-lookup candidates without audio: each is cut before the first placeholder."""
 
     def __init__(self, audio_token_id: int, lookup: PromptLookupCandidateGenerator) -> None:
         self.audio_token_id, self.lookup = audio_token_id, lookup
@@ -44,7 +44,7 @@ class WordsOnly(CandidateGenerator):
         lookup.vocab_size = max(lookup.vocab_size or 0, audio_token_id + 1)
 
     def get_candidates(self, input_ids: torch.LongTensor, **kwargs: Any) -> tuple[Any, Any]:
-        """The text so far (1, L) with at most as many candidates behind it as stand before a placeholder."""
+        """The text so far (1, L) and the candidate tokens behind it, cut before the first placeholder."""
         ids, _ = self.lookup.get_candidates(input_ids, **kwargs)
         is_audio = ids[0, input_ids.shape[1] :] == self.audio_token_id
         return ids[:, : ids.shape[1] - int(is_audio.cumsum(dim=0).bool().sum())], None

@@ -1,4 +1,4 @@
-"""A saved processor's files, in the present layout and in that of earlier releases."""
+"""Reading a saved processor's files, in the current layout and in that of earlier releases."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TOKENIZER_FILES = (
 
 @dataclasses.dataclass(frozen=True)
 class SavedProcessor:
-    """What a directory says about a processor, checked."""
+    """The checked contents of a saved processor's directory."""
 
     feature_extractor: AudioLanguageFeatureExtractor
     tokenizer: Any

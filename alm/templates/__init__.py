@@ -1,6 +1,6 @@
 """Chat templates for LLMs whose tokenizer has none: one file each, which assigns `CHAT_TEMPLATE`.
 
-`render.py` is the only place where Jinja of a tokenizer, a model directory or a config is executed.
+`render.py` is the only place that executes the Jinja of a tokenizer, a model directory or a config.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Rendering chat templates of strangers: a sandbox with limits on steps and sizes.
+"""Rendering of untrusted chat templates: a sandbox with limits on steps and sizes.
 
-`transformers` renders in Jinja's sandbox, which keeps a template from code and files, but not from loops that run for
-days or strings that fill the memory. Here every iteration and call is counted, and every size is checked before memory
-is allocated. Otherwise a template sees what `transformers` shows it.
+`transformers` renders in Jinja's sandbox, which denies access to code and files, but allows loops that run for days and
+strings that fill the memory. Here every iteration and call is counted, and every size is checked before memory is
+allocated. Templates get the same variables and functions as in `transformers`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def variables_of(template: str) -> frozenset[str]:
     try:
         return frozenset(meta.find_undeclared_variables(_environment().parse(template)))
     except jinja2.TemplateError:
-        return frozenset()  # rendering it says what is wrong
+        return frozenset()  # rendering it reports the error
 
 
 @cache

@@ -113,7 +113,7 @@ class ChatTemplate:
             end = self.end_of_turn if after.startswith(self.end_of_turn) else ""
             prompt = self.render(messages[:turn], True, **variables)
             if done <= len(prompt) <= start and full.startswith(prompt):
-                start = len(prompt)  # the blank in "Assistant: yes" is for the model to write
+                start = len(prompt)  # the model writes the space in "Assistant: yes"
             parts.append((full[done:start], False))
             if continue_final_message and turn == len(messages) - 1:
                 return [part for part in [*parts, (full[start:place].rstrip(), True)] if part[0]]

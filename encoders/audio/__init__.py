@@ -1,7 +1,7 @@
 """Reading audio of any format into mono float waveforms, and writing wav.
 
-`reading.py` is the door; beside it are the formats (`ogg`, `frames`, `flac`, `containers`), FFmpeg and addresses.
-What is computed from waveforms belongs elsewhere. Names resolve on first use.
+`reading.py` is the entry point; other modules handle formats (`ogg`, `frames`, `flac`, `containers`), FFmpeg and URLs.
+Features of waveforms are computed elsewhere. Names resolve on first use.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 
 @dataclass(frozen=True)
 class Container:
-    """What a container says about its tracks.
+    """The facts that a container states about its tracks.
 
     Attributes:
         packets: Fewest packets of each track, by its place among the tracks, where they were counted.
@@ -74,10 +74,10 @@ def check_whole(stream: BinaryIO, size: int, file: str) -> Container | None:
     Args:
         stream: The file.
         size: Its size in bytes.
-        file: What to call it in errors.
+        file: Name of the file in errors.
 
     Returns:
-        What the container says; None where the file is none.
+        The facts that the container states; None if the file is no container.
 
     Raises:
         AudioError: It is cut off, or damaged where sizes stand.
@@ -91,10 +91,10 @@ def check_whole(stream: BinaryIO, size: int, file: str) -> Container | None:
 
 
 def not_checked(file: str, kind: str) -> AudioError:
-    """The error for a format in which a truncated or damaged file cannot be told from a whole one.
+    """The error for a format in which truncated or damaged files cannot be detected.
 
     Args:
-        file: What to call the file.
+        file: Name of the file in errors.
         kind: Name of its format.
     """
     return AudioError(
@@ -130,7 +130,7 @@ def _riff(stream: BinaryIO, size: int, file: str) -> None:
 
 
 def _check_rest_of_wav(stream: BinaryIO, size: int, at: int, declared: int, order: str, file: str) -> None:
-    """Refuse a lot behind the samples that is no chunk, such as those above 4 GiB, whose size a wav cannot hold."""
+    """Refuse many bytes behind the samples that are no chunk, as in files above 4 GiB, whose size a wav cannot hold."""
     for _ in range(_MOST_CHUNKS):
         stream.seek(at)
         head = stream.read(9)  # one more: some writers do not pad to an even size
@@ -483,7 +483,7 @@ def _ts(mark: int, stream: BinaryIO, size: int, file: str) -> None:
 
 
 def _sds(_stream: BinaryIO, _size: int, file: str) -> None:
-    """MIDI sample dumps: libsndfile goes on past damaged blocks, and takes a last block that is not full for zeros."""
+    """MIDI sample dumps: libsndfile reads past damaged blocks, and reads an incomplete last block as zeros."""
     raise not_checked(file, "SDS (MIDI Sample Dump Standard)")
 
 

@@ -34,7 +34,7 @@ _WHOLE = frozenset(
 _DECLARE_DURATION = frozenset({"mov", "matroska", "asf", "avi", "tta", "wv", "ape"})
 _ONE_DURATION = frozenset({"asf", "matroska"})  # kinds that declare one length for all tracks
 _LARGEST_DIFFERENCE_S = 0.1  # of asf's declared length; wma's decoder loses its first frame, up to 93 ms
-_STEADY_TIMES = frozenset({"asf", "mpeg"})  # kinds whose packets have times, from which nothing is left out
+_STEADY_TIMES = frozenset({"asf", "mpeg"})  # kinds whose packets have times without gaps
 _LARGEST_GAP_S = 0.02
 # PyAV counts the planes of a frame up to an empty one; where there are so many, no empty one follows, and it reads on.
 _MOST_PLANES = 8
@@ -46,9 +46,9 @@ class Recording:
 
     Args:
         stream: The file, seekable. FFmpeg is given no path, so no name is taken for an address.
-        file: What to call it in errors.
+        file: Name of the file in errors.
         format: FFmpeg's name of the container; None recognises it by its content.
-        container: What the container says, for comparison with what is decoded.
+        container: The facts that the container states, to compare the decoded samples with.
 
     Raises:
         AudioError: FFmpeg does not read it, or it has no sound track.
@@ -157,7 +157,7 @@ class Recording:
         self._check_end(n_packets, heard_s)
 
     def _check_end(self, n_packets: int, heard_s: float) -> None:
-        """Compare what was decoded with what the container says: a demuxer that loses its place ends silently."""
+        """Compare the decoded length with the container's: a demuxer that loses its position ends silently."""
         missing = n_packets < self._says.packets.get(self._track.index, 0)
         if self._is_one_of(_STEADY_TIMES):
             missing |= (self.declared_s() or 0.0) - heard_s > _LARGEST_DIFFERENCE_S
@@ -167,7 +167,7 @@ class Recording:
             )
 
     def _check_gap(self, frame: Any, heard_s: float) -> None:
-        """Compare a frame's time with what was heard before it: some demuxers drop damaged packets silently."""
+        """Compare a frame's time with the length decoded so far: some demuxers drop damaged packets silently."""
         if not self._is_one_of(_STEADY_TIMES) or frame.time is None:
             return
         self._begin_s = frame.time - heard_s if self._begin_s is None else self._begin_s

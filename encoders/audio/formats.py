@@ -1,4 +1,4 @@
-"""Finding audio files: by a name, and in a folder."""
+"""Finding audio files by name, and all audio files of a folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SIDE_FILES = frozenset(".json .jsonl .csv .tsv .txt .md .yaml .yml .html .parqu
 
 @dataclass
 class Folder:
-    """The audio files below a folder, and what was passed over.
+    """The audio files below a folder, and the number of skipped files.
 
     Attributes:
         audio: The files, sorted.
@@ -37,7 +37,7 @@ class Folder:
     skipped: Counter[str] = field(default_factory=Counter)
 
     def note(self) -> str:
-        """What was passed over and why, in a few words; empty where nothing was."""
+        """The numbers of skipped files with the reasons; empty if none was skipped."""
         return ", ".join(f"{count} {why}" for why, count in sorted(self.skipped.items()))
 
 
@@ -78,7 +78,7 @@ def search(folder: str | os.PathLike[str]) -> Folder:
 
 
 def find_file(path: Path) -> Path:
-    """The file of a name, whichever way its accents are composed; the path itself where none is there.
+    """The file of a name, whichever way its accents are composed; the path itself if there is none.
 
     Args:
         path: As a manifest or a user spells it: macOS decomposes accents (NFD), most others compose them (NFC).

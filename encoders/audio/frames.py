@@ -107,7 +107,7 @@ def read_parts(data: bytes, kind: str, file: str) -> list[FramePart]:
     Args:
         data: The whole file.
         kind: As returned by `kind_of`.
-        file: What to call it in errors.
+        file: Name of the file in errors.
 
     Raises:
         AudioError: The last frame is cut off, or something between frames is neither a frame nor a tag.

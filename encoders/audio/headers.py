@@ -24,12 +24,12 @@ _MOST_CHUNKS = 1000
 
 @dataclass(frozen=True)
 class Samples:
-    """What a header states about the samples behind it.
+    """The samples behind a header, as it states them.
 
     Attributes:
         start: Offset of the first byte of samples.
         n_bytes: Bytes of samples.
-        align: The samples are padded to a multiple of so many bytes.
+        align: The samples are padded to a multiple of this number of bytes.
     """
 
     start: int

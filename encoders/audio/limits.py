@@ -24,7 +24,7 @@ class TooLongError(AudioError):
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Decode nothing longer in this block, whatever the environment says: for audio of strangers.
+    """Set the length limit inside this block, whatever the environment says: for untrusted audio.
 
     Args:
         seconds: The limit; it holds in this thread or task alone.
@@ -61,7 +61,7 @@ def check_seconds(seconds: float, file: str, values: int = 0) -> None:
 
     Args:
         seconds: Length of what would be decoded.
-        file: What to call it in the error.
+        file: Name of the file in errors.
         values: Samples times channels of it.
 
     Raises:

@@ -40,12 +40,12 @@ class OggLink:
 def read_links(stream: BinaryIO, size: int, file: str) -> list[OggLink]:
     """Read every page of an Ogg file.
 
-    A decoder skips damaged pages and stops after the first link, both without a word; so this looks first.
+    A decoder silently skips damaged pages and silently stops after the first link; so pages are checked first.
 
     Args:
         stream: The file.
         size: Its size in bytes.
-        file: What to call it in errors.
+        file: Name of the file in errors.
 
     Raises:
         AudioError: A page is damaged, cut off or missing.

@@ -1,6 +1,6 @@
-"""What a user may choose about reading audio.
+"""Options of reading audio: mixing of channels, and samples far above full scale.
 
-Choices are environment variables, as the length limit is, so that all processes of a run read audio in one way.
+Like the length limit they are environment variables, so that all processes of a run read audio in the same way.
 """
 
 from __future__ import annotations

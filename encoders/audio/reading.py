@@ -1,7 +1,7 @@
 """Reading audio into mono float waveforms: one function for every format, as a file, as bytes and from an address.
 
-What a file is follows from its content, never from its name. libsndfile is the fast path; FFmpeg reads the rest. A
-header's sample count is a hint: files are decoded to their end, and files joined from several are heard whole.
+A file's format is detected from its content, never from its name. libsndfile is the fast path; FFmpeg reads the rest. A
+header's sample count is only a hint: files are decoded to their end, and of concatenated files all parts are decoded.
 
 Axis letters: S samples.
 """
@@ -87,7 +87,7 @@ def decode_audio(
 
     Args:
         data: The whole file.
-        name: What to call it in errors.
+        name: Name of the file in errors.
         sample_rate: Rate of the result in Hz.
         start_s: Start of the segment in seconds.
         end_s: End of the segment in seconds.
@@ -105,13 +105,13 @@ def decode_audio(
 
 @dataclass(frozen=True)
 class AudioHeader:
-    """What a file says about its samples.
+    """The format of a file's samples, as its header states it.
 
     Attributes:
         frames: Samples per channel.
         rate_hz: Sample rate in Hz.
         channels: Number of channels.
-        exact: Whether decoding gives exactly so many samples; containers such as mp4 round their length.
+        exact: Whether decoding gives exactly `frames` samples; containers such as mp4 round their length.
     """
 
     frames: int
@@ -128,7 +128,7 @@ class AudioHeader:
         """Check that a segment holds samples, where the length is exact.
 
         Args:
-            file: What to call the file in errors.
+            file: Name of the file in errors.
             start_s: Start of the segment in seconds; None is the start of the file.
             end_s: End of the segment in seconds; None is the end of the file.
 
@@ -146,7 +146,7 @@ def read_header(source: Source, name: str | None = None, exact: bool = False) ->
 
     Args:
         source: As in `load_audio`.
-        name: What to call it in errors; None is its path.
+        name: Name of the file in errors; None takes its path.
         exact: Decode the file where its declared length may differ from what decoding gives.
 
     Raises:
@@ -187,7 +187,7 @@ class _Part:
         expected: Samples per channel that the frames hold, with their rate and channels, where these were counted.
         at_least: Fewest samples per channel that decoding must give; with fewer, a piece of it was skipped.
         skipped: Samples per channel at its beginning that are the encoder's delay.
-        container: What the container says, where it is one.
+        container: The facts that the container states; None without a container.
     """
 
     stream: BinaryIO
@@ -487,7 +487,7 @@ def _sound(part: _Part, file: str) -> Iterator[soundfile.SoundFile | None]:
 
 
 def _believes_header(sound: soundfile.SoundFile) -> bool:
-    """Whether libsndfile takes for true what may be wrong: the count of an mp3 or w64, or a name for a format."""
+    """Whether libsndfile trusts facts that may be wrong: the count of an mp3 or w64, or a suffix as the format."""
     of_blocks = sound.format == "W64" and ("ADPCM" in sound.subtype or sound.subtype == "GSM610")
     return of_blocks or sound.format == "RAW" or sound.subtype.startswith("MPEG")
 
@@ -539,7 +539,7 @@ def _check_count(part: _Part, n_samples: int, file: str) -> None:
 
 
 def _declared_header(opened: _Opened, parts: list[_Part]) -> AudioHeader | None:
-    """What the parts declare together, in samples of the first one's rate; None where one declares no length."""
+    """The declared length of all parts, in samples at the first one's rate; None if a part declares no length."""
     headers = []
     for part in parts:
         header = _part_header(part, opened.file)
@@ -611,7 +611,7 @@ class _Memory(io.BytesIO):
 
 
 def _open(file: Path) -> BinaryIO:
-    """Open a regular file; an `AudioError` says what else is there."""
+    """Open a regular file; an `AudioError` names any other kind of path."""
     try:
         return open_regular(file)
     except FileNotFoundError as error:

@@ -1,6 +1,6 @@
-"""Audio behind `http(s)` and `data:` addresses, fetched where the user names one.
+"""Fetching audio from `http(s)` and `data:` addresses that the user names.
 
-Manifests name files: an address in a manifest is fetched only where its reader was allowed to.
+An address in a manifest is fetched only if its reader is allowed to do so.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def is_url(text: object) -> bool:
 
 
 def url_name(url: str) -> str:
-    """What errors and tables call an address: no credentials, no query, no inline data."""
+    """The name of an address in errors and tables: without credentials, query and inline data."""
     if url[:5].lower() == "data:":
         return f"{one_line(url[:5])}{one_line(url[5:].partition(',')[0][:40])},…"
     try:
@@ -60,8 +60,8 @@ def fetch_audio(
         url: The address.
         max_bytes: Refuse larger content.
         max_s: Give up after this many seconds.
-        public_only: The address comes from a stranger: connect to public addresses of the internet alone, without a
-            proxy. Every address is checked where the connection is made, after its name is resolved.
+        public_only: For untrusted addresses: connect only to public addresses of the internet, without a proxy. Every
+            address is checked when the connection is made, after its name is resolved.
 
     Returns:
         The content, whole.
@@ -121,7 +121,7 @@ def _download(
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), _PublicHTTP(opened), _PublicHTTPS(opened), _CheckedRedirects(False)
     )
-    # Each line of a header may take its time; so a server that means ill would hold the thread for hours
+    # Each line of a header may take as long as the timeout, so a malicious server could hold the thread for hours.
     ending = threading.Timer(max_s, _hang_up, [opened])
     ending.daemon = True
     ending.start()

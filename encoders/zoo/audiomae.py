@@ -1,7 +1,7 @@
 """AudioMAE (Huang et al. 2022), from the official `pretrained.pth` and `finetuned.pth`.
 
 Key names, sizes and the front end follow facebookresearch/AudioMAE (models_mae.py, models_vit.py, dataset.py). The
-numbers were compared with that code on random weights; see the README's table.
+numbers were compared with that code on random weights; see docs/encoders.md.
 Axis letters: B batch, S samples, T time steps, F frequency steps, D width.
 """
 

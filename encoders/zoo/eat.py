@@ -2,7 +2,7 @@
 
 Reads the hub release (`worstchan/EAT-*`: config.json with model_type `eat`, keys `model.*`) and the weights of a
 fairseq checkpoint (`modality_encoders.IMAGE.*`). Key names and computation follow cwx-worst-one/EAT and the hub's
-eat_model.py. The numbers of EAT were compared with that code on random weights (see the README's table), those of SSLAM
+eat_model.py. The numbers of EAT were compared with that code on random weights (see docs/encoders.md), those of SSLAM
 were not.
 Axis letters: B batch, S samples, T time steps, F frequency steps, D width.
 """

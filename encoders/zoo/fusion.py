@@ -22,7 +22,7 @@ from alm.common.fields import located
 from encoders.base import AudioEncoder, AudioTokens, EncoderConfig, n_time_mask
 from encoders.registry import CONCAT, config_from_dict, encoder_class, load_encoder, part_sources
 
-# A common window of more than so many of the longest part's is no window for practical purposes.
+# A common window of more than this many windows of the longest part is treated as no window.
 _MOST_WINDOWS = 4
 _EPS = 1e-6  # of a time step: overlaps that are due to rounding of the rates
 
@@ -116,11 +116,11 @@ class FusionConfig(EncoderConfig):
 
 
 class FusionEncoder(AudioEncoder):
-    """Encoders that hear the same clip; each moment's tokens of all of them become one token.
+    """Several encoders of the same clip; their tokens of one time step are concatenated to one token.
 
-    A slower part is repeated, a moment that lies in two of its steps is their mean by overlap. Where a part has no
-    step for the last moments of a clip, its last one stands. Each part's tokens are normalised over their width first
-    (LayerNorm without weights), as SALMONN does, so that none outweighs the others by its scale.
+    The steps of a slower part are repeated; a step that overlaps two of them is their mean, weighted by overlap. If a
+    part has no step for the end of a clip, its last step is used. Each part's tokens are first normalised over their
+    width (LayerNorm without weights), as SALMONN does, so that none outweighs the others by its scale.
     """
 
     config: FusionConfig

@@ -1,6 +1,6 @@
 """The `labels` control: an oracle that returns a clip's labels as word vectors, without using the audio.
 
-It is an upper bound: a perfect encoder could tell the language model as much about the labelled sounds. Clips are
+It is an upper bound: a perfect encoder could give the language model the same labels. Clips are
 identified by a hash of their samples and looked up in a table that `alm encoders labels` writes.
 A clip that is not in the table is an error, never silence.
 Axis letters: B batch, S samples, T time steps, D width.

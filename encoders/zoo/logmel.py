@@ -1,6 +1,6 @@
 """The `logmel` control: patch averages of a log-mel under the encoder contract, nothing learned.
 
-An encoder worth its weights must beat it. Axis letters: B batch, S samples, N tokens, D width, M mels.
+A useful trained encoder must score higher than it. Axis letters: B batch, S samples, N tokens, D width, M mels.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The `random` control: AudioMosaic untrained, the same weights for the same seed.
 
-The lead of a trained encoder of equal size over this control is what its weights contribute.
+The difference between a trained encoder of equal size and this control is the contribution of the trained weights.
 """
 
 from __future__ import annotations

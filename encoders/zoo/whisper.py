@@ -113,7 +113,7 @@ class WhisperEncoderConfig(MelWindowConfig):
         return STEP_SAMPLES / self.sample_rate
 
     def steps_of(self, seconds: float) -> int:
-        """Time steps of so many seconds, rounded."""
+        """Number of time steps in a duration in seconds, rounded."""
         return round(seconds / self.step_s) if math.isfinite(seconds) else 0
 
     @property

@@ -20,7 +20,7 @@ LABELS = "labels.json"
 PROBE = "probe.json"
 SCORES = "scores.json"
 _FEATURES = f"{ROOT}/features"
-# The inputs in small: as many sounds and as large a model, so that a step costs the same.
+# Settings of a small copy of the inputs: same sounds and model size, so that an optimiser step costs the same.
 _SKETCH = {
     "compose": {"n_train": 48, "n_validation": 8, "n_test": 8},
     "text_llm": {"steps": 1, "n_test_scenes": 1},
@@ -53,7 +53,7 @@ class Inputs:
 
 
 def shared_inputs(settings: AblationSettings, sketch: bool = False) -> Inputs:
-    """The inputs that all arms share; a sketch has just enough of them to measure what an optimiser step costs."""
+    """The inputs that all arms share; a sketch holds only as many as measuring the cost of an optimiser step needs."""
     given = settings.inputs
     if given.scenes is not None:
         scenes = merged(given.scenes, _SKETCH) if sketch else given.scenes
@@ -185,7 +185,7 @@ def _score(settings: AblationSettings, who: str, inputs: Inputs, last: Step, mod
 def stage_values(
     stage: str, given: dict[str, Any], inputs: Inputs, before: tuple[str, str] | None
 ) -> dict[str, Any]:
-    """The config of a stage: what the arm says, and its inputs.
+    """The config of a stage: the arm's values, and its inputs.
 
     Args:
         stage: pretrain, align or instruct.
@@ -216,7 +216,7 @@ def plan_steps(arm: Arm, inputs: Inputs) -> dict[str, Step]:
     first = arm.stages[arm.tuned[0]]
     for stage, given in arm.stages.items():
         values = stage_values(stage, given, inputs, None)
-        if stage != "pretrain":  # from scratch: what it would start from has the same size
+        if stage != "pretrain":  # from scratch: the artifact that it would start from has the same size
             ends = {"encoder": source, "encoder_options": options}
             ends |= {key: first[key] for key in ("projector", "projector_options") if key in first}
             values |= ends

@@ -1,4 +1,4 @@
-"""What the answers support: scores over seeds, paired tests against the baseline, and statements in words."""
+"""Scores of arms over seeds, paired tests against the baseline, and the statements that these tests support."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def compare(results: Results, scored: Sequence[Scored], key: str) -> list[Compar
 def findings(
     settings: Mapping[str, Any], comparisons: Sequence[Comparison], scored: Sequence[Scored], key: str
 ) -> list[str]:
-    """What an ablation shows, in three sentences: the arms, what the floor lacks, and whether the baseline listens.
+    """An ablation's result in three sentences: the arms, the gap to the floor, whether the baseline uses the audio.
 
     Args:
         settings: Of the ablation.

@@ -57,7 +57,7 @@ def make_arms(settings: AblationSettings, labels: str = "") -> list[Arm]:
 
     Args:
         settings: The ablation.
-        labels: What `{labels}` stands for in an arm's values: the oracle's table.
+        labels: The value of `{labels}` in an arm's values: the oracle's table.
 
     Raises:
         ConfigError: An invalid arm, a duplicate arm name, or a baseline, floor or ceiling that names no arm.
@@ -122,7 +122,7 @@ def _arm(settings: AblationSettings, track: str, chosen: list[_Level], labels: s
     stages: dict[str, Any] = {stage: dict(values) for stage, values in settings.stages.items()}
     for level in chosen:
         for stage, values in level.patch.items():
-            # An axis that says something of a stage which an earlier axis left out says it of nothing.
+            # Values for a stage that an earlier axis has removed (null) are ignored.
             if stages.get(stage, {}) is not None:
                 stages[stage] = None if values is None else merged(stages.get(stage, {}), values)
     variables = {**settings.variables, **({"labels": labels} if labels else {})}
@@ -149,10 +149,10 @@ def _arm(settings: AblationSettings, track: str, chosen: list[_Level], labels: s
 def _check_chain(name: str, stages: dict[str, dict[str, Any]]) -> None:
     tuned = [stage for stage in stages if stage != "pretrain"]
     if not tuned:
-        raise ConfigError(f"arm '{name}': both align and instruct are left out; it trains no model")
+        raise ConfigError(f"arm '{name}': both align and instruct are null; it trains no model")
     if "pretrain" in stages and stages[tuned[0]].get("encoder"):
         raise ConfigError(
-            f"arm '{name}': {tuned[0]}.encoder is given, and pretrain makes another; leave one out (pretrain: null)"
+            f"arm '{name}': {tuned[0]}.encoder is given, and pretrain makes another; remove one (pretrain: null)"
         )
     if "encoder" not in stages.get("pretrain", stages[tuned[0]]):
         raise ConfigError(f"arm '{name}': names no encoder; give {tuned[0]}.encoder or pretrain.encoder")

@@ -1,4 +1,4 @@
-"""What an ablation left on disk: arms, their runs, costs and failures. Reports are made from this alone."""
+"""The stored results of an ablation: arms, their runs, costs and failures. Reports are made from these alone."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class ArmResult:
 
     @property
     def errors(self) -> list[str]:
-        """What went wrong, once each."""
+        """Its different error messages."""
         found = [self.error, *(f"seed {run.seed}: {run.error}" for run in self.runs if run.error)]
         return [error for error in found if error]
 
@@ -98,7 +98,7 @@ class Results:
 
 
 def read_results(root: Path) -> Results:
-    """Read what the last run of an ablation left.
+    """Read the stored results of an ablation's last run.
 
     Raises:
         UserError: Nothing was run there, or its index is not as `alm ablate` writes it.
@@ -121,7 +121,7 @@ class Failure:
 
     Attributes:
         step: Name of the step that failed or was not run.
-        error: What it printed; None where it was not run.
+        error: Its error message; None if it was not run.
     """
 
     step: str

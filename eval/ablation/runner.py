@@ -1,7 +1,7 @@
 """Running steps as processes, a limited number at a time, each once: a finished step is never run again.
 
-A step's folder holds its log, a lock that its process keeps as long as it lives, and a marker when it is done. The lock
-outlives a killed `alm ablate`: a step whose process is still running is waited for, not started twice.
+A step's folder holds its log, a lock that its process holds until it ends, and a marker when it is done. If
+`alm ablate` is killed, the lock remains: a step whose process is still running is waited for, not started twice.
 """
 
 from __future__ import annotations

@@ -19,12 +19,12 @@ STAGES = ("pretrain", "align", "instruct")
 UNITS = ("steps", "tokens", "flops")
 
 Patch = dict[str, Any]
-"""What a level of an axis changes: stage -> values of its config, or null for a stage that is left out."""
+"""The values that a level of an axis sets: stage -> config values, or null for a stage that does not run."""
 
 
 @dataclass(frozen=True)
 class InputSettings:
-    """What all arms share.
+    """Inputs of all arms.
 
     Attributes:
         scenes: Settings of `alm quickstart` (`compose`, `text_llm`): scenes are composed and a small LLM is trained
@@ -33,7 +33,7 @@ class InputSettings:
             each recording has one question, whose answer is its category; `llm` is needed then, and `labels` is this
             table.
         held_out: `COLUMN=VALUE` of the recordings to test on, where there are no scenes; None takes the last fold.
-        question: What is asked about each recording, where there are no scenes; None is the quickstart's question.
+        question: The question about each recording, without `scenes`; None is the quickstart's question.
         train: Manifests.
         validation: Manifests; they choose the learning rate.
         test: The benchmark's data, as `alm eval` takes it.
@@ -81,7 +81,7 @@ class InputSettings:
 
 @dataclass(frozen=True)
 class Axes:
-    """The grid: every combination of one level per axis is an arm. A level is named and says what it changes.
+    """The grid: every combination of one level per axis is an arm. A level has a name and the values that it sets.
 
     Attributes:
         encoder: Encoders.
@@ -137,14 +137,14 @@ class BudgetSettings:
 
 @dataclass(frozen=True)
 class TrackSettings:
-    """How many LLM tokens a second of audio becomes.
+    """LLM tokens per second of audio.
 
     Attributes:
         native: Run every arm with its projector as configured.
         matched_per_s: Tokens per second. Also run every arm with the value of the projector's option (`stack`,
             `stride`, `window_s`, `n_queries`) that comes nearest to this rate; None has no such arms.
-        clip_s: Length of the clip by which tokens are counted.
-        tolerance: Relative difference up to which an arm counts as matched; the report names those beyond.
+        clip_s: Length in seconds of the clip with which tokens are counted.
+        tolerance: Relative difference up to which an arm counts as matched; the report marks all others.
     """
 
     native: bool = True
@@ -172,7 +172,7 @@ class ScoringSettings:
     Attributes:
         benchmark: A benchmark's name or config.
         options: Settings of `alm eval`, such as `batch_size` and `limit`.
-        score: Which score decides, one of which more is better.
+        score: The score that arms are compared by; higher must be better.
         controls: Controls beside the arm as it is: `no_audio`, `other_clip`.
         control_seeds: How many of the seeds run the controls.
     """
@@ -187,7 +187,7 @@ class ScoringSettings:
         for name in metric_of(self.score):
             if name not in ALWAYS and find_metric(name)[1].lower_is_better:
                 raise ConfigError(
-                    f"scoring.score: '{self.score}' counts errors; give a score of which more is better"
+                    f"scoring.score: '{self.score}' counts errors; give a score for which higher is better"
                 )
         for control in self.controls:
             if control not in CONTROLS or control == HEADLINE:
@@ -202,7 +202,7 @@ class ProxySettings:
 
     Attributes:
         probe: Linear probe of the encoder as it enters the arm; needs `inputs.labels` or `inputs.scenes`.
-        probe_clips: Most clips it learns from.
+        probe_clips: Largest number of clips that the probe is fitted on.
         early_share: The early score is the training loss after this share of the first tuned stage.
     """
 
@@ -217,15 +217,15 @@ class AblationSettings:
 
     Attributes:
         out: Its folder.
-        variables: What `{NAME}` stands for in the values of arms, for example directories; one without a value must be
-            given on the command line: `variables.NAME=DIR`.
+        variables: Values that replace `{NAME}` in the arms' configs, for example directories. One without a value must
+            be given on the command line: `variables.NAME=DIR`.
         work: Folder of its steps and cached features; "" is `out`. Ablations with the same folder share their steps: a
             step that several of them need runs once.
-        inputs: What all arms share.
+        inputs: Inputs of all arms.
         stages: Stage -> values of its config (`config: FILE.yaml` starts from a file's values).
         axes: The grid.
         baseline: The arm that the others are compared with.
-        references: Arms beside the grid, which every table shows: what they change from the first level of every
+        references: Further arms by name, which every table shows: their values over those of the first level of every
             axis.
         floor: Arm marked as the floor in every table (an untrained encoder); "" marks none.
         ceiling: Arm marked as the ceiling (the oracle); "" marks none.
@@ -292,7 +292,7 @@ def load_ablation(path: str | Path, overrides: list[str], data: str | None) -> A
         data: A label table of recordings to make the scenes from, in place of generated sounds.
 
     Raises:
-        ConfigError: What is wrong with it.
+        ConfigError: The config is invalid.
     """
     path = find_config(path, ("ablation",))
     values = _extended(path)

@@ -28,7 +28,7 @@ class Step:
     steps, and another step's `ref` for its folder. So the hash does not depend on where the folders are.
 
     Attributes:
-        name: What it does; begins the folder's name.
+        name: Kind of the step; begins the folder's name.
         label: Description for messages, for example the arm's name.
         words: Arguments of `python -m`.
         output: The file or folder, inside its own folder, without which the step is not done.

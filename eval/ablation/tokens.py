@@ -1,4 +1,4 @@
-"""How many LLM tokens a second of audio becomes, and the projector's option that comes nearest to a given rate."""
+"""LLM tokens per second of audio, and the value of a projector's option that comes nearest to a given rate."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def encoder_config(source: str | dict[str, Any], options: dict[str, Any]) -> Enc
 def tokens_per_second(
     encoder: EncoderConfig, projector: str, options: dict[str, Any], clip_s: float
 ) -> float:
-    """LLM tokens of a clip of so many seconds, by its length.
+    """LLM tokens per second, counted on a clip of `clip_s` seconds.
 
     Raises:
         ProjectorError: Unknown projector or option.

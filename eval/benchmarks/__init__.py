@@ -1,7 +1,7 @@
 """Benchmarks: one file per benchmark that declares a `BENCHMARK` record; the file name is the registry key.
 
-A file with a `BENCHMARK` record in a plug-in folder is a benchmark as well. What a model is asked, how long its answers
-may be, how they are read and by which metrics they are scored stands in the record and nowhere else.
+A file with a `BENCHMARK` record in a plug-in folder is a benchmark as well. The record alone defines the prompt, the
+length limit of answers, how they are parsed and the metrics.
 """
 
 from collections.abc import Mapping
@@ -47,10 +47,10 @@ def load_benchmark(name: str) -> Benchmark:
 
 
 def benchmark_of(run: Mapping[str, Any]) -> Benchmark | None:
-    """The benchmark of an evaluation; None where it is not known, or is that of a plug-in which is not there.
+    """The benchmark of an evaluation; None where it is not known, or where its plug-in is missing.
 
     Args:
-        run: What `scores.json` says of the evaluation under `run`.
+        run: The entry `run` of the evaluation's `scores.json`.
     """
     name = run.get("benchmark")
     return load_benchmark(name) if name in list_benchmarks() else None

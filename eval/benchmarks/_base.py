@@ -1,4 +1,4 @@
-"""What a benchmark is."""
+"""The record that defines a benchmark."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ CAPTION_METRICS = (
     "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d", "meteor", "spice", "spider", "spider_fl",
     "sbert_sim", "fense",
 )  # fmt: skip
-"""What captioning papers report; those that need Java or a model are reported as absent without."""
+"""The metrics that captioning papers report; those that need Java or a model are reported as absent without it."""
 
 OURS = "ours"
 """Name of a benchmark's own prompt."""
@@ -27,16 +27,16 @@ class Benchmark:
 
     Attributes:
         reader: Reads the data at a path into records whose questions have no prompt yet.
-        prompt: Text that is put to the model; `{question}` is replaced by the question with its choices as lettered
-            lines, `{stem}` by the question alone, `{choices}` by its choices as a list in brackets.
+        prompt: Template of the user turn; `{question}` is replaced by the question with its choices as lettered lines,
+            `{stem}` by the question alone, `{choices}` by its choices as a list in brackets.
         metrics: Names of metrics or of their parts, see `eval.metrics`. `qa` is the accuracy per kind and overall,
             `map` the mean average precision of ranked choices, `label_embedding` the accuracy of answers matched with
             labels by text embedding.
         citation: Where the benchmark is described.
         name: Registry key; set by `load_benchmark` from the name of the file.
         prompts: Further prompts by name, for example one of a paper; `ours` is `prompt`.
-        prompt_version: Changed whenever the prompt or the reader changes what a model is asked.
-        is_right: Reads an answer and decides whether it is right.
+        prompt_version: Changed whenever a change of the prompt or the reader changes the questions.
+        is_right: Parses an answer and decides whether it is right (`eval.scoring.correctness`).
         max_new_tokens: Length limit of an answer in tokens, unless the config sets another.
         splits: Names of its splits, the default first.
         groups: Keys of the records' `meta` by which scores are broken down.
@@ -62,7 +62,7 @@ class Benchmark:
         """The prompt of a name.
 
         Raises:
-            ConfigError: There is none; names those there are.
+            ConfigError: No prompt has that name; names the prompts.
         """
         known = {OURS: self.prompt, **self.prompts}
         if name not in known:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from alm.data.corpora import open_corpus
-from alm.data.corpora.clothoaqa import settle
+from alm.data.corpora.clothoaqa import agreed_answers
 from alm.data.records import Record
 from eval.benchmarks._base import Benchmark
 from eval.benchmarks._readers import SHORT_PROMPT, entry_record, read_entries
@@ -19,7 +19,7 @@ from eval.scoring.correctness import by_text
 def _read(root: Path, split: str) -> list[Record]:
     records = []
     for entry in read_entries(open_corpus("clothoaqa", root), split):
-        answer, accepted = settle(entry.answers, normalise_answer)
+        answer, accepted = agreed_answers(entry.answers, normalise_answer)
         agreed = len(set(map(normalise_answer, entry.answers))) == 1
         asked = replace(
             entry,

@@ -1,4 +1,4 @@
-"""Any records as a benchmark: captions, short answers and multiple choice, as they say; in any format of data."""
+"""Any records as a benchmark: captions, short answers and multiple choice, in any data format."""
 
 from alm.data.readers.base import DataSource
 from alm.data.records import Record

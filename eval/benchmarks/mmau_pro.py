@@ -1,6 +1,6 @@
 """MMAU-Pro, closed questions.
 
-Open questions and instruction following, which the paper scores with a judge or by rules, are not asked.
+Open questions and instruction following, which the paper scores with a judge or by rules, are skipped.
 """
 
 from eval.benchmarks._readers import choice_benchmark

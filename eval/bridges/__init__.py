@@ -1,5 +1,5 @@
-"""Our encoders and models in other people's test suites: one thin adapter per suite, which imports that suite.
+"""Our encoders and models in other evaluation suites: one thin adapter per suite, which imports that suite.
 
-`mteb_encoder` for MTEB's audio tasks (MAEB), `xares_model` for X-ARES, `lmms_model` for lmms-eval. What a suite needs
-is installed with the extra of its name; nothing else in `eval` imports these files.
+`mteb_encoder` for MTEB's audio tasks (MAEB), `xares_model` for X-ARES, `lmms_model` for lmms-eval. Each suite is
+installed with the extra of its name; nothing else in `eval` imports these files.
 """

@@ -1,4 +1,4 @@
-"""Any model that `alm eval` can ask as a model of lmms-eval, with our controls beside each answer.
+"""Any model that `alm eval` evaluates as a model of lmms-eval, with our controls beside each answer.
 
 lmms-eval finds `alm` by the entry point of this package:
 
@@ -39,7 +39,7 @@ FILTER = "alm_control"
 
 
 def manifest() -> ModelManifest:
-    """What the entry point gives lmms-eval."""
+    """The manifest that lmms-eval reads through the entry point."""
     return ModelManifest("alm", simple_class_path=f"{__name__}.LmmsModel")
 
 
@@ -111,13 +111,13 @@ class LmmsModel(lmms):  # type: ignore[misc]
         return clips
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
-        """Not offered: tasks that need it are refused."""
-        raise UserError("tasks of lmms-eval by likelihood are not offered; choose one that generates")
+        """Not supported: tasks that need it are refused."""
+        raise UserError("tasks of lmms-eval by likelihood are not supported; choose one that generates")
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
-        """Not offered: tasks that need it are refused."""
+        """Not supported: tasks that need it are refused."""
         raise UserError(
-            "tasks of lmms-eval in several rounds are not offered; choose one that generates once"
+            "tasks of lmms-eval in several rounds are not supported; choose one that generates once"
         )
 
 

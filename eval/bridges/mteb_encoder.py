@@ -44,7 +44,7 @@ class MtebEncoder:
 
         Args:
             inputs: Yields batches whose `audio` holds recordings.
-            **context: What MTEB says about the task; features do not depend on it.
+            **context: MTEB's description of the task; features do not depend on it.
 
         Returns:
             (clips, D') float32.

@@ -1,4 +1,4 @@
-"""What the text metrics share: the evaluate interface, input checks and caption tokenisation."""
+"""Shared parts of the text metrics: the evaluate interface, input checks and caption tokenisation."""
 
 import inspect
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""What caption and answer metrics share: results, the scores of other metrics, the penalty for broken sentences."""
+"""Shared parts of caption and answer metrics: results, scores of other metrics, the penalty for broken sentences."""
 
 from abc import abstractmethod
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Word and character error rates: edits over the length of what was said, summed over the corpus."""
+"""Word and character error rates: edits over the length of the reference, summed over the corpus."""
 
 from abc import abstractmethod
 from importlib.metadata import version
@@ -15,7 +15,7 @@ class ErrorRate(TextMetric):
     """How texts are normalised, for the backend."""
 
     def _normalise(self, text: str) -> str:
-        """Remove what does not count as an edit."""
+        """Normalise a text: remove differences that do not count as edits."""
         return _plain(text)
 
     @abstractmethod
@@ -44,7 +44,7 @@ class ErrorRate(TextMetric):
 
 
 def _edits(said: list[str], wanted: list[str]) -> tuple[int, int]:
-    """Edits from what was said to what is wanted, and the latter's length; jiwer refuses an empty reference."""
+    """Edits from the prediction to the reference, and the reference's length; jiwer refuses an empty reference."""
     import jiwer
 
     if not wanted:

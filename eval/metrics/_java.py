@@ -1,4 +1,4 @@
-"""Running the official Java scorers: where their jars are, and one process that is asked line by line."""
+"""Running the official Java scorers: finding their jars, single runs, and a process that scores line by line."""
 
 import importlib.util
 import os
@@ -75,7 +75,7 @@ def run_java(arguments: list[str], folder: Path) -> None:
 
 
 class JavaDialogue:
-    """A running jar that answers lines with lines."""
+    """A running jar that reads lines and answers each with lines."""
 
     def __init__(self, arguments: list[str], folder: Path) -> None:
         """Start it in its folder."""
@@ -98,7 +98,7 @@ class JavaDialogue:
         self._errors.close()
 
     def ask(self, line: str, n_answers: int = 1) -> list[str]:
-        """Send a line and read so many lines.
+        """Send a line and read some lines.
 
         Raises:
             MetricError: The program ended instead.

@@ -1,4 +1,4 @@
-"""What the metrics of translations share: sacrebleu, which is an extra."""
+"""Import of sacrebleu, an optional dependency of the translation metrics."""
 
 from importlib import import_module
 from typing import Any

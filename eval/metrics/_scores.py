@@ -1,4 +1,4 @@
-"""What the metrics of class scores share: the evaluate interface and input checks."""
+"""Shared parts of the metrics of class scores: the evaluate interface and input checks."""
 
 from abc import ABC, abstractmethod
 from typing import Any

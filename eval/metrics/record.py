@@ -1,4 +1,4 @@
-"""What is known about a metric without loading it: what it scores, and how its numbers become a score."""
+"""The record of a metric, known without loading it: what it applies to, and how its numbers become a score."""
 
 from __future__ import annotations
 

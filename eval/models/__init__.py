@@ -1,6 +1,6 @@
-"""What can be asked: one file per kind of model, which assigns `MODEL_KIND`, here or in a plug-in folder.
+"""Models to evaluate: one file per kind of model, which assigns `MODEL_KIND`, here or in a plug-in folder.
 
-An evaluation knows a model as an `Answerer`; prompts, controls, scores and pages are the same for all.
+An evaluation sees every model as an `Answerer`; prompts, controls, scores and pages are the same for all.
 """
 
 from alm.common.plugins import Registry
@@ -19,7 +19,7 @@ MODEL_KINDS: Registry[ModelKind] = Registry(
 
 
 def open_model(name: str, opening: Opening | None = None) -> Answerer:
-    """Open what `--model` names.
+    """Open the model that `--model` names.
 
     Args:
         name: A model directory or hub id, `openai:MODEL@URL`, or a Python file with an `ANSWERER`.

@@ -19,16 +19,16 @@ Found = tuple[str, dict[str, int]] | Exception
 
 
 class Pool:
-    """Asks many questions with several requests under way.
+    """Sends many questions with several concurrent requests.
 
-    The number under way begins small, grows by one with every answer, and halves when the endpoint refuses for load;
-    refusals of requests that had started before do not halve it again.
+    Their number begins small, grows by one with every answer, and halves when the endpoint reports overload; refusals
+    of requests that had started before do not halve it again.
 
     Args:
         most: Most requests at a time.
-        attempts: How often a question is asked.
+        attempts: Number of attempts per question.
         per_minute: Most requests in a minute; None is no limit.
-        connections: What asks.
+        connections: Connections to the endpoint.
     """
 
     def __init__(self, most: int, attempts: int, per_minute: float | None, connections: Connections) -> None:
@@ -88,7 +88,7 @@ class Pool:
                 self._changed.notify_all()
 
     def finish(self) -> None:
-        """Ask no further question; the answers that are under way still come."""
+        """Send no further question; answers to requests already sent still arrive."""
         with suppress(queue.Empty):
             while True:
                 self._waiting.get_nowait()
@@ -127,7 +127,7 @@ class Pool:
             raise Refused("the run was stopped", hopeless=True)
 
     def _wait_for_turn(self) -> float:
-        """Wait until the endpoint may be asked again, by its own word and by the rate that was set; returns when."""
+        """Wait until the endpoint (Retry-After) and the rate limit allow another request; returns the time."""
         while True:
             with self._changed:
                 now = time.monotonic()

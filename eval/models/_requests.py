@@ -22,10 +22,10 @@ _LONGEST_WAIT_S = 300.0
 
 
 class Busy(Exception):
-    """The endpoint may answer later: overload, a broken connection, or an answer that makes no sense.
+    """The endpoint may answer later: overload, a broken connection, or an invalid answer.
 
     Attributes:
-        wait_s: How long it asks to be left alone; None if it does not say.
+        wait_s: Seconds of its Retry-After header; None without one.
         overload: Whether fewer requests at a time help.
     """
 
@@ -87,7 +87,7 @@ class Connections:
                 connection.close()
                 if kept is None:
                     raise
-                # The server closed a connection that was kept open, which is its right; nothing was asked yet.
+                # The server had closed a kept connection, as it may; the request was not sent yet.
                 connection = self._connect()
                 status, headers, text = self._exchange(connection, body, deadline)
         except TimeoutError as error:

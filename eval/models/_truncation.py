@@ -1,4 +1,4 @@
-"""How much of a recording a processor hands on: some cut long ones without a word."""
+"""How much of a recording a processor passes to its model: some truncate long recordings silently."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,11 +7,11 @@ import numpy as np
 import torch
 
 _TAIL_S = 0.1
-"""Precision of a limit, in seconds: the last so much of a recording is changed to see whether that matters."""
+"""Length in seconds of the end of a recording that is changed, to test whether the model's inputs depend on it."""
 
 
-class HearingLimit:
-    """The longest recording that a processor hands on whole, found by asking it.
+class TruncationLimit:
+    """The longest recording that a processor does not truncate, found by calling it.
 
     Args:
         inputs: The model inputs of a prompt with one recording, mono float32 (S,).
@@ -24,26 +24,26 @@ class HearingLimit:
         self._whole = 10 * self._tail
         self._limit: int | None = None
 
-    def heard(self, n_samples: int) -> int:
-        """How many samples of a recording of `n_samples` the processor hands on, to a hundredth of a second.
+    def n_kept(self, n_samples: int) -> int:
+        """How many samples of a recording of `n_samples` reach the model, to a hundredth of a second.
 
-        The first recording that is longer than all before costs two calls of the processor, the first that is cut
-        about twenty. Less than a tenth of a second that is lost is not noticed.
+        A recording that is longer than all before costs two calls of the processor, the first truncated one about
+        twenty. The loss of less than a tenth of a second is not detected.
         """
         if self._limit is None and n_samples > self._whole:
             if self._depends_on_end(n_samples):
                 self._whole = n_samples
             elif self._depends_on_end(self._whole):  # else its inputs are neither waveforms nor features
-                self._limit = self._end_of_hearing(n_samples)
+                self._limit = self._find_limit(n_samples)
         return n_samples if self._limit is None or n_samples <= self._limit + self._tail else self._limit
 
-    def _end_of_hearing(self, cut: int) -> int:
-        """The limit, given the length of a recording that is cut."""
+    def _find_limit(self, cut: int) -> int:
+        """The limit, given the length of a recording that is truncated."""
         whole = self._whole
         while cut - whole > self._tail // 10:
             middle = (whole + cut) // 2
             whole, cut = (middle, cut) if self._depends_on_end(middle) else (whole, middle)
-        return whole - self._tail  # the changed end of a recording of `whole` begins where hearing ends
+        return whole - self._tail  # the inputs depend on nothing behind this place
 
     def _depends_on_end(self, n_samples: int) -> bool:
         """Whether the last tenth of a second of a recording changes the model's inputs."""

@@ -1,4 +1,4 @@
-"""Any audio-text model of `transformers`: a directory or hub id, asked through its processor's chat template."""
+"""Any audio-text model of `transformers`: a directory or hub id, prompted through its processor's chat template."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from alm.loading.files import resolve
 from encoders.checkpoint import resolve_source
 from eval.errors import EvaluationError
 from eval.models import own
-from eval.models._hearing import HearingLimit
 from eval.models._local import LocalModel, check_decoding
+from eval.models._truncation import TruncationLimit
 from eval.models.base import Answer, Answerer, ModelKind, Opening, Prompt
 from eval.models.families import Family, family_of
 
 _REFUSALS = (ValueError, TypeError, KeyError, AttributeError, NotImplementedError)
-"""What processors raise for a prompt that they do not take."""
+"""The exceptions that processors raise for a prompt that they do not support."""
 
 
 class AudioTextModel(LocalModel):
@@ -38,7 +38,7 @@ class AudioTextModel(LocalModel):
         model: The model, with a `generate` that takes `input_ids` and audio features.
         processor: Its processor.
         model_id: Its identity, such as `alm.checkpoint.model_id_of`.
-        family: How models of its kind are asked.
+        family: Prompts and options of its model family.
         **options: The other arguments of `LocalModel`.
     """
 
@@ -51,7 +51,7 @@ class AudioTextModel(LocalModel):
         def alone(clip: np.ndarray) -> Any:
             return self._of_processor([Prompt([{"role": "user", "content": AUDIO_MARKER}], lambda: [clip])])
 
-        self._hearing = HearingLimit(alone, self.sample_rate)
+        self._truncation = TruncationLimit(alone, self.sample_rate)
 
     def _prepare(self) -> None:
         processor, own = self._processor, self._model.generation_config
@@ -87,7 +87,7 @@ class AudioTextModel(LocalModel):
     def rank(
         self, prompts: Sequence[Prompt], batch_size: int, normalise: str
     ) -> Iterator[tuple[int, Answer]]:
-        """Rank choices by the likelihood of the whole turn that they would be; every choice reads the prompt anew."""
+        """Rank choices by the likelihood of the whole assistant turn; the prompt is computed again for each choice."""
         kept: dict[str, float] = {}
         if normalise == "corrected":
             texts = list(dict.fromkeys(text for prompt in prompts for text in prompt.choices))
@@ -161,10 +161,10 @@ class AudioTextModel(LocalModel):
             ) from error
 
     def _heard(self, prompt: Prompt) -> dict[str, Any]:
-        """`heard_s`, in seconds, where the processor cuts a recording of the prompt."""
+        """`heard_s`, in seconds, where the processor truncates a recording of the prompt."""
         lengths = [len(clip) for clip in prompt.clips()]
-        heard = [self._hearing.heard(n_samples) for n_samples in lengths]
-        return {"heard_s": round(sum(heard) / self.sample_rate, 1)} if heard != lengths else {}
+        kept = [self._truncation.n_kept(n_samples) for n_samples in lengths]
+        return {"heard_s": round(sum(kept) / self.sample_rate, 1)} if kept != lengths else {}
 
 
 def _batches(prompts: Sequence[Prompt], batch_size: int, equal_lengths: bool) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""What can be asked: the contract between an evaluation and a model of any kind."""
+"""The contract between an evaluation and a model of any kind."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Prompt:
     """One question with its recordings.
 
     Attributes:
-        messages: Turns with `role` and `content`, the last one of the user; `AUDIO_MARKER` stands in a content where a
-            recording is heard.
+        messages: Turns with `role` and `content`, the last one of the user; `AUDIO_MARKER` in a content is the place of
+            a recording.
         clips: Reads the recordings in that order, mono float32 (S,) at the model's sample rate.
         choices: The answers to choose from; empty for an open question.
         id: Names the question in messages.
@@ -53,7 +53,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said.
+    """A model's answer to a prompt.
 
     Attributes:
         text: The answer; for ranked choices the best of them.
@@ -70,16 +70,17 @@ class Answerer(ABC):
     """A model that answers questions about recordings.
 
     Attributes:
-        model_id: Identity of the model; answers are reused under it, so models that answer differently differ in it.
+        model_id: Identity of the model, part of the key of stored answers; models that answer differently must differ
+            in it.
         sample_rate: Rate in Hz at which it takes recordings.
         max_new_tokens: Longest answer in tokens.
         differs: Decoding settings, as JSON values, that make answers other than those of neutral greedy decoding. They
             are part of the keys of generated answers.
         decoding: All decoding settings that apply, for the scores.
-        notes: What a reader of the scores has to know about the model.
+        notes: Remarks on the model for readers of the scores.
         cannot_rank: Why the choices of a question cannot be ranked by likelihood; empty if they can.
-        streams: Whether it takes all questions at a time and reads their recordings when it needs them. Others get a
-            few batches at a time.
+        streams: Whether it takes all questions at once and reads their recordings when it needs them. Others get a few
+            batches at a time.
         home: Where evaluations are written by default; None stands for `eval/<model>` in the working directory.
     """
 
@@ -123,23 +124,23 @@ class Answerer(ABC):
     def announce(
         self, prompts: Iterable[Prompt], seconds: float, earlier: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Called once before the first question: say what the answers will cost, or refuse.
+        """Called once before the first question: print the estimated cost of the answers, or refuse.
 
         Args:
-            prompts: All that will be asked.
+            prompts: All prompts of the run.
             seconds: Length of their recordings together.
             earlier: Lines of the predictions file with the answers that are reused.
         """
         return None
 
     def remarks(self) -> list[str]:
-        """Called after the last answer: what a reader of the scores has to know about this run."""
+        """Called after the last answer: remarks on this run for readers of the scores."""
         return []
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What a model is opened with.
+    """Options for opening a model.
 
     Attributes:
         device: Where a local model is put; None takes a GPU where there is one.
@@ -158,13 +159,13 @@ class Opening:
 
 @dataclass(frozen=True)
 class ModelKind:
-    """A kind of model that can be asked; a file that assigns `MODEL_KIND` is one.
+    """A kind of model that can be evaluated; a file assigns it to `MODEL_KIND`.
 
     Attributes:
         form: How `--model` names one, for messages.
         recognises: Whether a name is of this kind.
         open: Opens the model of a name.
-        order: Kinds are asked from the lowest to the highest; the first that recognises a name opens it.
+        order: Kinds are tried in ascending order; the first that recognises a name opens it.
     """
 
     form: str

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible endpoint, named `openai:MODEL@URL`: `transformers serve`, vLLM, or an API that one pays for."""
+"""Any OpenAI-compatible endpoint, named `openai:MODEL@URL`: `transformers serve`, vLLM, or a paid API."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from eval.models.base import Answer, Answerer, ModelKind, Opening, Prompt
 _PREFIX = "openai:"
 _FAILURES = ("error", "wrong")
 _LENGTH_FIELDS = ("max_tokens", "max_completion_tokens")
-# What a request may say about decoding; everything else is ours.
+# Decoding settings that a request may hold; all other fields are set here.
 _DECODING = frozenset(
     ["temperature", "top_p", "top_k", "min_p", "seed", "stop", "frequency_penalty", "presence_penalty",
      "repetition_penalty", "reasoning_effort"]
@@ -32,25 +32,25 @@ _DECODING = frozenset(
 # For the estimate: English text has about four characters a token; audio models hear 12.5 to 50 tokens a second.
 _CHARACTERS_PER_TOKEN = 4
 _AUDIO_TOKENS_PER_S = 25.0
-# So many questions in a row that fail, with no answer between them, are no accident.
+# This many consecutive failures, without an answer between them, end the run.
 _MOST_FAILURES_IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
 class EndpointSettings:
-    """How an OpenAI-compatible endpoint is asked.
+    """Requests to an OpenAI-compatible endpoint.
 
     Attributes:
-        requests: Most requests under way at a time. It begins with a few, and takes more while the endpoint bears
-            them; a refusal for load halves them.
-        requests_per_minute: Most requests in a minute; None is no limit. What the endpoint says itself (Retry-After)
-            is followed in any case.
-        attempts: How often a question is asked before it counts as failed.
+        requests: Largest number of concurrent requests. A run begins with a few; their number grows with every answer,
+            and halves when the endpoint reports overload.
+        requests_per_minute: Largest number of requests in a minute; None sets no limit. The endpoint's own limit
+            (Retry-After) is followed in any case.
+        attempts: Number of attempts before a question counts as failed.
         timeout_s: Longest wait for a whole answer in seconds.
-        failures: `error` ends the run with an error when everything else is answered, and the same command asks the
-            failed questions again; `wrong` counts them as unanswered, which is wrong.
-        token_budget: Most tokens, of prompts and answers, that all answers of the evaluation may take; None is no
-            limit. They are counted as the endpoint reports them.
+        failures: What to do about failed questions: `error` ends the run with an error when all others are answered,
+            and the same command asks them again; `wrong` scores them as wrong.
+        token_budget: Largest number of tokens, of prompts and answers together, that the evaluation may use, as the
+            endpoint counts them; None sets no limit.
         price_in: Price of a million prompt tokens, for the estimate; 0 is unknown or free.
         price_out: Price of a million answer tokens.
         key_env: Environment variable that holds the key; the key is never written anywhere.
@@ -95,7 +95,7 @@ class Endpoint(Answerer):
         url: Address up to and with `/v1`.
         max_new_tokens: Longest answer in tokens.
         decoding: Fields of the request in place of `temperature: 0`.
-        settings: How it is asked.
+        settings: Limits and failures of requests.
     """
 
     streams: ClassVar[bool] = True
@@ -156,11 +156,11 @@ class Endpoint(Answerer):
             )
 
     def generate(self, prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[int, Answer]]:
-        """Answer prompts with as many requests under way as the endpoint bears; `batch_size` is not used.
+        """Answer prompts with as many concurrent requests as the endpoint accepts; `batch_size` is not used.
 
         Raises:
-            EvaluationError: The endpoint refuses what is asked, several questions in a row fail, the token budget is
-                used up, or questions stayed without an answer.
+            EvaluationError: The endpoint refuses the requests, several consecutive questions fail, the token budget is
+                used up, or questions have no answer.
         """
         pool = Pool(
             self._settings.requests,

@@ -1,6 +1,6 @@
 """Answers by likelihood: ranks the given choices by their probability as the answer.
 
-A prompt with its audio is read once; its key-value cache is then shared by all choices, which are scored in batches.
+A prompt with its audio is computed once; all choices share its key-value cache and are scored in batches.
 Axis letters: B prompts, L prompt tokens, R rows (a prompt with one of its choices), K tokens of a choice.
 """
 
@@ -16,7 +16,7 @@ from eval.errors import EvaluationError
 Message = dict[str, str]
 
 NORMALISATIONS = ("length", "corrected", "sum")
-"""How log-likelihoods become scores: per token; minus that of the choice after a neutral prompt; as they are."""
+"""Normalisations of log-likelihoods: per token; minus that of the choice after a neutral prompt; none."""
 
 # The neutral prompt of the correction (Holtzman et al. 2021, "Surface Form Competition").
 NEUTRAL_PROMPT = "Answer:"
@@ -56,7 +56,7 @@ def rank_choices(
         raise EvaluationError(f"normalise is {normalise!r}; expected one of {', '.join(NORMALISATIONS)}")
     for index, given in enumerate(choices):
         if not given:
-            raise EvaluationError(f"sample {index} has no choices to rank; ask it by generation")
+            raise EvaluationError(f"sample {index} has no choices to rank; generate its answer")
     tokens = _ChoiceTokens(processor)
     neutral: dict[str, float] = {}
     if normalise == "corrected":

@@ -1,1 +1,1 @@
-"""Reading answers: which choice or short answer a text names. Deterministic; never guesses."""
+"""Parsing answers: which choice or short answer a text names. Deterministic; never guesses."""

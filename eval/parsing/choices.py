@@ -1,11 +1,11 @@
-r"""Reads the chosen option from an answer: deterministic, in tiers, never a guess.
+r"""Parses the chosen option from an answer: deterministic, in tiers, never a guess.
 
 The tiers, in order (the first tier with a result decides):
 
 1. Thinking, markdown, HTML and special tokens are stripped; an echo of the whole list of options is dropped.
 2. The content of `<answer>` tags, `\boxed{}` or a JSON field.
 3. The whole text is an option's text, a letter, or both in agreement.
-4. The text after a retraction ("wait", "scratch that") and names an option is read alone.
+4. The text after a retraction ("wait", "scratch that"), if it names an option: it is then read alone.
 5. The last answer cue: "the answer is …", "I choose …", "… is correct".
 6. One option alone has a line to itself; the text starts with a labelled letter.
 7. One single letter in parentheses.

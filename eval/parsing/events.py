@@ -26,7 +26,7 @@ class Event:
     """A sound event.
 
     Attributes:
-        label: What sounds, in small letters.
+        label: What sounds, in lower case.
         onset_s: Where it begins, in seconds.
         offset_s: Where it ends.
     """
@@ -37,10 +37,10 @@ class Event:
 
 
 def parse_events(text: str) -> list[Event]:
-    """The events that a text gives with a label and two times, in its order; others are not guessed.
+    """The events that a text gives with a label and two times, in its order; incomplete ones are ignored.
 
-    A label is what stands before its times in the same line or after the last separator. Several times after one label
-    are several events of it.
+    A label is the text before its times in the same line or after the last separator. Several pairs of times after one
+    label are several events.
     """
     events: list[Event] = []
     for line in re.split(r"[;\n]", text):
@@ -55,7 +55,7 @@ def parse_events(text: str) -> list[Event]:
 
 
 def plain_label(text: str) -> str:
-    """A label without the words around it, in small letters."""
+    """A label without the words around it, in lower case."""
     words = _AFTER.sub("", _BEFORE.sub("", text[-_LONGEST_LABEL:]))
     return " ".join(words.lower().replace("_", " ").split())
 

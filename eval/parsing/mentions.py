@@ -18,7 +18,7 @@ _PLAIN = str.maketrans(
     | {"\u3010": "[", "\u3011": "]", "\u27e8": "<", "\u27e9": ">", "\u3002": ".", "\u3001": ","}
 )
 YES_MARK, NO_MARK = "\ue001", "\ue000"
-"""What ticks and crosses become: private characters, which are neither words nor marks of a sentence."""
+"""Replacements of ticks and crosses: private-use characters, which are neither words nor punctuation."""
 # "one" that is a pronoun, not a number.
 _PRONOUN = re.compile(
     r"\b((?:this|that|which|right|correct|best|only|no|any|every|each|first|second|third|fourth|fifth|sixth|seventh"

@@ -1,4 +1,4 @@
-"""The answers of a model as a report shows them: the wrong ones first, clips to hear, and what is taken for what."""
+"""The answers of a model as a report shows them: the wrong ones first, clips to hear, and confusion tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from eval.reports.sections import Cell, Example, Section, Table
 from eval.scoring.confusions import UNPARSED, VERDICTS, Confusion, confusions, verdict_of
 from eval.scoring.correctness import Correctness, is_correct
 
-_CONFUSIONS = "Rows: the right answer. Columns: the answer given."
 # Clips in a page; each holds its sound.
 _MAX_EXAMPLES = 12
 # Rows in a page.
@@ -28,7 +27,7 @@ def answer_sections(
     """The answers with clips to hear, which a reader filters by verdict and kind; and a confusion table per kind.
 
     Args:
-        records: What was asked; a record without an answer counts as unparsed.
+        records: The questions; one without an answer counts as unparsed.
         answers: By id.
         is_right: Decides whether an answer is right.
         captions: Further captions of a clip, by clip.
@@ -58,7 +57,7 @@ def answer_sections(
             tables=[_answer_table(asked, answers, verdicts)] if asked else [],
         ),
         *(
-            [Section("What is taken for what", lead="Rows: the right answer. Columns: the answer given.")]
+            [Section("Confusions", lead="Rows: the right answer. Columns: the answer given.")]
             if found
             else []
         ),
@@ -96,7 +95,7 @@ def _ordered(examples: Sequence[Example]) -> list[Example]:
 
 
 def _answer_table(asked: Sequence[Record], answers: Mapping[str, str], verdicts: Mapping[str, str]) -> Table:
-    """One row per answer, as many as a page bears, each verdict and kind in proportion where some are dropped."""
+    """One row per answer, up to the limit of a page; dropped rows are in proportion of verdicts and kinds."""
     shown = asked[:_MAX_ANSWERS]
     if len(asked) > len(shown):
         # The wrong ones fill the table only up to three quarters, so that there are right ones to compare with.

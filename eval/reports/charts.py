@@ -1,4 +1,4 @@
-"""Charts of all reports, drawn by matplotlib as SVG that is the same whenever it is drawn from the same numbers."""
+"""Charts of all reports, drawn by matplotlib as deterministic SVG: the same numbers give the same file."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def line_chart(
 
     Args:
         series: Per name its (x, y) points in order of x; values that are not finite are skipped.
-        x_label: What x is.
-        y_label: What y is.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
         title: Caption.
         detail: Small print beside the caption.
 
@@ -153,10 +153,10 @@ class Panel:
     """Differences of one scale in a forest plot.
 
     Attributes:
-        unit: What is counted, for the axis.
+        unit: Unit, for the label of the axis.
         rows: Per name (difference, low, high).
         percent: Whether differences are of shares between 0 and 1, drawn in points.
-        sides: What a difference below and above 0 means.
+        sides: Labels for differences below and above 0.
     """
 
     unit: str
@@ -213,8 +213,8 @@ def pareto_chart(spots: Sequence[Spot], cost: str, score: str, title: str) -> Pi
 
     Args:
         spots: The arms.
-        cost: What the cost is, for the axis; drawn on a logarithmic scale where costs differ tenfold.
-        score: What the score is.
+        cost: Label of the cost axis; its scale is logarithmic where costs differ tenfold.
+        score: Label of the score axis.
         title: Caption.
 
     Returns:

@@ -19,7 +19,7 @@ from eval.scoring.scores import ids_hash
 from eval.scoring.significance import holm, mcnemar_p, permutation_p
 
 Comparison = dict[str, Any]
-"""What `comparison.json` holds: `names` of both models; `rows`, one per benchmark and score, with both scores, their
+"""Contents of `comparison.json`: `names` of both models; `rows`, one per benchmark and score, with both scores, their
 difference (`first - second`) and its interval, whether `lower_is_better`, `p_permutation`, `p_mcnemar` (of accuracies),
 `p_holm` (of the permutation test, over all rows) and which model is `better` by it at 5 % (None where neither is);
 `only` counts the questions that one model alone gets right. Per benchmark `sets` say what was compared, and under

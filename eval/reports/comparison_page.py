@@ -139,7 +139,7 @@ def _control_head(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _control_cells(sets: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """What each model scores without the right audio, and how far its own score is from that."""
+    """Each model's score without the right audio, and the gap to its own score."""
     return [
         [one["name"], row["score"], row["control"].replace("_", " "),
          *(interval_cell(row[side], row["score"], signed=side.endswith("gap"))

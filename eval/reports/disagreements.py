@@ -77,8 +77,8 @@ def as_examples(
     """Disagreements whose recordings can be read, as a page shows them.
 
     Args:
-        found: What `disagreements` returned.
-        run: What `scores.json` says of the evaluation; its `benchmark`, `data` and `split` lead to the recordings.
+        found: The result of `disagreements`.
+        run: The entry `run` of `scores.json`; its `benchmark`, `data` and `split` lead to the recordings.
         names: Of both models.
     """
     named = dict(zip(("first", "second"), names, strict=True))

@@ -1,4 +1,4 @@
-"""What a report shows, in three sentences, each of which says only what its interval or test supports."""
+"""The findings of a report in three sentences; each states only what an interval or a test supports."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def headline_score(names: Sequence[str]) -> str:
 
 
 def score_findings(scores: Mapping[str, Any]) -> list[str]:
-    """Whether the model listens, what its encoder's training buys, and where it is weak.
+    """Whether the model uses the audio, what the training of its encoder contributes, and where it is weak.
 
     Args:
         scores: See `eval.scoring.scores.Scores`.
@@ -91,12 +91,12 @@ def _buys(scores: Mapping[str, Any], key: str) -> str:
         return f"The model is {verdict} {name.replace('_', ' ')} ({told})."
     if "other_clip" in gaps and "no_audio" in gaps:
         guessed = number(scores["arms"]["no_audio"]["scores"][key], key)
-        return f"Without any audio it reaches {guessed}: so much the questions alone give away."
+        return f"Without any audio it reaches {guessed}: that much can be answered from the questions alone."
     return "Nothing here shows what the encoder's training buys: no other model was asked."
 
 
 def _weak(scores: Mapping[str, Any], key: str) -> str:
-    """The weakest kind of question, and the kinds in which nothing shows that the model listens."""
+    """The weakest kind of question, and the kinds in which no test shows that the model uses the audio."""
     own = scores["arms"][HEADLINE]["scores"]
     kinds = {name: own[name] for name in own if name.startswith("qa/") and name not in _NO_KINDS}
     if key == "qa/overall" and len(kinds) > 1:
@@ -132,7 +132,7 @@ def _weak(scores: Mapping[str, Any], key: str) -> str:
 
 
 def comparison_findings(comparison: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """Which of two models is better, in what, and whether both listen.
+    """Which of two models is better, on which scores, and whether both use the audio.
 
     Args:
         comparison: See `eval.reports.compare.Comparison`.

@@ -1,4 +1,4 @@
-"""Names in reports: of models by what tells their folders apart, and of files without the folders of one machine."""
+"""Names in reports: models by the part in which their folders differ, files without machine-specific folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ABSOLUTE = re.compile(r"(?<![\w.:/~])/(?:[^/\s'\"<>|:,;()\[\]]+/)+[^/\s'\"<>|:,
 
 
 def model_names(first: str, second: str) -> tuple[str, str]:
-    """What tells two folders apart: `runs/a/eval/mmau` and `runs/b/eval/mmau` are a and b.
+    """The parts in which two folders differ: `runs/a/eval/mmau` and `runs/b/eval/mmau` are a and b.
 
     Args:
         first: A path.

@@ -18,7 +18,7 @@ MAX_SOUND_S = 60.0
 
 
 def html_page(title: str, sections: Sequence[Section]) -> str:
-    """A page that loads nothing, for a phone or a desk, in light and dark; everything in it is escaped.
+    """A self-contained page for narrow and wide screens, with a light and a dark theme; all text is escaped.
 
     Args:
         title: Heading and title, as text.

@@ -1,4 +1,4 @@
-"""Figures that others report for a benchmark, set beside a run; they are in `eval/benchmarks/published.yaml`."""
+"""Published figures of a benchmark beside those of a run; they are in `eval/benchmarks/published.yaml`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eval.reports.sections import Cell, Section, Table
 from eval.scoring.predictions import HEADLINE
 
 OFFICIAL = "official"
-"""Name of the score by a benchmark's own rule among those that a column can be set beside."""
+"""Name of the score by a benchmark's own rule, among the scores that a published column is compared with."""
 
 Results = Mapping[str, Mapping[str, Any]]
 """Score name -> value with `low` and `high`, as in `scores.json`."""

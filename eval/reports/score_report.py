@@ -112,7 +112,7 @@ def write_score_page(
 
 
 def score_sections(scores: Scores, heading: str, of: str = "") -> list[Section]:
-    """What the scores show, headline numbers, table, chart and remarks of one set of scores, and its breakdowns.
+    """Findings, headline numbers, table, chart and remarks of one set of scores, and its breakdowns.
 
     Args:
         scores: The scores.

@@ -1,4 +1,4 @@
-"""What a report consists of: sections with cards, tables, pictures and clips, whatever format they are written in."""
+"""The parts of a report, in any output format: sections with cards, tables, pictures and clips."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Section:
 
     @property
     def filters(self) -> dict[str, list[str]]:
-        """What the clips and rows can be filtered by: name -> values, where there is more than one value."""
+        """The filters of clips and rows: name -> values, where there is more than one value."""
         tags = [(one.verdict, one.kind) for one in self.examples]
         tags += [tag for table in self.tables for tag in table.tags]
         columns = zip(("answers", "kinds"), zip(*tags, strict=True), strict=True) if tags else ()

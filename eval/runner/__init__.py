@@ -1,1 +1,1 @@
-"""Asking a model: batches, controls, likelihood ranking, predictions files, resume."""
+"""Running an evaluation: batches, controls, likelihood ranking, predictions files, resume."""

@@ -47,8 +47,8 @@ def run_benchmark(
 
     Args:
         config: A YAML file, or the name of a benchmark: its shipped config, or the defaults for one of a plug-in.
-        model: What is asked: a model directory or hub id, `openai:MODEL@URL`, or a Python file with an `ANSWERER`, see
-            `eval.models`; empty is the config's.
+        model: The model to evaluate: a directory or hub id, `openai:MODEL@URL`, or a Python file with an `ANSWERER`,
+            see `eval.models`; empty is the config's.
         out: Folder of predictions and scores; None is `eval/<name>` in the model directory, or `eval/<model>/<name>` in
             the working directory where the model has none.
         overrides: `key=value` strings over the config, for example `data=test.jsonl`.
@@ -69,18 +69,18 @@ def run_benchmark(
 
 @dataclass(frozen=True)
 class Prepared:
-    """A benchmark with everything read and opened that answers need.
+    """A benchmark ready to run: its data is read and its model is open.
 
     Attributes:
         settings: The settings.
         benchmark: The benchmark.
         name: Its name with the split.
-        data: What it asks.
-        model: What is asked.
+        data: Its questions.
+        model: The model to evaluate.
         out_dir: Where answers are written.
         waveforms: Recordings that were read already.
-        notes: Remarks that belong beside the scores.
-        contamination: Which clips are in the training data; None where none was given.
+        notes: Remarks for readers of the scores.
+        contamination: Which clips are in the training data; None if no training data was given.
     """
 
     settings: EvalSettings
@@ -132,7 +132,7 @@ def prepare(settings: EvalSettings, out: str | Path | None, model: Answerer | No
     """
     benchmark = load_benchmark(settings.benchmark)
     if not settings.model:
-        raise ConfigError("model is empty; say what is asked, for example --model DIR")
+        raise ConfigError("model is empty; name the model to evaluate, for example --model DIR")
     check_launch()
     waveforms = Waveforms()
     data = read_records(
@@ -268,7 +268,7 @@ def _resolved(data: Any) -> Any:
 
 
 def _data_hash(records: Sequence[Record]) -> str:
-    """Hash of everything asked and of the right answers, so that a revised benchmark has another hash."""
+    """Hash of the questions and right answers, so that a revised benchmark has another hash."""
     rows = [
         [one.id, one.question, list(one.choices), list(one.references), sorted(one.meta.get("answers", ()))]
         for one in records
@@ -277,7 +277,7 @@ def _data_hash(records: Sequence[Record]) -> str:
 
 
 def _write_submission(records: Sequence[Record], out_dir: Path) -> Path:
-    """The answers in the form in which benchmarks with hidden answers take them."""
+    """Write the answers in the submission format of benchmarks whose reference answers are not published."""
     lines = read_predictions(out_dir / PREDICTIONS)
     said = {line["id"]: line["prediction"] for line in lines if line["control"] == HEADLINE}
     items = [

@@ -1,4 +1,4 @@
-"""Asking a model every question of a manifest, with and without the right audio, and scoring its answers."""
+"""Answering every question of a manifest, with the right audio and under the controls, and scoring the answers."""
 
 import itertools
 import random
@@ -30,7 +30,7 @@ ANSWER_MODES = ("generate", "rank")
 
 @dataclass(frozen=True)
 class _Question:
-    """One answer to be made."""
+    """A record under one control."""
 
     record: Record
     control: str
@@ -59,13 +59,13 @@ def evaluate_manifest(
     scores.
 
     Args:
-        model: What is asked.
-        records: What to ask, with references.
+        model: The model to evaluate.
+        records: The questions, with references.
         out_dir: Folder of `predictions.jsonl` and `scores.json`.
-        limit: Only the first so many records; the scores say so.
+        limit: Evaluate only the first `limit` records; the scores record this.
         answer_by: `generate`, or `rank` for the likeliest of the choices (questions without choices are generated).
         groups: Keys of the records' `meta` that are written beside the answers and that scores are broken down by.
-        notes: Further remarks for the reader of the scores.
+        notes: Further remarks for readers of the scores.
         scoring: Further options of `eval.scoring.scores.score_predictions`.
         **answering: Further options of `answer_records`.
 
@@ -98,7 +98,7 @@ def evaluate_manifest(
 
 
 def _cut_recordings(lines: Sequence[Prediction]) -> list[str]:
-    """A note on recordings of which the model's processor hands on a part."""
+    """A note on recordings that the model's processor truncates."""
     cut = [line for line in lines if "heard_s" in line and line["control"] == HEADLINE]
     if not cut:
         return []
@@ -128,14 +128,14 @@ def answer_records(
     """Answer every record under every control, appending to `predictions.jsonl`.
 
     A killed run resumes: answers whose key is in the file are reused. The longest clips come first, so that memory
-    runs out early if it does; the batch size is then halved. Answers are written in batches, those of a model that
-    takes all questions at a time one by one, as they may cost money.
+    runs out early if it does; the batch size is then halved. Answers are written in batches; those of a model that
+    takes all questions at once are written one by one, as they may cost money.
 
     Args:
-        model: What is asked; its `model_id`, `max_new_tokens` and `differs` are part of the answers' keys.
-        records: What to ask.
+        model: The model; its `model_id`, `max_new_tokens` and `differs` are part of the answers' keys.
+        records: The questions.
         out_dir: Folder of `predictions.jsonl`.
-        controls: Which of `CONTROLS` to run; `none` is the model as it is.
+        controls: Some of `CONTROLS`: `none` is the model with the record's own audio.
         batch_size: Samples per batch.
         title: Name of the progress bar; empty shows none.
         seed: Seed of the choice of other clips.
@@ -202,7 +202,7 @@ def answer_records(
                 found = with_smaller_batches(partial(answer, questions), len(questions), size)
                 for count, ((index, said), size) in enumerate(found, start=1):
                     question = questions[index]
-                    # Of a model that did not listen the header says how long a recording is.
+                    # A recording that was not loaded: its length is read from the header.
                     duration_s = sum(read.seconds.get(ref) or _length_s(ref) for ref in question.audio)
                     waiting.append(_line(question, said, model.model_id, duration_s, groups))
                     if model.streams or len(waiting) >= size or count == len(questions):
@@ -235,9 +235,9 @@ def _longest_first(questions: list[_Question]) -> list[_Question]:
 
 
 def _chunks(questions: list[_Question], size: int | None) -> Iterator[list[_Question]]:
-    """Runs of at most `size` questions that are answered in one way under one control.
+    """Split questions into runs of at most `size`, each with one control and one way of answering.
 
-    Without a size, those under all controls are one run.
+    Without a size, the questions under all controls are one run.
     """
     for _, same in itertools.groupby(questions, key=lambda one: (one.control if size else "", one.ranked)):
         run = list(same)

@@ -56,7 +56,7 @@ class Shards:
 
             try:
                 if not distributed.is_initialized():
-                    # Nothing but waiting is done together, for which the CPU's backend will do on any machine.
+                    # The processes only wait for each other, for which gloo works on any machine.
                     distributed.init_process_group("gloo", timeout=_TIMEOUT)
                 distributed.barrier()
             except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""How far a score moves with the prompt and with the parser: one model under each prompt of a benchmark."""
+"""How much a score depends on the prompt and on the parser: one model under each prompt of a benchmark."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from eval.scoring.predictions import HEADLINE, Prediction
 from eval.scoring.scores import check_scorable, score_predictions, write_scores
 
 Comparison = dict[str, Any]
-"""What `prompts.json` holds: `reference` (a prompt's name), and per prompt under `prompts` its `text`, `scores` by our
+"""Contents of `prompts.json`: `reference` (a prompt's name), and per prompt under `prompts` its `text`, `scores` by our
 parser, `gaps` (the paired difference to the reference), `official` (by the published rule, where there is one) and
 `choice_parse_failures`."""
 
@@ -34,7 +34,7 @@ def compare_prompts(
 
     Args:
         config: A YAML file, or the name of a benchmark for the config shipped with it.
-        model: What is asked, as for `eval.runner.benchmark.run_benchmark`.
+        model: The model, as for `eval.runner.benchmark.run_benchmark`.
         out: Folder of the prompts' folders and of `prompts.json`; None is that of the benchmark.
         overrides: `key=value` strings over the config.
 

@@ -21,17 +21,17 @@ class EvalSettings:
 
     Attributes:
         benchmark: Name of the benchmark.
-        model: What is asked: a model directory or hub id, `openai:MODEL@URL`, or a Python file with an `ANSWERER`;
-            `--model` on the command line wins.
+        model: The model to evaluate: a directory or hub id, `openai:MODEL@URL`, or a Python file with an `ANSWERER`;
+            `--model` on the command line replaces it.
         data: Its data: for `manifest` a path in any format (`alm list formats`) or a mapping with `path`, `format`,
             `columns`, `prompt` and more, as in `data.train`; for the others a folder.
         split: Which split of it; empty is the benchmark's default.
-        prompt: Name of the benchmark's prompt: `ours`, or one that its file has besides.
+        prompt: Name of one of the benchmark's prompts: `ours`, or a key of its `prompts`.
         batch_size: Questions per batch.
         max_new_tokens: Length limit of an answer in tokens; None is the benchmark's.
         decoding: Settings of `generate` in place of greedy decoding, for example `{do_sample: true}`; the generation
             config of the LLM contributes none of its own to greedy decoding.
-        limit: Only the first so many records; None is all.
+        limit: Evaluate only the first `limit` records; None evaluates all.
         controls: Which of `none`, `no_audio`, `other_clip` to run.
         seed: Seed of the choice of other clips.
         answer_by: `generate`, or `rank` for the likeliest of the choices.
@@ -42,7 +42,7 @@ class EvalSettings:
         trust_remote_code: Run Python code that comes with the LLM that the model refers to. Set it only for an author
             whom you trust.
         audio: How channels are mixed and peaks above full scale are treated (see `encoders.audio.AudioOptions`).
-        endpoint: How an OpenAI-compatible endpoint is asked (see `eval.models.endpoint.EndpointSettings`).
+        endpoint: Requests to an OpenAI-compatible endpoint (see `eval.models.endpoint.EndpointSettings`).
         require: Metrics that must be computed, such as `meteor`; the run fails without them.
     """
 

@@ -200,7 +200,7 @@ def _answer_score(name: str, record: MetricRecord, result: dict[str, Any], clips
     columns = np.asarray(result["counts"], dtype=np.float64)
     statistic = partial(record.of_sums, name)
     if not np.isfinite(statistic(columns.sum(axis=0, keepdims=True))).all():
-        raise MetricError(f"{name}: all references are empty; give at least one that says something")
+        raise MetricError(f"{name}: all references are empty; give at least one with text")
     return AnswerScore(columns, statistic, clips, lower_is_better=record.lower_is_better)
 
 

@@ -1,4 +1,4 @@
-"""What each answer counts as, and which answers are taken for which."""
+"""The verdict on each answer, and confusion tables of right and given answers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def verdict_of(record: Record, answer: str | None, is_right: Correctness = is_co
 def confusions(
     pairs: Iterable[tuple[Record, str | None]], is_right: Correctness = is_correct
 ) -> list[Confusion]:
-    """A table per kind of question whose right answers recur: at least two of them, and each twice on average.
+    """A table per kind of question with recurring right answers: at least two different ones, each twice on average.
 
     Args:
         pairs: Questions with their answers; captions do not count.
@@ -69,7 +69,7 @@ def confusions(
 
 
 def _read(record: Record, answer: str) -> str:
-    """What an answer says, normalised; empty where nothing was read."""
+    """The parsed answer, normalised; empty if it could not be parsed."""
     if not record.choices:
         yes = parse_yes_no(answer) if normalise_answer(answers_of(record)[0]) in ("yes", "no") else None
         return normalise_answer(answer) if yes is None else "yes" if yes else "no"

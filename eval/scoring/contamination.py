@@ -18,7 +18,7 @@ _FREESOUND = re.compile(r"^(?:\d-)?(\d{3,7})(?:-[A-Z]-|$)")
 
 
 def source_ids(path: Path) -> set[str]:
-    """What a recording may be known by: its name without suffix, and the ids in it."""
+    """Identifiers of a recording: its file name without suffix, and the ids in it."""
     stem = path.stem
     found = {f"name:{stem.lower()}"}
     if match := _FREESOUND.match(stem):

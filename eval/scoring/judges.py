@@ -100,7 +100,7 @@ def open_judge(source: str, cache: str | os.PathLike[str]) -> Judge:
 
 
 def judged_accuracy(judge: Judge, records: Sequence[Record], said: Mapping[str, str]) -> dict[str, Any]:
-    """Share of short answers that a judge takes for right, of those it gave a verdict on.
+    """Share of short answers that a judge considers right, among those with a verdict.
 
     Args:
         judge: The judge.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 LABEL_EMBEDDING = "label_embedding"
-"""What benchmarks list among their metrics, and `--require` takes."""
+"""Name of the score, for the metrics of a benchmark and for `--require`."""
 
 
 def label_similarities(

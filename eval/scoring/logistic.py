@@ -17,7 +17,7 @@ from eval.metrics.ranking import class_precisions
 # Inverse strengths of the L2 penalty that cross-validation chooses from.
 STRENGTHS = tuple(10.0**power for power in range(-3, 2))
 N_FOLDS = 5
-_NEVER = -100.0  # logit of a class that no clip taught: e^-100 of a probability, and still a number
+_NEVER = -100.0  # logit of a class without training clips: a probability of about e^-100, and still finite
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Published scoring rules, reproduced with their faults, for comparison with the numbers in papers.
 
-Samples without a prediction leave the denominator, as in the published scripts; `strict` counts them as wrong.
-Questions without choices, which the rules are not for, are in neither.
+Samples without a prediction are excluded from the denominator, as in the published scripts; `strict` counts them as
+wrong. Questions without choices, to which the rules do not apply, are in neither.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ def official_score(rule: str, records: Sequence[Record], answers: Sequence[str |
 
     Args:
         rule: Name of the rule, one of `RULES.names()`.
-        records: The questions; those without choices are left out.
+        records: The questions; those without choices are ignored.
         answers: One per record; None where there is none.
 
     Returns:

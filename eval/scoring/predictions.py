@@ -15,7 +15,7 @@ from alm.data.records import Record
 from eval.errors import EvaluationError
 
 CONTROLS = ("none", "no_audio", "other_clip")
-"""How the audio was given: as it is, not at all, or another clip's in its place."""
+"""The controls: the record's own audio (no control), no audio, or another clip's audio."""
 
 PREDICTIONS = "predictions.jsonl"
 """Name of the predictions file of an evaluation."""

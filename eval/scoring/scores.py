@@ -20,13 +20,13 @@ from eval.scoring.official import official_score
 from eval.scoring.predictions import CONTROLS, HEADLINE, Prediction
 
 Scores = dict[str, Any]
-"""What `scores.json` holds.
+"""The contents of `scores.json`.
 
 `arms`: per condition (`none`, `no_audio`, `other_clip`, and other models by name) `scores` (name to value, low, high,
 n, n_clips), `n_missing` and `choice_parse_failures`, where asked for `official` (the published rule) and `groups`
 (scores per value of what they are broken down by); `gaps`: per other condition the paired difference `none` minus it
 under the same names; `backends`: how each number was made; `absent`: scores that could not be computed, and why;
-`notes`: what a reader has to know beside the numbers; `ids_sha256`: hash of the records' ids, the same for the same
+`notes`: remarks for readers of the numbers; `ids_sha256`: hash of the records' ids, the same for the same
 set. Names are `caption/<metric>`, `qa/overall`, `qa/<kind>` and `ranking/map`; of further metrics of answers
 `answer/<metric>`; of answers matched with labels by text embedding `qa/label_embedding` and
 `ranking/label_embedding_map`.
@@ -66,7 +66,7 @@ def score_predictions(
         metrics: Names of metrics, see `eval.scoring.answer_scores.score_answers`; those that are not installed are
             reported as absent.
         require: Further metrics, which must not be absent.
-        groups: Keys of the records' `meta` to break scores down by, beside the length of what was heard.
+        groups: Keys of the records' `meta` to break scores down by, beside the length of the audio.
         official: A published rule of `eval.scoring.official` to show beside ours.
         notes: Further remarks for the reader.
         is_right: Decides whether an answer to a question is right.

@@ -211,7 +211,7 @@ def _draw_counts(n_clips: int, n_resamples: int, seed: int) -> Iterator[np.ndarr
 
 
 def _ends(drawn: np.ndarray, n_clips: int) -> tuple[float, float]:
-    """Both ends of the percentile interval that is as wide as a t interval for so many clips."""
+    """Both ends of the percentile interval, as wide as a t interval for `n_clips` clips."""
     reach = np.sqrt(n_clips / (n_clips - 1)) * distributions.t.ppf((1 + _CONFIDENCE) / 2, n_clips - 1)
     tail = float(distributions.norm.cdf(-reach))
     low, high = np.quantile(drawn, [tail, 1 - tail])

@@ -1,1 +1,1 @@
-"""The order of samples, caches of clips and features, quarantine. Knows no stage."""
+"""The order of samples, caches of clips and features, quarantine. Independent of stages."""

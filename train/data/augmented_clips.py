@@ -1,4 +1,4 @@
-"""Clips with an augmented waveform: references like any other, so caches, batches and shared clips treat them alike.
+"""Augmented clips: references with the methods of `AudioRef`, so caches and collators handle them as any other clip.
 
 Axis letters: S samples.
 """
@@ -66,7 +66,7 @@ class AugmentedRef(AudioRef):
 
     @property
     def fingerprint(self) -> str:
-        """What the waveform depends on besides the clip."""
+        """Everything besides the clip that the waveform depends on."""
         effects = dataclasses.asdict(self.settings)
         del effects["versions"]
         return json.dumps([clip_name(self.clip), self.draw, self.min_samples, effects], sort_keys=True)
@@ -162,7 +162,7 @@ class ClipAugmenter:
     min_samples: int = 0
 
     def __call__(self, clip: AudioRef, epoch: int) -> AudioRef:
-        """Return the clip as it is heard in an epoch; the same for every record about it."""
+        """Return the clip as augmented in an epoch; the same for every record about it."""
         if not self.settings.any:
             return clip
         versions = self.settings.versions
@@ -175,7 +175,7 @@ class ClipAugmenter:
         return AugmentedRef(*where, draw, self.settings, self.min_samples, clip=clip)
 
     def all_of(self, clips: Sequence[AudioRef], epochs: int) -> Iterator[AudioRef]:
-        """What is heard of some clips in the first epochs, each different one once."""
+        """All different augmented versions of some clips in the first epochs."""
         heard = min(epochs, self.settings.versions or epochs) if self.settings.any else 1
         for clip in clips:
             yield from (self(clip, epoch) for epoch in range(heard))
@@ -185,12 +185,12 @@ NO_AUGMENTATION = ClipAugmenter()
 
 
 def clip_name(clip: AudioRef) -> str:
-    """What keys a clip's draws: file name and segment, the same on every machine."""
+    """The key of a clip's random numbers: file name and segment, the same on every machine."""
     return f"{clip.file_name}:{clip.start_s}:{clip.end_s}"
 
 
 def _crop(waveform: np.ndarray, share: float, place: float) -> np.ndarray:
-    """Keep a share of (S,) at a place from 0 to 1; all of it if nothing would be heard there."""
+    """Crop (S,) to a share of its length at a relative position from 0 to 1; a silent crop is not made."""
     kept = max(1, round(len(waveform) * share))
     start = int(place * (len(waveform) - kept + 1))
     cropped = waveform[start : start + kept]

@@ -62,7 +62,7 @@ class ClipRandom:
     The order of the calls is part of the recipe: changing it changes the views of a seed.
 
     Args:
-        numbers: (B, n) uniform in [0, 1), n the most calls that are made.
+        numbers: (B, n) uniform in [0, 1), n the largest number of calls.
     """
 
     def __init__(self, numbers: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""What the trainer needs from datasets and models besides samples and a loss."""
+"""Protocols of datasets and models: the methods that the trainer calls, besides reading samples and the loss."""
 
 from __future__ import annotations
 

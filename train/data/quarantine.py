@@ -40,7 +40,7 @@ class GuardedDataset(TrainingDataset):
         dataset: Gives a sample, or raises UserError.
         check: Called with every sample; raises UserError for one that must not be part of a batch.
         file: The process that meets a bad sample appends a line here.
-        max_share: Share of bad samples above which `complaint` complains.
+        max_share: Share of bad samples above which `complaint` returns a message.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""The one training loop (`transformers.Trainer`), checkpoints, processes, signals and logs. Knows no stage."""
+"""The one training loop (`transformers.Trainer`), checkpoints, processes, signals and logs. Independent of stages."""

@@ -17,7 +17,7 @@ from transformers.training_args import OptimizerNames
 from alm.common.errors import ConfigError
 from alm.common.settings import check_choice
 from alm.common.text import error_line
-from train.engine.launchers import say_what_deepspeed_waits_for
+from train.engine.launchers import warn_of_build_locks
 from train.settings import LoopSettings
 from train.settings.optim import MIN_LR_SCHEDULE, OptimSettings
 
@@ -59,7 +59,7 @@ _OURS = {
     "dataloader_num_workers": "data.workers",
     "train_sampling_strategy": "data.group_by_length",
 }
-# Arguments without an option: the loop decides them, or never does what they control.
+# Arguments that no option sets: the loop has its own value for them, or does not use the feature that they control.
 _DECIDED = (
     *(
         "remove_unused_columns",
@@ -117,7 +117,7 @@ def training_arguments(settings: LoopSettings, folder: Path, drop_last: bool = F
         optional |= {"fsdp": True, "fsdp_config": dict(run.fsdp)}
     own_clips = any(part.max_grad_norm for part in optim.components.given().values())
     if run.deepspeed_file is not None:
-        say_what_deepspeed_waits_for()
+        warn_of_build_locks()
     try:
         return TrainingArguments(
             output_dir=str(folder / "checkpoints"),

@@ -24,7 +24,7 @@ _SWITCH = "ACCELERATE_USE_FSDP"  # set by `accelerate launch`, and by an Acceler
 
 
 def check_launcher() -> None:
-    """Refuse FSDP options of `accelerate launch`: they would win over the config's.
+    """Refuse FSDP options of `accelerate launch`: they would override the config's.
 
     Raises:
         ConfigError: The launcher has set them.
@@ -49,8 +49,8 @@ def check_processes() -> None:
 
 
 @contextmanager
-def switch_kept() -> Iterator[None]:
-    """Keep accelerate from leaving FSDP on for the stages that follow in this process."""
+def fsdp_switch_restored() -> Iterator[None]:
+    """Restore accelerate's FSDP variable after the block, so that later stages in this process do not use FSDP."""
     before = os.environ.get(_SWITCH)
     try:
         yield
@@ -61,7 +61,7 @@ def switch_kept() -> Iterator[None]:
 
 
 def use_on_cpu(accelerator: Any, plugin_arguments: dict[str, Any]) -> None:
-    """Give an accelerator of CPU processes what it takes by itself only on GPUs, NPUs and the like: FSDP2.
+    """Enable FSDP2 in an accelerator of CPU processes; by itself it uses FSDP2 only on GPUs, NPUs and the like.
 
     Args:
         accelerator: An `accelerate.Accelerator` of several CPU processes.
@@ -121,7 +121,7 @@ def value_of(norm: Any) -> Any:
 
 
 def whole(values: Any) -> Any:
-    """Sharded tensors of a nested structure as whole ones on the CPU of the main process, empty on the others.
+    """Gather the sharded tensors of a nested structure on the CPU of the main process; the others get empty ones.
 
     Every process must call this. Other values stay what they are.
     """

@@ -42,11 +42,10 @@ def end_with_launcher() -> None:
         _end_with_deepspeed()
 
 
-def say_what_deepspeed_waits_for() -> None:
-    """Say which extensions DeepSpeed will wait for, because another process builds them: for ever, if it was killed.
+def warn_of_build_locks() -> None:
+    """Warn of extensions that another process is building, because DeepSpeed waits for them without a message.
 
-    The file that PyTorch locks a build with stays where the process that built was killed, and is waited for without a
-    word.
+    If the building process was killed, PyTorch's lock file remains and DeepSpeed waits forever.
     """
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or caches / "torch_extensions")  # PyTorch's on Linux
@@ -69,7 +68,7 @@ def _end_with_deepspeed() -> None:
     except psutil.Error:  # ended meanwhile, or hidden: another user's
         return
     if launch is None or not _starts(words[0], "launch"):
-        return  # the variables are inherited: this process is a worker's child, which ends as that decides
+        return  # the variables are inherited: this process is the child of a worker, which ends it
     end_with_parent(launch.pid)
     match runner_state(*words):
         case "gone":

@@ -66,7 +66,7 @@ def n_cores() -> int:
 
 
 def _wait(workers: Sequence[Any]) -> None:
-    """Until all have finished, or one has failed."""
+    """Wait until all have finished, or one has failed."""
     from multiprocessing.connection import wait
 
     running = {worker.sentinel: worker for worker in workers}

@@ -39,7 +39,7 @@ class RunLog(TrainerCallback):
             self._advance(state.global_step)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Pass the epoch on: random choices that differ between epochs are functions of its number."""
+        """Set the epoch of model, dataset and batch sampler: their random choices are functions of it."""
         _set_epoch(int(state.epoch or 0), kwargs)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

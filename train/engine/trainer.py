@@ -68,7 +68,7 @@ class StageTrainer(CheckpointTrainer):
         validate: Computes the validation loss; None: no validation runs.
         eval_every: Steps between two validation runs.
         patience: Consecutive validation runs without improvement after which training stops; 0 disables this.
-        optim: Optimiser settings, for those of single components.
+        optim: Optimiser settings, which hold those of single components.
         preempted: Whether all processes have agreed to save and stop.
         skipped: Number of consecutive skipped steps.
     """
@@ -96,7 +96,7 @@ class StageTrainer(CheckpointTrainer):
         arguments = self.args.fsdp_plugin_args
         if arguments is not None and "transformer_cls_names_to_wrap" not in arguments:
             arguments["transformer_cls_names_to_wrap"] = fsdp.block_classes(self.network)
-        with fsdp.switch_kept():
+        with fsdp.fsdp_switch_restored():
             super().create_accelerator_and_postprocess()
             if arguments is not None and not self.is_fsdp_enabled:
                 fsdp.use_on_cpu(self.accelerator, arguments)
@@ -105,7 +105,7 @@ class StageTrainer(CheckpointTrainer):
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
-        """With FSDP2 autocast, which `Accelerator.prepare` puts around the forward pass of other models."""
+        """Autocast for FSDP2 models; for other models `Accelerator.prepare` wraps the forward pass in it."""
         if self.is_fsdp_enabled:
             return self.accelerator.autocast()
         return super().autocast_smart_context_manager(cache_enabled)
@@ -134,7 +134,7 @@ class StageTrainer(CheckpointTrainer):
         return super().create_optimizer(model) if groups is None else self.optimizer_of(groups, target)
 
     def optimizer_of(self, groups: list[dict[str, Any]], model: Any) -> torch.optim.Optimizer:
-        """The chosen optimiser over parameter groups, which say learning rate and weight decay."""
+        """The chosen optimiser over parameter groups, which hold learning rate and weight decay."""
         optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
         self.optimizer = optimizer_class(groups, **options)
         assert isinstance(self.optimizer, torch.optim.Optimizer)
@@ -234,7 +234,7 @@ class StageTrainer(CheckpointTrainer):
         return norm
 
     def _clip(self, model: nn.Module) -> Any:
-        """Clip all gradients together, or apart those of components with a limit; return the norm before."""
+        """Clip all gradients together, those of components with a limit of their own separately; return the norm."""
         if self._clip_groups is None and self.optim is not None:
             self._clip_groups = clip_groups(self.network, self.optim)
         groups = self._clip_groups
@@ -340,7 +340,7 @@ class StageTrainer(CheckpointTrainer):
     def _patience_is_over(self) -> bool:
         return bool(self.patience and self.best and self.best["since"] >= self.patience)
 
-    def take_best(self) -> None:
+    def load_best_weights(self) -> None:
         """Load the weights of the lowest validation loss into the model, on every process."""
         barrier()
         if self.best is not None:
@@ -417,7 +417,7 @@ def fit(
     try:
         with Signals() as trainer.signals:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except UserError as error:  # from a loader's process it comes wrapped in that one's traceback
+    except UserError as error:  # one from a loader's process is wrapped in the traceback of that process
         kind = type(error)
         raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()) from error
     if trainer.preempted:
@@ -425,7 +425,7 @@ def fit(
             f"{title}: received {trainer.signals.received or 'a signal on another process'}; saved step "
             f"{trainer.state.global_step} of {trainer.state.max_steps}; run the same command again to resume"
         )
-    trainer.take_best()
+    trainer.load_best_weights()
     return trainer
 
 

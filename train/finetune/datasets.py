@@ -103,7 +103,7 @@ def read_dataset(name: str, options: dict[str, Any]) -> LabelledData:
 
     Raises:
         ConfigError: Unknown corpus or option.
-        ManifestError: A table or a file is not as it should be; names file and line.
+        ManifestError: A table or a file is invalid; names file and line.
     """
     return _data({None: [parse_settings(dataset_class(name), dict(options), "data.dataset_options")]})
 
@@ -119,7 +119,7 @@ def read_tables(
         classes: A text file with one class name per line; None takes those of the training tables.
 
     Raises:
-        ManifestError: A table is not as it should be, or a class outside training has another name.
+        ManifestError: A table is invalid, or has a class that the training tables lack.
     """
     return _data(
         {
@@ -183,7 +183,7 @@ def _found(
     """The clips whose files are there, and a note on those that are missing.
 
     Raises:
-        ManifestError: An id is there twice, or more files missing than allowed.
+        ManifestError: Two clips have one id, or more files are missing than allowed.
     """
     seen: dict[str, str] = {}
     for clip in clips:

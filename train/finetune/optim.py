@@ -91,7 +91,7 @@ class BestEpoch(TrainerCallback):
         """Score the epoch, and keep its weights if they are the best so far."""
         epoch = float(round(state.epoch or 0, 3))
         if not epoch.is_integer() and state.global_step < state.max_steps:
-            return  # the run is stopped within it, and goes on with it when it is resumed
+            return  # the run stops within this epoch, and resumes within it
         score, loss = self.score()
         if is_main_process():
             with self.log.open("a", encoding="utf-8") as handle:

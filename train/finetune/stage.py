@@ -43,7 +43,9 @@ from train.settings.finetune import FinetuneSettings
 if TYPE_CHECKING:
     from eval.scoring.logistic import LinearClassifier
 
-_CONTROL_SEED = 1009  # added to the run's seed, so that the random encoder is not the one a run starts from
+_CONTROL_SEED = (
+    1009  # added to the run's seed, so that the random encoder differs from a run's initial weights
+)
 
 
 def check_finetune(settings: TrainSettings) -> dict[str, Any]:
@@ -181,7 +183,7 @@ def _train(
     features: dict[str, list[Tensor]] = {}
     if options.cached or options.probe_first:
         kept = Path(settings.data.feature_folder) if settings.data.feature_folder else None
-        # In the same order for every fold, so that the folds find each other's features.
+        # In the same order for every fold, so that the folds share cached features.
         clips = sorted(split.clips if options.cached else split.train, key=lambda clip: clip.id)
         limit = settings.data.cache_limit_gb
         features = compute_features(encoder, options, audio, clips, device, limit, kept)

@@ -41,15 +41,15 @@ def score_model(
     seed: int = 0,
     trust_remote_code: bool = False,
 ) -> None:
-    """Score the model of a finished stage in `out/scores.json`; answers that were given before are reused.
+    """Score the model of a finished stage into `out/scores.json`; stored answers are reused.
 
     Args:
         model: Its directory, inside the stage's run directory.
         data: Data with references: a path, or a mapping (`alm.data.readers.base.DataSource`).
         out: Where answers and scores are written.
         options: How it answers.
-        controls: Which audio it gets, see `eval.scoring.predictions.CONTROLS`.
-        title: What is scored, for the display.
+        controls: Some of `eval.scoring.predictions.CONTROLS`.
+        title: Name on the display.
         seed: Seed of the choice of other clips.
         trust_remote_code: Run Python code that comes with the LLM.
     """

@@ -64,7 +64,7 @@ class RecipeStage:
     Attributes:
         name: Its name, and the name of its directory below `out`.
         values: Its config, defaults filled in, references not yet resolved.
-        evaluate: How its model is evaluated; None: not at all.
+        evaluate: How its model is evaluated; None does not evaluate it.
     """
 
     name: str

@@ -51,7 +51,7 @@ def _state(recipe: Recipe, stage: RecipeStage, changing: set[str]) -> str:
 
 
 def _cost(recipe: Recipe, stage: RecipeStage) -> str:
-    """The stage's cost, with untrained stand-ins for inputs that are not built yet; else what the config says."""
+    """The stage's measured cost, with untrained stand-ins for missing inputs; else the config's steps and policy."""
     settings = recipe.settings(stage)
     assert isinstance(settings, TrainSettings)
     values = _with_stand_ins(recipe, stage.values)

@@ -29,8 +29,8 @@ _LEFT_BEFORE = (
     *("model", "encoder", "classifier", "control", "checkpoints", "metrics.jsonl", "nonfinite.jsonl"),
     *("quarantine.jsonl", "predictions.jsonl", "scores.json", "scores.md"),
 )
-_LOCK_S = 15.0  # loader processes of a killed run hold its lock until they notice, at most five seconds later
-# The model card is its user's to edit, and no result depends on it.
+_LOCK_S = 15.0  # loader processes of a killed run hold its lock until they end, at most five seconds later
+# Users may edit the model card; no result depends on it.
 _NOT_LISTED = "README.md"
 # Checked by their sizes only: a data set may hold hundreds of thousands.
 _NOT_HASHED = ".wav"
@@ -91,7 +91,9 @@ def begin(
     written = [folder / MARKER, artifact, *(folder / name for name in (*outputs, *resumes, *_LEFT_BEFORE))]
     attempt = _attempt(folder)
     if attempt is None and any(path.exists() for path in written):
-        raise UserError(f"{folder}: holds files that no run of ours left; choose an empty out directory")
+        raise UserError(
+            f"{folder}: holds files that no run of alm train wrote; choose an empty out directory"
+        )
     names = _outputs_of(attempt or {})
     same = attempt is not None and attempt.get("fingerprint") == key
     kept = [folder / name for name in resumes] if same else []
@@ -109,7 +111,7 @@ def begin(
 
 
 def _attempt(folder: Path) -> dict[str, Any] | None:
-    """What the last run in a directory wrote when it started; None if no run started there."""
+    """The contents of `attempt.json`, which a run writes when it starts; None if no run started there."""
     if not (folder / ATTEMPT).exists():
         return None
     try:
@@ -119,7 +121,7 @@ def _attempt(folder: Path) -> dict[str, Any] | None:
 
 
 def _outputs_of(attempt: dict[str, Any]) -> list[str]:
-    """Outputs that an earlier run recorded, if some stage writes them: any other file may be the user's."""
+    """Outputs that an earlier run recorded, without those that no stage writes: these may be files of the user."""
     names = attempt.get("outputs", attempt.get("leaves"))  # `leaves`: in earlier versions
     stages = map(STAGES.get, STAGES.names())
     ours = {name for stage in stages for name in (stage.artifact, *stage.outputs, *stage.resumes)}
@@ -154,7 +156,7 @@ def finish(
                 **({} if path.suffix == _NOT_HASHED else {"sha256": sha256_of(path)}),
             }
     if not files:
-        raise UserError(f"{artifact}: the stage left nothing there; this is an error of the stage")
+        raise UserError(f"{artifact}: the stage did not write it; this is a bug of the stage")
     finished = time.strftime("%Y-%m-%dT%H:%M:%S")
     write_json(folder / MARKER, {"fingerprint": key, "finished": finished, **facts, "files": files})
 
@@ -190,7 +192,7 @@ def damage(folder: Path, hashes: bool = True) -> str | None:
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
-    """The facts of a finished run: fingerprint, time, and what its stage found out.
+    """The facts of a finished run: fingerprint, time, and what its stage reported.
 
     Raises:
         CheckpointError: There is no completion marker, or it is broken.

@@ -1,4 +1,4 @@
-"""Run a stage in its run directory: here it is decided whether a result is reused, resumed, or computed again.
+"""Run a stage in its run directory; decides whether a result is reused, resumed or computed again.
 
 A finished run with the same fingerprint is reused; an unfinished one resumes from its newest checkpoint
 (`train.engine.checkpoints`); with another fingerprint the stage starts again.
@@ -58,7 +58,7 @@ def run_stage(settings: StageSettings) -> Path:
 
 
 def fingerprint_inputs(settings: StageSettings) -> tuple[dict[str, Any], list[str]]:
-    """What the result of a stage depends on: plain values, and files and directories.
+    """Everything that the result of a stage depends on: plain values, and files and directories.
 
     Raises:
         UserError: Inputs that cannot be used, or an input inside the run directory, which the run replaces.
@@ -82,7 +82,7 @@ def run_step(
     outputs: Sequence[str] = (),
     resumes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Do a piece of work in `folder` unless its finished result is there already.
+    """Run `work` in `folder`, unless the finished result is there already.
 
     Args:
         folder: Run directory; gets a completion marker when `work` has returned.

@@ -103,7 +103,7 @@ def _files_of(source: Path) -> list[Path]:
         return [clip.path for clip in read_labels(source)]
     found = search(source)
     if not found.audio:
-        note = f"; passed over {found.note()}" if found.note() else ""
+        note = f"; skipped {found.note()}" if found.note() else ""
         raise ConfigError(
             f"data: {source} holds no audio files ({', '.join(AUDIO_SUFFIXES)}){note}; name another folder"
         )

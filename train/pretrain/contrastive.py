@@ -35,8 +35,8 @@ class ContrastiveModel(nn.Module):
     """The encoder with its two masked branches; forward returns the loss.
 
     Args:
-        encoder: An AudioMosaic encoder with its contrastive head; its BatchNorm is made to average over all processes.
-        loss: The objective, for example of `build_loss`; what it learns trains with the encoder.
+        encoder: An AudioMosaic encoder with its contrastive head; its BatchNorm is synchronised over all processes.
+        loss: The objective, for example of `build_loss`; its parameters are trained with the encoder.
         settings: Views and masks.
         seed: Seed of views and masks.
         compiled: Compile the encoder (torch.compile); names in the state dict stay as they are.

@@ -2,7 +2,7 @@
 
 GradCache (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"): encode
 every chunk without keeping activations, compute the loss over all features, take its gradient at the features,
-then encode chunk after chunk again, this time with activations, and carry the gradient on. A chunk's second
+then encode chunk after chunk again, this time with activations, and backpropagate that gradient. A chunk's second
 pass must repeat its first one exactly, so its random numbers are replayed.
 
 PyTorch's non-reentrant checkpointing is that procedure inside autograd: one checkpoint per chunk. The gradient of

@@ -15,7 +15,7 @@ from torch.nn import functional
 COLLAPSED_STD = 0.01
 COLLAPSED_RANK = 1.5
 _FEWEST_CLIPS = 16  # the metrics of fewer clips are too noisy
-_MOST_ROWS = 512  # the singular values of so many rows take milliseconds
+_MOST_ROWS = 512  # the singular values of this many rows take milliseconds
 
 
 @torch.no_grad()

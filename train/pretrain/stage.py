@@ -30,7 +30,7 @@ from train.pretrain.views import background_tape
 from train.processes import say
 from train.settings import TrainSettings
 
-# The background tape holds the beginnings of so many clips, so many seconds each: at most 43 min, 125 MB of 128 mels.
+# Number of clips in the background tape, and seconds from each clip's start: at most 43 min, 125 MB of 128 mels.
 _BACKGROUND_CLIPS, _BACKGROUND_S = 256, 10
 
 
@@ -60,7 +60,7 @@ class PretrainingWatch(TrainerCallback):
         warning = collapse_warning(logs, args.per_device_train_batch_size)
         if "loss" in logs:
             self._collapsed_lines = self._collapsed_lines + 1 if warning else 0
-        if warning and self._collapsed_lines == 2:  # one batch can be odd; and once per collapse is enough
+        if warning and self._collapsed_lines == 2:  # one batch can be an outlier; warn once per collapse
             say(f"pretrain: step {state.global_step}: {warning}")
 
 

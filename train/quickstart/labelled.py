@@ -30,7 +30,7 @@ from train.quickstart.report import logistic_baseline, summarise
 from train.settings import TrainSettings
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart-labelled.yaml"
-_CLIP_S = 10.0  # length of the clip by which tokens per second are counted
+_CLIP_S = 10.0  # length of the clip with which tokens per second are counted
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def run_labelled(out: str | Path, values: dict[str, Any], overrides: Sequence[st
 
 
 def stage_settings(settings: LabelledSettings, out: Path) -> TrainSettings:
-    """The config of the alignment; the projector's stack, unless it is given, follows from `tokens_per_s`."""
+    """The config of the alignment; unless the config sets the projector's stack, it is derived from `tokens_per_s`."""
     values = {**settings.align, "stage": "align", "out": str(out / "align")}
     values |= {"encoder": settings.encoder, "llm": settings.llm}
     values["run"] = {"seed": settings.seed, **values.get("run", {})}

@@ -78,7 +78,7 @@ def summarise(
 
 
 def scene_facts(compose: ComposeConfig, seed: int) -> dict[str, object]:
-    """What was composed, for the report's head."""
+    """Facts about the composed scenes, for the report's head."""
     return {
         "sounds": Path(compose.labels_csv).name if compose.labels_csv else "generated",
         "scenes": f"{compose.n_train} train, {compose.n_validation} validation, {compose.n_test} test",
@@ -87,7 +87,7 @@ def scene_facts(compose: ComposeConfig, seed: int) -> dict[str, object]:
 
 
 def facts(out: Path, stages: Sequence[str], head: dict[str, object]) -> dict[str, object]:
-    """What was run, for the report's head."""
+    """Facts about the run, for the report's head."""
     found = dict(head)
     for stage in stages:
         if (out / stage / MARKER).is_file():
@@ -109,9 +109,9 @@ def facts(out: Path, stages: Sequence[str], head: dict[str, object]) -> dict[str
 def recording_baseline(
     compose: ComposeConfig, records: Sequence[Record], answers: dict[str, str]
 ) -> Baseline:
-    """Logistic regression on log-mel statistics of the very clips that the model names one by one.
+    """Logistic regression on log-mel statistics, tested on the single recordings that the model is asked to name.
 
-    It learns from every recording outside the held-out folds, those kept for validation included.
+    It is fitted on every recording outside the held-out folds, those kept for validation included.
     """
     bank = build_bank(compose)
     assert isinstance(bank, RecordedEvents)

@@ -36,10 +36,10 @@ QUICKSTART_STAGES = ("pretrain", "align", "instruct")
 
 @dataclass(frozen=True)
 class ArmSettings:
-    """What is different about a model that is trained beside the main one.
+    """The settings in which a model differs from the main one.
 
     Attributes:
-        pretrained: False leaves out the encoder's pretraining.
+        pretrained: False skips the encoder's pretraining.
         align: Keys of the alignment config that replace the main model's.
         instruct: The same for instruction tuning.
     """
@@ -82,7 +82,7 @@ class QuickstartSettings:
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def arm(self, name: str) -> ArmSettings:
-        """What is different about an arm; "" is the main model."""
+        """The settings of an arm; "" is the main model."""
         return parse_settings(ArmSettings, self.arms[name], f"quickstart.arms.{name}") if name else MAIN
 
     @property

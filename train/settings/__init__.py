@@ -34,7 +34,7 @@ _FSDP_DECIDED = {
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """How a stage runs. For all stages that train a model, unless stages are named.
+    """How a stage runs. Every stage that trains a model takes an option, unless its text names the stages.
 
     Attributes:
         seed: Seed of initialisation, sampling and augmentation; 0 to 4294967295.
@@ -121,7 +121,7 @@ class RunSettings:
 
 @dataclasses.dataclass(frozen=True)
 class LoopSettings:
-    """What the training loop reads of a config.
+    """The part of a config that the training loop reads.
 
     Attributes:
         optim: Optimiser and schedule.
@@ -194,5 +194,5 @@ class TrainSettings(StageSettings):
 
     @property
     def loop(self) -> LoopSettings:
-        """What the training loop reads."""
+        """The part that the training loop reads."""
         return LoopSettings(self.optim, self.run, self.data.workers)

@@ -26,14 +26,14 @@ class WaveformAugmentSettings:
     """Augmentation of the training clips' waveforms; validation clips and controls are never augmented.
 
     Every effect has a range, from which a value is drawn uniformly for a clip and epoch, and a probability. An effect
-    without a range is off. They are applied in the order below. What is drawn is a function of (seed, epoch, clip), or
-    of (version, clip) with `versions`.
+    without a range is off. They are applied in the order below. The values are a function of (seed, epoch, clip), or of
+    (version, clip) with `versions`.
 
     Attributes:
-        versions: Number of versions of every clip, which the epochs use in turn: as if that many augmented copies had
-            been made beforehand. Cached features need it. Only versions that a run comes to are encoded, and they do
-            not depend on the seed, so that runs share them. 0 draws anew in every epoch.
-        p: Probability that a clip is augmented at all; otherwise it is heard as it is.
+        versions: Number of augmented versions of every clip; the epochs use them in turn. Required with cached
+            features. Only the versions that a run uses are encoded. They do not depend on the seed, so runs share them.
+            0 augments differently in every epoch.
+        p: Probability that a clip is augmented at all; otherwise it is unchanged.
         crop: Share of the clip that is kept, at a random place, for example [0.8, 1.0]. A crop that would be silent is
             not made.
         crop_p: Probability of `crop`.

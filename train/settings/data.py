@@ -61,18 +61,18 @@ class DataSettings:
             grows larger, the features that were not used for longest are removed.
         max_length: Longest sample in tokens; a longer one is bad (see `on_bad`).
         on_bad: `stop` the run at a bad sample, or `quarantine` it: write it to `quarantine.jsonl` and use the next
-            sample instead (pretrain, align, instruct). Bad are samples with audio that cannot be decoded, is truncated,
-            too short for one token, or (only with `quarantine`) silent throughout, and samples that are too long.
-            Validation samples are never replaced.
+            sample instead (pretrain, align, instruct). A sample is bad if its audio cannot be decoded, is truncated,
+            too short for one token, or (only with `quarantine`) silent throughout, or if it is longer than
+            `max_length`. Validation samples are never replaced.
         max_bad_share: Share of quarantined samples above which the run ends with an error.
         mixture: Sampling shares of the sources of `train`; None visits every record once an epoch.
         group_by_length: Put samples of similar length (audio and text tokens) into the same batch.
         supervise: Tokens that are labelled: those of `assistant` turns, or of `all` text, as in LTU.
         audio: How channels are mixed and peaks above full scale are treated (see `encoders.audio.AudioOptions`).
         pack: Put several samples of a batch into one row, instead of padding each. They do not attend to each other.
-        share_clips: Put up to so many records about the same audio into one row: the audio and the words before the
-            questions once, each question with its answer by itself. `optim.batch_size` then counts such rows, and an
-            epoch visits every one once. 0 disables it.
+        share_clips: Largest number of records about the same audio in one row. A row holds the audio and the text
+            before the questions once; each question with its answer attends to these and to itself alone.
+            `optim.batch_size` then counts such rows, and an epoch visits every row once. 0 disables it.
         augment: Augmentation of the training clips' waveforms (align, instruct).
     """
 

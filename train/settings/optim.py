@@ -18,7 +18,7 @@ _DEFAULT_MIN_LR_RATIO = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class ComponentOptim:
-    """What differs for one component; None takes the value of `optim`.
+    """Optimiser settings of one component; None takes the value of `optim`.
 
     Attributes:
         lr: Peak learning rate; more than 0.
@@ -78,7 +78,9 @@ class ComponentsOptim:
 
 @dataclasses.dataclass(frozen=True)
 class OptimSettings:
-    """The optimiser and its schedule: AdamW, linear warm-up, cosine decay. For all stages, unless stages are named.
+    """The optimiser and its schedule: AdamW, linear warm-up, cosine decay.
+
+    Every stage that trains a model takes an option, unless its text names the stages.
 
     Attributes:
         lr: Peak learning rate; more than 0.

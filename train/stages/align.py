@@ -31,7 +31,7 @@ class TuneStage(TrainingStage):
     )
 
     def check_values(self, settings: TrainSettings) -> None:
-        """Manifests are needed, and a model or the parts to make one of."""
+        """Require training data, and either a model or an encoder and an LLM."""
         super().check_values(settings)
         if not settings.data.train:
             raise ConfigError("data.train: no manifest given; name at least one source")
@@ -64,7 +64,7 @@ class TuneStage(TrainingStage):
             if not trained[name]:
                 key = name.removesuffix("_lora")
                 raise ConfigError(
-                    f"optim.components.{name}: policy.{key} is {getattr(policy, key)}, so nothing of it trains; "
+                    f"optim.components.{name}: policy.{key} is {getattr(policy, key)}, so it is not trainable; "
                     "remove it"
                 )
         if optim.layer_decay != 1 and not trained["encoder"]:

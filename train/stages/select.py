@@ -1,4 +1,4 @@
-"""Stage `select`: the records of some kinds, as a manifest of their own."""
+"""Stage `select`: write a manifest of those records whose `kind` is in a list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the stages that train a model with the shared training loop have in common."""
+"""The base class of the stages that train a model with the shared training loop."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class TrainingStage(Stage[TrainSettings]):
     """A stage with the config `TrainSettings`.
 
     Attributes:
-        takes: Dotted options that only some stages take, and this one does. An option that another stage lists and
-            this one does not is refused unless it has its default value.
+        takes: The options of this stage, by dotted key, among those that only some stages take. An option that only
+            other stages list must keep its default value.
         fuses: Whether the encoder may be a fusion of several.
         drop_last: Whether the last batch of an epoch is skipped where it is not full.
     """
@@ -81,7 +81,7 @@ class TrainingStage(Stage[TrainSettings]):
         return settings.data.audio
 
     def check(self, settings: TrainSettings) -> dict[str, Any]:
-        """Check what starts the processes, DeepSpeed's config, logging backends, and arguments of the Trainer."""
+        """Check the launcher, DeepSpeed's config, logging backends, and arguments of the Trainer."""
         from train.engine.arguments import check_arguments
         from train.engine.fsdp import check_launcher
 

@@ -1,1 +1,1 @@
-"""The small LLM of the quickstart, trained on text alone: tokenizer, exercises, optimiser. Knows no stage."""
+"""The small LLM of the quickstart, trained on text alone: tokenizer, exercises, optimiser. Independent of stages."""

@@ -35,7 +35,7 @@ def with_other_audio(samples: Sequence[dict[str, Any]], clip_names: Sequence[str
     return swapped
 
 
-def listening_losses(
+def audio_control_losses(
     model: Any, collator: ConversationCollator, records: Sequence[Record], batch_size: int
 ) -> dict[str, float]:
     """Compute the mean loss per supervised token on held-out records, with the right and with another clip's audio.

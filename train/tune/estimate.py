@@ -1,4 +1,4 @@
-"""What an align or instruct stage costs besides its steps: loading the parts, encoding clips once, validation."""
+"""The cost of an align or instruct stage besides its steps: loading the parts, encoding clips once, validation."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from train.engine.estimate import CostEstimate, estimate_cost
 from train.settings import TrainSettings
 from train.tune.controls import mean_loss, samples_of
 from train.tune.conversations import ClipFeatures, ClipWaveforms, ConversationCollator, clips_of
-from train.tune.stage import caches_features, clip_augmenter, heard_clips, starting_model, training_data
+from train.tune.stage import caches_features, clip_augmenter, starting_model, training_clips_of, training_data
 
 _PASSES_AT_THE_END = 2  # over the validation samples: with the right audio, and with another clip's
 
 
 class SampledFeatures(ClipFeatures):
-    """Tokens of the clips that are asked for alone, and how long they took.
+    """Encoder tokens of only those clips that a batch needs, and the time that encoding took.
 
     Attributes:
         seconds_a_clip: Of the fastest batch so far, as the first one also warms up.
@@ -85,7 +85,10 @@ def estimate_tuning(settings: TrainSettings) -> CostEstimate:
     if isinstance(clips, SampledFeatures):
         folder = Path(settings.data.feature_folder) if settings.data.feature_folder else None
         augmenter = clip_augmenter(settings, collator.processor)
-        refs = [*heard_clips(settings, open_records(settings.data.train), augmenter), *clips_of(held_out)]
+        refs = [
+            *training_clips_of(settings, open_records(settings.data.train), augmenter),
+            *clips_of(held_out),
+        ]
         processes = world_size() if folder else 1
         missing = missing_clips(model.encoder, refs, folder)
         cost = cost.with_other(encoding_clips=len(missing) * clips.seconds_a_clip / processes)

@@ -69,7 +69,7 @@ class SampleLengths:
         return lengths
 
     def _heard_s(self, ref: AudioRef, epoch: int) -> float:
-        """Seconds of a clip as it is heard in an epoch."""
+        """Seconds of a clip as augmented in an epoch."""
         key = hash(ref)
         if key not in self._seconds:
             self._seconds[key] = _seconds(ref, self.skip_bad)

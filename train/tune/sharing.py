@@ -1,4 +1,4 @@
-"""The records about one clip in one row: audio and system prompt once, each question with its answer by itself.
+"""Shares a prefix: records about one clip in one row, with audio and system prompt once, and a branch per question.
 
 A row holds the tokens that its samples begin with (the prefix) and what follows in each (a branch). A branch sees the
 prefix and itself alone, at the positions that it would have alone, so losses and gradients are those of separate
@@ -28,7 +28,7 @@ PADDING = -1  # sequence of padding tokens; each is a branch of its own
 
 
 def groups_by_clip(records: Sequence[Record], most: int) -> list[list[list[int]]]:
-    """Numbers of the records about the same audio, per source: at most `most` to a group, in order of first use."""
+    """Indices of the records about the same audio, per source: at most `most` in a group, in order of first use."""
     sources: list[list[list[int]]] = []
     number = 0
     for part in parts_of(records):
@@ -54,7 +54,7 @@ class SharedClips(TrainingDataset):
         groups: Numbers of the samples of each group, per source.
         weights: Shares of the sources; None visits every group once an epoch.
         lengths: Gives the length of every sample in an epoch, to put groups of similar length into a batch; None does
-            not.
+            not group by length.
         batch_size: Groups of a forward pass of all processes together.
     """
 
@@ -72,7 +72,7 @@ class SharedClips(TrainingDataset):
         self._order = SampleOrder([len(source) for source in groups], weights, together, batch_size)
 
     def _lengths(self, lengths: Lengths, epoch: int) -> np.ndarray:
-        """Length of every group in an epoch: what its samples share is nearly all of the shortest."""
+        """Length of every group in an epoch; the shared prefix is estimated as the length of the shortest sample."""
         alone = lengths(epoch)
         return np.array([alone[g].sum() - (len(g) - 1) * alone[g].min() for g in self.groups])
 

@@ -31,7 +31,7 @@ from train.engine.fsdp import check_processes
 from train.engine.trainer import fit, gathered_weights
 from train.processes import say
 from train.settings import TrainSettings
-from train.tune.controls import listening_losses, mean_loss, samples_of
+from train.tune.controls import audio_control_losses, mean_loss, samples_of
 from train.tune.conversations import (
     ClipFeatures,
     ClipWaveforms,
@@ -171,10 +171,10 @@ def shortest_clip(processor: AudioLanguageProcessor) -> int:
     return 1 + bisect_left(range(1, _LONGEST_TOKEN_S * processor.sample_rate), True, key=is_enough)
 
 
-def heard_clips(
+def training_clips_of(
     settings: TrainSettings, records: Sequence[Record], augmenter: ClipAugmenter
 ) -> list[AudioRef]:
-    """Return all different clips that a run hears of its training records, each augmented version by itself."""
+    """Return all different clips that training uses, each augmented version by itself."""
     optim, share = settings.optim, settings.data.share_clips
     n_items = sum(map(len, groups_by_clip(records, share))) if share else len(records)
     batches = ceil(n_items / (optim.batch_size * world_size()))
@@ -194,7 +194,7 @@ def cached_features(
     data, device = settings.data, pick_device()
     encoder.to(device)
     folder = Path(data.feature_folder) if data.feature_folder else None
-    refs = list(dict.fromkeys([*heard_clips(settings, records, augmenter), *clips_of(held_out)]))
+    refs = list(dict.fromkeys([*training_clips_of(settings, records, augmenter), *clips_of(held_out)]))
     collect_bad = data.on_bad == "quarantine"
     features = ClipFeatures(encoder, refs, data.cache_limit_gb, device, folder, collect_bad=collect_bad)
     for ref in clips_of(held_out):  # validation clips are never replaced
@@ -205,7 +205,7 @@ def cached_features(
 def record_training(
     settings: TrainSettings, model: AudioLanguageModel, records: Sequence[Record], steps: int
 ) -> None:
-    """Note in the model's config what this stage has trained on which data, for the model card."""
+    """Record in the model's config which parts this stage trained on which data, for the model card."""
     sources = [resolve_source(source) for source in settings.data.train]
     sizes = [len(part) for part in parts_of(records)]
     if len(sizes) != len(sources):  # a source without records
@@ -265,7 +265,7 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     if trainer.best is not None:
         facts["best_step"] = trainer.best["step"]
     if held_out:
-        facts |= listening_losses(model, collator, held_out, settings.optim.batch_size)
+        facts |= audio_control_losses(model, collator, held_out, settings.optim.batch_size)
         say(
             f"{settings.stage}: held-out loss {facts['loss']:.3f} with the right audio, "
             f"{facts['loss_other_audio']:.3f} with another clip's"

@@ -1,4 +1,4 @@
-"""The cache of what was read from remote storage: blocks as files, the least recently used removed above a limit."""
+"""The disk cache of remote storage: blocks as files; above a limit the least recently used are removed."""
 
 from __future__ import annotations
 

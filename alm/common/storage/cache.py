@@ -1,4 +1,4 @@
-"""The cache folder: holds what can be computed again, such as indices of manifests."""
+"""The cache folder, for data that can be computed again, such as indices of manifests."""
 
 from __future__ import annotations
 

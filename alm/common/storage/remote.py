@@ -1,8 +1,8 @@
-"""Remote storage through `fsspec`: what an address is, and paths that read it as if it were a local folder.
+"""Remote storage through `fsspec`: recognising addresses, and paths that read them like local folders.
 
 `RemotePath` is a `Path` whose checks and listings ask the storage, and `alm.common.files.open_regular` opens it.
-Contents arrive in blocks, which are kept in the cache folder up to a limit (`ALM_REMOTE_CACHE_GB`). Only stores of
-objects are addresses; `http(s)` is not, so that no manifest makes the reader connect to a host of its choice.
+Contents are fetched in blocks, which are cached on disk up to a limit (`ALM_REMOTE_CACHE_GB`). Only object stores are
+supported; `http(s)` is not, so that no manifest can make the reader connect to a host of its choice.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROTOCOLS = {
     "hf": "huggingface_hub",
     "memory": "fsspec",
 }
-"""Protocols of addresses, and the package that speaks each."""
+"""Protocols of addresses, and the package that implements each."""
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ _AHEAD_BLOCKS = 16  # that are fetched together where a file is read from front 
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is an address of remote storage; nowhere else is this decided."""
+    """Whether a path is an address of remote storage; the only place that decides this."""
     return _ADDRESS.match(os.fspath(path)) is not None
 
 
@@ -79,7 +79,7 @@ def check_protocol(path: str, what: str = "", error: type[UserError] = ConfigErr
 
     Args:
         path: The source.
-        what: What to call it in errors; empty is the source itself.
+        what: Name of the source in errors; empty is the source itself.
         error: Class of the error to raise.
 
     Raises:
@@ -225,7 +225,7 @@ def read_remote_range(path: str | os.PathLike[str], at: int, size: int, ahead: i
 
 
 def local_copy(path: Path) -> Path:
-    """A local file with the content of a file, for libraries that map files into memory; a local file is its own.
+    """A local copy of a file, for libraries that map files into memory; a local file is returned as it is.
 
     Raises:
         OSError: There is no such object, or the copy cannot be written.
@@ -290,7 +290,7 @@ def _version(info: dict[str, Any]) -> bytes:
 
 
 def _info(path: RemotePath, known: bool) -> dict[str, Any]:
-    """What the storage says about an object; `known` accepts what it said a short time ago."""
+    """The storage's metadata of an object; with `known`, recent metadata is reused."""
     name = str(path)
     if known and name in _known and time.monotonic() - _known[name][0] < _KNOWN_S:
         return _known[name][1]
@@ -314,7 +314,7 @@ def _fetched(path: RemotePath, start: int, stop: int) -> bytes:
 
 
 def _asked(path: RemotePath, ask: Callable[[Any, str], T]) -> T:
-    """Ask the storage, several times where it fails in passing."""
+    """Send a request to the storage, and repeat it after a temporary failure."""
     name = _checked_name(path)
     system = _system(path)
     for attempt in range(_TRIES):
@@ -345,7 +345,7 @@ def _words(error: Exception) -> str:
 
 
 def _system(path: RemotePath) -> Any:
-    """The file system of an address; asked for anew in every process, as connections do not survive a fork."""
+    """The file system of an address; each process opens its own, as connections do not survive a fork."""
     import fsspec
 
     protocol = str(path).partition("://")[0]

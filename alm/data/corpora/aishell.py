@@ -1,6 +1,6 @@
 """AISHELL-1 (Bu et al. 2017): `aishell_transcript_v0.8.txt`, and `wav/{train,dev,test}/SPEAKER/`.
 
-A line is an utterance and its words, separated by blanks, which are removed: Chinese is written without them. Some
+A line is an utterance and its words, separated by spaces, which are removed: Chinese is written without them. Some
 lines have no recording, as published.
 """
 

@@ -1,7 +1,7 @@
 """Finding the recordings that a corpus names: one rule for conversion, fine-tuning and benchmarks.
 
 Published corpora come without audio, or audio is renamed, re-encoded and unpacked in various ways. So a file may differ
-from its name in the table in the suffix, in leading folders, in blanks around it and in how Unicode composes accents.
+from its name in the table in the suffix, in leading folders, in spaces around it and in how Unicode composes accents.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Clip:
 
     Attributes:
         name: As the corpus names it.
-        path: The file; where no file was found, a place where it would be found.
+        path: The file; if it is missing, a path where it would be found.
         start_s: Start of the part, in seconds; None is the file's start.
         end_s: Its end, in seconds; None is the file's end.
     """
@@ -44,7 +44,7 @@ class AudioFiles:
     """The audio files below some folders, by name.
 
     Args:
-        folders: Searched at any depth, when the first file is asked for that is not exactly where its name says.
+        folders: Searched at any depth, as soon as a file is not at the exact path that its name gives.
 
     Raises:
         ConfigError: One does not exist.
@@ -59,7 +59,7 @@ class AudioFiles:
         self._folder_names: set[str] = set()
 
     def has_folder(self, name: str) -> bool:
-        """Whether any audio file lies in a folder of this name, at any depth."""
+        """Whether any audio file is in a folder of this name, at any depth."""
         self._files()
         return name in self._folder_names
 
@@ -158,7 +158,7 @@ def is_file(path: Path) -> bool:
 
 
 def segment_names(video: str, start_s: float, end_s: float) -> tuple[str, ...]:
-    """What downloaders call a part of a video: with its times in seconds or milliseconds, or by the video alone.
+    """File names that downloaders give a part of a video: with its times in seconds or milliseconds, or without.
 
     Args:
         video: Its id; some tools put a `Y` in front.
@@ -189,7 +189,7 @@ def _stem(name: str | PurePosixPath) -> str:
 
 
 def _key(stem: str) -> str:
-    """What two spellings of one name share: composed accents, no blanks around it."""
+    """A normal form of a name's spellings: composed accents, no spaces around it."""
     return unicodedata.normalize("NFC", stem).strip()
 
 
@@ -202,7 +202,7 @@ def _lies_inside(parts: tuple[str, ...], inside: Sequence[str]) -> bool:
 
 
 def _agreement(file: _Found, wanted: PurePosixPath) -> tuple[int, bool, bool]:
-    """How many folders in a row, from the file up, agree; whether the name does; whether the suffix does."""
+    """How many folders agree, counted from the file upwards; whether the name agrees; whether the suffix agrees."""
     shared = 0
     for own, other in zip(reversed(file.parts), reversed(wanted.parts[:-1]), strict=False):
         if own != other:

@@ -63,7 +63,7 @@ class AudioSet(Corpus):
         """See the base class."""
         names = self._names()
         for part in (*_TRAINING[self.subset], "eval") if split is None else (split,):
-            # A blank precedes the quotes in these tables.
+            # A space precedes the quotes in these tables.
             for row in csv_rows(self.table(f"{part}_segments.csv"), _SEGMENT, header=False, comment="#"):
                 mids = [mid for mid in row.text("positive_labels").split(",") if mid]
                 check_classes(mids, set(names), row.where)

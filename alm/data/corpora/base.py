@@ -1,4 +1,4 @@
-"""What a corpus is: its options, how its tables are read, and the entries that reading yields."""
+"""The base class of corpora: options, reading of the tables, and the entries that reading yields."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Entry:
         group: The source recording or speaker; entries of one group never fall on both sides of a split.
         fold: The fold, where the corpus has folds.
         subset: Part of the test set that is scored by itself.
-        meta: What else the row says; benchmarks break scores down by it.
+        meta: Further values of the row; benchmarks break scores down by them.
         manifest: Keys of the converted record that differ from the defaults (`id`, `kind`) or are added to it.
-        skipped: Why conversion skips and counts it; empty keeps it.
+        skipped: Why conversion skips the entry; empty if it is kept.
 
     Raises:
         ManifestError: The answer is not one of the choices.
@@ -69,7 +69,7 @@ class Entry:
 
 
 Entries = Iterator[Entry]
-"""What reading a corpus yields."""
+"""The entries of a corpus, as reading yields them."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class Corpus(ABC):
         splits: Names of its splits; none where it has none.
         trainable: Whether fine-tuning can use it: its entries have labels, and splits or folds.
         multi_label: Whether an entry may have several labels, or none.
-        metric: What classification on it is scored by, a name in `eval.metrics`; None chooses by `multi_label`.
+        metric: The metric of classification, a name in `eval.metrics`; None chooses by `multi_label`.
         positive: The class to detect where the metric is an equal error rate.
-        download: Where `alm data get` finds it; None where its source is not public, or no program can use it.
+        download: The source for `alm data get`; None if it is not public, or cannot be downloaded by a program.
     """
 
     root: str
@@ -136,7 +136,7 @@ class Corpus(ABC):
         return self.splits if split is None else (split,)
 
     def tables(self, names: Iterable[str]) -> list[Path]:
-        """Those of several tables that are below the root, at any depth; or the root where it is a file.
+        """The tables among some names that are below the root, at any depth; the root itself if it is a file.
 
         Raises:
             ManifestError: None of them is there, or the same table is in two folders.
@@ -150,7 +150,7 @@ class Corpus(ABC):
         return [found[name] for name in names if name in found]
 
     def table(self, *names: str) -> Path:
-        """The first of several places or names of one table that is below the root, at any depth.
+        """The table below the root, at any depth, under the first of several names or paths that exists.
 
         Raises:
             ManifestError: None of them is there, or it is in two folders.
@@ -214,7 +214,7 @@ def transcribed(
         text: The transcript.
         split: Its split.
         speaker: The speaker; no split shares one.
-        about: What else is known about it.
+        about: Further metadata.
     """
     return Entry(
         id=PurePosixPath(clip.name).stem,
@@ -230,7 +230,7 @@ def transcribed(
 
 
 def in_its_folder(audio: AudioFiles, name: str) -> Clip:
-    """The recording of a name whose folders are those of the published layout, so that no other file can fit."""
+    """The recording of a name with the folders of the published layout, so that no other file can match."""
     folder = str(PurePosixPath(name).parent)
     return audio.clip(name, inside=() if folder == "." else (folder,))
 

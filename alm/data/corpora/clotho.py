@@ -1,6 +1,6 @@
 """Clotho (Drossos et al. 2020): five captions per clip, `clotho_captions_{development,validation,evaluation}.csv`.
 
-Columns `file_name, caption_1 .. caption_5`; audio in folders named after the splits. Some names begin with a blank.
+Columns `file_name, caption_1 .. caption_5`; audio in folders named after the splits. Some names begin with a space.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """ClothoAQA (Lipping et al. 2022): `clotho_aqa_{train,val,test}.csv`, audio in `audio_files/`.
 
 Columns `file_name, QuestionText, answer, confidence`; every question was answered by three people. In training each
-answer is an entry. In val and test each question is one entry; its answer is the one that most people gave, the first
-of several. For a yes/no question only that answer is right; for a single-word question every answer given is right.
+answer is an entry. In val and test each question is one entry, with the most frequent answer (of equally frequent ones
+the first). For a yes/no question only that answer is right; for a single-word question every given answer is right.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ClothoAqa(Corpus):
             questions = grouped(((row.values["file_name"], row.values["QuestionText"]), row) for row in rows)
             for number, ((name, _), given) in enumerate(questions.items()):
                 answers = [row.text("answer") for row in given]
-                answer, accepted = settle(answers)
+                answer, accepted = agreed_answers(answers)
                 identity = f"clothoaqa-{part}-{number:05d}"
                 said: list[tuple[str, dict[str, Any]]]
                 if part == "train":
@@ -56,16 +56,16 @@ class ClothoAqa(Corpus):
                     )
 
 
-def settle(answers: Sequence[str], form: Callable[[str], str] | None = None) -> tuple[str, list[str]]:
-    """What counts as right where several annotators answered one question.
+def agreed_answers(answers: Sequence[str], form: Callable[[str], str] | None = None) -> tuple[str, list[str]]:
+    """The right answers to a question that several annotators answered.
 
     Args:
         answers: Their answers, in order.
         form: Brings an answer to the form in which answers are compared; None only ignores case and punctuation.
 
     Returns:
-        The answer that most gave, the first of several, in that form; and all answers that count as right. The list
-        is empty for a yes/no question, where only the first counts.
+        The most frequent answer (of equally frequent ones the first), in that form; and all answers that count as
+        right. The list is empty for a yes/no question, where only the first counts.
     """
     votes = Counter(map(form or _form, answers))
     return votes.most_common(1)[0][0], [] if set(votes) <= set(_YES_NO) else list(votes)

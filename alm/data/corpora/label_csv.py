@@ -31,7 +31,7 @@ class LabelCsv(Corpus):
         root: The table.
         fold_column: Its column of folds, where there is one.
         classes: A text file with one class name per line; None takes the classes of the table.
-        separator: What separates several labels of a clip; None takes `;` in the column `labels`, and one label per
+        separator: Separator between several labels of a clip; None takes `;` in the column `labels`, and one label per
             clip in any other.
     """
 

@@ -16,7 +16,7 @@ class Mmau(Corpus):
     """MMAU; multiple-choice questions.
 
     Attributes:
-        wrong_answers: What happens to rows whose answer is none of the choices: `error` or `skip`.
+        wrong_answers: How to treat rows whose answer is none of the choices: `error` or `skip`.
     """
 
     wrong_answers: str = "error"

@@ -28,7 +28,7 @@ class Row:
     values: Mapping[str, Any]
 
     def text(self, key: str) -> str:
-        """Text that must be there, without blanks around it; a number is written as text.
+        """Required text, without spaces around it; a number is written as text.
 
         Raises:
             ManifestError: It is missing, empty, null, or neither text nor number.
@@ -41,7 +41,7 @@ class Row:
         return found
 
     def get(self, key: str) -> str:
-        """Text that may be missing, without blanks around it; empty where it is missing or null.
+        """Optional text, without spaces around it; empty if it is missing or null.
 
         Raises:
             ManifestError: It is neither text nor a number.
@@ -114,7 +114,7 @@ def table_rows(path: Path, fields: Sequence[str]) -> Iterator[Row]:
 
 
 def named_lines(path: Path) -> Iterator[Row]:
-    """Lines of a name and a text, separated by the first blank or tab: rows with `id` and `text`.
+    """Lines of a name and a text, separated by the first space or tab: rows with `id` and `text`.
 
     Raises:
         ManifestError: It cannot be read, is empty, or a line has no text.
@@ -177,7 +177,7 @@ def _parquet(path: Path) -> Iterator[Any]:
 
 
 def find_files(root: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Files below a folder, each where it lies least deep.
+    """Files of some names below a folder; of several with one name the least deep.
 
     Args:
         root: Searched at any depth; links to folders are followed once.
@@ -187,7 +187,7 @@ def find_files(root: Path, names: Sequence[str]) -> dict[str, Path]:
         The files that are there, by name.
 
     Raises:
-        ManifestError: The folder is missing or cannot be read, or a file is there twice at the same depth.
+        ManifestError: The folder is missing or cannot be read, or two files of one name are at the same depth.
     """
     found: dict[str, Path] = {}
     level: list[Path] = [root]
@@ -227,7 +227,7 @@ def _folders_in(folder: Path, seen: set[tuple[int, int]]) -> list[Path]:
 def _is_folder(place: os.DirEntry[str]) -> bool:
     try:
         return place.is_dir()
-    except OSError:  # a link that leads round in a circle
+    except OSError:  # a cycle of links
         return False
 
 

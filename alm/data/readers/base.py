@@ -1,4 +1,4 @@
-"""What a reader is: how a format is recognised, which settings it takes, and the rows that reading it yields."""
+"""The base class of readers: recognition of a format, its settings, and the rows that reading yields."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class DataSource:
         split: The split, where the format has splits.
         audio: Folder that audio names start from; None is the folder of the file.
         streaming: Read a data set of the hub row by row, without downloading all of it (`huggingface`).
-        limit: Only the first so many records; None is all.
+        limit: Read only the first `limit` records; None reads all.
     """
 
     path: str
@@ -147,7 +147,7 @@ class Reader(ABC):
 
     Attributes:
         takes: The settings of `DataSource` that it takes, besides `path`, `format` and `limit`.
-        local: Whether `path` must be there.
+        local: Whether `path` must exist.
     """
 
     takes: ClassVar[tuple[str, ...]] = ()
@@ -166,7 +166,7 @@ class Reader(ABC):
         """
 
     def files(self, source: DataSource) -> list[Path]:
-        """The files that the rows depend on; a change of one makes the index anew."""
+        """The files that the rows depend on; when one changes, the index is built again."""
         return [to_path(source.path)]
 
     def check(self, source: DataSource) -> None:

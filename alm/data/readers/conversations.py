@@ -61,7 +61,7 @@ def has_foreign_turns(values: Mapping[str, Any]) -> bool:
 
 
 def check_no_more(values: Mapping[str, Any], where: str) -> None:
-    """Refuse rows of which a part would be ignored: images and videos, and pairs of a better and a worse answer.
+    """Refuse rows with parts that would be ignored: images, videos, and pairs of a chosen and a rejected answer.
 
     Raises:
         ManifestError: The row has such a part.
@@ -73,7 +73,7 @@ def check_no_more(values: Mapping[str, Any], where: str) -> None:
             )
     if values.get("chosen") and values.get("rejected"):
         raise ManifestError(
-            f"{where}: is a pair of answers (chosen, rejected) for preference training, which is not offered; write "
+            f"{where}: is a pair of answers (chosen, rejected) for preference training, which is not supported; write "
             "the chosen answer as output, and remove both"
         )
 

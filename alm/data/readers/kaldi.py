@@ -1,7 +1,7 @@
-"""Kaldi data directories: `wav.scp` and `text`, and where they are there `segments` and `utt2spk`.
+"""Kaldi data directories: `wav.scp` and `text`, and optionally `segments` and `utt2spk`.
 
 The transcript is the answer to `prompt` (by default a request to transcribe). Commands (`sph2pipe … |`) are refused:
-nothing that a data file names is run.
+no command in a data file is run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class KaldiReader(Reader):
         return (path / "wav.scp").is_file()
 
     def files(self, source: DataSource) -> list[Path]:
-        """The tables that are there."""
+        """The tables that exist."""
         folder = to_path(source.path)
         names = ("wav.scp", "text", "segments", "utt2spk")
         return [folder / name for name in names if name == "wav.scp" or (folder / name).exists()]

@@ -13,7 +13,7 @@ from alm.data.records import Record
 
 
 class ManifestReader(Reader):
-    """Records in their own form; they are read where they lie."""
+    """Records in this toolkit's own form; they are read in place, without conversion."""
 
     def recognises(self, path: Path) -> bool:
         """JSON Lines whose first record is in this form, also if a part of it is missing."""

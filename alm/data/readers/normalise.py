@@ -96,7 +96,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def find_columns(values: Mapping[str, Any], given: Mapping[str, str], where: str) -> dict[str, str]:
-    """Which column holds what: as given, or else by the usual names.
+    """Map record fields to columns: as given, or else by the usual names.
 
     Raises:
         ManifestError: A given column is missing, or several could be meant.
@@ -172,7 +172,7 @@ def text_of(value: Any, key: str, where: str) -> str:
 
 
 def audio_item(item: Any, where: str) -> tuple[Any, dict[str, Any] | None]:
-    """An audio value of a foreign format: an item of a manifest, and what lies in the record itself.
+    """An audio value of another format, as an item of a manifest and the description of embedded audio.
 
     Args:
         item: A path, a `data:` or `file:` URL, bytes, or a mapping with `path`, `url`, `bytes` or `data` (base64).

@@ -1,7 +1,7 @@
 """WebDataset tar files of other toolkits: members with one stem are a sample (`0001.flac`, `0001.json`).
 
 The JSON holds the columns of a row, or a conversation; `.txt` is the answer to `prompt`, `.cls` a label. Tars are
-scanned once; after that recordings are read where they lie. `path` is a tar file or a folder of them.
+scanned once; after that recordings are read in place. `path` is a tar file or a folder of them.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class WebDatasetReader(Reader):
                 f"{where}: no audio beside {', '.join(name for name, *_ in members.values())}; expected a member "
                 f"{stem}{AUDIO_SUFFIXES[0]}, or of another audio format"
             )
-        # The names that other tools leave in the JSON are those of files that are not there any more.
+        # The JSON may still hold file names of the original recordings, which are not part of the tar.
         values = {key: value for key, value in values.items() if key not in _FILE_NAMES} | beside
         return to_row(values, where, path.parent, source, {"audio": audio if len(audio) > 1 else audio[0]})
 

@@ -44,7 +44,7 @@ _WHOLE_CLIP_GAIN_DB = (-6.0, 3.0)
 
 @dataclass(frozen=True)
 class ComposeConfig:
-    """What to compose.
+    """Options of a composed data set.
 
     Attributes:
         seed: The same seed gives the same files.

@@ -213,8 +213,7 @@ class Language:
             scene: The scene.
             rng: The only source of randomness.
             n_steps: How many steps the scene is cut into.
-            noise: How far the words stray from the truth; None not at all. Either of two overlapping kinds may
-                be named in any case.
+            noise: Label noise; None adds none. Of two overlapping kinds either may be named, with or without noise.
 
         Returns:
             `n_steps` words.
@@ -239,7 +238,7 @@ class Language:
         return [words[index] if index >= 0 else silence for index in chosen]
 
     def _other_questions(self, scene: Scene, rng: np.random.Generator) -> list[Question]:
-        """One question of each form the scene allows, presence left out."""
+        """One question of each form that the scene allows, except presence."""
         if scene.whole_clip:
             return [self.what(scene, rng), self.choice(scene, rng)]
         positions = ("first", "second", "last") if len(scene.events) > 2 else ("first", "second")

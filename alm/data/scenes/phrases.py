@@ -1,6 +1,6 @@
 """The wordings: questions, captions and descriptions, as templates.
 
-None makes a verb agree with a sound, so plurals ("sea waves") fit everywhere.
+In no template does a verb agree with a sound, so plurals ("sea waves") fit everywhere.
 """
 
 NUMBER_WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

@@ -44,7 +44,7 @@ class SceneEvent:
 
 @dataclass(frozen=True)
 class Scene:
-    """What happens in one recording.
+    """The sound events of one recording.
 
     Attributes:
         id: Unique over all splits.

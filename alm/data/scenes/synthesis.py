@@ -32,7 +32,7 @@ def _oscillate(freq_hz: Array | float, n_samples: int, phase: float = 0.0) -> Ar
 
 
 def _harmonics(freq_hz: Array | float, n_samples: int, weights: NDArray[np.floating]) -> Array:
-    """A sum of harmonics of `freq_hz`; those above 7.5 kHz are left out."""
+    """A sum of harmonics of `freq_hz` up to 7.5 kHz."""
     top_hz = float(np.max(freq_hz))
     steps = np.broadcast_to(np.asarray(freq_hz, dtype=np.float64), (n_samples,))
     phase = 2 * np.pi * np.cumsum(steps) / SAMPLE_RATE

@@ -4,7 +4,7 @@ from eval.metrics._edits import ErrorRate
 
 
 class CharacterErrorRate(ErrorRate):
-    """Substituted, deleted and inserted characters per character that was said, runs of white space as one."""
+    """Substituted, deleted and inserted characters per character of the reference, runs of white space as one."""
 
     citation = "Levenshtein 1966; computed by jiwer."
     name_ = "cer"

@@ -1,4 +1,4 @@
-"""How good a judge, a language model behind an endpoint, finds free answers, from 1 to 10."""
+"""Ratings of free answers from 1 to 10 by a judge: a language model behind an endpoint."""
 
 from eval.metrics.record import ANSWERS, MetricRecord
 

@@ -55,8 +55,8 @@ class JudgeScore(TextMetric):
         Args:
             predictions: Answers.
             references: Reference answers, of which the first is rated beside the answer.
-            questions: What was asked.
-            descriptions: What is heard, in words; the judge hears nothing.
+            questions: The questions.
+            descriptions: The content of each recording in words; the judge gets no audio.
             **options: None are known.
 
         Raises:
@@ -94,7 +94,7 @@ class _Judge:
         self._path = cache_folder("judge") / f"{digest}.jsonl"
 
     def ratings(self, prompts: Sequence[str]) -> list[tuple[float, float]]:
-        """The two numbers of each reply, those that are known from disk.
+        """The two numbers of each reply; stored replies are reused.
 
         Raises:
             MetricUnavailable: The endpoint fails, or a reply does not hold two numbers from 1 to 10.
@@ -120,7 +120,7 @@ class _Judge:
 
         with ThreadPoolExecutor(_THREADS) as threads, open(self._path, "a", encoding="utf-8") as file:
             for prompt, reply in zip(left, threads.map(ask, left), strict=True):
-                self._read(reply)  # what cannot be read is asked again in the next run
+                self._read(reply)  # an invalid reply is not stored, so the next run asks again
                 known[_key(prompt)] = reply
                 file.write(json.dumps({"key": _key(prompt), "reply": reply}) + "\n")
                 file.flush()

@@ -9,7 +9,7 @@ from eval.metrics.ranking import class_precisions
 
 
 class MeanAveragePrecision(ScoreMetric):
-    """Macro mAP over the classes that occur; the others are left out of the mean and counted."""
+    """Macro mAP over the classes that occur; the others are excluded from the mean and counted."""
 
     citation = "Gemmeke et al. 2017, AudioSet (the metric); scikit-learn's average_precision_score (the sum)."
 

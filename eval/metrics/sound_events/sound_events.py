@@ -23,7 +23,7 @@ MOST_FALSE_ALARMS = 100.0  # an hour
 # Columns of the counts before those of the classes: hits, false alarms and misses of segments and of events, hours.
 _FIXED = 7
 _PER_CLASS = 3
-_TINY_S = 1e-6  # times are written with two decimals; what rounding adds is no segment
+_TINY_S = 1e-6  # tolerance for rounding: times are written with two decimals
 
 
 class SoundEvents(TextMetric):
@@ -60,7 +60,7 @@ class SoundEvents(TextMetric):
         samples = score_of("segment_f1", counts)
         return {
             **{name: float(score_of(name, total)[0]) for name in ("segment_f1", "event_f1", "psds")},
-            # A clip without events, and none in the answer, is as good as can be.
+            # A clip without events scores 1 if the answer lists none.
             "per_sample": np.where(counts[:, :3].sum(axis=1) > 0, np.nan_to_num(samples), 1.0).tolist(),
             "counts": counts.tolist(),
             "backend": (
@@ -93,7 +93,10 @@ def score_of(name: str, sums: np.ndarray) -> np.ndarray:
 
 
 def _psds(hits: np.ndarray, events: np.ndarray, alarms: np.ndarray, hours: float) -> float:
-    """Area under mean minus deviation of the classes' hit rates, each counted from its rate of false alarms on."""
+    """Area under the curve of hit rate over false alarms per hour, up to the limit; mean minus deviation over classes.
+
+    A class has its hit rate from its own rate of false alarms on, and 0 below it.
+    """
     asked = events > 0
     if not asked.any():
         return math.nan

@@ -4,7 +4,7 @@ from eval.metrics._edits import ErrorRate
 
 
 class WordErrorRate(ErrorRate):
-    """Substituted, deleted and inserted words per word that was said, over the whole corpus."""
+    """Substituted, deleted and inserted words per word of the reference, over the whole corpus."""
 
     citation = "Levenshtein 1966; computed by jiwer."
     name_ = "wer"

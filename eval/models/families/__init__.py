@@ -1,7 +1,7 @@
 """Families of `transformers` audio-text models that differ from the rest: one file each, named as their `model_type`.
 
-A file assigns `FAMILY`, here or in a plug-in folder. Models without one are asked through the chat template of their
-processor.
+A file assigns `FAMILY`, here or in a plug-in folder. Models without a file are prompted through the chat template of
+their processor.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def chat_inputs(processor: Any, prompts: Sequence[Prompt]) -> Any:
 
 @dataclass(frozen=True)
 class Family:
-    """How models of one `model_type` are asked, where they differ from the others.
+    """Prompts and options of the models of one `model_type`, where they differ from the others.
 
     Attributes:
         inputs: Makes the model inputs of a batch of prompts; see `chat_inputs`.
         generate: Further arguments of the model's `generate`, for example to switch its speech off.
         equal_lengths: Whether only recordings of one length share a batch, because padding would change answers.
         cannot_rank: Why choices cannot be ranked by likelihood; empty if they can.
-        architecture: The class of `transformers` that is asked, where it is a part of the published model.
+        architecture: The class of `transformers` to load, where it is a part of the published model.
     """
 
     inputs: Callable[[Any, Sequence[Prompt]], Any] = chat_inputs

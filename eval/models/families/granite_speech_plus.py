@@ -1,4 +1,4 @@
-"""Granite Speech Plus: asked as Granite Speech."""
+"""Granite Speech Plus: prompted as Granite Speech."""
 
 from eval.models.families.granite_speech import FAMILY as GRANITE_SPEECH
 

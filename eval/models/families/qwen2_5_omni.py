@@ -1,4 +1,4 @@
-"""Qwen2.5-Omni: its thinker alone is asked, which answers in text; the talker and its vocoder are not loaded."""
+"""Qwen2.5-Omni: only its thinker is loaded, which answers in text; the talker and its vocoder are not."""
 
 from eval.models.families import Family
 

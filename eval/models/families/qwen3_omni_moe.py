@@ -1,4 +1,4 @@
-"""Qwen3-Omni: its thinker alone is asked, which answers in text; the talker and its vocoder are not loaded.
+"""Qwen3-Omni: only its thinker is loaded, which answers in text; the talker and its vocoder are not.
 
 Its encoder reads the padding of shorter recordings too, so only recordings of one length share a batch.
 """

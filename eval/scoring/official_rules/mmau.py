@@ -12,7 +12,7 @@ def mmau_match(prediction: str, answer: str, choices: Sequence[str]) -> bool:
     r"""The rule of MMAU's `evaluation.py`.
 
     Returns:
-        Whether all words (`\w+`, lower case) of the answer are said, and none that the answer lacks and another
+        Whether the prediction has all words (`\w+`, lower case) of the right choice, and no word that only another
         choice has.
     """
     said, wanted = _words(prediction), _words(answer)

@@ -1,4 +1,4 @@
-"""What every contrastive loss is built from and must offer.
+"""The base class of contrastive losses, and helpers for them.
 
 Axis letters: B clips of this process, A clips of all processes, D width.
 """

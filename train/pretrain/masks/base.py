@@ -1,4 +1,4 @@
-"""Which tokens of a view stay visible, and what every mask layout must offer.
+"""Sampling of the visible tokens of a view, and the contract of mask layouts.
 
 AudioMosaic contrasts a view that hides whole stretches of time with one that hides whole frequency bands. Tokens are
 time-major, n = t * n_freq + f. Axis letters: B batch, K visible tokens.
@@ -46,7 +46,7 @@ def sample_visible_tokens(
     Args:
         layout: The layout, for example `MASK_LAYOUTS.get("time_frequency")`.
         grid: (n_time, n_freq).
-        ratio: Share hidden, in [0, 1); the number of visible things is rounded down, but never to zero.
+        ratio: Share hidden, in [0, 1); the number of visible columns or bands is rounded down, but never to zero.
         branch: `time` (view 0) or `freq` (view 1).
         noise: Source of randomness: `clip_noise` in pretraining, or `generator_noise`.
 
@@ -102,7 +102,7 @@ def visible_bands(noise: Noise, grid: tuple[int, int], ratio: float) -> Tensor:
 
 
 def n_visible(total: int, ratio: float) -> int:
-    """How many of `total` things stay visible: int(total * (1 - ratio)) as in the official code, and at least one."""
+    """How many of `total` stay visible: int(total * (1 - ratio)) as in the official code, and at least one."""
     # The small constant keeps 20 * (1 - 0.9) from becoming 1 through rounding error.
     return max(1, int(total * (1.0 - ratio) + 1e-9))
 

@@ -1,4 +1,4 @@
-"""Any tokens, in both branches alike."""
+"""Both branches hide tokens at random positions."""
 
 from __future__ import annotations
 
