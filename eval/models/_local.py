@@ -13,16 +13,10 @@ from eval.models.base import Answerer
 NOT_DECODING = frozenset(
     [
         *("bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "max_length", "use_cache"),
-        *(
-            "output_attentions",
-            "output_hidden_states",
-            "output_logits",
-            "output_scores",
-            "return_dict_in_generate",
-        ),
+        *("output_attentions", "output_hidden_states", "output_logits", "output_scores"),
+        "return_dict_in_generate",
     ]
 )
-"""Settings of a generation config that change no answer."""
 
 
 class LocalModel(Answerer):
