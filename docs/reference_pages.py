@@ -7,7 +7,7 @@ import dataclasses
 import html
 import inspect
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from alm.cli import build_parser
 from alm.commands.listing import KINDS
 from alm.common.plugins import Registry
-from alm.common.text import markdown_cell, markdown_table
+from alm.common.text import one_line
 from alm.configs.keys import REQUIRED, ConfigKey, section_keys, summary
 from alm.configs.shipped import shipped_configs, summary_of
 from train.config_kinds import KINDS as CONFIG_KINDS
@@ -113,7 +113,7 @@ def config_page() -> str:
             lines += [
                 f"### {key}: {name}",
                 "",
-                *(markdown_table(_HEAD, rows) if rows else ["It has none."]),
+                *(_table(_HEAD, rows) if rows else ["It has none."]),
                 "",
             ]
     return "\n".join(lines) + "\n"
@@ -135,13 +135,13 @@ def _beside(title: str) -> list[str]:
     else:
         return []
     rows = [(f"`{key}`", value["description"]) for key, value in keys.items()]
-    return [*markdown_table(("key beside these", "meaning"), rows), ""]
+    return [*_table(("key beside these", "meaning"), rows), ""]
 
 
 def _section(cls: type[Any], prefix: str, staged: bool) -> Iterator[str]:
     keys = section_keys(cls, prefix)
     head = (*_HEAD[:4], "stages", _HEAD[4]) if staged else _HEAD
-    yield from markdown_table(head, [_row(key, staged) for key in keys])
+    yield from _table(head, [_row(key, staged) for key in keys])
     yield ""
     for key in keys:
         if key.section is not None:
@@ -166,7 +166,23 @@ def _row(key: ConfigKey, staged: bool) -> tuple[str, ...]:
 
         taken = stages_of_key(key.name)
         stages = ("all" if len(taken) == len(training_stages()) else ", ".join(taken),)
-    return (f"`{key.name}`", key.type, default, key.allowed, *stages, html.escape(key.text, quote=False))
+    return (f"`{key.name}`", key.type, default, key.allowed, *stages, key.text)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table; `alm.common.text.markdown_table` is for text of strangers and escapes code, too."""
+    cells = [list(head), ["---"] * len(head), *([_cell(text) for text in row] for row in rows)]
+    return [f"| {' | '.join(row)} |" for row in cells]
+
+
+def _cell(text: str) -> str:
+    return _escaped(one_line(text)).replace("|", "\\|")
+
+
+def _escaped(text: str) -> str:
+    """Text with code between backticks: `<` is escaped outside of code, where Markdown does not do it."""
+    parts = (part if n % 2 else html.escape(part, quote=False) for n, part in enumerate(text.split("`")))
+    return "`".join(parts)
 
 
 def _code(value: Any) -> str:
@@ -197,7 +213,7 @@ def _command(title: str, parser: argparse.ArgumentParser, level: int) -> Iterato
     parser.formatter_class = _formatter
     yield f"{'#' * level} {title}"
     yield ""
-    yield html.escape(parser.description or "", quote=False)
+    yield _escaped(parser.description or "")
     yield ""
     yield from ("```text", parser.format_usage().removeprefix("usage: ").rstrip(), "```", "")
     yield from _options(parser)
@@ -220,8 +236,8 @@ def _options(parser: argparse.ArgumentParser) -> list[str]:
         metavar = action.metavar or ("" if action.nargs == 0 else action.dest.upper())
         shown = ", ".join(f"`{flag}{f' {metavar}' if metavar else ''}`" for flag in action.option_strings)
         text = (action.help or "").replace("%%", "%")
-        rows.append((shown or f"`{metavar}`", markdown_cell(text)))
-    return markdown_table(("option", "meaning"), rows) if rows else []
+        rows.append((shown or f"`{metavar}`", text))
+    return _table(("option", "meaning"), rows) if rows else []
 
 
 def component_page() -> str:
@@ -236,9 +252,9 @@ def component_page() -> str:
     for kind, where in KINDS.items():
         module, _, name = where.partition(":")
         registry = getattr(import_module(module), name)
-        rows = [(f"`{one}`", markdown_cell(_first_line(registry, one))) for one in registry.shipped()]
+        rows = [(f"`{one}`", _first_line(registry, one)) for one in registry.shipped()]
         lines += [f"## {kind}", "", f"`alm list {kind}`; folder `{registry.package.replace('.', '/')}/`, assigns "
-                  f"`{registry.attribute}`.", "", *markdown_table(("name", "what"), rows), ""]  # fmt: skip
+                  f"`{registry.attribute}`.", "", *_table(("name", "what"), rows), ""]  # fmt: skip
         if kind in ("benchmarks", "corpora"):
             lines += _layouts(registry)
     return "\n".join(lines) + "\n"
@@ -247,9 +263,7 @@ def component_page() -> str:
 def _first_line(registry: Any, name: str) -> str:
     registry.get(name)
     module = import_module(f"{registry.package}.{name}")
-    return html.escape(
-        inspect.cleandoc(module.__doc__ or "").partition("\n\n")[0].replace("\n", " "), quote=False
-    )
+    return inspect.cleandoc(module.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
 
 
 def _layouts(registry: Any) -> Iterator[str]:
@@ -260,10 +274,7 @@ def _layouts(registry: Any) -> Iterator[str]:
             "\n\n"
         )
         if more:
-            lines = (
-                line if line.startswith("    ") else html.escape(line, quote=False)
-                for line in more.splitlines()
-            )
+            lines = (line if line.startswith("    ") else _escaped(line) for line in more.splitlines())
             yield from (f"### {one} {{ #{registry.kind}-{one} }}", "", *lines, "")
 
 
@@ -276,7 +287,7 @@ def encoder_table() -> str:
     ]  # "-": controls, and those
     # that put others together
     return "\n".join(
-        markdown_table(
+        _table(
             ("encoder", "width", "tokens/s", "Hz", "window, s", "clip features", "licence of the weights"),
             [(f"`{name}`", *_encoder_row(encoder_class(name))) for name in names],
         )
@@ -298,7 +309,7 @@ def _encoder_row(found: Any) -> tuple[str, ...]:
 
 def shipped_page() -> str:
     """Every shipped config."""
-    rows = [(f"`{name}`", markdown_cell(summary_of(path))) for name, path in shipped_configs().items()]
+    rows = [(f"`{name}`", summary_of(path)) for name, path in shipped_configs().items()]
     head = "# Shipped configs\n\n`alm config list`; the name works wherever the package is installed. "
     head += "`alm config show NAME --raw` prints the file, to copy it.\n\n"
-    return head + "\n".join(markdown_table(("name", "what"), rows)) + "\n"
+    return head + "\n".join(_table(("name", "what"), rows)) + "\n"
