@@ -51,9 +51,21 @@ def test_the_declared_rate_is_what_a_minute_gives(name, frame_rate_hz):
     assert config.n_tokens_for(0) == 0
 
 
-@pytest.mark.parametrize("name", list_projectors())
-def test_lengths_are_the_declared_ones(name):
-    projector = make(name)
+# What pads, orders or counts tokens in another way than the defaults.
+VARIANTS = [
+    ("conv1d", {"stride": 2, "kernel": 6}), ("ltu", {"variant": "official"}), ("mlp", {"stack": 3, "context": True}),
+    ("ultravox", {"stack": 2, "ln_mid": False}), ("window_qformer", {"n_queries": 3, "window_s": 0.32}),
+]  # fmt: skip
+EVERY = pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in list_projectors()), *VARIANTS],
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())),
+)
+
+
+@EVERY
+def test_lengths_are_the_declared_ones(name, options):
+    projector = make(name, **options)
     tokens, mask = batch([7, 5, 1])
     out, valid = projector(tokens, mask, (N_TIME, N_FREQ))
     assert out.shape[-1] == LLM_DIM and valid.shape == out.shape[:2] and valid.dtype == torch.bool
@@ -61,9 +73,9 @@ def test_lengths_are_the_declared_ones(name):
     assert (valid.int().diff(dim=1) <= 0).all()  # the valid ones come first
 
 
-@pytest.mark.parametrize("name", list_projectors())
-def test_padding_and_batch_do_not_change_a_clip(name):
-    projector = make(name)
+@EVERY
+def test_padding_and_batch_do_not_change_a_clip(name, options):
+    projector = make(name, **options)
     tokens, mask = batch([7, 5, 2])
     out, valid = projector(tokens, mask, (N_TIME, N_FREQ))
     for row, steps in enumerate((7, 5, 2)):
@@ -75,9 +87,9 @@ def test_padding_and_batch_do_not_change_a_clip(name):
     torch.testing.assert_close(projector(noisy, mask, (N_TIME, N_FREQ))[0][valid], out[valid])
 
 
-@pytest.mark.parametrize("name", list_projectors())
-def test_order_in_time_reaches_the_output(name):
-    projector = make(name)
+@EVERY
+def test_order_in_time_reaches_the_output(name, options):
+    projector = make(name, **options)
     with torch.no_grad():  # fresh attention is nearly uniform and so nearly blind to order: sharpen it
         for parameter in projector.parameters():
             parameter.mul_(5.0)
