@@ -260,6 +260,30 @@ def test_a_missing_ranking_puts_its_choices_last():
         assert whole.gap(part, 0).value == pytest.approx(1.0 - np.mean(wanted)) == -part.gap(whole, 0).value
 
 
+def test_every_label_of_a_clip_counts_in_the_mean_average_precision():
+    """Against scikit-learn; AudioSet and FSD50K have clips with several labels."""
+    from sklearn.metrics import average_precision_score
+
+    from eval.scoring.answer_scores import score_answers
+
+    names = ("bell", "dog", "rain")
+    labels = [("bell",), ("dog", "bell"), ("rain",), ("rain", "dog"), ("bell", "dog", "rain"), ("dog",)]
+    records = [
+        Record(str(i), (), ({"role": "user", "content": "what"},), "qa", "what", own[0], choices=names,
+               clip=str(i), meta={"answers": list(own)})
+        for i, own in enumerate(labels)
+    ]  # fmt: skip
+    values = np.random.default_rng(0).standard_normal((6, 3))
+    found = (
+        score_answers(records, ["bell"] * 6, {}, rankings=values.tolist())["ranking/map"].interval(0).value
+    )
+    wanted = [
+        average_precision_score([name in own for own in labels], values[:, column])
+        for column, name in enumerate(names)
+    ]
+    assert found == pytest.approx(np.mean(wanted))
+
+
 OWN_RULE = """
 from alm.data.manifest import read_manifest
 from eval.benchmarks import Benchmark

@@ -139,6 +139,11 @@ def test_refusals_give_nothing(refusal):
         ("It doesn't sound like rain.", ["rain", "wind"], None),
         ("the sound is rain, not wind", ["wind", "rain"], 1),
         ("The answer is B. Wait, no. The answer is A.", ["rain", "wind"], 0),
+        # What stands before "but" is taken back, also the choice right before it.
+        ("rain, but wind", ["rain", "wind", "thunder"], 1),
+        ("First rain, then rain, but wind", ["rain", "wind", "thunder"], 1),
+        ("Thunder and rain, but finally wind at last here", ["rain", "wind", "thunder"], 1),
+        ("Rain is there at the start; still, what dominates is wind", ["rain", "wind", "thunder"], 1),
         ("Option E is right", ["rain", "wind"], None),
         ("fourteen", ["4", "14"], 1),
         ("I hear 14 beeps", ["four", "fourteen"], 1),

@@ -89,6 +89,20 @@ def test_an_event_counts_within_its_collar():
     assert event_f1("cat: 2.00 - 4.00") == 0
 
 
+@pytest.mark.parametrize(
+    ("said", "wanted", "f1"),
+    [
+        ("dog: 2.00 - 3.00; dog: 2.10 - 3.10", "dog: 2.05 - 3.05", 2 / 3),  # an event is found once
+        ("dog: 2.05 - 3.05", "dog: 2.00 - 3.00; dog: 2.10 - 3.10", 2 / 3),
+        # the first fits both, the second only one of them: both are found
+        ("dog: 2.10 - 3.10; dog: 2.30 - 3.30", "dog: 2.15 - 3.15; dog: 1.95 - 2.95", 1.0),
+    ],
+)
+def test_events_are_paired_one_to_one_and_as_many_as_can_be(said, wanted, f1):
+    found = load_metric("sound_events").compute(predictions=[said], references=[wanted])
+    assert found["event_f1"] == pytest.approx(f1)
+
+
 def test_psds_is_that_of_psds_eval(monkeypatch):
     psds_eval = pytest.importorskip("psds_eval", reason="psds_eval is not installed")
     import pandas
