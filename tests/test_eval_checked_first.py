@@ -430,11 +430,16 @@ def test_answers_of_earlier_runs_are_reused_where_decoding_was_neutral(tmp_path)
         ({"suppress_tokens": [7]}, {}),
         ({}, {"repetition_penalty": 1.1}),
         ({}, {"num_beams": 2}),
+        ({}, {"suppress_tokens": [7]}),
         ({}, {"eos_token_id": 9}),
         ({}, {"do_sample": True}),
     ]
     for number, (own, options) in enumerate(others):
         assert keys_with(records, tmp_path / f"o{number}", own, options) != [key], (own, options)
+    two_beams = {"num_beams": 2}
+    assert keys_with(records, tmp_path / "two", {}, two_beams) != keys_with(
+        records, tmp_path / "short", {}, {**two_beams, "length_penalty": 0.5}
+    )
 
 
 def test_decoding_settings_are_not_in_the_keys_of_ranked_answers(tmp_path):

@@ -206,6 +206,20 @@ def test_questions_that_are_refused_do_not_stop_the_others(server, manifest, tmp
     assert said(tmp_path) == ALL and set(server.answered.values()) == {1}
 
 
+def test_three_failures_end_a_run_only_in_a_row(server, manifest, tmp_path):
+    apart, together = ("2", "5", "9"), ("6", "7", "8")
+    for number in apart:
+        server.faults[f"question {number}"] = [status(400, "the audio is too long")]
+    scores = ask(server, manifest, tmp_path / "apart", requests=1, failures="wrong")
+    assert scores["arms"]["none"]["n_missing"] == 3
+    assert said(tmp_path / "apart") == {key: value for key, value in ALL.items() if key not in apart}
+    for number in together:
+        server.faults[f"question {number}"] = [status(400, "the audio is too long")]
+    with pytest.raises(EvaluationError, match=r"question 6: HTTP 400: the audio is too long"):
+        ask(server, manifest, tmp_path / "row", requests=1, failures="wrong")
+    assert set(said(tmp_path / "row")) == {str(number) for number in range(9, N)}
+
+
 def test_an_endpoint_that_is_down_stops_the_run(manifest, tmp_path):
     with ChatServer() as server:
         pass

@@ -420,3 +420,9 @@ def test_a_prompt_beyond_the_context_of_a_foreign_model_is_named(foreign, clips,
         EvaluationError, match=r"^q7: \d{4,} tokens and an answer of up to 4 .* context of 2048 tokens"
     ):
         list(model.generate([short, long], 2))
+    n_prompt = int(model._of_processor([short])["attention_mask"].sum())
+    model._context = n_prompt + 4
+    assert len(list(model.generate([short], 1))) == 1
+    model._context -= 1  # the prompt fits, its answer does not
+    with pytest.raises(EvaluationError, match=rf"{n_prompt} tokens and an answer of up to 4 are more"):
+        list(model.generate([short], 1))
