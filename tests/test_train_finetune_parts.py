@@ -1,5 +1,6 @@
 """Fine-tuning piece by piece: seeds, class weights, warm-up, crops, draws and heads, by hand."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from alm.common.settings import parse_settings
 from encoders import AudioMosaicEncoder, load_encoder
+from eval.scoring.stats import mean_interval
 from train.finetune import stage
 from train.finetune.augment import _noisy
 from train.finetune.datasets import LabelledClip, LabelledData
@@ -162,6 +164,19 @@ def test_absent_classes_are_counted_and_the_last_class_is_detected_where_none_is
     assert report(data, [clip(str(i)) for i in range(4)], targets, targets)["n_absent_classes"] == 1
     assert _detected(data) == slice(2, 3)
     assert _detected(LabelledData(("a", "b"), (), positive="a")) == slice(0, 1)
+
+
+def test_intervals_resample_recordings_not_the_clips_cut_from_them():
+    """Twelve clips of four recordings, each all right or all wrong: as uncertain as four answers."""
+    clips = [dataclasses.replace(clip(str(i)), group=f"recording {i // 3}") for i in range(12)]
+    targets = np.tile(np.eye(2), (6, 1))
+    right = np.repeat([True, False, True, True], 3)
+    probabilities = np.where(right[:, None], targets, 1 - targets)
+    found = report(LabelledData(("a", "b"), ()), clips, probabilities, targets)
+    for metric in ("accuracy", "mean_average_precision"):
+        assert (found[metric]["n"], found[metric]["n_clips"]) == (12, 4)
+    four = mean_interval([1.0, 0.0, 1.0, 1.0], range(4), proportion=True)
+    assert (found["accuracy"]["low"], found["accuracy"]["high"]) == pytest.approx((four.low, four.high))
 
 
 def test_the_last_epoch_is_scored_also_where_it_is_a_part(tmp_path):
