@@ -252,7 +252,7 @@ def test_only_requests_with_the_same_settings_share_a_batch(parts):
     """And one without a length may fill the rest of the context."""
     asked = [
         {}, {"temperature": 1.0}, {}, {"temperature": 1.0, "top_p": 0.5}, {"temperature": 1.0}, {},
-        {"temperature": 1.0, "seed": 3}, {"temperature": 1.0, "seed": 3},
+        {"temperature": 1.0}, {"temperature": 1.0, "seed": 3}, {"temperature": 1.0, "seed": 3},
     ]  # fmt: skip
     waiting = LocalEngine(*parts, batch_size=2, max_new_tokens=1 << 20)
     said = [{"role": "user", "content": "What?"}]
@@ -263,7 +263,7 @@ def test_only_requests_with_the_same_settings_share_a_batch(parts):
     batches = []
     while batch := waiting._next_batch():
         batches.append([jobs.index(job) for job in batch])
-    assert batches == [[0, 2], [1, 4], [3], [5], [6], [7]]
+    assert batches == [[0, 2], [1, 4], [3], [5], [6], [7], [8]]  # one with a seed draws alone
 
 
 VLLM = """

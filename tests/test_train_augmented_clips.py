@@ -265,6 +265,8 @@ def test_cached_versions_are_those_that_are_heard_live(data, parts, tmp_path):
     assert len(heard) == len(set(heard)) == 14  # 7 steps of two passes, 4 passes an epoch
     one_epoch = dataclasses.replace(run, optim=dataclasses.replace(run.optim, steps=2))
     assert len(training_clips_of(one_epoch, records, augmenter)) == 7
+    halved = dataclasses.replace(run, optim=dataclasses.replace(run.optim, steps=3, accumulation=2))
+    assert len(training_clips_of(halved, records, augmenter)) == 14  # the third step is of the second epoch
     features = ClipFeatures(model.encoder, heard, 1.0, torch.device("cpu"), tmp_path / "kept")
     assert missing_clips(model.encoder, heard, tmp_path / "kept") == []
     other_seed = dataclasses.replace(augmenter, seed=9)
