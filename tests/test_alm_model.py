@@ -12,7 +12,7 @@ import pytest
 import torch
 from calls import model_inputs
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, EsmTokenizer
 
 import alm
 import encoders.checkpoint
@@ -23,7 +23,7 @@ from alm.export import export_model
 from alm.generation import generate_answers
 from alm.model import AudioLanguageModel
 from alm.policy import LoraOptions, Policy
-from alm.processor import build_processor
+from alm.processor import AudioLanguageProcessor, build_processor
 from encoders import encoder_class
 from eval.models.likelihood import rank_choices
 from projectors import list_projectors
@@ -566,6 +566,20 @@ def test_a_changed_tokenizer_file_is_refused_until_its_entry_is_removed(make, tm
     del values["files"]  # as earlier versions saved it
     path.write_text(json.dumps(values))
     load_processor(folder)
+
+
+def test_a_changed_vocabulary_of_a_tokenizer_in_python_is_refused(make, tmp_path):
+    """It has no tokenizer.json: its words are in a file whose name is its own."""
+    words = ["<cls>", "<pad>", "<eos>", "<unk>", "<mask>", "What", "is", "this?"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    tokenizer = EsmTokenizer(str(tmp_path / "vocab.txt"))
+    folder = tmp_path / "p"
+    AudioLanguageProcessor(make()[1].feature_extractor, tokenizer, "plain").save_pretrained(folder)
+    assert not (folder / "tokenizer.json").exists()
+    AudioLanguageProcessor.from_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join([*words[:5], *reversed(words[5:])]))
+    with pytest.raises(CheckpointError, match=r"vocab\.txt has .* since the processor was saved"):
+        AudioLanguageProcessor.from_pretrained(folder)
 
 
 def test_a_tokenizer_without_one_of_its_tokens_is_refused_also_without_hashes(make, tmp_path):
