@@ -112,6 +112,20 @@ def test_ranking_equals_the_likelihood_of_one_choice_at_a_time(foreign, clips):
             expected.append(total)
         assert found[index].ranking == pytest.approx(expected, abs=1e-3)
         assert found[index].text == prompt.choices[int(np.argmax(expected))]
+    choices = prompts[0].choices
+    ((_, neutral),) = model.rank(
+        [Prompt([{"role": "user", "content": "Answer:"}], choices=choices)], 1, "sum"
+    )
+    encode = model._processor.tokenizer.encode
+    n_tokens = [len(encode(text, add_special_tokens=False)) + 1 for text in choices]  # and the turn's end
+    for normalise, change in (
+        ("length", lambda sums: np.divide(sums, n_tokens)),
+        ("corrected", lambda sums: np.subtract(sums, neutral.ranking)),
+    ):
+        for index, answer in model.rank(prompts, 3, normalise):
+            expected = change(found[index].ranking)
+            assert answer.ranking == pytest.approx(expected, abs=1e-3)
+            assert answer.text == choices[int(np.argmax(expected))]
 
 
 def test_a_family_adds_arguments_of_generate(foreign, clips):
