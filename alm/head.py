@@ -35,8 +35,8 @@ def causal_lm_loss(
     Args:
         llm: Any causal LLM of `transformers`.
         labels: (B, L) long, -100 where nothing is supervised; position n is predicted from what is before it.
-        chunk: Supervised positions whose logits are computed at once; further chunks are computed anew in the
-            backward pass. 0 keeps all at once.
+        chunk: Supervised positions whose logits are computed at once; with several chunks they are recomputed in the
+            backward pass. 0 computes all at once.
         num_items_in_batch: Divides the summed loss in place of the number of labels here; the Trainer gives it so
             that every token weighs the same over accumulated batches and processes.
         **inputs: Of the LLM: `inputs_embeds` or `input_ids`, `attention_mask`, ...

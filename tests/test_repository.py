@@ -15,7 +15,8 @@ COMPONENT_FOLDERS = {"alm/data/corpora", "encoders/zoo", "eval/benchmarks", "alm
 # Riddles that were rewritten in plain English; each has one reading only, so it needs no context.
 WORDS = (
     "step_print", "keep_of", "put aside", "gone through", "never heard", "cannot be had", "asked to leave",
-    "the user's to fix", "looks at none", "looks in a row", "mend it",
+    "the user's to fix", "looks at none", "looks in a row", "mend it", "without a word", "passed over",
+    "taken for what", "hands on", "can be asked", "knows no",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The kinds of configs: which command runs one, how it is checked, what it holds when every default is filled in."""
+"""The kinds of configs: the command that runs each, its checks, its values with all defaults, its JSON schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`alm chat`: a page in which to talk with a model."""
+"""`alm chat`: a chat page for a model in the browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`alm data`: make data sets."""
+"""`alm data`: make and check data sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of an ablation, from what is on disk alone: Markdown, HTML, CSV and pictures."""
+"""The report of an ablation, made from its stored results alone: Markdown, HTML, CSV and pictures."""
 
 from __future__ import annotations
 

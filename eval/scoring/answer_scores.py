@@ -26,7 +26,7 @@ BALANCED = "balanced"
 ALWAYS = ("qa", "map", BALANCED)
 """Names of scores that come from right and wrong or from rankings, not from a metric of texts."""
 
-# mAP has to rank anew for every resample.
+# mAP is computed from a ranking of every resample.
 _MAP_RESAMPLES = 500
 
 

@@ -135,7 +135,7 @@ class CheckpointTrainer(Trainer):
         """Do nothing: `_prepare_for_training` restores weights, optimiser and schedule at once."""
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Do nothing: generators are seeded anew at every step."""
+        """Do nothing: generators are seeded at every step."""
 
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any

@@ -3,7 +3,7 @@
 `checkpoint-N/` holds the trainable weights (and buffers), the optimiser, the schedule and the trainer's counters;
 `complete.json` lists every file with size and hash. A checkpoint is written into a hidden folder, flushed to the disk,
 and renamed. It holds no state of random generators: `train.engine.trainer.StageTrainer.training_step` seeds them
-anew at every step from (seed, step, process).
+at every step from (seed, step, process).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""FSDP2 of the Trainer and accelerate: its options, the blocks that it shards, and whole tensors of sharded ones.
+"""FSDP2 of the Trainer and accelerate: its options, the blocks that it shards, and gathering of sharded tensors.
 
-Checkpoints hold whole tensors, in the form that they have without FSDP.
+Checkpoints hold gathered tensors, as without FSDP.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A graph-attention head over an encoder's time-frequency grid, as in AASIST (Jung et al., ICASSP 2022), written anew.
+"""A graph-attention head over an encoder's time-frequency grid, as in AASIST (Jung et al., ICASSP 2022); our own code.
 
 Time steps and frequency rows are the nodes of two graphs. Each graph attends within itself; then both attend to each
 other, and a "stack node" attends to all nodes. Two branches do this; the result is their elementwise maximum. Two

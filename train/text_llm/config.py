@@ -1,4 +1,4 @@
-"""What the small LLM is and how it is trained; apart from the training, so that reading a config imports no trainer."""
+"""The config of the small LLM, in a module of its own so that reading a config does not import the trainer."""
 
 from dataclasses import dataclass
 
