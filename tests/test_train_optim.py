@@ -227,7 +227,7 @@ def test_epochs_are_what_a_run_makes(data, parts, tmp_path):
         ({"optim": {"components": {"projecter": {}}}}, "did you mean 'optim.components.projector'"),
         ({"optim": {"components": {"projector": {"lrr": 1}}}}, "did you mean 'optim.components.projector.lr'"),
         ({"optim": {"components": {"projector": {"lr": 0.0}}}}, "optim.components: got lr=0"),
-        ({"optim": {"components": {"llm": {"lr": 1e-3}}}}, "components.llm: policy.llm is lora, so it is not trainable"),
+        ({"optim": {"components": {"llm": {"lr": 1e-3}}}}, "llm: policy.llm is lora, so it is not trainable"),
         ({"optim": {"layer_decay": 0.5}}, "optim.layer_decay: is for a trained encoder; policy.encoder is lora"),
         ({"optim": {"epochs": 2.0, "steps": 5}}, "got steps=5 and epochs=2.0; give one of them"),
         ({"optim": {"warmup_ratio": 0.1}}, "got warmup_steps=1 and warmup_ratio=0.1; give one of them"),
