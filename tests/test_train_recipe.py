@@ -14,6 +14,7 @@ from survival import FORK, die_at
 
 from alm.cli import main
 from alm.common.errors import ConfigError
+from eval.scoring.predictions import read_predictions
 from train.pipeline.recipe import load_recipe, run_recipe
 from train.pipeline.recipe_plan import plan_recipe
 
@@ -81,6 +82,12 @@ def test_a_chain_runs_is_skipped_when_finished_and_repeated_from_what_changed(tm
     assert [name for name in ("scenes", "llm", "some", "first", "second") if f"{name}: already done" in said] == [
         "scenes", "llm", "some",
     ]  # fmt: skip
+    lines = read_predictions(out / "second-scores" / "predictions.jsonl")
+    asked = {(line["id"], line["control"]) for line in lines}
+    assert (
+        len({line["model"] for line in lines}) == 2
+    )  # no answer of the model before is taken for the new one's
+    assert len(lines) == 2 * len(asked)
 
 
 def test_what_is_wrong_with_any_stage_is_said_before_the_first_runs(tmp_path):
