@@ -121,7 +121,8 @@ def measure(figure: Figure, work: Path) -> str:
     words = [sys.executable, *words[1:]] if words[0] == "python" else [sys.executable, "-m", *words]
     started = time.monotonic()
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode not in (0, 1):  # 1: a bench that misses a bound says so, and its figures count
+    # 1: a bench that misses a bound says so, and its figures count; but Python ends with 1 on any error, too.
+    if done.returncode not in (0, 1) or (done.returncode and "Traceback (most recent" in done.stderr):
         last = "".join(done.stderr.strip().splitlines()[-1:])
         raise UserError(f"{figure.command}: exit code {done.returncode}: {last}")
     shown = figure.command.replace("{work}/", "")

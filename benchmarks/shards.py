@@ -43,7 +43,9 @@ def private_mb():
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
 
 class Clips(Dataset):
-    def __init__(self, records): self.inner = ConversationDataset(records)
+    def __init__(self, records):
+        self.inner = ConversationDataset(records)
+        self.order = self.inner.order
     def __len__(self): return len(self.inner)
     def __getitem__(self, i):
         item = self.inner[i]
@@ -55,7 +57,8 @@ loader = DataLoader(data, batch_sampler=EpochBatches(data, 64, seed=0), num_work
 batches = iter(loader)
 next(batches)
 out = {"start_s": time.perf_counter() - started}
-held = max(max(next(batches)[1].tolist()) for _ in range(workers * 2000 // 64))
+more = min(workers * 2000 // 64, len(loader) - 1)
+held = max((max(next(batches)[1].tolist()) for _ in range(more)), default=0.0)
 out["worker_mb"] = held
 del batches
 seeks = []
@@ -122,7 +125,8 @@ def main() -> int:
         )
         command = [sys.executable, "-c", _LOADER, str(out), str(arguments.workers)]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-        figures = json.loads(subprocess.run(command, check=True, capture_output=True, env=environment).stdout)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
+    figures = json.loads(done.stdout)
     for name, value in figures.items():
         limit = LIMITS.get(name)
         verdict = "" if limit is None else f"   limit {limit:g}: {'ok' if value < limit else 'MISSED'}"

@@ -23,6 +23,7 @@ def test_a_figure_stands_beside_its_command_and_others_stay(tmp_path, monkeypatc
     kept, made = re.split(r"^## ", text, flags=re.M)[1:]
     assert kept.startswith("Ranking of choices\n\n- kept")
     assert "- `python benchmarks/shards.py --clips 20`, " in made and "wrote 20 records" in made
+    assert "seek_s" in made
     assert re.search(r"- Commit ([0-9a-f]{7}( with changes)?|unknown)", made)
     assert f"Date: {date.today().isoformat()}" in made and "- CPU: " in made
 
@@ -30,6 +31,10 @@ def test_a_figure_stands_beside_its_command_and_others_stay(tmp_path, monkeypatc
 def test_a_failed_command_writes_nothing(tmp_path):
     with pytest.raises(UserError, match=r"exit code 2: .*--nonsense"):
         measure(Figure("x", "python benchmarks/shards.py --nonsense"), tmp_path)
+    with pytest.raises(UserError, match=r"exit code 1: ZeroDivisionError"):
+        measure(Figure("x", "python -c 1/0"), tmp_path)
+    missed = measure(Figure("x", "python -c print('MISSED');exit(1)"), tmp_path)  # a bound, which is a result
+    assert "MISSED\n" in missed
 
 
 def test_the_quickstarts_scores_become_a_table(tmp_path):
