@@ -34,8 +34,9 @@ Times depend on the machine and on what else it does; scores of a seed are equal
 
 
 def _as_printed(printed: str, work: Path) -> str:
-    """What a bench printed."""
-    return "```text\n" + printed.strip("\n") + "\n```"
+    """What a bench printed, without the lines that deepspeed logs there."""
+    shown = re.sub(r"^\[20[^\n\]]*\] \[[A-Z]+\] [^\n]*\n", "", printed, flags=re.M)
+    return "```text\n" + shown.strip("\n") + "\n```"
 
 
 def _quickstart(printed: str, work: Path) -> str:

@@ -37,6 +37,14 @@ def test_a_failed_command_writes_nothing(tmp_path):
     assert "MISSED\n" in missed
 
 
+def test_log_lines_of_libraries_are_no_figures(tmp_path):
+    log = "[2026-11-30 21:11:17,067] [WARNING] [real_accelerator.py:213:get_accelerator] Setting to CPU.\n"
+    assert (
+        results._as_printed(f"{log}8 questions\n[0.1, 0.2]\n", tmp_path)
+        == "```text\n8 questions\n[0.1, 0.2]\n```"
+    )
+
+
 def test_the_quickstarts_scores_become_a_table(tmp_path):
     score = {"value": 0.5, "low": 0.25, "high": 0.75}
     arm = {"scores": {"qa/overall": score, "caption/cider_d": score}}
