@@ -1,4 +1,4 @@
-"""Registration with the Auto classes of `transformers`, and the stub by which saved directories load anywhere.
+"""Registration with the Auto classes of `transformers`, and the file through which they load a saved directory.
 
 This module is imported while the working directory is still on the import path. To import no file of that directory by
 mistake, it imports only modules that Python has loaded already.

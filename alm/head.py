@@ -30,7 +30,7 @@ def causal_lm_loss(
     num_items_in_batch: Tensor | int | None = None,
     **inputs: Any,
 ) -> CausalLMOutputWithPast:
-    """The LLM's own loss, without the logits that no label asks for.
+    """The LLM's own loss; logits are computed only at supervised positions.
 
     Args:
         llm: Any causal LLM of `transformers`.

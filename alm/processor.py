@@ -270,7 +270,7 @@ class AudioLanguageProcessor(ProcessorMixin):
 
         Args:
             conversation: As for `apply_chat_template`.
-            audio: As many objects as there are markers, and audio items without a clip of their own.
+            audio: One object per `<|audio|>` marker, and one per audio item without a clip of its own.
             chat_template: Another template than the processor's: Jinja text, or a name.
             add_generation_prompt: End with the header of an assistant turn.
             continue_final_message: End inside the last answer, which the model then continues.
@@ -419,8 +419,8 @@ class AudioLanguageProcessor(ProcessorMixin):
             load_audio_from_video: Refused: there is no video.
             processor_kwargs: Arguments of `__call__`, and those below.
             sanitize_control_tokens: Refused; check untrusted text before.
-            audio: Clips of contents that are strings with `<|audio|>` markers, and of audio items without a clip of
-                their own: a list, or per conversation a list.
+            audio: Clips for `<|audio|>` markers in string contents, and for audio items without a clip of their own:
+                one list, or one list per conversation.
             **kwargs: Variables of the template, and arguments of `__call__`. `supervise`: what `labels` cover:
                 `assistant` turns with their end-of-turn token, or `all` text. `encoded`: per conversation what
                 `encode_conversation` has returned for it with the same arguments, or None. `padding_side`: left by
@@ -797,7 +797,7 @@ def build_processor(tokenizer: Any, model: Any, chat_template: str | None = None
 
 
 def _per_row(audio: Any, n_rows: int, batched: bool) -> list[Sequence[Any]]:
-    """The clips given beside the conversations, per conversation."""
+    """The clips given beside the conversations: one list per conversation."""
     if audio is None:
         return [()] * n_rows
     if not batched:
@@ -811,7 +811,7 @@ def _per_row(audio: Any, n_rows: int, batched: bool) -> list[Sequence[Any]]:
 
 
 def _refuse_given(**values: Any) -> None:
-    """Refuse arguments about other modalities, or that this processor does not support, where they are set.
+    """Refuse arguments that are set but not supported by this processor, for example those of other modalities.
 
     Raises:
         UserError: Names the argument.

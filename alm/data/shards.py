@@ -7,9 +7,9 @@ A shard directory is written by `alm data shard` (`alm.data.shard_writer`)::
     records.npy        where each record lies
     clips.npy          where each clip lies, its length, its SHA-256
 
-A sample's JSON is `{"records": [...], "clips": [...]}`: all records about its files, in the manifest's form, and
-for each record the numbers of its clips (files, or segments of files) among the sample's clips. Records and clips
-are read at the offsets that the memory-mapped tables give; no tar is ever scanned.
+A sample's JSON is `{"records": [...], "clips": [...]}`. `records` are all records about its files, in the manifest's
+form. `clips` has one list per record: the numbers of the sample's clips (files, or segments of files) that the record
+uses. Records and clips are read at the offsets that the memory-mapped tables give; no tar is ever scanned.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fetching audio from `http(s)` and `data:` addresses that the user names.
 
-An address in a manifest is fetched only if its reader is allowed to do so.
+Manifests make no `http(s)` connections.
 """
 
 from __future__ import annotations

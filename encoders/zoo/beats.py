@@ -1,7 +1,7 @@
 """BEATs (Chen et al. 2023), from the official `BEATs_iter*.pt`.
 
 Key names, sizes and computation follow microsoft/unilm (beats/BEATs.py, beats/backbone.py). The numbers were compared
-with that code on random weights; see docs/encoders.md. It encodes clips whole, this encoder in windows of `n_frames`.
+with that code on random weights; see docs/encoders.md. That code encodes whole clips; this one, windows of `n_frames`.
 Axis letters: B batch, S samples, T time steps, F frequency steps, N tokens, H heads, D width, E patch width.
 """
 

@@ -1,7 +1,7 @@
 """Published scoring rules, reproduced with their faults, for comparison with the numbers in papers.
 
 Samples without a prediction are excluded from the denominator, as in the published scripts; `strict` counts them as
-wrong. Questions without choices, to which the rules do not apply, are in neither.
+wrong. Questions without choices are ignored, because the rules do not apply to them.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Protocols of datasets and models: the methods that the trainer calls, besides reading samples and the loss."""
+"""Protocols of datasets and models: what the trainer calls, besides `__getitem__` and `forward`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Quarantine: a bad sample is recorded with the reason and replaced by the next one; too many end the run.
 
-Of an item that consists of several samples (`data.share_clips`) the good ones remain. Which sample replaces a bad one
+If an item consists of several samples (`data.share_clips`), its good samples are kept. Which sample replaces a bad one
 depends on the data alone, so it is the same in every process, worker and resumed run.
 """
 

@@ -1,7 +1,9 @@
 """BatchNorm over the whole batch, however many processes hold it.
 
-The contrastive head's BatchNorm sees 512 clips per device in the published run; its statistics are those of all
-devices. PyTorch's SyncBatchNorm does the same on CUDA only. Axis letters: B clips of this process, D width.
+In the published run, each device has 512 clips, and the BatchNorm of the contrastive head computes its statistics over
+the clips of all devices. PyTorch's SyncBatchNorm does the same on CUDA only.
+
+Axis letters: B clips of this process, D width.
 """
 
 from __future__ import annotations

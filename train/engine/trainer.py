@@ -47,7 +47,7 @@ class _SkipStep(Exception):
 
 
 class _Hooks(TrainerCallback):
-    """Calls the trainer when training begins, and between an optimiser step and its log line and checkpoint."""
+    """Calls the trainer when training begins, and after each optimiser step, before the step is logged and saved."""
 
     def __init__(self, trainer: StageTrainer) -> None:
         self.trainer = trainer

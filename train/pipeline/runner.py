@@ -82,7 +82,7 @@ def run_step(
     outputs: Sequence[str] = (),
     resumes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Run `work` in `folder`, unless the finished result is there already.
+    """Run `work` in `folder`, unless the finished result is there already; `rundir.begin` keeps what a resume needs.
 
     Args:
         folder: Run directory; gets a completion marker when `work` has returned.
@@ -102,7 +102,7 @@ def run_step(
     key = step_fingerprint(settings, inputs)
 
     def prepare() -> bool:
-        """Whether the result is there already; otherwise make room for a new one."""
+        """Whether the result is there already; otherwise prepare the folder for a new or resumed run."""
         if is_finished(folder, key) and artifact.exists():
             if wrong := damage(folder):
                 raise UserError(

@@ -1,6 +1,7 @@
 """The configs of the stages that train a model; every field can be set in YAML or as `key.sub=value`.
 
-`TrainSettings` here, its sections for data, pretraining and fine-tuning beside it. Reads no files, loads no models.
+`TrainSettings` is defined here; the modules of this package hold its sections for data, optimiser, pretraining and
+fine-tuning. The package reads no files and loads no models.
 """
 
 from __future__ import annotations

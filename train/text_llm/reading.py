@@ -1,8 +1,8 @@
 """Reading exercises: scenes described in words, with questions and caption requests about each.
 
 One row holds one description and several independent exercises about it. By its attention mask, each exercise attends
-to the description and to itself alone, and its positions continue those of the description. So every exercise is
-computed exactly as the chat template would give it alone, while the description is computed once.
+to the description and to itself alone, and its positions continue those of the description. So every exercise gets
+exactly the result that it would get alone, rendered by the chat template, but the description is computed only once.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""BLEU-1..4 of captions, and the function of its counts that intervals are computed with."""
+"""BLEU-1..4 of captions; intervals are computed from its summed counts."""
 
 import numpy as np
 

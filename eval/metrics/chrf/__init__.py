@@ -1,4 +1,4 @@
-"""chrF of translations by sacrebleu, 0 to 100, and the function of its counts that intervals are computed with."""
+"""chrF of translations by sacrebleu, 0 to 100; intervals are computed from its summed counts."""
 
 import numpy as np
 

@@ -1,7 +1,7 @@
 """Voxtral: the prompt of its instruct tokenizer, with 375 tokens for every 30 seconds of a recording.
 
-mistral-common writes it where it is installed and the directory's tokenizer is its own; otherwise it is written here
-from the same special tokens.
+If the processor's tokenizer is that of mistral-common (which must be installed), mistral-common writes the prompt.
+Otherwise this module writes it, with the same special tokens.
 """
 
 from collections.abc import Sequence

@@ -32,7 +32,7 @@ class ContrastiveLoss(nn.Module):
         """The loss of a batch.
 
         Args:
-            z0: (B, D) embeddings of view 0, of any length.
+            z0: (B, D) embeddings of view 0; they need not have unit norm.
             z1: (B, D) embeddings of view 1, in the same order.
 
         Returns:
@@ -52,7 +52,7 @@ def check_pair(z0: Tensor, z1: Tensor) -> None:
     """Check that two batches of embeddings have one shape.
 
     Raises:
-        ValueError: They are not two equal (B, D).
+        ValueError: The shapes differ, or are not (B, D).
     """
     if z0.shape != z1.shape or z0.ndim != 2:
         raise ValueError(

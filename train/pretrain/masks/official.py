@@ -1,7 +1,7 @@
 """The masks of the released code, which swaps n_time and n_freq on time-major tokens.
 
 Its "time" branch keeps whole blocks of n_time consecutive tokens (192 of 512 tokens at ratio 0.6), its "freq" branch
-one random subset of n_time cells tiled n_freq times (304 at 0.4).
+keeps one random subset of n_time cells, tiled n_freq times (304 at 0.4).
 """
 
 from __future__ import annotations
