@@ -2,8 +2,9 @@
 
 Key names, sizes and computation follow RicherMans/Dasheng (pretrained.py, models.py) and the hub's
 modeling_dasheng.py (config.json with model_type `dasheng`, keys `encoder.*`). The numbers were compared with that code
-on random weights; see docs/encoders.md. For clips longer than a window, the result differs on purpose: this encoder
-computes the spectrogram and its decibel floor per window, the official code per clip and per batch, respectively.
+on random weights; see docs/encoders.md. For clips longer than a window, the result
+differs on purpose: this encoder computes the spectrogram and its decibel floor for each window. The official code
+computes the spectrogram for the whole clip, and the floor for the whole batch.
 Axis letters: B batch, S samples, F frames, M mels, T time steps, D width.
 """
 
