@@ -1,6 +1,7 @@
 """The grid, its hashes, token matching, and what the report may say."""
 
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -595,6 +596,18 @@ def test_an_index_of_a_stranger_is_refused_in_one_line_and_leads_nowhere_else(tm
 
 
 # ---- pictures ----
+def test_costs_of_several_sizes_are_written_as_powers_that_do_not_overlap(monkeypatch):
+    def labels(figure):
+        figure.canvas.draw()
+        axis = figure.axes[0].xaxis
+        return [one.get_text() for one in (*axis.get_majorticklabels(), *axis.get_minorticklabels())]
+
+    monkeypatch.setattr("eval.reports.charts._svg", labels)
+    spots = [Spot("a", 2e9, 0.5, None, None), Spot("b", 1.5e18, 0.6, None, None)]
+    written = [text for text in pareto_chart(spots, "FLOPs", "accuracy", "t").svg if text]
+    assert "1e+10" in written and all(re.fullmatch(r"\de\+\d\d", text) for text in written)
+
+
 def test_the_front_is_what_nothing_cheaper_beats():
     spots = [Spot(n, c, s, s - 1, s + 1) for n, c, s in (("a", 1, 5), ("b", 2, 4), ("c", 3, 9), ("d", 3, 8))]
     assert [spot.name for spot in pareto_front(spots)] == ["a", "c"]

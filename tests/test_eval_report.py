@@ -10,7 +10,7 @@ from alm.common.errors import UserError
 from eval.reports.charts import Panel, forest_chart, interval_chart, line_chart
 from eval.reports.media import spectrogram, spectrogram_png
 from eval.reports.score_report import Baseline, write_score_page
-from eval.reports.score_table import format_p
+from eval.reports.score_table import format_p, stated_p
 from eval.reports.sections import Example, Section
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -234,6 +234,7 @@ def test_p_values_are_written_to_the_thousandth():
         "0.005",
         "1.000",
     ]
+    assert [stated_p(p) for p in (0.0009, 0.0054)] == ["p < 0.001", "p = 0.005"]
 
 
 def test_spectrogram_shows_where_the_sound_is():

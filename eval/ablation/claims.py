@@ -14,7 +14,7 @@ from eval.ablation.results import ArmResult, Results, SeedRun
 from eval.ablation.settings import metric_of
 from eval.benchmarks import benchmark_of
 from eval.errors import EvaluationError
-from eval.reports.score_table import format_p
+from eval.reports.score_table import stated_p
 from eval.scoring.answer_scores import DEFAULT_METRICS, AnswerScore, score_answers
 from eval.scoring.correctness import is_correct
 from eval.scoring.predictions import HEADLINE, records_of
@@ -85,7 +85,7 @@ class Comparison:
             scale = -scale
         value, low, high = (None if end is None else end * scale for end in ends)
         span = "" if low is None or high is None else f" [{low:+.3g}, {high:+.3g}]"
-        numbers = f"{value:+.3g}{span}{unit}, p = {format_p(self.p_holm)} (Holm)"
+        numbers = f"{value:+.3g}{span}{unit}, {stated_p(self.p_holm)} (Holm)"
         if self.supported:
             seeds = f"in each of {len(self.by_seed)} seeds" if len(self.by_seed) > 1 else "in one seed"
             return f"{names[0]} > {names[1]} ({numbers}, {seeds})"

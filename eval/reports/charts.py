@@ -235,6 +235,8 @@ def pareto_chart(spots: Sequence[Spot], cost: str, score: str, title: str) -> Pi
     costs = [spot.cost for spot in spots]
     if min(costs) > 0 and max(costs) / min(costs) > 10:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:.0e}")  # the default is mathtext, which `_STYLE` switches off
+        axes.xaxis.set_minor_formatter("")
     axes.margins(x=0.15)
     axes.set_xlabel(_label(cost))
     axes.set_ylabel(_label(score))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.metrics import find_metric
-from eval.reports.score_table import format_interval, format_p
+from eval.reports.score_table import format_interval, stated_p
 from eval.scoring.predictions import CONTROLS, HEADLINE
 
 # Transcripts, translations and lists of events are also compared whole, as `qa/overall`, which says less.
@@ -179,7 +179,7 @@ def _better(row: Mapping[str, Any], named: Mapping[str, str]) -> str:
     key = row["score"]
     told = (
         f"{_name(key)} {number(row['first'], key)} against {number(row['second'], key)}, difference "
-        f"{number(row['difference'], key, signed=True)}, p = {format_p(row['p_holm'])} after Holm"
+        f"{number(row['difference'], key, signed=True)}, {stated_p(row['p_holm'])} after Holm"
     )
     if row["better"]:
         return f"{named[row['better']]} is better ({told})"

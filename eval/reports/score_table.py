@@ -56,6 +56,12 @@ def format_p(p: float | None) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def stated_p(p: float | None) -> str:
+    """A p-value within a sentence: `p = 0.012`, or `p < 0.001`."""
+    text = format_p(p)
+    return f"p < {text[1:]}" if text.startswith("<") else f"p = {text}"
+
+
 def breakdown_lines(scores: Mapping[str, Any]) -> list[str]:
     """The model's scores per value of each breakdown, as lines."""
     lines = []
