@@ -32,7 +32,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPI
 
 from alm.auto import AUTO_MAP, write_stub
 from alm.common.errors import CheckpointError, UserError
-from alm.common.files import write_bytes_atomic
+from alm.common.files import make_folder, write_bytes_atomic
 from alm.common.pretrained import from_pretrained, typed_errors
 from alm.configuration import (
     ATTENTION_PARTS,
@@ -68,7 +68,6 @@ from alm.policy import (
 from alm.processing.branches import branch_masks
 from alm.processing.placeholders import PlaceholderAware, WordsOnly
 from encoders import AudioEncoder, AudioTokens
-from encoders.base import make_folder
 from encoders.checkpoint import load_strict, read_weights, write_weights
 from encoders.checksums import header_sha256
 from projectors.base import Projector
@@ -663,7 +662,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             )
         if self.config.llm is not None and changed:
             self.config.forget_llm()
-        folder = make_folder(save_directory)
+        folder = make_folder(save_directory, CheckpointError)
         state = state_dict or self.state_dict()
         skipped = self._absent_keys()
         write_weights(folder / WEIGHTS, {key: value for key, value in state.items() if key not in skipped})

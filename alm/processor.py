@@ -19,6 +19,7 @@ from transformers.utils.chat_template_utils import get_json_schema
 from alm.auto import AUTO_MAP, write_stub
 from alm.common.errors import AudioError, CheckpointError, UserError, about_sample, shown
 from alm.common.fields import refuse_unknown
+from alm.common.files import make_folder
 from alm.common.json_text import parse_json, write_json
 from alm.common.pretrained import typed_errors
 from alm.configuration import AUDIO_TOKEN, AudioLanguageConfig
@@ -48,7 +49,6 @@ from alm.templates import chat_template as named_template
 from alm.templates.render import variables_of
 from alm.templates.turns import DEFAULTS, ChatTemplate, Part
 from encoders import EncoderConfig
-from encoders.base import make_folder
 from encoders.checkpoint import resolve_source
 from projectors.base import ProjectorConfig
 
@@ -650,7 +650,7 @@ class AudioLanguageProcessor(ProcessorMixin):
             refuse_unknown(
                 "AudioLanguageProcessor.save_pretrained", kwargs, {"save_directory", "push_to_hub"}
             )
-        make_folder(Path(save_directory))
+        make_folder(save_directory, CheckpointError)
         return super().save_pretrained(os.fspath(save_directory), push_to_hub, **kwargs)
 
     def push_to_hub(

@@ -15,7 +15,7 @@ from typing import Any
 from alm.cli import build_parser
 from alm.commands.listing import KINDS
 from alm.common.plugins import Registry
-from alm.common.text import one_line
+from alm.common.text import markdown_table, one_line
 from alm.configs.keys import REQUIRED, ConfigKey, section_keys, summary
 from alm.configs.shipped import shipped_configs, summary_of
 from train.config_kinds import KINDS as CONFIG_KINDS
@@ -170,12 +170,11 @@ def _row(key: ConfigKey, staged: bool) -> tuple[str, ...]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table; `alm.common.text.markdown_table` is for text of strangers and escapes code, too."""
-    cells = [list(head), ["---"] * len(head), *([_cell(text) for text in row] for row in rows)]
-    return [f"| {' | '.join(row)} |" for row in cells]
+    return markdown_table(head, rows, _cell)
 
 
 def _cell(text: str) -> str:
+    """Our own text, whose code between backticks stays as it is."""
     return _escaped(one_line(text)).replace("|", "\\|")
 
 

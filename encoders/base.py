@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from alm.common.errors import AudioError, CheckpointError, ConfigError
 from alm.common.fields import coerce_fields, located
-from alm.common.files import write_bytes_atomic
+from alm.common.files import make_folder, write_bytes_atomic
 from alm.common.json_text import read_json_object
 from alm.common.pretrained import check_sizes, typed_errors
 from encoders.checkpoint import (
@@ -315,7 +315,7 @@ class AudioEncoder(nn.Module, ABC):
         Raises:
             CheckpointError: The directory is not writable.
         """
-        folder = make_folder(directory)
+        folder = make_folder(directory, CheckpointError)
         write_weights(folder / "model.safetensors", self.state_dict())
         text = json.dumps(self.config.to_dict(), indent=2) + "\n"
         write_bytes_atomic(folder / "config.json", text.encode(), CheckpointError)
@@ -364,20 +364,6 @@ def resolve_encoder(
 def config_file(path: Path) -> Path:
     """Where the config.json of an encoder directory or of a weights file is expected."""
     return (path if path.is_dir() else path.parent) / "config.json"
-
-
-def make_folder(directory: str | os.PathLike[str]) -> Path:
-    """Make a folder to save into.
-
-    Raises:
-        CheckpointError: It cannot be made.
-    """
-    folder = Path(directory)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be made ({error.strerror}); choose another") from error
-    return folder
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -21,13 +21,12 @@ from alm.auto import AUTO_MAP as OURS
 from alm.checkpoint import load_llm, load_model
 from alm.cli import main
 from alm.common.errors import CheckpointError, ConfigError, UserError
-from alm.common.files import apply_umask
+from alm.common.files import apply_umask, make_folder
 from alm.common.pretrained import from_pretrained, typed_errors
 from alm.common.settings import parse_settings
 from alm.data.manifest import write_manifest
 from encoders import encoder_class, load_encoder
 from encoders.audio import save_wav
-from encoders.base import make_folder
 from encoders.checkpoint import read_weights, write_weights
 from train.pipeline.recipe import load_recipe, run_recipe
 from train.pipeline.runner import run_stage

@@ -115,7 +115,7 @@ def _init(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from alm.common.errors import ConfigError
-    from alm.common.files import reason, write_text_atomic
+    from alm.common.files import make_folder, write_text_atomic
 
     text = starting_config(arguments.kind, whole=arguments.all)
     if arguments.out == "-":
@@ -124,10 +124,7 @@ def _init(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out or f"{arguments.kind}.yaml")
     if out.exists() and not arguments.force:
         raise ConfigError(f"{out}: exists already; give --force to replace it, or another --out")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{out.parent}: cannot be made ({reason(error)}); choose another --out") from error
+    make_folder(out.parent, ConfigError)
     write_text_atomic(out, text)
     print(f"wrote {out}; edit it, then run: {_command(arguments.kind, str(out))}")
 

@@ -37,6 +37,20 @@ def reason(error: Exception) -> str:
     return "the name holds a NUL character" if "null byte" in str(error) else str(error)
 
 
+def make_folder(directory: str | os.PathLike[str], error_class: type[UserError] = UserError) -> Path:
+    """Make a folder to save into, with its parents; it may exist.
+
+    Raises:
+        UserError: Of class `error_class`: it cannot be made.
+    """
+    folder = Path(directory)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise error_class(f"{folder}: cannot be made ({reason(error)}); choose another") from error
+    return folder
+
+
 def disk_problem(error: BaseException) -> str | None:
     """Why a write failed, if the disk is full or read-only; libraries wrap that in exceptions of their own.
 

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 # Control characters, and lone surrogates (names that are not UTF-8), which no file can hold.
@@ -72,15 +72,18 @@ def markdown_cell(text: str) -> str:
     return _LINK.sub(r"\\]", escaped.replace("|", "\\|"))
 
 
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def markdown_table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], cell: Callable[[str], str] = markdown_cell
+) -> list[str]:
     """Lines of a Markdown table.
 
     Args:
         head: Names of the columns.
         rows: Cells, as many per row as there are columns.
+        cell: Escapes a cell. The default is for any text; cells that hold Markdown need another.
     """
-    table = [[markdown_cell(cell) for cell in head], ["---"] * len(head)]
-    table += [[markdown_cell(cell) for cell in row] for row in rows]
+    table = [[cell(text) for text in head], ["---"] * len(head)]
+    table += [[cell(text) for text in row] for row in rows]
     return [f"| {' | '.join(cells)} |" for cells in table]
 
 
