@@ -9,7 +9,8 @@ import importlib
 
 from alm.auto import register
 
-# Of typing, which `python -m alm` would import here, before the working directory is off the import path.
+# Stands for `typing.TYPE_CHECKING`: `python -m alm` imports this file while the working directory is still on the
+# import path, and must not import a `typing.py` from there.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path

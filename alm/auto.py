@@ -8,7 +8,7 @@ import importlib
 import importlib.machinery
 import sys
 
-TYPE_CHECKING = False  # of typing, which is not loaded yet
+TYPE_CHECKING = False  # stands for `typing.TYPE_CHECKING`: `typing` must not be imported yet
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -42,8 +42,8 @@ AUTO_MAP = {
 }
 """The `auto_map` of a saved directory: for each Auto class the class of the stub."""
 
-# Our module that registers classes, by the module of transformers that it registers them with. The model registers
-# when its config is read, because the Auto classes read that first.
+# Which of our modules registers its classes when a module of transformers is imported. The model's module is not here:
+# reading the model's config imports it (`alm.configuration`).
 _REGISTERS = {
     "transformers.models.auto.configuration_auto": "alm.configuration",
     "transformers.models.auto.feature_extraction_auto": "alm.processing.feature_extraction",

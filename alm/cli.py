@@ -26,7 +26,7 @@ EXIT_INTERRUPTED = 130
 TRACEBACK = "ALM_TRACEBACK"
 """Environment variable: if set, errors that are printed as one line are shown with their traceback."""
 
-# What the machine refuses, rather than a fault of ours: the message names the file and the reason.
+# The machine caused these errors (full disk, no permission), not our code: print one line with file and reason.
 _MACHINE = frozenset({
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE,
     errno.ENOMEM, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR,
@@ -71,7 +71,7 @@ def _run(argv: Sequence[str]) -> int:
         except SystemExit:
             _flush()  # the help may have gone into a closed pipe
             raise
-        # argparse gives KEY=VALUE words only the first place they stand in; options may come between them.
+        # argparse accepts one run of KEY=VALUE words; words that follow after an option are left in `rest`.
         wrong = [word for word in rest if word.startswith("-") or "=" not in word]
         if wrong or (rest and not hasattr(arguments, "overrides")):
             parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
@@ -101,7 +101,7 @@ def _flush() -> None:
 
 
 def _explain(error: Exception) -> str | None:
-    """One line for an error that is not a fault of ours; None for any other."""
+    """One line for an error that the user's input or the machine caused; None for an error in our code."""
     if isinstance(error, UserError):
         return str(error)
     more = f"(set {TRACEBACK}=1 to see where)"
@@ -109,7 +109,7 @@ def _explain(error: Exception) -> str | None:
         return f"out of memory: {error or 'the machine has no more'}; use smaller batches or a smaller model {more}"
     if isinstance(error, OSError) and error.errno in _MACHINE:
         return f"{error.filename or 'writing or reading'}: {error.strerror} {more}"
-    if (problem := disk_problem(error)) is not None:  # in an exception of a library's own
+    if (problem := disk_problem(error)) is not None:  # wrapped in an exception of a library
         return f"writing or reading: {problem} {more}"
     if isinstance(error, RecursionError):
         return f"an input is nested too deeply {more}"

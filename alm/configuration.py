@@ -102,7 +102,7 @@ class AudioLanguageConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers; the Auto classes, which read a config first, know the model from then on."""
+        """See `transformers`. Imports the model class too: the Auto classes read the config before they look for it."""
         importlib.import_module("alm.model")
         return super().from_dict(config_dict, **kwargs)
 
@@ -116,7 +116,7 @@ class AudioLanguageConfig(PreTrainedConfig):
 
     @_attn_implementation.setter
     def _attn_implementation(self, value: str | dict[str, Any] | None) -> None:
-        """Also keeps what is asked for the encoder, which has no config of transformers."""
+        """Keep the encoder's attention implementation as well: its config is not a `transformers` config."""
         if isinstance(value, dict) and (unknown := value.keys() - ATTENTION_PARTS):
             raise UserError(
                 f"attn_implementation: unknown part {sorted(map(str, unknown))[0]!r}; expected text_config or encoder"
@@ -180,7 +180,7 @@ def read_model_config(
     if pin is not None and pin != computing_sha256(values):
         raise CheckpointError(
             f"{path}: was changed after the weights were saved (config_sha256); restore the file, or remove "
-            "config_sha256 if you mean the change"
+            "config_sha256 if the change is intended"
         )
     with typed_errors(str(path)):
         config_from_dict(values["encoder"], f"{path}: encoder")
@@ -221,7 +221,7 @@ def _own_text_config(values: dict[str, Any], folder: Path) -> PreTrainedConfig:
     }
     AutoModelForCausalLM.register(own["AutoConfig"], own["AutoModelForCausalLM"], exist_ok=True)
     for name, found in own.items():
-        found.register_for_auto_class(name)  # saved again, the code is copied
+        found.register_for_auto_class(name)  # saving the model then copies this code
     config: PreTrainedConfig = own["AutoConfig"].from_dict(values)
     return config
 
@@ -312,7 +312,7 @@ _SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "weights_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
     "config_sha256": ("64 hexadecimal digits or null", _or_null(_is_sha256)),
     "auto_map": ("the classes of this toolkit", lambda value: value == AUTO_MAP),
-    # `generate` would look for another kind of encoder
+    # If true, `generate` would expect an encoder-decoder LLM.
     "is_encoder_decoder": ("false", lambda value: value is False),
 }
 _REQUIRED = ("encoder", "projector", "text_config", "audio_token_id")

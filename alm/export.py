@@ -62,7 +62,7 @@ def export_model(
 
     Returns:
         Largest differences of logits on one second of noise: `merge` (where asked for; in float32, relative to
-        the largest logit) and `reload`. Merged weights are rounded to the dtype they had; that is in neither.
+        the largest logit) and `reload`. Neither includes the rounding of the merged weights to their stored dtype.
 
     Raises:
         UserError: `out` is not empty.

@@ -46,7 +46,7 @@ def load_ltu(
 
     Args:
         folder: The directory.
-        variant: Reading of the token order, see `projectors.ltu`; the release was trained with `official`.
+        variant: The order in which the projector reads tokens, see `projectors.ltu`; the release used `official`.
         lora_alpha: Scale of the LLM's adapters.
         **encoder_options: Encoder config values that differ from ViT-B/16 on 10.24 s.
 
@@ -146,6 +146,6 @@ def _base(folder: Path) -> Any:
 
 
 def _lora_key(key: str) -> str:
-    """Peft's key as it is inside the LLM: no wrapper in front, the adapter's name behind."""
+    """Turn a key of a saved peft model into the key inside the LLM: without wrapper, with the adapter's name."""
     name = re.sub(r"^(base_model\.)?(model\.)*(?=layers\.)", "model.", key)
     return re.sub(r"\.(lora_[AB])(\.default)?\.weight$", r".\1.default.weight", name)

@@ -136,7 +136,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             f"llm.{tied}": f"llm.{source}"
             for tied, source in getattr(self.llm, "all_tied_weights_keys", {}).items()
         }
-        # Of the directory that the model was loaded from: README.md, and what identifies the weights
+        # Text of README.md, and hash of the weights, in the directory that the model was loaded from.
         self._card: str | None = None
         self._loaded_weights: str | None = None
         self.choices = {"encoder": "frozen", "projector": "train", "llm": "frozen"}
@@ -303,7 +303,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
     ) -> nn.Embedding:
         """Change the number of the LLM's token embeddings, as in transformers.
 
-        The placeholder needs none: its id may lie outside. The LLM's weights are saved with the model from then on.
+        The audio placeholder needs no embedding. From then on, the LLM's weights are saved with the model.
 
         Args:
             new_num_tokens: Number of embeddings; None changes nothing.
@@ -691,7 +691,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             self.push_to_hub(**{"repo_id": folder.resolve().name, **options})
 
     def _known_scores(self, folder: Path, weights: str) -> list[Score]:
-        """Scores of these very weights: in the card that the model was loaded with, or in that of a directory."""
+        """Scores of exactly these weights, from the card that the model was loaded with or the card in the folder."""
         found = scores_in(self._card) if weights == self._loaded_weights else []
         with suppress(UserError):
             if not found and read_config_values(folder).get("weights_header_sha256") == weights:
@@ -773,7 +773,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             allow_all_kernels: See `transformers.PreTrainedModel.set_attn_implementation`.
 
         Raises:
-            UserError: A named part cannot compute it so.
+            UserError: A named part does not support this implementation.
         """
         asked = attn_implementation if isinstance(attn_implementation, dict) else {}
         if unknown := sorted(map(str, asked.keys() - ATTENTION_PARTS)):
@@ -853,7 +853,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
                 "`alm export` first"
             )
         load_strict(model, stored, source=str(weights), allow_missing=tuple(absent))
-        header = check_saved_weights(folder, stored_config)  # last: other messages name the tensor
+        header = check_saved_weights(folder, stored_config)  # last, because the other checks name the tensor
         if config.llm is None:
             model.llm.tie_weights()
         model._take_generation_config(folder, asked.generation_config)
@@ -892,7 +892,8 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             }
         for part in self.components.values() if dtype is not None else ():
             offloaded = any(parameter.is_meta for parameter in part.parameters())
-            if getattr(part, "hf_quantizer", None) is None and not offloaded:  # those were loaded so
+            # Quantised and offloaded parts were loaded in the wanted dtype.
+            if getattr(part, "hf_quantizer", None) is None and not offloaded:
                 nn.Module.to(part, dtype)
 
 

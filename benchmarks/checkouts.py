@@ -31,7 +31,7 @@ _CLIPS = 32
 _STEPS = 10, 60
 _REAL_STEPS = 2, 8  # with a real LLM
 
-# Linux counts the memory of the process that starts another one as the other's, so a small process starts it.
+# Linux counts the memory of the parent in a child's peak, so a small process starts the measured one.
 _MEASURED = """
 import json, os, sys
 _, status, used = os.wait4(os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ), 0)
@@ -76,8 +76,8 @@ class Training:
     """A training that both checkouts understand.
 
     Attributes:
-        config: Of `alm train`, without steps and run directory.
-        steps: Of the short and of the long one.
+        config: Config of `alm train`, without steps and run directory.
+        steps: Steps of the short and of the long training.
     """
 
     config: Mapping[str, Any]

@@ -9,9 +9,9 @@ The first questions of a manifest are asked with all controls. Parts, for each s
   line in the predictions file is not asked again, and the result equals the undisturbed one. The directory itself is
   killed as often, in a Python file that notes what is asked of it;
 - throughput: the same questions in turn by `alm eval`'s answerer and by a bare client that holds the ready requests and
-  asks with each number of threads of `--threads`; the ratio is that of ours and the best bare rate.
+  asks with each number of threads of `--threads`; the ratio is our rate divided by the best bare rate.
 
-1 where anything is not as said. `--vllm-python` is the interpreter of vLLM's environment (docs/serving.md).
+The exit code is 1 if any of this fails. `--vllm-python` is the interpreter of vLLM's environment (docs/serving.md).
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def ours(endpoint: Endpoint, prompts: Sequence[Prompt]) -> float:
 
 
 def throughput(url: str, model: str, options: Any) -> list[str]:
-    """Print the rates of both clients; says where ours is too slow."""
+    """Print the rates of both clients; return a complaint if ours is too slow."""
     prompts = prompts_of(options.questions, options.seconds)
     endpoint = Endpoint(model, url, options.tokens, settings=EndpointSettings())
     bodies = [endpoint.request(prompt) for prompt in prompts]
@@ -137,7 +137,7 @@ class Evaluation:
         self._process: Any = None
 
     def start(self) -> None:
-        """Start it, or go on with it."""
+        """Start the evaluation, or resume it."""
         self._process = multiprocessing.get_context("fork").Process(target=self._run)
         self._process.start()
 
@@ -148,7 +148,7 @@ class Evaluation:
         run_benchmark("manifest", self.model, self.out, self.options)
 
     def wait(self) -> int:
-        """Its exit code, negative for a signal."""
+        """Wait for the end; returns the exit code, negative for a signal."""
         self._process.join()
         code: int = self._process.exitcode
         return code
@@ -169,7 +169,7 @@ class Evaluation:
         return scores["arms"], scores["gaps"]
 
     def kill(self, sent: signal.Signals, at: int, after_s: float) -> bool:
-        """Send a signal some time after so many answers; whether it was not over before."""
+        """Send a signal some time after a number of answers; returns False if the evaluation ended before."""
         while self._process.is_alive() and self.n_lines() < at:
             time.sleep(0.01)
         self._process.join(after_s)
@@ -262,8 +262,8 @@ def kills(
         n_asked: Tells how many questions the model was asked so far.
         lost_at_most: Questions that may be under way when it is killed.
         n_kills: How often it is killed.
-        total: Its answers.
-        seed: Of the moments.
+        total: Number of answers of the whole evaluation.
+        seed: Seed of the moments.
     """
     chance = random.Random(seed)
     moments = sorted(chance.sample(range(total - 2), n_kills))

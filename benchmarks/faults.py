@@ -46,7 +46,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ENCODER = {"spec_size": [64, 32], "embed_dim": 24, "depth": 1, "num_heads": 2, "project_embedding_dim": 16}
 FAULTS = (signal.SIGKILL.name, signal.SIGTERM.name, signal.SIGINT.name, "full")
 _LONGEST_S = 1800.0
-_SLOW = 12  # processes that live so many times longer than they should never end
+_SLOW = 12  # a process that lives this many times longer than expected counts as never ending
 # Not part of a result: times, logs, and what an interruption legitimately leaves to resume from.
 _TIMES = (
     "seconds",

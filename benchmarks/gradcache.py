@@ -18,7 +18,7 @@ _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 def peak_mb() -> float:
-    """Largest resident memory of this process so far; getrusage would begin with that of the process it came from."""
+    """Largest resident memory of this process so far; `getrusage` would include the peak of the parent process."""
     status = Path("/proc/self/status").read_text()
     return float(status.split("VmHWM:")[1].split()[0]) / 1024
 

@@ -104,7 +104,7 @@ class Sizes:
         clips: Number of clips.
         questions: Questions about each.
         clip_s: Length of a clip in seconds.
-        batch: Samples of a forward pass; rows where a clip's questions share one.
+        batch: Samples of a forward pass, or rows if a clip's questions share a row.
         rounds: How often each side goes through all records.
     """
 

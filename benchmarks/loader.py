@@ -72,7 +72,7 @@ class Ours:
 
 
 def plain_decode(files: list[Path]) -> None:
-    """Decoding alone, without a look at what came out."""
+    """Decode alone, without the checks of `load_audio`."""
     for file in files:
         soundfile.read(file, dtype="float32")
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from alm.common.processes import child_environment
 
 LIMITS = {"first_pass_s": 15.0, "later_open_s": 3.0, "private_mb": 150.0}
-"""Of a million records; memory of ten million may be twice as much."""
+"""Limits for a million records; ten million may take twice the memory."""
 
 _OPEN = """
 import json, resource, sys, time

@@ -45,13 +45,13 @@ _QUICK = {"pretrain": ("optim.batch_size=4", "optim.warmup_steps=1"), "attentive
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """A labelled set and the part of it that is asked about.
+    """A labelled data set with its held-out part.
 
     Attributes:
-        name: On the page.
+        name: Name on the page.
         table: Its label table.
-        column: Column that parts it.
-        test: The part.
+        column: The column by which the test part is chosen.
+        test: Value of that column in the test part.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Held:
     test: str
 
     def data(self) -> list[str]:
-        """Overrides that make a fine-tuning stage of it."""
+        """Overrides with which a fine-tuning stage uses this data set."""
         options = {"root": str(self.table), "fold_column": self.column}
         return [
             "data.dataset=label_csv",
@@ -71,15 +71,15 @@ class Held:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One way to come by an encoder.
+    """One way to make an encoder.
 
     Attributes:
         name: Its folder, and its line on the page.
         steps: Optimiser steps of pretraining; 0 leaves the encoder as it was drawn.
         overrides: What it changes in the pretraining config.
-        as_long_as: An arm whose pretraining time it may take, and one of as many `steps` that says how long such
-            steps are; both come before it.
-        modes: Probes of it.
+        as_long_as: Two earlier arms. This arm trains as long as the first one did; the second one ran the same
+            steps, so its time tells how many of them fit. None trains for `steps`.
+        modes: Modes of the probes on this encoder.
     """
 
     name: str
@@ -123,7 +123,7 @@ class Bench:
         self.heard = [self._manifest(held) for held in sets]
 
     def _manifest(self, held: Held) -> Path:
-        """The clips of a set that pretraining hears; of longer ones the first half once more, for more batches."""
+        """Write the clips for pretraining; the first half of a long clip is a second entry, for more batches."""
         records: list[dict[str, Any]] = []
         for clip in self.split(held).clips:
             if clip.fold == held.test:

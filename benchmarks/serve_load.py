@@ -11,7 +11,7 @@
 - the end, on `alm serve`: SIGTERM while clients read a stream (every stream finishes or says why not, exit code 0), and
   for vLLM a killed engine (every stream says so, exit code 2).
 
-Every part is bounded, and the run ends by itself; 1 where anything is not as said.
+Every part has a time limit, and the run ends by itself; the exit code is 1 if any of this fails.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def saved_bytes(model: nn.Module, step: Callable[[], Tensor]) -> tuple[int, Tens
     """
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
-    alive: list[Tensor] = []  # or a freed storage's address would be counted as an old one
+    alive: list[Tensor] = []  # keeps the storages alive, so that no address is reused
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

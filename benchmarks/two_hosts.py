@@ -114,7 +114,7 @@ def torchrun(
 
 
 def deepspeed(bench: Bench, words: Sequence[str]) -> list[tuple[int, list[str], dict[str, str]]]:
-    """DeepSpeed's launcher, started on each host: without ssh between them it cannot start the other's."""
+    """DeepSpeed's launcher, started on each host, because without ssh one host cannot start processes on the other."""
     hostfile = bench.folder / "hostfile"
     hostfile.write_text("host-a slots=1\nhost-b slots=1\n")
     options = [

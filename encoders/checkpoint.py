@@ -22,11 +22,11 @@ from alm.common.files import apply_umask, new_file
 from alm.common.text import error_line, one_line
 from encoders.checksums import ENTRY, check_tensors, checksums, sort_metadata
 
-# What wrappers put into names: torch.compile, activation checkpointing and FSDP wherever they wrapped a part...
+# Parts of tensor names that wrappers add: torch.compile, activation checkpointing and FSDP at any place in the name,
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
-# ...and DistributedDataParallel before the whole name. Elsewhere `module` may be a part's own name.
+# DistributedDataParallel at the start only. At any other place `module` may be the name of a submodule.
 _OUTER_WRAPPER = "module."
-# Where training scripts and DeepSpeed put the state dict inside what they save, perhaps one in the other.
+# Keys under which training scripts and DeepSpeed save the state dict; they may be nested.
 _STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict", "module")
 _FAIRSEQ_AVERAGE = "_ema"  # fairseq keeps the teacher's weights inside the state dict
 _HUB_FILES = ("config.json", "*.safetensors", "pytorch_model.bin")

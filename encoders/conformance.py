@@ -32,7 +32,7 @@ _LOUD = 0.5  # amplitude of the burst that must be found again
 _FAINT = 0.05
 
 Probe = Callable[[int, int, int], tuple[Tensor, Tensor]]
-"""From samples of a clip, start and width of a place: two clips (S,) that differ there alone."""
+"""Takes the samples of a clip, and start and width of an interval; returns two clips (S,) that differ only there."""
 
 
 class ConformanceError(Exception):
@@ -171,7 +171,7 @@ def check_valid_length(encoder: AudioEncoder) -> None:
                 f"says the first {int(wanted.sum())} ({valid} time steps of {config.n_freq})"
             )
         expected = n / config.sample_rate * config.frame_rate_hz
-        # A last step may be partly filled, or miss; a front end that pads both ends may have one step more.
+        # A partly filled last step may count or not; a front end that pads both ends may add one step.
         if not expected - 2 <= valid <= math.floor(expected + 1e-6) + 1:
             fail(
                 f"a {_seconds(encoder, n)} clip has {valid} time steps; frame_rate_hz says about {expected:.1f}"
@@ -192,7 +192,7 @@ def check_valid_length(encoder: AudioEncoder) -> None:
         at = token // out.grid[1] / config.frame_rate_hz
         fail(
             f"{int(empty.sum())} tokens inside the mask are zero, the first at {at:.2f} s of a "
-            f"{_seconds(encoder, lengths[row])} clip of noise: time steps are counted that nothing is computed for"
+            f"{_seconds(encoder, lengths[row])} clip of noise: n_time_for counts time steps that have no tokens"
         )
     if encoder.uses_audio:
         for windows in (1, 2.5):

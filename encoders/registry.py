@@ -55,7 +55,8 @@ def encoder_class(name: str) -> type[AudioEncoder]:
             _require_own_model_class(known, found, sources)
             return found
     candidates = [*classes, *(c for found in classes.values() for c in found.config_class.model_classes)]
-    bare = {one.removesuffix("Encoder"): one for one in reversed(candidates)}  # the ending makes all alike
+    # Names are compared without the ending that most share.
+    bare = {one.removesuffix("Encoder"): one for one in reversed(candidates)}
     core = name.removesuffix("Encoder")
     near = [bare[one] for one in get_close_matches(core, bare, n=1, cutoff=0.5 if core == name else 0.7)]
     hint = f"did you mean {near[0]!r}?" if near else "it is neither an encoder nor a directory."
@@ -76,7 +77,7 @@ def named_class(source: str) -> type[AudioEncoder] | None:
 def _require_own_model_class(
     name: str, found: type[AudioEncoder], sources: dict[str, tuple[str, Callable[[], Any]]]
 ) -> None:
-    """Refuse an encoder that saves itself under another encoder's `model_class`: that one would load it.
+    """Refuse an encoder whose `model_class` another encoder has too: the other one would load its saved weights.
 
     Raises:
         ConfigError: Naming both encoders and the `model_class`.

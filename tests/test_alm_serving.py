@@ -931,7 +931,7 @@ def test_who_may_ask_is_settled_before_a_model_is_loaded(tmp_path, monkeypatch, 
     short.write_text("short\n")
     assert "the key must have 16 or more printable" in line("--api-key-file", str(short))
     assert "cannot be read" in line("--api-key-file", str(tmp_path))
-    assert "--engine-options: those of vLLM" in line("--engine-options", "--seed 1")
+    assert "--engine-options: only vLLM takes them" in line("--engine-options", "--seed 1")
     short.write_text(f"{KEY}\n")
     assert read_key(str(short)) == KEY
     monkeypatch.setenv("ALM_API_KEY", KEY[::-1])

@@ -234,7 +234,7 @@ def raises(self, waveform: Tensor, lengths: Tensor) -> AudioTokens:
         (zoo("whisper", check_lengths=counts_the_padding), "valid_length", "longest clip's n_time_for"),
         (zoo("whisper", forward=first_window_only), "time_localisation", "part of the clip is ignored"),
         (zoo("clap", forward=first_window_only), "time_localisation", "part of the clip is ignored"),
-        (zoo("hubert", encode_windows=one_step_short), "valid_length", "nothing is computed for"),
+        (zoo("hubert", encode_windows=one_step_short), "valid_length", "time steps that have no tokens"),
         (zoo("wav2vec2", pads=True), "padding_invariance", "sees the padding"),
         (zoo("data2vec", pads=True), "padding_invariance", "sees the padding"),
         (zoo("wavlm", lora_targets=("q_proj", "output_dense")), "lora_reach", "no gradient reaches 4 of 8"),

@@ -52,7 +52,7 @@ def kind_of(path: Path) -> ConfigKind:
     if path.stem.startswith("quickstart-"):
         return KINDS["quickstart"]
     raise ConfigError(
-        f"{path}: not recognised; a config of alm train has stage or stages, of alm eval benchmark, of alm ablate axes"
+        f"{path}: not recognised; expected a key stage or stages (alm train), benchmark (alm eval) or axes (alm ablate)"
     )
 
 

@@ -133,11 +133,11 @@ def _answer_all(arguments: argparse.Namespace, question: str) -> int:
         from alm.checkpoint import load_processor, resolve
 
         model_dir = resolve(arguments.model)
-        # A broken directory is known before the files are looked for
+        # Before the search for files, so that a broken directory is reported at once.
         processor = load_processor(model_dir, trust_remote_code=trusted)
     processor.max_audio_tokens = arguments.max_audio_tokens or processor.max_audio_tokens
     paths = find_audio(arguments.audio)
-    load = cache(partial(_load, model_dir, trusted))  # once there is a file to answer
+    load = cache(partial(_load, model_dir, trusted))  # loads the model when the first file has been read
     options = _decoding(arguments)
     alone = len(paths) == 1
     names = [_short_name(path) for path in paths]
@@ -163,7 +163,7 @@ def _answer_all(arguments: argparse.Namespace, question: str) -> int:
     if empty:
         print(f"{empty} of {len(paths)} answers are empty: the model ended its turn at once, as models trained "
               "for few steps do", file=sys.stderr)  # fmt: skip
-    for error in failed:  # below the bar, not through it
+    for error in failed:  # after the progress bar has ended
         print(f"error: {error}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(paths)} files could not be answered", file=sys.stderr)
@@ -181,7 +181,7 @@ def _load(model_dir: Path, trusted: bool) -> Any:
 
 
 def _silent(n: int = 1, **shown: object) -> None:
-    """No bar for a single file."""
+    """Stands in for a progress bar if there is a single file."""
 
 
 def _decoding(arguments: argparse.Namespace) -> dict[str, Any]:

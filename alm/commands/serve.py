@@ -98,7 +98,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     key = read_key(arguments.api_key_file)
     check_address(address, key)
     if arguments.engine == "transformers" and arguments.engine_options:
-        raise ConfigError("--engine-options: those of vLLM; use --engine vllm, or leave them out")
+        raise ConfigError("--engine-options: only vLLM takes them; add --engine vllm, or remove them")
     if arguments.engine == "vllm":
         check_vllm()
 
@@ -140,10 +140,10 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def check_vllm() -> None:
-    """Refuse the engine where it, or our plug-in for it, is not installed.
+    """Check that vLLM and our plug-in for it are installed.
 
     Raises:
-        ConfigError: It is not.
+        ConfigError: One of them is not installed.
     """
     import importlib.util
     from importlib.metadata import entry_points

@@ -13,7 +13,7 @@ from typing import Any
 
 from alm.common.errors import ConfigError, UserError, shown
 
-# Far above every published model, far below what a machine needs minutes or all its memory to build.
+# Limits on sizes: far larger than any published model has, yet small enough to build the model in seconds.
 _MOST_LAYERS = 1_000
 _MOST_WIDTH = 65_536
 _MOST = 1 << 24

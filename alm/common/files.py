@@ -30,9 +30,8 @@ _NOT_REGULAR = {
 
 def reason(error: Exception) -> str:
     """Why a file operation failed, in a few words; without the path, which the message names already."""
-    if words := getattr(
-        error, "strerror", None
-    ):  # also of PyAV's errors, whose text holds the number of the file
+    # PyAV's errors have `strerror` too; their own text also holds a file number.
+    if words := getattr(error, "strerror", None):
         return str(words)
     return "the name holds a NUL character" if "null byte" in str(error) else str(error)
 
@@ -250,8 +249,8 @@ def remove_leftovers(out: Path, all_names: bool = False) -> None:
     A writer that is still running holds a lock on its file or folder, which is then kept.
 
     Args:
-        out: What they wrote.
-        all_names: Also remove those of everything else in the same folder.
+        out: The file or folder that they were writing.
+        all_names: Also remove what killed writers of other files left in the same folder.
     """
     name = ".+" if all_names else re.escape(_short(out.name))
     ours = re.compile(rf"\.{name}\.partial(-[0-9a-f]+)?")
@@ -315,7 +314,7 @@ def _partial_name(path: Path) -> Path:
 
 
 def _short(name: str) -> str:
-    """The name itself, or the start and a hash of one that would be too long with our marks around it."""
+    """The name, shortened to its start and a hash if no prefix and suffix would fit around it."""
     raw = os.fsencode(name)
     return name if len(raw) <= 200 else f"{name[:40]}-{hashlib.sha256(raw).hexdigest()[:16]}"
 
@@ -335,7 +334,7 @@ def apply_umask(path: str | os.PathLike[str]) -> None:
 
 
 def _umask() -> int:
-    """The umask; `os.umask` would have to set it to read it, also for other threads."""
+    """The umask, without changing it: `os.umask` can only read it by setting it, for all threads."""
     for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith("Umask:"):
             return int(line.split()[1], 8)

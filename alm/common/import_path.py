@@ -8,7 +8,7 @@ import importlib.machinery
 import os
 import sys
 
-TYPE_CHECKING = False  # of typing, which is not loaded yet
+TYPE_CHECKING = False  # stands for `typing.TYPE_CHECKING`: `typing` must not be imported yet
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import ModuleType
@@ -53,5 +53,5 @@ def protect_imports() -> None:
 
 
 def named_in_pythonpath(environment: "Mapping[str, str]") -> list[str]:
-    """The folders of PYTHONPATH, without empty entries: they mean the working directory, but name nothing."""
+    """The folders that PYTHONPATH names; empty entries, which stand for the working directory, are dropped."""
     return [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]

@@ -219,7 +219,7 @@ def _parse_plain(text: str) -> Any:
 
 
 def _count_keys(value: Any) -> int:
-    """The number of keys in nested dictionaries and lists; ValueError of a number that the strict parser refuses."""
+    """Count the keys of nested dictionaries and lists; ValueError if the strict parser would refuse a number."""
     found, items = (len(value), value.values()) if type(value) is dict else (0, value)
     for item in items:
         kind = type(item)

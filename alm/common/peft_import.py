@@ -21,7 +21,7 @@ class _OnUse(ModuleType):
     """A placeholder for a module, which is imported when an attribute of it is first used."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked by Python's import system
+        if name.startswith("__"):  # the import system asks for these
             raise AttributeError(name)
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]

@@ -177,7 +177,7 @@ def import_file(path: str | os.PathLike[str]) -> ModuleType:
 
 
 def _place(file: Path, error: Exception) -> str:
-    """The file, with the line of it where an error arose if it is known."""
+    """`file:line` of an error in a file; the file alone if the line is not known."""
     if isinstance(error, SyntaxError):
         return f"{file}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)

@@ -15,8 +15,8 @@ from alm.common.errors import CheckpointError, UserError, shown
 from alm.common.json_text import read_json_object
 from alm.common.text import error_line
 
-# Files that `from_pretrained` of models, tokenizers and processors reads; a broken one is named here, because
-# `transformers` would raise whatever its first wrong line of use happens to raise.
+# Files that `from_pretrained` of models, tokenizers and processors reads. They are checked here, so that the error
+# names the broken file; `transformers` would raise an unrelated error later.
 _JSON_FILES = (
     "config.json",
     "generation_config.json",
@@ -31,7 +31,7 @@ _JSON_FILES = (
 _MOST_LAYERS = 10_000
 _LARGEST_SIZE = 10**11
 _LARGEST_RANK = 65536
-# Of an adapter_config.json what peft takes for regular expressions, some of which take years to match.
+# Keys of adapter_config.json that peft reads as regular expressions; matching a hostile one can take years.
 _ADAPTER_NAMES = ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern")
 _MODULE_NAME = re.compile(r"[\w.]+")
 _DTYPES = ("dtype", "torch_dtype")

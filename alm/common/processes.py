@@ -24,7 +24,8 @@ from alm.common.import_path import ROOT, SAFE_PATH, named_in_pythonpath
 _LAUNCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _SLURM_TASK = "SLURM_PROCID"
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
-_REPEAT_AFTER_S = 0.02  # enough to leave a `__del__`; where it is not, the signal is dropped and sent again
+# Enough time for a `__del__` to end. If it is still running, Python drops the signal again, and it is sent once more.
+_REPEAT_AFTER_S = 0.02
 
 
 def child_command(*words: str) -> list[str]:
@@ -55,14 +56,18 @@ def run_tied(parent: str, module: str, *words: str) -> None:
 
 
 def tied_call(function: Callable[..., None], *arguments: Any) -> tuple[Callable[[bytes], None], bytes]:
-    """A function, and its argument, for a `multiprocessing` child that ends as soon as its parent does.
+    """Make the target and argument of a `multiprocessing` child that ends as soon as its parent does.
 
-    Called in the child, it makes the real call. A child imports the modules of its arguments before it runs anything.
-    These imports may take longer than all else, so here they come after the child is tied to its parent.
+    A child unpickles its arguments, which imports their modules, before it runs its target. These imports may take
+    long, and a parent killed meanwhile would leave the child alive. So `function` and `arguments` are pickled here; the
+    returned target first ties the child to its parent, then unpickles and calls them.
 
     Args:
-        function: Of a module; called in the child.
-        *arguments: Its arguments.
+        function: A module-level function, called in the child.
+        *arguments: The arguments of `function`.
+
+    Returns:
+        The target and its only argument, for `multiprocessing.Process`.
     """
     return _call_tied, bytes(ForkingPickler.dumps((function, arguments)))
 
@@ -99,8 +104,8 @@ def end_with_parent(parent: int | None = None) -> None:
     that the next run uses.
 
     Linux sends the signal itself, when the thread that started this process ends; start children from the main
-    thread. Elsewhere a thread of this process waits for the parent of a `multiprocessing` child. Not for the start
-    method `forkserver`, whose children have another parent.
+    thread. Elsewhere a thread of this process waits for the parent of a `multiprocessing` child. This does not work
+    with the start method `forkserver`, because the fork server is then the parent.
 
     Args:
         parent: Process id of the parent, to detect a parent that ended before this call; None takes it from
@@ -125,7 +130,8 @@ def end_with_parent(parent: int | None = None) -> None:
 def interrupts_kept_from_children() -> Iterator[None]:
     """Keep Ctrl-C, which a terminal sends to all processes, from those started in this block.
 
-    Each would print a traceback; the parent ends them instead. An interrupt during the block is raised after it.
+    Otherwise each process would print a traceback; here the parent ends them. Ctrl-C during the block is raised after
+    the block.
     """
     interrupts = []
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -155,7 +161,7 @@ def interrupts_repeated_where_dropped() -> Iterator[None]:
     def hook(dropped: sys.UnraisableHookArgs, /) -> None:
         if not issubclass(dropped.exc_type, KeyboardInterrupt):
             before(dropped)
-        else:  # from a thread: raised in this hook, it would be dropped, too
+        else:  # a thread sends the signal: Python would also drop what this hook raises
             of = getattr(dropped.exc_value, "args", ())
             _thread.start_new_thread(send, (of[0] if of else signal.SIGINT,))
 
@@ -163,7 +169,7 @@ def interrupts_repeated_where_dropped() -> Iterator[None]:
         time.sleep(_REPEAT_AFTER_S)
         main = threading.main_thread().ident
         if entered and main is not None:
-            signal.pthread_kill(main, number)  # ends what the main thread waits for, too
+            signal.pthread_kill(main, number)  # this also ends a blocking call of the main thread
 
     sys.unraisablehook = hook
     try:
@@ -246,7 +252,8 @@ def _number_slurm_task() -> None:
     given = os.environ
     if _SLURM_TASK not in given or "RANK" in given or "WORLD_SIZE" in given:
         return
-    # Of the step: its job may have more. A batch script or a shell of a job has them, too, but is alone.
+    # The tasks of this step; the whole job may have more. A batch script or shell inside a job has the job's variables,
+    # but no step, and is a single process.
     tasks = _number("SLURM_STEP_NUM_TASKS", _number("SLURM_NTASKS", 1))
     if tasks < 2 or ("SLURM_JOB_ID" in given and "SLURM_STEP_ID" not in given):
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 SEEDS = 2**32
-"""Seeds are 0 to this number, less one: the range of numpy's, and so of transformers', generators."""
+"""A seed is at least 0 and less than this number, as numpy's generators (which transformers seeds) require."""
 
 
 def seed_from(*parts: object, n_bytes: int = 8) -> int:

@@ -140,7 +140,7 @@ def parse_yaml(text: str, where: str) -> Any:
         values = yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
     except RecursionError as error:
         raise ConfigError(f"{where}: nested more than {_DEEPEST} levels deep") from error
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: a date or number that is none
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: a malformed date or number
         raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())[:300]}") from error
     check_values(values, where)
     return values
@@ -233,7 +233,8 @@ def check_keys(cls: Any, values: Any, where: str, prefix: str = "") -> None:
             near = difflib.get_close_matches(str(key), names, n=1)
             hint = f"did you mean '{prefix}{near[0]}'?" if near else f"valid keys: {', '.join(names)}"
             raise ConfigError(f"{where}: unknown key '{prefix}{key}'; {hint}")
-        kinds = (hints[key], *typing.get_args(hints[key]))  # the second: of `Section | None`
+        # `Section | None` has the section among its arguments.
+        kinds = (hints[key], *typing.get_args(hints[key]))
         section = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
         if section is not None and (value is not None or section is hints[key]):
             check_keys(section, value, where, f"{prefix}{key}.")
@@ -279,7 +280,8 @@ def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
 def recorded_limits(cls: type[Any]) -> Limits:
     """The ranges and choices that a config section's own checks use, for the reference and the JSON schema.
 
-    They are recorded while a section of default values is built, so that they are those that are enforced.
+    A section with default values is built, and the limits that its checks ask for are recorded. So the documented
+    limits are the enforced ones.
     """
     limits = Limits()
     _recording.append(limits)
@@ -287,7 +289,7 @@ def recorded_limits(cls: type[Any]) -> Limits:
         needed = [f.name for f in dataclasses.fields(cls) if f.init and _has_no_default(f)]
         cls(**dict.fromkeys(needed, None))
     except (ConfigError, TypeError, AttributeError):
-        pass  # a section whose defaults alone are not valid has made its first checks by then
+        pass  # the defaults alone are not valid; the checks before the failing one were recorded
     finally:
         _recording.remove(limits)
     names = {field.name for field in dataclasses.fields(cls)}

@@ -76,7 +76,7 @@ class _Bar:
 
 
 class _SafeStream:
-    """A text stream that escapes what is written to it; for the rest it is the stream below."""
+    """A text stream that escapes what is written to it, and passes everything else to the wrapped stream."""
 
     def __init__(self, stream: TextIO, bar: _Bar) -> None:
         self._stream, self._bar = stream, bar

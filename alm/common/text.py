@@ -18,7 +18,7 @@ _CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff"
 _UNWRITABLE = re.compile(f"[{_CONTROLS}]")
 _UNPRINTABLE = re.compile(
     f"[{_CONTROLS}\u200e\u200f\u2028-\u202e\u2066-\u2069]"
-)  # directions steer a terminal, too
+)  # beside control characters: marks of text direction, which reorder what a terminal shows
 _FORMULA = re.compile(r"\s*[=+\-@]|[\t\r]")
 _LINK = re.compile(r"\](?=[(\[])")  # `[text](address)`, `![picture](address)`, `[text][name]`
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

@@ -71,6 +71,6 @@ def _flow(value: Any) -> str:
 
 
 def _exponent(value: float) -> str:
-    """A number that YAML reads as one: `1.0e-05`, not `1e-05`, which is text to it."""
+    """A number in a form that YAML reads as a number: `1.0e-05`; it reads `1e-05` as text."""
     number, _, power = repr(value).partition("e")
     return f"{number if '.' in number else number + '.0'}e{power}"

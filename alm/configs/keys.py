@@ -83,7 +83,8 @@ def section_keys(cls: type[Any], prefix: str = "") -> tuple[ConfigKey, ...]:
     for field in dataclasses.fields(cls):
         if not field.init:
             continue
-        kinds = (hints[field.name], *typing.get_args(hints[field.name]))  # the second: of `Section | None`
+        # `Section | None` has the section among its arguments.
+        kinds = (hints[field.name], *typing.get_args(hints[field.name]))
         found.append(
             ConfigKey(
                 prefix + field.name,

@@ -64,7 +64,7 @@ def _find(given: str | os.PathLike[str], folders: Sequence[str], suffix: str, ki
     files = _files(suffix)
     name = text.removeprefix("./").removeprefix("configs/")
     name = name[: -len(Path(name).suffix)] if Path(name).suffix in _SUFFIXES else name
-    # A file beside the working directory that only lacks its suffix is meant before a shipped one.
+    # The user's own file, given without its suffix, comes before a shipped config of that name.
     if not Path(text).suffix and _is_file(text + suffix):
         return Path(text + suffix)
     if name in files:

@@ -66,7 +66,7 @@ def convert(
         source: One of `list_sources()`.
         root: Where its tables are, as published (a folder, or the one file).
         out: Folder of the manifests, `SPLIT.jsonl` each, and of `missing.txt` where recordings are missing.
-        audio: Folders of the audio; none means where the corpus has it by default, below `root`.
+        audio: Folders of the audio; empty searches the corpus' default folders below `root`.
         max_missing: Largest share of the named recordings that may be missing; their records are skipped.
         options: Options of the corpus, for example `wrong_answers` of MMAU.
 

@@ -140,7 +140,8 @@ def _fetch(archive: Archive, path: Path, progress: Callable[[int, int], None]) -
                 _append(archive.url, partial, before, progress)
                 break
             except urllib.error.HTTPError as error:
-                if error.code == 416 and before:  # all of it is there, or another file
+                # 416: the file is complete already, or not the published one; the hash decides.
+                if error.code == 416 and before:
                     break
                 if error.code < 500:
                     raise DownloadError(
@@ -203,7 +204,7 @@ def unpack(archive: Path, out: Path) -> None:
         with new_folder(hidden) as folder:
             if zipfile.is_zipfile(archive):
                 with zipfile.ZipFile(archive) as opened:
-                    opened.extractall(folder)  # it strips what leads out
+                    opened.extractall(folder)  # strips path parts that lead out of the folder
             else:
                 with tarfile.open(archive) as tar:
                     tar.extractall(folder, filter="data")

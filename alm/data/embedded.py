@@ -94,7 +94,7 @@ class InlineRef(EmbeddedRef):
         return inline_audio(self.data, f"{self.path}:{self.name}")
 
     def state(self) -> tuple[int, int]:
-        """Its length; its content is part of the record."""
+        """The length of the base64 text, and 0: the record holds the recording, so there is no modification time."""
         return len(self.data), 0
 
 

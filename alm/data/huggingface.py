@@ -60,7 +60,8 @@ def load_arguments(path: str) -> list[Any]:
     if isinstance(local, RemotePath):
         files = [str(file) for kind in FILES for file in local.rglob(f"*{kind}")]
         return [FILES[Path(files[0]).suffix] if files else "parquet", None, None, files]
-    return [os.path.abspath(path)] if local.is_dir() else [path]  # a folder may be called as a builder is
+    # An absolute path, because a folder could have the name of a builder.
+    return [os.path.abspath(path)] if local.is_dir() else [path]
 
 
 @contextlib.contextmanager

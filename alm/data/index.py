@@ -46,7 +46,7 @@ _CHUNK = 8192  # rows that are collected before they are written
 _SORTED_ROWS = 1 << 18  # rows of which a column is copied at once
 _SMALL_ROWS = 20_000
 _SMALL_BYTES = 8 << 20
-_SAMPLED_BYTES = 1 << 16  # of a file's head and tail, which tell a changed file besides its size and time
+_SAMPLED_BYTES = 1 << 16  # bytes at a file's start and end that are hashed to detect changes
 _SAMPLED_FILES = 16
 
 
@@ -81,9 +81,9 @@ class IndexedRecords(LazyRecords):
     Args:
         rows: The table, with the columns of `ROW`.
         lines: All lines, or the file that holds them.
-        parse: Makes a record of a line and its number, with audio alone allowed or not.
+        parse: Makes a record from a line, the line's number, and whether records without text are accepted.
         name: The source, for errors.
-        table: The file of the table, where it is in one.
+        table: The file that holds `rows`; None if they are in memory.
     """
 
     def __init__(
@@ -138,10 +138,10 @@ class IndexedRecords(LazyRecords):
         return found
 
     def with_text(self) -> IndexedRecords:
-        """These records where all have text.
+        """Return these records after checking that each has text.
 
         Raises:
-            ManifestError: The first that has audio alone; names it.
+            ManifestError: A record has audio alone; the message names the first such record.
         """
         self.audio_only = False
         if not self.rows["has_text"].all():
@@ -154,7 +154,7 @@ _CHANGED = "changed while it was in use; start again"
 
 
 def stored_line(source: str, folder: Path, values: dict[str, Any], embedded: dict[str, Any]) -> bytes:
-    """A line of the cache for a record of a source that is no file of one record per line.
+    """Encode a record as a line of the cache, for sources other than files with one record per line.
 
     Args:
         source: Where it is, `file:line`.
@@ -303,7 +303,7 @@ def pack_rows(lines: Iterable[Line], stored: _Spool | None = None) -> Iterator[b
 
     Args:
         lines: The records, in order.
-        stored: Where the lines go that are to be kept; None where they lie in a file line by line.
+        stored: Collects the lines; None if the source is a file with one record per line.
     """
     chunk = bytearray()
     pack, limit = _PACKED.pack, _CHUNK * ROW.itemsize
@@ -369,10 +369,10 @@ def repeated_values(hashes: np.ndarray) -> np.ndarray:
 
 
 def _mapped(table: Path, lines: Path | None = None) -> np.ndarray:
-    """The table of a file, memory-mapped.
+    """Memory-map the table in a file.
 
     Raises:
-        ValueError: It does not end where the lines do.
+        ValueError: Its last row does not end at the end of `lines`.
     """
     rows: np.ndarray = np.memmap(table, ROW, "r")
     end = int(rows[-1]["at"]) + int(rows[-1]["size"])
@@ -382,7 +382,7 @@ def _mapped(table: Path, lines: Path | None = None) -> np.ndarray:
 
 
 def _content(path: Path) -> bytes | Path:
-    """The content of a small file, which a later change of the file does not affect; the path of a large one."""
+    """The content of a small file, so that later changes of the file have no effect; the path of a large file."""
     if path.stat().st_size > _SMALL_BYTES:
         return path
     with open_regular(path) as stream:

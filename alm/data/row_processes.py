@@ -28,8 +28,8 @@ def rows_by_processes(path: Path, module: str) -> Iterator[bytes] | None:
             offset behind the last one, and the number of the first one.
 
     Returns:
-        None where one process does it as well: the file is small, there is one core, or a line is in error, which
-        reading line by line will name.
+        None if the caller should read the lines itself: the file is small, there is one core, or a line is invalid
+        (reading line by line then names that line).
     """
     try:
         size = path.stat().st_size

@@ -80,7 +80,7 @@ class _Writer:
         self.tar: tarfile.TarFile | None = None
 
     def add(self, key: str, records: Sequence[Record]) -> None:
-        """Write one sample: `records`, which all are about the same files, and these files."""
+        """Write one sample: records about the same audio files, and these files."""
         if self.tar is None or self.tar.offset >= self.shard_bytes:
             self._next()
         first_clip, names = len(self.clips), {}

@@ -145,7 +145,7 @@ def parts_of(records: Sequence[Record]) -> Sequence[Sequence[Record]]:
 
 def _check_ids(parts: Sequence[Sequence[Record]]) -> None:
     if len(parts) < 2:
-        return  # within one source they were checked when it was read or written
+        return  # the reader or writer of a single source has checked its ids
     repeated = repeated_hashes([part.rows for part in parts])  # type: ignore[attr-defined]
     seen: dict[str, str] = {}
     for part in parts if len(repeated) else ():
@@ -172,10 +172,10 @@ def is_records_source(source: str | DataSource) -> bool:
 
 
 def folder_states(sources: Sequence[str | DataSource]) -> dict[str, str]:
-    """Inputs of a fingerprint besides files that are sources themselves: names and sizes of the files in folders.
+    """A hash of the names and sizes of all files in those sources that are folders, for the fingerprint.
 
     Returns:
-        `data` and a hash; nothing where no source is a folder without an index of ours.
+        `data` and the hash; empty if no source is such a folder. Shard folders, which have an index, do not count.
     """
     digest, found = hashlib.sha256(), False
     for source in sources:

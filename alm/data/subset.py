@@ -39,9 +39,8 @@ def write_share(source: Path, out: Path, share: float, seed: int = 0) -> tuple[i
     taken = set(clips[: max(1, round(share * len(clips)))])
     text = read_text(source, "a JSONL manifest").removeprefix("\ufeff")
     lines = []
-    for line, record in zip(
-        text.split("\n"), records, strict=False
-    ):  # the last line end has nothing after it
+    # Not strict: the text after the last line end is empty.
+    for line, record in zip(text.split("\n"), records, strict=False):
         if record.clip in taken:
             values = parse_json(line, record.source)
             paths = iter([os.path.realpath(ref.path) for ref in record.audio])
@@ -50,7 +49,7 @@ def write_share(source: Path, out: Path, share: float, seed: int = 0) -> tuple[i
                 for ref in (values["audio"] if isinstance(values["audio"], list) else [values["audio"]])
             ]
             values |= {"audio": audio if isinstance(values["audio"], list) else audio[0], "clip": record.clip}
-            values["id"] = record.id  # one that was made depends on the file's name and line
+            values["id"] = record.id  # a generated id would change with the file's name and line
             lines.append(json.dumps(values, ensure_ascii=False) + "\n")
     write_text_atomic(out, "".join(lines))
     return len(taken), len(lines)

@@ -44,7 +44,10 @@ def push(
 
 
 def _download_card(repo_id: str, folder: str, token: bool | str | None, revision: str | None) -> None:
-    """Write the README.md of a repository into a folder, if there are both; a new branch starts with that of main."""
+    """Download a repository's README.md into a folder; a branch that does not exist yet gets the one of main.
+
+    Does nothing if the repository or its README.md does not exist.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         RemoteEntryNotFoundError,
@@ -61,7 +64,7 @@ def _download_card(repo_id: str, folder: str, token: bool | str | None, revision
         except RemoteEntryNotFoundError:
             return
         except RepositoryNotFoundError as error:
-            if error.response.status_code != 404:  # it is there, for others: gated, or the token is refused
+            if error.response.status_code != 404:  # the repository exists, but this token has no access
                 raise
             return
 

@@ -61,12 +61,12 @@ _REFUSED = {
     "variant": _FILE,
     "weights_only": "pickled code is never run",
 }
-# Values, besides None, False and empty ones, that equal the behaviour without the argument.
+# Arguments that may be given with this value, because it is what happens without them (as are None, False and empty).
 _AS_ALWAYS = {"use_safetensors": True, "weights_only": True, "code_revision": "main"}
 
 
-# Values of a text_config that say nothing about what the LLM computes, and how it was quantised while it was loaded
-# (`llm_bits` says that; with both, its loader would take the weights for quantised ones).
+# Keys of a text_config that are ignored. They do not change what the LLM computes; `quantization_config` would, but
+# `llm_bits` already asks for it, and with both the loader would treat the stored weights as quantised.
 _NOT_COMPUTING = frozenset(
     {"architectures", "dtype", "quantization_config", "transformers_version", "_name_or_path"}
 )
@@ -84,7 +84,7 @@ class LoadingArguments:
     llm: dict[str, Any]
     """For the LLM's own `from_pretrained`: `quantization_config`, its part of `device_map`, ..."""
     devices: dict[str, Any]
-    """Device of encoder and projector; None where the LLM begins. Empty: everything stays on the CPU."""
+    """Devices of encoder and projector; None is the device of the LLM's embeddings. Empty: the CPU."""
     dtype: torch.dtype | None
     attention: str | dict[str, Any] | None
     generation_config: Any
@@ -97,7 +97,7 @@ class LoadingArguments:
         """Sort the arguments of a call.
 
         Args:
-            positional: Those behind the directory, which are refused.
+            positional: Positional arguments after the directory; any is refused.
             config: The argument `config`.
             given: All keyword arguments.
 
@@ -149,8 +149,8 @@ class LoadingArguments:
             folder: The model's directory; its own config.json is validated in any case.
 
         Returns:
-            The config, the values of its text_config that are not those of the directory's, and what the directory's
-            config.json holds.
+            The config; the values of its text_config that differ from the directory's; and the values of the
+            directory's config.json.
 
         Raises:
             CheckpointError: A config.json is broken.

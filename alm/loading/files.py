@@ -49,7 +49,7 @@ def check_files(config: AudioLanguageConfig, folder: Path) -> None:
         folder: Its directory.
 
     Raises:
-        CheckpointError: The weights are missing or others, or the referenced LLM is gone or another one.
+        CheckpointError: The weights are missing or differ from those that were saved, or so does the referenced LLM.
     """
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{folder}: {WEIGHTS} is missing; the model was not saved completely")
@@ -87,13 +87,13 @@ def check_saved_weights(folder: Path, values: dict[str, Any]) -> str:
     """Refuse weights other than those saved with config.json, though all shapes fit; returns their header's hash."""
     header = header_sha256(folder / WEIGHTS)
     for key in ("weights_header_sha256", "weights_sha256"):
-        # `weights_sha256` is of the time before the header held checksums; it needs a second reading of the file.
+        # Earlier versions, whose header held no checksums, wrote `weights_sha256`; its check reads the file once more.
         if values.get(key) is not None and values[key] != (
             header if key == "weights_header_sha256" else sha256_of(folder / WEIGHTS)
         ):
             raise CheckpointError(
                 f"{folder / WEIGHTS}: is not the file that was saved with {folder / 'config.json'} ({key}); restore "
-                f"it, or remove {key} if you mean the change"
+                f"it, or remove {key} if the change is intended"
             )
     return header
 
@@ -103,7 +103,7 @@ def check_referenced_llm(config: AudioLanguageConfig, folder: Path) -> None:
     assert config.llm is not None
     local = Path(config.llm)
     if not os.path.isdir(local) and (local.is_absolute() or config.llm.startswith(".")):
-        # No Hub id: the model, or its LLM, was moved alone.
+        # A path, not a Hub id: the model or the LLM was moved without the other.
         missing = local if local.is_absolute() else Path(os.path.normpath(folder.absolute() / local))
         raise CheckpointError(
             f"{folder}: its LLM is not at {missing} ('llm' in {folder / 'config.json'} is '{config.llm}'); move it "
@@ -119,5 +119,5 @@ def check_referenced_llm(config: AudioLanguageConfig, folder: Path) -> None:
         if config.llm_config_sha256 and config_sha256(local) != config.llm_config_sha256:
             raise CheckpointError(
                 f"{local / 'config.json'}: was changed after {folder} was saved (llm_config_sha256); restore the file, "
-                f"or remove llm_config_sha256 from {folder / 'config.json'} if you mean the change"
+                f"or remove llm_config_sha256 from {folder / 'config.json'} if the change is intended"
             )

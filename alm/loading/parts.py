@@ -51,13 +51,13 @@ def take_stored_dtypes(module: nn.Module, stored: Mapping[str, Tensor]) -> None:
 def referenced_llm(
     config: AudioLanguageConfig, folder: Path, asked: LoadingArguments, changed: dict[str, Any]
 ) -> PreTrainedModel:
-    """The LLM that a model refers to; refused if it is gone or has other weights than in training."""
+    """Load the LLM that a model refers to, if it is still there and has the weights of training."""
     assert config.llm is not None
     check_referenced_llm(config, folder)
     if config.llm_bits is not None and "quantization_config" in asked.llm:
         raise UserError(
             f"from_pretrained: quantization_config: the model was trained with its LLM in {config.llm_bits} bits "
-            "(llm_bits in config.json), and is quantised so"
+            "(llm_bits in config.json), which the load repeats; remove the argument"
         )
     options = {key: value for key, value in asked.hub.items() if key not in ("revision", "subfolder")}
     if changed:

@@ -13,7 +13,7 @@ class WeightSamples:
         llm: The LLM, as it was loaded.
     """
 
-    # Of floats, and of codes in 4 or 8 bits, which a small change may leave as they are.
+    # Sampled values of a float tensor, and of a packed 4 or 8 bit tensor: a small change may leave most codes equal.
     _COUNT, _PACKED = 64, 4096
 
     def __init__(self, llm: nn.Module) -> None:
@@ -23,7 +23,7 @@ class WeightSamples:
         values = {}
         for key, value in llm.state_dict().items():
             packed = key.endswith(".weight") and value.dtype in (torch.uint8, torch.int8)
-            # no scale of a packed weight
+            # `.weight.` is inside the names of a packed weight's scales, which are not sampled.
             whole = packed or (value.is_floating_point() and ".weight." not in key)
             sharded = hasattr(value, "device_mesh")  # by FSDP2: reading its values waits for all processes
             if whole and ".lora_" not in key and not value.is_meta and not sharded and value.numel():

@@ -68,7 +68,7 @@ def check_branches(llm: Any, option: str) -> None:
         option: The option that needs it, for the message.
 
     Raises:
-        ConfigError: The LLM attends otherwise.
+        ConfigError: The LLM cannot use such a mask.
     """
     embeddings = llm.get_input_embeddings()
     ids = torch.arange(1, 9, device=embeddings.weight.device)[None] % embeddings.num_embeddings
@@ -90,7 +90,7 @@ def check_branches(llm: Any, option: str) -> None:
         found = torch.cat([together[:, :3], together[:, 5:]], dim=1)
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
         raise ConfigError(
-            f"{option}: {type(llm).__name__} does not take the mask that this needs ({type(error).__name__}); remove it"
+            f"{option}: {type(llm).__name__} does not take a mask of four axes ({type(error).__name__}); remove it"
         ) from error
     finally:
         llm.train(was_training)

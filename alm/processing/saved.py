@@ -103,7 +103,7 @@ def _check_files(folder: Path, values: dict[str, Any]) -> None:
     if "files" in values and (difference := changed_file(folder, values["files"], PROCESSOR_CONFIG)):
         raise CheckpointError(
             f"{folder}: {difference} since the processor was saved; restore it, or remove its entry from 'files' in "
-            f"{PROCESSOR_CONFIG} if you mean the change"
+            f"{PROCESSOR_CONFIG} if the change is intended"
         )
 
 

@@ -48,8 +48,8 @@ class Service:
         max_requests: Most requests under way, waiting ones included; more are answered with 429.
         request_s: Longest time in seconds of one request, from its first byte to the last of its answer.
         drain_s: How long answers under way may go on after the server was told to end.
-        own_host_only: Refuse requests that name another host than this machine, as pages of strangers in a browser
-            here would.
+        own_host_only: Refuse requests whose `Host` is not this machine. A web page opened in a browser on this machine
+            could otherwise send requests under its own host name.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Service:
                     await _refuse(request, refusal)(scope, receive, send_noting)
                     return
                 await self._app(scope, receive, send_noting)
-        except TimeoutError:  # of a caller that does not send, or does not read
+        except TimeoutError:  # the caller stopped sending its request or reading its answer
             logger.warning("a request took longer than %g s; it was ended", self.request_s)
             if not begun:
                 error = RequestError(408, f"took longer than {self.request_s:g} s", "timeout")
@@ -116,7 +116,7 @@ class Service:
             pass
 
     async def _discard(self, receive: Receive) -> None:
-        """Read what a refused caller still sends: it reads no answer before, and would see a broken connection."""
+        """Read the rest of a refused request: a caller reads the refusal only after it has sent everything."""
         left = 2 * self.limits.body_bytes
         with suppress(TimeoutError):
             async with asyncio.timeout(_DISCARD_S):
@@ -186,9 +186,8 @@ class Service:
             chat = await self._read(request)
             if chat.stream:
                 answer = self.engine.answer(chat)
-                first = await self._next(
-                    answer
-                )  # what is wrong with the request shows before the status is sent
+                # Awaited before the status is sent, so that an invalid request gets its own status.
+                first = await self._next(answer)
                 return _Stream(self._events(chat, answer, first), leave)
             content, finish = await self._whole(request, chat)
         except BaseException:
@@ -199,7 +198,8 @@ class Service:
 
     async def _read(self, request: Request) -> ChatRequest:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":  # what a page of another site can send without asking this server
+        # Browsers let pages of other sites send some content types without asking this server, but not this one.
+        if kind != "application/json":
             raise RequestError(400, "Content-Type must be application/json", "invalid_content_type")
         body = await self._body(request)
 
@@ -236,7 +236,7 @@ class Service:
         return bytes(body)
 
     async def _next(self, answer: AsyncGenerator[str | Finish, None]) -> str | Finish:
-        """The next piece; raises where the time of a server that ends is over."""
+        """The next piece of an answer; raises `shutting_down` when the server has no more time."""
         coming = asyncio.ensure_future(anext(answer))
         over = asyncio.ensure_future(self._no_more_time.wait())
         try:
@@ -322,7 +322,7 @@ class Service:
 
 
 class _Stream(StreamingResponse):
-    """A stream that says when it is over, also where it never began."""
+    """A stream that calls `done` at its end, also if the caller left before it began."""
 
     def __init__(self, events: AsyncGenerator[str, None], done: Callable[[], None]) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})

@@ -224,12 +224,12 @@ def build_page(asker: Asker, examples: Sequence[str] = ()) -> Any:
     def show(message: dict[str, Any] | None) -> Any:
         files = (message or {}).get("files") or []
         if not files:
-            return gr.skip()  # clips that were asked about stay in sight
+            return gr.skip()  # keep showing the clips of the last question
         shown = []
         for file in files:
             try:
                 shown.append(clip_html(file))
-            except (AudioError, OSError) as error:  # named as its user knows it
+            except (AudioError, OSError) as error:  # show the file's name, not its temporary path
                 reason = str(error).replace(file, Path(file).name)
                 shown.append(f'<div class="alm-clip">{html.escape(reason)}</div>')
         return "".join(shown)

@@ -59,7 +59,7 @@ class Engine(Protocol):
 
 
 def shutting_down() -> RequestError:
-    """What a caller is told whose answer cannot be finished."""
+    """The error for a caller whose answer cannot be finished because the server is ending."""
     return RequestError(
         503, "the server is shutting down; try again later", "shutting_down", retry_after_s=30
     )
@@ -80,7 +80,7 @@ class LocalEngine:
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
         self.sample_rate: int = processor.sample_rate
         self.audio_token: str = processor.audio_token
-        # The model's own is replaced while it generates
+        # A copy: the model's generation_config is replaced during generation.
         self._own = SimpleNamespace(generation_config=model.generation_config)
         self._tokenizing = threading.Lock()
         self._waiting: deque[_Job] = deque()
@@ -165,7 +165,7 @@ class LocalEngine:
                 continue
             try:
                 self._generate(jobs)
-            except Exception as error:  # of this batch; the next one is another matter
+            except Exception as error:  # reported to the callers of this batch; the next batch may succeed
                 for job in jobs:
                     job.send(error)
             del jobs
@@ -175,7 +175,7 @@ class LocalEngine:
         waiting = [job for job in self._waiting if not job.cancelled.is_set()]
         jobs = [job for job in waiting if job.key() == waiting[0].key()][: self.batch_size]
         if jobs and jobs[0].request.seed is not None:
-            jobs = jobs[:1]  # its random numbers are its own
+            jobs = jobs[:1]  # in a batch, its random numbers would depend on the other requests
         self._waiting = deque(job for job in waiting if job not in jobs)
         return jobs
 

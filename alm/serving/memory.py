@@ -14,10 +14,10 @@ _M_ARENA_MAX = -8  # <malloc.h>
 
 
 def limit_arenas(count: int) -> None:
-    """Let all threads share so many heaps; those that threads have already stay.
+    """Limit the number of heaps that threads share; a thread keeps a heap that it already has.
 
     Args:
-        count: Most heaps.
+        count: Largest number of heaps.
     """
     if (function := _of_libc("mallopt")) is not None:
         function(_M_ARENA_MAX, count)

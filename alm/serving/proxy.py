@@ -113,10 +113,10 @@ class VllmEngine:
             )
 
     async def start(self) -> None:
-        """Wait until it answers.
+        """Wait until vLLM answers.
 
         Raises:
-            UserError: It ended instead.
+            UserError: vLLM has ended.
         """
         while True:
             if self._child.poll() is not None:
@@ -184,7 +184,7 @@ class VllmEngine:
                 raise RequestError(503, "the engine failed; try again later", "engine_down") from error
             said = error.body.get("message") if isinstance(error.body, dict) else None
             raise RequestError(400, f"the engine refuses it: {said or error}", "invalid_prompt") from error
-        except Exception as error:  # in a stream, those of the HTTP client come as they are
+        except Exception as error:  # the openai client does not wrap HTTP errors during a stream
             logger.warning("vLLM did not answer: %r", error.__cause__ or error)
             raise RequestError(503, f"no answers at present: {self.problem() or 'the engine failed'}",
                                "engine_down", retry_after_s=30) from error  # fmt: skip

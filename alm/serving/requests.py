@@ -25,13 +25,14 @@ _FIELDS = {
     "model", "messages", "stream", "stream_options", "temperature", "top_p", "max_tokens", "max_completion_tokens",
     "seed", "stop",
 }  # fmt: skip
-# Fields that clients send with a value under which they change nothing.
+# Fields without an effect here, with the values that are accepted; any other value is refused.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,), "frequency_penalty": (0,), "presence_penalty": (0,), "logprobs": (False,), "store": (False,),
     "modalities": (["text"],), "response_format": ({"type": "text"},), "tool_choice": ("none", "auto"),
     "tools": ([],), "logit_bias": ({},), "parallel_tool_calls": (True, False), "service_tier": ("auto", "default"),
 }  # fmt: skip
-_NO_EFFECT = ("user", "metadata", "safety_identifier", "prompt_cache_key")  # they name the caller
+# Fields that identify the caller; they are ignored.
+_NO_EFFECT = ("user", "metadata", "safety_identifier", "prompt_cache_key")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ _SILENT_S = 30.0  # longest time for the head of a request
 
 
 class _Server(uvicorn.Server):
-    """Tells the application that it has to come to an end, and ends connections that ask for nothing."""
+    """Server that tells the application when to stop, and closes idle connections."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -34,7 +34,7 @@ class _Server(uvicorn.Server):
         self._idle_since: dict[Any, float] = {}
 
     def hang_up(self) -> None:
-        """End connections on which no request has begun for long: uvicorn would wait for its head for ever."""
+        """Close connections that have had no request for a while; uvicorn would keep them forever."""
         now = time.monotonic()
         connections: set[Any] = self.server_state.connections
         cycles = {one: getattr(one, "cycle", None) for one in connections}  # a request and its answer

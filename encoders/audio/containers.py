@@ -18,18 +18,18 @@ from alm.common.errors import AudioError
 from encoders.audio import headers
 
 _MOST_CHUNKS = 10_000
-# Placeholders of writers that could not seek back: 0xFFFFFFFF (ffmpeg), 0x7FFFFFFF and a little less (sox; of aiff
-# 0x7F000000 and its 8 bytes before the samples), 0x80000000.
+# Sizes that writers leave as placeholders if they cannot seek back: 0xFFFFFFFF (ffmpeg); 0x7FFFFFFF and a little less
+# (sox), in aiff 0x7F000000 plus the 8 bytes before the samples; 0x80000000.
 _PLACEHOLDERS = (
     range(0x7F000000, 0x7F000100),
     range(0x7FFF0000, 0x80000100),
     range(0xFFFF0000, 0x100000000),
 )
-_UNKNOWN_FRAMES = 0x3F000000  # of aiff: sox writes 0x7F000000 bytes
+_UNKNOWN_FRAMES = 0x3F000000  # frame counts above this in aiff are placeholders: sox writes 0x7F000000 bytes
 _MOST_BEHIND = 1024  # bytes behind the samples that no chunk explains: padding, an ID3v1 tag
 _TAGS = (b"ID3", b"TAG", b"APETAGEX")
 _PADDING = 64  # bytes behind samples, of writers that fill blocks
-# Of AIFC's kinds of samples the bytes of a block, per channel (0: as many as the bits need), and its samples.
+# For each AIFC compression type: bytes of a block per channel (0: as the sample's bits require), samples of a block.
 _AIFC_BLOCKS = {
     b"NONE": (0, 1), b"twos": (0, 1), b"sowt": (0, 1), b"raw ": (0, 1), b"in24": (3, 1), b"in32": (4, 1),
     b"fl32": (4, 1), b"FL32": (4, 1), b"fl64": (8, 1), b"FL64": (8, 1), b"ulaw": (1, 1), b"ULAW": (1, 1),
@@ -39,7 +39,7 @@ _W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
 _EBML_UNKNOWN = {(1 << 7 * n) - 1 for n in range(1, 9)}
 _EBML, _SEGMENT, _CLUSTER, _TRACKS, _TRACK = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B, 0xAE
 _BLOCK_GROUP, _TRACK_NUMBER, _BLOCKS = 0xA0, 0xD7, (0xA3, 0xA1)
-_INSIDE = {  # of an element whose content is looked at, what it may hold; 0xEC is a gap, 0xBF a checksum
+_INSIDE = {  # the child elements that each element may hold; 0xEC is a gap, 0xBF a checksum
     _SEGMENT: {
         _CLUSTER, _TRACKS, 0x1C53BB6B, 0x1549A966, 0x114D9B74, 0x1941A469, 0x1043A770, 0x1254C367, 0xEC, 0xBF,
     },
@@ -58,7 +58,7 @@ class Container:
     """The facts that a container states about its tracks.
 
     Attributes:
-        packets: Fewest packets of each track, by its place among the tracks, where they were counted.
+        packets: Smallest possible number of packets per track, by track index; empty if packets were not counted.
         declares_length: Whether the length that it declares was known when it was written.
         n_samples: Fewest samples per channel that decoding must give; 0 where it does not say.
     """
@@ -80,7 +80,7 @@ def check_whole(stream: BinaryIO, size: int, file: str) -> Container | None:
         The facts that the container states; None if the file is no container.
 
     Raises:
-        AudioError: It is cut off, or damaged where sizes stand.
+        AudioError: The file is truncated, or one of its size fields is damaged.
     """
     stream.seek(0)
     head = stream.read(256)
@@ -130,7 +130,10 @@ def _riff(stream: BinaryIO, size: int, file: str) -> None:
 
 
 def _check_rest_of_wav(stream: BinaryIO, size: int, at: int, declared: int, order: str, file: str) -> None:
-    """Refuse many bytes behind the samples that are no chunk, as in files above 4 GiB, whose size a wav cannot hold."""
+    """Refuse a wav in which many bytes that are no chunk follow the samples.
+
+    Files above 4 GiB look like this, because a wav header cannot hold their size.
+    """
     for _ in range(_MOST_CHUNKS):
         stream.seek(at)
         head = stream.read(9)  # one more: some writers do not pad to an even size

@@ -25,18 +25,19 @@ _FORMATS = ",".join(
     mov,mp4,m4a,3gp,3g2,mj2 mp3 mpc mpc8 mpeg mpegts mpegtsraw mxf nistsphere nsv nut oma ogg osq qcp qoa rm rso sbc
     shn sln sol sox spdif tak truehd tta voc vqf w64 wav wtv wv xwma""".split()
 )
-# Of these, the kinds of which a cut or damaged file is noticed: by sizes (`containers`), by counts, or by their frames.
+# The formats above in which a truncated or damaged file is detected: by sizes (`containers`), counts, or frames.
 _WHOLE = frozenset(
     """aac ac3 aiff amr ape asf au avi caf dts eac3 flac flv gsm iff loas matroska mov mp3 mpeg mpegts nistsphere ogg
     sox tta voc w64 wav wv""".split()
 )
-# Kinds of files whose declared length is worth reading; it follows from sizes that may be damaged in wav and the like.
+# Formats whose declared length is reliable. In wav and similar formats it is computed from sizes that may be damaged.
 _DECLARE_DURATION = frozenset({"mov", "matroska", "asf", "avi", "tta", "wv", "ape"})
 _ONE_DURATION = frozenset({"asf", "matroska"})  # kinds that declare one length for all tracks
 _LARGEST_DIFFERENCE_S = 0.1  # of asf's declared length; wma's decoder loses its first frame, up to 93 ms
 _STEADY_TIMES = frozenset({"asf", "mpeg"})  # kinds whose packets have times without gaps
 _LARGEST_GAP_S = 0.02
-# PyAV counts the planes of a frame up to an empty one; where there are so many, no empty one follows, and it reads on.
+# Plane pointers of an FFmpeg frame. PyAV counts planes up to the first empty pointer; if all are used, it reads
+# past the end.
 _MOST_PLANES = 8
 _INTEGER_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 

@@ -8,11 +8,11 @@ _BLOCK_SAMPLES = {
     **{code: 576 << code - 2 for code in range(2, 6)},
     **{code: 256 << code - 8 for code in range(8, 16)},
 }
-_SEARCHED = 1 << 16  # bytes before the end, where the header does not say how large a frame is
+_SEARCHED = 1 << 16  # bytes at the end that are searched for the last frame if the header has no frame size
 
 
 def split(data: bytes) -> list[bytes]:
-    """Return the FLAC files that were joined to this one; one, unchanged, where it is a single one."""
+    """Split concatenated FLAC files; a single file is returned as it is, in a list of one."""
     starts = []
     at = data.find(_START)
     while at >= 0:
@@ -24,9 +24,9 @@ def split(data: bytes) -> list[bytes]:
 
 
 def true_length(data: bytes) -> int | None:
-    """The number of samples by the place of the last frame, where the header leaves it open or says fewer.
+    """The number of samples up to the last frame, if the header gives no number or a smaller one.
 
-    Writers to a pipe leave the number open; libsndfile would stop at one that is too small.
+    Writers to a pipe give no number. libsndfile would stop at a number that is too small.
 
     Returns:
         None where the header's number can be used.

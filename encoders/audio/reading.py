@@ -35,7 +35,7 @@ from encoders.audio.waveforms import LARGEST_SANE_PEAK, SILENT_PEAK, resample
 Source = str | os.PathLike[str] | bytes | BinaryIO
 """A path, an `http(s)` or `data:` address (a `str`), the whole content of a file, or an open file."""
 
-# The mean of channels that hold this little of their energy (-40 dB) is what inverted channels leave behind.
+# Channels cancel if their mean holds at most this share of their energy (-40 dB): one is the other inverted.
 _CANCELLED = 1e-4
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile gives 2^63 - 1 for a FLAC stream without a length
 _BLOCK_FRAMES = 1 << 16

@@ -119,7 +119,7 @@ class EatEncoder(PublishedEncoder):
     def translate(
         cls, weights: dict[str, Tensor], beside: dict[str, Any], values: dict[str, Any]
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Both layouts under our names; sizes from the weights, heads and window from a config where there is one."""
+        """Rename the weights of either layout; sizes come from the weights, heads and window from a config if given."""
         cfg = beside.get("cfg")
         stated = values or (cfg.get("model") if isinstance(cfg, dict) else None) or {}
         require_stated(stated, _REQUIRED, "config.json" if values else "cfg.model")

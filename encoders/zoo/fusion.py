@@ -151,8 +151,8 @@ class FusionEncoder(AudioEncoder):
         """Load the encoders that a mapping names and fuse them.
 
         Args:
-            values: `fusion` (`concat`) and `parts`: what `load_encoder` takes, or mappings of `encoder` to that and of
-                options to their values.
+            values: `fusion` (`concat`) and `parts`. A part is a source that `load_encoder` takes, or a mapping with the
+                key `encoder` for that source and further keys for its options.
 
         Raises:
             ConfigError: Unknown or missing key, fewer than two parts, or parts that do not fit together.

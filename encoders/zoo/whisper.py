@@ -80,8 +80,9 @@ class WhisperEncoderConfig(MelWindowConfig):
     Attributes:
         window_s: Seconds of a window, in steps of 0.02; None is the model's own 30 s. A shorter one costs less, but the
             model was trained with the silence of 30 s windows.
-        min_clip_s: Seconds that the tokens of a clip cover at least, silence behind it included: attention has gathered
-            there what a very short clip has too few tokens for. 0 keeps the tokens of the clip alone.
+        min_clip_s: A clip shorter than this many seconds also keeps tokens of the silence behind it, up to this length.
+            A very short clip has few tokens of its own, and attention stores some of its content in those of the
+            silence. 0 keeps only the tokens of the clip.
     """
 
     model_class: str = "WhisperEncoder"
@@ -127,7 +128,7 @@ class WhisperEncoderConfig(MelWindowConfig):
         return self.steps_per_window * STEP_SAMPLES
 
     def steps_in(self, n_samples: int) -> int:
-        """Steps that cover the piece, the last perhaps partly; of the silence behind it, those of `min_clip_s`."""
+        """Steps that cover the piece, the last perhaps partly; at least those of `min_clip_s`."""
         return (
             max(-(-n_samples // STEP_SAMPLES), self.steps_of(self.min_clip_s)) if n_samples >= _N_FFT else 0
         )
@@ -136,8 +137,8 @@ class WhisperEncoderConfig(MelWindowConfig):
 class WhisperEncoder(TransformersEncoder):
     """The encoder's output, one token every 20 ms.
 
-    As in training, every window is filled up with silence to 30 s and attention sees the silence; only the
-    tokens that cover the clip come out, or `min_clip_s` of a shorter one.
+    As in training, every window is filled up with silence to 30 s and attention sees the silence. Only the
+    tokens that cover the clip, or at least `min_clip_s`, are returned.
     """
 
     config: WhisperEncoderConfig

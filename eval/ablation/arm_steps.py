@@ -53,14 +53,17 @@ class Inputs:
 
 
 def shared_inputs(settings: AblationSettings, sketch: bool = False) -> Inputs:
-    """The inputs that all arms share; a sketch holds only as many as measuring the cost of an optimiser step needs."""
+    """The inputs that all arms share.
+
+    A sketch is a small copy of them, large enough to measure the cost of an optimiser step.
+    """
     given = settings.inputs
     if given.scenes is not None:
         scenes = merged(given.scenes, _SKETCH) if sketch else given.scenes
         data = ("--data", given.recordings) if given.recordings else ()
         words = ("alm", "quickstart", "--inputs-only", "--out", HERE, *data, "--seed", str(given.seed))
         reads = (given.recordings,) if given.recordings else ()
-        # The step's own folder holds log and markers; what the quickstart makes gets one beneath.
+        # The quickstart writes into a subfolder, because the step's own folder holds its log and markers.
         step = Step(
             "inputs", "scenes and small LLM", (*words, *_words(scenes)), "llm/config.json", reads=reads
         )
@@ -136,7 +139,7 @@ def arm_steps(
         settings: The ablation.
         arm: The arm; its values may hold references to the inputs' steps.
         inputs: All inputs.
-        seed: Of the tuned stages.
+        seed: Seed of the tuned stages.
         lr_scale: Factor on their learning rates.
         steps: Stage -> optimiser steps, where the budget says so.
     """
@@ -210,13 +213,14 @@ def stage_values(
 
 
 def plan_steps(arm: Arm, inputs: Inputs) -> dict[str, Step]:
-    """Per stage of an arm the step that measures its cost, on a sketch of the inputs."""
+    """For each stage of an arm, the step that measures its cost, on a sketch of the inputs."""
     made = {}
     source, options = arm.encoder
     first = arm.stages[arm.tuned[0]]
     for stage, given in arm.stages.items():
         values = stage_values(stage, given, inputs, None)
-        if stage != "pretrain":  # from scratch: the artifact that it would start from has the same size
+        # Start from scratch: the artifact of the stage before would have the same size.
+        if stage != "pretrain":
             ends = {"encoder": source, "encoder_options": options}
             ends |= {key: first[key] for key in ("projector", "projector_options") if key in first}
             values |= ends

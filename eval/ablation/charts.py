@@ -71,7 +71,7 @@ def _spots(scored: Sequence[Scored], key: str, cost: str) -> list[Spot]:
 
 
 def mean_curve(runs: Sequence[SeedRun]) -> list[tuple[float, float]]:
-    """The training loss over all tuned stages end to end, at the steps that every run has, as the mean over runs."""
+    """The training loss, averaged over runs, at the steps that all runs have; tuned stages follow one another."""
     joined = []
     for run in runs:
         before, points = 0, dict[int, float]()

@@ -120,6 +120,6 @@ def cost_table(settings: AblationSettings, work: Path, plans: list[ArmPlan]) -> 
     lines.append(
         f"{len(plans)} arms, {len(settings.seeds)} seeds, {len(settings.lr_scales)} learning rates; "
         f"about {total / jobs / 60:.0f} min of training with {jobs} processes at a time, plus scoring; "
-        "encoders that several arms share are run once, which makes it less"
+        "less if arms share pretrained encoders, which are trained once"
     )
     return "\n".join(lines)

@@ -21,7 +21,7 @@ class Arm:
     """One cell of the grid.
 
     Attributes:
-        name: Its levels, as far as the axis has more than one.
+        name: Its levels on the axes that have more than one.
         levels: Axis -> level.
         track: `native` or `matched`.
         stages: Stage -> values of its config, in the order they run; without inputs, seed and budget.

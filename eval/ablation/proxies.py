@@ -17,7 +17,7 @@ class Proxy:
     """One cheap metric over the arms of a track.
 
     Attributes:
-        name: Which.
+        name: `PROBE`, `EARLY` or `VALIDATION`.
         values: Arm -> value, as measured.
         rho: Spearman's rank correlation with the score. A loss enters with a minus sign, so a positive rho is good for
             every proxy. Arms that share an encoder share its probe: they count once, with the mean of their scores.

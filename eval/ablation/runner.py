@@ -153,7 +153,7 @@ def _start(work: Path, step: Step, lock: int, jobs: int) -> _Running:
             stderr=subprocess.STDOUT,
             env=environment,
             pass_fds=(lock,),  # the lock is held until the process and all it started have ended
-            process_group=0,  # of its own, to be ended with all it started
+            process_group=0,  # a group of its own, so that all processes that it starts can be ended with it
         )
     return _Running(step, process, lock, time.perf_counter())
 

@@ -160,7 +160,7 @@ class TrackSettings:
 
 
 def metric_of(score: str) -> tuple[str, ...]:
-    """The metric that gives a score such as `caption/bleu_1`; none where it is right and wrong answers counted."""
+    """The metric that gives a score such as `caption/bleu_1`; empty for accuracies."""
     prefix, _, name = score.partition("/")
     return (name,) if prefix in ("answer", "caption") or score == f"qa/{BALANCED}" else ()
 
@@ -225,8 +225,8 @@ class AblationSettings:
         stages: Stage -> values of its config (`config: FILE.yaml` starts from a file's values).
         axes: The grid.
         baseline: The arm that the others are compared with.
-        references: Further arms by name, which every table shows: their values over those of the first level of every
-            axis.
+        references: Further arms by name, which every table shows. An arm has the values of the first level of every
+            axis, overridden by those given here.
         floor: Arm marked as the floor in every table (an untrained encoder); "" marks none.
         ceiling: Arm marked as the ceiling (the oracle); "" marks none.
         seeds: Seeds of the tuned stages; rank stability needs three or more.

@@ -169,7 +169,7 @@ def _longest_answer(request: Instance) -> int:
 
 
 def _heard(clips: Sequence[list[np.ndarray]], place: int, control: str) -> list[np.ndarray]:
-    """The recordings of a question under a control; another clip's are those of the next question with other ones."""
+    """The recordings of a question under a control; for `other_clip` those of the next question about another clip."""
     if control == "no_audio":
         return []
     if control == HEADLINE or not clips[place]:

@@ -19,7 +19,7 @@ FLUENCY_PENALTY = 0.9
 def parts_of(
     names: Sequence[str], predictions: list[str], references: list[list[str]], **options: Any
 ) -> tuple[list[np.ndarray], str]:
-    """Per-sample scores of other metrics, each with those of the options it has; their backends joined with `+`."""
+    """Per-sample scores of other metrics, and their backends joined with `+`; each metric gets the options it knows."""
     from eval.metrics import load_metric
 
     results = []
@@ -38,7 +38,7 @@ class FluencyPenalised(TextMetric):
     @property
     @abstractmethod
     def name_(self) -> str:
-        """Name of the metric; the one whose scores it takes is all of `made_of`."""
+        """Name of this metric; `made_of` names the one metric whose scores it penalises."""
 
     def _compute(
         self,

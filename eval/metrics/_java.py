@@ -101,7 +101,7 @@ class JavaDialogue:
         """Send a line and read some lines.
 
         Raises:
-            MetricError: The program ended instead.
+            MetricError: The program ended before it answered.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:

@@ -74,8 +74,8 @@ class Connections:
             The answer, and the tokens that the endpoint counted (`prompt`, `answer`); empty if it counted none.
 
         Raises:
-            Busy: Worth another try.
-            Refused: Not worth one.
+            Busy: A retry may help.
+            Refused: A retry does not help.
         """
         deadline = time.monotonic() + self._timeout_s
         kept = getattr(self._kept, "connection", None)

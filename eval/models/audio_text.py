@@ -168,7 +168,7 @@ class AudioTextModel(LocalModel):
 
 
 def _batches(prompts: Sequence[Prompt], batch_size: int, equal_lengths: bool) -> Iterator[list[int]]:
-    """Indices of prompts of similar length, those with as many recordings (or as long ones) together."""
+    """Batches of indices of prompts: with equal numbers (or lengths) of recordings, and of similar length."""
     sizes = [[len(clip) for clip in prompt.clips()] for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: (len(sizes[i]), sum(sizes[i]), sizes[i]))
 
@@ -182,7 +182,7 @@ def _batches(prompts: Sequence[Prompt], batch_size: int, equal_lengths: bool) ->
 
 
 def _recognises(name: str) -> bool:
-    # Also what is neither there nor a hub id: loading says so.
+    # True also for a name that is no directory and no hub id; loading then reports it.
     return not name.endswith((".py", ".yaml")) and re.match(r"[A-Za-z][\w+.-]*:", name) is None
 
 

@@ -110,7 +110,7 @@ def _read(text: str, options: Options) -> int | None:
     return None if said.mentions else reworded(text, options)
 
 
-# A tier's result for a text that answers, but with no single choice.
+# Result of a tier if the text gives an answer that is not a single choice.
 _CONFLICT = -1
 
 
@@ -208,7 +208,7 @@ def _letter_at(text: str, options: Options) -> tuple[int, int, bool] | None:
 
 def _start(text: str, options: Options) -> tuple[int, int] | None:
     """The choice that a text starts with, and where it ends; `_CONFLICT` where letter and text disagree."""
-    # With as few of the words before the choice as it takes: "it is" may belong to the choice.
+    # First without skipping words such as "it is", which may belong to the choice.
     for lead in (MARKS, LEAD):
         match = lead.match(text)
         found = _start_at(text, match.end() if match else 0, options)

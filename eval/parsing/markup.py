@@ -12,7 +12,7 @@ _THINKING = (
 )
 _OPEN, _CLOSE = r"[<\[\u25c1]", r"[>\]\u25b7]"
 _THINK_TAG = re.compile(rf"(?i){_OPEN}(/?)({_THINKING}){_CLOSE}")
-# An end without a beginning: thinking that the prompt opened, or that a channel or console ends.
+# The end of thinking whose start is not in the text: the prompt opened it, or a channel marker or a console ends it.
 _THINK_END = re.compile(
     rf"(?i){_OPEN}/{_THINKING}{_CLOSE}|<\|channel\|>\s*final\s*<\|message\|>|\bdone thinking\b\W*"
 )
@@ -27,7 +27,7 @@ _MARKED_NAME = rf"(?=\w*{_MARK})(\w+)"
 _TAG = re.compile(rf"(?is)[<\[]{_MARKED_NAME}[>\]](.*?)(?:[<\[]/\1[>\]]|$)")
 _LATEX = re.compile(r"\\(?:text\w*|math\w+|emph|underline|fbox)\s*\{([^{}]*)\}")
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
-# A field that JSON readers refuse, for quotes or commas that are not theirs.
+# A field of invalid JSON, for example with single quotes or a trailing comma.
 _LOOSE_FIELD = re.compile(
     rf"""(?is)[{{,]\s*["']?{_MARKED_NAME}["']?\s*:\s*(?:"([^"{{}}]*)"|'([^{{}}]*?)'(?=\s*[,}}]))"""
 )

@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 
 from eval.parsing.normalise import digits_for_number_words, words_of
 
-# To the quotes, brackets and stops that the rules know.
+# Maps quotation marks, brackets and full stops of other scripts to the ASCII ones that the patterns use.
 _PLAIN = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201a\u00b4", "'")
     | dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb\u300c\u300d\u300e\u300f", '"')
@@ -62,7 +62,7 @@ _OWN_LETTER = re.compile(
 )
 _NO_LABEL_LENGTH = 40  # the longest match of `_NO_LABEL`
 _LEADING_ARTICLE = re.compile(r"(?:an?|the)\s+", re.IGNORECASE)
-# What follows an A or I that is a label; before other small letters it is a word.
+# Words after a capital A or I that is a label, such as `A is right`. Before other lower-case words A and I are words.
 _AFTER_LABEL = re.compile(
     r"\s+(?!\w+ly\s*(?:[.,;!]|$)|\w+(?:s|ed)\s+(?:the|what|all|best|better|with)\b|(?:is|are|was|were|do|did|seems?|fits?"
     r"|match\w*|looks?|stands|should|would|could|can|has|does|gets|makes|appears|sounds|best|as|because"

@@ -95,7 +95,7 @@ def _ordered(examples: Sequence[Example]) -> list[Example]:
 
 
 def _answer_table(asked: Sequence[Record], answers: Mapping[str, str], verdicts: Mapping[str, str]) -> Table:
-    """One row per answer, up to the limit of a page; dropped rows are in proportion of verdicts and kinds."""
+    """One row per answer, the wrong ones first, up to the limit of a page."""
     shown = asked[:_MAX_ANSWERS]
     if len(asked) > len(shown):
         # The wrong ones fill the table only up to three quarters, so that there are right ones to compare with.

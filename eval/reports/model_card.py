@@ -17,7 +17,7 @@ def add_to_card(
 ) -> None:
     """Put scores into a model's card, in place of earlier ones of the same benchmark.
 
-    Nothing happens where the directory holds no generated card, or is not writable; in the hub's cache files are links.
+    The card stays unchanged if it was not generated, if it cannot be written, or if it is a link into the hub's cache.
 
     Args:
         folder: The model's directory.

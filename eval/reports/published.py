@@ -14,7 +14,7 @@ from eval.reports.sections import Cell, Section, Table
 from eval.scoring.predictions import HEADLINE
 
 OFFICIAL = "official"
-"""Name of the score by a benchmark's own rule, among the scores that a published column is compared with."""
+"""Name of the score by the benchmark's own rule in the results that `published_sections` takes."""
 
 Results = Mapping[str, Mapping[str, Any]]
 """Score name -> value with `low` and `high`, as in `scores.json`."""
@@ -34,10 +34,10 @@ def published_sections(
 
     Args:
         run: What `scores.json` says of the evaluation under `run`.
-        results: Per model that was asked its scores, also `OFFICIAL`.
+        results: Model name to the model's scores, `OFFICIAL` among them.
         n_records: How many questions were asked.
         limited: Whether only a part of the benchmark was asked.
-        level: Of the heading.
+        level: Level of the heading.
     """
     split = run.get("split", "")
     found = [one for one in published().get(run.get("benchmark", ""), ()) if split in one["splits"]]
@@ -51,7 +51,7 @@ def published_sections(
         f"This run: {asked} of the split {split}, prompt {run.get('prompt', OURS)}, answers read by our parser, 95 % "
         "intervals over clips.",
         *(
-            ["It asked another set of questions than the figures are about: they do not compare."]
+            ["This run and the figures are about different sets of questions, so they do not compare."]
             if part
             else []
         ),

@@ -116,8 +116,8 @@ def score_sections(scores: Scores, heading: str, of: str = "") -> list[Section]:
 
     Args:
         scores: The scores.
-        heading: Of their section.
-        of: What is added to the headings of what they show.
+        heading: Heading of the section with the score table.
+        of: Text appended to the other headings, such as `: NAME`.
     """
     chart = _score_chart(scores)
     found = [

@@ -59,10 +59,10 @@ class AnswerScore:
         return ratio_interval(self.columns, self.clips, self.statistic, seed=seed)
 
     def of_samples(self, at: np.ndarray) -> "AnswerScore | None":
-        """The score of some samples; None where it is not defined on them, as an error rate without words is not.
+        """The score of some samples; None if it is not defined on them, for example an error rate without words.
 
         Args:
-            at: Their numbers.
+            at: Indices of the samples.
         """
         part = replace(self, columns=self.columns[at], clips=[self.clips[i] for i in at])
         return part if np.isfinite(self.statistic(part.columns.sum(axis=0, keepdims=True))).all() else None

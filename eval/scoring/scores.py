@@ -22,13 +22,15 @@ from eval.scoring.predictions import CONTROLS, HEADLINE, Prediction
 Scores = dict[str, Any]
 """The contents of `scores.json`.
 
-`arms`: per condition (`none`, `no_audio`, `other_clip`, and other models by name) `scores` (name to value, low, high,
-n, n_clips), `n_missing` and `choice_parse_failures`, where asked for `official` (the published rule) and `groups`
-(scores per value of what they are broken down by); `gaps`: per other condition the paired difference `none` minus it
-under the same names; `backends`: how each number was made; `absent`: scores that could not be computed, and why;
-`notes`: remarks for readers of the numbers; `ids_sha256`: hash of the records' ids, the same for the same
-set. Names are `caption/<metric>`, `qa/overall`, `qa/<kind>` and `ranking/map`; of further metrics of answers
-`answer/<metric>`; of answers matched with labels by text embedding `qa/label_embedding` and
+- `arms`: one entry per condition: `none`, `no_audio`, `other_clip`, and other models by name. An entry has `scores`
+  (name to value, low, high, n, n_clips), `n_missing` and `choice_parse_failures`. If asked for, it also has `official`
+  (scores by the published rule) and `groups` (scores for each value of a key of the records).
+- `gaps`: for each other condition, the paired differences `none` minus that condition, by score name.
+- `backends`: how each score was computed. `absent`: scores that could not be computed, and why.
+- `notes`: remarks for readers. `ids_sha256`: hash of the records' ids.
+
+Score names are `caption/<metric>`, `qa/overall`, `qa/<kind>`, `ranking/map`, and `answer/<metric>` for metrics of free
+answers. Answers that are matched with labels by text embedding give `qa/label_embedding` and
 `ranking/label_embedding_map`.
 """
 

@@ -12,7 +12,7 @@ from train.data.clip_random import generator_of
 Lengths = Callable[[int], np.ndarray]
 """From an epoch to the length of every sample, (n,)."""
 
-_PICKED = 1 << 20  # places of one step of `_picked`
+_PICKED = 1 << 20  # elements that `_picked` copies at a time
 MEGABATCHES = 50  # batches sorted together when grouping by length, as in transformers
 
 

@@ -79,7 +79,7 @@ def finalise(unfinished: Path, step: int, facts: dict[str, Any]) -> Path:
         _flush(path)
     _flush(unfinished)
     final = unfinished.parent / f"checkpoint-{step}"
-    if final.exists():  # damaged, from an older attempt; or this step's, which preemption has saved already
+    if final.exists():  # a damaged one of an earlier attempt, or one that preemption saved at this same step
         shutil.rmtree(final)
     os.replace(unfinished, final)
     _flush(final.parent)

@@ -36,7 +36,7 @@ def check_launcher() -> None:
 
 
 def check_processes() -> None:
-    """Refuse to shard where one process trains alone; on a GPU torchrun may start one.
+    """Refuse FSDP with a single process, except for one that torchrun started on a GPU.
 
     Raises:
         ConfigError: There is one process.

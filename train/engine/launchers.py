@@ -68,7 +68,7 @@ def _end_with_deepspeed() -> None:
     except psutil.Error:  # ended meanwhile, or hidden: another user's
         return
     if launch is None or not _starts(words[0], "launch"):
-        return  # the variables are inherited: this process is the child of a worker, which ends it
+        return  # the variables were inherited: a worker started this process, and ends it
     end_with_parent(launch.pid)
     match runner_state(*words):
         case "gone":

@@ -199,7 +199,8 @@ class StageTrainer(CheckpointTrainer):
             model.zero_grad()
             assert self._loss_before is not None
             self._tr_loss.copy_(self._loss_before)
-            return torch.full((), torch.nan, device=self.args.device)  # logged as the mean of those before
+            # The Trainer then logs the mean of the earlier losses.
+            return torch.full((), torch.nan, device=self.args.device)
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The model's loss; all processes decide together what to do if it is not a number."""

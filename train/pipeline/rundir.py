@@ -24,7 +24,7 @@ from train.stage import STAGES
 MARKER = "finished.json"
 ATTEMPT = "attempt.json"
 CONFIG = "config.yaml"
-# What stages of earlier versions left, whose `attempt.json` does not list it.
+# Results of earlier versions of this toolkit, whose `attempt.json` does not list them.
 _LEFT_BEFORE = (
     *("model", "encoder", "classifier", "control", "checkpoints", "metrics.jsonl", "nonfinite.jsonl"),
     *("quarantine.jsonl", "predictions.jsonl", "scores.json", "scores.md"),

@@ -26,7 +26,7 @@ from train.pipeline.rundir import MARKER, facts_of
 SAMPLE_RATE_HZ = 16000
 
 Baselines = Callable[[Sequence[Record], dict[str, str]], list[Baseline]]
-"""From the records that were asked about, and the model's answers by id: simple systems on the same recordings."""
+"""Takes the test records and the model's answers by id; returns scores of simple systems on the same recordings."""
 
 
 def summarise(
@@ -41,7 +41,7 @@ def summarise(
 
     Args:
         out: The quickstart's directory.
-        arms: Where the models that it is compared with have their answers, by name.
+        arms: Folders with the answers of the models to compare with, by name.
         stages: The stages that were trained, in order.
         limit: How many test records were asked; None is all.
         head: What was run, for the report's head.

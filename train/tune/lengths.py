@@ -20,8 +20,8 @@ class SampleLengths:
     """Estimated tokens of every sample in an epoch, audio and text together.
 
     Audio tokens are computed from the files' headers or a shard's index. Text tokens are estimated from the number of
-    characters: tokenising all text would take longer than grouping saves. Lengths are used for grouping alone. Of
-    shards they are those of the clips without augmentation, whose draws depend on names that the index lacks.
+    characters: tokenising all text would take longer than grouping saves. Lengths are used for grouping alone. For
+    shards, augmentation is ignored: its random draws depend on clip names, which the index lacks.
 
     Args:
         records: The records.

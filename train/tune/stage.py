@@ -43,7 +43,7 @@ from train.tune.lengths import SampleLengths
 from train.tune.packing import check_packing
 from train.tune.sharing import SharedClips, groups_by_clip
 
-_LONGEST_TOKEN_S = 60  # of all encoders and projectors
+_LONGEST_TOKEN_S = 60  # no encoder with a projector needs a longer clip than this for its first token
 
 
 def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLanguageProcessor]:
@@ -61,9 +61,11 @@ def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLa
         llm,
         settings.projector,
         settings.projector_options,
-        llm_source=None if gguf_file(settings.llm) else settings.llm,  # de-quantised: saved with the model
+        # Weights of a GGUF file are de-quantised and saved with the model.
+        llm_source=None if gguf_file(settings.llm) else settings.llm,
         llm_bits=settings.llm_bits,
-        encoder_source=settings.encoder if isinstance(settings.encoder, str) else None,  # fused: several
+        # A fusion of encoders has no single source.
+        encoder_source=settings.encoder if isinstance(settings.encoder, str) else None,
     )
     return model, build_processor(tokenizer, model, settings.chat_template)
 

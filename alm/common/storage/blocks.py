@@ -17,7 +17,7 @@ CACHE_LIMIT_VARIABLE = "ALM_REMOTE_CACHE_GB"
 BLOCK_BYTES = 1 << 20
 
 _DEFAULT_GB = 20.0
-_LOOK_SHARE = 100  # the folder is measured again after a hundredth of the limit was written by this process
+_LOOK_SHARE = 100  # the folder's size is measured again when this process has written 1 / 100 of the limit
 _KEPT_SHARE = 0.9
 
 
@@ -40,7 +40,7 @@ class BlockCache:
         path = self.file(key, str(number))
         try:
             data = path.read_bytes()
-            os.utime(path)  # used last
+            os.utime(path)  # marks the block as the last used one
         except OSError:
             return None
         return data if len(data) == size else None

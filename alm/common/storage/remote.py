@@ -101,7 +101,7 @@ class RemotePath(PosixPath):
         return super().__str__().replace(":/", "://", 1)
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """Size, and in the place of the time of change a number that differs for a replaced object.
+        """Size, and as modification time a number made from the object's version, which changes when it is replaced.
 
         Raises:
             FileNotFoundError: There is no such object or folder.
@@ -325,7 +325,7 @@ def _asked(path: RemotePath, ask: Callable[[Any, str], T]) -> T:
         except FileNotFoundError as error:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
         except (IsADirectoryError, NotADirectoryError) as error:
-            raise OSError(error.errno, "it is a folder, or in a file, not in a folder") from error
+            raise OSError(error.errno, "it is a folder, or its parent is a file") from error
         except PermissionError as error:
             raise StorageError(
                 f"{path}: access is denied ({_words(error)}); check your credentials"

@@ -132,7 +132,7 @@ class Corpus(ABC):
         return Path(self.root).expanduser()
 
     def chosen(self, split: str | None) -> tuple[str, ...]:
-        """The names of the one split, or of all."""
+        """The given split alone, or all splits for None."""
         return self.splits if split is None else (split,)
 
     def tables(self, names: Iterable[str]) -> list[Path]:

@@ -177,7 +177,7 @@ def _parquet(path: Path) -> Iterator[Any]:
 
 
 def find_files(root: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Files of some names below a folder; of several with one name the least deep.
+    """Find files by name below a folder; if a name occurs several times, the file nearest to the folder.
 
     Args:
         root: Searched at any depth; links to folders are followed once.

@@ -112,7 +112,7 @@ def named_source(text: str) -> str | DataSource:
     """A source as a command's argument: a path, or a mapping in YAML such as `{path: a.csv, audio: clips}`.
 
     Raises:
-        ConfigError: It begins as a mapping does and is none, or has an unknown key or a value of a wrong type.
+        ConfigError: It begins with `{` but is no valid mapping, or has an unknown key or a value of a wrong type.
     """
     if not text.lstrip().startswith("{") or os.path.exists(text):
         return text
@@ -132,8 +132,8 @@ class Row:
         where: Its place, `file:line`, for errors.
         values: A record in the manifest's form (`alm.data.manifest`); `id` may be missing.
         folder: The folder that relative audio paths start from.
-        embedded: Descriptions of recordings inside other files (`alm.data.embedded`) by their place in `audio`;
-            the path in their place is a name for them.
+        embedded: Descriptions of recordings inside other files (`alm.data.embedded`), by index in `audio`. At these
+            indices `audio` holds a name instead of a path.
     """
 
     where: str
@@ -221,7 +221,7 @@ def first_value(path: Path, lines: bool = False) -> dict[str, Any] | None:
 
     Args:
         path: The file.
-        lines: Only of JSON Lines.
+        lines: Accept only JSON Lines.
     """
     first = first_character(path)
     if first != "{" and (lines or first != "["):

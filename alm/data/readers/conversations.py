@@ -45,7 +45,7 @@ def has_turns(values: Mapping[str, Any]) -> bool:
 
 
 def has_foreign_turns(values: Mapping[str, Any]) -> bool:
-    """Whether a row is a conversation in another form than a manifest's."""
+    """Whether a row is a conversation that is not in the manifest's own form."""
     turns = values.get("messages")
     if not isinstance(turns, list):
         return is_conversation(values)
@@ -79,7 +79,7 @@ def check_no_more(values: Mapping[str, Any], where: str) -> None:
 
 
 def is_manifest_row(values: Mapping[str, Any]) -> bool:
-    """Whether a line has the keys of a manifest's."""
+    """Whether a row has the keys of a manifest's record."""
     if has_foreign_turns(values):
         return False
     text = any(key in values for key in ("messages", "question", "captions"))
@@ -96,7 +96,7 @@ def read_conversation(
     Args:
         values: The row.
         columns: Columns of the turns (`messages`) and of the audio (`audio`), where they have other names.
-        given: Those of them that the user names.
+        given: The part of `columns` that the user has set.
         where: `file:line`, for errors.
 
     Raises:

@@ -43,7 +43,7 @@ def table_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The rows of a CSV, TSV, JSON or JSON Lines table.
 
     Raises:
-        ManifestError: It cannot be read, or a row is none.
+        ManifestError: The table cannot be read, or a JSON item is not an object.
     """
     delimiter = _DELIMITERS.get(path.suffix.lower())
     if delimiter is not None:

@@ -59,7 +59,8 @@ class WebDatasetReader(Reader):
         source: DataSource,
     ) -> Row:
         values: dict[str, Any] = {}
-        beside: dict[str, str] = {"id": f"{prefix}{stem}"}  # these count, wherever the JSON stands in the tar
+        # Values of the other members; they override those of the JSON, in whatever order the members come.
+        beside: dict[str, str] = {"id": f"{prefix}{stem}"}
         audio: list[dict[str, Any]] = []
         for suffix, (name, at, size, data) in members.items():
             if f".{suffix.rpartition('.')[2]}" in AUDIO_SUFFIXES:

@@ -266,14 +266,14 @@ def _run(
                 f"{folder}: a worker process was killed, perhaps for lack of memory; free some and run it again"
             ) from error
         except BaseException:
-            for worker in active_children():  # they would first finish what they have begun
+            for worker in active_children():  # without this they finish their current task first
                 if worker not in others:
                     worker.kill()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-_composer: "_Composer | None" = None  # of a worker process
+_composer: "_Composer | None" = None  # set in each worker process
 
 
 def _start_worker(config: ComposeConfig, folder: Path) -> None:

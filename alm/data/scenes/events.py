@@ -220,7 +220,7 @@ def _cut(wave: Waveform, rng: np.random.Generator, max_s: float) -> Waveform:
     ends = np.minimum(np.arange(n_frames) + n_window, n_frames)
     energy = (totals[ends] - totals[:-1]) * active
     starts = np.flatnonzero(energy >= 0.5 * energy.max())
-    # Onsets sound more natural than a start in the middle; a continuous sound has no other.
+    # Prefer windows that start at an onset: they sound more natural. A continuous sound may have none.
     onsets = starts[(starts == 0) | ~active[np.maximum(starts - 1, 0)]]
     pool = onsets if len(onsets) and rng.random() < 0.7 else starts
     first = int(pool[rng.integers(len(pool))])

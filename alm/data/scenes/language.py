@@ -131,7 +131,7 @@ class Language:
         Args:
             scene: The scene.
             rng: The only source of randomness.
-            n_questions: How many; fewer where the scene does not give as many.
+            n_questions: Largest number of questions; a simple scene allows fewer.
 
         Returns:
             The questions. Yes and no are equally likely, right options are at random positions, and at most
@@ -145,7 +145,7 @@ class Language:
         return list({question.question + str(question.choices): question for question in drawn}.values())
 
     def what(self, scene: Scene, rng: np.random.Generator) -> Question:
-        """Ask which sound it is, of a scene with one sound."""
+        """Ask which sound a scene of a single sound has."""
         return Question("what", _pick(WHAT_QUESTIONS, rng), self.phrase(scene.kinds[0]))
 
     def how_many(self, scene: Scene, rng: np.random.Generator, kind: str | None = None) -> Question:
@@ -244,7 +244,7 @@ class Language:
         positions = ("first", "second", "last") if len(scene.events) > 2 else ("first", "second")
         questions = [self.how_many(scene, rng), self.choice(scene, rng)]
         counts = Counter(scene.kinds)
-        # Asked of every scene, "how many bells" would nearly always be answered "one".
+        # Mostly asked if a kind is repeated; otherwise nearly every answer would be "one".
         kind = _pick([k for k in counts if counts[k] == max(counts.values())], rng)
         if counts[kind] > 1 or rng.random() < 0.1:
             questions.append(self.how_many(scene, rng, kind))

@@ -9,8 +9,10 @@ import numpy as np
 from alm.data.scenes.events import EventBank, Rendered
 from alm.data.scenes.synthesis import SAMPLE_RATE, Waveform
 
-_REPEAT_SHARE = 0.4  # of the scenes with several events; without repeats "how many bells" would always be one
-_OVERLAP_SHARE = 0.25  # of the neighbours of different kind
+_REPEAT_SHARE = (
+    0.4  # share of longer scenes that repeat a kind; else the answer to "how many bells" is always one
+)
+_OVERLAP_SHARE = 0.25  # share of neighbouring events of different kinds that overlap
 _LONGEST_OVERLAP_S = 0.3  # shorter than the shortest event, so onsets keep their order
 _SHORTEST_GAP_S = 0.08
 _REPEAT_GAP_S = 0.7  # two bells closer together are one bell to a listener who hears 0.64 s at a time

@@ -69,7 +69,7 @@ class AudioLanguageForVllm(nn.Module, SupportsMultiModal, SupportsPP, SupportsLo
         return None
 
     def get_mm_mapping(self) -> Any:
-        """Which submodule is what."""
+        """The names of the submodules that are LLM, connector and encoder."""
         return MultiModelKeys.from_string_field(
             language_model="llm.", connector="projector.", tower_model="encoder."
         )

@@ -88,7 +88,7 @@ class ProcessingInfo(BaseProcessingInfo):  # type: ignore[misc]
             return processor_of(self.ctx.model_config, **self.ctx.get_merged_mm_kwargs(kwargs))
 
     def get_supported_mm_processor_kwargs(self) -> dict[str, set[str]]:
-        """None that are given by modality."""
+        """No arguments are given by modality."""
         return {}
 
     def get_default_tok_params(self) -> Any:
@@ -96,7 +96,7 @@ class ProcessingInfo(BaseProcessingInfo):  # type: ignore[misc]
         return super().get_default_tok_params().with_kwargs(add_special_tokens=False)
 
     def get_data_parser(self) -> _Parser:
-        """What reads clips."""
+        """The parser that reads clips."""
         return _Parser(
             self.get_hf_processor().sample_rate,
             expected_hidden_size=self._get_expected_hidden_size(),
@@ -104,7 +104,7 @@ class ProcessingInfo(BaseProcessingInfo):  # type: ignore[misc]
         )
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
-        """Any number of clips."""
+        """A request may have any number of clips."""
         return {"audio": None}
 
     def get_mm_max_tokens_per_item(
@@ -149,7 +149,7 @@ class DummyInputs(BaseDummyInputsBuilder[ProcessingInfo]):  # type: ignore[misc]
     """The largest inputs, by which vLLM measures memory."""
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
-        """One marker per clip."""
+        """A prompt with one marker per clip."""
         marker: str = self.info.get_hf_processor().audio_token
         return marker * mm_counts.get("audio", 0)
 
@@ -162,7 +162,7 @@ class DummyInputs(BaseDummyInputsBuilder[ProcessingInfo]):  # type: ignore[misc]
 
 
 class MultiModalProcessor(BaseMultiModalProcessor[ProcessingInfo]):  # type: ignore[misc]
-    """Requests as the engine takes them. Clips are known by a hash of their samples: caches hold for equal audio."""
+    """Turns requests into engine inputs. vLLM's caches identify a clip by a hash of its samples."""
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Expand the prompt's markers, and hand its clips on."""
@@ -195,10 +195,10 @@ class MultiModalProcessor(BaseMultiModalProcessor[ProcessingInfo]):  # type: ign
         return [PromptReplacement(modality="audio", target=[processor.audio_token_id], replacement=expanded)]
 
     def _shown_token(self, processor: AudioLanguageProcessor) -> int:
-        """The id that stands where audio goes: the placeholder's, or one of the vocabulary where that is outside.
+        """The id at the positions of audio: the placeholder's if the vocabulary has it, else that of a special token.
 
-        Log-probabilities and penalties of prompts look ids up. A special token that ends nothing is never written
-        otherwise, so that a penalty on it changes no answer.
+        vLLM looks up every id of a prompt for log-probabilities and penalties, so the id must be in the vocabulary.
+        Answers contain no special token but the stop tokens, so a penalty on another one changes no answer.
         """
         vocabulary = config_of(self.info.ctx.model_config).get_text_config().vocab_size
         if processor.audio_token_id < vocabulary:

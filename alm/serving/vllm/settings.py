@@ -38,7 +38,7 @@ def prepare(model_config: Any) -> None:
     check_files(config, folder)
     ours = model_config.hf_config
     ours.llm = config.llm  # an absolute path, where it was relative to the directory
-    # vLLM takes the outer model's word for it; ours leaves it to the LLM.
+    # vLLM reads this from the outer config, where it is False; the LLM's config has the right value.
     ours.tie_word_embeddings = ours.get_text_config().tie_word_embeddings
     if model_config.tokenizer_mode == "auto":
         model_config.tokenizer_mode = MODE

@@ -28,15 +28,15 @@ _ADAPTERS = (".lora_A.", ".lora_B.")
 class WeightStream:
     """One pass over a model's tensors.
 
-    The tensors of the LLM go on to vLLM as they come, so that an LLM larger than the memory of this process's share can
-    be loaded; those of encoder and projector, and adapters, are few and are kept.
+    The LLM's tensors are passed on to vLLM one by one, so that this process never holds the whole LLM. The tensors of
+    encoder, projector and adapters are few and are kept.
 
     Args:
         config: The model's config.
         folder: The model's directory.
 
     Raises:
-        CheckpointError: The file lacks a tensor of the LLM or its adapters, or has one more or one of another shape.
+        CheckpointError: A tensor of the LLM or its adapters is missing, unexpected or has the wrong shape.
     """
 
     def __init__(self, config: AudioLanguageConfig, folder: Path) -> None:

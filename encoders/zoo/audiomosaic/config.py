@@ -39,7 +39,7 @@ NORMALISATIONS: dict[str, Normalisation] = {
     # The LTU integration keeps LTU's own constants (its CAV-MAE front end).
     "ltu": Normalisation(-5.081, 4.4849),
 }
-# What the official constructors take where a release's config.json is silent, where it is not our default.
+# Defaults of the official constructors that differ from ours; they apply to keys that a release's config.json lacks.
 _OFFICIAL_DEFAULTS: dict[str, Any] = {
     "proj_bias": False,
     "pos_trainable": False,
@@ -48,7 +48,7 @@ _OFFICIAL_DEFAULTS: dict[str, Any] = {
     "mask_ratio_time": 0.8,
     "mask_ratio_freq": 0.8,
 }
-# Where a model class's own constructor takes something else again.
+# Defaults of single official model classes that differ from those above.
 _OFFICIAL_CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     CLASSIFIER: {"num_classes": 2},
     **{probe: {"pooling": "avg"} for probe in PROBES},

@@ -45,7 +45,7 @@ class AudioMosaicEncoder(WindowedEncoder):
     """AudioMosaic's encoder with the head that its `model_class` names."""
 
     config: AudioMosaicConfig
-    projector: nn.Sequential  # the heads are there as far as the model class has them
+    projector: nn.Sequential  # a model class has only some of these heads
     head: nn.Linear
     head_drop_out: nn.Dropout
     config_class = AudioMosaicConfig
@@ -136,8 +136,8 @@ class AudioMosaicEncoder(WindowedEncoder):
     def pool_windows(self, encoded: Tensor, frames: Tensor) -> Tensor:
         """One feature per clip: `pool` over each window's tokens, then the mean over a clip's windows.
 
-        A window weighs as much as it holds audio, or the rest of a clip a frame longer than a window would count
-        as much as the clip.
+        A window's weight is its share of the clip's audio. With equal weights, the last frame of a clip that is one
+        frame longer than a window would count as much as all the others.
 
         Args:
             encoded: (existing windows, 1 + K, D), as `forward_mel` gives them for `windows[frames > 0]`.

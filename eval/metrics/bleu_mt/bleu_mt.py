@@ -37,7 +37,7 @@ def bleu_of(counts: np.ndarray, effective_order: bool = False) -> np.ndarray:
 
     Args:
         counts: (R, 10): matches per order, guesses per order, hypothesis length, closest reference length.
-        effective_order: Leave orders out that a short sentence does not have, as for single sentences.
+        effective_order: Ignore n-gram orders that are longer than the sentence; used for single sentences.
 
     Returns:
         (R,) scores, 0 to 100.

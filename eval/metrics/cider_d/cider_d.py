@@ -64,7 +64,7 @@ def _ngram_codes(captions: list[Tokens]) -> list[tuple[np.ndarray, np.ndarray]]:
         if last:
             # One word longer: number the pairs (shorter n-gram, next word).
             codes = np.unique(codes[:-1] * len(vocabulary) + words[last:], return_inverse=True)[1]
-        # N-grams that run over the end of a caption were numbered along; they are dropped here.
+        # Drop n-grams that begin in one caption and end in the next.
         inside = starts == caption[last:]
         orders.append((starts[inside], codes[inside]))
     return orders
@@ -93,6 +93,6 @@ def _similarity(
         hit = hypothesis_key[at] == wanted
         clipped = np.minimum(hypothesis_weight[at], weight[of_reference]) * weight[of_reference]
         counted = np.bincount(owner[of_reference] - n_clips, weights=clipped * hit, minlength=len(overlap))
-        overlap = counted.astype(np.float64)  # of no n-grams at all, `bincount` gives integers
+        overlap = counted.astype(np.float64)  # without any n-gram, `bincount` returns integers
     scale = norm[clip_of[n_clips:]] * norm[n_clips:]
     return np.asarray(np.divide(overlap, scale, out=np.zeros_like(overlap), where=scale > 0))

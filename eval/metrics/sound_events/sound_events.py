@@ -95,7 +95,7 @@ def score_of(name: str, sums: np.ndarray) -> np.ndarray:
 def _psds(hits: np.ndarray, events: np.ndarray, alarms: np.ndarray, hours: float) -> float:
     """Area under the curve of hit rate over false alarms per hour, up to the limit; mean minus deviation over classes.
 
-    A class has its hit rate from its own rate of false alarms on, and 0 below it.
+    There is one operating point per class: at fewer false alarms than it has, its hit rate counts as 0.
     """
     asked = events > 0
     if not asked.any():
