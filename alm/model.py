@@ -544,7 +544,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             moved = {name: ids, "attention_mask": mask, "position_ids": kwargs.get("position_ids")}
             kwargs |= {k: v.take_along_dim(order, dim=1) for k, v in moved.items() if v is not None}
             inputs = kwargs.pop("inputs", None)
-        return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]  # of a protocol that no class declares
+        return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]  # declared in a protocol only
 
     def prepare_inputs_for_generation(
         self,
@@ -610,7 +610,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             return WordsOnly(self.config.audio_token_id, found)
         return found
 
-    def _supports_default_dynamic_cache(self) -> bool:  # type: ignore[override]  # of the LLM's class
+    def _supports_default_dynamic_cache(self) -> bool:  # type: ignore[override]  # a class method there
         return cast(bool, self.llm._supports_default_dynamic_cache())
 
     def save_pretrained(  # type: ignore[override]  # what does not concern one file is in the other keywords

@@ -548,7 +548,7 @@ def run_trials(
     Args:
         folder: An empty folder for everything.
         n: How many.
-        seed: Of all choices.
+        seed: Seed of all choices.
         kinds: Keys of `KINDS`.
         minutes: Start no more after this time.
         alive_s: Seconds after an interruption in which all processes must end.

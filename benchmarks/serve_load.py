@@ -53,7 +53,7 @@ VLLM_OPTIONS = "--dtype float32 --enforce-eager --max-model-len 512"
 _START_S = 300.0
 _ENDING_S = 120.0
 _REST_S = 15.0  # after the load, until its memory is given back
-_MOST_GROWTH = 1.1  # of the median memory after the warm-up: large uploads come and go
+_MOST_GROWTH = 1.1  # largest memory over the median after the warm-up; large uploads come and go
 _WAYS = {"whole": 60, "stream": 30, "slow": 4, "leave": 4, "large": 2}
 Clips = list[np.ndarray]
 

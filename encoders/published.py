@@ -130,8 +130,8 @@ class PublishedEncoder(WindowedEncoder):
     ) -> Self:
         """Load a publisher's directory, hub id or weights file, or what `save_pretrained` wrote, strictly.
 
-        The config.json beside a weights file is read where it is one of this encoder's; that of another model is
-        ignored.
+        A config.json beside a weights file is read if it belongs to this encoder, and ignored if it belongs to another
+        model.
 
         Raises:
             CheckpointError: Missing, unreadable, or weights that do not fit, naming every such key.

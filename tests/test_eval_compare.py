@@ -216,7 +216,7 @@ def test_a_judge_is_cached_and_its_failures_are_not_scored(tmp_path, server, cap
     assert json.loads((tmp_path / "s.json").read_text())["judge"] == judged
     for option, name in (("--data", "data"), ("--split", "split")):  # nothing would read them
         assert main(["score", str(path), option, "x"]) == 2
-        assert f"{name}: is that of a benchmark, and none is named" in capsys.readouterr().err
+        assert f"{name}: belongs to a benchmark; name it with --benchmark NAME" in capsys.readouterr().err
     with pytest.raises(EvaluationError, match="neither a URL nor the directory"):
         open_judge("gpt", tmp_path / "cache.jsonl")
 

@@ -207,7 +207,7 @@ def _answer_some(
     options: dict[str, Any],
     advance: Any,
 ) -> list[tuple[str | None, str | None]]:
-    """Per file its answer on one line, or the reason why there is none."""
+    """For each file, its answer on one line, or the reason why it has no answer."""
     from alm.common.errors import AudioError, StorageError, UserError
     from alm.common.text import one_line
     from alm.generation import generate_answers

@@ -40,7 +40,7 @@ def make_folder(directory: str | os.PathLike[str], error_class: type[UserError] 
     """Make a folder to save into, with its parents; it may exist.
 
     Raises:
-        UserError: Of class `error_class`: it cannot be made.
+        UserError: Raised as `error_class`: the folder cannot be made.
     """
     folder = Path(directory)
     try:
@@ -101,7 +101,7 @@ def read_bytes(
         error: Class of the error to raise.
 
     Raises:
-        UserError: Of class `error`: the file is missing, not regular or cannot be read.
+        UserError: Raised as `error`: the file is missing, not regular or cannot be read.
     """
     try:
         with open_regular(path) as stream:
@@ -152,7 +152,7 @@ def write_bytes_atomic(
         clean: Remove temporary files that killed writers of this file left; this lists the folder.
 
     Raises:
-        UserError: Of class `error`: the file cannot be written. Nothing of it is left behind.
+        UserError: Raised as `error`: the file cannot be written. Nothing of it is left behind.
     """
     temporary: Path | None = None
     try:

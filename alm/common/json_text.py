@@ -39,7 +39,7 @@ def read_json(
         byte_order_mark: Accept a file that begins with one; `transformers` does not read such files.
 
     Raises:
-        UserError: Of class `error`: the file is missing, no regular file, or not valid JSON; see `parse_json`.
+        UserError: Raised as `error`: the file is missing, not a regular file, or not valid JSON; see `parse_json`.
     """
     text = read_text(path, "a JSON file", error)
     if text.startswith("\ufeff") and not byte_order_mark:
@@ -65,7 +65,7 @@ def read_json_object(
     """Read a JSON file that holds an object; see `read_json`.
 
     Raises:
-        UserError: Of class `error`: see `read_json`, and a list, string, number or null.
+        UserError: Raised as `error`: as for `read_json`, or the file holds a list, string, number or null.
     """
     value = read_json(path, error, constants, byte_order_mark)
     if not isinstance(value, dict):
@@ -101,7 +101,7 @@ def parse_json(text: str, where: str, error: type[UserError] = ManifestError, co
         constants: Accept NaN and Infinity, as `json.dump` writes them.
 
     Raises:
-        UserError: Of class `error`.
+        UserError: Raised as `error`.
     """
     value = None if constants else _parse_plain(text)
     if value is not None:
@@ -130,7 +130,7 @@ def json_items(
         `file:line` or `file: entry number`, and the value.
 
     Raises:
-        UserError: Of class `error`: the file is missing, no regular file, or not valid JSON; see `parse_json`.
+        UserError: Raised as `error`: the file is missing, not a regular file, or not valid JSON; see `parse_json`.
     """
     path = to_path(path)
     try:

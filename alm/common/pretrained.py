@@ -61,7 +61,7 @@ def from_pretrained(
         What `from_pretrained` returns.
 
     Raises:
-        UserError: Of type `error`: the source is missing, broken, or needs code of its own.
+        UserError: Raised as `error`: the source is missing, broken, or needs Python code of its own.
     """
     folder = Path(source) if source is not None else None
     if folder is not None and os.path.isdir(folder):
@@ -105,7 +105,7 @@ def typed_errors(
 
 
 def check_sizes(values: Any, where: str, error: type[UserError] = CheckpointError) -> None:
-    """Refuse numbers of a config.json that would take all memory or run for days, and dtypes that are no names.
+    """Refuse numbers of a config.json that would take all memory or run for days, and dtypes that are not strings.
 
     Args:
         values: The parsed file.
@@ -113,7 +113,7 @@ def check_sizes(values: Any, where: str, error: type[UserError] = CheckpointErro
         error: Type of the error to raise.
 
     Raises:
-        UserError: Of type `error`; names the key.
+        UserError: Raised as `error`; names the key.
     """
     items = (
         values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()

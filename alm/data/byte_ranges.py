@@ -55,7 +55,7 @@ def read_range(
         kind: What the file is, for the error.
 
     Raises:
-        StorageError: Of class `error`: the file is missing, cannot be read, or ends earlier.
+        StorageError: Raised as `error`: the file is missing, cannot be read, or ends earlier.
     """
     try:
         remote = is_remote(path)

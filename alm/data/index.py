@@ -203,7 +203,7 @@ def open_index(
         read: Reads every record, in order.
         parse: Makes a record of a line.
         lines: The file of which the records are lines; None keeps the lines that `read` gives.
-        packed: A faster way to the rows that `pack_rows` makes of the lines; None where there is none.
+        packed: Gives the rows that `pack_rows` would make of the lines, but faster; None if there is no faster way.
 
     Raises:
         ManifestError: A record cannot be read, two have one id, or there are none.

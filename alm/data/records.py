@@ -361,7 +361,7 @@ def note_id(
     """Remember in `seen` where a record's id is used.
 
     Raises:
-        UserError: Of class `error`: another record has it.
+        UserError: Raised as `error`: another record has this id.
     """
     if identifier in seen:
         raise error(f"{source}: id {identifier!r} was already used at {seen[identifier]}; make ids unique")

@@ -22,7 +22,7 @@ from alm.data.shards import CLIP_ROW, CLIPS, FORMAT, INDEX, RECORD_ROW, RECORDS
 from encoders.audio import read_header
 
 _BLOCK = tarfile.BLOCKSIZE
-_SUFFIX = re.compile(r"\.[a-z0-9_-]{1,16}")  # of a member's name, which tar limits to 100 bytes
+_SUFFIX = re.compile(r"\.[a-z0-9_-]{1,16}")  # suffix of a member; tar limits its whole name to 100 bytes
 
 
 def write_shards(

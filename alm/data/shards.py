@@ -39,13 +39,13 @@ FORMAT = "alm-shards/1"
 RECORD_ROW = np.dtype(
     [
         ("shard", "<u4"),
-        ("at", "<u8"),  # of the sample's JSON in its tar
+        ("at", "<u8"),  # offset of the sample's JSON in its tar
         ("size", "<u4"),
-        ("place", "<u4"),  # among the sample's records
+        ("place", "<u4"),  # index among the sample's records
         ("first_clip", "<u8"),
         ("id_hash", "<u8"),
         ("text_chars", "<u4"),
-        ("seconds", "<f8"),  # of its audio, in sum
+        ("seconds", "<f8"),  # length of all its audio
         ("answered", "u1"),
         ("has_text", "u1"),
     ]
@@ -55,10 +55,10 @@ CLIP_ROW = np.dtype(
         ("shard", "<u4"),
         ("at", "<u8"),
         ("size", "<u4"),
-        ("frames", "<u8"),  # of the whole file
+        ("frames", "<u8"),  # length of the whole file
         ("rate", "<u4"),
-        ("record", "<u8"),  # the first record about it
-        ("sha256", "V16"),  # of the whole file, its first 16 bytes
+        ("record", "<u8"),  # row of the first record about the clip
+        ("sha256", "V16"),  # first 16 bytes of the hash of the whole file
     ]
 )
 _TAR_NAME_BYTES = 100  # at the start of the block before a member

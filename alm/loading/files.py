@@ -59,7 +59,7 @@ def check_files(config: AudioLanguageConfig, folder: Path) -> None:
 
 
 def check_complete(folder: Path) -> None:
-    """Refuse to share a directory that is no complete model, or that others could not load.
+    """Check that a directory holds a complete model that others can load, before it is shared.
 
     Raises:
         CheckpointError: A file is missing or broken, or the weights are not those that were saved.

@@ -25,7 +25,7 @@ def branch_masks(config: Any, branches: Tensor, position_ids: Tensor, dtype: tor
         branches: (R, L, 2) long: the sequence of a row that a token belongs to, and its branch; branch 0 is the prefix,
             which all branches of the sequence see.
         position_ids: (R, L) long, as if each branch stood alone behind the prefix; sliding windows count by them.
-        dtype: Of the LLM's activations.
+        dtype: Dtype of the LLM's activations.
 
     Returns:
         (R, 1, L, L), added to the attention scores; for an LLM with windows in some layers, one by the layers' kind.

@@ -306,7 +306,7 @@ def as_waveform(clip: Any) -> np.ndarray:
     if isinstance(clip, torch.Tensor):
         clip = clip.detach().cpu()
         clip = (clip.float() if clip.is_floating_point() else clip).numpy()
-    if isinstance(clip, dict) and "array" in clip:  # of a data set
+    if isinstance(clip, dict) and "array" in clip:  # a row of a `datasets` data set
         raise AudioError("audio: got a dictionary; give its 'array', and its rate as sampling_rate")
     if not is_waveform(clip):
         raise AudioError(
@@ -343,7 +343,7 @@ def padded_width(
     """The length that rows are padded to, by `transformers`' padding rules.
 
     Args:
-        lengths: Of the rows.
+        lengths: Lengths of the rows.
         padding: True or `longest`, `max_length`, False or `do_not_pad`.
         max_length: The length for `max_length`.
         multiple_of: Round up to a multiple of this.

@@ -71,7 +71,7 @@ def serve(
         key: The key that callers send.
         limits: What one request may ask for.
         ready: Called with the server's URL as soon as it answers.
-        **settings: Of `alm.serving.app.Service`.
+        **settings: Further arguments of `alm.serving.app.Service`.
 
     Returns:
         Exit code: 0 after a signal.

@@ -261,7 +261,7 @@ def _caf(stream: BinaryIO, size: int, file: str) -> Container:
 
 
 def _check_caf_description(description: bytes, file: str) -> None:
-    """Refuse rates that are none, and samples of another size than their packets."""
+    """Refuse invalid rates, and samples whose size differs from that of their packets."""
     if len(description) < 32:
         return
     rate_hz, kind, _, packet_bytes, packet_frames, channels, bits = struct.unpack(">d4sIIIII", description)
@@ -340,7 +340,7 @@ def _mp4(stream: BinaryIO, size: int, file: str) -> None:
 
 def _ebml(stream: BinaryIO, size: int, file: str) -> Container:
     """Matroska and WebM: every element that leads to a block; a demuxer skips what it cannot read."""
-    at, parents = 0, [(0, size)]  # of the element at this place: what it lies in, and where that ends
+    at, parents = 0, [(0, size)]  # the elements around this place, outermost first: (id, end)
     numbers: list[int] = []
     blocks: Counter[int] = Counter()
     while at < size:

@@ -33,7 +33,7 @@ _WHOLE = frozenset(
 # Formats whose declared length is reliable. In wav and similar formats it is computed from sizes that may be damaged.
 _DECLARE_DURATION = frozenset({"mov", "matroska", "asf", "avi", "tta", "wv", "ape"})
 _ONE_DURATION = frozenset({"asf", "matroska"})  # kinds that declare one length for all tracks
-_LARGEST_DIFFERENCE_S = 0.1  # of asf's declared length; wma's decoder loses its first frame, up to 93 ms
+_LARGEST_DIFFERENCE_S = 0.1  # allowed for asf: wma's decoder loses its first frame, up to 93 ms
 _STEADY_TIMES = frozenset({"asf", "mpeg"})  # kinds whose packets have times without gaps
 _LARGEST_GAP_S = 0.02
 # Plane pointers of an FFmpeg frame. PyAV counts planes up to the first empty pointer; if all are used, it reads

@@ -53,7 +53,7 @@ def _last_sample(data: bytes, info: bytes) -> int:
 
 
 def _frame_end(head: bytes, block_samples: int) -> int:
-    """The number of the sample behind the frame with this header; 0 where it is none."""
+    """The number of the first sample after the frame with this header; 0 if these bytes are not a frame header."""
     if len(head) < 6 or head[1] & 0xFE != 0xF8 or head[3] & 1:
         return 0
     code = head[2] >> 4

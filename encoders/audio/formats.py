@@ -78,7 +78,7 @@ def search(folder: str | os.PathLike[str]) -> Folder:
 
 
 def find_file(path: Path) -> Path:
-    """The file of a name, whichever way its accents are composed; the path itself if there is none.
+    """The file of a name, however its accents are composed; the path itself if no such file exists.
 
     Args:
         path: As a manifest or a user spells it: macOS decomposes accents (NFD), most others compose them (NFC).

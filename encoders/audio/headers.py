@@ -16,7 +16,7 @@ _MAT4_BYTES = {
     20: 4,
     30: 2,
     50: 1,
-}  # of a number by its type: float64, float32, int32, int16, uint8
+}  # bytes of a number by its type code: float64, float32, int32, int16, uint8
 _MAT5_NUMBERS = {2: 1, 3: 2, 5: 4, 7: 4, 9: 8}
 _MAT5_MATRIX = 14
 _MOST_CHUNKS = 1000

@@ -24,7 +24,7 @@ from encoders.registry import CONCAT, config_from_dict, encoder_class, load_enco
 
 # A common window of more than this many windows of the longest part is treated as no window.
 _MOST_WINDOWS = 4
-_EPS = 1e-6  # of a time step: overlaps that are due to rounding of the rates
+_EPS = 1e-6  # overlaps of less than this share of a time step come from rounding of the rates
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Comparison:
         arm: Its name.
         baseline: The other's.
         difference: Arm minus baseline, with its 95 % interval.
-        p: Of the paired permutation test that swaps whole clips.
+        p: p-value of the paired permutation test that swaps whole clips.
         p_holm: Corrected for all comparisons of the ablation.
         by_seed: The difference in each seed.
     """
@@ -187,7 +187,7 @@ def findings(
     """An ablation's result in three sentences: the arms, the gap to the floor, whether the baseline uses the audio.
 
     Args:
-        settings: Of the ablation.
+        settings: Settings of the ablation.
         comparisons: With the baseline.
         scored: The arms.
         key: The score.

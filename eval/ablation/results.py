@@ -29,7 +29,7 @@ class SeedRun:
         lines: Its answers; empty where it has failed or was not run.
         seconds: Wall time of the tuned stages and the evaluation.
         losses: Per tuned stage (step, training loss).
-        validation_loss: Of the last stage.
+        validation_loss: Validation loss of the last stage.
         error: Why there are no answers; "" where there are.
         not_run: Whether there are no answers because a step was not run yet; False if a step failed.
         benchmark: Name of the benchmark that was asked; empty where it is not known.

@@ -39,7 +39,7 @@ class InputSettings:
         test: The benchmark's data, as `alm eval` takes it.
         llm: Causal LLM: directory, hub id or GGUF file.
         labels: `scenes.jsonl` or a label table, for the oracle and the linear probe. None disables both.
-        seed: Of the scenes and the small LLM.
+        seed: Seed of the scenes and the small LLM.
     """
 
     scenes: dict[str, Any] | None = None

@@ -15,7 +15,7 @@ class TruncationLimit:
 
     Args:
         inputs: The model inputs of a prompt with one recording, mono float32 (S,).
-        sample_rate: Of the recordings, in Hz.
+        sample_rate: Sample rate of the recordings in Hz.
     """
 
     def __init__(self, inputs: Callable[[np.ndarray], Mapping[str, Any]], sample_rate: int) -> None:

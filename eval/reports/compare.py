@@ -105,7 +105,7 @@ def _compare_one(
                 "compare runs of the same questions"
             )
     stored = [_stored_scores(path) for path in paths]
-    # Of the benchmark that was run, or the default ones if it is not known.
+    # The metrics of the benchmark that was run, or the default ones if it is not known.
     known = next(filter(None, (benchmark_of(one.get("run", {})) for one in stored)), None)
     metrics = known.metrics if known else DEFAULT_METRICS
     is_right = known.is_right if known else is_correct

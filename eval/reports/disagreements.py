@@ -79,7 +79,7 @@ def as_examples(
     Args:
         found: The result of `disagreements`.
         run: The entry `run` of `scores.json`; its `benchmark`, `data` and `split` lead to the recordings.
-        names: Of both models.
+        names: Names of both models.
     """
     named = dict(zip(("first", "second"), names, strict=True))
     recordings = _recordings(run) if found else {}

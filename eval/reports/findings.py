@@ -136,7 +136,7 @@ def comparison_findings(comparison: Mapping[str, Any], names: Sequence[str]) -> 
 
     Args:
         comparison: See `eval.reports.compare.Comparison`.
-        names: Of both models, in its order.
+        names: Names of both models, in the comparison's order.
     """
     named = dict(zip(("first", "second"), names, strict=True))
     told, parts, deaf, controlled = [], [], set(), False

@@ -52,7 +52,7 @@ def score_file(
     """
     if benchmark is None and (data or split):
         raise EvaluationError(
-            f"{'data' if data else 'split'}: is that of a benchmark, and none is named; give --benchmark NAME"
+            f"{'data' if data else 'split'}: belongs to a benchmark; name it with --benchmark NAME"
         )
     lines = _read(Path(path))
     is_right: Correctness = is_correct

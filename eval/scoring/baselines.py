@@ -28,7 +28,7 @@ def logmel_baseline(
     Args:
         train: (waveform (S,) float32 in [-1, 1], label) per training clip; at least two labels among them.
         test: The same for the clips to be classified.
-        sample_rate: Of all waveforms, in Hz.
+        sample_rate: Sample rate of all waveforms in Hz.
         seed: Seed of the folds.
         groups: Per training clip the recording it was cut from; takes of one recording on both sides of a fold
             would make cross-validation choose too weak a penalty. None takes every clip for a recording.

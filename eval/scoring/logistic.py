@@ -102,7 +102,7 @@ def _fit_softmax(
     n_classes = targets.shape[1]
     weight, bias = np.zeros((n_classes, features.shape[1])), np.full(n_classes, _NEVER)
     weight[taught], bias[taught] = 0.0, 0.0
-    of = taught if len(taught) > 2 else taught[1:]  # of two classes the first is where the second is not
+    of = taught if len(taught) > 2 else taught[1:]  # for two classes, there are weights of the second alone
     weight[of], bias[of] = model.coef_, model.intercept_
     return weight, bias, strength
 

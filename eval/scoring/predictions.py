@@ -173,7 +173,7 @@ class PredictionsFile:
 
         Args:
             path: Where it is, or will be.
-            alone: Let no other process that asks for the same write into it, also not from another host.
+            alone: Take a lock, so that no other process with `alone`, on this or another host, writes into the file.
 
         Raises:
             EvaluationError: It cannot be written, a line in it is broken, or another process writes into it.

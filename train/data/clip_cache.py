@@ -19,7 +19,7 @@ from encoders.mel import KaldiFbank
 
 Value = TypeVar("Value", np.ndarray, Tensor)
 
-# Of each cache: 4.5 h of waveforms at 16 kHz, or 5.8 h of log-mel with 128 bands.
+# Size limit of each cache: 4.5 h of waveforms at 16 kHz, or 5.8 h of log-mel with 128 bands.
 LIMIT_BYTES = 1 << 30
 
 

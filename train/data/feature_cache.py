@@ -60,7 +60,7 @@ class Feature:
     """The features of a clip.
 
     Attributes:
-        values: Of any shape.
+        values: Features of any shape.
         n_samples: Length of the clip at the encoder's rate.
     """
 

@@ -96,7 +96,7 @@ def block_classes(model: nn.Module) -> list[str]:
 
 
 def finish_sharding(model: nn.Module) -> None:
-    """Make a sharded model load state dicts of whole tensors, and average gradients on gloo, too.
+    """Make a sharded model load state dicts of whole tensors; also let gloo average gradients.
 
     Args:
         model: As `Accelerator.prepare` returns it.
@@ -137,11 +137,11 @@ def whole(values: Any) -> Any:
 
 
 def sharded_like(value: Tensor, target: Any) -> Tensor:
-    """This process's share of a whole tensor; the tensor itself where the target is not sharded, or has another shape.
+    """This process's share of a whole tensor; the tensor itself if `target` is not sharded or has another shape.
 
     Args:
         value: A whole tensor, the same on every process.
-        target: Such as a parameter.
+        target: The tensor whose sharding is copied, for example a parameter.
     """
     if not isinstance(target, DTensor) or value.shape != target.shape:
         return value

@@ -121,9 +121,9 @@ def _watch(launch: Any, runner: int) -> None:
             time.sleep(_POLL_S)
     if _stopping:  # the signal went to all processes: `launch` waits for this one, and kills it after 30 s
         return
-    # Said by every process: the first to notice stops the others, which may end before they notice themselves.
+    # Every process prints this: the first to notice stops the others, which may end before they notice themselves.
     _say(f"process {local_rank()}: the deepspeed runner has ended; stopping")
-    # The kernel ends the process then (SIGALRM's default), even while Python waits at its exit, without this thread.
+    # After this time SIGALRM ends the process, even if Python hangs at its exit, where this thread no longer runs.
     signal.alarm(_GRACE_S)
     os.kill(os.getpid(), signal.SIGTERM)  # a training run saves a checkpoint
 

@@ -182,7 +182,7 @@ class StageTrainer(CheckpointTrainer):
         """Seed every generator with a function of (seed, step, micro-batch, process)."""
         args = self.args
         number = seed_from(what, args.seed, self.state.global_step, self._micro, args.process_index)
-        torch.manual_seed(number >> 1)  # of all devices
+        torch.manual_seed(number >> 1)  # seeds all devices
         random.seed(number)
         np.random.seed(number & 0xFFFFFFFF)
 
@@ -316,7 +316,7 @@ class StageTrainer(CheckpointTrainer):
         step = self.state.global_step
         due = control.should_log
         self.log({"eval_loss": loss})
-        control.should_log = due  # which logging resets, also where the training loss is due at this step
+        control.should_log = due  # `log` resets it, but the training loss may still be due at this step
         if self.best is None or loss < self.best["loss"]:
             self.best = {"step": step, "loss": loss, "since": 0}
             weights = gathered_weights(self)

@@ -7,7 +7,7 @@ import dataclasses
 from alm.common.errors import ConfigError
 from alm.common.settings import check_ranges
 
-# Of each effect: its range, its probability, and the limits of both ends of the range.
+# For each effect: the keys of its range and its probability, and the limits of both ends of the range.
 EFFECTS = (
     ("crop", "crop_p", (0.05, 1.0)),
     ("speed", "speed_p", (0.25, 4.0)),

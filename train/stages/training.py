@@ -41,7 +41,7 @@ class TrainingStage(Stage[TrainSettings]):
     drop_last: bool = False
 
     def check_values(self, settings: TrainSettings) -> None:
-        """Refuse options that only other stages take, and a mapping that is no fusion of encoders."""
+        """Refuse options that only other stages take, and a mapping that does not describe a fusion of encoders."""
         if isinstance(settings.encoder, dict):
             if not self.fuses:
                 raise ConfigError(

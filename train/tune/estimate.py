@@ -30,7 +30,7 @@ class SampledFeatures(ClipFeatures):
     """Encoder tokens of only those clips that a batch needs, and the time that encoding took.
 
     Attributes:
-        seconds_a_clip: Of the fastest batch so far, as the first one also warms up.
+        seconds_a_clip: Time per clip in the fastest batch so far; the first batch also warms up.
     """
 
     def __init__(self, encoder: AudioEncoder, device: torch.device) -> None:

@@ -83,7 +83,7 @@ def check_protocol(path: str, what: str = "", error: type[UserError] = ConfigErr
         error: Class of the error to raise.
 
     Raises:
-        UserError: Of class `error`; names the known protocols.
+        UserError: Raised as `error`; names the known protocols.
     """
     if not is_remote(path) and _OTHER.match(path) and not os.path.lexists(path):
         known = ", ".join(f"{name}://" for name in PROTOCOLS if name != "memory")

@@ -236,20 +236,20 @@ def in_its_folder(audio: AudioFiles, name: str) -> Clip:
 
 
 def check_option(name: str, value: str, expected: Sequence[str]) -> None:
-    """Refuse an option that is none of those expected.
+    """Check that an option has one of its expected values.
 
     Raises:
-        ConfigError: Names them.
+        ConfigError: It has another value; names the expected ones.
     """
     if value not in expected:
         raise ConfigError(f"{name}: got '{value}', expected one of {', '.join(expected)}")
 
 
 def check_classes(labels: Iterable[str], classes: Sequence[str] | set[str], where: str) -> None:
-    """Refuse a label that is no class.
+    """Check that all labels are classes.
 
     Raises:
-        ManifestError: Names the nearest class.
+        ManifestError: A label is not a class; names the nearest one.
     """
     for label in labels:
         if label not in classes:

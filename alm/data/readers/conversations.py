@@ -11,7 +11,7 @@ from alm.data.records import AUDIO_MARKER
 
 TURN_LISTS = ("messages", "conversations", "conversation")
 TURN_KEYS = (*TURN_LISTS, "system", "history", "instruction", "input", "output", "query", "response")
-"""Keys of a conversation that are no metadata of its record."""
+"""Keys of a conversation that do not become metadata of its record."""
 TEXT_COLUMNS = ("question", "answer", "captions", "choices")
 """What columns can hold besides turns."""
 _ROLES = {

@@ -318,7 +318,7 @@ class _Composer:
         return self._finish(scene, wave, questions)
 
     def whole_clip(self, split: str, index: int) -> Composed:
-        """The `index`-th recording of a split, unmixed, with the question what the sound is."""
+        """The `index`-th recording of a split, unmixed, with a question that asks for its sound."""
         bank = self.banks[split]
         assert isinstance(bank, RecordedEvents)
         rng = np.random.default_rng((self.config.seed, SPLITS.index(split), 1, index))

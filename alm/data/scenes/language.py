@@ -27,7 +27,7 @@ from alm.data.scenes.scene import Scene
 
 QUESTION_KINDS = ("what", "how_many", "order", "presence", "choice")
 
-_PRESENCE_SHARE = 0.175  # of the questions; kept low: random answers score 50 % on them
+_PRESENCE_SHARE = 0.175  # share of presence questions; low, because random answers score 50 % on them
 _N_CHOICES = 4
 _N_CAPTIONS = 5
 # Names without article or plural; words in -ing and plurals are recognised by their ending.

@@ -141,7 +141,7 @@ def similar_lengths(lengths: Sequence[int]) -> list[list[int]]:
     """Clips in groups whose longest is at most twice as long as their shortest: padding costs little memory.
 
     Args:
-        lengths: Of the clips, in samples.
+        lengths: Lengths of the clips in samples.
 
     Returns:
         Groups of indices, in order of length.
