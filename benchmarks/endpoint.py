@@ -308,9 +308,11 @@ def main() -> int:
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--vllm-python", default=sys.executable)
     parser.add_argument("--limit", type=int, default=40, help="records of the manifest")
-    parser.add_argument("--kills", type=int, default=10, help="of each evaluation")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
-    parser.add_argument("--questions", type=int, default=48, help="of the throughput")
+    parser.add_argument("--kills", type=int, default=10, help="number of kills of each evaluation")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills")
+    parser.add_argument(
+        "--questions", type=int, default=48, help="number of questions that measure the throughput"
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="length of their recordings")
     parser.add_argument("--tokens", type=int, default=16, help="longest answer")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 4, 16, 32])

@@ -372,7 +372,7 @@ def _content(path: Path, out: Path) -> bytes:
         return json.dumps(_without_times(json.loads(data)), sort_keys=True).encode()
     if path.suffix == ".jsonl":
         lines = [_without_times(json.loads(line)) for line in data.splitlines() if line]
-        if path.name == "metrics.jsonl":  # losses of an interrupted log line are sums in another order
+        if path.name == "metrics.jsonl":  # after an interruption, losses are summed in another order
             lines = [
                 {k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()} for line in lines
             ]
@@ -384,7 +384,7 @@ def _content(path: Path, out: Path) -> bytes:
         rows = list(csv.DictReader(data.decode().splitlines()))
         return json.dumps(_without_times(rows), sort_keys=True).encode()
     if path.suffix == ".pt" or path.name in ("report.md", "environment.json", "trainer_state.json"):
-        return b""  # pickles are not canonical, and reports tell times: only whether they are there
+        return b""  # pickles are not canonical, and reports hold times: compare only whether the file exists
     return data
 
 
@@ -513,7 +513,7 @@ def mount(out: Path, size: int) -> bool:
 
 
 def differences(got: dict[str, str], wanted: dict[str, str]) -> list[str]:
-    """What a result has less, more or other than the undisturbed one."""
+    """The files that a result lacks, has in addition, or has with other content than the undisturbed one."""
     sides = (
         ("is missing", wanted.keys() - got.keys()),
         ("is left over", got.keys() - wanted.keys()),

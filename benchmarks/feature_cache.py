@@ -95,7 +95,7 @@ def _steps(encoder: AudioEncoder, clips: list[AudioRef], rounds: int) -> Row:
 
 
 def _batch(model: Any, source: ClipWaveforms, clips: list[AudioRef]) -> dict[str, torch.Tensor]:
-    """Prompt, audio and answer of every clip; what a collator makes of them, without a tokenizer's noise."""
+    """A batch as a collator makes it, with prompt, audio and answer of every clip, but with fixed token ids."""
     lengths, audio = source.collate(clips)
     encoder, projector = model.encoder.config, model.projector.config
     n_audio = [projector.n_tokens_for(encoder.n_time_for(length)) for length in lengths]

@@ -359,7 +359,7 @@ def measure(bench: Bench, stage: str, product: int = 2048) -> list[Row]:
         "bare, few logits": bench.bare(few_logits=True),
         "by hand": bench.by_hand(),
     }
-    losses = [shared_loss, *(work() for work in others.values())]  # which warms them up, too
+    losses = [shared_loss, *(work() for work in others.values())]  # this also warms them up
     apart = max(abs(one - loss) for one in losses) / abs(loss)
     sides = {"grouped": bench.ours(**grouped), "shared": bench.ours(**shared)}
     for work in sides.values():

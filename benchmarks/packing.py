@@ -26,7 +26,7 @@ PROMPT_TOKENS = 20
 
 
 def samples() -> list[tuple[list[int], list[int]]]:
-    """Token ids and labels; audio stands as tokens, as it is the LLM that padding costs time."""
+    """Token ids and labels. Token ids also stand in for audio, because padding costs time in the LLM alone."""
     rng = np.random.default_rng(0)
     out = []
     for _ in range(N_SAMPLES):

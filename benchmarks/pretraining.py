@@ -304,9 +304,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--fold", default="4", help="ESC-10 fold that is held out")
     parser.add_argument("--speaker", default="nicolas", help="speaker that is held out")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="of the pretrained encoders (default: the config's)")
+    parser.add_argument("--steps", type=int, help="steps of the pretrained encoders (default: the config's)")
     parser.add_argument(
-        "--short-steps", type=int, default=400, help="of the compared masks and augmentations"
+        "--short-steps", type=int, default=400, help="steps of the compared masks and augmentations"
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="run directories, reused where they are finished"

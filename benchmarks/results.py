@@ -101,9 +101,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=PAGE, help="the page")
     options = parser.parse_args(argv)
     for name in options.only:
-        section = measure(
-            FIGURES[name], options.work.resolve()
-        )  # a failure leaves the page of those before it
+        # The page is written after each figure, so that a failure keeps the figures before it.
+        section = measure(FIGURES[name], options.work.resolve())
         sections = {**_sections(options.out), FIGURES[name].title: section}
         ordered = [sections[one.title] for one in FIGURES.values() if one.title in sections]
         write_text_atomic(options.out, "\n".join([_HEAD, *ordered]))
@@ -122,7 +121,7 @@ def measure(figure: Figure, work: Path) -> str:
     words = [sys.executable, *words[1:]] if words[0] == "python" else [sys.executable, "-m", *words]
     started = time.monotonic()
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    # 1: a bench that misses a bound says so, and its figures count; but Python ends with 1 on any error, too.
+    # Exit code 1 is either a bench that missed a bound, whose figures count, or an uncaught exception.
     if done.returncode not in (0, 1) or (done.returncode and "Traceback (most recent" in done.stderr):
         last = "".join(done.stderr.strip().splitlines()[-1:])
         raise UserError(f"{figure.command}: exit code {done.returncode}: {last}")

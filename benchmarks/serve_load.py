@@ -182,7 +182,7 @@ def running(kind: str, model_dir: str, more: Sequence[str], log: Path) -> Iterat
 
 
 def _healthy(process: subprocess.Popen[str], port: int) -> bool:
-    """Wait until a server answers; whether it does."""
+    """Wait until a server answers; False if it ends or takes too long."""
     end = time.monotonic() + _START_S
     while process.poll() is None and time.monotonic() < end:
         try:
@@ -254,7 +254,7 @@ async def caller(
 
 
 async def _read(api: openai.AsyncOpenAI, request: dict[str, Any], way: str) -> bool:
-    """Read a stream; whether it came to its end, or was left as wanted."""
+    """Read a stream; returns True if it ended properly, or if this client was to leave it."""
     async with await api.chat.completions.create(**request, stream=True) as stream:
         finished = False
         async for chunk in stream:
@@ -302,7 +302,7 @@ def memory_mib(pid: int) -> float:
 
 
 async def end_while_streaming(server: Server, n_clients: int, strike: Callable[[], None]) -> Counter[str]:
-    """How streams end when the server is struck while some are read and others wait for their turn."""
+    """Count how streams end when `strike` hits the server while some streams are read and others wait."""
     ends: Counter[str] = Counter()
     begun = asyncio.Event()
 
@@ -317,7 +317,7 @@ async def end_while_streaming(server: Server, n_clients: int, strike: Callable[[
             ends["finished" if reason else "broken"] += 1
         except openai.APIStatusError as error:
             ends[f"refused {error.status_code}"] += 1
-        except Exception as error:  # in a stream, those of the HTTP client come as they are
+        except Exception as error:  # the openai client does not wrap HTTP errors during a stream
             said = any(words in str(error) for words in ("shutting down", "no answers at present"))
             ends["said why" if said else f"broken {type(error).__name__}"] += 1
         begun.set()
@@ -356,7 +356,7 @@ def main() -> int:
     parser.add_argument("--question", default=QUESTION)
     parser.add_argument("--tokens", type=int, default=16, help="longest answer")
     parser.add_argument(
-        "--seconds", type=float, default=120, help="of mixed load on each engine of alm serve"
+        "--seconds", type=float, default=120, help="duration of the mixed load on each engine of alm serve"
     )
     parser.add_argument("--engine-options", default=VLLM_OPTIONS)
     options = parser.parse_args()
@@ -441,7 +441,7 @@ def main() -> int:
 
 
 def _of_load(counts: Counter[str], seen: list[float], took: float) -> tuple[dict[str, Any], list[str]]:
-    """What is reported of the mixed load, and what must not be there; the first quarter of the time is the warm-up."""
+    """The report of the mixed load, and complaints; the first quarter of the time is the warm-up."""
     warm = seen[len(seen) // 4 :]
     third = max(1, len(warm) // 3)
     errors = {key: n for key, n in counts.items() if n and (key.startswith("error") or key == "unfinished")}

@@ -254,7 +254,7 @@ class AudioEncoder(nn.Module, ABC):
 
     @property
     def clip_norm(self) -> nn.Module | None:
-        """The trained normalisation of the clip feature, where a classifier on top starts; None: there is none."""
+        """The trained normalisation of the clip feature, from which a classifier starts; None if there is none."""
         return None
 
     @property

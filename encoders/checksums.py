@@ -57,8 +57,8 @@ def check_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
         wrong = [key for key in found if not isinstance(saved, dict) or saved.get(key) != found[key]]
         names = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         raise CheckpointError(
-            f"{file}: the values of {names} are not those that were saved (checksum); restore the file, or, if you "
-            f"mean the change, save it without '{ENTRY}' in its metadata"
+            f"{file}: the values of {names} are not those that were saved (checksum); restore the file, or, if "
+            f"the change is intended, save it without '{ENTRY}' in its metadata"
         )
 
 

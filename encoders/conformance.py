@@ -265,7 +265,7 @@ def _mislocated(encoder: AudioEncoder, clip_s: float, probe: Probe) -> str:
 
 
 def check_determinism(encoder: AudioEncoder) -> None:
-    """Two passes over the same audio give the same tokens, bit for bit, and seed nothing."""
+    """Two passes over the same audio give the same tokens, bit for bit, and do not seed torch's generator."""
     n = _samples(encoder, 1.4)
     wave = _noise(n, seed=5)[None]
     passes, states = [], []
@@ -435,7 +435,7 @@ def describe_error(error: Exception) -> str:
 
 
 def _samples(encoder: AudioEncoder, windows: float) -> int:
-    """Samples of a clip of some windows (or seconds, without a window length), at least eight time steps for each."""
+    """Samples of a clip of some windows; a window counts as 1 s if it has no length, and as 8 time steps at least."""
     config = encoder.config
     window_s = config.clip_s if math.isfinite(config.clip_s) else 1.0
     return round(windows * max(window_s, 8 / config.frame_rate_hz) * config.sample_rate)

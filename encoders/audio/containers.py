@@ -287,7 +287,7 @@ def _w64(stream: BinaryIO, size: int, file: str) -> None:
             if declared < 1 << 62:
                 _check_samples(declared - 24, size - at - 24, "a w64", file)
                 behind = size - at - declared
-                if behind > max(_MOST_BEHIND, declared // 100):  # libsndfile hears it
+                if behind > max(_MOST_BEHIND, declared // 100):  # libsndfile would decode them
                     raise AudioError(
                         f"{file}: is corrupt: {behind} bytes lie behind its samples; export it again as wav or flac"
                     )
@@ -362,7 +362,7 @@ def _ebml(stream: BinaryIO, size: int, file: str) -> Container:
         while len(parents) > 1 and name not in _INSIDE[parents[-1][0]]:
             if parents[-1][1] < size:
                 raise _no_element(file, at)
-            parents.pop()  # its size is unknown: what cannot lie in it ends it
+            parents.pop()  # an element of unknown size ends at the first element that it cannot hold
         if len(parents) == 1 and name not in (_EBML, _SEGMENT, 0xEC, 0xBF):
             raise _no_element(file, at)
         if name in _BLOCKS:

@@ -106,7 +106,7 @@ class Recording:
         if not self._is_one_of(_DECLARE_DURATION) or not self._says.declares_length:
             return None
         if self._is_one_of(_ONE_DURATION) and len(self._container.streams) > 1:
-            return None  # that of the longest track
+            return None  # the declared length is that of the longest track
         if self._track.duration is not None and self._track.time_base is not None:
             seconds = float(self._track.duration * self._track.time_base)
         elif self._container.duration is not None:

@@ -151,7 +151,8 @@ def read_parts(data: bytes, kind: str, file: str) -> list[FramePart]:
             parts[-1].frames += frame.samples
         else:
             parts[-1].skipped, n_frames = information
-            parts[-1].start = at + frame.size  # a decoder that reads it differently would hear another length
+            # Skip the information frame: a decoder may read it in another way, and give another length.
+            parts[-1].start = at + frame.size
             promised += n_frames
         at += frame.size
         parts[-1].stop, joined = at, True
@@ -205,7 +206,7 @@ def _mpeg(data: bytes, at: int) -> _Frame | None:
 
 
 def _mpeg_frames() -> dict[int, tuple[_Frame, _Frame]]:
-    """Stereo and mono frame of every second and third byte of a header, without the bits that change nothing."""
+    """Stereo and mono frame for each pair of the second and third header byte; irrelevant bits are left out."""
     table = {}
     for version in (0, 2, 3):  # 2.5, 2 and 1
         for layer in (1, 2, 3):
@@ -230,7 +231,7 @@ _MPEG_FRAMES = _mpeg_frames()
 
 
 def _information(data: bytes, at: int, frame: _Frame) -> tuple[tuple[int, int], int] | None:
-    """Delay and padding, and the samples promised, of a frame that only informs (Xing, Info, VBRI); None of others."""
+    """Read an information frame (Xing, Info, VBRI): (delay, padding), and the sample count it states; else None."""
     version_1 = data[at + 1] & 8
     side = (32 if frame.channels == 2 else 17) if version_1 else (17 if frame.channels == 2 else 9)
     if data[at + 36 : at + 40] == b"VBRI":

@@ -91,9 +91,8 @@ def _mat5(stream: BinaryIO, _size: int) -> Samples | None:
             at = stop
     for _ in range(3):  # flags, dimensions, name
         kind, n_bytes = struct.unpack(f"{order}II", head[at : at + 8]) if at + 8 <= len(head) else (0, 0)
-        at += (
-            8 if kind >> 16 else 8 + -(-n_bytes // 8) * 8
-        )  # a short one holds its bytes in place of its size
+        # A short element holds its data in the field that would hold its size.
+        at += 8 if kind >> 16 else 8 + -(-n_bytes // 8) * 8
     if at + 8 > len(head):
         return None
     kind, n_bytes = struct.unpack(f"{order}II", head[at : at + 8])

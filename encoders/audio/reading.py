@@ -252,7 +252,7 @@ def _parts(opened: _Opened) -> list[_Part]:
             return _frame_parts(opened, kind)
         tag = frames.after_tags(head, 0) if head[:3] == b"ID3" else 0
         if 0 < tag < size and head[tag : tag + 4] != b"fLaC":
-            # libsndfile hears the tag as samples, or refuses
+            # libsndfile would decode the tag as samples, or refuse the file.
             return _parts(_Opened(_Memory(head[tag:]), size - tag, None, file))
         if head[:4] == b"fLaC" or head[:3] == b"ID3":
             return _flac_parts(opened)
@@ -260,7 +260,7 @@ def _parts(opened: _Opened) -> list[_Part]:
 
 
 def _is_unfinished_wav(head: bytes, size: int) -> bool:
-    """Whether a writer to a pipe left 0 as the size of the samples; libsndfile hears nothing then."""
+    """Whether a writer to a pipe left 0 as the size of the samples; libsndfile would then read no samples."""
     at = head.find(b"data", 12)
     unfinished = int.from_bytes(head[4:8], "little") != size - 8
     return head[:4] == b"RIFF" and unfinished and at > 0 and not any(head[at + 4 : at + 8])
@@ -461,7 +461,7 @@ def _skip(sound: soundfile.SoundFile, n_samples: int) -> None:
 def _sound(part: _Part, file: str) -> Iterator[soundfile.SoundFile | None]:
     """The part as libsndfile reads it; None where FFmpeg must."""
     name = str(part.path or getattr(part.stream, "name", None))
-    # soundfile takes a name that ends in .raw for a format that says nothing about itself
+    # soundfile treats a file whose name ends in .raw as one without a header.
     if part.library == "ffmpeg" or (part.library == "either" and name.lower().endswith(".raw")):
         yield None
         return

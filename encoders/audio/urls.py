@@ -196,13 +196,13 @@ def is_public(address: str) -> bool:
         if any(ip in network for network in _WITH_IPV4_AT_THE_END):
             wrapped.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
     inner = [one for one in wrapped if one is not None]
-    # A mapped address is the IPv4 address itself; of the other kinds both must be public
+    # A mapped address is just the IPv4 address. For the other kinds, the IPv6 and the IPv4 address must be public.
     outer = [] if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped else [ip]
     return all(
         one.is_global
         and not one.is_multicast
         and not one.is_reserved
-        and not getattr(one, "is_site_local", False)  # fec0::/10, the private range of old
+        and not getattr(one, "is_site_local", False)  # fec0::/10, the deprecated private range
         and one not in _PROTOCOLS
         for one in [*outer, *inner]
     )
@@ -220,7 +220,7 @@ def _connect_publicly(
         connection = socket.socket(family, kind, protocol)
         try:
             connection.settimeout(timeout)
-            connection.connect(sockaddr)  # what was checked, and no name that could resolve anew
+            connection.connect(sockaddr)  # the checked address; the name could resolve to another one
             return connection
         except OSError:
             connection.close()

@@ -161,7 +161,7 @@ class BeatsEncoder(PublishedEncoder):
     config: BeatsConfig
     config_class = BeatsConfig
     lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-    skipped = ("predictor.*", f"encoder.layers.*.{_SHARED_BIAS}")  # every layer's entry is the first one's
+    skipped = ("predictor.*", f"encoder.layers.*.{_SHARED_BIAS}")  # all layers share the first layer's entry
     licence = "MIT"
     n_parameters = 90_311_792
 

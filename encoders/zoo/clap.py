@@ -123,9 +123,10 @@ class ClapEncoderConfig(TransformersConfig):
 class ClapEncoder(TransformersEncoder):
     """HTSAT's last feature map, 3.2 time steps a second.
 
-    Longer clips are cut into windows that are encoded in full, where ClapFeatureExtractor takes random parts. For
-    checkpoints with fusion every window therefore counts as one that fits. (ClapFeatureExtractor marks one random clip
-    of a batch as longer than a window where none is, so a short clip alone is always encoded as a long one there.)
+    ClapFeatureExtractor takes random parts of clips that are longer than a window. Here such clips are cut into
+    windows, and all of them are encoded. So with fusion checkpoints, every window counts as a clip that fits. (If no
+    clip of a batch is longer than a window, ClapFeatureExtractor marks a random one as longer. So there, a single short
+    clip is always encoded as a long one.)
     """
 
     config: ClapEncoderConfig

@@ -154,7 +154,7 @@ class DashengEncoder(PublishedEncoder):
     def translate(
         cls, weights: dict[str, Tensor], beside: dict[str, Any], values: dict[str, Any]
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Both layouts under our names; sizes from the weights, heads from a config where there is one."""
+        """Rename the weights of either layout; sizes come from the weights, heads from a config if given."""
         named = {key.removeprefix(_HUB): value for key, value in weights.items()}
         config: dict[str, Any] = vit_sizes(named)
         _, _, n_mels, frames = named["patch_embed.proj.weight"].shape

@@ -200,7 +200,7 @@ class AudioMosaicConfig(WindowedConfig):
         return -(-self.weight_of(n_samples) // self.patch_size[0])
 
     def weight_of(self, n_samples: int) -> int:
-        """Frames of the piece: a rest of a few frames weighs little in the clip's feature."""
+        """Frames of the piece, so that a last window with few frames has little weight in the clip's feature."""
         return n_frames_for(n_samples, self.sample_rate, self.frame_shift)
 
     @property
@@ -283,7 +283,10 @@ class AudioMosaicConfig(WindowedConfig):
         return cls.from_dict(_OFFICIAL_DEFAULTS | own | values, where)
 
     def replace(self, where: str = "encoder config", **overrides: Any) -> Self:
-        """A copy with some values changed; norm_mean and norm_std imply `custom`, a name drops them."""
+        """A copy with some values changed.
+
+        Giving norm_mean and norm_std sets the normalisation to `custom`; naming another normalisation drops both.
+        """
         if "normalisation" in overrides and overrides["normalisation"] != "custom":
             overrides = {"norm_mean": None, "norm_std": None} | overrides
         elif overrides.get("norm_mean") is not None:

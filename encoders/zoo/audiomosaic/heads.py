@@ -61,7 +61,7 @@ def probe_feature(encoder: Any, config: Config, layers: list[Tensor]) -> Tensor:
     """Input of a probe's classifier: the outputs of every block and of the final norm, L x (B, 1 + N, D) -> (B, D).
 
     A layer probe reads one block, a weighted sum mixes all layers' tokens, attention mixes all layers' pooled
-    tokens. Until there is a final norm (`norm` is Identity here), the last block counts twice, as officially.
+    tokens. If `norm` is Identity, the last block counts twice, as in the official code.
     """
     out: Tensor
     if config.model_class == LAYER:
