@@ -111,7 +111,7 @@ class RunSettings:
 
     @property
     def deepspeed_file(self) -> str | None:
-        """The file of `deepspeed`: the path, or the shipped config of that name, or the text if there is neither."""
+        """Path of the DeepSpeed config `deepspeed`; the given text, unchanged, if there is no such file."""
         if self.deepspeed is None:
             return None
         try:
