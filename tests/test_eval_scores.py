@@ -11,7 +11,7 @@ from alm.data.records import Record
 from encoders.mel import KaldiFbank
 from eval.errors import MetricUnavailable
 from eval.metrics.record import ratio
-from eval.scoring import judges
+from eval.models import _requests
 from eval.scoring.answer_scores import AnswerScore, score_answers
 from eval.scoring.baselines import logmel_features
 from eval.scoring.contamination import source_ids
@@ -146,7 +146,7 @@ def test_missing_answers_to_choices_name_no_choice():
 def test_a_judge_is_asked_for_its_likeliest_word(monkeypatch, tmp_path):
     sent = []
     monkeypatch.setattr(
-        judges.Connections, "post", lambda self, body: sent.append(json.loads(body)) or ("yes", {})
+        _requests.Connections, "post", lambda self, body: sent.append(json.loads(body)) or ("yes", {})
     )
     judge = open_judge("http://nowhere/v1#judge", tmp_path / "judged.jsonl")
     assert judge.verdicts([{"question": "?", "references": ["a"], "answer": "a"}]) == [True]

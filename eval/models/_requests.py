@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import email.utils
 import http.client
+import json
+import os
 import ssl
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +23,8 @@ from eval.errors import EvaluationError
 _CHUNK = 1 << 16
 _LARGEST_ANSWER = 1 << 24
 _LONGEST_WAIT_S = 300.0
+_JUDGE_ATTEMPTS = 3
+_JUDGE_TIMEOUT_S = 60.0
 
 
 class Busy(Exception):
@@ -197,6 +203,32 @@ def read_completion(body: bytes) -> tuple[str, dict[str, int]]:
         name: n for name, n in counts.items() if isinstance(n, int) and not isinstance(n, bool) and n >= 0
     }
     return content.strip(), tokens
+
+
+def endpoint_judge(address: str, model: str, max_tokens: int) -> Callable[[str], str]:
+    """Open a judge of answers: a language model behind an endpoint, whose key is in OPENAI_API_KEY.
+
+    Args:
+        address: `http://host/v1`.
+        model: Name of the model there.
+        max_tokens: Longest reply in tokens.
+
+    Returns:
+        A function from a prompt to the reply, for any number of threads. It raises `Busy` after three attempts, and
+        `Refused` at once.
+    """
+    key = os.environ.get("OPENAI_API_KEY", "")
+    connections = Connections(f"{address.rstrip('/')}/chat/completions", key, _JUDGE_TIMEOUT_S)
+
+    def ask(prompt: str) -> str:
+        messages = [{"role": "user", "content": prompt}]
+        body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
+        for _ in range(_JUDGE_ATTEMPTS - 1):
+            with suppress(Busy):
+                return connections.post(json.dumps(body).encode("utf-8"))[0]
+        return connections.post(json.dumps(body).encode("utf-8"))[0]
+
+    return ask
 
 
 def _left(deadline: float) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 from alm.data.records import Record
 from eval.errors import EvaluationError
-from eval.models._requests import Busy, Connections, Refused
+from eval.models._requests import Busy, Refused, endpoint_judge
 from eval.scoring.correctness import answers_of
 from eval.scoring.predictions import HEADLINE, PredictionsFile, prediction_key
 from eval.scoring.stats import mean_interval
@@ -25,8 +25,6 @@ PROMPT = (
     "Question: {question}\nReference answers: {references}\nAnswer to be judged: {answer}\n"
     "Does the answer say the same as one of the references? Reply with one word: yes or no."
 )
-TIMEOUT_S = 60.0
-_ATTEMPTS = 3
 
 Ask = Callable[[str], str]
 
@@ -91,9 +89,8 @@ def open_judge(source: str, cache: str | os.PathLike[str]) -> Judge:
     """
     if source.startswith(("http://", "https://")):
         address, _, model = source.partition("#")
-        return Judge(
-            f"{model or 'default'}@{address}", _endpoint(address.rstrip("/"), model or "default"), cache
-        )
+        model = model or "default"
+        return Judge(f"{model}@{address}", endpoint_judge(address, model, max_tokens=8), cache)
     if os.path.isdir(source):
         return Judge(Path(source).name, _local(source), cache)
     raise EvaluationError(f"judge {source!r} is neither a URL nor the directory of a causal language model")
@@ -136,23 +133,6 @@ def judged_accuracy(judge: Judge, records: Sequence[Record], said: Mapping[str, 
         "clear verdict, which are not scored."
     )
     return result
-
-
-def _endpoint(address: str, model: str) -> Ask:
-    connections = Connections(f"{address}/chat/completions", os.environ.get("OPENAI_API_KEY", ""), TIMEOUT_S)
-
-    def ask(prompt: str) -> str:
-        messages = [{"role": "user", "content": prompt}]
-        body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 8}
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return connections.post(json.dumps(body).encode("utf-8"))[0]
-            except Busy:
-                if attempt == _ATTEMPTS:
-                    raise
-        raise AssertionError("unreachable")
-
-    return ask
 
 
 def _local(source: str) -> Ask:

@@ -15,7 +15,7 @@ from alm.common.json_text import read_log
 from alm.common.storage.cache import cache_folder
 from eval.errors import MetricUnavailable
 from eval.metrics._base import TextMetric, mean_result
-from eval.models._requests import Busy, Connections, Refused
+from eval.models._requests import Busy, Refused, endpoint_judge
 
 JUDGE_VARIABLE = "ALM_JUDGE"
 """Environment variable: the judge, `http://host/v1#model`; its key is in OPENAI_API_KEY."""
@@ -30,8 +30,6 @@ PROMPT = (
     "Rate how helpful, relevant, accurate and complete each answer is, from 1 (worst) to 10 (best). Reply with one "
     "line that holds the two numbers alone, that of answer 1 first, with a space between them."
 )
-_TIMEOUT_S = 60.0
-_ATTEMPTS = 3
 _THREADS = 8
 
 
@@ -101,29 +99,16 @@ class _Judge:
         """
         known = _replies(self._path)
         left = [prompt for prompt in dict.fromkeys(prompts) if _key(prompt) not in known]
-        post = Connections(
-            f"{self._address}/chat/completions", os.environ.get("OPENAI_API_KEY", ""), _TIMEOUT_S
-        ).post
-
-        def ask(prompt: str) -> str:
-            messages = [{"role": "user", "content": prompt}]
-            body = {"model": self._model, "messages": messages, "temperature": 0, "max_tokens": 16}
-            for attempt in range(1, _ATTEMPTS + 1):
-                try:
-                    return post(json.dumps(body).encode("utf-8"))[0]
-                except Busy as error:
-                    if attempt == _ATTEMPTS:
-                        raise MetricUnavailable(f"judge {self.name}: {error}") from error
-                except Refused as error:
-                    raise MetricUnavailable(f"judge {self.name}: {error}") from error
-            raise AssertionError("unreachable")
-
-        with ThreadPoolExecutor(_THREADS) as threads, open(self._path, "a", encoding="utf-8") as file:
-            for prompt, reply in zip(left, threads.map(ask, left), strict=True):
-                self._read(reply)  # an invalid reply is not stored, so the next run asks again
-                known[_key(prompt)] = reply
-                file.write(json.dumps({"key": _key(prompt), "reply": reply}) + "\n")
-                file.flush()
+        ask = endpoint_judge(self._address, self._model, max_tokens=16)
+        try:
+            with ThreadPoolExecutor(_THREADS) as threads, open(self._path, "a", encoding="utf-8") as file:
+                for prompt, reply in zip(left, threads.map(ask, left), strict=True):
+                    self._read(reply)  # an invalid reply is not stored, so the next run asks again
+                    known[_key(prompt)] = reply
+                    file.write(json.dumps({"key": _key(prompt), "reply": reply}) + "\n")
+                    file.flush()
+        except (Busy, Refused) as error:
+            raise MetricUnavailable(f"judge {self.name}: {error}") from error
         return [self._read(known[_key(prompt)]) for prompt in prompts]
 
     def _read(self, reply: str) -> tuple[float, float]:
