@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -105,8 +105,16 @@ class SpeechEncoder(TransformersEncoder):
         "intermediate_dense",
         "output_dense",
     )
+    tiny_values: ClassVar[dict[str, Any]] = {}
+    """Values of the `transformers` config in which `tiny` differs from those of the other speech encoders."""
     heads = ("*masked_spec_embed", "lm_head.*", "quantizer.*", "project_hid.*", "project_q.*", "projector.*",
              "classifier.*", "layer_weights")  # fmt: skip
+
+    @classmethod
+    def tiny(cls, seed: int = 0) -> Self:
+        """A tiny random instance in the base size's layout, with windows of half a second."""
+        values: Any = {"transformers": {**TINY, **cls.tiny_values}, "window_s": 0.5}
+        return cls._tiny(cls.config_class(**values), seed)
 
     @property
     def pads(self) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from encoders.hf_speech import TINY, SpeechConfig, SpeechEncoder
+from encoders.hf_speech import SpeechConfig, SpeechEncoder
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,8 @@ class HubertEncoder(SpeechEncoder):
     model_name = "HubertModel"
     licence = "Apache-2.0"
     n_parameters = 94_370_944
-
-    @classmethod
-    def tiny(cls, seed: int = 0) -> Self:
-        """A tiny random instance in the large size's layout (layer norms), windows of half a second."""
-        layout = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
-        return cls._tiny(HubertEncoderConfig(transformers={**TINY, **layout}, window_s=0.5), seed)
+    # The large size's layout.
+    tiny_values = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 
 
 ENCODER = HubertEncoder

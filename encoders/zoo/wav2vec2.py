@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from encoders.hf_speech import TINY, SpeechConfig, SpeechEncoder
+from encoders.hf_speech import SpeechConfig, SpeechEncoder
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,6 @@ class Wav2Vec2Encoder(SpeechEncoder):
     model_name = "Wav2Vec2Model"
     licence = "Apache-2.0"
     n_parameters = 94_370_944
-
-    @classmethod
-    def tiny(cls, seed: int = 0) -> Self:
-        """A tiny random instance with the base size's group norm and windows of half a second."""
-        return cls._tiny(Wav2Vec2EncoderConfig(transformers=TINY, window_s=0.5), seed)
 
 
 ENCODER = Wav2Vec2Encoder

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from encoders.hf_speech import TINY, SpeechConfig, SpeechEncoder
+from encoders.hf_speech import SpeechConfig, SpeechEncoder
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,6 @@ class WavLMEncoder(SpeechEncoder):
     lora_targets = ("intermediate_dense", "output_dense")
     licence = "CC-BY-SA-3.0"
     n_parameters = 94_381_168
-
-    @classmethod
-    def tiny(cls, seed: int = 0) -> Self:
-        """A tiny random instance with the base size's group norm and windows of half a second."""
-        return cls._tiny(WavLMEncoderConfig(transformers=TINY, window_s=0.5), seed)
 
 
 ENCODER = WavLMEncoder
