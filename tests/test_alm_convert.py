@@ -13,7 +13,8 @@ import soundfile
 
 from alm.cli import main
 from alm.common.errors import ConfigError, ManifestError, UserError
-from alm.data.convert import convert, list_sources
+from alm.data.convert import convert
+from alm.data.corpora import CORPORA
 from alm.data.from_labels import QuestionWriter, Templates
 from alm.data.manifest import read_manifest
 
@@ -159,7 +160,7 @@ def read(out):
     return {path.stem: read_manifest(path, check_files=True) for path in sorted(out.glob("*.jsonl"))}
 
 
-@pytest.mark.parametrize("source", list_sources())
+@pytest.mark.parametrize("source", CORPORA.names())
 def test_every_source_is_read_in_its_published_layout(source, tmp_path, capsys):
     (tmp_path / "root").mkdir()
     options = TREES[source](tmp_path / "root") or {}
@@ -338,7 +339,7 @@ def test_missing_files_are_counted_listed_and_allowed_up_to_a_share(tmp_path, ca
 
 def test_wrong_trees_are_one_clear_error(tmp_path):
     (tmp_path / "empty").mkdir()
-    for source in list_sources():
+    for source in CORPORA.names():
         with pytest.raises(UserError, match="empty"):
             convert(source, tmp_path / "empty", tmp_path / "out")
     with pytest.raises(ConfigError, match="unknown corpus 'cloto'; did you mean 'clotho'"):

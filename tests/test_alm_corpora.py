@@ -12,7 +12,7 @@ from corpus_trees import audioset, rows_table, sound, speech_commands
 
 from alm.cli import main
 from alm.common.errors import ConfigError, ManifestError, UserError
-from alm.data.convert import convert, list_sources
+from alm.data.convert import convert
 from alm.data.corpora import CORPORA, open_corpus
 from alm.data.corpora.audio_files import AudioFiles, segment_names
 from alm.data.corpora.clothoaqa import agreed_answers
@@ -70,7 +70,7 @@ def doors(tmp_path, monkeypatch):
 
 
 def test_one_file_in_a_plugin_folder_converts_trains_and_is_benchmarked(doors, tmp_path, capsys):
-    assert "doors" in list_sources() and "doors" in list_datasets()
+    assert "doors" in CORPORA.names() and "doors" in list_datasets()
     assert main(["data", "convert", "doors", str(doors), "--out", str(tmp_path / "out")]) == 0
     records = read_manifest(tmp_path / "out" / "test.jsonl", check_files=True)
     assert [(r.id, r.question, r.answer) for r in records] == [

@@ -17,7 +17,7 @@ import yaml
 from alm.cli import build_parser, main
 from alm.common.settings import load_settings, read_yaml
 from alm.configs.shipped import CONFIGS, find_config, shipped_configs
-from eval.benchmarks import list_benchmarks
+from eval.benchmarks import BENCHMARKS
 from train.pipeline.recipe import load_recipe
 from train.settings import TrainSettings
 from train.stage import STAGES
@@ -207,7 +207,7 @@ def test_a_command_parses_and_names_what_is_there(page, command, tmp_path, monke
     assert (
         benchmark is None
         or benchmark in ("list", "compare-prompts")
-        or benchmark in list_benchmarks()
+        or benchmark in BENCHMARKS.names()
         or find_config(benchmark)
     )
     if " train " in f"{command} " and path is not None:
@@ -411,8 +411,8 @@ def test_counts_in_pages_are_right_and_contributing_names_every_kind():
 
     readme = (ROOT / "README.md").read_text("utf-8")
     score = (ROOT / "docs" / "howto" / "score.md").read_text("utf-8")
-    assert f"| any model on {len(list_benchmarks())} benchmarks" in readme
-    assert f"\n{len(list_benchmarks())} benchmarks, each one file" in score
+    assert f"| any model on {len(BENCHMARKS.names())} benchmarks" in readme
+    assert f"\n{len(BENCHMARKS.names())} benchmarks, each one file" in score
     assert f"| {len(KINDS)} kinds of components" in readme
     contributing = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     for where in KINDS.values():

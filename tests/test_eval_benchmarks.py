@@ -15,14 +15,14 @@ from alm.common.settings import load_settings
 from alm.data.manifest import write_manifest
 from alm.data.records import Record
 from encoders.audio import save_wav
-from eval.benchmarks import list_benchmarks, load_benchmark
+from eval.benchmarks import BENCHMARKS, load_benchmark
 from eval.errors import EvaluationError
 from eval.runner.benchmark import _data_hash, find_config, prepare, read_settings, run_benchmark
 from eval.runner.settings import EvalSettings
 from eval.scoring.predictions import PREDICTIONS, read_predictions
 
 
-@pytest.mark.parametrize("name", list_benchmarks())
+@pytest.mark.parametrize("name", BENCHMARKS.names())
 def test_every_benchmark_is_a_whole_record_with_a_config(name):
     benchmark = load_benchmark(name)
     assert benchmark.name == name

@@ -15,10 +15,10 @@ from alm.common.errors import ConfigError
 from alm.common.settings import load_settings
 from alm.data.manifest import read_manifest, write_manifest
 from encoders.audio import save_wav
-from eval.benchmarks import list_benchmarks, load_benchmark
+from eval.benchmarks import BENCHMARKS, load_benchmark
 from eval.benchmarks._data import read_records
 from eval.errors import EvaluationError, MetricError, MetricUnavailable
-from eval.metrics import find_metric, list_metrics
+from eval.metrics import METRICS, find_metric
 from eval.models._local import check_decoding, ignored_settings
 from eval.models.own import OwnModel
 from eval.runner.manifest import evaluate_manifest
@@ -311,9 +311,9 @@ def test_a_file_in_a_plug_in_folder_adds_a_benchmark_a_metric_and_a_rule(tmp_pat
     plugins.mkdir()
     for name, text in (("n_words", PLUGIN_METRIC), ("my_set", PLUGIN_BENCHMARK), ("first_word", PLUGIN_RULE)):
         (plugins / f"{name}.py").write_text(text)
-    assert "my_set" not in list_benchmarks() and "n_words" not in list_metrics()
+    assert "my_set" not in BENCHMARKS.names() and "n_words" not in METRICS.names()
     monkeypatch.setenv("ALM_PLUGINS", str(plugins))
-    assert "my_set" in list_benchmarks() and "n_words" in list_metrics()
+    assert "my_set" in BENCHMARKS.names() and "n_words" in METRICS.names()
     lines = [{"question": "What?", "answer": "rain", "choices": ["rain", "wind"]}] * 2
     manifest(tmp_path, lines)
     benchmark = load_benchmark("my_set")

@@ -17,7 +17,7 @@ import torch
 
 import eval.metrics
 from eval.errors import MetricError, MetricUnavailable
-from eval.metrics import list_metrics, load_metric
+from eval.metrics import METRICS, load_metric
 from eval.metrics._base import TextMetric
 from eval.metrics._encoder import error_probabilities, sentence_embeddings
 
@@ -27,7 +27,7 @@ WITH_JAVA = {"meteor", "spice", "spider", "spider_fl"}
 WITH_MODELS = {"judge_score", "sbert_sim", "fense", "bertscore", "spider_fl"}
 TEXT_METRICS = [
     name
-    for name in list_metrics()
+    for name in METRICS.names()
     if name not in WITH_JAVA | WITH_MODELS and isinstance(load_metric(name), TextMetric)
 ]
 CAPTION_METRICS = ("bleu", "rouge_l", "cider_d")
@@ -110,7 +110,7 @@ def test_unknown_names_are_typed_errors():
         load_metric("bleu").compute(predictions=["a"], references=[["a"]], tokenizer="moses")
 
 
-@pytest.mark.parametrize("name", list_metrics())
+@pytest.mark.parametrize("name", METRICS.names())
 def test_an_option_that_a_metric_does_not_have_is_refused(name):
     """`normalize=False` would otherwise score normalised texts."""
     metric = load_metric(name)
@@ -140,7 +140,7 @@ def test_a_composed_metric_hands_each_part_its_options(monkeypatch):
         load_metric("spider").compute(predictions=said, references=wanted, tokeniser="none")
 
 
-@pytest.mark.parametrize("name", list_metrics())
+@pytest.mark.parametrize("name", METRICS.names())
 def test_evaluate_loads_the_folder(name, tmp_path, monkeypatch):
     monkeypatch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", True)
     metric = evaluate.load(str(METRICS_DIR / name), cache_dir=str(tmp_path))

@@ -7,7 +7,7 @@ from corpus_trees import QUESTIONS, choice_item, classification, sound
 from corpus_trees import rows_table as table
 
 from alm.common.errors import ConfigError
-from eval.benchmarks import list_benchmarks, load_benchmark
+from eval.benchmarks import BENCHMARKS, load_benchmark
 from eval.benchmarks._data import read_records
 from eval.errors import EvaluationError
 
@@ -64,7 +64,7 @@ def test_every_benchmark_has_a_tree():
         "speech_translation",
         "emotion",
     }
-    assert set(TREES) | elsewhere | {"spoken_qa", "sound_events"} == set(list_benchmarks())
+    assert set(TREES) | elsewhere | {"spoken_qa", "sound_events"} == set(BENCHMARKS.names())
 
 
 @pytest.mark.parametrize("name", TREES)

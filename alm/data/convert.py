@@ -18,7 +18,7 @@ from typing import Any
 from alm.common.errors import ConfigError, ManifestError, UserError
 from alm.common.files import write_text_atomic
 from alm.common.names import check_file_name
-from alm.data.corpora import CORPORA, Clip, Corpus, Entry, open_corpus
+from alm.data.corpora import Clip, Corpus, Entry, open_corpus
 from alm.data.corpora.audio_files import AudioFiles, is_file
 from alm.data.from_labels import KINDS, QuestionWriter, Templates
 from alm.data.index import id_hash
@@ -47,11 +47,6 @@ class Converted:
     skipped: dict[str, int] = field(default_factory=dict)
 
 
-def list_sources() -> list[str]:
-    """Names of the corpora that can be converted."""
-    return CORPORA.names()
-
-
 def convert(
     source: str,
     root: str | os.PathLike[str],
@@ -63,7 +58,7 @@ def convert(
     """Write a published corpus as manifests.
 
     Args:
-        source: One of `list_sources()`.
+        source: One of `CORPORA.names()`.
         root: Where its tables are, as published (a folder, or the one file).
         out: Folder of the manifests, `SPLIT.jsonl` each, and of `missing.txt` where recordings are missing.
         audio: Folders of the audio; empty searches the corpus' default folders below `root`.

@@ -19,7 +19,6 @@ __all__ = [
     "choice_benchmark",
     "corpus_reader",
     "describe_benchmarks",
-    "list_benchmarks",
     "load_benchmark",
 ]
 
@@ -30,11 +29,6 @@ BENCHMARKS: Registry[Benchmark] = Registry(
     accepts=lambda found: isinstance(found, Benchmark),
     expected="Benchmark(...)",
 )
-
-
-def list_benchmarks() -> list[str]:
-    """Name every benchmark that `load_benchmark` knows, sorted."""
-    return BENCHMARKS.names()
 
 
 def load_benchmark(name: str) -> Benchmark:
@@ -53,13 +47,13 @@ def benchmark_of(run: Mapping[str, Any]) -> Benchmark | None:
         run: The entry `run` of the evaluation's `scores.json`.
     """
     name = run.get("benchmark")
-    return load_benchmark(name) if name in list_benchmarks() else None
+    return load_benchmark(name) if name in BENCHMARKS.names() else None
 
 
 def describe_benchmarks() -> str:
     """Every benchmark with its splits and where it is described, as a table."""
     lines = []
-    for name in list_benchmarks():
+    for name in BENCHMARKS.names():
         benchmark = load_benchmark(name)
         lines.append(f"{name:20s} {', '.join(benchmark.splits)}\n{'':20s} {benchmark.citation}")
     return "\n".join(lines)

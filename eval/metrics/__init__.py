@@ -18,7 +18,7 @@ from eval.metrics.record import MetricRecord
 if TYPE_CHECKING:
     import evaluate
 
-__all__ = ["METRICS", "find_metric", "list_metrics", "load_metric"]
+__all__ = ["METRICS", "find_metric", "load_metric"]
 
 METRICS: Registry[MetricRecord] = Registry(
     "metric",
@@ -27,11 +27,6 @@ METRICS: Registry[MetricRecord] = Registry(
     accepts=lambda found: isinstance(found, MetricRecord),
     expected="MetricRecord(...)",
 )
-
-
-def list_metrics() -> list[str]:
-    """Name every metric that `load_metric` knows, sorted."""
-    return METRICS.names()
 
 
 def find_metric(score: str) -> tuple[str, MetricRecord, tuple[str, ...]]:
@@ -65,7 +60,7 @@ def load_metric(name: str) -> "evaluate.Metric":
     """Build the metric of that name.
 
     Args:
-        name: A registry key, one of `list_metrics()`.
+        name: A registry key, one of `METRICS.names()`.
 
     Returns:
         The metric; `compute(predictions=[str], references=[[str, ...]])` gives the corpus score under the metric's

@@ -20,7 +20,7 @@ from alm.configs import shipped
 from alm.data.readers.base import as_source, parse_source
 from alm.data.records import Record
 from encoders.audio.options import applied
-from eval.benchmarks import Benchmark, list_benchmarks, load_benchmark
+from eval.benchmarks import BENCHMARKS, Benchmark, load_benchmark
 from eval.benchmarks._base import OURS
 from eval.benchmarks._data import BenchmarkData, read_records
 from eval.errors import EvaluationError
@@ -231,7 +231,7 @@ def read_settings(config: str | Path, overrides: Sequence[str] = ()) -> EvalSett
     try:
         path = find_config(config)
     except EvaluationError:
-        if str(config) not in list_benchmarks():
+        if str(config) not in BENCHMARKS.names():
             raise
         return load_settings(EvalSettings, None, [f"benchmark={config}", *overrides])
     return load_settings(EvalSettings, path, overrides)
@@ -248,10 +248,10 @@ def find_config(config: str | Path) -> Path:
     try:
         return shipped.find_config(config, ("eval",))
     except ConfigError as error:
-        near = get_close_matches(str(config), list_benchmarks(), n=1)
+        near = get_close_matches(str(config), BENCHMARKS.names(), n=1)
         hint = f"; did you mean {near[0]}? Benchmarks: " if near else "; benchmarks: "
         raise EvaluationError(
-            f"{config}: neither a YAML config nor a benchmark{hint}{', '.join(list_benchmarks())}"
+            f"{config}: neither a YAML config nor a benchmark{hint}{', '.join(BENCHMARKS.names())}"
         ) from error
 
 
