@@ -30,6 +30,7 @@ from alm.common.files import remove_leftovers
 from alm.common.fingerprint import code_hash
 from alm.common.json_text import parse_json
 from alm.common.processes import rank, world_size
+from alm.common.storage.cache import remove_least_used
 from alm.common.terminal import progress
 from alm.data.records import AudioRef
 from alm.data.shards import ShardRef
@@ -113,25 +114,10 @@ class FeatureFolder:
             write_weights(
                 file, {name: kept.values for name, kept in features.items()}, {_NOTES: json.dumps(notes)}
             )
-            self._make_room()
+            remove_leftovers(self.folder / "any", all_names=True)  # files that killed runs left
+            remove_least_used(self.folder.glob("*.safetensors"), self.limit_bytes)
         except (OSError, CheckpointError) as error:
             say(f"{self.folder}: features are not cached for other runs ({error})")
-
-    def _make_room(self) -> None:
-        """Remove shards, the least recently used first, down to the limit; also remove files that killed runs left."""
-        remove_leftovers(self.folder / "any", all_names=True)
-        shards = []
-        for file in self.folder.iterdir():
-            with suppress(FileNotFoundError):
-                stat = file.stat()
-                if file.suffix == ".safetensors":
-                    shards.append((stat.st_mtime, stat.st_size, file))
-        total = sum(size for _, size, _ in shards)
-        for _, size, file in sorted(shards):
-            if total <= self.limit_bytes:
-                break
-            file.unlink(missing_ok=True)
-            total -= size
 
 
 def _read_shard(file: Path, wanted: set[str]) -> dict[str, Feature]:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from alm.common.errors import ConfigError
-from alm.common.storage.cache import cache_folder
+from alm.common.storage.cache import cache_folder, remove_least_used
 
 CACHE_LIMIT_VARIABLE = "ALM_REMOTE_CACHE_GB"
 """Environment variable: most gigabytes that blocks of remote files take in the cache folder."""
@@ -68,28 +68,10 @@ class BlockCache:
             temporary.unlink(missing_ok=True)
         limit = _limit_bytes()
         if self._written < 0 or self._written + size > limit // _LOOK_SHARE:
-            self._shrink(path, limit)
+            remove_least_used(path.parent.iterdir(), limit, _KEPT_SHARE, keep=path)
             self._written = 0
         else:
             self._written += size
-
-    def _shrink(self, newest: Path, limit: int) -> None:
-        """Remove the files used least recently, if all together exceed the limit; never the newest."""
-        found: list[tuple[float, int, str]] = []
-        for entry in os.scandir(newest.parent):
-            with suppress(OSError):
-                status = entry.stat()
-                found.append((status.st_mtime, status.st_size, entry.path))
-        total = sum(size for _, size, _ in found)
-        if total <= limit:
-            return
-        for _, size, path in sorted(found):
-            if total <= limit * _KEPT_SHARE:
-                break
-            if path != str(newest):
-                with suppress(OSError):
-                    os.unlink(path)
-                total -= size
 
 
 def _limit_bytes() -> int:

@@ -6,6 +6,8 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -46,3 +48,30 @@ def _temporary(process: int) -> Path:
 def _remove(folder: Path, process: int) -> None:
     if os.getpid() == process:  # a forked worker must not remove its parent's
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_least_used(
+    files: Iterable[Path], limit_bytes: float, kept_share: float = 1.0, keep: Path | None = None
+) -> None:
+    """Remove files of a cache, the least recently used first, if all together exceed a limit.
+
+    Args:
+        files: The files; their modification times tell when they were last used.
+        limit_bytes: Largest size of all together.
+        kept_share: Share of the limit that may remain once it was exceeded.
+        keep: A file that is never removed.
+    """
+    found = []
+    for file in files:
+        with suppress(OSError):  # another process has just removed it
+            status = file.stat()
+            found.append((status.st_mtime, status.st_size, file))
+    total = sum(size for _, size, _ in found)
+    left = limit_bytes if total <= limit_bytes else limit_bytes * kept_share
+    for _, size, file in sorted(found):
+        if total <= left:
+            break
+        if file != keep:
+            with suppress(OSError):
+                file.unlink()
+            total -= size
