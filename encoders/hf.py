@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -16,7 +15,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from alm.common.errors import ConfigError
+from alm.common.errors import ConfigError, did_you_mean
 from alm.common.fields import located
 from alm.common.pretrained import from_pretrained
 from alm.common.text import error_line, one_line
@@ -55,8 +54,7 @@ class TransformersConfig(WindowedConfig):
         known = self._known()
         for key in self.transformers:
             if key not in known:
-                near = get_close_matches(str(key), known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it is no value of {self.config_name}"
+                hint = did_you_mean(key, known, f"{self.config_name} has no such value")
                 raise ConfigError(f"transformers: unknown key {key!r}; {hint}")
         self.check()
 

@@ -6,14 +6,13 @@ Axis letters: B batch, N encoder tokens (time-major, `n = t * n_freq + f`), M LL
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from alm.common.errors import ConfigError
+from alm.common.errors import ConfigError, did_you_mean
 from alm.common.fields import coerce_fields
 
 
@@ -61,8 +60,7 @@ class ProjectorConfig:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in known and key != "name":
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean '{near[0]}'?" if near else f"known options: {', '.join(known)}"
+                hint = did_you_mean(key, known, f"known options: {', '.join(known)}")
                 raise ProjectorError(f"projector '{cls.name}' has no option '{key}'; {hint}")
         given = {key: value for key, value in values.items() if key != "name"}
         required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -91,3 +92,16 @@ def shown(value: object, length: int = 200) -> str:
     except (RecursionError, ValueError):  # nested too deeply; an integer of more than 4300 digits inside
         text = f"a {type(value).__name__} that is too large to show"
     return text if len(text) <= length else f"{text[: length // 2]}…{text[-length // 2 + 1 :]}"
+
+
+def did_you_mean(name: object, known: Iterable[str], otherwise: str, cutoff: float = 0.6) -> str:
+    """The fix that an error message about an unknown name ends with: the nearest known name.
+
+    Args:
+        name: The unknown name; a key of a YAML file may also be a number.
+        known: The names that would be valid.
+        otherwise: The fix where no known name is near.
+        cutoff: Least similarity of a near name, from 0 to 1.
+    """
+    near = get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
+    return f"did you mean {near[0]!r}?" if near else otherwise

@@ -8,10 +8,9 @@ import types
 import typing
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any
 
-from alm.common.errors import ConfigError, UserError, shown
+from alm.common.errors import ConfigError, UserError, did_you_mean, shown
 
 # Limits on sizes: far larger than any published model has, yet small enough to build the model in seconds.
 _MOST_LAYERS = 1_000
@@ -42,8 +41,7 @@ def coerce_fields(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:
     checked = {}
     for key, value in values.items():
         if key not in names:
-            near = get_close_matches(str(key), names, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(sorted(names))}"
+            hint = did_you_mean(key, names, f"valid keys: {', '.join(sorted(names))}", cutoff=0.5)
             raise ConfigError(f"unknown key {key!r}; {hint}")
         try:
             checked[key] = _coerce(value, hints[key])
@@ -120,6 +118,5 @@ def refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> Non
     names = sorted(known)
     for name in given:
         if name not in names and not name.startswith("_"):
-            near = get_close_matches(name, names, n=1, cutoff=0.6)
-            hint = f"did you mean '{near[0]}'?" if near else f"it takes {', '.join(names) or 'no options'}"
+            hint = did_you_mean(name, names, f"it takes {', '.join(names) or 'no options'}")
             raise UserError(f"{what} does not take '{name}'; {hint}")

@@ -181,7 +181,7 @@ class LoadingArguments:
                     setattr(config.text_config, key, value)
             else:
                 raise UserError(
-                    f"from_pretrained: unknown argument '{key}'; it is no value of the model's config or its LLM's"
+                    f"from_pretrained: unknown argument '{key}'; the configs of the model and its LLM lack it"
                 )
         before, after = own.get_text_config().to_dict(), config.get_text_config().to_dict()
         changed = {

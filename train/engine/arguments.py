@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import SchedulerType, Trainer, TrainingArguments, get_scheduler
 from transformers.training_args import OptimizerNames
 
-from alm.common.errors import ConfigError
+from alm.common.errors import ConfigError, did_you_mean
 from alm.common.settings import check_choice
 from alm.common.text import error_line
 from train.engine.launchers import warn_of_build_locks
@@ -235,8 +234,7 @@ def _check_trainer(given: dict[str, Any]) -> None:
         if key in _DECIDED:
             raise ConfigError(f"run.trainer.{key}: is decided by the training loop; remove it")
         if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else "see transformers.TrainingArguments"
+            hint = did_you_mean(key, known, "see transformers.TrainingArguments")
             raise ConfigError(f"run.trainer: TrainingArguments has no '{key}'; {hint}")
 
 

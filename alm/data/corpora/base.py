@@ -6,11 +6,10 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from alm.common.errors import ConfigError, ManifestError
+from alm.common.errors import ConfigError, ManifestError, did_you_mean
 from alm.data.corpora.audio_files import AudioFiles, Clip
 from alm.data.corpora.rows import Row, find_files
 from alm.data.download import Download
@@ -253,6 +252,5 @@ def check_classes(labels: Iterable[str], classes: Sequence[str] | set[str], wher
     """
     for label in labels:
         if label not in classes:
-            near = get_close_matches(label, list(classes), n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"the {len(classes)} classes have no such name"
+            hint = did_you_mean(label, classes, f"the {len(classes)} classes have no such name")
             raise ManifestError(f"{where}: unknown class '{label}'; {hint}")

@@ -8,14 +8,13 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from alm.common.errors import ConfigError, ManifestError, shown
+from alm.common.errors import ConfigError, ManifestError, did_you_mean, shown
 from alm.common.json_text import first_character, json_items
 from alm.common.settings import parse_yaml
 from alm.common.storage.remote import to_path
@@ -86,8 +85,7 @@ def parse_source(value: Any, where: str) -> str | DataSource:
     names = [item.name for item in dataclasses.fields(DataSource)]
     for key, item in value.items():
         if key not in names:
-            near = get_close_matches(str(key), names, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(names)}"
+            hint = did_you_mean(key, names, f"valid keys: {', '.join(names)}")
             raise ConfigError(f"{where}: unknown key {shown(key, 80)}; {hint}")
         kind = hints.get(key, str)
         optional = item is None and key not in ("path", "columns", "streaming")
@@ -100,8 +98,7 @@ def parse_source(value: Any, where: str) -> str | DataSource:
         raise ConfigError(f"{where}.limit: got {limit}; expected at least 1")
     for target, column in value.get("columns", {}).items():
         if target not in TARGETS:
-            near = get_close_matches(str(target), TARGETS, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(TARGETS)}"
+            hint = did_you_mean(target, TARGETS, f"expected one of {', '.join(TARGETS)}")
             raise ConfigError(f"{where}.columns: unknown {shown(target, 80)}; {hint}")
         if not isinstance(column, str) or not column:
             raise ConfigError(f"{where}.columns.{target}: got {shown(column, 80)}; expected a column's name")

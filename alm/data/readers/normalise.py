@@ -6,12 +6,11 @@ import base64
 import math
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from alm.common.errors import AudioError, ManifestError, shown
+from alm.common.errors import AudioError, ManifestError, did_you_mean, shown
 from alm.common.storage.remote import is_remote
 from alm.data.embedded import inline_audio
 from alm.data.readers.base import TARGETS, DataSource, Row
@@ -104,10 +103,7 @@ def find_columns(values: Mapping[str, Any], given: Mapping[str, str], where: str
     columns: dict[str, str] = {}
     for target, column in given.items():
         if column not in values:
-            near = get_close_matches(column, list(values), n=1)
-            hint = (
-                f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(str, values)) or 'none'}"
-            )
+            hint = did_you_mean(column, values, f"there are {', '.join(map(str, values)) or 'none'}")
             raise ManifestError(f"{where}: no column {column!r} for {target!r} (columns); {hint}"[:600])
         columns[target] = column
     for target in TARGETS:
