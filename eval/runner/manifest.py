@@ -155,17 +155,9 @@ def answer_records(
     """
     if answer_by not in ANSWER_MODES:
         raise EvaluationError(f"answer_by is {answer_by!r}; expected one of {', '.join(ANSWER_MODES)}")
-    # Keys of this form are in files of earlier versions, whose answers are reused.
-    identity: dict[str, Any] = {
-        "max_new_tokens": model.max_new_tokens,
-        "do_sample": False,
-        "prompt_version": prompt_version,
-    }
-    identity |= AudioOptions.current().changes()
-    if answer_by == "rank":
-        identity |= {"answer_by": answer_by, "rank_by": rank_by}
-        if model.cannot_rank and any(record.choices for record in records):
-            raise EvaluationError(f"answer_by=rank: {model.cannot_rank}; set answer_by=generate")
+    if answer_by == "rank" and model.cannot_rank and any(record.choices for record in records):
+        raise EvaluationError(f"answer_by=rank: {model.cannot_rank}; set answer_by=generate")
+    identity = _identity(model, prompt_version, answer_by, rank_by)
     plan = [
         question
         for control in _known(controls)
@@ -173,49 +165,75 @@ def answer_records(
     ]
     read = Waveforms() if waveforms is None else waveforms
     shards = Shards(Path(out_dir))
-
-    def prompt(question: _Question) -> Prompt:
-        def clips() -> list[np.ndarray]:
-            try:
-                return [read.load(ref, model.sample_rate) for ref in question.audio]
-            except AudioError as error:
-                raise AudioError(f"{question.record.source or question.record.id}: {error}") from error
-
-        return Prompt(question.messages, clips, question.record.choices, question.record.id)
-
-    def answer(batch: Sequence[_Question], at: Sequence[int], size: int) -> Iterator[tuple[int, Answer]]:
-        prompts = [prompt(batch[i]) for i in at]
-        return model.rank(prompts, size, rank_by) if batch[0].ranked else model.generate(prompts, size)
-
     with shards.open() as file:
         done = shards.known()
         shards.wait()  # all processes have read the answers that exist before any is added
         missing = shards.share(_longest_first([question for question in plan if question.key not in done]))
-        size = batch_size
         if missing:
             seconds = sum(_length_s(ref) for question in missing for ref in question.audio)
             reused = [done[question.key] for question in plan if question.key in done]
-            model.announce(map(prompt, missing), seconds, reused)
+            model.announce((_prompt(question, read, model) for question in missing), seconds, reused)
         with progress(title if shards.is_main else "", len(missing), "answer") as advance:
-            for questions in _chunks(missing, None if model.streams else batch_size * _BATCHES_PER_CHUNK):
-                waiting: list[Prediction] = []
-                found = with_smaller_batches(partial(answer, questions), len(questions), size)
-                for count, ((index, said), size) in enumerate(found, start=1):
-                    question = questions[index]
-                    # A recording that was not loaded: its length is read from the header.
-                    duration_s = sum(read.seconds.get(ref) or _length_s(ref) for ref in question.audio)
-                    waiting.append(_line(question, said, model.model_id, duration_s, groups))
-                    if model.streams or len(waiting) >= size or count == len(questions):
-                        file.append(waiting)
-                        advance(len(waiting))
-                        waiting = []
+            for lines in _answer(model, missing, read, batch_size, rank_by, groups):
+                file.append(lines)
+                advance(len(lines))
     shards.wait()
-    lines = None
+    answered = None
     if shards.is_main:
         keys = {question.key for question in plan}
-        lines = [line for line in shards.merge() if line["key"] in keys]
+        answered = [line for line in shards.merge() if line["key"] in keys]
     shards.wait()
-    return lines
+    return answered
+
+
+def _identity(model: Answerer, prompt_version: str, answer_by: str, rank_by: str) -> dict[str, Any]:
+    """The options that are part of the answers' keys.
+
+    Their form stays, so that answers in files of earlier versions are reused.
+    """
+    identity = {"max_new_tokens": model.max_new_tokens, "do_sample": False, "prompt_version": prompt_version}
+    identity |= AudioOptions.current().changes()
+    return identity | ({"answer_by": answer_by, "rank_by": rank_by} if answer_by == "rank" else {})
+
+
+def _prompt(question: _Question, read: Waveforms, model: Answerer) -> Prompt:
+    """A question as the model gets it; its recordings are loaded when the model asks for them."""
+
+    def clips() -> list[np.ndarray]:
+        try:
+            return [read.load(ref, model.sample_rate) for ref in question.audio]
+        except AudioError as error:
+            raise AudioError(f"{question.record.source or question.record.id}: {error}") from error
+
+    return Prompt(question.messages, clips, question.record.choices, question.record.id)
+
+
+def _answer(
+    model: Answerer,
+    questions: list[_Question],
+    read: Waveforms,
+    batch_size: int,
+    rank_by: str,
+    groups: Sequence[str],
+) -> Iterator[list[Prediction]]:
+    """Answer the questions; yield the lines of the predictions file in groups that are written at once."""
+
+    def answer(batch: Sequence[_Question], at: Sequence[int], size: int) -> Iterator[tuple[int, Answer]]:
+        prompts = [_prompt(batch[i], read, model) for i in at]
+        return model.rank(prompts, size, rank_by) if batch[0].ranked else model.generate(prompts, size)
+
+    size = batch_size
+    for chunk in _chunks(questions, None if model.streams else batch_size * _BATCHES_PER_CHUNK):
+        waiting: list[Prediction] = []
+        found = with_smaller_batches(partial(answer, chunk), len(chunk), size)
+        for count, ((index, said), size) in enumerate(found, start=1):
+            question = chunk[index]
+            # A recording that was not loaded: its length is read from the header.
+            duration_s = sum(read.seconds.get(ref) or _length_s(ref) for ref in question.audio)
+            waiting.append(_line(question, said, model.model_id, duration_s, groups))
+            if model.streams or len(waiting) >= size or count == len(chunk):
+                yield waiting
+                waiting = []
 
 
 def _longest_first(questions: list[_Question]) -> list[_Question]:
