@@ -493,12 +493,12 @@ def fill(template: str, order: Sequence[int], choices: Sequence[str]) -> str:
 
 
 def read(template: str, questions: Sequence[Question], expected: bool = True) -> tuple[int, int, int, list]:
-    """How often a phrasing is read right, wrong and not at all, and what went wrong; `expected` False wants nothing."""
+    """Count right, wrong and missing readings, and list failures; unless `expected`, a phrasing must give nothing."""
     counts, failures = [0, 0, 0], []
     for number, (choices, answer) in enumerate(questions):
         if len(set(choices)) < 3 or len(choices) > len(_ORDINALS):
             continue
-        # Right and wrong answers in turn: a parser knows nothing of what is right.
+        # Ask for right and wrong answers in turn: the parser does not know which choice is right.
         pick = choices.index(answer) if number % 2 else number % len(choices)
         order = [pick, *(i for i in range(len(choices)) if choices[i] != choices[pick])]
         order[1:] = order[1 + number % 2 :] + order[1 : 1 + number % 2]

@@ -4,7 +4,7 @@ from eval.models.base import Answer, Answerer
 
 
 class Rule(Answerer):
-    """Answers as a function does that is called like `alm.generation.generate_answers`, without model and processor."""
+    """Calls a function, which takes what `alm.generation.generate_answers` takes but model and processor."""
 
     def __init__(self, generate, model_id="m", max_new_tokens=64, differs=None, rank=None):
         self._generate, self._rank = generate, rank

@@ -83,7 +83,7 @@ PIPED: dict[str, str] = {
 VIDEOS: dict[str, str] = {"video.mp4": "-c:v mpeg4 -c:a aac", "video.webm": "-c:v libvpx -c:a libopus"}
 """Films of three seconds whose sound track is shorter."""
 
-# libsndfile's decoder of IMA ADPCM rounds elsewhere than FFmpeg's.
+# libsndfile's decoder of IMA ADPCM does not round as FFmpeg's does.
 TOLERANCE = {"adpcm_ima.wav": 2e-3}
 
 
@@ -133,7 +133,7 @@ def make(folder: Path) -> tuple[dict[str, Made], dict[str, str]]:
 
 
 def decoded_by_ffmpeg(path: Path) -> Made:
-    """What `ffmpeg -i FILE -f f32le` gives, in an au file, whose header tells rate and channels."""
+    """The samples that `ffmpeg -i FILE -f f32le` decodes, as an au file, whose header holds rate and channels."""
     import soundfile
 
     command = ["ffmpeg", "-v", "error", "-nostdin", "-i", str(path), "-map", "0:a:0"]

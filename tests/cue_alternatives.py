@@ -21,7 +21,7 @@ FORMS = ("@L@", "(@L@)", "option @L@", "@L@. @T@", "@T@", "**@T@**.")
 
 
 def alternatives():
-    """(pattern, text that announces or affirms an answer): one for each alternative in the patterns of cues."""
+    """Return (pattern, announcing or affirming text) for each alternative in the patterns of cues."""
     found = {}
     for pattern in (*BEFORE, cues.CORRECT):
         for text in samples(grammar.parse(pattern.pattern, pattern.flags)):
@@ -32,7 +32,7 @@ def alternatives():
 
 
 def sentence(pattern, words, form, choice, choices):
-    """The words with the choice in that form; None where the pattern does not hold there."""
+    """Return the words around the choice in that form; None where the pattern does not match them."""
     named = form.replace("@L@", string.ascii_uppercase[choice]).replace("@T@", choices[choice])
     if pattern not in BEFORE:
         return f"{named} {words}" if pattern.match(f" {words}") else None
@@ -41,7 +41,7 @@ def sentence(pattern, words, form, choice, choices):
 
 
 def rates(items, forms=FORMS):
-    """(share of right answers credited, share of wrong ones credited as right, number of pairs, failures).
+    """Return (share of right answers credited, share of wrong ones credited as right, number of pairs, failures).
 
     Args:
         items: (choices, right choice) of each question.

@@ -15,7 +15,7 @@ LLM = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 2048,
 }  # fmt: skip
-SECONDS = 2  # of a window of the encoder
+SECONDS = 2  # the length of one window of the encoder
 
 
 def tokenizer(*more):
@@ -114,7 +114,7 @@ def granite_speech(folder):
 
 
 def voxtral(folder):
-    """With a tokenizer in the form of `tokenizers`; the published directories hold that of mistral-common."""
+    """Save a directory with a tokenizer in the form of `tokenizers`; published ones hold that of mistral-common."""
     from transformers import (
         VoxtralConfig,
         VoxtralForConditionalGeneration,
@@ -122,7 +122,7 @@ def voxtral(folder):
         WhisperFeatureExtractor,
     )
 
-    # The processor takes token 24 for that of the audio.
+    # The processor uses token 24 as the audio placeholder.
     named = ["<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"]
     named += [f"<SPECIAL_{i}>" for i in range(len(named), 21)]
     tokens = tokenizer(*named, "[AUDIO]", "[BEGIN_AUDIO]")
@@ -148,7 +148,7 @@ OMNI_TOKENS = {
 
 
 def omni_parts():
-    """Tokenizer, token ids, and the sizes of encoder, eye and LLM of a model that hears, sees and speaks."""
+    """Tokenizer, token ids, and the layer sizes of audio encoder, vision encoder and LLM."""
     import pytest
     from transformers import PreTrainedTokenizerFast
 
@@ -214,7 +214,7 @@ def qwen3_omni_moe(folder):
 
 
 def as_published(name, folder):
-    """The directory of a thinker as that of the whole model, with a part that is not asked."""
+    """Rewrite the directory of a thinker as that of the whole model, with a talker weight that is never used."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -258,7 +258,7 @@ FAMILIES = {one.__name__: one for one in MADE}
 
 
 def build(name, folder):
-    """The directory of a tiny model whose answers depend on all that it gets."""
+    """Save a tiny model whose answers depend on text and audio."""
     import torch
 
     torch.manual_seed(0)

@@ -32,7 +32,7 @@ def index_of():
 
 
 def case_in(folder):
-    """Inputs for the harness: one place of the index changed, and the report made of it in `folder`."""
+    """Cases for the harness: change one place of the index, then write the report in `folder`."""
 
     def case(rng):
         what, tree = corrupted(rng, index_of())

@@ -122,7 +122,8 @@ def case(rng: random.Random):
     def act() -> None:
         started = time.process_time()
         found = parse_choice(text, choices)
-        assert time.process_time() - started < 5, (  # a text read in quadratic time takes minutes
+        # A parser that needs quadratic time would take minutes here.
+        assert time.process_time() - started < 5, (
             f"{time.process_time() - started:.1f} s for {length} characters"
         )
         assert found is None or 0 <= found < len(choices)

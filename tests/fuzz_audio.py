@@ -90,7 +90,7 @@ def case(rng: random.Random):
     """One damaged file, read whole or in part, from disk or from memory."""
     name = rng.choice(list(originals()))
     data = originals()[name]
-    if rng.random() < 0.5:  # most of what can go wrong is in the header
+    if rng.random() < 0.5:  # most faults come from damaged headers
         n_header = min(len(data), 200)
         what, head = damaged(rng, data[:n_header])
         data = head + data[n_header:]

@@ -100,7 +100,7 @@ def manifest_case(rng: random.Random):
 
 
 def written_case(rng: random.Random):
-    """A record that a converter hands over: it is refused, or reads back as it was."""
+    """Write a corrupted record as converters do: it is refused, or reads back unchanged."""
     what, row = corrupted(rng, rng.choice(ROWS[:3]))
 
     def action():
@@ -126,7 +126,7 @@ def shards_case(rng: random.Random):
         what, data = _table(rng, base() / "shards" / name)
     else:
         what, data = damaged(rng, files[name])
-    # Half of the damaged tables come with their hash: made by a stranger, not by a bad disk.
+    # Half of the damaged tables get a matching hash, as if somebody had made them on purpose.
     rehash = name.endswith(".npy") and rng.random() < 0.5
 
     def action():
@@ -145,7 +145,7 @@ def shards_case(rng: random.Random):
             for place, ref in enumerate(record.audio):
                 sound = ref.load(RATE_HZ).tobytes()
                 right = truth().get(f"{record.id}#{place}")
-                if name.endswith(".tar"):  # flipped samples are found by `verify`, which compares hashes
+                if name.endswith(".tar"):  # flipped samples are found only by `verify`, which compares hashes
                     continue
                 assert sound == right, f"record {record.id} has the sound of another clip"
         for clip in range(len(records.clips)):

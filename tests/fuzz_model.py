@@ -29,10 +29,10 @@ from encoders import encoder_class
 TURNS = [{"role": "user", "content": "<|audio|>what is this"}]
 CLIP = (0.3 * np.sin(np.arange(9000) / 20)).astype(np.float32)
 
-# Of a model directory, what may be edited: another value is another wish, not a wrong load.
+# Keys of a model directory that users may edit: another value is accepted and used.
 FREE = ("generation_config.json",)
 FREE_KEYS = ("max_audio_tokens", "loss_chunk", "llm_bits", "processor_class")
-# Of an LLM that a model refers to, what is compared with the values of training.
+# Keys of the LLM that a model refers to whose values are compared with those at training.
 COMPARED = ("config.json", "model.safetensors")
 
 
@@ -119,7 +119,7 @@ def damage(rng: random.Random, file: Path) -> str:
 
 
 def case_for(root: Path) -> Case:
-    """The fuzzing case over the models in `root`."""
+    """Return the fuzzing case that damages a copy of one of the models in `root`."""
     models = make_models(root)
     expected = answers(models["whole"])
     work = root / "work"

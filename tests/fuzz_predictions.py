@@ -11,7 +11,7 @@ from eval.benchmarks import load_benchmark
 from eval.metrics import load_metric
 from eval.runner.score_file import score_file
 
-# Imports that take seconds belong to no input: one that is stopped half-way breaks all later ones.
+# Import slow modules before the first input: an import that the time limit interrupts breaks all later inputs.
 load_benchmark("clotho")
 load_metric("bleu")
 

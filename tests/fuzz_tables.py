@@ -27,7 +27,7 @@ from train.finetune.datasets import read_dataset
 
 TREES = {**corpus_trees.TREES, **test_alm_convert.OWN}
 _TABLES = (".csv", ".json", ".jsonl", ".parquet", ".txt")
-# How many rows of its tables an entry stands for; None where rows are dropped or joined by design.
+# How many table rows one entry is made of; None where rows are dropped or joined by design.
 _UNITS = {
     "audiocaps": lambda entry: len(entry.captions),
     "clothoaqa": lambda entry: 1 if entry.split == "train" else len(entry.answers),
@@ -49,7 +49,7 @@ def run(seconds: float | None = None, n: int | None = None, seed: int | None = N
 
 
 class _Tree:
-    """The tree of a corpus, of which a table is damaged and mended again."""
+    """The tree of a corpus; a case damages one table and restores it afterwards."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.root, self.out = name, folder / name / "root", folder / name / "out"
@@ -76,7 +76,7 @@ class _Tree:
         return f"{self.name}: {table.name}: {what}", action
 
     def _use(self) -> None:
-        """Every use of the corpus; raises the first refusal after all were tried."""
+        """Run every use of the corpus, then raise the first refusal among them."""
         refused: list[UserError] = []
         for use in (self._convert, self._ask, self._finetune):
             try:
@@ -128,14 +128,14 @@ class _Tree:
                     assert all(label in said for label in clip.labels)
 
     def _said(self) -> str:
-        """All text of the tables, as parsed without any check; folder names are labels, too."""
+        """All text of the tables, read without any check; folder names are included, as they can be labels."""
         texts = [str(path) for path in self.files]
         for path in self.tables:
-            with contextlib.suppress(ValueError):  # a table that this use does not read
+            with contextlib.suppress(ValueError):  # this use does not read the damaged table
                 texts += _texts_of(path)
         said = "\n".join(texts)
         if self.name == "aishell":
-            said += said.replace(" ", "")  # its words are joined
+            said += said.replace(" ", "")  # a converter joins these words
         plain = said.casefold()  # ClothoAQA's accepted answers are compared without case
         joined = said.replace(" ", "")  # AISHELL's words
         return f"{said}\n{plain}\n{joined}\nWrite down what is said in this recording." + " ".join(

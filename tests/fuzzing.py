@@ -118,7 +118,7 @@ HOSTILE_VALUES: tuple[Any, ...] = (
 
 
 def hostile_value(rng: random.Random, old: Any = None) -> Any:
-    """A value to put where another was: of another type, out of range, empty, huge, or a little beside it."""
+    """A value to replace another one: of another type, out of range, empty, huge, or slightly different."""
     near = [old * 2, -old, old + 1, old - 1, str(old), [old]] if type(old) in (int, float) else []
     if isinstance(old, str):
         near = [old[:-1], old + "x", old.upper(), [old], {old: old}]

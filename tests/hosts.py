@@ -75,16 +75,17 @@ class Host:
         return process
 
     def unplug(self) -> None:
-        """Pull the cable: what is sent from now on is lost, and nobody is told."""
+        """Cut the cable: what is sent from now on is lost, and no sender gets an error."""
         subprocess.run(["ip", "-n", self.space, "link", "set", "cable", "down"], check=True)
 
     def kill(self) -> None:
         """End everything on this host at once."""
         for process in self.running:
             if process.poll() is None:
-                process.kill()  # with the first process of its namespace, the kernel ends all others
+                # When the first process of a process namespace ends, the kernel ends all others in it.
+                process.kill()
                 process.wait()
-        # What entered the namespace by itself
+        # Processes that entered the namespace by themselves.
         inside = subprocess.run(["ip", "netns", "pids", self.space], capture_output=True, text=True)
         for pid in inside.stdout.split():
             with suppress(ProcessLookupError):
@@ -102,7 +103,7 @@ class Host:
 
 
 def missing() -> str | None:
-    """Why no hosts can be made here; None where they can."""
+    """Return why no hosts can be made on this machine; None where they can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "network namespaces need Linux and root"
     for tool in ("ip", "unshare", "mount", "hostname"):

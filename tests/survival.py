@@ -57,7 +57,7 @@ def make_data(folder: Path) -> Path:
 
 
 def make_parts(folder: Path, data: Path, llm: Path, **encoder_options) -> dict[str, Path]:
-    """What the stages start from: an encoder, an LLM, and a model aligned for one step."""
+    """Save the inputs of the stages: an encoder, an LLM, and a model aligned for one step."""
     encoder, kind = folder / "encoder", encoder_class("audiomosaic")
     kind(kind.config_class().replace(**TINY | encoder_options)).save_pretrained(encoder)
     parts = {"encoder": encoder, "llm": llm}
@@ -78,7 +78,7 @@ def settings(stage: str, folder: Path, out: Path, **values) -> TrainSettings:
 
 
 def of_stage(stage: str, folder: Path, out: Path, parts: dict, **values) -> TrainSettings:
-    """Each stage with everything random in it: augmentations and dropped paths, or dropout of both LoRAs."""
+    """Each stage with all its randomness: augmentations and stochastic depth, or the dropout of both LoRAs."""
     if stage == "pretrain":
         own = {"encoder": "audiomosaic", "encoder_options": TINY}
     elif stage == "align":  # the cache of the frozen encoder's features is on
@@ -111,11 +111,11 @@ def die_at(event: str, count: int) -> None:
 
     if event == "forward":
         trainer.StageTrainer.training_step = killing(trainer.StageTrainer.training_step)
-    elif event == "optimiser file":  # weights are there, the optimiser is not
+    elif event == "optimiser file":  # the weights are saved, the optimiser is not
         trainer.torch.save = killing(trainer.torch.save)
-    elif event == "flush":  # all files are there, not yet flushed, not yet renamed
+    elif event == "flush":  # all files are written, but neither flushed nor renamed
         checkpoints._flush = killing(checkpoints._flush)
-    elif event == "remove":  # the new one is there, an old one is renamed but not removed
+    elif event == "remove":  # the new checkpoint exists; an old one is renamed but not removed
         checkpoints.clear_unfinished = killing(checkpoints.clear_unfinished)
 
 

@@ -89,7 +89,7 @@ def window(files, tmp_path_factory):
 
 @pytest.fixture
 def browser(request, window, page):
-    """The page in a window of this width; nothing may go wrong there, nor be wider, nor ask others."""
+    """Open the page in a window of this width: no errors, nothing wider than the window, no requests to other hosts."""
     window.resize(request.param)
     window.open("about:blank")  # the page before may have been in the middle of something
     window.logged()
@@ -115,7 +115,7 @@ def value(browser, css):
 
 
 def letters(text):
-    """What of a random model's answer a page shows unchanged."""
+    """The part of a random model's answer that a page shows unchanged."""
     return re.sub(r"[^A-Za-z0-9]", "", text)
 
 
@@ -128,7 +128,7 @@ def upload(browser, file):
     n = count(browser, "#alm-box .thumbnail-item")
     browser.run(
         "document.querySelector('#alm-box input[type=file]').value = ''"
-    )  # the driver adds to what is there
+    )  # the driver appends to the text that is in the box
     browser.type("#alm-box input[type=file]", str(file))
     browser.wait(lambda: count(browser, "#alm-box .thumbnail-item") > n, "clip in the box")
     browser.wait(lambda: Path(file).name in browser.text("#alm-clips"), "clip drawn")
@@ -199,7 +199,7 @@ def test_a_refused_question_stays_out_of_the_conversation(browser, files):
     upload(browser, broken)  # the reason stands where the clip would be drawn
     browser.type("#alm-box textarea", "What is this?")
     browser.click("#alm-box .submit-button")
-    # By its own name, and not that of the server's copy
+    # The reason names the user's file and not the server's copy.
     browser.wait(lambda: browser.text("#alm-clips").startswith("broken.wav: cannot be decoded"), "the reason")
     browser.wait(lambda: "Error 422: messages[0]" in browser.text("#alm-talk"), "the server's reason")
     assert value(browser, "#alm-box textarea") == "What is this?"
@@ -232,7 +232,7 @@ def test_the_switch_changes_the_audio_alone(files):
 
 
 def test_the_copied_programs_ask_the_same(served, files):
-    """They run as they stand, quotes and all."""
+    """The shown programs run as they stand, with quotes and other special characters."""
     asker = Asker(served, KEY)
     words = 'What\'s "this" $HOME `id`?'
     *_, answer = asker.stream([question(words, files)], 0.0, 12)

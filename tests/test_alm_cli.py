@@ -382,7 +382,7 @@ def test_names_that_the_locale_lacks(locale):
 
 
 def test_names_cannot_act_on_the_terminal(model_dir, sounds, tmp_path, capsys, monkeypatch):
-    """Names of files with escape sequences, and names that are not UTF-8: shown as escapes, exact in JSON."""
+    """File names with escape sequences or invalid UTF-8 are shown as escapes, and written exactly into JSON."""
     folder = os.fsencode(tmp_path)
     names = [b"\x1b]52;c;aGk=\x07.wav", b"caf\xe9.wav", b"bad\x1b[2J.wav"]
     for name in names[:2]:
@@ -462,7 +462,7 @@ def test_lines_beside_a_progress_bar_begin_on_a_line_of_their_own(monkeypatch):
 
 
 def test_a_full_disk_in_a_library_is_one_line(tmp_path):
-    """`tokenizers` raises a bare Exception; a limit on the size of files stands for the full disk."""
+    """`tokenizers` raises a bare Exception; a limit on the size of files stands in for a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
@@ -495,7 +495,7 @@ DROPPED = {
 
 @pytest.mark.parametrize("place", DROPPED)
 def test_an_interrupt_that_python_drops_ends_the_command(place, tmp_path):
-    """Python drops what is raised in these places; the command would wait its hour."""
+    """Python ignores an exception raised in these places, and the command would sleep for its hour."""
     run = (
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         f"{DROPPED[place]}print('still here', flush=True)\ntime.sleep(3600)\n"

@@ -133,7 +133,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path, kind):
     elif kind == "socket":
         import socket
 
-        os.chdir(tmp_path)  # the path of a socket may have 107 bytes only
+        os.chdir(tmp_path)  # the path of a socket may have at most 107 bytes
         socket.socket(socket.AF_UNIX).bind("x")
     elif kind == "loop":
         path.symlink_to("x")
@@ -194,7 +194,8 @@ def test_two_writers_of_one_folder_never_mix(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(UserError, match="Directory not empty"), new_folder(out) as first:
         (first / "first").touch()
-        with new_folder(out) as second:  # would remove the first one's folder if it were not locked
+        # The second one would remove the folder of the first if the first did not lock it.
+        with new_folder(out) as second:
             (second / "second").touch()
         assert first.is_dir()
     assert [path.name for path in out.iterdir()] == ["second"]

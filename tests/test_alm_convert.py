@@ -208,7 +208,7 @@ def test_clothoaqa_gives_every_answer_in_training_and_the_commonest_in_test(tmp_
     assert splits["train"][1].meta["confidence"] == "maybe"
     assert [r.answer for r in splits["test"]] == ["yes", "rain"]
     assert [r.kind for r in splits["test"]] == ["yes_no", "open"]
-    # The answer of most is right, as in the benchmark, and what the others said is kept beside it.
+    # The right answer is that of most annotators, as in the benchmark; the other answers are kept beside it.
     assert splits["test"][0].meta["votes"] == ["yes", "no", "yes"] and "answers" not in splits["test"][0].meta
     assert splits["test"][1].meta["answers"] == ["rain", "water"]
 
@@ -286,7 +286,7 @@ def test_questions_whose_answer_is_no_choice_are_an_error_or_skipped_and_counted
 
 
 def test_converters_keep_no_rows_in_memory(tmp_path):
-    """Of rows of 4 kB, the peak of 1,600 is that of 800; only a hash of each id is kept."""
+    """The converter keeps only a hash of each id: 1,600 rows of 4 kB need the same peak of memory as 800."""
     audio(*(tmp_path / "audio" / f"{number}.wav" for number in range(5)))
     peaks = []
     for n_rows in (800, 1_600):
@@ -375,7 +375,7 @@ def test_from_labels_writes_every_kind_with_right_answers(tmp_path, capsys):
 
 
 def test_no_option_but_the_answer_can_be_heard():
-    """Of a clip with three of six labels, whatever its name: one option is one of the three, the others are not."""
+    """A clip has three of six labels: of the options, one is among the three and the others are not, in any clip."""
     labels = ["dog", "rain", "wind", "bell", "siren", "horn"]
     asked = [
         next(QuestionWriter(labels, ["choice"]).write(f"clip{i}", labels[i % 4 : i % 4 + 3]))

@@ -388,7 +388,7 @@ def test_numeric_targets_and_a_byte_order_mark_are_fine(tmp_path):
 
 
 def test_only_training_hears_recordings_varied(tmp_path):
-    """Test and validation clips are scored as recorded; training's are changed, each time anew."""
+    """Test and validation clips are scored as recorded; training clips are augmented, differently in each epoch."""
     labels_csv = recordings(tmp_path)
     bank = RecordedEvents(labels_csv)
     for split in ("validation", "test"):
@@ -421,7 +421,7 @@ def test_a_smaller_share_is_part_of_a_larger_one(tmp_path):
         out = tmp_path / "out" / f"{share}.jsonl"
         assert write_share(tmp_path / "all.jsonl", out, share) == (20 * share, 40 * share)
         taken[share] = [record.id for record in read_manifest(out)]
-    for seed in (0, 1):  # the first quarter of an order that is a hash, computed here, of seed and clip
+    for seed in (0, 1):  # the first quarter of an order by a hash of seed and clip, computed here
         order = sorted(range(20), key=lambda n, seed=seed: hashlib.sha256(f"{seed}/c{n}".encode()).digest())
         write_share(tmp_path / "all.jsonl", tmp_path / "out" / "s.jsonl", 0.25, seed)
         records = read_manifest(tmp_path / "out" / "s.jsonl")

@@ -133,7 +133,7 @@ def test_rows_are_filled_on_the_asked_side():
 
 
 def test_tables_of_shards_say_what_each_record_and_clip_is(tmp_path):
-    """Samples in an order drawn here, a shard for each; a record about segments is as long as these."""
+    """Samples in an order drawn here, one shard each; the length of a record about segments is that of the segments."""
     for name, seconds in (("a", 4), ("b", 1), ("c", 2)):
         save_wav(tmp_path / f"{name}.wav", np.full(8000 * seconds, 0.1, np.float32), 8000)
     parts = [{"path": "a.wav", "start_s": start, "end_s": start + 0.5} for start in (1, 2)]

@@ -68,7 +68,8 @@ def test_a_long_file_is_refused_before_it_is_decoded_unless_the_limit_is_raised(
         load_audio(bomb, 16000)
     monkeypatch.undo()
     monkeypatch.setenv("ALM_MAX_AUDIO_S", "10")
-    assert len(load_audio(bomb, 16000, 5.0, 15.0)) == 160_000  # the segment counts, not the file
+    # The length of the segment decides, not that of the file.
+    assert len(load_audio(bomb, 16000, 5.0, 15.0)) == 160_000
     monkeypatch.setenv("ALM_MAX_AUDIO_S", "21")
     assert len(load_audio(bomb, 16000)) == 320_000
     monkeypatch.delenv("ALM_MAX_AUDIO_S")
@@ -332,7 +333,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, command):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "m.jsonl"]
 
 
-# Every sample is there, and heard: the header only says no length, or a wrong one.
+# Every sample is there and is read: only the header gives no length, or a wrong one.
 WRONG_LENGTH_IN_HEADER = (
     "flac_total_0.flac", "ffmpeg_pipe.flac", "mp3_xing_2e31.mp3", "cbr_noxing_5s_refused.mp3",
     "vbr_noxing_45s_loads_7s.mp3",

@@ -153,7 +153,8 @@ def test_another_file_than_the_published_one_is_refused_and_removed(corpus, serv
     server.files["/a/words.tar.gz"] = good
     assert get(corpus) == 0
     (corpus / "archives/words.tar.gz.unpacked").unlink()
-    (corpus / "archives/words.tar.gz.partial").write_bytes(good)  # killed between the last byte and its end
+    # The process is killed after the last byte, before the download is finished.
+    (corpus / "archives/words.tar.gz.partial").write_bytes(good)
     assert get(corpus) == 0
 
 

@@ -77,7 +77,7 @@ def mixed_clips(n):
 
 @pytest.mark.parametrize("family", WHOLE)
 def test_embeddings_and_ids_are_the_same_way_in(tokenizer, family):
-    """What an LLM does to its embeddings (Gemma scales them) must reach embeddings that are given, too."""
+    """What an LLM does to its embeddings (Gemma scales them) must also be done to embeddings that are passed in."""
     llm = family_llm(family, len(tokenizer))
     ids = torch.randint(5, len(tokenizer), (2, 40))
     embeds = llm.get_input_embeddings()(ids)

@@ -125,7 +125,7 @@ def test_ten_minutes_are_windows_of_the_same_audio(make, projector):
 
 
 class _Moody(nn.Module):
-    """BatchNorm and dropout: what a frozen part must keep still."""
+    """BatchNorm statistics and dropout: both must stay off in a frozen part."""
 
     def __init__(self, inner, width):
         super().__init__()
@@ -155,7 +155,7 @@ def test_a_frozen_encoder_is_the_same_after_20_training_steps(make, clips):
     assert torch.equal(model.encode(*audio).tokens, tokens)
     model.set_policy(
         Policy(encoder="full")
-    )  # a step does move one that is not frozen, but for its statistics
+    )  # a step does change a part that is not frozen, apart from its statistics
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     model.train()
     assert any(module.training for module in model.encoder.modules())
@@ -211,7 +211,8 @@ def learn_by_heart(make, projector, options, clips, answers, lr=5e-3):
 def test_sixteen_clips_are_learnt_by_heart(make, projector, options):
     rng = np.random.default_rng(0)
     clips = []
-    for i in range(16):  # a tone of its own, on and off in a rhythm of its own
+    # Each clip is a tone of its own frequency, switched on and off in a rhythm of its own.
+    for i in range(16):
         t = np.arange(10000) / 16000
         tone = np.sin(2 * np.pi * (200 + 350 * i) * t) * (np.sin(2 * np.pi * (2 + i % 4) * t) > 0)
         clips.append((0.4 * tone + 0.005 * rng.standard_normal(len(t))).astype(np.float32))
@@ -223,7 +224,7 @@ def test_sixteen_clips_are_learnt_by_heart(make, projector, options):
 @pytest.mark.slow
 @BY_HEART
 def test_sixteen_recordings_are_learnt_by_heart(make, shared_dir, projector, options):
-    """Two recordings of each of eight kinds, every answer its own; another one's audio brings up its answer."""
+    """Eight kinds, two recordings and one answer each; with another kind's audio the model gives that kind's answer."""
     folder = shared_dir / "data" / "esc10"
     of_kind: dict[str, list[str]] = {}
     with (folder / "meta.csv").open() as file:

@@ -141,7 +141,7 @@ def test_a_share_keeps_ids_that_were_made(tmp_path):
 
 
 def test_a_table_that_was_just_written_does_not_stay_in_memory(tmp_path):
-    """Its pages count as private until the disk has them: 300 MB of ten million records."""
+    """Pages of the index count as private memory until they are on disk: 300 MB for ten million records."""
     rows = np.zeros(200_000, index.ROW)
     rows["id_hash"] = np.arange(len(rows))
     (tmp_path / "t.index").write_bytes(rows.tobytes())

@@ -200,7 +200,7 @@ def test_writing_is_whole_or_not_at_all(tmp_path):
 
 
 def test_the_length_of_a_part_is_that_of_its_samples(tmp_path):
-    """From the header alone, of 2 s at 8 kHz; a reader of the samples counts the same."""
+    """The length is read from the header alone (2 s at 8 kHz), and equals the number of samples that are read."""
     save_wav(tmp_path / "a.wav", np.linspace(-0.5, 0.5, 16000, dtype=np.float32), 8000)
     for start_s, end_s, wanted in (
         (None, None, 2.0),

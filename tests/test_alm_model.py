@@ -129,7 +129,7 @@ def test_only_answers_and_their_end_are_supervised(make, clips):
     kept = processor.tokenizer.decode(labels[labels != -100])
     assert kept == "a bell<|im_end|>yes<|im_end|>"
     assert (labels[batch["input_ids"][0] == processor.audio_token_id] == -100).all()
-    # what is generated from is exactly what was trained on
+    # The prompt of generation is the beginning of the training sample.
     prompt = model_inputs(processor, [conversation[:1]], [[clips[0]]], add_generation_prompt=True)[
         "input_ids"
     ][0]
@@ -392,7 +392,7 @@ def test_a_referenced_llm_with_unusable_weights_is_refused(llm_dir, tmp_path, fa
         with pytest.raises(CheckpointError, match=rf"{re.escape(key)} holds NaN or Infinity"):
             load_llm(str(tmp_path / "llm"))
     else:
-        try:  # transformers converts some of them to the config's dtype, which is no fault of ours
+        try:  # transformers converts some of them to the config's dtype, which is no error of ours
             llm = load_llm(str(tmp_path / "llm"))
         except CheckpointError as error:
             assert "llm: " in str(error)
@@ -497,7 +497,8 @@ def test_a_changed_config_or_weight_is_refused_though_all_shapes_fit(make, tmp_p
             use(folder)
     assert not (tmp_path / "out").exists()
     config = json.loads(text)
-    del config["weights_header_sha256"], config["config_sha256"]  # as saved before, or edited on purpose
+    # The form of an earlier version, or a deliberate edit.
+    del config["weights_header_sha256"], config["config_sha256"]
     (folder / "config.json").write_text(json.dumps(config))
     load_model(folder)
     model_id_of(folder)
@@ -517,7 +518,7 @@ def test_one_flipped_bit_in_the_weights_is_refused_and_the_tensor_named(make, tm
     places = {key: value for key, value in json.loads(data[8 : 8 + length]).items() if key.startswith(part)}
     key = random.Random(part).choice(sorted(places))
     data[8 + length + places[key]["data_offsets"][0]] ^= (
-        1  # lowest bit of a float32: finite, as good as before
+        1  # the lowest bit of a float32 differs: the weights are finite and as useful as before
     )
     file.write_bytes(data)
     with pytest.raises(
@@ -537,12 +538,12 @@ def test_a_changed_config_of_the_referenced_llm_is_refused(make, llm_dir, tmp_pa
     file = tmp_path / "llm/config.json"
     values = json.loads(file.read_text())
     file.write_text(json.dumps(values | {"use_cache": False, "transformers_version": "5.0.0"}))
-    load_model(tmp_path / "m")  # no answer depends on these
+    load_model(tmp_path / "m")  # no answer depends on these files
     file.write_text(json.dumps(values | {"rms_norm_eps": 0.1}))
     with pytest.raises(CheckpointError, match=r"llm/config\.json: was changed after .*llm_config_sha256"):
         load_model(tmp_path / "m")
     own = json.loads((tmp_path / "m/config.json").read_text())
-    del own["llm_config_sha256"]  # as saved by earlier versions, or the change is meant
+    del own["llm_config_sha256"]  # the form of an earlier version, or a deliberate change
     (tmp_path / "m/config.json").write_text(json.dumps(own))
     assert load_model(tmp_path / "m").llm.config.rms_norm_eps == 0.1
 
@@ -569,7 +570,7 @@ def test_a_changed_tokenizer_file_is_refused_until_its_entry_is_removed(make, tm
 
 
 def test_a_changed_vocabulary_of_a_tokenizer_in_python_is_refused(make, tmp_path):
-    """It has no tokenizer.json: its words are in a file whose name is its own."""
+    """Its LLM has no tokenizer.json; a file with a name of its own holds the vocabulary."""
     words = ["<cls>", "<pad>", "<eos>", "<unk>", "<mask>", "What", "is", "this?"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     tokenizer = EsmTokenizer(str(tmp_path / "vocab.txt"))

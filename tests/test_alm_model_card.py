@@ -119,7 +119,7 @@ def test_scores_stand_in_the_card_beside_their_controls(trained, bases, tmp_path
     assert card_of(tmp_path / "same") == text
     with torch.no_grad():
         next(model.projector.parameters()).add_(1.0)
-    model.save_pretrained(tmp_path / "other")  # other weights: the old scores are not theirs
+    model.save_pretrained(tmp_path / "other")  # the weights differ, so the old scores do not apply
     assert cells[0] not in card_of(tmp_path / "other")
     assert main(["export", str(tmp_path / "other"), "--out", str(tmp_path / "again")]) == 0
     assert cells[0] not in card_of(tmp_path / "again")

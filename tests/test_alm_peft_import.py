@@ -1,4 +1,4 @@
-"""peft without bitsandbytes: nothing of it is imported, or warned of, before something is quantised."""
+"""peft without bitsandbytes: until something is quantised, nothing imports bitsandbytes or warns about it."""
 
 import subprocess
 import sys

@@ -160,7 +160,7 @@ def test_an_export_of_a_model_of_custom_code_holds_the_code(own_model, monkeypat
     for command in (["inspect", str(aligned)], ["export", str(aligned), "--out", str(out)]):
         assert main(command) == 2 and "--trust-remote-code" in capsys.readouterr().err
         assert main([*command, "--trust-remote-code"]) == 0
-    shutil.rmtree(folder / "llm")  # nothing of it is needed any more
+    shutil.rmtree(folder / "llm")  # no file of the LLM's directory is needed any more
     assert {"configuration_own.py", "modeling_own.py"} <= {path.name for path in out.iterdir()}
     ask = ["ask", str(out), str(folder / "a.wav"), "what is this", "--max-new-tokens", "2"]
     embed = ["embed", str(out), str(folder / "a.wav"), "--out", str(folder / "x.npz")]
@@ -246,7 +246,7 @@ def tiny_model_dir(llm_dir, tmp_path_factory):
 def test_a_generation_config_that_transformers_would_ignore_is_refused(
     llm_dir, tmp_path, tiny_model_dir, role
 ):
-    """It takes a file with a byte order mark for a missing one, and sets its own stop tokens."""
+    """Transformers takes a file with a byte order mark for a missing one, and sets stop tokens of its own."""
     folder = tmp_path / "copy"
     shutil.copytree(llm_dir if role == "llm" else tiny_model_dir, folder)
     load = load_llm if role == "llm" else load_model

@@ -50,7 +50,7 @@ def working_directory_of_a_user(folder, names=(*OURS, *STRANGERS)):
 
 @pytest.mark.parametrize("pythonpath", ["", ":", "{here}", ".:/nonexistent"])
 def test_a_child_imports_nothing_from_the_working_directory(tmp_path, monkeypatch, pythonpath):
-    """A user may name the folder in PYTHONPATH: then its other modules are found, but ours stay ours."""
+    """A user may name the folder in PYTHONPATH: then the user's other modules are found, but ours take precedence."""
     here = working_directory_of_a_user(tmp_path)
     explicit = pythonpath not in ("", ":")
     if explicit:
@@ -158,7 +158,7 @@ REMOTE = (*LAUNCH, "--world_info=e30=", "--node_rank=0", "--master_addr=10.0.0.1
 @pytest.mark.parametrize(
     ("launch", "parent", "state"),
     [
-        # The runner: as a script, as a module, without ssh; then a shell, init or a container's first process after it.
+        # First the runner: script, module, without ssh. Then the parent that a child gets when the runner has ended.
         ((*LOCAL, *GIVEN), ("/venv/bin/python", "/venv/bin/deepspeed", "--num_gpus", "2", "alm"), "running"),
         ((*LOCAL, *GIVEN), ("python", "-m", "deepspeed.launcher.runner", "--module", "alm"), "running"),
         ((*LOCAL, "--node_rank=1", *GIVEN), ("python", "/venv/bin/ds", "--no_ssh"), "running"),
@@ -179,7 +179,7 @@ def test_whether_the_deepspeed_runner_is_there(launch, parent, state):
 
 
 def test_a_build_that_deepspeed_will_wait_for_is_named(tmp_path, monkeypatch, capfd):
-    """PyTorch waits for ever, and without a word, for the lock of a build that was killed."""
+    """PyTorch waits for ever, without a message, for the lock of a build that was killed."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     lock = tmp_path / "deepspeed_shm_comm" / "lock"

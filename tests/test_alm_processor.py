@@ -113,10 +113,10 @@ def test_answers_and_their_ends_are_labelled_whatever_the_template(tokenizers, t
     n_audio = sum(processor.n_audio_tokens(len(clip)) for clip in CLIPS)
     assert int((ids == processor.audio_token_id).sum()) == n_audio
     assert processor.tokenizer.convert_tokens_to_ids(end) in processor.stop_token_ids
-    # what an answer is generated from is what it was trained behind
+    # The prompt of a generated answer is the text before the answer in training.
     for n in (1, 3):
         if (template, n) == ("alpaca-short", 1):
-            continue  # this template moves the later clip to the front, too
+            continue  # this template also moves the later clip to the front
         prompt = model_inputs(processor, [TURNS[:n]], [CLIPS[: (n + 1) // 2]], add_generation_prompt=True)[
             "input_ids"
         ][0]

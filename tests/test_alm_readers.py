@@ -49,7 +49,7 @@ def b64(path: Path) -> str:
 
 
 def heard(ref) -> int:
-    """Which of the three recordings a reference gives."""
+    """Return the number of the recording that a reference gives."""
     wave = ref.load(RATE_HZ)
     assert ref.exists() and ref.header().rate_hz == RATE_HZ
     return next(n for n in range(3) if len(wave) == len(tone(n)) and np.abs(wave - tone(n)).max() < 1e-3)
@@ -361,7 +361,7 @@ SETTINGS = {  # (format, setting): other settings that it needs, its value, what
 
 @pytest.mark.parametrize("form", sorted({*READERS.names()} - {"lhotse", "shards"}))
 def test_every_setting_of_a_format_changes_its_records(data, form):
-    """`lhotse` needs its package; shards have no settings but `limit`, which is the same code for all."""
+    """`lhotse` needs its package; shards take only `limit`, which the same code reads for all formats."""
     path = written(form, data)
     swapped = data.parent / "swapped"  # `0.wav` is the second recording
     swapped.mkdir()
@@ -406,7 +406,7 @@ def test_records_in_the_cache_are_those_of_the_settings(data, monkeypatch):
 
 @pytest.mark.parametrize(("name", "expected"), [("question", ("two", "one")), ("answer", ("Which?", "two"))])
 def test_columns_of_instruction_data_are_those_that_are_named(data, name, expected):
-    """`instruction` and `output` make a row a conversation; another column for one of them was ignored."""
+    """`instruction` and `output` make a row a conversation, so a column given for one of them must not be ignored."""
     row = {"instruction": "Which?", "output": "one", "better": "two", "audio": "1.wav"}
     path = lines(data / "t.jsonl", [row])
     for form in ("chat", "table"):
@@ -640,7 +640,7 @@ def test_lhotse_cuts_need_the_package(data):
 
 
 def test_lhotse_cuts_are_segments_with_their_text(data, monkeypatch):
-    """Of cuts as the package hands them out, which need not be installed here."""
+    """The reader gets cuts as `lhotse` hands them out; the package need not be installed here."""
     source = SimpleNamespace(type="file", source=str(data / "1.wav"))
     recording = SimpleNamespace(sources=[source], duration=0.1)
     spoken = [SimpleNamespace(text="one"), SimpleNamespace(text=None), SimpleNamespace(text="two")]

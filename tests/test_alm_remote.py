@@ -34,7 +34,7 @@ from train.settings import TrainSettings
 
 
 class Flaky(MemoryFileSystem):
-    """The store in memory as `s3://`, whose answers fail as told; counts what is asked for."""
+    """The store in memory as `s3://`; its answers fail as a test asks, and it counts requests."""
 
     store, pseudo_dirs = {}, [""]
     protocol = ("s3",)
@@ -181,10 +181,11 @@ def test_the_cache_stays_below_its_limit_and_keeps_what_was_used_last(s3, tmp_pa
     for number in range(12):
         s3.pipe(f"s3://b/{number}", bytes([number]) * 500_000)
     for number in range(12):
-        for name in (number, 0):  # the first is used again and again
+        for name in (number, 0):  # the first file is read again and again
             with open_regular(f"s3://b/{name}") as stream:
                 assert stream.read() == bytes([name]) * 500_000
-            for block in (tmp_path / "cache/remote").iterdir():  # times of change may be equal otherwise
+            # Two changes could otherwise have the same time.
+            for block in (tmp_path / "cache/remote").iterdir():
                 os.utime(block, ns=(block.stat().st_atime_ns, block.stat().st_mtime_ns - 10**9))
     held = sum(item.stat().st_size for item in (tmp_path / "cache/remote").iterdir())
     assert 1_000_000 < held <= 4_000_000
@@ -241,7 +242,7 @@ def test_a_large_manifest_is_indexed_where_it_lies(s3, monkeypatch, tmp_path):
     monkeypatch.setattr("alm.data.index._SMALL_BYTES", 1000)
     monkeypatch.setattr("alm.data.row_processes._LEAST_BYTES", 1000)
     s3.pipe("s3://b/d/m.jsonl", manifest([f"{n}.wav" for n in range(100)]))
-    for _ in range(2):  # by a first pass, and from the index
+    for _ in range(2):  # the first time by a pass over the file, then from the index
         records = open_source("s3://b/d/m.jsonl")
         assert [record.id for record in records] == [f"{n}.wav" for n in range(100)]
         assert str(records[7].audio[0].path) == "s3://b/d/7.wav"
@@ -273,7 +274,7 @@ def test_failures_that_last_end_a_run(s3, wav, failures, message):
     with pytest.raises(StorageError, match=message):
         load_audio("s3://b/a.wav", 8000)
     assert Flaky.failures == []
-    assert len(read_header("s3://b/a.wav").__dict__) == 4  # nothing wrong was kept
+    assert len(read_header("s3://b/a.wav").__dict__) == 4  # no wrong bytes were kept
 
 
 def test_missing_objects_are_named(s3, wav):

@@ -1,4 +1,4 @@
-"""The server: OpenAI's own client gets the answers of `alm ask`, and every wrong request a status and a reason."""
+"""The server: OpenAI's own client gets the answers of `alm ask`; every wrong request gets a status and a reason."""
 
 import asyncio
 import base64
@@ -249,7 +249,7 @@ def test_sampling_follows_the_seed_and_stop_ends_the_answer(client, clips):
 
 
 def test_only_requests_with_the_same_settings_share_a_batch(parts):
-    """And one without a length may fill the rest of the context."""
+    """A request without a length may fill the rest of the context."""
     asked = [
         {}, {"temperature": 1.0}, {}, {"temperature": 1.0, "top_p": 0.5}, {"temperature": 1.0}, {},
         {"temperature": 1.0}, {"temperature": 1.0, "seed": 3}, {"temperature": 1.0, "seed": 3},
@@ -366,7 +366,8 @@ def test_texts_that_end_an_answer_are_held_back():
         assert "".join(out) == "one\ntwo" and written.stopped and not written.end()
     written = StoppedText(["END"])
     assert [written.add(" a E"), written.add("N b "), written.end()] == ["a", " EN b", ""]
-    written = StoppedText(["LATE", "EARLY"])  # the first in the answer ends it, not the first in the request
+    # The stop word that comes first in the answer ends it, not the first in the request.
+    written = StoppedText(["LATE", "EARLY"])
     assert written.add("one EARLY two LATE") == "one" and written.stopped
 
 
@@ -472,7 +473,7 @@ def test_bodies_are_limited_and_must_be_json(url, client):
 
 
 def test_a_request_reads_no_file_and_no_address_of_the_server(engine, url, client, clips, tmp_path):
-    """Not even where addresses may be fetched."""
+    """They are refused even where the server may fetch addresses."""
     path = tmp_path / "a.wav"
     path.write_bytes(recording(clips[0]))
 
@@ -590,7 +591,7 @@ def test_a_server_that_drips_its_headers_is_given_up(monkeypatch):
 
 
 def test_no_host_leads_past_the_key(engine):
-    """An address that is put together of the host and the path would have another path here."""
+    """Host and path that were joined to one address would give another path here."""
     with running(engine, key=KEY, own_host_only=False) as (_, url):
         host, port = url.removeprefix("http://").split(":")
         for name in ("localhost/health#", "localhost/health?", "localhost", "x/health?"):
@@ -637,7 +638,7 @@ def test_too_many_requests(engine, clips):
             socket.create_connection((host, int(port))) as one,
             socket.create_connection((host, int(port))) as two,
         ):
-            for slow in (one, two):  # they announce a body, and send nothing of it
+            for slow in (one, two):  # the clients announce a body and send none of it
                 slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
                              b"Content-Type: application/json\r\nContent-Length: 99\r\n\r\n")  # fmt: skip
             wait_for(lambda: service.n_requests == 2)
@@ -732,7 +733,7 @@ def test_connections_that_ask_for_nothing_are_ended(engine, monkeypatch):
 
 
 def test_long_texts_are_refused_before_they_hold_up_others():
-    """A tokenizer takes seconds for megabytes, and the search for the end of an answer a step for each character."""
+    """For megabytes of text, a tokenizer takes seconds, and the search for the end of an answer many steps."""
 
     def send(**change):
         body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]} | change
@@ -760,7 +761,7 @@ def wait_for(condition, seconds=30):
 
 
 class Slow(LocalEngine):
-    """Writes a token only when it is let."""
+    """Writes each token only when the test allows it."""
 
     def __init__(self, *parts, **options):
         super().__init__(*parts, **options)
@@ -783,7 +784,7 @@ class Slow(LocalEngine):
 
 
 def test_every_flag_of_the_command_reaches_the_server(model_dir, tmp_path, monkeypatch):
-    """What the settings do is tested above; here, that the flags are these settings."""
+    """Other tests check what the settings do; this one checks that each flag sets its setting."""
     from alm import cli
     from alm.commands import serve
 
@@ -848,7 +849,7 @@ def test_who_leaves_ends_the_generation(slow, stream):
         wait_for(lambda: service.n_requests == 0)
         slow.go.release(195)
         with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-            # The next answer is the proof that the thread is free; the one that was left took no 200 steps
+            # The next answer proves that the thread is free: the abandoned one took fewer than its 200 steps.
             ask(client, [{"role": "user", "content": "Hello"}], max_tokens=3)
         assert slow.n_generated < 20
 

@@ -11,7 +11,7 @@ import pytest
 from alm.common.processes import child_command, child_environment
 from alm.serving.requests import Limits
 
-# Threads keep a small object behind each large buffer, so that the end of no heap is free when the buffers are.
+# Threads keep a small object behind each large buffer, so the heaps' ends stay in use when the buffers are freed.
 PROGRAM = """
 import resource, sys, threading
 from alm.serving.memory import limit_arenas, release_freed_memory
@@ -61,7 +61,7 @@ def test_systems_without_such_functions_have_nothing_to_do(monkeypatch):
 
 
 def test_a_server_gives_memory_back_until_it_ends(monkeypatch):
-    """The command's own loop, without a model: requests are not what it is about."""
+    """The command's own loop, without a model, as this test is not about requests."""
     pytest.importorskip("uvicorn", reason="needs alm-toolkit[serve]")
     from alm.serving import server
     from alm.serving.access import Address

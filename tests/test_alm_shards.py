@@ -220,7 +220,7 @@ def test_pretraining_hears_the_same_clips_under_the_same_names(source, shards):
     assert len(by_name) == len(sharded)
     for clip in plain:
         np.testing.assert_array_equal(clip.ref.load(16000), by_name[clip.name].load(16000))
-    # The pair's clips are stored with it once more; a manifest tells them apart from the single ones by path only.
+    # The shards store the pair's clips a second time; a manifest tells them from the single clips by path only.
     assert len(sharded) == len(plain) + 2
 
 

@@ -65,7 +65,7 @@ REASONS = {
 
 
 def signatures():
-    """Per method and argument: in which siblings it is, and whether in ours."""
+    """For each method and argument, the other processors that have it, and whether ours does."""
     pairs = [(f"processor.{name}", name, PROCESSORS, AudioLanguageProcessor) for name in METHODS]
     pairs.append(("feature_extractor.__call__", "__call__", EXTRACTORS, AudioLanguageFeatureExtractor))
     for shown, name, siblings, own in pairs:

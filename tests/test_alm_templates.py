@@ -42,7 +42,7 @@ TEMPLATES = {
         "{{ enable_thinking }}"
         "{{ messages | tojson(indent=2) }}{{ messages | map(attribute='role') | join(', ') }}{{ [1, 2] | join }}"
     ),
-    # Llama 3.1 and 3.2: absent tools are none, an empty list would be announced in the prompt
+    # Llama 3.1 and 3.2: tools that are not given must be None, as the prompt would announce an empty list.
     "tools that are none": (
         "{{- bos_token }}{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}"
         "{%- endif %}{%- if not tools is defined %}{%- set tools = none %}{%- endif %}"

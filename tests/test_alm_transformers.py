@@ -604,7 +604,7 @@ def check_token(saved, tmp_path, stand_in):
 
 
 def check_force_download(saved, tmp_path, monkeypatch):
-    """What is in the cache already is asked for again."""
+    """With `force_download`, a file that the cache already holds is requested again."""
     import huggingface_hub
 
     cache = hub(tmp_path / "cache", saved)
@@ -648,7 +648,7 @@ def check_low_memory(saved, tmp_path):
             found(**prompts(found, [[]])).logits, load(saved / "holds")(**prompts(found, [[]])).logits
         )
     torch.manual_seed(3)
-    parts = load(saved / "refers")  # draws only the encoder and the projector, too
+    parts = load(saved / "refers")  # only the encoder and the projector are drawn at random
     assert (
         type(parts) is AudioLanguageModel
         and torch.equal(drawn[True], torch.rand(1))
@@ -681,7 +681,7 @@ HONOURED = {
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """A Hub that has nothing; returns the list of the Authorization headers it was sent."""
+    """A Hub without any repository; returns the list of the Authorization headers that it received."""
     import http.server
     import threading
 
@@ -795,7 +795,7 @@ def test_the_stub_says_how_to_install_the_toolkit(saved, tmp_path):
 
 
 def test_every_package_can_be_imported_after_an_auto_class():
-    """The model registers itself then at once, which imports modules of the packages that are being imported."""
+    """The model is registered at once, which imports modules of packages that are still being imported."""
     code = """
         import os, sys, importlib
         from transformers import AutoProcessor, AutoTokenizer

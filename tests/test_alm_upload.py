@@ -133,12 +133,13 @@ def test_methods_push_as_in_transformers(hub, folders, tmp_path):
         ("model", (401, "RepoNotFound"), "log in with `hf auth login`"),
         ("model", (403, "GatedRepo"), "may not write there"),
         ("processor", (403, None), "check the connection"),
-        ("processor", (200, None), "check the connection"),  # without the hub's headers: a page of a proxy
+        # An answer without the hub's headers, such as a proxy's page.
+        ("processor", (200, None), "check the connection"),
     ],
     ids=str,
 )
 def test_a_card_that_cannot_be_read_is_not_replaced(hub, folders, what, failure, words):
-    """A missing file or repository is none; any other failure ends the upload before anything is written."""
+    """A missing file or repository counts as empty; any other failure ends the upload before anything is written."""
     pushed = dict(zip(("model", "processor"), alm.load(folders / "whole", device="cpu"), strict=True))[what]
     hub.files["me/m"] = {"main": {"README.md": b"# By hand\n"}}
     hub.failures["README.md"] = failure
@@ -170,7 +171,7 @@ def test_every_argument_of_a_push_reaches_the_hub(hub, folders, what, tmp_path, 
     assert address == f"{hub.url}/org/m/discussions/1" and hub.private == {"org/m": True}
     assert hub.messages == {"org/m": ["first"]}
     assert hub.commits == {"org/m": [("refs/pr/1", "Further lines.")]} and hub.branch("org/m") == {}
-    # The card of a private repository is read with the token too; one of a branch is not that of main.
+    # The card of a private repository is read with the token, and the card of a branch from that branch.
     hub.files["org/m"] = {"main": {"README.md": b"# Of main\n"}, "v2": {"README.md": b"# By hand\n"}}
     pushed.push_to_hub("org/m", token=TOKEN, revision="v2")
     assert hub.branch("org/m", "v2")["README.md"] == b"# By hand\n"

@@ -54,7 +54,7 @@ def test_plain_model_is_the_same_function() -> None:
 
 
 def test_the_step_measured_on_cuda_learns() -> None:
-    """Here on the CPU and tiny: the step is the whole one, so its loss on one batch falls."""
+    """Here the step runs on the CPU with tiny sizes, but completely, so its loss on one batch falls."""
     torch.manual_seed(0)
     config = AudioMosaicEncoder.tiny().config.replace(drop_path_rate=0.0)
     # In float32: oneDNN's bfloat16 convolution over one channel gives NaN on some CPUs with AMX.

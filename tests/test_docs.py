@@ -63,7 +63,7 @@ def subparsers(parser):
 
 
 def docstrings():
-    """Where it stands, and the text of every docstring."""
+    """Return place and text of every docstring."""
     for package in ("alm", "encoders", "projectors", "train", "eval", "benchmarks", "docs"):
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -115,7 +115,7 @@ def options_of(words, parser):
 
 
 def wrong_command(span, parser):
-    """What a command names that is not there; None if all is."""
+    """Return what a command names but does not exist; None if everything exists."""
     words = re.sub(r"[\[\]…]|\.\.\.", " ", span).split(" | ")[0].split()
     named = {word.split("=")[0] for word in words if word.startswith("--")}
     if words[0] == "alm":
@@ -279,7 +279,7 @@ def keys_of(cls, prefix=""):
 
 
 def unexplained(cls, title, page, left_out=()):
-    """Keys without a row, or without a meaning in it, in the part of the reference with this title."""
+    """Keys that have no row, or no meaning in their row, in the part of the reference with this title."""
     start = page.index(f"# {title}\n")
     level = re.search(r"#*$", page[:start])[0].count("#") + 1
     part = re.split(rf"^#{{1,{level}}} ", page[start + 2 :], flags=re.M)[0]

@@ -236,7 +236,7 @@ def test_a_container_that_is_damaged_is_never_heard_in_part(recordings, name: st
 
 
 def test_blocks_of_a_lost_track_and_lost_packets_are_noticed(recordings) -> None:
-    """A demuxer drops what belongs to no track, and ends where it loses its place, both without a word."""
+    """Without a message, a demuxer drops data of unknown tracks, and ends where it loses its place."""
     made, _ = recordings
     webm = made["a.webm"].path.read_bytes()
     block = webm.index(b"\xa3", len(webm) // 2)
@@ -249,7 +249,7 @@ def test_blocks_of_a_lost_track_and_lost_packets_are_noticed(recordings) -> None
     middle = avi.index(b"00wb", len(avi) // 2)
     with pytest.raises(AudioError, match="no avi chunk"):
         decode_audio(avi[: middle + 2] + b"wc" + avi[middle + 4 :], "a.avi", 16_000)
-    # The parser of mp3 drops what it does not know: a chunk of zeros is missed by the number of chunks alone.
+    # The mp3 parser drops what it does not recognise: only the number of chunks shows that a chunk of zeros is missing.
     size = int.from_bytes(avi[middle + 4 : middle + 8], "little")
     junk = avi[middle : middle + 8] + bytes(size)
     with pytest.raises(AudioError, match="corrupt"):
@@ -265,7 +265,7 @@ def test_a_film_is_as_long_as_its_sound(recordings) -> None:
 
 
 def test_an_error_says_the_same_whatever_number_the_file_has(tmp_path: Path) -> None:
-    """FFmpeg's errors have the number of the open file in place of a name."""
+    """FFmpeg's errors name a file by the number of the open file."""
     (tmp_path / "a.m4a").write_text("no audio")
     said = set()
     with contextlib.ExitStack() as opened:
@@ -324,7 +324,7 @@ CONTRADICTIONS = {  # container: (subtype, chunk, bytes behind its name, form of
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)
 def test_counts_that_contradict_the_samples_are_refused(case: str) -> None:
-    """Not heard in part: decoders take one of the numbers and say nothing."""
+    """Such a file is refused as a whole: decoders use one of its numbers, without a warning."""
     container, subtype, chunk, skip, form, factors = CONTRADICTIONS[case]
     data = written(sound(16_000)[:, 0], 16_000, container, subtype)
     number = struct.unpack_from(form, data, data.index(chunk) + 4 + skip)[0]
@@ -393,7 +393,7 @@ def test_formats_of_which_a_cut_file_looks_whole_are_refused(tmp_path: Path, cap
 
 
 def test_an_instrument_whose_header_is_not_finished() -> None:
-    """libsndfile leaves 0 bytes in those that it writes."""
+    """The files that libsndfile writes hold 0 bytes there."""
     wave = sound(44_100, 0.1)[:, 0]
     data = written(wave, 44_100, "XI", "DPCM_16")
     with pytest.raises(AudioError, match="header promises 0 bytes of samples, 8820 are there"):
@@ -405,7 +405,7 @@ def test_an_instrument_whose_header_is_not_finished() -> None:
 
 
 def test_the_channels_of_an_amiga_file_follow_each_other() -> None:
-    """libsndfile takes them for interleaved, which only its own files are."""
+    """libsndfile reads these files as interleaved, which holds only for files that it wrote."""
     left, right = np.arange(0, 40, dtype=np.int8), np.zeros(40, np.int8)
     body = np.concatenate([left, right]).tobytes()
     header = struct.pack(">IIIHBBI", 40, 0, 0, 8_000, 1, 0, 0x10000)
@@ -427,7 +427,7 @@ def test_a_segment_of_what_cannot_seek(container: str, subtype: str) -> None:
 
 
 def test_raw_gsm_is_known_by_its_frames(tmp_path: Path) -> None:
-    """Also where it is short, and where a name ends in .raw."""
+    """GSM is recognised also where it is short, and where a name ends in .raw."""
     data = written(sound(8_000, 0.4)[:, 0], 8_000, "RAW", "GSM610")
     heard = decode_audio(data, "a", 8_000)
     assert len(heard) == 3_200 == seconds_of(data) * 8_000
@@ -439,7 +439,7 @@ def test_raw_gsm_is_known_by_its_frames(tmp_path: Path) -> None:
 
 
 def test_a_count_of_blocks_is_no_truth() -> None:
-    """Of compressed w64 libsndfile believes the chunk `fact`, and of stereo aiff it writes half of them."""
+    """libsndfile believes the chunk `fact` of compressed w64, and into stereo aiff it writes half of the number."""
     data = written(sound(8_000)[:, 0], 8_000, "W64", "GSM610")
     heard = decode_audio(data, "a", 8_000)
     at = data.index(b"fact") + 24
@@ -489,7 +489,7 @@ def test_what_may_lie_behind_samples_is_no_fault() -> None:
 
 
 def test_an_aiff_that_was_written_to_a_pipe() -> None:
-    """Numbers of sox and ffmpeg, which could not go back."""
+    """sox and ffmpeg write these numbers where they cannot seek back to the header."""
     data = written(sound(16_000)[:, 0], 16_000, "AIFF", "PCM_16")
     heard = decode_audio(data, "a", 16_000)
     for n_bytes, n_frames in ((0x7F000008, 0x3F800000), (0, 0)):
@@ -519,7 +519,7 @@ def test_a_second_file_behind_a_w64_is_refused() -> None:
 
 
 def test_a_recording_that_begins_late_is_not_longer() -> None:
-    """The cheap length of matroska is that of its end."""
+    """For matroska, the length from the header is the time at which the file ends."""
     import av
 
     out = io.BytesIO()
@@ -541,7 +541,7 @@ def test_a_damaged_ogg_page_is_found() -> None:
 
 
 def test_an_ogg_with_an_impossible_length_is_named() -> None:
-    """Its last page says 2^62 samples, with the right checksum."""
+    """The last page of the file declares 2^62 samples, with the right checksum."""
     data = written(sound(16_000)[:, :1], 16_000, "OGG")
     at = data.rindex(b"OggS")
     page = bytearray(data[at:])
@@ -706,7 +706,7 @@ def server() -> Iterator[str]:
                 self.send_error(404)
 
         def log_message(self, *_: object) -> None:
-            """Nothing on the terminal."""
+            """Decoders write nothing to the terminal."""
 
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=running.serve_forever, daemon=True).start()

@@ -88,6 +88,6 @@ def test_nan_samples(name: str, bad: float) -> None:
     with pytest.raises(AudioError, match="clip 1 of the batch: holds NaN or infinite samples; repair"):
         encoder(clips, lengths)
     clips[1, 8000] = 0.0
-    clips[2, 9000:] = bad  # past the clip's end nobody looks
+    clips[2, 9000:] = bad  # values past the clip's end are not read
     with torch.no_grad():
         assert encoder(clips, lengths).tokens.isfinite().all()

@@ -31,7 +31,7 @@ def fusion_of(dirs):
 
 @torch.no_grad()
 def test_each_moment_holds_what_the_parts_say_about_it(dirs):
-    """Whisper at 50 Hz leads; a step of BEATs (12.5 Hz, 4 rows) stands for four."""
+    """Whisper at 50 Hz sets the frame rate; one step of BEATs (12.5 Hz, 4 rows) covers four of Whisper's."""
     encoder = load_encoder(fusion_of(dirs))
     whisper, beats = load_encoder(dirs / "whisper"), load_encoder(dirs / "beats")
     lengths = torch.tensor([20000, 9000])

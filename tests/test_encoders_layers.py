@@ -82,7 +82,7 @@ def test_an_encoder_without_layers_says_so(name):
 
 @pytest.mark.parametrize("name", ["audiomosaic", "ast"])
 def test_a_sum_weighs_tokens_prefix_and_clip_feature_alike(name):
-    """By hand, in float64, from the layers' own outputs and weights that differ; AST has no clip feature."""
+    """Computed by hand in float64 from the layers' own outputs and from different weights; AST has no clip feature."""
     inner = encoder_class(name).tiny()
     encoder = LayersEncoder.around(inner, "sum")
     given = torch.linspace(2.0, -1.5, inner.n_layers)

@@ -1,4 +1,4 @@
-"""Configs, strict loading and the registry: what fits loads exactly, what does not says why."""
+"""Configs, strict loading and the registry: what fits loads exactly, and what does not fit gives a reason."""
 
 import json
 import subprocess

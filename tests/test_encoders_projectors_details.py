@@ -57,7 +57,7 @@ def test_a_waveform_with_an_offset_is_normalised_over_its_own_samples() -> None:
 def test_a_loud_clip_beside_a_quiet_one_does_not_raise_its_floor() -> None:
     for name in ("whisper", "qwen2_audio", "dasheng"):
         encoder, level = encoder_class(name).tiny(), 1e-5
-        if name == "dasheng":  # its BatchNorm would hide a floor, which is 120 dB below the loudest band
+        if name == "dasheng":  # its BatchNorm would hide a floor that is 120 dB below the loudest band
             encoder.init_bn[1].running_var.fill_(100.0)
             level = 1e-7
         quiet = level * torch.randn(16000, generator=torch.Generator().manual_seed(0))
@@ -81,7 +81,7 @@ def test_two_sounds_at_once_are_the_sum_of_their_vectors() -> None:
     oracle.table = {clip_key(clip): [(0.0, 0.2, "dog"), (0.1, 0.3, "bell")]}
     first, both, last = oracle(torch.from_numpy(clip)[None], torch.tensor([4800])).tokens[0]
     torch.testing.assert_close(both, first + last)
-    # beyond full scale a recording is what a 16-bit file of it holds
+    # Beyond full scale, the waveform is clipped as in a 16-bit file.
     assert clip_key(np.array([1.5, -2.0, 0.5])) == clip_key(np.array([1.0, -1.0, 0.5]))
 
 

@@ -204,7 +204,7 @@ def test_dasheng_front_end_is_torchaudios() -> None:
 
 @torch.no_grad()
 def test_beats_attention_is_wavlms() -> None:
-    """But for what the gate looks at, the projected query here and the query there: so nothing is projected."""
+    """Equal but for the gate, which there reads the query before its projection: so the test removes the projection."""
     from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
     encoder = encoder_class("beats").tiny()

@@ -1,4 +1,4 @@
-"""Whose a weights file is: said on the command line, in a config beside it, or by the file; and what is refused."""
+"""A weights file's encoder: given on the command line, in a config beside it, or by the file; others are refused."""
 
 import argparse
 import json

@@ -347,7 +347,7 @@ def test_an_arm_with_less_data_trains_on_a_share_of_every_manifest():
 
 
 def test_costs_are_those_of_the_steps_that_the_budget_allows(tmp_path):
-    """Measured at 10 and 20 steps, run for 5 and 60: half and three times as much."""
+    """Steps are measured at 10 and 20 and planned for 5 and 60: half and three times the cost."""
     index = index_of()
     index["arms"][0] |= {
         "plan": {"align": "plan-0", "instruct": "plan-1"},
@@ -481,7 +481,7 @@ def test_the_score_that_decides_is_that_of_the_benchmark():
 
 
 def test_the_baseline_listens_only_where_the_interval_says_so():
-    """A gap above 0 alone is not enough. And seeds deviate in percent beside scores in percent."""
+    """A gap above 0 alone is not enough. Beside scores in percent, deviations of seeds are in percent too."""
     settings = {**asdict(settings_of()), "baseline": "base", "floor": "low"}
     said = []
     for other in (0.58, 0.2):
@@ -517,7 +517,7 @@ def test_arms_are_compared_on_the_seeds_they_share_and_failed_ones_on_none():
 
 
 def test_a_score_over_seeds_is_their_mean():
-    """Of shares of right answers that are counted here; so is the difference to the baseline."""
+    """Shares of right answers are counted here; so is the difference to the baseline."""
     scored, _ = score_arms(results_of(arm_of("base", 0.4), arm_of("two", 0.8)))
     shares = {}
     for one in scored:

@@ -71,7 +71,7 @@ def test_no_recording_is_on_both_sides_of_a_fold():
 
 
 def test_the_seed_deals_the_folds():
-    """Of labels by chance, each deal of the folds takes another penalty for the best."""
+    """If labels are random, each assignment to folds prefers another penalty."""
     features, groups = (
         np.random.default_rng(9).standard_normal((30, 4)),
         [str(number) for number in range(30)],
@@ -84,7 +84,7 @@ def test_the_seed_deals_the_folds():
 
 
 def test_takes_of_one_recording_choose_no_penalty_of_several_labels(monkeypatch):
-    """In every fold a recording is learned from with all its takes, or not at all."""
+    """In every fold, a recording has all of its takes among the training clips, or none."""
     rng = np.random.default_rng(0)
     features = np.repeat(rng.standard_normal((15, 2)), 4, axis=0)
     targets = np.repeat(rng.random((15, 3)) < 0.5, 4, axis=0).astype(float)

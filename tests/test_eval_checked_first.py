@@ -1,4 +1,4 @@
-"""What scoring needs is checked before the first answer, and what a model said is never lost."""
+"""What scoring needs is checked before the first answer, and no answer of a model is ever lost."""
 
 import hashlib
 import json

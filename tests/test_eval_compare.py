@@ -122,7 +122,7 @@ def test_a_page_plays_what_only_one_model_gets_right(tmp_path):
 
 
 def test_a_clip_whose_questions_all_differ_is_named_once():
-    """Else one clip with many questions would fill the list; six clips of each model are listed."""
+    """Without a limit, one clip with many questions would fill the list; six clips of each model are listed."""
 
     def answers(wrong):
         ids = [(clip, f"{clip}{number}") for clip in "abcdefghijkl" for number in range(3)]
@@ -289,7 +289,7 @@ def test_transcripts_compare_by_their_errors(tmp_path, capsys):
 
 
 def test_answers_are_compared_by_the_rule_of_their_benchmark(tmp_path):
-    """Lists of events are right if they name the sounds, whatever the times; one limited run is said."""
+    """A list of events is right if it names the sounds, whatever the times; the page says that one run was limited."""
     for name, wrong in (("good", 0), ("bad", 12)):
         folder = tmp_path / name / "eval" / "sound_events"
         folder.mkdir(parents=True)
@@ -330,7 +330,7 @@ def test_two_evaluations_are_compared_under_the_name_of_their_benchmark(tmp_path
     assert "On mmau mine is better" in page
     for name, value in (("mine", "100.0"), ("theirs", "60.0")):  # the first column is that of sound
         assert f'<th scope="row">{name}</th><td data-name="sound, mini"><span>{value}' in page
-    told["run"]["benchmark"] = "manifest"  # says nothing of the questions
+    told["run"]["benchmark"] = "manifest"  # this name says nothing about the questions
     (tmp_path / "mine" / "scores.json").write_text(json.dumps(told))
     assert compare_runs(tmp_path / "mine", tmp_path / "theirs")["sets"][0]["name"] == "mine"
 

@@ -319,7 +319,7 @@ def test_an_endpoint_cannot_rank_and_says_so_first(server, tmp_path):
 
 
 def test_kill_and_resume_lose_no_answer_and_ask_none_twice(manifest, tmp_path):
-    """SIGKILL at random moments; what was in the file then is not asked again, and all comes once into it."""
+    """SIGKILL at random moments: no answer in the file is asked for again, and each one is there once at the end."""
     path = tmp_path / "out" / "predictions.jsonl"
     chance = random.Random(0)
     with ChatServer(pause=0.05) as server:
@@ -341,7 +341,7 @@ def test_kill_and_resume_lose_no_answer_and_ask_none_twice(manifest, tmp_path):
             process.join()
             assert process.exitcode == (-signal.SIGKILL if target else 0)
             kept.append(path.read_bytes().count(b"\n"))
-            # Asked anew is only what had no line: at most 3 * N questions less the lines.
+            # Only questions without a line are asked again: at most 3 * N questions minus the lines.
             assert len(server.asked) - n_asked <= 3 * N - len(before)
         lines = read_predictions(path)
         assert 0 < kept[0] < kept[1] < kept[2] < 3 * N == kept[3]

@@ -22,7 +22,7 @@ ANSWERER.sample_rate = 16000
 
 @pytest.fixture
 def judge(monkeypatch, tmp_path):
-    """A judge that gives the reference a 9, answers with a dog a 7, others a 1, the first a point more."""
+    """Gives 9 to the reference, 7 to answers with a dog, 1 to others, and 1 more to the one shown first."""
     asked, replies = [], {}
 
     class Handler(BaseHTTPRequestHandler):

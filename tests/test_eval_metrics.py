@@ -277,7 +277,7 @@ def test_repeated_words_are_shared_as_often_as_both_say_them():
 
 
 def test_texts_longer_than_a_model_reads_are_cut(bert_dir, tmp_path):
-    """Where its tokenizer says how much that is; and BERTScore takes the layer that is asked for."""
+    """Texts are cut where the tokenizer states a length; and BERTScore takes the layer that is asked for."""
     from transformers import AutoModel, AutoTokenizer
 
     source = str(tmp_path / "short")
@@ -399,7 +399,7 @@ def test_metrics_from_local_models(bert_dir, monkeypatch):
 
 
 def test_bertscore_similarity_and_fluency_by_hand(bert_dir):
-    """From the model's own outputs, one text at a time, in float64: words alone match, the last label is the error."""
+    """One text at a time from the model's own outputs in float64; only words agree, the last label is the error."""
     from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
     sbert, fluency = bert_dir / "sbert", bert_dir / "fluency"

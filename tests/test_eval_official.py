@@ -91,7 +91,7 @@ def test_questions_without_choices_are_in_no_denominator():
 
 
 def test_a_foreign_predictions_file(tmp_path):
-    """The benchmark's own format, with an answer missing: official leaves it out, ours counts it as wrong."""
+    """The benchmark's own format, with an answer missing: the official score leaves it out, ours counts it as wrong."""
     items = [
         {
             "id": f"q{i}", "audio_id": f"./a/{i}.wav", "question": "Which?", "choices": ["dog", "cat"], "answer": "cat",

@@ -29,7 +29,7 @@ def question(number, answer, choices=(), answers=(), clip=None):
 
 
 def test_all_right_claims_no_certainty_in_any_share():
-    """Twenty clips, all right: by Clopper and Pearson the share is above 0.025 ** (1 / 20)."""
+    """Twenty clips, all answered right: by Clopper and Pearson the share is above 0.025 ** (1 / 20)."""
     records = [question(number, "a dog") for number in range(20)]
     scores = score_answers(records, ["a dog"] * 20, {}, ["exact_match"])
     for key in ("qa/overall", "answer/exact_match"):
@@ -38,7 +38,7 @@ def test_all_right_claims_no_certainty_in_any_share():
 
 
 def test_the_gap_of_two_equal_rankings_is_nothing():
-    """0 is no end of its range: it may be below."""
+    """A gap may be below 0, so 0 is not an end of its range."""
     records = [question(number, "ab"[number % 2], ("a", "b")) for number in range(12)]
     rankings = [[1.0, 0.0] if number % 3 else [0.0, 1.0] for number in range(12)]
     first, second = (
@@ -65,7 +65,7 @@ def test_any_of_several_right_answers_is_right(bert_dir, monkeypatch):
 
 
 def test_features_of_a_log_mel_are_its_mean_and_deviation():
-    """Over all frames, so that one frame deviates by nothing."""
+    """The deviation is taken over all frames, so that of a single frame is 0."""
     wave = np.random.default_rng(0).standard_normal(4000).astype(np.float32) * 0.1
     (row,) = logmel_features([wave], 16000)
     mel = KaldiFbank(16000)(torch.from_numpy(wave)[None], torch.tensor([4000]))[0][0].double().numpy()

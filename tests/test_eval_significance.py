@@ -1,4 +1,4 @@
-"""Tests of difference: how often they cry wolf, exact values, and corrected p-values."""
+"""Tests of differences: how often they find one where there is none, exact values, and corrected p-values."""
 
 import numpy as np
 import pytest

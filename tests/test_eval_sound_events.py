@@ -66,7 +66,7 @@ def test_scores_by_hand():
 
 
 def test_a_false_alarm_hits_nothing_and_segments_begin_where_their_second_does():
-    """An answer ten times as long as the sound covers it, but is no detection of it."""
+    """An answer ten times as long as the sound covers the sound but does not detect it."""
     metric = load_metric("sound_events")
     long = metric.compute(
         predictions=["dog: 0.00 - 10.00"], references=["dog: 0.00 - 1.00"], durations_s=[36000.0]

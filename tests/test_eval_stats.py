@@ -37,7 +37,7 @@ def test_coverage_of_the_95_percent_interval(n_clips, per_clip):
 
 
 def test_the_interval_of_few_clips_is_as_wide_as_a_t_interval():
-    """Of 12 evenly spread normal values, over many seeds: without the correction it would be 4 % narrower."""
+    """12 evenly spread normal values, over many seeds: without the correction, intervals would be 4 % narrower."""
     values = distributions.norm.ppf((np.arange(12) + 0.5) / 12)
     found = [mean_interval(values, range(12), seed=seed) for seed in range(60)]
     width = np.mean([interval.high - interval.low for interval in found])

@@ -79,7 +79,7 @@ def answer(client, messages, **options):
 
 
 def whole(text):
-    """An answer up to a character that the limit of tokens has cut, which vLLM does not write."""
+    """The answer without a last character that the limit of tokens cut, which vLLM does not write."""
     return re.sub(r"[\ufffd\s]+$", "", text)
 
 
@@ -145,7 +145,7 @@ def test_too_many_requests(client):
     callers = []
 
     def is_full():
-        """Another caller announces a body, and sends nothing of it: the one before may have met our own question."""
+        """Another caller announces a body and sends none; the previous one may have collided with our own request."""
         callers.append(socket.create_connection((client.base_url.host, client.base_url.port)))
         callers[-1].sendall(head.encode())
         return status(client, messages) == 429
@@ -203,7 +203,7 @@ def test_options_that_vllm_refuses_end_the_command(model_dir):
 
 
 def processes_below(pid):
-    """Ids of the processes that a process started, and of theirs, oldest first."""
+    """Ids of the processes that a process and its children started, oldest first."""
     found = []
     for line in subprocess.check_output(["ps", "-eo", "pid=,ppid="], text=True).splitlines():
         child, parent = map(int, line.split())
@@ -213,7 +213,7 @@ def processes_below(pid):
 
 
 def alive(pid):
-    """Whether a process runs, and is more than an entry that nobody has read."""
+    """Whether a process runs and has not ended as a zombie."""
     try:
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[0] not in "ZX"

@@ -146,7 +146,7 @@ def build(tokenizer, folder, family="llama", zoo="mlp", lora=False, llm_source=N
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.2)
-    with torch.no_grad():  # so that clips differ by more than the question does
+    with torch.no_grad():  # clips must change the answers more than the question does
         last = [p for p in model.projector.parameters() if p.ndim == 2][-1]
         last.mul_(8)
     model.save_pretrained(folder)
@@ -446,7 +446,7 @@ def test_adapters_are_merged_while_loading(family, referenced, tokenizer, tmp_pa
 
 
 def damaged(folder, change, header=True):
-    """Change the weights of a model as a careless hand would."""
+    """Change the weights of a model without updating their hashes."""
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -42,7 +42,7 @@ def test_pooling_keeps_the_share_of_what_exists():
 
 
 def test_time_order_is_no_matter_but_the_frequency_is():
-    """Nodes of time have no position; rows have, as pitch tells spoofs."""
+    """Time nodes get no position; frequency nodes do, since pitch reveals spoofs."""
     model, x = head().eval(), torch.randn(1, 6, N_FREQ, 8)
     with torch.no_grad():
         told = model(x.flatten(1, 2))
@@ -57,7 +57,7 @@ def test_every_parameter_has_a_gradient():
 
 
 def test_it_learns_what_one_patch_gives_away():
-    """Half of the clips hold one odd patch, somewhere: no mean tells it, a graph's largest node does."""
+    """Half of the clips hold one odd patch at a random place: a mean does not show it, a graph's largest node does."""
     torch.manual_seed(1)
     model, linear = head(), torch.nn.Linear(80, 2)
     optimiser = torch.optim.AdamW([*model.parameters(), *linear.parameters()], lr=3e-3)

@@ -74,7 +74,7 @@ def test_draws_belong_to_scope_and_clip() -> None:
 
 
 def test_seed_epoch_clip_and_view_each_give_a_view_of_their_own(tmp_path: Path) -> None:
-    """All pairs differ, the two views of one clip too, and each comes back; the clips sound alike."""
+    """All pairs differ, also two views of one clip; each can be drawn again. Both clips hold the same sound."""
     clips = []
     for name in ("a", "b"):
         save_wav(tmp_path / f"{name}.wav", tone(440, 0.3), RATE)

@@ -345,7 +345,7 @@ def test_every_version_is_verified(data, parts, tmp_path):
     _, _, _, dataset, collator = training(data, parts, tmp_path, augment=augment, max_length=70)
 
     def too_long(n_epochs):
-        """What training would meet."""
+        """Return what training would raise."""
         names = set()
         for epoch in range(n_epochs):
             dataset.set_epoch(epoch)

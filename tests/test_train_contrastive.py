@@ -75,7 +75,7 @@ def test_grad_cache_equals_the_plain_loss(options: dict) -> None:
 
 @pytest.mark.parametrize("fraction", [0.0, 0.67])
 def test_grad_cache_replays_drop_path(monkeypatch: pytest.MonkeyPatch, fraction: float) -> None:
-    """The reference keeps the activations of the same chunks, so it draws the same paths once only."""
+    """The reference keeps the activations of the same chunks, so it draws the same dropped paths only once."""
     import train.pretrain.gradcache as gradcache
 
     def run() -> dict[str, Tensor]:

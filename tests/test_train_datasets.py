@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Every data set read from a small tree in its published layout, and what is said of trees that are not right."""
+"""Every data set read from a small tree in its published layout, and the messages about malformed trees."""
 
 import csv
 

@@ -1,4 +1,4 @@
-"""What goes wrong with data: nothing is lost, nothing is replaced in silence, and what is said names the place."""
+"""Faults in data: nothing is lost, nothing is silently replaced, and every message names the place."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def spoil_files(many: Path) -> None:
 
 
 def spoil_members(many: Path) -> None:
-    """The same inside the tars, whose sizes stay as they are."""
+    """Damage the same clips inside the tars, whose sizes stay as they are."""
     for clip in read_clips([str(many / "shards")]):
         if int(clip.name[1:]) in BAD:
             with clip.ref.path.open("r+b") as tar:

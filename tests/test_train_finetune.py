@@ -145,7 +145,7 @@ def test_takes_of_a_tested_recording_are_left_out_and_said_so(tones):
 @pytest.mark.parametrize("validation", ["auto", "3", "next"])
 @pytest.mark.parametrize("tested", ["1", "2"])
 def test_recordings_with_takes_in_several_folds_stay_on_one_side(tones, tested, validation):
-    """No recording that is tested trains or chooses the epoch, though most have takes in several folds."""
+    """No recording of the test fold trains or chooses the epoch, though most recordings have takes in several folds."""
     clips = [
         clip(f"{group}-{fold}", "ab"[group // 6 % 2], fold=fold, group=f"g{group}")
         for group in range(60)
@@ -425,7 +425,7 @@ def test_the_noise_augmentation_shifts_frames_and_adds_little():
 
 
 def test_every_window_of_a_clip_has_its_own_masks(monkeypatch):
-    """Seen where the encoder hears them: masked mels are 0 before normalisation, dropped patches are not kept."""
+    """Checked at the encoder's input: masked mels are 0 before normalisation, dropped patches are not kept."""
     encoder = AudioMosaicEncoder.tiny()
     heard = []
     original = encoder.forward_mel
@@ -500,7 +500,7 @@ def test_a_clip_that_is_drawn_again_is_augmented_anew(tones):
 
 
 def test_random_crops_begin_anywhere_and_test_crops_are_evenly_spaced(tmp_path):
-    """Of a ramp, the first sample says where a crop begins."""
+    """On a ramp, the first sample of a crop tells where the crop begins."""
     ramp = (np.arange(4000) / 4000).astype(np.float32)
     soundfile.write(tmp_path / "ramp.wav", ramp, 16000, subtype="FLOAT")
     ramp_clip = LabelledClip("r", tmp_path / "ramp.wav", ("a",), "t.csv:1", "r")
@@ -607,7 +607,7 @@ def test_learning_rates_fall_with_depth():
 
 
 def test_steps_and_learning_rate_count_clips_of_all_accumulated_batches(tones, monkeypatch):
-    """Of 100 clips in steps of 4 x 8, on one process and on three."""
+    """Epochs of 100 clips in steps of 4 x 8, on one process and on three."""
     options = {"mode": "full", "epochs": 5, "base_lr": 0.02, "warmup_epochs": 0.5}
     settings = settings_of(tones, finetune=options, optim={"batch_size": 4, "accumulation": 8})
     one = _scheduled(settings, 100).optim

@@ -104,7 +104,7 @@ def test_warm_up_takes_a_tenth_of_a_short_run_at_most(table):
         optim = stage._scheduled(settings_of(table, epochs=epochs), 20).optim
         assert (optim.steps, optim.warmup_steps) == (5 * epochs, warmup)
     optim = stage._scheduled(settings_of(table, epochs=10, warmup_epochs=0.5), 20).optim
-    assert optim.warmup_steps == 2  # half of five, to even
+    assert optim.warmup_steps == 2  # half of five is rounded to an even number
 
 
 def test_a_classifier_remembers_the_options_of_its_encoder(table, tmp_path):

@@ -36,7 +36,7 @@ class Written(TrainingDataset):
 
 
 class OneWeight(torch.nn.Module):
-    """Its loss is that of the samples, and its gradient 1."""
+    """A model whose loss is given by the samples, with gradient 1."""
 
     def __init__(self):
         super().__init__()
@@ -79,7 +79,7 @@ def test_skipped_steps_end_the_run_where_they_follow_each_other(bad, tmp_path):
 
 
 def test_a_skipped_step_counts_none_of_its_batches(tmp_path):
-    """Neither in the log nor in the gradient: what the batch before the bad one gave is forgotten."""
+    """The batch before the bad one, in the same step, changes neither the log nor the gradient."""
     found = []
     for first in (2.0, 1000.0):
         losses = [1.0, 3.0, first, math.nan, 1.0, 3.0]
@@ -92,7 +92,7 @@ def test_a_skipped_step_counts_none_of_its_batches(tmp_path):
 
 
 def test_validation_keeps_the_lowest_loss_and_stops_when_it_no_longer_falls(tmp_path):
-    """An equal loss is no improvement; and every step has its line of training, too."""
+    """An equal loss is no improvement; every step also has its training line."""
     told = iter([3.0, 2.0, 2.0, 2.0, 1.0])
     model, trainer, lines = train(tmp_path / "run", [1.0] * 8, lambda: next(told), eval_every=1, patience=2)
     assert trainer.best == {"step": 2, "loss": 2.0, "since": 2}
@@ -118,7 +118,7 @@ def test_positions_and_queries_do_not_decay():
 
 
 def test_a_checkpoint_holds_exactly_what_trains(tmp_path):
-    """A frozen weight that two modules share is in none, under either name; a missing one is no checkpoint."""
+    """A frozen weight that two modules share is not saved; a checkpoint without a trained weight is refused."""
     model = torch.nn.Module()
     model.words, model.head = torch.nn.Embedding(5, 4), torch.nn.Linear(4, 5, bias=False)
     model.head.weight = model.words.weight

@@ -81,7 +81,7 @@ def test_the_formula_is_differentiated_rightly() -> None:
 
 
 def test_by_hand() -> None:
-    """Two clips, all views apart but the partners: -log(e^(1/t) / (e^(1/t) + 2 e^0))."""
+    """Two clips; only the partners are alike: -log(e^(1/t) / (e^(1/t) + 2 e^0))."""
     z = torch.tensor([[3.0, 0.0], [0.0, 0.5]])
     expected = -torch.log(torch.exp(torch.tensor(2.0)) / (torch.exp(torch.tensor(2.0)) + 2))
     assert torch.allclose(nt_xent(z, 2 * z, temperature=0.5), expected)
@@ -111,7 +111,7 @@ def test_bad_shapes(shape0: tuple[int, ...], shape1: tuple[int, ...]) -> None:
 
 
 def test_sigmoid_by_hand() -> None:
-    """Every pair a yes-no question: -log sigmoid(t z0.z1 + b) for true ones, -log sigmoid(-(t z0.z1 + b)) else."""
+    """Every pair is a yes-no question: -log sigmoid(t z0.z1 + b) for partners, -log sigmoid(-(t z0.z1 + b)) else."""
     z0, z1 = views(6)
     loss = SigmoidLoss()
     cosines = functional.normalize(z0, dim=1) @ functional.normalize(z1, dim=1).T

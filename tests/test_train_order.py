@@ -147,7 +147,7 @@ def test_packed_rows_give_the_loss_and_gradients_of_padded_ones(data, llm_dir, f
 
 
 def test_no_packed_sample_is_asked_for_its_first_token():
-    """Nothing of its own stands before it; the token before it belongs to another sample. All text is labelled here."""
+    """The token before a sample's first is another sample's. All text is labelled."""
     batch = {
         "input_ids": torch.tensor([[5, 6, 7, 0], [8, 9, 10, 11], [12, 0, 0, 0]]),
         "attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]]),

@@ -32,7 +32,7 @@ def test_a_dry_run_counts_and_writes_nothing(stage, data, parts, tmp_path):
 
 
 def test_accumulated_batches_cost_as_much_as_steps(data, parts, tmp_path):
-    """Twice the batches to a step: twice the work and the tokens, of as many steps."""
+    """Twice the batches in a step: twice the work and the tokens for the same number of steps."""
     once, twice = (
         STAGES.get("align").dry_run(
             of_stage("align", data, tmp_path / "run", parts, optim={"accumulation": n})

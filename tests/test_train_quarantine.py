@@ -1,4 +1,4 @@
-"""Bad recordings: put aside and replaced alike by everybody, counted, and too many of them end the run."""
+"""Bad recordings: every process puts them aside and replaces them alike; they are counted, and too many end the run."""
 
 import json
 import re

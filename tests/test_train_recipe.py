@@ -115,7 +115,7 @@ def test_what_is_wrong_with_any_stage_is_said_before_the_first_runs(tmp_path):
 
 
 def child(path, event="", count=0):
-    """Run a recipe; die where it is said."""
+    """Run a recipe; end the process at the given point."""
     import torch
 
     torch.set_num_threads(1)
@@ -185,7 +185,7 @@ def test_a_dry_run_plans_every_stage_and_writes_nothing(tmp_path, capsys, monkey
     assert said.count(": finished") == 3
     first, second = said.split("== 4/5 ")[1].split("== 5/5 ")
     assert first.startswith("first (align): runs\n") and "FLOPs" in first
-    # its model is not there yet: planned on the parts it will be made of, with LoRA on top
+    # Its model does not exist yet: the plan uses the parts that it will be made of, with LoRA on top.
     assert second.startswith("second (instruct): runs after first") and "trainable parameters" in second
     assert not (tmp_path / "out" / "first").exists()
     # results are compared by sizes alone: their content is read once, as the next stage's input

@@ -1,4 +1,4 @@
-"""Runs that are killed, asked to leave or short of disk end with the very weights of one that nothing happened to."""
+"""Runs that are killed, interrupted or out of disk space end with the same weights as an undisturbed run."""
 
 import json
 import random
@@ -102,7 +102,8 @@ def test_the_best_weights_are_the_artifact_also_after_a_kill(data, parts, tmp_pa
         "run": {"save_every": 2, "eval_every": 1, "patience": 3},
     }
     reference = of_stage("align", data, tmp_path / "whole", parts, **values)
-    assert run_child(reference) == 0  # a child as the other is: sums depend on the number of threads
+    # The reference is a child process as well, since sums depend on the number of threads.
+    assert run_child(reference) == 0
     facts = json.loads((tmp_path / "whole" / "finished.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     looks = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}

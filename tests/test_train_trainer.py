@@ -49,7 +49,7 @@ def test_private_methods_of_the_trainer_are_where_they_were():
 
 
 def test_every_process_step_and_micro_batch_has_random_numbers_of_its_own():
-    """Dropout that is the same on all processes would drop the same units for the whole batch."""
+    """If all processes drew the same dropout, it would drop the same units for the whole batch."""
 
     def numbers(what="step", seed=0, step=0, micro=0, process=0):
         args = SimpleNamespace(seed=seed, process_index=process)
@@ -187,7 +187,7 @@ def test_a_warm_up_of_one_component_longer_than_the_run_is_said(data, parts, tmp
 
 @pytest.mark.parametrize(("reached", "epoch"), [(0.0, None), (0.5, 0), (1.0, 0), (1.25, 1), (2.0, 1)])
 def test_a_resumed_run_is_in_the_epoch_of_its_last_step(reached, epoch, tmp_path):
-    """Also if no step is left, and no epoch begins: what follows training may depend on the epoch."""
+    """The epoch is set also if no step is left and no epoch begins: what follows training may depend on it."""
 
     class Model:
         epoch = None

@@ -168,7 +168,7 @@ def test_other_audio_has_as_many_clips_and_is_of_another_clip():
 
 
 def test_the_other_audio_of_the_control_is_of_another_clip(tmp_path):
-    """Two records are about one clip: hearing each other's part of it they would still hear that clip."""
+    """Two records are about one clip: with each other's part of it they would still hear that clip."""
 
     class Loudness(torch.nn.Module):
         device = torch.device("cpu")
@@ -219,7 +219,7 @@ def test_text_alone_shares_no_row():
 
 
 def test_a_silent_validation_clip_ends_the_run_before_it_trains(data, encoder_dir, llm_dir, tmp_path):
-    """Training clips may be quarantined; those that the loss is compared on may not. All its text may be learned."""
+    """Training clips may be quarantined, validation clips may not. Here all text is labelled."""
     save_wav(tmp_path / "silent.wav", np.zeros(16000, np.float32), 16000)
     line = {"id": "s", "audio": str(tmp_path / "silent.wav"), "question": "what", "answer": "x"}
     write_manifest(tmp_path / "held.jsonl", [line])

@@ -41,7 +41,7 @@ needs_hosts = pytest.mark.skipif(reason is not None, reason=str(reason))
 
 
 def slurm_variables(rank: int, port: int) -> dict[str, str]:
-    """Those of one of two tasks, on one machine each."""
+    """The variables of one of two tasks, each on its own machine."""
     job = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
     return {**job, "SLURM_PROCID": str(rank), "SLURM_NODELIST": "10.77.0.[1-2]", "MASTER_PORT": str(port)}
 
@@ -90,7 +90,7 @@ def test_a_host_dies_and_the_run_resumes_on_two_and_on_one(tmp_path, llm_dir):
 
 @needs_hosts
 def test_ablations_on_two_hosts_run_every_step_once(tmp_path):
-    """Two of them share the folder; one host dies, and the other does what it had begun."""
+    """Two hosts share the folder; one of them dies, and the other finishes what it had begun."""
     (tmp_path / "ablation_work.py").write_text(WORK)
     log = tmp_path / "started.txt"
     code = (
@@ -176,7 +176,7 @@ def test_two_evaluations_do_not_write_into_one_file(tmp_path, monkeypatch):
 # ---- Slurm's variables ----
 @pytest.fixture
 def clean(monkeypatch):
-    """No launcher's variables, and none left behind."""
+    """No launcher's variables are set, and none are left behind."""
     for name in [*os.environ]:
         if name.startswith(("SLURM_", "MASTER_")) or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
             monkeypatch.delenv(name)
