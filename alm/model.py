@@ -613,7 +613,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
     def _supports_default_dynamic_cache(self) -> bool:  # type: ignore[override]  # a class method there
         return cast(bool, self.llm._supports_default_dynamic_cache())
 
-    def save_pretrained(  # type: ignore[override]  # what does not concern one file is in the other keywords
+    def save_pretrained(  # type: ignore[override]  # arguments that concern several files are in `kwargs`
         self,
         save_directory: Any,
         is_main_process: bool = True,
@@ -667,9 +667,9 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         skipped = self._absent_keys()
         write_weights(folder / WEIGHTS, {key: value for key, value in state.items() if key not in skipped})
         values = json.loads(json.dumps(self.config.to_dict()))
-        values["architectures"] = [type(self).__name__.removeprefix("FSDP")]  # which `fully_shard` puts there
+        values["architectures"] = [type(self).__name__.removeprefix("FSDP")]  # `fully_shard` adds FSDP
         for nested in (values, values["text_config"]):
-            nested.pop("_name_or_path", None)  # a path of this machine, and `llm` says it already
+            nested.pop("_name_or_path", None)  # a path of this machine; `llm` names the source
         if values.get("llm") and os.path.isdir(values["llm"]):
             values["llm"] = os.path.relpath(Path(values["llm"]).resolve(), folder.resolve())
         if self.config.llm is None:

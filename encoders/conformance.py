@@ -22,8 +22,8 @@ from alm.common.errors import UserError
 from alm.common.peft_import import adapters_without_bitsandbytes, bitsandbytes_on_use
 from encoders.base import AudioEncoder, AudioTokens
 
-# Differences allowed between two ways of computing the same tokens, as a part of the tokens' own scale:
-# kernels may add in another order, nothing else.
+# Largest difference between two ways of computing the same tokens, as a part of the tokens' own scale. Only the
+# order of additions in a kernel may differ.
 _TOLERANCE = 1e-3
 _QUIET = 0.01  # amplitude of the background noise
 _LOUD = 0.5  # amplitude of the burst that must be found again
@@ -435,7 +435,7 @@ def describe_error(error: Exception) -> str:
 
 
 def _samples(encoder: AudioEncoder, windows: float) -> int:
-    """Samples of a clip of some windows; a window counts as 1 s if it has no length, and as 8 time steps at least."""
+    """Samples in a clip of some windows. A window without a length counts as 1 s; it has at least 8 time steps."""
     config = encoder.config
     window_s = config.clip_s if math.isfinite(config.clip_s) else 1.0
     return round(windows * max(window_s, 8 / config.frame_rate_hz) * config.sample_rate)

@@ -93,7 +93,7 @@ class TransformersConfig(WindowedConfig):
         return 1
 
     def replace(self, where: str = "encoder config", **overrides: Any) -> Self:
-        """A copy with some values changed; `transformers` adds to the values there are."""
+        """A copy with some values changed; values in `transformers` are merged into the present ones."""
         given = overrides.get("transformers")
         if isinstance(given, dict):
             overrides["transformers"] = {**self.transformers, **given}
@@ -235,7 +235,7 @@ class TransformersEncoder(WindowedEncoder):
         from transformers.utils import logging
 
         before = logging.get_verbosity()
-        logging.set_verbosity_error()  # the report below says it all, and strictly
+        logging.set_verbosity_error()  # the load report below names every mismatch
         try:
             model, info = from_pretrained(
                 cls._model_class(),

@@ -161,7 +161,7 @@ def _encoder_to_check(given: str, options: dict[str, Any]) -> tuple[Any, str]:
     """The encoder that a name, a file or a directory stands for, and its name for the report.
 
     Raises:
-        ConfigError: Options for a name or a Python file: its tiny size is checked.
+        ConfigError: Options are given with a name or a Python file, whose encoder is checked in its tiny size.
     """
     from alm.common.errors import ConfigError
     from alm.encoder import load_any_encoder

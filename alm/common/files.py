@@ -67,7 +67,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     Pipes and devices, which could block forever, are refused.
 
     Raises:
-        OSError: The file is missing, cannot be read or is not a regular file; `reason` words it.
+        OSError: The file is missing, cannot be read or is not a regular file; `reason` puts it into words.
         ValueError: The path holds a NUL character or cannot be encoded.
         StorageError: Remote storage does not answer, or denies access.
     """

@@ -112,7 +112,7 @@ def _wve(stream: BinaryIO, _size: int) -> Samples | None:
 
 
 def _xi(stream: BinaryIO, _size: int) -> Samples | None:
-    """An instrument of one sample; each has 40 bytes, whose first four are its size."""
+    """The only sample of an instrument; a sample's header has 40 bytes, of which the first four hold its size."""
     head = stream.read(338)
     if len(head) < 338 or int.from_bytes(head[296:298], "little") != 1:
         return None

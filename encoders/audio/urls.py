@@ -29,8 +29,8 @@ MAX_FETCH_S = 120.0
 _URL = re.compile(r"(https?://|data:)", re.IGNORECASE)
 _SILENT_S = 20.0  # a server that sends nothing for so long is given up
 _BLOCK = 1 << 16
-_PROTOCOLS = ipaddress.IPv4Network("192.0.0.0/24")  # for protocols such as DS-Lite (RFC 6890); no hosts
-# IPv6 addresses that end in an IPv4 address: of translators (RFC 6052, RFC 8215), and the deprecated compatible ones
+_PROTOCOLS = ipaddress.IPv4Network("192.0.0.0/24")  # reserved for protocols such as DS-Lite (RFC 6890)
+# IPv6 addresses that end in an IPv4 address: those of NAT64 (RFC 6052, RFC 8215), and the deprecated compatible ones.
 _WITH_IPV4_AT_THE_END = [ipaddress.IPv6Network(n) for n in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")]
 
 

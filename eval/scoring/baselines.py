@@ -31,7 +31,7 @@ def logmel_baseline(
         sample_rate: Sample rate of all waveforms in Hz.
         seed: Seed of the folds.
         groups: Per training clip the recording it was cut from; takes of one recording on both sides of a fold
-            would make cross-validation choose too weak a penalty. None takes every clip for a recording.
+            would make cross-validation choose too weak a penalty. None treats every clip as a recording of its own.
 
     Returns:
         `accuracy` on the test clips, `predictions` (one label per test clip), `n` (number of test clips) and

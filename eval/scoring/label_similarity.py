@@ -23,7 +23,7 @@ def label_similarities(
         source: Directory or hub id of a sentence embedding model; None looks at ALM_SBERT_MODEL.
 
     Returns:
-        (n, C) cosine similarities, rows of -1 where nothing was said; and the label of how they were made.
+        (n, C) cosine similarities, with rows of -1 where nothing was said; and the name of the embedding model.
 
     Raises:
         MetricUnavailable: No model is given, or it cannot be loaded.

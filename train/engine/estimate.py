@@ -108,8 +108,9 @@ def estimate_cost(
     batches = EpochBatches(dataset, optim.batch_size, settings.run.seed)
     first = [collate([dataset[i] for i in batches.batch(n)]) for n in range(min(_TIMED_STEPS, len(batches)))]
     seconds, flops, peak = _calibrate(model, first)
-    if not settings.data.workers:  # else loaded beside the steps
-        started = time.perf_counter()  # the second time: clips whose features are cached have been encoded
+    # Worker processes would load batches while steps run. This batch was made before, so its features are cached.
+    if not settings.data.workers:
+        started = time.perf_counter()
         collate([dataset[i] for i in batches.batch(0)])
         seconds += time.perf_counter() - started
     passes = optim.steps * optim.accumulation

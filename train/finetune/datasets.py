@@ -130,7 +130,7 @@ def read_tables(
 
 
 def _data(corpora: Mapping[str | None, Sequence[Corpus]]) -> LabelledData:
-    """Several corpora of one kind as one data set; under None those that name their own splits or folds."""
+    """Several corpora of one kind as one data set, by split; those with splits or folds of their own are under None."""
     clips: list[LabelledClip] = []
     training: list[Entry] = []
     everything = [(split, corpus) for split, given in corpora.items() for corpus in given]

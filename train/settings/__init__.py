@@ -35,7 +35,7 @@ _FSDP_DECIDED = {
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """How a stage runs. Every stage that trains a model takes an option, unless its text names the stages.
+    """How a stage runs. All stages that train a model take every option, except options whose text names stages.
 
     Attributes:
         seed: Seed of initialisation, sampling and augmentation; 0 to 4294967295.

@@ -80,7 +80,7 @@ class ComponentsOptim:
 class OptimSettings:
     """The optimiser and its schedule: AdamW, linear warm-up, cosine decay.
 
-    Every stage that trains a model takes an option, unless its text names the stages.
+    All stages that train a model take every option, except options whose text names stages.
 
     Attributes:
         lr: Peak learning rate; more than 0.

@@ -1,6 +1,6 @@
 """Any table of recordings with the emotion of their speaker: JSON, JSON lines or CSV with `audio` and `emotion`.
 
-`audio` is relative to the table; the emotions of the table are the choices; `id` and `speaker` may be there, too.
+`audio` is relative to the table, and the emotions in the table are the choices. `id` and `speaker` are optional.
 """
 
 from __future__ import annotations

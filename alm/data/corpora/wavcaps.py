@@ -27,9 +27,8 @@ class WavCaps(Corpus):
                 raise ManifestError(f"{path}: not a WavCaps table; expected {', '.join(_SOURCES)}")
             source = _SOURCES[path.name]
             for row in object_rows(path, ("id", "caption")):
-                stem = row.text("id").removesuffix(
-                    ".wav"
-                )  # AudioSet's ids have an ending, the files are flac
+                # Ids of AudioSet end in .wav, although the files are flac.
+                stem = row.text("id").removesuffix(".wav")
                 yield Entry(
                     id=f"{source}/{stem}",
                     audio=(audio.clip(f"{stem}.flac", inside=(source, f"{source}_flac")),),

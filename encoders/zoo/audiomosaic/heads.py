@@ -16,7 +16,7 @@ from encoders.vit import NORM_EPS
 from encoders.zoo.audiomosaic.config import ATTENTIVE, BACKBONE, CLASSIFIER, LAYER, PRETRAIN, WEIGHTED_SUM
 from encoders.zoo.audiomosaic.config import AudioMosaicConfig as Config
 
-# Keys a model class has beyond the backbone's; a load that changes the class may leave these out.
+# Keys that a model class adds to the backbone's. Weights that are loaded into another class may lack that class's keys.
 _CLASSES_KEYS = ("head.*",)
 HEAD_KEYS: dict[str, tuple[str, ...]] = {
     PRETRAIN: ("projector.*", "logit_*"),
