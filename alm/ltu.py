@@ -28,7 +28,7 @@ from projectors.ltu import LTUConfig
 
 ARCHITECTURE = "AudioMosaicLlamaForCausalLM"
 EXTRA_WEIGHTS = "extra_weights.bin"
-_HEAD_DIM = 64  # of ViT-B/16; the layout does not say
+_HEAD_DIM = 64  # as in ViT-B/16; the layout does not hold it
 _LORA_ALPHA = 16  # LTU's recipe; the layout does not say
 
 

@@ -23,7 +23,7 @@ from encoders.vit import NORM_EPS, Attention, Block, Mlp
 from encoders.windows import WindowedConfig, WindowedEncoder
 
 FRAME_SAMPLES, SHIFT_SAMPLES = 400, 160  # 25 ms frames every 10 ms at 16 kHz
-_HEAD_DIM = 64  # of every ViT these projects published
+_HEAD_DIM = 64  # in every ViT that these projects published
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,7 @@ def _answer_some(
 
     try:
         answer(range(len(clips)))
-    except UserError:  # of one file, such as a prompt longer than the LLM's context: the others are answered
+    except UserError:  # one file's, such as too long a prompt: the other files are answered
         for place in range(len(clips)):
             if results[good[place]][0] is None:
                 try:

@@ -16,7 +16,7 @@ from alm.common.errors import ManifestError, UserError
 from alm.common.files import open_regular, read_text, reason, write_text_atomic
 from alm.common.storage.remote import to_path
 
-_BLANK = " \t\r\n"  # of JSON
+_BLANK = " \t\r\n"  # the white space of JSON
 _READ_CHARACTERS = 1 << 20
 _SPACED_KEY = re.compile(r'"[ \t\r\n]+:')
 _LARGE = 1 << 64

@@ -16,9 +16,8 @@ from typing import Any
 # Control characters, and lone surrogates (names that are not UTF-8), which no file can hold.
 _CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff"
 _UNWRITABLE = re.compile(f"[{_CONTROLS}]")
-_UNPRINTABLE = re.compile(
-    f"[{_CONTROLS}\u200e\u200f\u2028-\u202e\u2066-\u2069]"
-)  # beside control characters: marks of text direction, which reorder what a terminal shows
+# Also marks of text direction, which reorder what a terminal shows.
+_UNPRINTABLE = re.compile(f"[{_CONTROLS}\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _FORMULA = re.compile(r"\s*[=+\-@]|[\t\r]")
 _LINK = re.compile(r"\](?=[(\[])")  # `[text](address)`, `![picture](address)`, `[text][name]`
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

@@ -123,7 +123,7 @@ class AudioLanguageFeatureExtractor(SequenceFeatureExtractor):
             return_attention_mask: False leaves `padding_mask` out, where no clip is padded.
             padding: True or `longest`; `max_length` pads to `max_length`; False refuses clips of different length.
             max_length: Samples to cut or pad to.
-            sampling_rate: Rate of the waveforms in Hz. Another one than the encoder's is refused; None: it is assumed.
+            sampling_rate: Rate of the waveforms in Hz. None assumes the encoder's; any other is refused.
             device: Where the tensors are put.
 
         Returns:

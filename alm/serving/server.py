@@ -20,7 +20,8 @@ from alm.serving.engine import Engine
 from alm.serving.memory import limit_arenas, release_freed_memory
 from alm.serving.requests import Limits
 
-_RELEASE_S = 5.0  # bodies of megabytes leave free memory between what stays; giving it back takes some ms
+# Bodies of megabytes leave free memory between objects in use. Returning it to the system takes some milliseconds.
+_RELEASE_S = 5.0
 _ARENAS = 2
 _SILENT_S = 30.0  # longest time for the head of a request
 

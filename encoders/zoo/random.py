@@ -47,9 +47,8 @@ class RandomEncoder(AudioMosaicEncoder):
     def from_pretrained(cls, source: Any, **options: Any) -> Self:
         """Load what `save_pretrained` wrote; see `AudioEncoder.from_pretrained`."""
         load: Any = AudioEncoder.from_pretrained
-        loaded: Self = load.__func__(
-            cls, source, **options
-        )  # not AudioMosaic's: there is no release of this one
+        # AudioMosaic's own method would also read published layouts, which this control does not have.
+        loaded: Self = load.__func__(cls, source, **options)
         return loaded
 
     @classmethod

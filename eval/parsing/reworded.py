@@ -37,7 +37,7 @@ def reworded(text: str, options: Options) -> int | None:
         return None
     mentioned = _stems(text)
     stems = [_stems(choice) for choice in options.texts]
-    # Numbers and single letters are too often labels, or about something else.
+    # Short words are not enough: numbers and single letters are often labels, or belong to another statement.
     named = [
         i for i, own in enumerate(stems) if own and own <= mentioned and all(len(word) > 2 for word in own)
     ]

@@ -104,7 +104,7 @@ def finish_sharding(model: nn.Module) -> None:
     from torch.distributed.fsdp import FSDPModule
 
     for module in model.modules():
-        if isinstance(module, FSDPModule) and dist.get_backend() == "gloo":  # which has no average, only sums
+        if isinstance(module, FSDPModule) and dist.get_backend() == "gloo":  # gloo has sums, but no average
             module.set_force_sum_reduction_for_comms(True)
     model.register_load_state_dict_pre_hook(_split)
 

@@ -3,7 +3,7 @@
 A recipe is one YAML file::
 
     out: runs/example
-    defaults: {run: {precision: bf16}}          # of every training stage
+    defaults: {run: {precision: bf16}}          # for every training stage
     stages:
       - {name: align, stage: align, encoder: DIR, llm: DIR, data: {train: [captions.jsonl]}}
       - {name: instruct, stage: instruct, model: stage:align, data: {train: [qa.jsonl]}, evaluate: {data: test.jsonl}}

@@ -28,7 +28,7 @@ class BlockCache:
         self._written = -1  # nothing measured yet
 
     def file(self, key: str, name: str) -> Path:
-        """Where a block, or a copy, of the object `key` is or would be."""
+        """The file for a block, or for a copy, of the object `key`; it need not exist."""
         return cache_folder("remote") / f"{key}.{name}"
 
     def has(self, key: str, number: int) -> bool:

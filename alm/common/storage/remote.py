@@ -46,7 +46,7 @@ _TRIES = 3
 _WAIT_S = 0.5  # before the second try; twice that before the third
 _KNOWN_S = 600.0  # size and version of an object are asked again after this time
 _MOST_KNOWN = 100_000
-_AHEAD_BLOCKS = 16  # that are fetched together where a file is read from front to end
+_AHEAD_BLOCKS = 16  # blocks fetched together when a file is read from start to end
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:

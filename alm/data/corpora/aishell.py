@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from alm.data.corpora import AudioFiles, Corpus, Entries, is_file, named_lines, transcribed
 
-_SPEAKER = slice(6, 11)  # of BAC009S0002W0122
+_SPEAKER = slice(6, 11)  # in BAC009S0002W0122
 
 
 class Aishell(Corpus):

@@ -202,7 +202,7 @@ def _lies_inside(parts: tuple[str, ...], inside: Sequence[str]) -> bool:
 
 
 def _agreement(file: _Found, wanted: PurePosixPath) -> tuple[int, bool, bool]:
-    """How many folders agree, counted from the file upwards; whether the name agrees; whether the suffix agrees."""
+    """The number of equal folders, counted from the file upwards; whether the name is equal; whether the suffix is."""
     shared = 0
     for own, other in zip(reversed(file.parts), reversed(wanted.parts[:-1]), strict=False):
         if own != other:

@@ -1,7 +1,7 @@
 """Any table of recordings with translations: JSON, JSON lines or CSV with `audio` and `translation`.
 
 `audio` is relative to the table; `language` names the language of the translation (default English); `id` and `speaker`
-may be there, too.
+are optional.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Any table of spoken questions with their answers: JSON, JSON lines or CSV with `audio` and `answer`.
 
 The question is in the recording alone. `audio` is relative to the table; JSON may hold `answers`, a list of all answers
-that count as right; `id`, `speaker` and `topic` may be there, too.
+that count as right; `id`, `speaker` and `topic` are optional.
 """
 
 from __future__ import annotations

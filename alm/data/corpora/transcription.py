@@ -1,6 +1,6 @@
 """Any table of recordings with what is said in them: JSON, JSON lines or CSV with `audio` and `text`.
 
-`audio` is relative to the table; `id` and `speaker` may be there, too.
+`audio` is relative to the table; `id` and `speaker` are optional.
 """
 
 from __future__ import annotations

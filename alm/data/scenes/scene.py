@@ -15,7 +15,7 @@ _REPEAT_SHARE = (
 _OVERLAP_SHARE = 0.25  # share of neighbouring events of different kinds that overlap
 _LONGEST_OVERLAP_S = 0.3  # shorter than the shortest event, so onsets keep their order
 _SHORTEST_GAP_S = 0.08
-_REPEAT_GAP_S = 0.7  # two bells closer together are one bell to a listener who hears 0.64 s at a time
+_REPEAT_GAP_S = 0.7  # a model whose time steps last 0.64 s would hear two closer bells as one
 _QUIETEST_DB = -8.0
 _BACKGROUND_DBFS = (-68.0, -52.0)
 
@@ -95,7 +95,7 @@ def sample_scene(
     n_events = int(rng.integers(1, max_events + 1))
     chosen = _sample_kinds(kinds, n_events, rng)
     durations = rng.uniform(*event_s, n_events)
-    gaps = np.zeros(n_events + 1)  # before the first, between neighbours, after the last
+    gaps = np.zeros(n_events + 1)  # silence before the first event, between neighbours, after the last
     for index in range(1, n_events):
         if chosen[index] == chosen[index - 1]:
             gaps[index] = _REPEAT_GAP_S
