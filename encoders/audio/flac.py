@@ -72,7 +72,7 @@ def _frame_end(head: bytes, block_samples: int) -> int:
 
 
 def _coded_number(data: bytes) -> tuple[int, int]:
-    """A frame's or sample's number in UTF-8's code, extended to 36 bits, and its length in bytes; 0 bytes: none."""
+    """Return a number of up to 36 bits in UTF-8's code, and its length in bytes, 0 if there is none."""
     if not data:
         return 0, 0
     ones = 8 - (data[0] ^ 0xFF).bit_length()

@@ -12,7 +12,8 @@ _THINKING = (
 )
 _OPEN, _CLOSE = r"[<\[\u25c1]", r"[>\]\u25b7]"
 _THINK_TAG = re.compile(rf"(?i){_OPEN}(/?)({_THINKING}){_CLOSE}")
-# The end of thinking whose start is not in the text: the prompt opened it, or a channel marker or a console ends it.
+# Marks the end of thinking, also where the text does not hold its start: a closing tag, a channel marker, or a
+# console's line.
 _THINK_END = re.compile(
     rf"(?i){_OPEN}/{_THINKING}{_CLOSE}|<\|channel\|>\s*final\s*<\|message\|>|\bdone thinking\b\W*"
 )
@@ -140,7 +141,7 @@ def _json_fields(text: str) -> list[tuple[int, str]]:
 
 
 def _answer_of(value: Any) -> str | None:
-    """The answer in an object: a field named so, before fields that hold further objects."""
+    """The answer in an object: fields with a name such as `answer` are read before fields that hold objects."""
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, list):

@@ -54,8 +54,8 @@ _NO_LABEL = re.compile(
     r"|group|class)\s+$",
     re.I,
 )
-# A capital letter within a choice that a lone letter may mean: "C major", "grade B", but not an initial
-# ("J. Salinger"), an article ("A Western"), or a chord that continues ("A:maj7").
+# A capital letter within a choice, such as "C major" or "grade B", that an answer may give alone. An initial
+# ("J. Salinger"), an article ("A Western") and the start of a chord ("A:maj7") do not count.
 _OWN_LETTER = re.compile(
     r"(?<![\w'.])(?!A\s+(?!(?i:major|minor|flat|sharp|natural|maj|min|string|chord|note|section)\b)[^\W\d_]{2})"
     r"([A-Z])(?![\w'#]|[:/][\w(]|\.(?=\s*\w))"

@@ -88,13 +88,14 @@ def _fit_softmax(
     labels = targets.argmax(axis=1)
     taught, counts = np.unique(labels, return_counts=True)
     model = LogisticRegression(max_iter=1000, tol=1e-3)
-    strength = 1.0  # a class with a single clip cannot be on both sides of a fold: the library's own default
+    # The library's default stays if some class has a single clip, which cannot be on both sides of a fold.
+    strength = 1.0
     n_folds = min(N_FOLDS, int(counts.min()))
     # Problems this small are solved many times faster by one thread than by several that wait for each other.
     with threadpool_limits(1):
         if n_folds >= 2:
             folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-            scaled = make_pipeline(StandardScaler(), model)  # each fold by its own clips
+            scaled = make_pipeline(StandardScaler(), model)  # fitted in each fold on its training clips
             search = GridSearchCV(scaled, {"logisticregression__C": STRENGTHS}, cv=folds, refit=False)
             search.fit(features, labels, groups=list(groups))
             strength = float(search.best_params_["logisticregression__C"])
@@ -102,7 +103,7 @@ def _fit_softmax(
     n_classes = targets.shape[1]
     weight, bias = np.zeros((n_classes, features.shape[1])), np.full(n_classes, _NEVER)
     weight[taught], bias[taught] = 0.0, 0.0
-    of = taught if len(taught) > 2 else taught[1:]  # for two classes, there are weights of the second alone
+    of = taught if len(taught) > 2 else taught[1:]  # for two classes, only the second has weights
     weight[of], bias[of] = model.coef_, model.intercept_
     return weight, bias, strength
 

@@ -41,7 +41,7 @@ class LabelCsv(Corpus):
     trainable = True
 
     def class_names(self, entries: Sequence[Entry]) -> tuple[str, ...]:
-        """Those of the file of classes, else those of the entries."""
+        """The classes in the file `classes`; without it, the classes of the entries."""
         if self.classes is None:
             return super().class_names(entries)
         lines = read_text(Path(self.classes), "a list of classes").splitlines()

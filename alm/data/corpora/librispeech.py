@@ -18,7 +18,7 @@ _SPLITS = (
 
 
 _SOURCE = "https://www.openslr.org/resources/12/{}.tar.gz"
-_SHA256 = {  # as torchaudio compares them
+_SHA256 = {  # the hashes that torchaudio checks
     "dev-clean": "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3",
     "dev-other": "12661c48e8c3fe1de2c1caa4c3e135193bfb1811584f11f569dd12645aa84365",
     "test-clean": "39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23",

@@ -123,7 +123,7 @@ class WeightStream:
             raise CheckpointError(f"{self.file}: {name} holds NaN or Infinity; restore the weights")
 
     def _with_adapter(self, key: str, tensor: Tensor) -> Tensor:
-        """A base weight plus the product of its adapter's matrices, in float32 where it has one."""
+        """A base weight merged with its adapter's matrices in float32; without an adapter, the weight as it is."""
         module = key.removesuffix(".weight")
         down = self.adapters.get(f"{module}.lora_A.default.weight")
         if key == module or down is None:

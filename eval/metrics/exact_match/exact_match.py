@@ -6,7 +6,7 @@ from eval.metrics._base import TextMetric, mean_result
 
 
 class ExactMatch(TextMetric):
-    """Share of predictions equal to a reference, character for character but for white space at the ends."""
+    """Share of predictions equal to a reference, character for character; white space at the ends is ignored."""
 
     citation = "Rajpurkar et al. 2016, SQuAD (without its normalisation)."
 
