@@ -238,9 +238,8 @@ def _mislocated(encoder: AudioEncoder, clip_s: float, probe: Probe) -> str:
     # Not the last step: a clip may end inside it, with too little of the sound left.
     wanted = sorted({round((steps - 2) * i / 6) for i in range(7)})
     width = round(encoder.config.sample_rate / rate)
-    response = torch.stack(
-        [_response(encoder, n, step * width, probe) for step in wanted]
-    )  # (sounds, n_time, n_freq)
+    # (sounds, n_time, n_freq)
+    response = torch.stack([_response(encoder, n, step * width, probe) for step in wanted])
     by_step = response.sum(dim=2)
     loudest = by_step.amax(dim=1)
     unheard = [s for s, change in zip(wanted, loudest, strict=True) if change <= 1e-3 * loudest.max()]

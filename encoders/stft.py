@@ -28,9 +28,10 @@ class StftMel:
         """Mel power (B, 1 + S // hop, M) of (B, S)."""
         window, banks = self._constants_on(waveform.device)
         with torch.autocast(waveform.device.type, enabled=False):
+            # (B, K, F)
             spectrum = torch.stft(
                 waveform.float(), self.n_fft, self.hop_samples, window=window, return_complex=True
-            )  # (B, K, F)
+            )
             power = spectrum.real.square() + spectrum.imag.square()
             return power.transpose(1, 2) @ banks
 

@@ -159,9 +159,8 @@ def import_file(path: str | os.PathLike[str]) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path}: not a Python file; give a .py file")
     module = importlib.util.module_from_spec(spec)
-    package = sys.modules.setdefault(
-        "alm_plugins", ModuleType("alm_plugins")
-    )  # config parsing imports it by name
+    # Config parsing imports plug-ins by the name of this package.
+    package = sys.modules.setdefault("alm_plugins", ModuleType("alm_plugins"))
     package.__path__ = []
     sys.modules[name] = module  # dataclasses look their module up while they are defined
     try:

@@ -43,9 +43,8 @@ _AMR_BYTES = {
     b"#!AMR\n": (8_000, 160, (12, 13, 15, 17, 19, 20, 26, 31, 5, 6, 5, 5, 0, 0, 0, 0)),
     b"#!AMR-WB\n": (16_000, 320, (17, 23, 32, 36, 40, 46, 50, 58, 60, 5, 0, 0, 0, 0, 0, 0)),
 }
-_MOST_JUNK_BEFORE = (
-    2_881  # bytes of the largest frame; a recording of a stream can begin in the middle of one
-)
+# Bytes of the largest frame; a recording of a stream can begin in the middle of one.
+_MOST_JUNK_BEFORE = 2_881
 _GSM_BYTES, _GSM_SAMPLES, _GSM_AGREEING = 33, 160, 10
 _AGREEING = 3  # frames in a row that make a position the start of a stream
 

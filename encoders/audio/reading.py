@@ -501,9 +501,8 @@ def _blocks(parts: list[_Part], file: str) -> Iterator[tuple[np.ndarray, int]]:
                 continue
         with _recording(part, file) as recording:
             at, n_samples = -part.skipped, 0
-            stop = (
-                part.expected.frames if part.expected is not None else None
-            )  # the encoder's padding follows
+            # Behind the expected frames comes the encoder's padding.
+            stop = part.expected.frames if part.expected is not None else None
             for samples, rate_hz in recording.blocks():
                 wanted = samples[max(-at, 0) : None if stop is None else max(stop - at, 0)]
                 at += len(samples)

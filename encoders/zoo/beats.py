@@ -84,10 +84,11 @@ class BeatsAttention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor, seen: Tensor) -> Tensor:
         """Attend over x (B, N, D) with position bias (1, H, N, N) where seen (B, 1, 1, N)."""
+        # (B, H, N, D / H)
         q, k, v = (
             proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )  # (B, H, N, D / H)
+        )
         gate_a, gate_b = self.grep_linear(q).unflatten(-1, (2, 4)).sum(-1).sigmoid().chunk(2, dim=-1)
         gated = (gate_a * (gate_b * self.grep_a - 1.0) + 2.0) * bias  # (B, H, N, N)
         gated = gated.masked_fill(~seen, torch.finfo(gated.dtype).min)

@@ -272,9 +272,10 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> tuple[float | N
     def rho(order: np.ndarray) -> float:
         return float(distributions.spearmanr(order, second).statistic)
 
+    # Try every order: there are few arms.
     test = distributions.permutation_test(
         (np.asarray(first),), rho, permutation_type="pairings", n_resamples=np.inf
-    )  # every order of so few arms
+    )
     return statistic, float(test.pvalue)
 
 

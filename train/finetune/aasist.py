@@ -134,9 +134,8 @@ class Aasist(nn.Module):
         heard = torch.ones(nodes.shape[:3], dtype=torch.bool, device=nodes.device)
         if mask is not None:
             heard = mask.unflatten(1, (-1, self.n_freq))
-        size = nodes.abs().masked_fill(
-            ~heard[..., None], -1.0
-        )  # the value largest in size represents a row or column
+        # The value largest in size represents a row or column.
+        size = nodes.abs().masked_fill(~heard[..., None], -1.0)
         time = _picked(nodes, size, dim=2), heard.any(dim=2)
         freq = _picked(nodes, size, dim=1) + self.row, heard.any(dim=1)
         time, freq = (self.time(*time), time[1]), (self.freq(*freq), freq[1])

@@ -170,9 +170,8 @@ def build_head(
     if settings.mode == "weighted_sum":
         return LayerSumHead(features.shape[1], dim, n_classes, settings.head_std)
     if settings.solver == "logistic":
-        return ClipHead(
-            nn.Identity(), dim, n_classes, settings.head_std
-        )  # the solver's weights include the standardisation
+        # The solver's weights include the standardisation.
+        return ClipHead(nn.Identity(), dim, n_classes, settings.head_std)
     own = encoder.clip_norm if settings.layer is None else None
     norm = nn.LayerNorm(dim) if own is None else copy.deepcopy(own).requires_grad_(True)
     return ClipHead(norm, dim, n_classes, settings.head_std)
@@ -260,9 +259,8 @@ class FinetuneModel(nn.Module):
             per_clip = -(targets * logits.log_softmax(dim=1)).sum(dim=1)
         if self.class_weights is None:
             return per_clip.mean()
-        weights = (labels * self.class_weights).sum(
-            dim=1
-        )  # (B,) the weight of the true class, as in F.cross_entropy
+        # (B,) the weight of the true class, as in F.cross_entropy.
+        weights = (labels * self.class_weights).sum(dim=1)
         return (weights * per_clip).sum() / weights.sum().clamp(min=1e-9)
 
     def probabilities(self, logits: Tensor) -> Tensor:

@@ -43,9 +43,8 @@ from train.settings.finetune import FinetuneSettings
 if TYPE_CHECKING:
     from eval.scoring.logistic import LinearClassifier
 
-_CONTROL_SEED = (
-    1009  # added to the run's seed, so that the random encoder differs from a run's initial weights
-)
+# Added to the run's seed, so that the random encoder differs from a run's initial weights.
+_CONTROL_SEED = 1009
 
 
 def check_finetune(settings: TrainSettings) -> dict[str, Any]:

@@ -171,9 +171,8 @@ def run_recipe(recipe: Recipe) -> Path:
         if stage.evaluate is not None:
             results[-1]["scores"] = _evaluate(recipe, stage)
         if is_main_process():
-            table = write_recipe_report(
-                recipe.out, results
-            )  # after every stage, so that it can be read meanwhile
+            # Written after every stage, so that it can be read while the recipe runs.
+            table = write_recipe_report(recipe.out, results)
     if is_main_process():
         print(f"\n{table}\n\n{recipe.out / 'report.md'}")
     return recipe.artifact(recipe.stages[-1].name)

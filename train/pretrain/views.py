@@ -216,9 +216,8 @@ def _add_noise(
     _, white = _noise_bank(fbank.sample_rate, fbank.n_mels, fbank.frame_shift_ms, view.device)
     power = view.exp()
     edges = fbank.edges_hz().to(view.device)
-    band = (edges[2:] - edges[:-2]) * (
-        white > 10 * math.exp(LOG_FLOOR)
-    )  # the lowest triangles may contain no FFT bin
+    # The lowest triangles may contain no FFT bin.
+    band = (edges[2:] - edges[:-2]) * (white > 10 * math.exp(LOG_FLOOR))
     mean = ((power @ (band / band.sum() / white)) * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)  # (B,)
     level = mean * 10 ** (-snr_db.to(view.device) / 10)
     first = (start * (len(bank) - view.shape[1])).long()

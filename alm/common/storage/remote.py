@@ -157,9 +157,8 @@ class RemotePath(PosixPath):
         """The objects and folders that match a pattern."""
         found = _asked(self, lambda system, name: system.glob(f"{name.rstrip('/')}/{pattern}"))
         protocol = str(self).partition("://")[0]
-        names = sorted(
-            str(name).rpartition("://")[2].lstrip("/") for name in found
-        )  # with or without the protocol
+        # `fsspec` lists names with or without the protocol.
+        names = sorted(str(name).rpartition("://")[2].lstrip("/") for name in found)
         yield from (RemotePath(f"{protocol}://{name}") for name in names)
 
     def rglob(self, pattern: str, **_: Any) -> Generator[RemotePath, None, None]:

@@ -9,9 +9,8 @@ import numpy as np
 from alm.data.scenes.events import EventBank, Rendered
 from alm.data.scenes.synthesis import SAMPLE_RATE, Waveform
 
-_REPEAT_SHARE = (
-    0.4  # share of longer scenes that repeat a kind; else the answer to "how many bells" is always one
-)
+# Share of longer scenes that repeat a kind; else the answer to "how many bells" is always one.
+_REPEAT_SHARE = 0.4
 _OVERLAP_SHARE = 0.25  # share of neighbouring events of different kinds that overlap
 _LONGEST_OVERLAP_S = 0.3  # shorter than the shortest event, so onsets keep their order
 _SHORTEST_GAP_S = 0.08

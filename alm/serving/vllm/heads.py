@@ -39,9 +39,8 @@ class PaddedAttention(Attention):  # type: ignore[misc]
         return heads[..., : self.narrow].flatten(1)
 
     def _padded(self, values: Tensor, n_heads: int) -> Tensor:
-        return functional.pad(
-            values.reshape(-1, n_heads, self.narrow), (0, self.head_size - self.narrow)
-        )  # (N, heads, wide)
+        # (N, heads, wide)
+        return functional.pad(values.reshape(-1, n_heads, self.narrow), (0, self.head_size - self.narrow))
 
 
 def pad_heads(llm: nn.Module) -> None:

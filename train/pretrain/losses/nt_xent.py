@@ -41,9 +41,8 @@ class NTXent(ContrastiveLoss):
             # (2A, D): all of view 0, all of view 1
             candidates = everyone.transpose(0, 1).reshape(2 * batch * world, -1)
             here = torch.arange(batch, device=own.device) + rank * batch
-            itself = torch.cat(
-                [here, here + batch * world]
-            )  # (2B,) each row's own place among the candidates
+            # (2B,) each row's own place among the candidates.
+            itself = torch.cat([here, here + batch * world])
             partner = torch.cat([here + batch * world, here])
 
             def loss_of(rows: Tensor, itself: Tensor, partner: Tensor) -> Tensor:
