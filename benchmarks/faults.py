@@ -40,6 +40,7 @@ from safetensors.numpy import load_file
 
 from alm.common.import_path import ROOT
 from alm.common.processes import child_command, child_environment
+from train.engine.throughput import FIGURES
 
 MARK = "ALM_FAULTS_TRIAL"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -54,8 +55,7 @@ _TIMES = (
     "wall_s",
     "finished",
     "train_runtime",
-    "train_samples_per_second",
-    "train_steps_per_second",
+    *FIGURES,
 )
 # Fingerprints of files also cover when these were written, and the quickstart writes its own data.
 _FINGERPRINTS = ("sha256", "bytes", "model", "model_id", "key", "fingerprint", "weights_header_sha256")

@@ -17,6 +17,7 @@ from alm.common.seeds import seed_from
 from train.engine.arguments import training_arguments
 from train.engine.checkpointing import PRIVATE_ATTRIBUTES, PRIVATE_METHODS, CheckpointTrainer
 from train.engine.runlog import RunLog, cut_log
+from train.engine.throughput import FIGURES
 from train.engine.trainer import StageTrainer, fit
 from train.finetune.optim import FinetuneTrainer
 from train.pipeline.rundir import facts_of
@@ -215,7 +216,7 @@ def test_a_resumed_log_keeps_the_lines_up_to_its_checkpoint(tmp_path):
 def test_a_run_killed_after_its_last_step_reports_what_it_would_have(data, parts, tmp_path):
     def lines(run):
         text = (tmp_path / run / "metrics.jsonl").read_text()
-        drop = ("time_s", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+        drop = ("time_s", "train_runtime", *FIGURES)
         return [{k: v for k, v in json.loads(line).items() if k not in drop} for line in text.splitlines()]
 
     facts = []

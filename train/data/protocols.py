@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from torch import nn
 from torch.utils.data import Dataset
 
 from train.data.order import epoch_order
@@ -73,3 +74,23 @@ class ReportsMetrics(Protocol):
 
     def take_metrics(self) -> dict[str, float]:
         """Return and clear the metrics since the last line of the log."""
+
+
+@runtime_checkable
+class CountsAudio(Protocol):
+    """A collator that knows how much audio its last batch holds.
+
+    Attributes:
+        audio_s: Seconds of audio, a clip that several samples of the batch share once.
+    """
+
+    audio_s: float
+
+
+@runtime_checkable
+class HasComponents(Protocol):
+    """A model that consists of parts which a clip passes one after the other."""
+
+    @property
+    def components(self) -> dict[str, nn.Module]:
+        """The parts by the name of their attribute."""

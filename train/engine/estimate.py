@@ -20,6 +20,7 @@ from alm.common.processes import world_size
 from alm.generation import pick_device
 from train.data.sampling import EpochBatches
 from train.engine.arguments import counted
+from train.engine.throughput import n_llm_tokens
 from train.settings import TrainSettings
 
 _TIMED_STEPS = 2
@@ -118,12 +119,7 @@ def estimate_cost(
     trainable = [p for p in parameters if p.requires_grad]
     held = sum(p.numel() * p.element_size() for p in parameters)
     held += sum(p.numel() * (p.element_size() + _ADAM_BYTES) for p in trainable)
-    # packed rows have no mask, and are nearly full
-    per_pass = [
-        int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
-        for batch in first
-        if "input_ids" in batch
-    ]
+    per_pass = [int(tokens) for batch in first if (tokens := n_llm_tokens(batch)) is not None]
     return CostEstimate(
         stage=settings.stage,
         samples=len(dataset),

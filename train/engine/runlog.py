@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,16 @@ from alm.common.files import write_text_atomic
 from alm.common.json_text import read_log
 from alm.common.terminal import progress
 from train.data.protocols import UsesEpoch
+from train.engine.throughput import summary
+from train.processes import say
+
+LOGS = "logs"  # of backends, in the run directory
+# The variable with which each backend is told where to write.
+_FOLDER_OF = {"tensorboard": "TENSORBOARD_LOGGING_DIR", "wandb": "WANDB_DIR"}
 
 
 class RunLog(TrainerCallback):
-    """Writes `metrics.jsonl`, shows a bar with loss and ETA, and sets the epoch of datasets and models.
+    """Writes `metrics.jsonl`, shows a bar with loss, speed and ETA, and sets the epoch of datasets and models.
 
     Args:
         title: Name of the stage on the display.
@@ -28,6 +36,7 @@ class RunLog(TrainerCallback):
     def __init__(self, title: str, path: Path) -> None:
         self.title, self.path = title, path
         self.started = time.time()
+        self._last: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar; a resumed run is in the epoch of its last step, also if no step is left."""
@@ -45,20 +54,40 @@ class RunLog(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Advance the bar."""
         if state.is_world_process_zero:
-            losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-            self._advance(1, **({"loss": f"{losses[-1]:.3f}"} if losses else {}))
+            shown = {"loss": f"{self._last['loss']:.3f}"} if "loss" in self._last else {}
+            if "tokens_per_s" in self._last:
+                shown["tokens/s"] = f"{self._last['tokens_per_s']:,.0f}"
+            self._advance(1, **shown)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Append one line of metrics."""
         if state.is_world_process_zero and logs:
+            self._last = logs if "eval_loss" not in logs else self._last
             with self.path.open("a", encoding="utf-8") as handle:
                 line = {"step": state.global_step, "time_s": round(time.time() - self.started, 2), **logs}
                 handle.write(json.dumps(line) + "\n")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar."""
+        """Close the bar, and say how fast the run was."""
         if state.is_world_process_zero:
             self._bar.__exit__(None, None, None)
+            say(f"{self.title}: {summary(self._last)}")
+
+
+@contextmanager
+def backends_log_to(folder: Path, backends: Sequence[str]) -> Iterator[None]:
+    """Let the logging backends that write files write them into a folder, unless their variables name another."""
+    chosen = [
+        _FOLDER_OF[name] for name in backends if name in _FOLDER_OF and _FOLDER_OF[name] not in os.environ
+    ]
+    if chosen:
+        folder.mkdir(parents=True, exist_ok=True)
+    os.environ.update(dict.fromkeys(chosen, str(folder.resolve())))
+    try:
+        yield
+    finally:
+        for name in chosen:
+            os.environ.pop(name, None)
 
 
 def _set_epoch(epoch: int, kwargs: dict[str, Any]) -> None:

@@ -19,19 +19,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from alm.common.errors import Preempted, UserError
 from alm.common.processes import is_main_process, world_size
 from alm.common.seeds import seed_from
 from encoders.checkpoint import write_weights
-from train.data.protocols import ReportsMetrics, TrainingDataset
+from train.data.protocols import CountsAudio, HasComponents, ReportsMetrics, TrainingDataset
 from train.data.sampling import EpochBatches
 from train.engine import checkpoints, fsdp
 from train.engine.arguments import component_schedule, counted, training_arguments
 from train.engine.checkpointing import CheckpointTrainer
 from train.engine.groups import clip_groups, parameter_groups
-from train.engine.runlog import RunLog, cut_log
+from train.engine.runlog import LOGS, RunLog, backends_log_to, cut_log
 from train.engine.signals import Signals
+from train.engine.throughput import AUDIO_S, Throughput, n_llm_tokens, step_flops
 from train.processes import any_process, barrier, gather_objects, say
 from train.settings import LoopSettings
 from train.settings.optim import OptimSettings
@@ -56,7 +58,26 @@ class _Hooks(TrainerCallback):
         self.trainer.resume_log()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.throughput.end_step()
         self.trainer.after_step(control)
+
+
+class _CountedBatches:
+    """Adds to each batch of a collator the seconds of audio that it holds, where the collator knows them.
+
+    Args:
+        collate: The collator.
+    """
+
+    def __init__(self, collate: Callable[..., dict[str, Tensor]]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """A batch of samples."""
+        batch = self.collate(samples)
+        if isinstance(self.collate, CountsAudio):
+            batch[AUDIO_S] = torch.tensor([self.collate.audio_s])
+        return batch
 
 
 class StageTrainer(CheckpointTrainer):
@@ -71,6 +92,7 @@ class StageTrainer(CheckpointTrainer):
         optim: Optimiser settings, which hold those of single components.
         preempted: Whether all processes have agreed to save and stop.
         skipped: Number of consecutive skipped steps.
+        throughput: How fast the run trains.
     """
 
     signals = Signals()
@@ -88,6 +110,7 @@ class StageTrainer(CheckpointTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.throughput = Throughput("bf16" if self.args.bf16 else "fp32")
         self.add_callback(_Hooks(self))
 
     # ---- FSDP2 ----
@@ -165,7 +188,7 @@ class StageTrainer(CheckpointTrainer):
         return DataLoader(
             self.samples,
             batch_sampler=batches,
-            collate_fn=self.data_collator,
+            collate_fn=_CountedBatches(self.data_collator),
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
         )
@@ -176,7 +199,21 @@ class StageTrainer(CheckpointTrainer):
         self._seed("data")
         self._micro, self._skipping = 0, False
         self._loss_before = self._tr_loss.clone()
-        return super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.throughput.start_step()
+        batches, n_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.throughput.batches_are_here(batches)
+        if batches and self.throughput.flops_per_token is None:
+            self._count_flops(batches[0])
+        return batches, n_items
+
+    def _count_flops(self, batch: dict[str, Any]) -> None:
+        """Count the operations of a step, for MFU: of a model with an LLM, unless ZeRO-3 splits its weights."""
+        tokens = n_llm_tokens(batch)
+        if tokens is None or not isinstance(self.network, HasComponents) or is_deepspeed_zero3_enabled():
+            return
+        with self.throughput.paused(), self.compute_loss_context_manager():
+            flops = step_flops(self.network, self._prepare_inputs(batch), self.network.components)
+            self.throughput.flops_per_token = flops / float(tokens)
 
     def _seed(self, what: str) -> None:
         """Seed every generator with a function of (seed, step, micro-batch, process)."""
@@ -289,15 +326,23 @@ class StageTrainer(CheckpointTrainer):
     # ---- logs ----
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log a line; a model with `take_metrics` adds its own metrics to those of training."""
-        if "loss" in logs and isinstance(self.model, ReportsMetrics):
-            logs = {**logs, **self.model.take_metrics()}
+        if "loss" in logs:
+            if isinstance(self.model, ReportsMetrics):
+                logs = {**logs, **self.model.take_metrics()}
+            logs = {**logs, **self.throughput.take_line()}
         quarantined = self.samples.quarantined()
         if quarantined is not None:
             logs = {**logs, "quarantined": len(quarantined)}
         if "train_loss" in logs:  # the Trainer's counts one process, and only steps since the last resume
             totals = gather_objects(self._total_loss_scalar)
             total = self._total_before + sum(totals) / len(totals)
-            logs = {**logs, "train_loss": total / max(self.state.global_step, 1)}
+            logs = {
+                **logs,
+                "train_loss": total / max(self.state.global_step, 1),
+                **self.throughput.whole_run(),
+            }
+            for name in ("train_samples_per_second", "train_steps_per_second", "total_flos"):
+                logs.pop(name, None)  # which count the steps before a resume, too
         super().log(logs, *args, **kwargs)
 
     # ---- after a step ----
@@ -401,26 +446,21 @@ def fit(
                 f"{title}: warning: optim.{part}warmup_steps={warmup_steps} is longer than the run of {optim.steps} "
                 f"steps; the learning rate only rises to {optim.steps / warmup_steps:.0%} of optim.{part}lr"
             )
-    trainer = trainer_class(
-        model=model,
-        args=training_arguments(settings, folder, drop_last),
-        train_dataset=dataset,
-        data_collator=collator,
-        callbacks=[RunLog(title, folder / "metrics.jsonl"), *callbacks],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.optim = optim
-    trainer.on_nan, trainer.keep_checkpoints = settings.run.on_nan, settings.run.keep_checkpoints
-    if settings.run.eval_every:
-        trainer.validate, trainer.eval_every = validate, settings.run.eval_every
-        trainer.patience = settings.run.patience
-    checkpoint = last_checkpoint(folder, title)
-    try:
-        with Signals() as trainer.signals:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except UserError as error:  # one from a loader's process is wrapped in the traceback of that process
-        kind = type(error)
-        raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()) from error
+    with backends_log_to(folder / LOGS, settings.run.report_to):
+        trainer = trainer_class(
+            model=model,
+            args=training_arguments(settings, folder, drop_last),
+            train_dataset=dataset,
+            data_collator=collator,
+            callbacks=[RunLog(title, folder / "metrics.jsonl"), *callbacks],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.optim = optim
+        trainer.on_nan, trainer.keep_checkpoints = settings.run.on_nan, settings.run.keep_checkpoints
+        if settings.run.eval_every:
+            trainer.validate, trainer.eval_every = validate, settings.run.eval_every
+            trainer.patience = settings.run.patience
+        _train(trainer, last_checkpoint(folder, title))
     if trainer.preempted:
         raise Preempted(
             f"{title}: received {trainer.signals.received or 'a signal on another process'}; saved step "
@@ -428,6 +468,15 @@ def fit(
         )
     trainer.load_best_weights()
     return trainer
+
+
+def _train(trainer: StageTrainer, checkpoint: Path | None) -> None:
+    try:
+        with Signals() as trainer.signals:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except UserError as error:  # one from a loader's process is wrapped in the traceback of that process
+        kind = type(error)
+        raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()) from error
 
 
 def last_checkpoint(folder: Path, title: str) -> Path | None:

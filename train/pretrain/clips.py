@@ -161,3 +161,24 @@ def collate_clips(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         waveforms, lengths = pad_batch(waves)
     keys = tensor([sample["clip_key"] for sample in samples])
     return {"waveforms": waveforms, "lengths": lengths, "clip_keys": keys}
+
+
+class ClipCollator:
+    """`collate_clips`, counting the audio.
+
+    Args:
+        sample_rate: Of the waveforms, in Hz.
+
+    Attributes:
+        audio_s: Seconds of audio in the last batch.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self.sample_rate = sample_rate
+        self.audio_s = 0.0
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Collate clips; see `collate_clips`."""
+        batch = collate_clips(samples)
+        self.audio_s = float(batch["lengths"].sum()) / self.sample_rate
+        return batch

@@ -22,7 +22,7 @@ from train.data.order import one_source_order
 from train.data.quarantine import check_audible, guarded
 from train.engine.trainer import StageTrainer, fit, gathered_weights
 from train.pretrain.augment_waveform import WaveformViews
-from train.pretrain.clips import ClipDataset, NamedClip, collate_clips, read_clips
+from train.pretrain.clips import ClipCollator, ClipDataset, NamedClip, collate_clips, read_clips
 from train.pretrain.contrastive import ContrastiveModel, build_loss
 from train.pretrain.monitor import collapse_warning
 from train.pretrain.online_probe import OnlineProbe
@@ -116,9 +116,8 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     probe = OnlineProbe(labelled, encoder.config.sample_rate) if labelled.labels else None
     watch = PretrainingWatch(model, probe)
     trained_on = guarded(dataset, _check_sample, settings.data, folder)
-    trainer = fit(
-        settings.loop, model, trained_on, collate_clips, folder, "pretrain", [watch], drop_last=True
-    )
+    collator = ClipCollator(encoder.config.sample_rate)
+    trainer = fit(settings.loop, model, trained_on, collator, folder, "pretrain", [watch], drop_last=True)
     trained = save_encoder(trainer, encoder, folder / "encoder")
     facts: dict[str, Any] = {"clips": len(dataset), "silent_clips": watch.silent_clips}
     if watch.silent_clips:

@@ -35,7 +35,7 @@ class TrainingStage(Stage[TrainSettings]):
 
     settings = TrainSettings
     every_process = True
-    resumes: tuple[str, ...] = ("checkpoints", "metrics.jsonl", "nonfinite.jsonl", "quarantine.jsonl")
+    resumes: tuple[str, ...] = ("checkpoints", "metrics.jsonl", "logs", "nonfinite.jsonl", "quarantine.jsonl")
     takes: tuple[str, ...] = ()
     fuses: bool = False
     drop_last: bool = False

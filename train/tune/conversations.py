@@ -199,7 +199,12 @@ class ConversationCollator:
         packed: Put several samples into one row (`train.tune.packing`).
         supervise: What is labelled: `assistant` turns or `all` text.
         shared: Put the samples of a group into one row behind what they share (`train.tune.sharing`).
+
+    Attributes:
+        audio_s: Seconds of audio in the last batch, a clip that several samples share once.
     """
+
+    audio_s = 0.0
 
     def __init__(
         self,
@@ -254,6 +259,7 @@ class ConversationCollator:
             return found, inputs
 
         batch = self._build(samples, collate, lengths)
+        self.audio_s = sum(lengths.values()) / self.processor.sample_rate
         if not (self.packed or self.shared):
             return batch
         padding = self.processor.tokenizer.pad_token_id
