@@ -127,7 +127,7 @@ def test_operations_are_those_of_forward_and_backward(policy, parts, clips):
     batch = processor.apply_chat_template(
         [chat, chat], tokenize=True, return_dict=True, return_tensors="pt", output_labels=True
     )
-    counted = step_flops(model, batch, model.components)
+    counted = step_flops(model, batch, model.components.values())
     assert [module.training for module in model.modules()] == modes
     assert all(parameter.grad is None for parameter in model.parameters())
     with FlopCounterMode(display=False) as exact:

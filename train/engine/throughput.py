@@ -6,7 +6,8 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -158,7 +159,17 @@ def summary(figures: Mapping[str, float]) -> str:
     return ", ".join(text.format(figures[name]) for name, text in known if name in figures)
 
 
-def step_flops(model: nn.Module, batch: Mapping[str, Any], parts: Mapping[str, nn.Module]) -> float:
+class _Untracked:
+    """Tells a counter of operations that it is in no module."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def step_flops(model: nn.Module, batch: Mapping[str, Any], parts: Iterable[nn.Module]) -> float:
     """Floating-point operations of a forward and backward pass, without recomputation.
 
     The forward pass runs once, without gradients and dropout. Backward, a module's operations count once more where
@@ -167,7 +178,7 @@ def step_flops(model: nn.Module, batch: Mapping[str, Any], parts: Mapping[str, n
     Args:
         model: The model.
         batch: Its inputs.
-        parts: Parts of the model by the name of their attribute, in the order in which a clip passes them.
+        parts: Parts of the model, in the order in which a clip passes them.
 
     Returns:
         Operations of matrix products, convolutions and attention, as PyTorch counts them.
@@ -176,29 +187,42 @@ def step_flops(model: nn.Module, batch: Mapping[str, Any], parts: Mapping[str, n
 
     modes = {module: module.training for module in model.modules()}
     counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _Untracked()  # type: ignore[assignment]  # the usual one cannot be used in the modules of FSDP2
+    by_module: dict[nn.Module, float] = defaultdict(float)
+    open_at: list[int] = []
+
+    def enter(*_: Any) -> None:
+        open_at.append(counter.get_total_flops())
+
+    def leave(module: nn.Module, *_: Any) -> None:
+        by_module[module] += counter.get_total_flops() - open_at.pop()
+
+    hooks = [module.register_forward_pre_hook(enter) for module in modes]
+    hooks += [module.register_forward_hook(leave) for module in modes]
     try:
         model.eval()
         with torch.no_grad(), counter:
             model(**batch)
     finally:
+        for hook in hooks:
+            hook.remove()
         for module, mode in modes.items():
             module.training = mode
-    by_module = {name: float(sum(ops.values())) for name, ops in counter.get_flop_counts().items()}
 
     total, flows = float(counter.get_total_flops()), False
 
-    def add_backward(module: nn.Module, name: str) -> float:
+    def add_backward(module: nn.Module) -> float:
         """Add a module's operations in the backward pass to the total; return those in the forward pass."""
         nonlocal total, flows
         needs_input, trains = flows, any(p.requires_grad for p in module.parameters(recurse=False))
-        inner = sum(add_backward(child, f"{name}.{key}") for key, child in module.named_children())
+        inner = sum(add_backward(child) for child in module.children())
         flows = flows or trains  # tokens and positions of an encoder come in behind its first layers
-        own = max(by_module.get(name, 0.0) - inner, 0.0)
+        own = max(by_module[module] - inner, 0.0)
         total += own * (needs_input + trains)
         return own + inner  # the LLM's body and head are called without the LLM around them
 
-    for key, part in parts.items():
-        add_backward(part, f"{type(model).__name__}.{key}")
+    for part in parts:
+        add_backward(part)
     return total
 
 

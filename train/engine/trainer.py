@@ -212,7 +212,7 @@ class StageTrainer(CheckpointTrainer):
         if tokens is None or not isinstance(self.network, HasComponents) or is_deepspeed_zero3_enabled():
             return
         with self.throughput.paused(), self.compute_loss_context_manager():
-            flops = step_flops(self.network, self._prepare_inputs(batch), self.network.components)
+            flops = step_flops(self.network, self._prepare_inputs(batch), self.network.components.values())
             self.throughput.flops_per_token = flops / float(tokens)
 
     def _seed(self, what: str) -> None:
