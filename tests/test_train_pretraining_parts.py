@@ -41,17 +41,25 @@ def clips(tmp_path_factory):
 
 
 def test_a_collapse_that_lasts_is_said_once(capsys):
-    """Of two lines in a row, not of two odd ones; and again when it comes back."""
+    """Of two lines in a row, not of two odd ones; and again when it comes back. Warm-up does not count."""
     watch = PretrainingWatch(None, None)
     good = {"loss": 1.0, "pooled_std": 0.9, "pooled_effective_rank": 9.0, "view_agreement": 0.9}
     bad = {**good, "pooled_std": 0.0}
     said = []
-    for step, line in enumerate([bad, good, bad, good, bad, bad, bad, {"eval_loss": 1.0}, good, bad, bad]):
-        args = SimpleNamespace(per_device_train_batch_size=64)
-        watch.on_log(args, SimpleNamespace(global_step=step), None, line)
+    first = [bad, bad, bad]  # of a warm-up of four steps
+    for step, line in enumerate(
+        [*first, good, bad, good, bad, good, bad, bad, bad, {"eval_loss": 1.0}, good, bad, bad]
+    ):
+        args = SimpleNamespace(per_device_train_batch_size=64, warmup_steps=4)
+        watch.on_log(args, SimpleNamespace(global_step=step, max_steps=100), None, line)
         if "has collapsed" in capsys.readouterr().out:
             said.append(step)
-    assert said == [5, 10]
+    assert said == [9, 14]
+    short = PretrainingWatch(None, None)  # a warm-up longer than the run counts as half of it
+    for step in range(4):
+        args = SimpleNamespace(per_device_train_batch_size=64, warmup_steps=100)
+        short.on_log(args, SimpleNamespace(global_step=step, max_steps=4), None, bad)
+    assert "step 3: the encoder has collapsed" in capsys.readouterr().out
 
 
 class Table(torch.nn.Module):

@@ -58,9 +58,12 @@ class PretrainingWatch(TrainerCallback):
             )
         self.silent_clips += logs.get("silent_clips", 0)
         warning = collapse_warning(logs, args.per_device_train_batch_size)
-        if "loss" in logs:
+        if "loss" in logs and state.global_step >= min(args.warmup_steps, state.max_steps // 2):
+            # an encoder that has hardly begun to learn looks like a collapsed one
             self._collapsed_lines = self._collapsed_lines + 1 if warning else 0
-        if warning and self._collapsed_lines == 2:  # one batch can be an outlier; warn once per collapse
+        if (
+            warning and self._collapsed_lines == 2 and "loss" in logs
+        ):  # one batch can be an outlier; warn once per collapse
             say(f"pretrain: step {state.global_step}: {warning}")
 
 
