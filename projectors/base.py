@@ -29,6 +29,9 @@ class ProjectorConfig:
         n_freq: Frequency rows per time step in the encoder's grid (1 for sequence encoders).
         frame_rate_hz: Time steps per second that the encoder delivers.
         llm_dim: Width of the LLM's input embeddings.
+        centred: Whether a fixed vector is subtracted from every encoder token first, `Projector.centre`: where all
+            tokens of an encoder share a large part, LayerNorm leaves little of what differs. `alm train` measures the
+            vector, and decides by itself unless this option is given.
     """
 
     name: ClassVar[str] = ""
@@ -36,6 +39,7 @@ class ProjectorConfig:
     n_freq: int
     frame_rate_hz: float
     llm_dim: int
+    centred: bool = dataclasses.field(default=False, kw_only=True)
 
     def n_tokens_for(self, n_time: int) -> int:
         """Number of LLM tokens for a clip with `n_time` valid encoder time steps; a pure function."""
@@ -110,13 +114,32 @@ class GroupedConfig(ProjectorConfig):
 
 
 class Projector(nn.Module):
-    """Base class: carries the config; subclasses map tokens to LLM embeddings."""
+    """Base class: carries the config; subclasses map tokens to LLM embeddings.
+
+    Attributes:
+        centre: (D,), subtracted from every encoder token; None where `config.centred` is False.
+    """
 
     config_class: ClassVar[type[ProjectorConfig]]
+    centre: Tensor | None
 
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__()
         self.config = config
+        self.register_buffer("centre", torch.zeros(config.encoder_dim) if config.centred else None)
+
+    def __call__(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Subtract the centre, where there is one, and project; see `forward`."""
+        if self.centre is not None:
+            tokens = tokens - self.centre.to(tokens.device)
+        projected: tuple[Tensor, Tensor] = super().__call__(tokens, mask, grid)
+        return projected
+
+    def centre_on(self, mean: Tensor) -> None:
+        """Subtract a vector (D,) from every encoder token from now on; it is saved with the weights."""
+        self.config = dataclasses.replace(self.config, centred=True)
+        place = next(self.parameters(), mean)
+        self.centre = mean.to(place.device, place.dtype)
 
     def forward(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Project one batch.

@@ -31,6 +31,7 @@ from train.engine.fsdp import check_processes
 from train.engine.trainer import fit, gathered_weights
 from train.processes import say
 from train.settings import TrainSettings
+from train.tune.centring import centre_tokens
 from train.tune.controls import audio_control_losses, mean_loss, samples_of
 from train.tune.conversations import (
     ClipFeatures,
@@ -242,9 +243,11 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     table = model.set_policy(settings.policy)
     say(table)
     clips = ClipWaveforms(processor.sample_rate)
+    augmenter = clip_augmenter(settings, processor)
     if caches_features(settings, model.encoder):
-        augmenter = clip_augmenter(settings, processor)
         clips = cached_features(settings, model.encoder, records, held_out, augmenter)
+    if settings.model is None:
+        centre_tokens(settings, model, records, clips, augmenter)
     if settings.data.share_clips:
         check_branches(model.llm, "data.share_clips")
     elif settings.data.pack:
