@@ -88,6 +88,27 @@ def test_padding_and_batch_do_not_change_a_clip(name, options):
 
 
 @EVERY
+def test_what_all_tokens_share_is_subtracted(name, options):
+    """A centred projector gives for moved tokens what a plain one gives for tokens; also after saving and loading."""
+    plain, centred = make(name, **options), make(name, centred=True, **options)
+    tokens, mask = batch([7, 5, 1])
+    wanted, valid = plain(tokens, mask, (N_TIME, N_FREQ))
+    shift = 30 + torch.arange(DIM, dtype=torch.float32)
+    moved = plain(tokens + shift, mask, (N_TIME, N_FREQ))[0]
+    assert (moved - wanted)[valid].abs().max() > 1e-3
+    assert torch.equal(centred(tokens, mask, (N_TIME, N_FREQ))[0], wanted), "nothing was measured yet"
+    assert "centre" not in plain.state_dict()
+    for projector in (plain, centred):
+        projector.centre_on(shift)
+        loaded = projector_from_config(projector_config(projector.config.to_dict())).eval()
+        loaded.load_state_dict(projector.state_dict())
+        for one in (projector, loaded):
+            got = one(tokens + shift, mask, (N_TIME, N_FREQ))[0]
+            torch.testing.assert_close(got[valid], wanted[valid], atol=1e-4, rtol=1e-4)
+    assert not any("centre" in key for key, _ in plain.named_parameters())
+
+
+@EVERY
 def test_order_in_time_reaches_the_output(name, options):
     projector = make(name, **options)
     with torch.no_grad():  # fresh attention is nearly uniform and so nearly blind to order: sharpen it

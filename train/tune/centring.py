@@ -17,6 +17,7 @@ from alm.common.errors import AudioError
 from alm.data.records import AudioRef, Record
 from alm.generation import pick_device
 from alm.model import AudioLanguageModel
+from alm.processor import AudioLanguageProcessor
 from encoders import AudioEncoder
 from encoders.audio import pad_batch
 from train.data.augmented_clips import ClipAugmenter
@@ -32,6 +33,7 @@ _LARGEST_SHARE = 2.0
 def centre_tokens(
     settings: TrainSettings,
     model: AudioLanguageModel,
+    processor: AudioLanguageProcessor,
     records: Sequence[Record],
     clips: ClipWaveforms,
     augmenter: ClipAugmenter,
@@ -43,6 +45,7 @@ def centre_tokens(
     Args:
         settings: Of a stage that builds a new projector.
         model: Its model.
+        processor: The model's processor, which knows the projector's config.
         records: The training records.
         clips: Where clips or their cached tokens come from.
         augmenter: Of the training clips.
@@ -60,6 +63,7 @@ def centre_tokens(
     size, deviation = float(mean.norm()), float((tokens - mean).square().sum(dim=1).mean().sqrt())
     if wanted or size > _LARGEST_SHARE * deviation:
         model.centre_projector(mean.float())
+        processor.feature_extractor.projector = model.config.projector
         say(
             f"{settings.stage}: the mean of the encoder's tokens (norm {size:.3g}; tokens deviate from it by "
             f"{deviation:.3g}) is subtracted before the projector (projector_options.centred)"

@@ -247,7 +247,7 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     if caches_features(settings, model.encoder):
         clips = cached_features(settings, model.encoder, records, held_out, augmenter)
     if settings.model is None:
-        centre_tokens(settings, model, records, clips, augmenter)
+        centre_tokens(settings, model, processor, records, clips, augmenter)
     if settings.data.share_clips:
         check_branches(model.llm, "data.share_clips")
     elif settings.data.pack:
