@@ -262,7 +262,7 @@ def resolve_source(
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=list(patterns), **hub))
     except Exception as error:  # the hub client raises a dozen unrelated types; all mean "not obtainable"
         raise CheckpointError(
-            f"{source}: is no local directory and could not be downloaded from the Hub ({type(error).__name__}); "
+            f"{source}: is not a local directory and could not be downloaded from the Hub ({type(error).__name__}); "
             "download it on a connected machine and give the directory"
         ) from error
 
@@ -286,4 +286,4 @@ def _refused(error: Exception) -> str:
         return (
             f"holds a Python object ({one_line(found[1])}), which is never loaded because it could run code"
         )
-    return f"is no plain state dict ({error_line(error, 200)})"
+    return f"is not a plain state dict ({error_line(error, 200)})"

@@ -262,7 +262,9 @@ def test_a_spectrogram_shows_where_a_tone_is(tmp_path):
 
 def test_the_command_says_what_it_needs(capsys, tmp_path):
     assert main(["chat"]) == 2 and "give a MODEL, or --url" in capsys.readouterr().err
-    assert main(["chat", "m", "--examples", str(tmp_path)]) == 2 and "is no file" in capsys.readouterr().err
+    assert (
+        main(["chat", "m", "--examples", str(tmp_path)]) == 2 and "is not a file" in capsys.readouterr().err
+    )
     assert main(["chat", "--url", "http://127.0.0.1:9/v1"]) == 2
     assert "does not answer" in capsys.readouterr().err
     assert main(["chat", str(tmp_path / "none")]) == 2

@@ -276,8 +276,8 @@ ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_p
         ({"target_modules": "(([a-z_.0-9]+)*)*!"}, "target_modules holds .*, not a pattern"),
         ({"rank_pattern": {"((a+)*)*$": 3}}, "rank_pattern holds .*, not a pattern"),
         ({"r": 10**9}, "r is 1000000000, expected a whole number"),
-        ({"base_model_name_or_path": "someone/model"}, "'someone/model', is no directory here; merge"),
-        ({"base_model_name_or_path": None}, "None, is no directory here; merge"),
+        ({"base_model_name_or_path": "someone/model"}, "'someone/model', is not a directory here; merge"),
+        ({"base_model_name_or_path": None}, "None, is not a directory here; merge"),
     ],
 )
 def test_an_adapter_of_a_stranger_is_checked_before_it_is_loaded(
@@ -308,7 +308,7 @@ def test_an_index_of_weights_stays_in_its_directory(llm_dir, tmp_path, place):
     place = str(tmp_path / "outside.safetensors") if place == "ABSOLUTE" else place
     index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, place)}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=r"index\.json: .* is no file of this directory"):
+    with pytest.raises(CheckpointError, match=r"index\.json: .* is not a file of this directory"):
         load_llm(str(folder))
     for broken in ({"weight_map": None}, {"weight_map": {}}, {}):
         (folder / "model.safetensors.index.json").write_text(json.dumps(broken))

@@ -180,7 +180,7 @@ def test_a_malformed_conversation_is_refused_with_its_place(processor, conversat
         (np.array([0.0, np.nan], np.float32), "NaN or infinite"),
         (np.zeros(0, np.float32), r"shape \(0,\)"),
         ({"array": [0.0], "sampling_rate": 16000}, "give its 'array', and its rate as sampling_rate"),
-        ({"samples": [0.0]}, "is no waveform"),
+        ({"samples": [0.0]}, "is not a waveform"),
         ((np.zeros(8000), 16000), "16000 stands beside a clip; give a rate as sampling_rate=16000"),
         ("missing.wav", "missing.wav: no such file"),
         (b"not audio", "cannot be decoded"),
@@ -365,7 +365,7 @@ def test_a_final_message_is_continued_where_its_answer_was_learnt(tokenizers, te
     assert processor.apply_chat_template(turns, audio=CLIPS[:1], continue_final_message=True).endswith(
         "a dog"
     )
-    with pytest.raises(UserError, match="the last message is no answer"):
+    with pytest.raises(UserError, match="the last message is not an answer"):
         model_inputs(processor, turns[:1], CLIPS[:1], continue_final_message=True)
     with pytest.raises(UserError, match="continue_final_message excludes add_generation_prompt"):
         model_inputs(processor, turns, CLIPS[:1], continue_final_message=True, add_generation_prompt=True)

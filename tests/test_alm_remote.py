@@ -284,7 +284,7 @@ def test_missing_objects_are_named(s3, wav):
     with pytest.raises(AudioError, match=r"s3://b/d/a\.wav: no such file; check the address"):
         open_source("s3://b/d/m.jsonl")[0].audio[0].load(8000)
     assert open_source("s3://b/d/m.jsonl")[0].audio[0].state() is None
-    with pytest.raises(ConfigError, match="is no address of an object|leaves its bucket"):
+    with pytest.raises(ConfigError, match="is not the address of an object|leaves its bucket"):
         open_source("s3://b/d/m.jsonl")[1].audio[0].load(8000)
     with pytest.raises(AudioError, match=r"s3://b/d: cannot be read"):
         load_audio("s3://b/d", 8000)

@@ -508,7 +508,7 @@ def test_a_request_reads_no_file_and_no_address_of_the_server(engine, url, clien
         )
         for host in hosts.split():
             status, code, message = send(lenient, f"http://{host}:{port}/a.wav")
-            assert (status, code) == (422, "invalid_audio") and "is no public address" in message, host
+            assert (status, code) == (422, "invalid_audio") and "is not a public address" in message, host
         assert send(lenient, f"file://{path}")[:2] == (400, "invalid_url")
     assert not asked
 
@@ -564,7 +564,7 @@ def test_redirects_and_names_that_change_lead_nowhere_private(monkeypatch):
 
             with monkeypatch.context() as patch, page("127.0.0.2", redirect) as (first, _):
                 patch.setattr(socket, "getaddrinfo", resolve)
-                with pytest.raises(AudioError, match="no public address|private network|not allowed"):
+                with pytest.raises(AudioError, match="not a public address|private network|not allowed"):
                     fetch_audio(f"http://{first}/", public_only=True)
         assert not asked
 

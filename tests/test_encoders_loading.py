@@ -274,7 +274,7 @@ class Unpicklable:
     [
         ("model.safetensors", b"not a safetensors file", "cannot be read"),
         ("model.safetensors", b"", "cannot be read"),
-        ("last.pt", b"junk", "is no plain state dict|cannot be read"),
+        ("last.pt", b"junk", "is not a plain state dict|cannot be read"),
     ],
 )
 def test_unreadable_weights(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -306,7 +306,7 @@ def test_hub_id_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
         CheckpointError,
-        match="no local directory and could not be downloaded from the Hub.*give the directory",
+        match="not a local directory and could not be downloaded from the Hub.*give the directory",
     ):
         load_encoder("some-organisation/some-encoder")
 

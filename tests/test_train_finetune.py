@@ -651,7 +651,7 @@ def test_the_best_epoch_is_kept_and_a_tie_goes_to_the_lower_loss(tmp_path):
     resumed.on_train_begin(args, state(1, 1), None)
     resumed.restore()
     assert model.weight.item() == 3
-    for text, said in (("[" * 100_000, "nested too deeply"), ('{"score": "x"}', "'score' is no number")):
+    for text, said in (("[" * 100_000, "nested too deeply"), ('{"score": "x"}', "'score' is not a number")):
         (tmp_path / "c/best.json").write_text(text)
         with pytest.raises(CheckpointError, match=rf"best\.json: .*{said}"):
             resumed.on_train_begin(args, state(1, 1), None)

@@ -92,8 +92,8 @@ def test_a_chain_runs_is_skipped_when_finished_and_repeated_from_what_changed(tm
 
 def test_what_is_wrong_with_any_stage_is_said_before_the_first_runs(tmp_path):
     for name, change, said in (
-        ("second", {"model": "stage:frist"}, "refers to 'frist', which is no earlier stage"),
-        ("first", {"llm": "stage:second"}, "refers to 'second', which is no earlier stage"),
+        ("second", {"model": "stage:frist"}, "refers to 'frist', which is not an earlier stage"),
+        ("first", {"llm": "stage:second"}, "refers to 'second', which is not an earlier stage"),
         ("second", {"optim": {"step": 1}}, "unknown key 'optim.step'; did you mean 'optim.steps'"),
         (
             "second",

@@ -48,7 +48,7 @@ def _chat(arguments: argparse.Namespace) -> int:
     check_installed("chat,serve", ("gradio", "openai"))
     for example in arguments.examples:
         if not os.path.isfile(example):
-            raise ConfigError(f"--examples {example}: is no file; give recordings")
+            raise ConfigError(f"--examples {example}: is not a file; give recordings")
     if arguments.url is not None:
         return _show(arguments, arguments.url, os.environ.get(KEY_VARIABLE), None)
     key = secrets.token_urlsafe()

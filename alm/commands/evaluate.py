@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="folder for predictions and scores (MODEL/eval/BENCHMARK; eval/MODEL/BENCHMARK if MODEL is no directory)",
+        help="folder for predictions and scores (MODEL/eval/BENCHMARK; eval/MODEL/BENCHMARK without a directory MODEL)",
     )
     add_overrides(parser, "for example answer_by=rank controls=[none]")
     parser.set_defaults(run=_eval)

@@ -137,7 +137,7 @@ def _check_adapter(values: dict[str, Any], folder: Path, error: type[UserError])
     base = values.get("base_model_name_or_path")
     if not os.path.isfile(folder / "config.json") and not (isinstance(base, str) and os.path.isdir(base)):
         raise error(
-            f"{where}: the adapter's base model, {shown(base, 80)}, is no directory here; merge the adapter into it "
+            f"{where}: the adapter's base model, {shown(base, 80)}, is not a directory here; merge the adapter into it "
             "(peft's merge_and_unload), and give the merged model"
         )
     for key in _ADAPTER_NAMES:
@@ -178,7 +178,7 @@ def _check_index(values: dict[str, Any], folder: Path, error: type[UserError]) -
             or Path(name).name != name
             or not os.path.isfile(folder / name)
         ):
-            raise error(f"{where}: {shown(name, 80)} is no file of this directory; copy it again")
+            raise error(f"{where}: {shown(name, 80)} is not a file of this directory; copy it again")
 
 
 def _custom_code(folder: Path | None) -> str:

@@ -189,7 +189,7 @@ def rank() -> int:
     """Number of this process among those of one launch (RANK), from 0.
 
     Raises:
-        ConfigError: RANK or WORLD_SIZE is no number, or they contradict each other.
+        ConfigError: RANK or WORLD_SIZE is not a number, or they contradict each other.
     """
     found = _number("RANK", 0)
     if not 0 <= found < world_size():

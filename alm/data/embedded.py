@@ -157,7 +157,9 @@ def inline_audio(text: str, where: str) -> bytes:
     if text.startswith("data:"):
         head, comma, text = text.partition(",")
         if not comma or not head.endswith(";base64"):
-            raise AudioError(f"{where}: {head[:40]!r} is no data: URL in base64; encode the audio in base64")
+            raise AudioError(
+                f"{where}: {head[:40]!r} is not a data: URL in base64; encode the audio in base64"
+            )
     try:
         return decode_base64(text)
     except ValueError as error:

@@ -310,7 +310,7 @@ def as_waveform(clip: Any) -> np.ndarray:
         raise AudioError("audio: got a dictionary; give its 'array', and its rate as sampling_rate")
     if not is_waveform(clip):
         raise AudioError(
-            f"audio: {shown(clip, 60)} is no waveform; give an array, a tensor, a list of numbers, a path or an address"
+            f"audio: {shown(clip, 60)} is not a waveform; give an array, tensor, list of numbers, path or address"
         )
     array = np.asarray(clip)
     if array.ndim == 2 and array.shape[0] == 1:

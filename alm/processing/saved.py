@@ -60,7 +60,7 @@ def read_processor(folder: Path, trust_remote_code: bool = False) -> SavedProces
     values = read_json_object(path, CheckpointError, constants=True)
     extractor = values.get("feature_extractor", values)  # earlier releases: no section of its own
     if not isinstance(extractor, dict):
-        raise CheckpointError(f"{path}: feature_extractor is no JSON object; restore the file")
+        raise CheckpointError(f"{path}: feature_extractor is not a JSON object; restore the file")
     _check(values, extractor, config, path)
     _check_files(folder, values)
     tokenizer = from_pretrained(

@@ -303,7 +303,7 @@ def _address(url: str, where: str, limits: Limits) -> bytes | str:
             raise _wrong(where, f"{where}: {error}") from error
     if url[:7].lower() != "http://" and url[:8].lower() != "https://":
         raise _wrong(
-            where, f"{where}: {url_name(url)} is no data: address; send the audio itself", "invalid_url"
+            where, f"{where}: {url_name(url)} is not a data: address; send the audio itself", "invalid_url"
         )
     if not limits.allow_urls:
         raise _wrong(

@@ -121,7 +121,7 @@ class ChatTemplate:
             done = place + len(end)
         if continue_final_message:
             raise UserError(
-                "continue_final_message: the last message is no answer; use add_generation_prompt"
+                "continue_final_message: the last message is not an answer; use add_generation_prompt"
             )
         return [(text, answer) for text, answer in [*parts, (full[done:], False)] if text]
 

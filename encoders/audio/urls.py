@@ -74,7 +74,7 @@ def fetch_audio(
     if url[:5].lower() == "data:":
         return _inline(url, max_bytes)
     if not is_url(url):
-        raise AudioError(f"{one_line(url[:80])}: is no http, https or data address; give one, or a path")
+        raise AudioError(f"{one_line(url[:80])}: is not an http, https or data address; give one, or a path")
     shown = url_name(url)
     deadline = time.monotonic() + max_s
     try:
@@ -215,7 +215,7 @@ def _connect_publicly(
     host, port = address
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     if not all(is_public(str(one[4][0])) for one in found):
-        raise AudioError(f"{one_line(host)}: is no public address; send the audio itself")
+        raise AudioError(f"{one_line(host)}: is not a public address; send the audio itself")
     for i, (family, kind, protocol, _, sockaddr) in enumerate(found):
         connection = socket.socket(family, kind, protocol)
         try:
@@ -283,7 +283,9 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
         """Check the new address before it is asked."""
         shown = url_name(req.full_url)
         if urlsplit(newurl).scheme.lower() not in ("http", "https"):
-            raise AudioError(f"{shown}: redirects to {one_line(newurl[:80])}, which is no http(s) address")
+            raise AudioError(
+                f"{shown}: redirects to {one_line(newurl[:80])}, which is not an http(s) address"
+            )
         if urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme.lower() != "https":
             raise AudioError(f"{shown}: redirects from https to {url_name(newurl)}, which is not encrypted")
         if not self.private_allowed and _is_private(newurl):

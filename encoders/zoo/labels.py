@@ -160,7 +160,9 @@ def read_label_table(path: str, sample_rate: int) -> dict[str, Events]:
         made_at, clips = values["sample_rate"], values["clips"]
         table = {key: [(start, end, str(name)) for start, end, name in clips[key]] for key in clips}
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: is no label table ({error}); make it with alm encoders labels") from error
+        raise ConfigError(
+            f"{path}: is not a label table ({error}); make it with alm encoders labels"
+        ) from error
     if made_at != sample_rate:
         raise ConfigError(f"{path}: made at {made_at} Hz; expected {sample_rate}")
     return table

@@ -42,7 +42,9 @@ def jar_folder(name: str, jar: str, given: str | None, variable: str) -> Path:
     if named:
         folder = Path(named).absolute()
         if not folder.is_dir():
-            raise MetricUnavailable(f"{named} is no folder; set {variable} to the folder of the {name} jars")
+            raise MetricUnavailable(
+                f"{named} is not a folder; set {variable} to the folder of the {name} jars"
+            )
     elif package is not None and package.submodule_search_locations:
         folder = Path(next(iter(package.submodule_search_locations))).absolute() / name
     else:

@@ -179,7 +179,7 @@ def _stored_scores(path: Path) -> Mapping[str, Any]:
         return {}
     found = read_json_object(beside, EvaluationError, constants=True)
     if not isinstance(found.get("run", {}), dict):
-        raise EvaluationError(f"{beside}: 'run' is no object; evaluate again, or remove the file")
+        raise EvaluationError(f"{beside}: 'run' is not an object; evaluate again, or remove the file")
     return found
 
 

@@ -78,7 +78,9 @@ class BestEpoch(TrainerCallback):
             self.best = read_json_object(file, CheckpointError, constants=True)
             for key in ("score", "loss", "epoch", "last_epoch"):
                 if not isinstance(self.best.get(key), int | float):
-                    raise CheckpointError(f"{file}: '{key}' is no number; remove the checkpoints beside it")
+                    raise CheckpointError(
+                        f"{file}: '{key}' is not a number; remove the checkpoints beside it"
+                    )
             self.weights = read_weights(self.folder / "best.safetensors")
         epoch = float(round(state.epoch or 0, 3))
         unscored = epoch.is_integer() and (self.best is None or self.best["last_epoch"] < epoch)

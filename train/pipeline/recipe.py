@@ -151,7 +151,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         for reference in references([stage.values, stage.evaluate]):
             if reference not in known:
                 raise ConfigError(
-                    f"{path}: stage '{name}' refers to '{reference}', which is no earlier stage ({', '.join(known)})"
+                    f"{path}: stage '{name}' refers to '{reference}', which is not an earlier stage "
+                    f"({', '.join(known)})"
                 )
         stages.append(stage)
     recipe = Recipe(Path(values["out"]), tuple(stages))

@@ -369,7 +369,7 @@ def _checked_name(path: RemotePath) -> str:
     protocol, rest = found.groups()
     inner = posixpath.normpath(rest) if rest.strip("/") else ""
     if not inner or inner.split("/")[0] in (".", "..") or "::" in rest or "\0" in rest:
-        raise ConfigError(f"{path}: is no address of an object; expected {protocol}://BUCKET/NAME")
+        raise ConfigError(f"{path}: is not the address of an object; expected {protocol}://BUCKET/NAME")
     bucket = rest.lstrip("/").split("/")[0]
     if inner.lstrip("/").split("/")[0] != bucket:
         raise ConfigError(f"{path}: leaves its bucket {bucket!r}; give the whole address")

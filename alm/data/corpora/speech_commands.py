@@ -105,7 +105,9 @@ class SpeechCommands(Corpus):
 def _entry(root: Path, name: str, split: str, where: str) -> Entry:
     word, _, file = name.partition("/")
     if not file:
-        raise ManifestError(f"{where}: '{name}' is no word/file.wav; download the list again")
+        raise ManifestError(
+            f"{where}: '{name}' does not have the form word/file.wav; download the list again"
+        )
     clip = Clip(name, root / name)
     return Entry(name, (clip,), where, split, labels=(word,), group=file.split("_nohash_")[0])
 

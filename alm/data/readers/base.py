@@ -240,5 +240,5 @@ def folder_of(source: DataSource, file: Path) -> Path:
         return file.parent
     folder = to_path(source.audio).expanduser()
     if not folder.is_dir():
-        raise ManifestError(f"{source.path}: audio: {folder} is no folder; check the path")
+        raise ManifestError(f"{source.path}: audio: {folder} is not a folder; check the path")
     return folder

@@ -59,7 +59,7 @@ def _values(cut: Any, prompt: str | None, where: str) -> dict[str, Any]:
     sources = [] if recording is None else recording.sources
     if recording is None or len(sources) != 1 or sources[0].type != "file":
         raise ManifestError(
-            f"{where}: cut {cut.id!r} is no segment of one file; save the audio of the cuts first"
+            f"{where}: cut {cut.id!r} is not a segment of one file; save the audio of the cuts first"
         )
     audio = {"path": sources[0].source, "start_s": cut.start, "end_s": cut.start + cut.duration}
     whole = cut.start == 0 and abs(cut.duration - recording.duration) < 1e-6
