@@ -639,7 +639,7 @@ class AudioLanguageProcessor(ProcessorMixin):
 
         Args:
             save_directory: Created if needed.
-            push_to_hub: Upload the directory, too.
+            push_to_hub: Also upload the directory.
             **kwargs: Arguments of the upload, such as `repo_id`, `token` and `private`.
 
         Raises:
@@ -705,7 +705,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         """Load a processor, and compare it with the config of the model in the same directory, where there is one.
 
         Args:
-            pretrained_model_name_or_path: Directory or Hub id; directories of earlier releases load, too.
+            pretrained_model_name_or_path: Directory or Hub id; directories of earlier releases also load.
             cache_dir: Where the Hub's files are kept.
             force_download: Download the Hub's files again.
             local_files_only: Use only what was downloaded before.
@@ -718,7 +718,7 @@ class AudioLanguageProcessor(ProcessorMixin):
             CheckpointError: A file is missing or broken (names file and key), or belongs to another model.
             UserError: An argument that is not supported.
         """
-        if "_from_pipeline" not in kwargs:  # a pipeline passes the model's arguments to the processor, too
+        if "_from_pipeline" not in kwargs:  # a pipeline also passes the model's arguments to the processor
             known = {*_SETTINGS, "subfolder", "trust_remote_code", "config", "code_revision"}
             refuse_unknown("AudioLanguageProcessor.from_pretrained", kwargs, known)
         folder = resolve_source(

@@ -5,7 +5,7 @@
     python -m benchmarks.checkouts --other /tmp/before --run /tmp/quickstart --llm SMOLLM2
 
 Each figure is CPU time from start to exit, or the peak of a process's memory, so that other work on the machine hardly
-counts. `each step` is what a training of many steps costs beyond one of few. With `--llm` a real LLM is aligned, too,
+counts. `each step` is what a training of many steps costs beyond one of few. With `--llm` a real LLM is also aligned,
 with the quickstart's encoder, which runs in every step.
 """
 
@@ -124,7 +124,7 @@ def compare(
         other: Root of the other checkout.
         run: A finished quickstart, of the older of the two.
         rounds: How often each command runs on each side.
-        llm: A real LLM that is aligned, too.
+        llm: A real LLM that is also aligned.
         only: What to compare (`ask`, or a name of `trainings`); empty compares everything.
     """
     model = str(run / "instruct" / "model")

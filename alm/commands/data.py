@@ -42,7 +42,7 @@ def _add_shard(actions: Any) -> None:
         help="pack a manifest and its audio into tar shards with an index",
         description=(
             "Write WebDataset-format tar files with an index, from which any record is read directly. Every command "
-            "and config that accepts a manifest accepts the directory, too."
+            "and config that accepts a manifest also accepts the directory."
         ),
     )
     shard.add_argument("manifest", nargs="+", metavar="MANIFEST", help=_SOURCE)
@@ -58,7 +58,7 @@ def _add_checks(actions: Any) -> None:
         help="decode every clip and list those that cannot be used",
         description=(
             "Decode every record's audio and list files that are missing, corrupt, truncated or silent, and ids that "
-            "occur twice; for shards compare every hash, too. With --for, list every record that training with this "
+            "occur twice; for shards also compare every hash. With --for, list every record that training with this "
             "config would refuse: also records that are too short for one token, longer than data.max_length or the "
             "LLM's context, or refused by the chat template. The exit code is 1 if there are any problems."
         ),

@@ -33,7 +33,7 @@ class OutputClosed(SystemExit):
 
 @contextmanager
 def safe_streams() -> Iterator[None]:
-    """Escape what is printed in the block, whatever prints it; text that the encoding lacks is escaped, too.
+    """Escape what is printed in the block, whatever prints it; so is text that the encoding lacks.
 
     Raises:
         OutputClosed: The reader of a pipe has gone.

@@ -37,7 +37,7 @@ class Findings:
 
 
 def verify(source: str | DataSource, progress: Callable[[int], None] = lambda n: None) -> Findings:
-    """Decode every record's audio; compare the hashes of shards, too.
+    """Decode every record's audio, and compare the hashes of shards.
 
     A clip that cannot be read is a problem like any other: the check continues with the next one.
 

@@ -180,7 +180,7 @@ def _lex(text: str) -> Iterator[str]:
             if match and (best is None or match.end() > best.end()):
                 best = match
         if best is None:
-            # No rule: the official program drops the character, too.
+            # Without a rule for a character, the official program also drops it.
             position += 1
             continue
         position = best.end(1)

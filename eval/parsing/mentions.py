@@ -244,7 +244,7 @@ class Options:
         for one in found:
             taken[one.start : one.end] = b"\1" * (one.end - one.start)
         bare = list(_BARE.finditer(text))
-        # Where one letter may be a note or a grade, the others may be, too.
+        # Where one letter may be a note or a grade, the others may be one as well.
         for match in bare if self._own_letters.isdisjoint(one[1] for one in bare) else ():
             index = self.letter_index(match[1])
             word = match[1] in "AI" and _AFTER_LABEL.match(text, match.end())

@@ -100,6 +100,6 @@ def official_remark(condition: Mapping[str, Any]) -> str:
         f"official rule ({official['rule']}): {100 * official['value']:.1f} % "
         f"of the {official['n_answered']} answered, {100 * official['strict']:.1f} % with the missing as wrong"
     )
-    if ours["n"] != official["n_records"]:  # ours counts questions without choices, too
+    if ours["n"] != official["n_records"]:  # ours also counts questions without choices
         return f"{text}, of {official['n_records']} questions with choices"
     return f"{text}; ours {100 * ours['value']:.1f} % ({100 * (ours['value'] - official['strict']):+.1f})"

@@ -129,7 +129,7 @@ def training_arguments(settings: LoopSettings, folder: Path, drop_last: bool = F
             warmup_steps=optim.warmup_steps,
             weight_decay=optim.weight_decay,
             adam_beta2=optim.beta2,
-            # 0 would skip the components' clipping, too
+            # 0 would also skip the components' clipping
             max_grad_norm=math.inf if own_clips and not optim.max_grad_norm else optim.max_grad_norm,
             bf16=run.precision == "bf16",
             deepspeed=run.deepspeed_file,

@@ -278,7 +278,7 @@ _composer: "_Composer | None" = None  # set in each worker process
 
 def _start_worker(config: ComposeConfig, folder: Path) -> None:
     global _composer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which shuts the pool down
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which shuts the pool down
     _composer = _Composer(config, folder)
 
 

@@ -10,7 +10,7 @@ from eval.metrics._sacrebleu import sacrebleu_metrics
 
 
 class Chrf(TextMetric):
-    """Character n-gram F-score, 0 to 100; for languages without spaces, too."""
+    """Character n-gram F-score, 0 to 100; it suits languages without spaces as well."""
 
     citation = "Popović 2015, chrF: character n-gram F-score for automatic MT evaluation."
 
