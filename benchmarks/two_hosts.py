@@ -233,7 +233,7 @@ def case_fsdp(bench: Bench) -> list[tuple[str, str, str]]:
 def case_unplugged(bench: Bench) -> list[tuple[str, str, str]]:
     """A host that is gone without a word; last, as the cable stays unplugged."""
     reference = trained(bench, "one-host", on_one_host)
-    out, note = killed(bench, "unplugged", on_one_host, unplugged=True)
+    out, note = killed(bench, "unplugged", on_one_host, unplugged=True, trainer={"ddp_timeout": 30})
     return [
         (f"cable pulled, host killed, resumed on one host ({note})", "bit-equal", difference(out, reference))
     ]

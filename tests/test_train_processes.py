@@ -36,6 +36,7 @@ from train.data.sampling import EpochBatches
 from train.pipeline.runner import run_stage
 from train.processes import barrier
 from train.settings import TrainSettings
+from train.stage import STAGES
 
 DEEPSPEED = Path(__file__).resolve().parents[1] / "configs" / "deepspeed"
 
@@ -83,6 +84,36 @@ def test_processes_wait_for_each_other_before_there_is_a_trainer(tmp_path):
     port = free_port()
     both = [FORK.Process(target=come_late, args=(tmp_path, rank, port)) for rank in range(2)]
     assert exit_codes(both) == [0, 0]
+
+
+def never_come(settings: TrainSettings, rank: int, port: int) -> None:
+    """Rank 1 joins and is not heard of again; what rank 0 waits for is in the config."""
+    be_rank(rank, 2, port)
+    STAGES.get(settings.stage).check(settings)
+    barrier()
+    if rank == 1:
+        time.sleep(60)
+    try:
+        barrier()
+    except RuntimeError:
+        os._exit(7)
+    os._exit(0)
+
+
+def test_a_config_says_how_long_processes_wait(data, parts, tmp_path):
+    """The Trainer's `ddp_timeout` counts although processes meet before there is a Trainer."""
+    run = of_stage("align", data, tmp_path / "run", parts, run={"trainer": {"ddp_timeout": 2}})
+    port = free_port()
+    both = [FORK.Process(target=never_come, args=(run, rank, port)) for rank in range(2)]
+    for process in both:
+        process.start()
+    try:
+        both[0].join(50)
+        assert both[0].exitcode == 7
+    finally:
+        for process in both:
+            process.kill()
+            process.join()
 
 
 def runs(

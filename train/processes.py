@@ -17,7 +17,7 @@ from torch import Tensor
 from alm.common.errors import UserError
 from alm.common.processes import is_main_process, world_size
 
-_TIMEOUT = timedelta(minutes=30)  # the Trainer's default
+_TIMEOUT_S = 1800.0  # the Trainer's default
 
 Result = TypeVar("Result")
 
@@ -29,16 +29,27 @@ def rank_and_world() -> tuple[int, int]:
     return 0, 1
 
 
-def barrier() -> None:
-    """Wait for all processes.
+def join(timeout_s: float = _TIMEOUT_S) -> None:
+    """Initialise the process group, as the Trainer would later; without a launcher there is none.
 
-    The first call initialises the process group, as the Trainer would later. `cpu=True` is needed on machines without a
-    GPU: otherwise accelerate treats each process as the only one and does not wait.
+    `cpu=True` is needed on machines without a GPU: otherwise accelerate treats each process as the only one.
+
+    Args:
+        timeout_s: Seconds that processes wait for each other; the first call decides.
     """
     if world_size() > 1:
         from accelerate import PartialState
 
-        PartialState(cpu=not torch.cuda.is_available(), timeout=_TIMEOUT).wait_for_everyone()
+        PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=timeout_s))
+
+
+def barrier() -> None:
+    """Wait for all processes; the first call joins them."""
+    if world_size() > 1:
+        from accelerate import PartialState
+
+        join()
+        PartialState().wait_for_everyone()
 
 
 def say(text: str) -> None:

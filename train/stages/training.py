@@ -84,8 +84,14 @@ class TrainingStage(Stage[TrainSettings]):
         """Check the launcher, DeepSpeed's config, logging backends, and arguments of the Trainer."""
         from train.engine.arguments import check_arguments
         from train.engine.fsdp import check_launcher
+        from train.processes import join
 
         check_launch()
+        timeout_s = settings.run.trainer.get("ddp_timeout")
+        if (
+            isinstance(timeout_s, int | float) and timeout_s > 0
+        ):  # checked below; the Trainer comes too late for it
+            join(timeout_s)
         zero_stage(settings)
         check_launcher()
         check_report_to(settings.run.report_to)
