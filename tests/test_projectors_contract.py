@@ -87,6 +87,26 @@ def test_padding_and_batch_do_not_change_a_clip(name, options):
     torch.testing.assert_close(projector(noisy, mask, (N_TIME, N_FREQ))[0][valid], out[valid])
 
 
+@pytest.mark.parametrize("name", list_projectors())
+def test_wrong_options_and_tokens_are_named(name):
+    """The nearest option, or all of them; what is missing; sizes that do not fit the config."""
+    config = make(name).config.to_dict()
+    with pytest.raises(ProjectorError, match=rf"projector '{name}' has no option 'llm_dimm'; .*'llm_dim'"):
+        projector_config(config | {"llm_dimm": 3})
+    with pytest.raises(ProjectorError, match="has no option 'zzz'; known options: encoder_dim, n_freq"):
+        projector_config(config | {"zzz": 3})
+    with pytest.raises(ProjectorError, match=f"projector '{name}': encoder_dim, llm_dim missing"):
+        projector_config({k: v for k, v in config.items() if k not in ("encoder_dim", "llm_dim")})
+    with pytest.raises(ProjectorError, match=f"projector '{name}': n_freq=0, expected more than 0"):
+        projector_config(config | {"n_freq": 0})
+    projector, (tokens, mask) = make(name), batch([7])
+    for wrong_tokens, wrong_mask in ((tokens[..., 1:], mask), (tokens, mask[:, 1:])):
+        with pytest.raises(ProjectorError, match=f"expected width {DIM} and one mask entry per token"):
+            projector(wrong_tokens, wrong_mask, (N_TIME, N_FREQ))
+    with pytest.raises(ProjectorError, match=f"expected n_time x {N_FREQ}"):
+        projector(tokens, mask, (N_TIME, N_FREQ + 1))
+
+
 @EVERY
 def test_what_all_tokens_share_is_subtracted(name, options):
     """A centred projector gives for moved tokens what a plain one gives for tokens; also after saving and loading."""
