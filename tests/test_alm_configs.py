@@ -246,7 +246,9 @@ def test_ranges_are_those_that_are_enforced():
 
 
 def test_stages_of_a_key_are_those_that_take_it():
-    assert stages_of_key("run.compile") == ("pretrain",) and stages_of_key("policy.llm_lora.r") == (
+    assert stages_of_key("run.compile") == ("align", "instruct", "pretrain") and stages_of_key(
+        "policy.llm_lora.r"
+    ) == (
         "align",
         "instruct",
     )

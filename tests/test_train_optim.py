@@ -241,6 +241,8 @@ def test_epochs_are_what_a_run_makes(data, parts, tmp_path):
         ({"optim": {"optimizer_args": "momentum"}}, "optim.optimizer_args: momentum: "),
         ({"run": {"trainer": {"learning_rate": 1}}}, "run.trainer.learning_rate: is set by optim.lr; use that"),
         ({"run": {"trainer": {"fp16": True}}}, "run.trainer.fp16: is set by run.precision"),
+        ({"run": {"trainer": {"use_liger_kernel": True}}}, "run.trainer.use_liger_kernel: .* kernels"),
+        ({"run": {"trainer": {"parallelism_config": {}}}}, "run.trainer.parallelism_config: .* not supported"),
         ({"run": {"trainer": {"use_cpu": True}}}, "run.trainer.use_cpu: is decided by the training loop"),
         ({"run": {"trainer": {"adam_epsilom": 1}}}, "TrainingArguments has no 'adam_epsilom'; did you mean 'adam_eps"),
         ({"run": {"trainer": {"adam_epsilon": "small"}}}, "run.trainer: .*small|run.trainer: .*str"),

@@ -96,6 +96,12 @@ _DECIDED = (
         "save_on_each_node",
     ),
 )
+# Arguments that the Trainer would accept, and that would change nothing or compute something else here.
+_UNSUPPORTED = {
+    "use_liger_kernel": "the Trainer looks for kernels of the whole model's type, and there are none for this one",
+    "liger_kernel_config": "Liger kernels are not supported",
+    "parallelism_config": "sequence, context and tensor parallelism are not supported",
+}
 _NEED_METRICS = ("reduce_lr_on_plateau", "greedy")  # schedules that follow an evaluation of the Trainer
 
 
@@ -233,6 +239,8 @@ def _check_trainer(given: dict[str, Any]) -> None:
             raise ConfigError(f"run.trainer.{key}: is set by {_OURS[key]}; use that")
         if key in _DECIDED:
             raise ConfigError(f"run.trainer.{key}: is decided by the training loop; remove it")
+        if key in _UNSUPPORTED:
+            raise ConfigError(f"run.trainer.{key}: {_UNSUPPORTED[key]}; remove it")
         if key not in known:
             hint = did_you_mean(key, known, "see transformers.TrainingArguments")
             raise ConfigError(f"run.trainer: TrainingArguments has no '{key}'; {hint}")

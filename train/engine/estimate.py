@@ -108,7 +108,7 @@ def estimate_cost(
     optim = counted(settings.optim, len(dataset), world, drop_last)
     batches = EpochBatches(dataset, optim.batch_size, settings.run.seed)
     first = [collate([dataset[i] for i in batches.batch(n)]) for n in range(min(_TIMED_STEPS, len(batches)))]
-    seconds, flops, peak = _calibrate(model, first)
+    seconds, flops, peak, compiling = _calibrate(model, first, settings.run.compile)
     # Worker processes would load batches while steps run. This batch was made before, so its features are cached.
     if not settings.data.workers:
         started = time.perf_counter()
@@ -132,31 +132,39 @@ def estimate_cost(
         tokens=round(sum(per_pass) / len(per_pass) * passes * world) if per_pass else None,
         flops=flops * passes * world,
         seconds=seconds * passes,
-    )
+    ).with_other(compiling=compiling)
 
 
-def _calibrate(model: nn.Module, batches: list[dict[str, Tensor]]) -> tuple[float, float, int | None]:
-    """Seconds and FLOPs of a forward and backward pass, and the GPU's peak in bytes."""
+def _calibrate(
+    model: nn.Module, batches: list[dict[str, Tensor]], compiled: bool
+) -> tuple[float, float, int | None, float]:
+    """Seconds and FLOPs of a forward and backward pass, the GPU's peak in bytes, and seconds of the compiler."""
     from torch.utils.flop_counter import FlopCounterMode
 
     device = pick_device()
     model.to(device).train()
     cuda = device.type == "cuda"
-    times = []
-    counter = FlopCounterMode(display=False)
-    for number in range(_TIMED_STEPS + 1):  # the first one counts and warms up
+
+    def passed(number: int) -> float:
         batch = {key: value.to(device) for key, value in batches[number % len(batches)].items()}
         if cuda:
             torch.cuda.synchronize()
         started = time.perf_counter()
-        with counter if number == 0 else nullcontext():
-            model(**batch)["loss"].backward()
+        model(**batch)["loss"].backward()
         if cuda:
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
         model.zero_grad()
+        return seconds
+
+    counter = FlopCounterMode(display=False)  # which does not see the products of compiled code
+    with counter, torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        passed(0)  # which warms up, too
+    warm_up = sum(passed(number) for number in range(len(batches))) if compiled else 0.0
+    seconds = sum(passed(number) for number in range(1, _TIMED_STEPS + 1)) / _TIMED_STEPS
     peak = torch.cuda.max_memory_allocated() if cuda else None
-    return sum(times[1:]) / _TIMED_STEPS, float(counter.get_total_flops()), peak
+    compiling = max(0.0, warm_up - len(batches) * seconds) if compiled else 0.0
+    return seconds, float(counter.get_total_flops()), peak, compiling
 
 
 def _giga(n_bytes: int) -> str:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from alm.common.errors import ConfigError, UserError
 from alm.common.processes import is_main_process, world_size
-from train.engine.groups import HasComponents, longest_list
+from train.engine.groups import HasComponents, repeated_blocks
 
 _SWITCH = "ACCELERATE_USE_FSDP"  # set by `accelerate launch`, and by an Accelerator that uses FSDP
 
@@ -90,7 +90,7 @@ def block_classes(model: nn.Module) -> list[str]:
             )
         names |= set(getattr(part, "_no_split_modules", None) or [])
         for one in getattr(part, "named_parts", dict)().values() or [part]:
-            names |= {type(block).__name__ for block in longest_list(one)[1]}
+            names |= {type(block).__name__ for block in repeated_blocks(one)}
     present = {type(module).__name__ for module in model.modules()}
     return sorted(names & present)
 

@@ -86,6 +86,18 @@ def longest_list(module: nn.Module) -> tuple[str, Sequence[nn.Module]]:
     return name, list(lists[name]) if lists else []
 
 
+def repeated_blocks(model: nn.Module) -> Sequence[nn.Module]:
+    """The blocks that a transformer repeats: its outermost `ModuleList` with the most parameters; empty without one.
+
+    A mixture of experts may have more experts in a block than blocks, so that length says less than size.
+    """
+    lists = {name: part for name, part in model.named_modules() if isinstance(part, nn.ModuleList)}
+    outermost = [
+        part for name, part in lists.items() if not any(name.startswith(f"{other}.") for other in lists)
+    ]
+    return max(outermost, key=lambda part: sum(p.numel() for p in part.parameters()), default=nn.ModuleList())
+
+
 def parameter_groups(
     model: nn.Module, optim: OptimSettings, decayed: Collection[str]
 ) -> list[dict[str, Any]] | None:

@@ -30,6 +30,7 @@ from train.data.sampling import EpochBatches
 from train.engine import checkpoints, fsdp
 from train.engine.arguments import component_schedule, counted, training_arguments
 from train.engine.checkpointing import CheckpointTrainer
+from train.engine.compiled import compiler_errors
 from train.engine.groups import clip_groups, parameter_groups
 from train.engine.runlog import LOGS, RunLog, backends_log_to, cut_log
 from train.engine.signals import Signals
@@ -460,7 +461,8 @@ def fit(
         if settings.run.eval_every:
             trainer.validate, trainer.eval_every = validate, settings.run.eval_every
             trainer.patience = settings.run.patience
-        _train(trainer, last_checkpoint(folder, title))
+        with compiler_errors(settings.run.compile):
+            _train(trainer, last_checkpoint(folder, title))
     if trainer.preempted:
         raise Preempted(
             f"{title}: received {trainer.signals.received or 'a signal on another process'}; saved step "

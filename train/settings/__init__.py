@@ -61,7 +61,8 @@ class RunSettings:
             instruct).
         checkpoint_fraction: Share of the encoder's blocks whose activations are recomputed in the backward pass; 0
             to 1 (pretrain).
-        compile: Compile the encoder with torch.compile (pretrain).
+        compile: Compile the encoder (pretrain), or the LLM's blocks (align, instruct), with torch.compile. Needs a C++
+            compiler.
         trainer: Further arguments of `transformers.TrainingArguments`, for example `{adam_epsilon: 1.0e-6}`. Those that
             other options set are refused, with the option's name.
     """

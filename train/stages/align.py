@@ -26,7 +26,7 @@ class TuneStage(TrainingStage):
         *("model", "policy", "data.cache_features", "data.feature_folder", "data.cache_limit_gb"),
         *("data.max_length", "data.on_bad", "data.max_bad_share", "data.mixture", "data.group_by_length"),
         *("data.supervise", "data.pack", "data.share_clips", "data.augment"),
-        *("run.eval_every", "run.patience", "run.gradient_checkpointing", "run.fsdp"),
+        *("run.eval_every", "run.patience", "run.gradient_checkpointing", "run.fsdp", "run.compile"),
         *("optim.epochs", "optim.warmup_ratio", "optim.layer_decay", "optim.components"),
     )
 
@@ -45,6 +45,14 @@ class TuneStage(TrainingStage):
             raise ConfigError(
                 "run.fsdp: the packed weights of a quantised LLM (llm_bits) cannot be split; remove one"
             )
+        if settings.run.compile:
+            for name in ("fsdp", "deepspeed"):
+                if getattr(settings.run, name) is not None:
+                    raise ConfigError(
+                        f"run.compile: compiled blocks are for models that each process holds whole; remove run.{name}"
+                    )
+            if settings.llm_bits is not None:
+                raise ConfigError("run.compile: the LLM is quantised (llm_bits); remove one")
         policy, optim, data = settings.policy, settings.optim, settings.data
         cached = data.cache_features and policy.encoder == "frozen"
         if data.augment.any and cached and not data.augment.versions:

@@ -83,6 +83,7 @@ class TrainingStage(Stage[TrainSettings]):
     def check(self, settings: TrainSettings) -> dict[str, Any]:
         """Check the launcher, DeepSpeed's config, logging backends, and arguments of the Trainer."""
         from train.engine.arguments import check_arguments
+        from train.engine.compiled import check_compiler
         from train.engine.fsdp import check_launcher
         from train.processes import join
 
@@ -96,6 +97,8 @@ class TrainingStage(Stage[TrainSettings]):
         check_launcher()
         check_report_to(settings.run.report_to)
         check_arguments(settings.loop)
+        if settings.run.compile:
+            check_compiler()
         return {}
 
     def build(

@@ -21,7 +21,7 @@ from train.engine.estimate import CostEstimate, estimate_cost
 from train.settings import TrainSettings
 from train.tune.controls import mean_loss, samples_of
 from train.tune.conversations import ClipFeatures, ClipWaveforms, ConversationCollator, clips_of
-from train.tune.stage import caches_features, clip_augmenter, starting_model, training_clips_of, training_data
+from train.tune.stage import caches_features, clip_augmenter, model_to_train, training_clips_of, training_data
 
 _PASSES_AT_THE_END = 2  # over the validation samples: with the right audio, and with another clip's
 
@@ -63,8 +63,7 @@ def parts_to_estimate(
 ) -> tuple[AudioLanguageModel, TrainingDataset, ConversationCollator]:
     """The model with its trainable parts, the samples, and a collator that encodes the clips of its batches alone."""
     records = open_records(settings.data.train)
-    model, processor = starting_model(settings)
-    model.set_policy(settings.policy)
+    model, processor, _ = model_to_train(settings)
     clips = ClipWaveforms(processor.sample_rate)
     if caches_features(settings, model.encoder):
         clips = SampledFeatures(model.encoder.to(pick_device()), pick_device())

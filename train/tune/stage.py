@@ -27,6 +27,7 @@ from train.data.order import Lengths, SampleOrder, tempered
 from train.data.protocols import TrainingDataset
 from train.data.quarantine import guarded
 from train.engine.arguments import counted
+from train.engine.compiled import compile_blocks
 from train.engine.fsdp import check_processes
 from train.engine.trainer import fit, gathered_weights
 from train.processes import say
@@ -69,6 +70,15 @@ def starting_model(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLa
         encoder_source=settings.encoder if isinstance(settings.encoder, str) else None,
     )
     return model, build_processor(tokenizer, model, settings.chat_template)
+
+
+def model_to_train(settings: TrainSettings) -> tuple[AudioLanguageModel, AudioLanguageProcessor, str]:
+    """The model that a stage trains, its processor, and the table of its trainable parameters."""
+    model, processor = starting_model(settings)
+    table = model.set_policy(settings.policy)
+    if settings.run.compile:
+        compile_blocks(model.llm)
+    return model, processor, table
 
 
 def training_data(
@@ -239,8 +249,7 @@ def tune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     records = open_records(settings.data.train)
     held_out = open_records(settings.data.validation)
     set_seed(settings.run.seed)
-    model, processor = starting_model(settings)
-    table = model.set_policy(settings.policy)
+    model, processor, table = model_to_train(settings)
     say(table)
     clips = ClipWaveforms(processor.sample_rate)
     augmenter = clip_augmenter(settings, processor)
