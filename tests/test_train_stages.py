@@ -84,7 +84,7 @@ def test_the_shipped_stages_are_those_of_the_files():
         ("pretrain", {"llm": "x"}, "llm: is for stages align and instruct, not pretrain"),
         ("pretrain", {"policy": {"llm": "full"}}, "policy: is for stages align and instruct, not pretrain"),
         ("align", {"contrastive": {"temperature": 0.2}}, "contrastive: is for stage pretrain, not align"),
-        ("finetune", {"run": {"compile": True}}, "run.compile: is for stages align, instruct and pretrain, not finetune"),
+        ("finetune", {"run": {"compile": True}}, "run.compile: is for stages align, instruct and pretrain, not f"),
         ("instruct", {"data": {"test": ["x.csv"]}}, "data.test: is for stage finetune, not instruct"),
         ("finetune", {"run": {"eval_every": 5}}, "run.eval_every: is for stages align and instruct, not finetune"),
     ],

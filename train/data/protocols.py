@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from torch import nn
 from torch.utils.data import Dataset
 
 from train.data.order import epoch_order
@@ -85,12 +84,3 @@ class CountsAudio(Protocol):
     """
 
     audio_s: float
-
-
-@runtime_checkable
-class HasComponents(Protocol):
-    """A model that consists of parts which a clip passes one after the other."""
-
-    @property
-    def components(self) -> dict[str, nn.Module]:
-        """The parts by the name of their attribute."""

@@ -95,7 +95,8 @@ def repeated_blocks(model: nn.Module) -> Sequence[nn.Module]:
     outermost = [
         part for name, part in lists.items() if not any(name.startswith(f"{other}.") for other in lists)
     ]
-    return max(outermost, key=lambda part: sum(p.numel() for p in part.parameters()), default=nn.ModuleList())
+    sizes = [sum(p.numel() for p in part.parameters()) for part in outermost]
+    return list(outermost[sizes.index(max(sizes))]) if sizes else []
 
 
 def parameter_groups(

@@ -25,13 +25,13 @@ from alm.common.errors import Preempted, UserError
 from alm.common.processes import is_main_process, world_size
 from alm.common.seeds import seed_from
 from encoders.checkpoint import write_weights
-from train.data.protocols import CountsAudio, HasComponents, ReportsMetrics, TrainingDataset
+from train.data.protocols import CountsAudio, ReportsMetrics, TrainingDataset
 from train.data.sampling import EpochBatches
 from train.engine import checkpoints, fsdp
 from train.engine.arguments import component_schedule, counted, training_arguments
 from train.engine.checkpointing import CheckpointTrainer
 from train.engine.compiled import compiler_errors
-from train.engine.groups import clip_groups, parameter_groups
+from train.engine.groups import HasComponents, clip_groups, parameter_groups
 from train.engine.runlog import LOGS, RunLog, backends_log_to, cut_log
 from train.engine.signals import Signals
 from train.engine.throughput import AUDIO_S, Throughput, n_llm_tokens, step_flops

@@ -63,10 +63,9 @@ class TrainingStage(Stage[TrainSettings]):
                 value = getattr(settings, name)
                 usual = default[key].default if factory is dataclasses.MISSING else factory()
             if value != usual:
-                takers = [other for other, stage in training_stages().items() if key in stage.takes]
-                raise ConfigError(
-                    f"{key}: is for stage{'s' * (len(takers) > 1)} {' and '.join(takers)}, not {settings.stage}"
-                )
+                *some, last = [other for other, stage in training_stages().items() if key in stage.takes]
+                takers = f"stages {', '.join(some)} and {last}" if some else f"stage {last}"
+                raise ConfigError(f"{key}: is for {takers}, not {settings.stage}")
 
     def inputs(self, settings: TrainSettings) -> list[str]:
         """Data, encoder, LLM and model, label table of the probe, DeepSpeed config."""
