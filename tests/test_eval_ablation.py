@@ -236,9 +236,8 @@ def test_the_best_learning_rate_is_that_of_the_lowest_validation_loss(monkeypatc
     arm = make_arms(settings)[0]
     plan = ArmPlan(arm, {})
     found = iter([3.0, 1.0, 2.0])
-    monkeypatch.setattr(ablation, "run_steps", lambda *_: None)
     monkeypatch.setattr(ablation, "validation_loss", lambda *_: next(found))
-    ablation._choose_learning_rates(settings, tmp_path, shared_inputs(settings), [plan])
+    ablation._choose_learning_rates(settings, tmp_path, shared_inputs(settings), [plan], lambda steps: None)
     assert plan.lr_scale == 0.5 and plan.losses == {1.0: 3.0, 0.5: 1.0, 2.0: 2.0} and not plan.error
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ import pytest
 import yaml
 
 from alm.cli import main
+from alm.common.processes import child_environment
 from alm.data.manifest import write_manifest
 from encoders.audio import save_wav
 from eval.ablation.results import failure
 from eval.ablation.runner import _lock, is_done, last_error, run_steps, step_folder
 from eval.ablation.steps import Step
+from eval.ablation.warm_start import Starter
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = """
@@ -36,8 +39,25 @@ import sys
 from pathlib import Path
 from test_eval_ablation_runs import steps_for
 from eval.ablation.runner import run_steps
-run_steps(Path(sys.argv[1]), steps_for(sys.argv[2], float(sys.argv[3]), int(sys.argv[4])), 2)
+from alm.common.processes import child_environment
+from eval.ablation.warm_start import Starter
+with Starter((), child_environment()) as warm:
+    steps = steps_for(sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))
+    run_steps(Path(sys.argv[1]), steps, 2, starter=warm if sys.argv[5] == "True" else None)
 """
+
+
+@pytest.fixture(params=[False, True], ids=["cold", "warm"])
+def warm(request):
+    """Whether the steps' processes are forks."""
+    return request.param
+
+
+@pytest.fixture
+def run(work, warm):
+    """`run_steps` with either kind of process."""
+    with Starter((), child_environment()) as starter:
+        yield partial(run_steps, starter=starter if warm else None)
 
 
 @pytest.fixture
@@ -59,9 +79,9 @@ def steps_for(log, seconds, n=4):
     return [step(f"arm{i}", log, seconds, [first]) for i in range(n)]
 
 
-def start_run(tmp_path, log, seconds, n, n_started):
+def start_run(tmp_path, log, seconds, n, n_started, warm):
     """Start a run of n arms in another process; returns as soon as so many steps have started."""
-    command = [sys.executable, "-c", DRIVER, str(tmp_path), str(log), str(seconds), str(n)]
+    command = [sys.executable, "-c", DRIVER, str(tmp_path), str(log), str(seconds), str(n), str(warm)]
     driver = subprocess.Popen(command, start_new_session=True)
     deadline = time.monotonic() + 120
     while not log.exists() or len(started(log)) < n_started:
@@ -70,9 +90,9 @@ def start_run(tmp_path, log, seconds, n, n_started):
     return driver
 
 
-def kill_when(tmp_path, log, seconds, n, n_started):
+def kill_when(tmp_path, log, seconds, n, n_started, warm):
     """Start a run of n arms in another process and kill it as soon as so many steps have started."""
-    driver = start_run(tmp_path, log, seconds, n, n_started)
+    driver = start_run(tmp_path, log, seconds, n, n_started, warm)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
 
@@ -81,51 +101,51 @@ def started(log):
     return sorted(log.read_text().split())
 
 
-def test_each_step_runs_once_after_what_it_needs(tmp_path, work):
+def test_each_step_runs_once_after_what_it_needs(tmp_path, work, run):
     steps = steps_for(work, 0.0)
-    run_steps(tmp_path, steps, 2, lambda line: None)
+    run(tmp_path, steps, 2, lambda line: None)
     assert started(work) == ["arm0", "arm1", "arm2", "arm3", "first"]
     assert work.read_text().startswith("first\n") and all(is_done(tmp_path, one) for one in steps)
-    run_steps(tmp_path, steps, 2, lambda line: None)
+    run(tmp_path, steps, 2, lambda line: None)
     assert len(started(work)) == 5
     (step_folder(tmp_path, steps[0]) / "out.txt").unlink()  # a marker alone is not a result
-    run_steps(tmp_path, steps, 2, lambda line: None)
+    run(tmp_path, steps, 2, lambda line: None)
     assert started(work).count("arm0") == 2 and len(started(work)) == 6
 
 
-def test_a_failing_step_is_told_and_the_others_run(tmp_path, work):
+def test_a_failing_step_is_told_and_the_others_run(tmp_path, work, run):
     broken, good = step("broken", work), step("good", work)
     after = step("after", work, needs=[broken])
     said = []
-    run_steps(tmp_path, [after, good], 2, said.append)
+    run(tmp_path, [after, good], 2, said.append)
     assert is_done(tmp_path, good) and not is_done(tmp_path, after)
     chain = [one.folder for one in after.chain()]
     assert str(failure(tmp_path, chain)) == "broken: ValueError: it does not work (exit code 1)"
     assert "after" not in started(work) and any("skipped" in line for line in said)
-    run_steps(tmp_path, [after], 1, said.append)  # tried again, as the reason may be gone
+    run(tmp_path, [after], 1, said.append)  # tried again, as the reason may be gone
     assert started(work).count("broken") == 2
 
 
-def test_a_step_that_leaves_nothing_has_failed(tmp_path, work):
+def test_a_step_that_leaves_nothing_has_failed(tmp_path, work, run):
     odd = Step("odd", "odd", ("ablation_work", "odd", "{here}", str(work), "0"), "else.txt")
-    run_steps(tmp_path, [odd], 1, lambda line: None)
+    run(tmp_path, [odd], 1, lambda line: None)
     assert str(failure(tmp_path, [odd.folder])) == "odd: left no else.txt"
 
 
-def test_killed_at_once_and_started_again_nothing_finished_is_done_twice(tmp_path, work):
+def test_killed_at_once_and_started_again_nothing_finished_is_done_twice(tmp_path, work, run, warm):
     steps = steps_for(work, 3.0)
-    kill_when(tmp_path, work, 3.0, 4, n_started=3)  # the first step is done, two arms are at work
+    kill_when(tmp_path, work, 3.0, 4, n_started=3, warm=warm)  # the first step is done, two arms are at work
     assert not any(is_done(tmp_path, one) for one in steps)
-    run_steps(tmp_path, steps, 2, lambda line: None)
+    run(tmp_path, steps, 2, lambda line: None)
     assert all(is_done(tmp_path, one) for one in steps)
     count = started(work)
     assert count.count("first") == 1  # finished before: not run again
     assert all(count.count(f"arm{i}") <= 2 for i in range(4))  # arms that were at work run again
 
 
-def test_a_step_ends_with_a_killed_ablation(tmp_path, work):
+def test_a_step_ends_with_a_killed_ablation(tmp_path, work, warm):
     (one,) = steps_for(work, 60.0, 1)
-    kill_when(tmp_path, work, 60.0, 1, n_started=2)
+    kill_when(tmp_path, work, 60.0, 1, n_started=2, warm=warm)
     until = time.monotonic() + 10
     while (lock := _lock(step_folder(tmp_path, one))) is None:  # the step's process holds it to its end
         assert time.monotonic() < until
@@ -133,10 +153,10 @@ def test_a_step_ends_with_a_killed_ablation(tmp_path, work):
     os.close(lock)
 
 
-def test_a_step_that_another_run_is_at_is_waited_for(tmp_path, work):
+def test_a_step_that_another_run_is_at_is_waited_for(tmp_path, work, run, warm):
     (one,) = steps_for(work, 3.0, 1)
-    driver = start_run(tmp_path, work, 3.0, 1, n_started=2)
-    run_steps(tmp_path, [one], 1, lambda line: None)
+    driver = start_run(tmp_path, work, 3.0, 1, n_started=2, warm=warm)
+    run(tmp_path, [one], 1, lambda line: None)
     assert driver.wait(60) == 0 and is_done(tmp_path, one)
     assert started(work) == ["arm0", "first"]
 
@@ -253,6 +273,22 @@ def test_another_ablation_takes_what_the_two_have_in_common(small, tmp_path, mon
     )
     assert ours[1:3] == theirs[1:3] and len(ours) == 3 and not (tmp_path / "other/steps").exists()
     assert main([*words, *changes, "--report-only"]) == 0
+
+
+@pytest.mark.slow
+def test_forks_and_new_interpreters_give_the_same_weights_and_answers(small, tmp_path):
+    folder, words = small
+    one = [f"out={tmp_path}/cold", "references={}", "warm_start=false"]
+    alone = yaml.safe_load((folder / "small.yaml").read_text())
+    del alone["axes"]["encoder"]["bands"]
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(alone))
+    assert main([*words[:-1], str(tmp_path / "one.yaml"), *one]) == 0
+    found = [file for kind in ("*.safetensors", "predictions.jsonl")
+             for file in (tmp_path / "cold/steps").rglob(kind) if "checkpoints" not in file.parts]  # fmt: skip
+    assert len(found) >= 2
+    for file in found:
+        warm = folder / "out" / file.relative_to(tmp_path / "cold")
+        assert file.read_bytes() == warm.read_bytes(), file.name
 
 
 @pytest.mark.slow

@@ -69,7 +69,9 @@ def test_a_compiled_run_has_eager_weights_and_resumes_bit_equal(data, parts, tmp
     run_stage(eager)
     assert not traced
     torch.compiler.reset()
-    monkeypatch.setattr(torch.compiler, "reset", lambda: None)  # the runs share their graphs, to save a minute
+    monkeypatch.setattr(
+        torch.compiler, "reset", lambda: None
+    )  # the runs share their graphs, to save a minute
     run_stage(whole)
     assert traced
     for name, value in weights_of(eager).items():

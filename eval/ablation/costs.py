@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from alm.common.text import one_line, text_table
 from eval.ablation.arm_steps import ArmSteps, Inputs, plan_steps, shared_inputs
 from eval.ablation.grid import Arm, make_arms
 from eval.ablation.results import failure, measured_cost
-from eval.ablation.runner import run_steps
 from eval.ablation.settings import AblationSettings
 from eval.ablation.steps import Step
 
@@ -54,12 +54,14 @@ def n_jobs(settings: AblationSettings) -> int:
     return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
 
 
-def plan_arms(settings: AblationSettings, work: Path, inputs: Inputs) -> list[ArmPlan]:
+def plan_arms(
+    settings: AblationSettings, work: Path, inputs: Inputs, run: Callable[[list[Step]], None]
+) -> list[ArmPlan]:
     """All arms, with their cost measured on small inputs and the budget converted to optimiser steps."""
     sketch = shared_inputs(settings, sketch=True)
     arms, small = make_arms(settings, inputs.table), make_arms(settings, sketch.table)
     plans = [ArmPlan(arm, plan_steps(little, sketch)) for arm, little in zip(arms, small, strict=True)]
-    run_steps(work, [step for plan in plans for step in plan.costs.values()], n_jobs(settings))
+    run([step for plan in plans for step in plan.costs.values()])
     for plan in plans:
         try:
             plan.steps = budgeted(settings, work, plan)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from alm.common.errors import UserError
@@ -14,8 +16,12 @@ from eval.ablation.arm_steps import Inputs, arm_steps, probe_step, shared_inputs
 from eval.ablation.costs import ArmPlan, cost_table, n_jobs, plan_arms
 from eval.ablation.report import write_ablation_report
 from eval.ablation.results import INDEX, failure, validation_loss
-from eval.ablation.runner import run_steps
+from eval.ablation.runner import run_steps, step_starter
 from eval.ablation.settings import AblationSettings, load_ablation
+from eval.ablation.steps import Step
+from eval.ablation.warm_start import AVAILABLE
+
+Run = Callable[[list[Step]], None]
 
 
 def run_ablation(
@@ -54,11 +60,21 @@ def run_ablation(
                 f"{key}={getattr(settings, key)}: cannot write there ({error.strerror})"
             ) from error
     inputs = shared_inputs(settings)
-    plans = plan_arms(settings, work, inputs)
-    if dry_run:
-        print(cost_table(settings, work, plans))
-        return None
-    _choose_learning_rates(settings, work, inputs, plans)
+    with step_starter(n_jobs(settings)) if settings.warm_start and AVAILABLE else nullcontext() as starter:
+        run = partial(run_steps, work, jobs=n_jobs(settings), starter=starter)
+        plans = plan_arms(settings, work, inputs, run)
+        if dry_run:
+            print(cost_table(settings, work, plans))
+            return None
+        _choose_learning_rates(settings, work, inputs, plans, run)
+        _run_arms(settings, root, work, inputs, plans, run)
+    return write_ablation_report(root)
+
+
+def _run_arms(
+    settings: AblationSettings, root: Path, work: Path, inputs: Inputs, plans: list[ArmPlan], run: Run
+) -> None:
+    """Train, score and probe every arm, seed by seed."""
     ready = [plan for plan in plans if not plan.error]
     for plan in ready:
         for seed in settings.seeds:
@@ -68,12 +84,11 @@ def run_ablation(
     last = [plan.runs[seed].score for seed in settings.seeds for plan in ready]
     last += [plan.probe for plan in ready if plan.probe is not None]
     _write_index(settings, root, work, plans)
-    run_steps(work, last, n_jobs(settings))
-    return write_ablation_report(root)
+    run(last)
 
 
 def _choose_learning_rates(
-    settings: AblationSettings, work: Path, inputs: Inputs, plans: list[ArmPlan]
+    settings: AblationSettings, work: Path, inputs: Inputs, plans: list[ArmPlan], run: Run
 ) -> None:
     """Per arm the factor with the best validation loss of the first seed; test answers are not used."""
     ready = [plan for plan in plans if not plan.error]
@@ -85,7 +100,7 @@ def _choose_learning_rates(
         for scale in settings.lr_scales:
             made = arm_steps(settings, plan.arm, inputs, settings.seeds[0], scale, plan.steps)
             plan.sweep[scale] = made
-    run_steps(work, [made.train[-1] for plan in ready for made in plan.sweep.values()], n_jobs(settings))
+    run([made.train[-1] for plan in ready for made in plan.sweep.values()])
     for plan in ready:
         plan.losses = {
             scale: validation_loss(work, made.train[-1].folder) for scale, made in plan.sweep.items()

@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,28 @@ import yaml
 
 from alm.common.errors import UserError
 from alm.common.files import write_text_atomic
-from alm.common.processes import child_environment, tied_child_command
+from alm.common.processes import child_environment
 from eval.ablation.steps import CONFIG, DONE, FAILED, LOG, Step, all_steps, placed
+from eval.ablation.warm_start import Child, Starter, start_cold
 
 _LOCK = "lock"
 _POLL_S = 0.1
 # At the start of a line, or behind a progress bar on the same line.
 _ERROR = re.compile(r"(?:^|[\])])\s*((?:error: |[\w.]*(?:Error|Exception|Interrupt)\b).*)")
 _GRACE_S = 20.0
+# What `alm train` and `alm eval` import: most of it, and nothing that starts a GPU.
+_IMPORTED = (
+    *("alm.cli", "alm.commands.*", "alm.data.readers.*", "encoders.zoo.*", "projectors.*"),
+    *("train.pipeline.runner", "train.stages.*", "train.tune.estimate", "train.pretrain.stage"),
+    *("train.pretrain.losses.*", "train.pretrain.masks.*", "train.quickstart.workflow"),
+    *(
+        "eval.benchmarks.*",
+        "eval.metrics.*",
+        "eval.models.*",
+        "eval.runner.benchmark",
+        "eval.reports.run_report",
+    ),
+)
 
 Say = Callable[[str], None]
 
@@ -38,7 +53,7 @@ Say = Callable[[str], None]
 @dataclass
 class _Running:
     step: Step
-    process: subprocess.Popen[bytes]
+    process: Child
     lock: int
     started: float
 
@@ -54,7 +69,18 @@ def is_done(work: Path, step: Step) -> bool:
     return (folder / DONE).is_file() and (folder / step.output).exists()
 
 
-def run_steps(work: Path, last: Sequence[Step], jobs: int, say: Say = print) -> None:
+def step_starter(jobs: int) -> Starter:
+    """What starts steps in processes that need no imports.
+
+    Args:
+        jobs: Processes at a time.
+    """
+    return Starter(_IMPORTED, _environment(jobs))
+
+
+def run_steps(
+    work: Path, last: Sequence[Step], jobs: int, say: Say = print, starter: Starter | None = None
+) -> None:
     """Run some steps and all before them; a failed one is noted in its folder, and steps that need it are skipped.
 
     Args:
@@ -62,7 +88,9 @@ def run_steps(work: Path, last: Sequence[Step], jobs: int, say: Say = print) -> 
         last: The steps whose results are wanted.
         jobs: Processes at a time.
         say: Called with one line per step that ends.
+        starter: Starts the processes; None starts a new interpreter for each.
     """
+    launch = starter.start if starter else partial(start_cold, environment=_environment(jobs))
     waiting = [step for step in all_steps(last) if not is_done(work, step)]
     old = {step.key: _failure(work, step) for step in waiting}  # these steps are tried again
     total, ended, failed = len(waiting), 0, set[str]()
@@ -89,7 +117,7 @@ def run_steps(work: Path, last: Sequence[Step], jobs: int, say: Say = print) -> 
                             failed.add(step.key)
                             say(f"[{ended}/{total}] {step.label}: FAILED in another process")
                         continue
-                    running.append(_start(work, step, lock, jobs))
+                    running.append(_start(work, step, lock, launch))
             for one in list(running):
                 if one.process.poll() is not None:
                     running.remove(one)
@@ -136,25 +164,21 @@ def _lock(folder: Path) -> int | None:
     return handle
 
 
-def _start(work: Path, step: Step, lock: int, jobs: int) -> _Running:
+def _environment(jobs: int) -> dict[str, str]:
+    """The environment of steps: each has its share of the cores."""
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **child_environment()}
+
+
+def _start(work: Path, step: Step, lock: int, launch: Callable[..., Child]) -> _Running:
     folder = step_folder(work, step)
     (folder / FAILED).unlink(missing_ok=True)
     if step.config is not None:
         values = yaml.safe_dump(placed(step.config, work, step), sort_keys=False)
         write_text_atomic(folder / CONFIG, values)
-    command = tied_child_command(*placed(step.words, work, step))
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **child_environment()}
     with (folder / LOG).open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            pass_fds=(lock,),  # the lock is held until the process and all it started have ended
-            process_group=0,  # a group of its own, so that all processes that it starts can be ended with it
-        )
+        # The lock is held until the process and all that it forked have ended.
+        process = launch(placed(step.words, work, step), log, lock)
     return _Running(step, process, lock, time.perf_counter())
 
 
