@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
 
 from alm.common.fingerprint import code_hash
+from alm.common.json_text import parse_json
 from alm.common.processes import child_command, end_with_parent, run_tied, tied_child_command
 
 AVAILABLE = sys.platform == "linux"
@@ -181,7 +182,7 @@ class _Server:
         if not message:
             self.gone = True
             raise EOFError
-        return json.loads(message)
+        return parse_json(message.decode(), "a starter")
 
 
 class _Fork:
@@ -262,7 +263,7 @@ def _forked(asked: socket.socket) -> list[str] | None:
         if not message:
             _stop(list(running))
             return None
-        question = json.loads(message)
+        question = parse_json(message.decode(), "a starter")
         if isinstance(question, list):
             starter = os.getpid()
             pid = os.fork()
