@@ -93,11 +93,11 @@ def test_a_compiled_run_has_eager_weights_and_resumes_bit_equal(data, parts, tmp
     assert_bit_equal(stopped, whole)
 
 
-def test_a_missing_compiler_is_one_line(monkeypatch):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    with pytest.raises(
-        ConfigError, match=r"run\.compile: .*C\+\+ compiler, and none was found; install g\+\+"
-    ):
+def test_a_missing_compiler_is_one_line():
+    import torch._inductor.config as inductor
+
+    said = r"run\.compile: .*C\+\+ compiler, and none was found; install g\+\+"
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(ConfigError, match=said):
         check_compiler()
 
 

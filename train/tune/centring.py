@@ -23,9 +23,9 @@ from encoders.audio import pad_batch
 from train.data.augmented_clips import ClipAugmenter
 from train.processes import say
 from train.settings import TrainSettings
-from train.tune.conversations import ClipFeatures, ClipWaveforms, clips_of
+from train.tune.conversations import ClipFeatures, ClipWaveforms
 
-_MOST_CLIPS, _CLIPS_AT_ONCE = 64, 8
+_MOST_RECORDS, _CLIPS_AT_ONCE = 64, 8
 # Where the part that all tokens share is so many times larger than their deviation from it, it is subtracted.
 _LARGEST_SHARE = 2.0
 
@@ -53,8 +53,9 @@ def centre_tokens(
     wanted = settings.projector_options.get("centred")
     if wanted is False:
         return
-    places = np.unique(np.linspace(0, len(records) - 1, min(_MOST_CLIPS, len(records))).round().astype(int))
-    refs = [augmenter(ref, 0) for ref in clips_of([records[int(place)] for place in places])]
+    places = np.unique(np.linspace(0, len(records) - 1, min(_MOST_RECORDS, len(records))).round().astype(int))
+    # A clip counts once per record: whether two records have the same clip depends on how it is stored.
+    refs = [augmenter(ref, 0) for place in places for ref in records[int(place)].audio]
     found = list(_tokens(model.encoder, refs, clips))
     if not found:
         return
