@@ -57,13 +57,12 @@ class PretrainingWatch(TrainerCallback):
                 f"pretrain: step {state.global_step}: {logs['silent_clips']} silent clips, which teach nothing"
             )
         self.silent_clips += logs.get("silent_clips", 0)
+        warm_up = min(args.warmup_steps, state.max_steps // 2)
+        if "loss" not in logs or state.global_step < warm_up:
+            return  # an encoder that has hardly begun to learn looks like a collapsed one
         warning = collapse_warning(logs, args.per_device_train_batch_size)
-        if "loss" in logs and state.global_step >= min(args.warmup_steps, state.max_steps // 2):
-            # an encoder that has hardly begun to learn looks like a collapsed one
-            self._collapsed_lines = self._collapsed_lines + 1 if warning else 0
-        if (
-            warning and self._collapsed_lines == 2 and "loss" in logs
-        ):  # one batch can be an outlier; warn once per collapse
+        self._collapsed_lines = self._collapsed_lines + 1 if warning else 0
+        if self._collapsed_lines == 2:  # one batch can be an outlier; warn once per collapse
             say(f"pretrain: step {state.global_step}: {warning}")
 
 

@@ -88,9 +88,8 @@ class TrainingStage(Stage[TrainSettings]):
 
         check_launch()
         timeout_s = settings.run.trainer.get("ddp_timeout")
-        if (
-            isinstance(timeout_s, int | float) and timeout_s > 0
-        ):  # checked below; the Trainer comes too late for it
+        # The Trainer comes too late for this argument. Wrong values are refused below.
+        if isinstance(timeout_s, int | float) and timeout_s > 0:
             join(timeout_s)
         zero_stage(settings)
         check_launcher()
