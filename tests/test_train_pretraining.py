@@ -129,6 +129,11 @@ def test_sources(folder: Path, tmp_path: Path) -> None:
         len(read_clips([str(folder / "audio")])) == 13 and len(read_clips([str(folder / "meta.csv")])) == 12
     )
     assert len(read_clips([str(folder / "audio"), str(folder / "meta.csv")])) == 13  # the same files
+    table = tmp_path / "elsewhere.csv"  # its files lie outside its own folder
+    table.write_text(f"filename,fold,category\n{folder}/audio/1-100-A-0.wav,1,low\nnear.wav,1,low\n")
+    save_wav(tmp_path / "near.wav", np.full(9000, 0.1, np.float32), 16000)
+    names = [clip.name for clip in read_clips([str(table)])]
+    assert names == [f"{folder}/audio/1-100-A-0.wav", "near.wav"]
     manifest = write_lines(
         tmp_path / "m.jsonl",
         {"id": "a", "audio": "x.wav"},

@@ -34,7 +34,8 @@ class NamedClip:
     """A clip and its name, which keys its random numbers.
 
     Attributes:
-        name: The record's id, or the path within the folder; the same on every machine.
+        name: The record's id, or the path within the folder; the same on every machine. A file that a label table names
+            outside its own folder has its whole path.
         ref: Location of the audio.
     """
 
@@ -68,8 +69,8 @@ def read_clips(sources: Sequence[str | DataSource]) -> Sequence[NamedClip]:
             source = str(source)
             folder = Path(source) if os.path.isdir(source) else Path(source).parent
             for path in _files_of(Path(source)):
-                name = path.relative_to(folder).as_posix()
-                clips.setdefault(AudioRef(path), NamedClip(name, AudioRef(path)))
+                name = path.relative_to(folder) if path.is_relative_to(folder) else path
+                clips.setdefault(AudioRef(path), NamedClip(name.as_posix(), AudioRef(path)))
     return Chain([list(clips.values()), *shards]) if shards else list(clips.values())
 
 
