@@ -188,9 +188,9 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         """The three parts by name."""
         return {"encoder": self.encoder, "projector": self.projector, "llm": self.llm}
 
-    def centre_projector(self, mean: Tensor) -> None:
+    def centre_projector(self, mean: Tensor, scale: Tensor | None = None) -> None:
         """Let the projector subtract a vector (D,) from every encoder token; see `Projector.centre_on`."""
-        self.projector.centre_on(mean)
+        self.projector.centre_on(mean, scale)
         self.config.projector = self.projector.config.to_dict()
 
     def set_policy(self, policy: Policy) -> str:

@@ -98,6 +98,11 @@ class EncoderConfig(ABC):
         return slice(None)
 
     @property
+    def part_dims(self) -> list[int]:
+        """Widths of what lies side by side in a token (D): one for each encoder of a fusion."""
+        return [self.dim]
+
+    @property
     @abstractmethod
     def clip_s(self) -> float:
         """Length in seconds of the window the encoder sees at once; longer clips are cut into windows.

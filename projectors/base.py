@@ -32,6 +32,9 @@ class ProjectorConfig:
         centred: Whether a fixed vector is subtracted from every encoder token first, `Projector.centre`: where all
             tokens of an encoder share a large part, LayerNorm leaves little of what differs. `alm train` measures the
             vector, and decides by itself unless this option is given.
+        scaled: Whether every value of a token is multiplied by a fixed number after that, `Projector.scale`: where
+            several encoders are fused, their parts deviate alike then. Only with `centred`; `alm train` decides by
+            itself unless this option is given.
     """
 
     name: ClassVar[str] = ""
@@ -40,6 +43,7 @@ class ProjectorConfig:
     frame_rate_hz: float
     llm_dim: int
     centred: bool = dataclasses.field(default=False, kw_only=True)
+    scaled: bool = dataclasses.field(default=False, kw_only=True)
 
     def n_tokens_for(self, n_time: int) -> int:
         """Number of LLM tokens for a clip with `n_time` valid encoder time steps; a pure function."""
@@ -83,6 +87,10 @@ class ProjectorConfig:
                 raise ProjectorError(
                     f"projector '{cls.name}': {key}={getattr(config, key)}, expected more than 0"
                 )
+        if config.scaled and not config.centred:
+            raise ProjectorError(
+                f"projector '{cls.name}': scaled=True without centred=True; set both, or none of them"
+            )
         return config
 
 
@@ -118,28 +126,37 @@ class Projector(nn.Module):
 
     Attributes:
         centre: (D,), subtracted from every encoder token; None where `config.centred` is False.
+        scale: (D,), by which every token is multiplied then; None where `config.scaled` is False.
     """
 
     config_class: ClassVar[type[ProjectorConfig]]
     centre: Tensor | None
+    scale: Tensor | None
 
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("centre", torch.zeros(config.encoder_dim) if config.centred else None)
+        self.register_buffer("scale", torch.ones(config.encoder_dim) if config.scaled else None)
 
     def __call__(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Subtract the centre, where there is one, and project; see `forward`."""
+        """Subtract the centre and multiply by the scale, where there are any, and project; see `forward`."""
         if self.centre is not None:
             tokens = tokens - self.centre.to(tokens.device)
+        if self.scale is not None:
+            tokens = tokens * self.scale.to(tokens.device)
         projected: tuple[Tensor, Tensor] = super().__call__(tokens, mask, grid)
         return projected
 
-    def centre_on(self, mean: Tensor) -> None:
-        """Subtract a vector (D,) from every encoder token from now on; it is saved with the weights."""
-        self.config = dataclasses.replace(self.config, centred=True)
+    def centre_on(self, mean: Tensor, scale: Tensor | None = None) -> None:
+        """Subtract a vector (D,) from every encoder token from now on, and multiply by a scale (D,) if one is given.
+
+        Both are saved with the weights.
+        """
+        self.config = dataclasses.replace(self.config, centred=True, scaled=scale is not None)
         place = next(self.parameters(), mean)
         self.centre = mean.to(place.device, place.dtype)
+        self.scale = None if scale is None else scale.to(place.device, place.dtype)
 
     def forward(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Project one batch.

@@ -125,7 +125,17 @@ def test_what_all_tokens_share_is_subtracted(name, options):
         for one in (projector, loaded):
             got = one(tokens + shift, mask, (N_TIME, N_FREQ))[0]
             torch.testing.assert_close(got[valid], wanted[valid], atol=1e-4, rtol=1e-4)
-    assert not any("centre" in key for key, _ in plain.named_parameters())
+        projector.centre_on(shift, scale := torch.linspace(0.5, 2, DIM))
+        loaded = projector_from_config(projector_config(projector.config.to_dict())).eval()
+        loaded.load_state_dict(projector.state_dict())
+        for one in (projector, loaded):
+            got = one(tokens / scale + shift, mask, (N_TIME, N_FREQ))[0]
+            torch.testing.assert_close(got[valid], wanted[valid], atol=1e-4, rtol=1e-4)
+        projector.centre_on(shift)
+        assert not projector.config.scaled and "scale" not in projector.state_dict()
+    assert not any("centre" in key or "scale" in key for key, _ in plain.named_parameters())
+    with pytest.raises(ProjectorError, match="scaled=True without centred=True; set both"):
+        make(name, scaled=True, **options)
 
 
 @EVERY

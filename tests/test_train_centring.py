@@ -59,6 +59,34 @@ def test_the_option_decides(data, parts, shifted, tmp_path, capsys):
         assert (SAID in capsys.readouterr().out) == expected, name
 
 
+@pytest.mark.parametrize("options", [{}, {"scaled": False}, {"centred": False}])
+def test_the_parts_of_a_fusion_are_judged_one_by_one(options, data, parts, shifted, tmp_path, capsys):
+    """One part's mean dominates that part and not the token; both parts deviate alike afterwards."""
+    fusion = {"fusion": "concat", "parts": [str(parts["encoder"]), str(shifted["encoder"])]}
+    given = parts | {"encoder": fusion}
+    set_up = {"data": {"augment": {}}, "optim": {"steps": 1}, "projector_options": options}
+    model = load_model(run_stage(of_stage("align", data, tmp_path / "run", given, **set_up)))
+    projector, encoder = model.projector, model.encoder.eval()
+    if options == {"centred": False}:
+        assert projector.centre is None and projector.scale is None and SAID not in capsys.readouterr().out
+        return
+    mean = mean_token(encoder, data)
+    torch.testing.assert_close(projector.centre, mean, rtol=1e-4, atol=1e-3)
+    waveforms, lengths = pad_batch([load_audio(data / "audio" / f"{n}.wav", 16000) for n in range(7)])
+    with torch.no_grad():
+        out = encoder(waveforms, lengths)
+    moved = out.tokens[out.mask] - mean
+    half = moved.shape[1] // 2
+    before = [part.square().mean().sqrt() for part in moved.split(half, dim=1)]
+    assert before[0] > 3 * before[1], "LayerNorm of the large constant leaves little"
+    if options == {"scaled": False}:
+        assert projector.scale is None and "scaled to" not in capsys.readouterr().out
+        return
+    after = [part.square().mean().sqrt() for part in (moved * projector.scale).split(half, dim=1)]
+    torch.testing.assert_close(torch.stack(after), torch.ones(2), rtol=1e-3, atol=0)
+    assert "its parts are scaled to deviate alike" in capsys.readouterr().out
+
+
 def test_a_resumed_run_is_bit_equal(data, shifted, tmp_path, monkeypatch):
     runs = [
         of_stage("align", data, tmp_path / name, shifted, optim={"steps": 4}) for name in ("whole", "resumed")

@@ -71,14 +71,19 @@ class FusionConfig(EncoderConfig):
     @property
     def timed_dims(self) -> slice:
         """The leading part's values."""
-        before = self.inner[: self.inner.index(self.leading)]
-        start = sum(part.dim * part.n_freq for part in before)
-        return slice(start, start + self.leading.dim * self.leading.n_freq)
+        number = self.inner.index(self.leading)
+        start = sum(self.part_dims[:number])
+        return slice(start, start + self.part_dims[number])
+
+    @property
+    def part_dims(self) -> list[int]:
+        """Widths of the parts in a token: that of all their frequency rows."""
+        return [part.dim * part.n_freq for part in self.inner]
 
     @property
     def dim(self) -> int:
         """Width D of a token: that of all frequency rows of all parts."""
-        return sum(part.dim * part.n_freq for part in self.inner)
+        return sum(self.part_dims)
 
     @property
     def n_freq(self) -> int:

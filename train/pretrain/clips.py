@@ -69,8 +69,8 @@ def read_clips(sources: Sequence[str | DataSource]) -> Sequence[NamedClip]:
             source = str(source)
             folder = Path(source) if os.path.isdir(source) else Path(source).parent
             for path in _files_of(Path(source)):
-                name = path.relative_to(folder) if path.is_relative_to(folder) else path
-                clips.setdefault(AudioRef(path), NamedClip(name.as_posix(), AudioRef(path)))
+                named = path.relative_to(folder) if path.is_relative_to(folder) else path
+                clips.setdefault(AudioRef(path), NamedClip(named.as_posix(), AudioRef(path)))
     return Chain([list(clips.values()), *shards]) if shards else list(clips.values())
 
 

@@ -2,7 +2,7 @@
 
 Encoders can add a large constant to every token: a constant does not change the loss of contrastive pretraining, so it
 grows without limit. LayerNorm scales a token as a whole, so little is left of what differs from token to token, and the
-projector learns to hear slowly or not at all.
+projector learns to hear slowly or not at all. In a fusion, what the tokens of one encoder share fills its part.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from train.tune.conversations import ClipFeatures, ClipWaveforms
 _MOST_RECORDS, _CLIPS_AT_ONCE = 64, 8
 # Where the part that all tokens share is so many times larger than their deviation from it, it is subtracted.
 _LARGEST_SHARE = 2.0
+_LEAST_DEVIATION = 1e-6  # as a share of the mean: less is rounding
 
 
 def centre_tokens(
@@ -40,7 +41,8 @@ def centre_tokens(
 ) -> None:
     """Let a new projector subtract the mean of the encoder's tokens on training clips, where it dominates them.
 
-    `projector_options.centred` decides if it is given.
+    The parts of a fusion are judged one by one. Where the mean is subtracted, they are scaled to deviate alike, too.
+    `projector_options.centred` and `projector_options.scaled` decide if they are given.
 
     Args:
         settings: Of a stage that builds a new projector.
@@ -61,14 +63,32 @@ def centre_tokens(
         return
     tokens = torch.cat(found).double()  # (n, D)
     mean = tokens.mean(dim=0)
-    size, deviation = float(mean.norm()), float((tokens - mean).square().sum(dim=1).mean().sqrt())
-    if wanted or size > _LARGEST_SHARE * deviation:
-        model.centre_projector(mean.float())
-        processor.feature_extractor.projector = model.config.projector
-        say(
-            f"{settings.stage}: the mean of the encoder's tokens (norm {size:.3g}; tokens deviate from it by "
-            f"{deviation:.3g}) is subtracted before the projector (projector_options.centred)"
-        )
+    dims = model.encoder.config.part_dims
+    sizes = [float(part.norm()) for part in mean.split(dims)]
+    deviations = [
+        float(part.square().sum(dim=1).mean().sqrt()) for part in (tokens - mean).split(dims, dim=1)
+    ]
+    pairs = list(zip(sizes, deviations, strict=True))
+    if not wanted and all(size <= _LARGEST_SHARE * deviation for size, deviation in pairs):
+        return
+    scale = None
+    if settings.projector_options.get("scaled", len(dims) > 1):
+        # An encoder that gives the same for every clip has nothing to be made as loud as the others.
+        parts = [
+            torch.full((dim,), dim**0.5 / deviation if deviation > _LEAST_DEVIATION * size else 1.0)
+            for dim, (size, deviation) in zip(dims, pairs, strict=True)
+        ]
+        scale = torch.cat(parts)
+    model.centre_projector(mean.float(), scale)
+    processor.feature_extractor.projector = model.config.projector
+    found_out = "; ".join(
+        f"norm {size:.3g}, tokens deviate from it by {deviation:.3g}" for size, deviation in pairs
+    )
+    say(
+        f"{settings.stage}: the mean of the encoder's tokens ({found_out}) is subtracted before the projector "
+        "(projector_options.centred)"
+        + ("" if scale is None else ", and its parts are scaled to deviate alike")
+    )
 
 
 @torch.no_grad()
