@@ -107,6 +107,25 @@ def test_real_encoders_hear_recordings(tmp_path):
         make_arms(load_ablation(CONFIGS / "encoders-real.yaml", words[:1], "digits.csv"))
 
 
+def test_a_real_encoder_is_adapted_on_the_budget_of_the_frozen_one(tmp_path):
+    encoder_class("whisper").tiny().save_pretrained(tmp_path / "whisper")
+    words = [
+        f"variables.encoder={tmp_path / 'whisper'}",
+        "inputs.held_out=speaker=ann",
+        "inputs.llm=some/llm",
+    ]
+    settings = load_ablation(CONFIGS / "frozen-vs-lora-real.yaml", words, "digits.csv")
+    inputs = shared_inputs(settings)
+    runs = {}
+    for arm in make_arms(settings, inputs.table):
+        step = arm_steps(settings, arm, inputs, 1).train[0]
+        runs[arm.name] = parse_settings(TrainSettings, placed(step.config, Path("/root"), step))
+    frozen, adapted = runs["frozen"], runs["encoder-lora"]
+    assert (frozen.policy.encoder, adapted.policy.encoder) == ("frozen", "lora")
+    assert frozen.data.cache_features and not adapted.data.cache_features
+    assert frozen.optim == adapted.optim and frozen.encoder == adapted.encoder == str(tmp_path / "whisper")
+
+
 def test_every_combination_is_an_arm_and_single_levels_go_unnamed():
     axes = {
         "encoder": {"logmel": {"align": {"encoder": "logmel"}}},
