@@ -36,10 +36,14 @@ from train.settings import TrainSettings
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RESULTS = "PRETRAINING.md"
 MODES = ("linear", "attentive")
+PARTS = {"masks": "Masks and augmentation", "released": "The released recipe in equal CPU time"}
+"""Titles of the tables by their names on the command line."""
 BASELINE = "log-mel logistic regression"
 COST = "cost.json"
 _LONG_S = 2.0
 _PRETRAIN = CONFIGS / "pretrain" / "audiomosaic-tiny.yaml"
+_EPOCH_STEPS = 25  # of 50 clips; ESC-10 without a fold and the digits without a speaker, long clips twice
+_TIMED_STEPS = 40
 _QUICK = {"pretrain": ("optim.batch_size=4", "optim.warmup_steps=1"), "attentive": ("finetune.epochs=1",)}
 
 
@@ -77,8 +81,8 @@ class Arm:
         name: Its folder, and its line on the page.
         steps: Optimiser steps of pretraining; 0 leaves the encoder as it was drawn.
         overrides: What it changes in the pretraining config.
-        as_long_as: Two earlier arms. This arm trains as long as the first one did; the second one ran the same
-            steps, so its time tells how many of them fit. None trains for `steps`.
+        as_long_as: Two earlier arms. This arm trains as long as the first one did; a step takes as long as one of the
+            second. None trains for `steps`.
         modes: Modes of the probes on this encoder.
     """
 
@@ -89,22 +93,50 @@ class Arm:
     modes: tuple[str, ...] = ("linear",)
 
 
-def arms(steps: int, short: int) -> list[Arm]:
-    """The main comparison, then masks and augmentations at fewer steps.
+def pretrained(steps: int) -> list[Arm]:
+    """The shipped config and the encoder that it starts from."""
+    return [Arm("pretrained", steps, modes=MODES), Arm("untrained", 0, modes=MODES)]
+
+
+def masks_and_augmentations(short: int) -> list[Arm]:
+    """Masks and augmentations at fewer steps.
 
     The augmentations are compared in the published recipe, as the config's crop and equaliser act on log-mels alone.
     """
     fast = ("contrastive.views={augment: fast}",)
     waveform = ("contrastive.views={augment: waveform}",)
     return [
-        Arm("pretrained", steps, modes=MODES),
-        Arm("untrained", 0, modes=MODES),
         Arm("time_frequency", short),
         Arm("official", short, ("contrastive.mask_layout=official",)),
         Arm("unstructured", short, ("contrastive.mask_layout=unstructured",)),
         Arm("fast", short, fast),
         Arm("waveform, equal steps", short, waveform),
         Arm("waveform, equal time", short, waveform, ("fast", "waveform, equal steps")),
+    ]
+
+
+def released(steps: int, short: int) -> list[Arm]:
+    """The released recipe on the same clips, sizes and batches, for as much CPU time as `pretrained` takes.
+
+    Its masks, ratios, augmentation of waveforms, temperature, mixed batches, second beta and warm-up of an epoch are
+    kept. Its learning rate is one for batches of thousands, so the shipped config's is tried, too.
+    """
+    recipe = (
+        "contrastive.mask_layout=official",
+        "contrastive.time_ratio=0.6",
+        "contrastive.freq_ratio=0.4",
+        "contrastive.views={augment: waveform}",
+        "contrastive.temperature=0.1",
+        "contrastive.one_source_batches=false",
+        "optim.beta2=0.999",
+        f"optim.warmup_steps={_EPOCH_STEPS}",
+    )
+    published = (*recipe, "optim.lr=6.0e-4")
+    clocks = ("pretrained", "released, timing")
+    return [
+        Arm("released, timing", min(short, _TIMED_STEPS), published),
+        Arm("released, equal time", steps, published, clocks),
+        Arm("released, equal time, lr of the config", steps, recipe, clocks),
     ]
 
 
@@ -149,8 +181,8 @@ class Bench:
         folder = self._folder(arm, seed) / "pretrain"
         steps = arm.steps
         if arm.as_long_as is not None:
-            allowed, needed = (self._cost(name, seed) for name in arm.as_long_as)
-            steps = max(1, round(arm.steps * allowed / needed))
+            allowed, timed = (self._cost(name, seed) for name in arm.as_long_as)
+            steps = max(1, round(timed["steps"] * allowed["seconds"] / timed["seconds"]))
         changes = [
             f"out={folder}",
             f"run.seed={seed}",
@@ -171,8 +203,8 @@ class Bench:
     def _folder(self, arm: Arm, seed: int) -> Path:
         return self.out / arm.name.replace(", ", "-").replace(" ", "-") / f"seed-{seed}"
 
-    def _cost(self, name: str, seed: int) -> float:
-        return read_json(self._folder(Arm(name, 0), seed) / COST)["seconds"]
+    def _cost(self, name: str, seed: int) -> dict[str, Any]:
+        return read_json(self._folder(Arm(name, 0), seed) / COST)
 
     def probe(self, arm: Arm, seed: int) -> None:
         """Pretrain an arm's encoder and probe it; what is finished is reused."""
@@ -229,8 +261,15 @@ def percent(interval: Interval, signed: bool = False) -> str:
     return f"{text} [{100 * interval.low:{sign}.1f}, {100 * interval.high:{sign}.1f}]"
 
 
-def page(bench: Bench, listed: Sequence[Arm], seeds: int, about: Sequence[str], command: str) -> str:
-    """The Markdown page."""
+def page(
+    bench: Bench,
+    main: Sequence[Arm],
+    tables: Mapping[str, Sequence[Arm]],
+    seeds: int,
+    about: Sequence[str],
+    command: str,
+) -> str:
+    """The Markdown page: the probes of the two main arms, then a table for each group of other arms, by its title."""
     lines = [_HEAD.format(command=command), *(f"- {line}" for line in about), ""]
     for held in bench.sets:
         split = bench.split(held)
@@ -245,7 +284,7 @@ def page(bench: Bench, listed: Sequence[Arm], seeds: int, about: Sequence[str], 
         "| data | probe | system | accuracy | seeds | over untrained | over log-mel |",
     ]
     lines.append("|---" * 7 + "|")
-    trained, untrained = listed[:2]
+    trained, untrained = main
     for held in bench.sets:
         groups, plain = bench.groups(held), bench.baseline(held)
         for mode in MODES:
@@ -256,16 +295,19 @@ def page(bench: Bench, listed: Sequence[Arm], seeds: int, about: Sequence[str], 
                 lines.append("| " + " | ".join(cells) + " |")
         cells = [held.name, "", BASELINE, percent(over_seeds(plain, groups)), "", "", ""]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "## Masks and augmentation, linear probe", ""]
-    lines.append("| pretraining | steps | seconds | " + " | ".join(held.name for held in bench.sets) + " |")
-    lines.append("|---" * (3 + len(bench.sets)) + "|")
-    for arm in listed[2:]:
-        costs = bench.costs(arm, seeds)
-        cells = [arm.name, *(_range([cost[key] for cost in costs]) for key in ("steps", "seconds"))]
-        for held in bench.sets:
-            right = bench.right(arm, held, "linear", seeds)
-            cells.append(f"{percent(over_seeds(right, bench.groups(held)))} ({_each(right)})")
-        lines.append("| " + " | ".join(cells) + " |")
+    for title, listed in tables.items():
+        lines += ["", f"## {title}, linear probe", ""]
+        lines.append(
+            "| pretraining | steps | seconds | " + " | ".join(held.name for held in bench.sets) + " |"
+        )
+        lines.append("|---" * (3 + len(bench.sets)) + "|")
+        for arm in listed:
+            costs = bench.costs(arm, seeds)
+            cells = [arm.name, *(_range([cost[key] for cost in costs]) for key in ("steps", "seconds"))]
+            for held in bench.sets:
+                right = bench.right(arm, held, "linear", seeds)
+                cells.append(f"{percent(over_seeds(right, bench.groups(held)))} ({_each(right)})")
+            lines.append("| " + " | ".join(cells) + " |")
     costs = bench.costs(trained, seeds)
     seconds = _range([cost["seconds"] for cost in costs])
     lines += [
@@ -309,6 +351,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--short-steps", type=int, default=400, help="steps of the compared masks and augmentations"
     )
     parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to compare with (default: all)"
+    )
+    parser.add_argument(
         "--out", type=Path, required=True, help="run directories, reused where they are finished"
     )
     parser.add_argument("--page", type=Path, help=f"where to write the page (default OUT/{RESULTS})")
@@ -321,13 +366,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     bench = Bench(sets, options.out, _QUICK if options.quick else {})
     steps = options.steps or load_settings(TrainSettings, _PRETRAIN).optim.steps
-    listed = arms(2, 2) if options.quick else arms(steps, options.short_steps)
+    steps, short = (2, 2) if options.quick else (steps, options.short_steps)
+    groups = {"masks": masks_and_augmentations(short), "released": released(steps, short)}
+    tables = {PARTS[part]: groups[part] for part in PARTS if part in options.parts}
+    trained = pretrained(steps)
     for seed in range(options.seeds):
-        for arm in listed:
+        for arm in (*trained, *(arm for group in tables.values() for arm in group)):
             bench.probe(arm, seed)
     command = f"python -m benchmarks.pretraining --esc10 DIR --fsdd DIR --seeds {options.seeds} --out DIR"
     about += ["**Quick mode: these figures mean nothing.**"] * options.quick
-    text = page(bench, listed, options.seeds, about, command)
+    text = page(bench, trained, tables, options.seeds, about, command)
     write_text_atomic(options.page or options.out / RESULTS, text)
     print(text)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.pretraining import Bench, Held, advantage, arms, main, over_seeds, percent
+from benchmarks.pretraining import Bench, Held, advantage, main, over_seeds, percent, pretrained, released
 from encoders.audio import save_wav
 from eval.scoring.stats import Interval
 
@@ -45,7 +45,14 @@ def test_the_whole_comparison_and_its_reuse(sets, tmp_path, monkeypatch, capsys)
     command = ["--esc10", str(esc), "--fsdd", str(fsdd), "--speaker", "cy", "--seeds", "1", "--quick"]
     main([*command, "--out", str(tmp_path / "out")])
     text = (tmp_path / "out" / "PRETRAINING.md").read_text()
-    for arm in ("official", "unstructured", "waveform, equal steps", "waveform, equal time", "Quick mode"):
+    for arm in (
+        "official",
+        "unstructured",
+        "waveform, equal steps",
+        "waveform, equal time",
+        "released, equal time",
+        "Quick mode",
+    ):
         assert arm in text
     assert "speaker cy held out" in text and text.count("log-mel logistic regression") == 2
     tables = sorted((tmp_path / "out").glob("pretrain-*.jsonl"))
@@ -56,15 +63,32 @@ def test_the_whole_comparison_and_its_reuse(sets, tmp_path, monkeypatch, capsys)
     capsys.readouterr()
     main([*command, "--out", str(tmp_path / "out")])
     said = capsys.readouterr().out
-    assert said.count("already done, reused") == 7 + 2 * (2 + 2 + 6)
+    assert said.count("already done, reused") == 10 + 2 * (2 + 2 + 9)
 
 
 def test_pretrained_and_untrained_have_the_same_shape(sets, tmp_path):
     esc, _ = sets
     bench = Bench([Held("ESC-10", esc / "meta.csv", "fold", "4")], tmp_path / "out", {})
-    untrained = next(arm for arm in arms(5, 2) if not arm.steps)
+    untrained = next(arm for arm in pretrained(5) if not arm.steps)
     name, options = bench.encoder(untrained, 0)
     assert name == "encoder=audiomosaic" and "spec_size" in options
+
+
+def test_an_arm_takes_as_long_as_another(sets, tmp_path):
+    """Ten steps took 5 s and four of the slower recipe 8 s: it gets 2.5, rounded, of the 5 s."""
+    esc, _ = sets
+    bench = Bench([Held("ESC-10", esc / "meta.csv", "fold", "4")], tmp_path / "out",
+                  {"pretrain": ("optim.batch_size=4", "optim.warmup_steps=1")})  # fmt: skip
+    for name, steps, seconds in (("pretrained", 10, 5.0), ("released-timing", 4, 8.0)):
+        folder = tmp_path / "out" / name / "seed-0"
+        folder.mkdir(parents=True)
+        (folder / "cost.json").write_text(json.dumps({"steps": steps, "seconds": seconds}))
+    equal = released(10, 4)[1]
+    bench.encoder(equal, 0)
+    folder = tmp_path / "out" / "released-equal-time" / "seed-0"
+    assert json.loads((folder / "cost.json").read_text())["steps"] == 2
+    config = (folder / "pretrain" / "config.yaml").read_text()
+    assert "mask_layout: official" in config and "lr: 0.0006" in config and "augment: waveform" in config
 
 
 def test_figures_average_over_seeds():
