@@ -253,6 +253,10 @@ def test_tables_by_their_usual_names_and_one_prompt(data):
     path = table(data / "t.csv", rows)
     with pytest.raises(ManifestError, match=r"t\.csv:2: .* no question; name its column .* \(prompt: …\)"):
         open_source(path)
+    alone = open_source(path, audio_only=True)
+    assert [(one.kind, one.question) for one in alone] == [("audio", "")] * 2 and heard(
+        alone[1].audio[0]
+    ) == 1
     first, second = open_source(DataSource(path, prompt="Transcribe."))
     assert (first.question, first.answer) == ("Transcribe.", "one two") and heard(second.audio[0]) == 1
     captions = table(data / "c.csv", [{"file_name": "0.wav", "caption": "A tone."}])

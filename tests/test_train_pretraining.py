@@ -134,6 +134,16 @@ def test_sources(folder: Path, tmp_path: Path) -> None:
     save_wav(tmp_path / "near.wav", np.full(9000, 0.1, np.float32), 16000)
     names = [clip.name for clip in read_clips([str(table)])]
     assert names == [f"{folder}/audio/1-100-A-0.wav", "near.wav"]
+    for header in (
+        "file_name,label",
+        "path,category,fold",
+        "audio,text",
+        "filename,category",
+    ):  # usual tables
+        table.write_text(f"{header}\n{folder}/audio/1-100-A-0.wav,low,1\nnear.wav,high,1\n".replace(
+            ",1\n", ",1\n" if "fold" in header else "\n"))  # fmt: skip
+        refs = [clip.ref.path for clip in read_clips([str(table)])]
+        assert refs == [folder / "audio" / "1-100-A-0.wav", tmp_path / "near.wav"], header
     manifest = write_lines(
         tmp_path / "m.jsonl",
         {"id": "a", "audio": "x.wav"},

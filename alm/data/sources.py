@@ -20,6 +20,7 @@ from alm.data.index import IndexedRecords, repeated_hashes
 from alm.data.readers import READERS
 from alm.data.readers.base import DataSource, as_source
 from alm.data.records import LazySequence, Record, note_id
+from alm.data.scenes.events import is_label_table
 from alm.data.shards import INDEX, ShardedRecords, is_shard_folder
 from encoders.audio import AUDIO_SUFFIXES
 
@@ -155,14 +156,14 @@ def _check_ids(parts: Sequence[Sequence[Record]]) -> None:
 
 
 def is_records_source(source: str | DataSource) -> bool:
-    """Whether a source is records, rather than a folder of audio or a label table (for pretraining)."""
+    """Whether a source is records, not a folder of audio or a table with ESC-50's columns (for pretraining)."""
     if isinstance(source, DataSource) and (source.format is not None or source.given()):
         return True
     path = str(source)
     if is_remote(path):
         return True
     if not os.path.isdir(path):
-        return Path(path).suffix != ".csv"
+        return Path(path).suffix.lower() != ".csv" or not is_label_table(Path(path))
     return (
         is_shard_folder(path)
         or bool(formats_of(path))

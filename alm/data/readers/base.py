@@ -201,8 +201,8 @@ class Reader(ABC):
             return records.with_text() if not audio_only else records
         where = records.source(int(np.argmin(records.rows["has_text"])))
         raise ManifestError(
-            f"{where}: has audio and no text, which is for stage pretrain; give the question of all rows (prompt: …) "
-            "or name columns (columns: {question: …, answer: …})"
+            f"{where}: has audio and no text, or a label and no question; name its column (columns: {{question: …}}) "
+            "or give one question for all rows (prompt: …); only stage pretrain takes audio alone"
         )
 
     def _lines(self, source: DataSource) -> Iterator[Line]:

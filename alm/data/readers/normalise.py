@@ -69,7 +69,10 @@ def to_row(
     else:
         value = cells.get("audio")
         audio = value if isinstance(value, list) else [] if value in (None, "") else [value]
-        record |= _text(cells, source.prompt, where)
+        text = _text(cells, source.prompt, where)
+        if not text and cells.get("answer") not in (None, ""):
+            record[columns["answer"]] = cells["answer"]
+        record |= text
         if not audio:
             column = columns.get("audio")
             missing = (
@@ -126,7 +129,7 @@ def find_columns(values: Mapping[str, Any], given: Mapping[str, str], where: str
 
 
 def _text(cells: Mapping[str, Any], prompt: str | None, where: str) -> dict[str, Any]:
-    """The question, answer and captions of a row; nothing for audio alone."""
+    """The question, answer and captions of a row; nothing for audio alone, or with a label that answers no question."""
     captions = cells.get("captions")
     if captions not in (None, "", []):
         texts = captions if isinstance(captions, list) else [captions]
@@ -137,12 +140,7 @@ def _text(cells: Mapping[str, Any], prompt: str | None, where: str) -> dict[str,
     if question in (None, ""):
         question = cells.get("prompt") or prompt
     if question in (None, ""):
-        if answer in (None, ""):
-            return {}
-        raise ManifestError(
-            f"{where}: has an answer ({shown(answer, 40)}) and no question; name its column (columns: {{question: …}}) "
-            "or give one question for all rows (prompt: …)"
-        )
+        return {}
     found = {"question": text_of(question, "question", where)}
     found["answer"] = None if answer in (None, "") else text_of(answer, "answer", where)
     choices = cells.get("choices")

@@ -255,8 +255,24 @@ def read_labels(path: Path, fold: str = "fold") -> list[Clip]:
     return clips
 
 
+def is_label_table(path: Path) -> bool:
+    """Whether a CSV file has ESC-50's columns, or is empty.
+
+    Raises:
+        ManifestError: The file cannot be read.
+    """
+    for _, row in read_csv(path):
+        return all(any(name in row for name in wanted) for wanted in _columns("fold"))
+    return True
+
+
+def _columns(fold: str) -> tuple[tuple[str, ...], ...]:
+    """Columns of a label table, each with its other names."""
+    return ("filename",), (fold,), ("category", "target")
+
+
 def _check_columns(columns: list[str], path: Path, fold: str) -> None:
-    for wanted in (("filename",), (fold,), ("category", "target")):
+    for wanted in _columns(fold):
         if not any(name in columns for name in wanted):
             near = difflib.get_close_matches(wanted[0], columns, n=1)
             hint = f"rename {near[0]!r}" if near else "add it"
