@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import processor_call
+from benchmarks import ablation_start, processor_call
 from benchmarks.__main__ import main
 from benchmarks.cuda import Step
 from benchmarks.flops import forward_flops, step_flops
@@ -14,6 +14,8 @@ from benchmarks.measure import Pair
 from benchmarks.train_step import PlainViT, make_views, ours_step, plain_step
 from encoders import AudioMosaicEncoder
 from encoders.zoo.audiomosaic.config import AudioMosaicConfig
+from eval.ablation.grid import make_arms
+from eval.ablation.settings import load_ablation
 
 
 def test_all_benches_in_quick_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,3 +110,23 @@ def test_all_sides_of_the_llm_step_have_the_same_loss(stage: str, tmp_path: Path
     others = [bench.bare(few_logits=False)(), bench.bare(few_logits=True)(), bench.by_hand()()]
     assert [shared_loss, *others] == pytest.approx([loss] * 4, rel=1e-5)
     assert bench.ours(share_clips=3)() > 0
+
+
+def test_the_bench_of_forked_steps_has_a_valid_grid_and_refuses_other_results(tmp_path: Path) -> None:
+    grid = ablation_start.write_grid(tmp_path, tmp_path / "llm", n_seeds=3)
+    settings = load_ablation(grid, ["warm_start=false"], None)
+    assert {arm.name for arm in make_arms(settings)} == {"mlp", "linear"} and settings.seeds == (0, 1, 2)
+    sides = {}
+    for side, answer in (("a", "a bell"), ("b", "a bell"), ("c", "a dog")):
+        run = tmp_path / side / "steps" / "score-1" / "run"
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "predictions.jsonl").write_text(answer)
+        (run / "checkpoints" / "model.safetensors").write_text(
+            side
+        )  # holds what differs between any two runs
+        sides[side] = ablation_start.results(tmp_path / side)
+    ablation_start.check_equal(sides["a"], sides["b"])
+    with pytest.raises(RuntimeError, match=r"differ: score-1/run/predictions.jsonl"):
+        ablation_start.check_equal(sides["a"], sides["c"])
+    with pytest.raises(RuntimeError, match="there are none"):
+        ablation_start.check_equal({}, {})
