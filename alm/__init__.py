@@ -38,7 +38,7 @@ def load(
 
     Args:
         source: Model directory or Hub id.
-        device: Where to put it; None takes a GPU where there is one.
+        device: Where to put it; None takes an accelerator (CUDA, XPU, NPU, MPS) where there is one.
         trust_remote_code: Run Python code in the directory of the LLM that the model refers to.
 
     Returns:
@@ -48,7 +48,7 @@ def load(
         alm.common.errors.CheckpointError: Something is missing, mis-shaped or changed.
     """
     from alm.checkpoint import load_model, load_processor
-    from alm.generation import pick_device
+    from encoders.devices import pick_device
 
     model: Any = load_model(source, trust_remote_code=trust_remote_code)
     return model.to(device or pick_device()), load_processor(source, trust_remote_code=trust_remote_code)

@@ -117,8 +117,3 @@ class _EncodedOnce:
 
 def _size(conversation: Sequence[Message], clips: Sequence[np.ndarray]) -> tuple[int, int]:
     return sum(len(clip) for clip in clips), sum(len(message["content"]) for message in conversation)
-
-
-def pick_device() -> torch.device:
-    """The first CUDA device where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -20,8 +20,10 @@ from alm.common.errors import CheckpointError, UserError
 from alm.common.files import sha256_of
 from alm.common.json_text import read_json_object
 from alm.common.pretrained import from_pretrained
+from alm.common.processes import n_cores
 from alm.decoding import check_generation_config
 from encoders.checkpoint import is_finite
+from encoders.devices import pick_device
 
 
 def llm_fingerprint(source: str | None, llm: PreTrainedModel) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def weights_sha256(folder: Path) -> str:
     if not files:
         raise CheckpointError(f"{folder}: no weight file (*.safetensors, *.bin); expected a saved causal LLM")
     digest = hashlib.sha256()
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(n_cores()) as pool:
         for file, found in zip(files, pool.map(sha256_of, files), strict=True):
             digest.update(f"{file.name}:{found}\n".encode())
     return digest.hexdigest()
@@ -78,7 +80,8 @@ def load_llm(
 
     Raises:
         CheckpointError: The LLM is missing, a tensor is missing, mis-shaped or not finite, or a file is broken.
-        UserError: `bits` without bitsandbytes, or another number than 4 and 8; a GGUF file without the package gguf.
+        UserError: `bits` without bitsandbytes, another number than 4 and 8, or a device that bitsandbytes does
+            not know; a GGUF file without the package gguf.
     """
     role = f"{wanted_by}: LLM" if wanted_by else "llm"
     file = gguf_file(source)
@@ -214,8 +217,15 @@ def _quantisation(bits: int) -> Any:
             f"an LLM in {bits} bits needs bitsandbytes, which is not installed; pip install 'alm-toolkit[quant]', or "
             "load it unquantised"
         )
+    import bitsandbytes
     from transformers import BitsAndBytesConfig
 
+    known = getattr(bitsandbytes, "supported_torch_devices", {"cuda"})  # older releases: CUDA
+    if (kind := pick_device().type) not in known:
+        raise UserError(
+            f"llm bits: bitsandbytes {bitsandbytes.__version__} has no code for {kind}, only for "
+            f"{', '.join(sorted(known))}; load the LLM unquantised, or set ACCELERATE_USE_CPU=1"
+        )
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True)
     # NF4 with a 16 bit computation type: QLoRA's choice (Dettmers et al. 2023, section 3)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from alm.common.errors import UserError
 from alm.common.processes import is_main_process, world_size
+from encoders.devices import accelerator
 
 _TIMEOUT_S = 1800.0  # the Trainer's default
 
@@ -32,7 +33,7 @@ def rank_and_world() -> tuple[int, int]:
 def join(timeout_s: float = _TIMEOUT_S) -> None:
     """Initialise the process group, as the Trainer would later; without a launcher there is none.
 
-    `cpu=True` is needed on machines without a GPU: otherwise accelerate treats each process as the only one.
+    `cpu=True` is needed on machines without an accelerator: otherwise accelerate treats each process as the only one.
 
     Args:
         timeout_s: Seconds that processes wait for each other; the first call decides.
@@ -40,7 +41,7 @@ def join(timeout_s: float = _TIMEOUT_S) -> None:
     if world_size() > 1:
         from accelerate import PartialState
 
-        PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=timeout_s))
+        PartialState(cpu=accelerator() is None, timeout=timedelta(seconds=timeout_s))
 
 
 def barrier() -> None:

@@ -173,7 +173,7 @@ def _answer_all(arguments: argparse.Namespace, question: str) -> int:
 def _load(model_dir: Path, trusted: bool) -> Any:
     from alm.checkpoint import load_model
     from alm.commands._garbage import garbage_collection_paused
-    from alm.generation import pick_device
+    from encoders.devices import pick_device
 
     with garbage_collection_paused():
         model: Any = load_model(model_dir, trust_remote_code=trusted)

@@ -148,8 +148,8 @@ def _embeddings(encoder: AudioEncoder, waveforms: list[Any]) -> list[tuple[Any, 
     """Per clip its feature (D',) and its frames (n_time, D), as numpy arrays."""
     import torch
 
-    from alm.generation import pick_device
     from encoders.audio import pad_batch
+    from encoders.devices import pick_device
 
     device = pick_device()
     padded, lengths = pad_batch(waveforms)

@@ -20,8 +20,8 @@ import torch
 
 from alm.common.errors import UserError
 from alm.decoding import decoding_settings, decoding_with
-from alm.generation import pick_device
 from alm.serving.requests import ChatRequest, RequestError
+from encoders.devices import pick_device
 
 
 @dataclass(frozen=True)

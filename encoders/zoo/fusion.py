@@ -234,14 +234,14 @@ def _at_rate(out: AudioTokens, ratio: float, n_time: int) -> Tensor:
     tokens = functional.layer_norm(out.tokens, out.tokens.shape[-1:])  # zeros stay zeros
     steps = tokens.unflatten(1, out.grid).flatten(2)  # (B, T, F * D)
     last = (out.mask.unflatten(1, out.grid)[..., 0].sum(dim=1) - 1).clamp(min=0)  # (B,)
-    starts = torch.arange(n_time, device=steps.device, dtype=torch.float64) * ratio
+    starts = torch.arange(n_time, dtype=torch.float64) * ratio  # on the CPU: MPS has no float64
     first = (starts + _EPS).floor()
     made: Tensor = steps.new_zeros(len(steps), n_time, steps.shape[2])
     for further in range(math.ceil(ratio - _EPS) + 1):
         place = first + further
         overlap = (torch.minimum(place + 1, starts + ratio) - torch.maximum(place, starts)) / ratio
-        share = torch.where(overlap > _EPS, overlap, 0.0).to(steps.dtype)  # (n_time,)
-        index = torch.minimum(place.long()[None], last[:, None])  # (B, n_time)
+        share = torch.where(overlap > _EPS, overlap, 0.0).to(steps.dtype).to(steps.device)  # (n_time,)
+        index = torch.minimum(place.long().to(last.device)[None], last[:, None])  # (B, n_time)
         made = made + share[:, None] * steps.take_along_dim(index[..., None], dim=1)
     return made
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from alm.common.errors import UserError
+from alm.common.processes import n_cores
 from alm.common.text import one_line, text_table
 from eval.ablation.arm_steps import ArmSteps, Inputs, plan_steps, shared_inputs
 from eval.ablation.grid import Arm, make_arms
@@ -49,9 +49,9 @@ def n_jobs(settings: AblationSettings) -> int:
     """Processes at a time."""
     if settings.jobs:
         return settings.jobs
-    import torch
+    from encoders.devices import accelerator
 
-    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+    return n_cores() if accelerator() is None else 1
 
 
 def plan_arms(

@@ -20,9 +20,9 @@ from alm.common.files import write_text_atomic
 from alm.common.settings import read_yaml
 from alm.data.labels import labelled_clips
 from alm.data.sources import open_records
-from alm.generation import pick_device
 from encoders import AudioEncoder, load_encoder
 from encoders.audio import load_audio, pad_batch
+from encoders.devices import pick_device
 from eval.metrics.ranking import class_precisions
 from eval.scoring.logistic import fit_logistic
 
@@ -83,7 +83,7 @@ def clip_features(encoder: AudioEncoder, paths: Sequence[Path]) -> np.ndarray:
         padded, lengths = pad_batch(waves)
         with torch.no_grad():
             out = encoder(padded.to(device), lengths)
-        rows.append(out.clip_features().double().cpu().numpy())
+        rows.append(out.clip_features().cpu().double().numpy())
     return np.concatenate(rows)
 
 

@@ -237,7 +237,7 @@ class AblationSettings:
         tracks: Tokens per second.
         scoring: How arms are scored.
         proxies: Cheap metrics that might predict the score.
-        jobs: Processes at a time; 0 is one per core, or one where there is a GPU.
+        jobs: Processes at a time; 0 is one per core, or one where there is an accelerator.
         warm_start: Fork the steps' processes from one that has imported the libraries, which saves seconds a step;
             results are the same. False starts a new interpreter for every step, as is done outside Linux.
     """

@@ -34,7 +34,6 @@ _POLL_S = 0.05
 _MOST_BYTES = 1 << 20  # of one message; the words of a command line are shorter
 # Makes `torch.cuda.is_available()` count GPUs without CUDA, which a fork cannot use once it is initialised.
 _COUNTS_GPUS = "PYTORCH_NVML_BASED_CUDA_CHECK"
-_ACCELERATORS = ("cuda", "xpu", "mps")
 
 
 class Child(Protocol):
@@ -302,13 +301,17 @@ def _become(starter: int, log: int, kept: int) -> None:
 
 
 def _run(words: list[str]) -> None:
-    torch = sys.modules.get("torch")
-    unusable = (getattr(getattr(torch, name, None), "_is_in_bad_fork", None) for name in _ACCELERATORS)
-    if any(one() for one in unusable if callable(one)):  # an import has initialised it
+    if "torch" in sys.modules and _accelerator_lost():  # an import has initialised it
         command = tied_child_command(*words)
         command[command.index(str(os.getpid()))] = str(os.getppid())
         os.execv(command[0], command)
     run_tied(str(os.getppid()), *words)
+
+
+def _accelerator_lost() -> bool:
+    from encoders.devices import lost_in_fork
+
+    return lost_in_fork()
 
 
 def _stop(children: list[int]) -> None:

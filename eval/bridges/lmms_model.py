@@ -49,7 +49,7 @@ class LmmsModel(lmms):  # type: ignore[misc]
     Args:
         model: A model directory or hub id, `openai:MODEL@URL`, or a Python file with an `ANSWERER`, as for `alm eval`.
         batch_size: Questions per batch.
-        device: Where a local model is put; None takes a GPU where there is one.
+        device: Where a local model is put; None takes an accelerator (CUDA, XPU, NPU, MPS) where there is one.
         controls: Whether each question is also asked under our controls; answers are then JSON for the filter.
         trust_remote_code: Run Python code that comes with a model.
     """

@@ -14,9 +14,9 @@ from mteb.similarity_functions import cos_sim, pairwise_cos_sim
 
 from alm.common.errors import UserError
 from alm.encoder import load_any_encoder
-from alm.generation import pick_device
 from encoders import AudioEncoder
 from encoders.audio import pad_batch
+from encoders.devices import pick_device
 
 
 class MtebEncoder:
@@ -25,7 +25,7 @@ class MtebEncoder:
     Args:
         model_name: Encoder directory, weights file, name or hub id, or a model directory; as for `alm embed`.
         revision: Not used: results are cached under a hash of the weights.
-        device: Where the encoder is put; None takes a GPU where there is one.
+        device: Where the encoder is put; None takes an accelerator (CUDA, XPU, NPU, MPS) where there is one.
         **options: Options of the encoder, for example `layer`.
     """
 

@@ -17,9 +17,9 @@ from alm.common.pretrained import from_pretrained
 from alm.common.text import error_line
 from alm.data.records import AUDIO_MARKER
 from alm.decoding import decoding_with
-from alm.generation import pick_device
 from alm.loading.files import resolve
 from encoders.checkpoint import resolve_source
+from encoders.devices import pick_device
 from eval.errors import EvaluationError
 from eval.models import own
 from eval.models._local import LocalModel, check_decoding
@@ -128,7 +128,7 @@ class AudioTextModel(LocalModel):
             logits = self._model(**inputs, position_ids=positions, use_cache=False).logits
             likely = logits[:, length - 1 : -1].float().log_softmax(-1)  # (R, K, V)
             each = likely.gather(-1, said[..., None])[..., 0] * mask
-            found += each.double().sum(-1).tolist()
+            found += each.cpu().double().sum(-1).tolist()
         return found
 
     def _inputs(self, prompts: Sequence[Prompt], n_new_tokens: int = 0) -> dict[str, Any]:

@@ -143,7 +143,7 @@ class Opening:
     """Options for opening a model.
 
     Attributes:
-        device: Where a local model is put; None takes a GPU where there is one.
+        device: Where a local model is put; None takes an accelerator (CUDA, XPU, NPU, MPS) where there is one.
         max_new_tokens: Longest answer in tokens.
         decoding: Settings in place of greedy decoding, as the user gave them.
         trust_remote_code: Run Python code that comes with a model.

@@ -139,7 +139,7 @@ def _log_likelihoods(
         at = order[start : start + _ROWS]
         owner = torch.tensor([rows[i][0] for i in at], device=mask.device)  # (R,)
         ids = [rows[i][1] for i in at]
-        sums[at] = _continue(model, read[model.cache_name], first, mask, owner, ids).double().cpu()
+        sums[at] = _continue(model, read[model.cache_name], first, mask, owner, ids).cpu().double()
     found: list[list[float]] = [[] for _ in choices]
     for (prompt, _), total in zip(rows, sums.tolist(), strict=True):
         found[prompt].append(total)

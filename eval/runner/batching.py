@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from encoders.devices import empty_cache
+
 logger = logging.getLogger(__name__)
 
 Answered = tuple[Any, ...]
@@ -42,8 +44,7 @@ def with_smaller_batches(
                 raise
         batch_size = max(1, batch_size // 2)
         logger.warning("out of memory: continuing with batches of %d", batch_size)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        empty_cache()
         left = [index for index in left if index not in done]
 
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from alm.common.processes import local_rank, rank, world_size
+from alm.common.processes import rank, world_size
 from alm.common.text import error_line
 from eval.errors import EvaluationError
 from eval.scoring.predictions import PREDICTIONS, Prediction, PredictionsFile, read_predictions
@@ -68,11 +68,9 @@ class Shards:
     @staticmethod
     def device() -> str | None:
         """Where this process' model goes; None leaves the choice to the loader."""
-        import torch
+        from encoders.devices import accelerator, process_device
 
-        if world_size() == 1 or not torch.cuda.is_available():
-            return None
-        return f"cuda:{local_rank()}"
+        return None if world_size() == 1 or accelerator() is None else str(process_device())
 
     def merge(self) -> list[Prediction]:
         """Put all answers into `predictions.jsonl` and remove the other files; only the first process may."""

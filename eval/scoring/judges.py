@@ -139,7 +139,7 @@ def _local(source: str) -> Ask:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from alm.common.pretrained import from_pretrained
-    from alm.generation import pick_device
+    from encoders.devices import pick_device
 
     tokenizer = from_pretrained(AutoTokenizer, source, role="judge")
     model = from_pretrained(AutoModelForCausalLM, source, role="judge").to(pick_device()).eval()

@@ -16,6 +16,7 @@ from transformers.training_args import OptimizerNames
 from alm.common.errors import ConfigError, did_you_mean
 from alm.common.settings import check_choice
 from alm.common.text import error_line
+from encoders.devices import accelerator, has_collectives
 from train.engine.launchers import warn_of_build_locks
 from train.settings import LoopSettings
 from train.settings.optim import MIN_LR_SCHEDULE, OptimSettings
@@ -149,7 +150,7 @@ def training_arguments(settings: LoopSettings, folder: Path, drop_last: bool = F
             dataloader_num_workers=settings.workers,
             remove_unused_columns=False,
             disable_tqdm=True,
-            use_cpu=not torch.cuda.is_available(),
+            use_cpu=accelerator() is None,
             label_names=["labels"],
             dataloader_drop_last=drop_last,
             **run.trainer,
@@ -194,6 +195,12 @@ def check_arguments(settings: LoopSettings) -> None:
     """
     optim, run = settings.optim, settings.run
     _check_trainer(run.trainer)
+    device = accelerator()
+    if run.deepspeed is not None and device is not None and not has_collectives(device):
+        raise ConfigError(
+            f"run.deepspeed: needs CUDA, XPU, NPU or the CPU, and this machine has {device.type}; remove it, or set "
+            "ACCELERATE_USE_CPU=1 and DS_ACCELERATOR=cpu"
+        )
     parts = {name: part for name, part in optim.components.given().items() if part.has_schedule}
     where = {"optim": (optim.lr_scheduler_type, schedule_options(optim))} | {
         f"optim.components.{name}": _own_schedule(optim, name) for name in parts

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from alm.common.processes import world_size
-from alm.generation import pick_device
+from encoders.devices import peak_memory_bytes, pick_device, synchronise
 from train.data.sampling import EpochBatches
 from train.engine.arguments import counted
 from train.engine.throughput import n_llm_tokens
@@ -39,7 +39,8 @@ class CostEstimate:
         parameters: All parameters.
         trainable: Trainable parameters.
         state_bytes: Weights, gradients and optimiser of one process without ZeRO; activations come on top.
-        peak_bytes: Largest GPU memory of the calibration (with gradients, without optimiser); None on a CPU.
+        peak_bytes: Most memory of the calibration on the accelerator (with gradients, without optimiser); None on a CPU
+            and on MPS.
         tokens: LLM tokens of the whole run, prompts, audio and answers; None for stages without an LLM.
         flops: Floating-point operations of the whole run (matrix products, as PyTorch counts them).
         seconds: Expected time on this device with this many processes, all equally fast.
@@ -138,21 +139,18 @@ def estimate_cost(
 def _calibrate(
     model: nn.Module, batches: list[dict[str, Tensor]], compiled: bool
 ) -> tuple[float, float, int | None, float]:
-    """Seconds and FLOPs of a forward and backward pass, the GPU's peak in bytes, and seconds of the compiler."""
+    """Seconds and FLOPs of a forward and backward pass, the device's peak in bytes, and seconds of the compiler."""
     from torch.utils.flop_counter import FlopCounterMode
 
     device = pick_device()
     model.to(device).train()
-    cuda = device.type == "cuda"
 
     def passed(number: int) -> float:
         batch = {key: value.to(device) for key, value in batches[number % len(batches)].items()}
-        if cuda:
-            torch.cuda.synchronize()
+        synchronise()
         started = time.perf_counter()
         model(**batch)["loss"].backward()
-        if cuda:
-            torch.cuda.synchronize()
+        synchronise()
         seconds = time.perf_counter() - started
         model.zero_grad()
         return seconds
@@ -162,9 +160,8 @@ def _calibrate(
         passed(0)  # which warms up, too
     warm_up = sum(passed(number) for number in range(len(batches))) if compiled else 0.0
     seconds = sum(passed(number) for number in range(1, _TIMED_STEPS + 1)) / _TIMED_STEPS
-    peak = torch.cuda.max_memory_allocated() if cuda else None
     compiling = max(0.0, warm_up - len(batches) * seconds) if compiled else 0.0
-    return seconds, float(counter.get_total_flops()), peak, compiling
+    return seconds, float(counter.get_total_flops()), peak_memory_bytes(), compiling
 
 
 def _giga(n_bytes: int) -> str:

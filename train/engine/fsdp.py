@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 
 from alm.common.errors import ConfigError, UserError
 from alm.common.processes import is_main_process, world_size
+from encoders.devices import accelerator, has_collectives
 from train.engine.groups import HasComponents, repeated_blocks
 
 _SWITCH = "ACCELERATE_USE_FSDP"  # set by `accelerate launch`, and by an Accelerator that uses FSDP
@@ -36,12 +37,14 @@ def check_launcher() -> None:
 
 
 def check_processes() -> None:
-    """Refuse FSDP with a single process, except for one that torchrun started on a GPU.
+    """Refuse FSDP with a single process, except for one that torchrun started on a GPU, XPU or NPU.
 
     Raises:
         ConfigError: There is one process.
     """
-    if world_size() == 1 and not ("RANK" in os.environ and torch.cuda.is_available()):
+    device = accelerator()
+    launched = "RANK" in os.environ and device is not None and has_collectives(device)
+    if world_size() == 1 and not launched:
         raise ConfigError(
             "run.fsdp: splits weights over processes, and there is one; start with torchrun --nproc-per-node N -m alm "
             "train, or set run.fsdp=null"

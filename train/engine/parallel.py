@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from alm.common.errors import UserError
-from alm.common.processes import end_with_parent, interrupts_kept_from_children, tied_call
+from alm.common.processes import end_with_parent, interrupts_kept_from_children, n_cores, tied_call
 from alm.common.terminal import PROGRESS_ROW, OutputClosed, safe_streams
 
 Work = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 def run_side_by_side(steps: Sequence[Work]) -> None:
-    """Run module-level functions at the same time; on a GPU, or with one core, one after the other.
+    """Run module-level functions at the same time; on an accelerator, or with one core, one after the other.
 
     Args:
         steps: (function, arguments) pairs; results are files.
@@ -27,10 +27,10 @@ def run_side_by_side(steps: Sequence[Work]) -> None:
         UserError: A step raised it; the message of the first one. The other steps are terminated.
         RuntimeError: A step crashed; its traceback has been printed.
     """
-    import torch
+    from encoders.devices import accelerator
 
     cores = n_cores()
-    if torch.cuda.is_available() or cores < 2 or len(steps) < 2:
+    if accelerator() is not None or cores < 2 or len(steps) < 2:
         for function, arguments in steps:
             function(*arguments)
         return
@@ -58,11 +58,6 @@ def run_side_by_side(steps: Sequence[Work]) -> None:
         raise OutputClosed
     if any(worker.exitcode for worker in workers):
         raise RuntimeError("a step crashed; its traceback is printed above")
-
-
-def n_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _wait(workers: Sequence[Any]) -> None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from alm.head import IGNORE
+from encoders import devices
+from encoders.devices import device_names, pick_device, synchronise
 from train.processes import gather_objects
 
 AUDIO_S = "audio_s"  # a batch's seconds of audio; `train.engine.trainer` takes it out before the model sees the batch
@@ -234,28 +236,27 @@ def peak_flops(precision: str) -> float:
     Args:
         precision: `fp32`, `bf16` or `fp16`.
     """
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if device is not None and device.type == "cuda" and precision != "fp32":
-        name = torch.cuda.get_device_name()
+    device = pick_device()
+    if device.type == "cuda" and precision != "fp32":
+        name = device_names()[torch.accelerator.current_device_index()]
         for kind, tera in _DATA_SHEETS.items():
             if kind in name:
                 return tera * 1e12
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    left = torch.ones(_PRODUCT, _PRODUCT, dtype=dtype, device=device or "cpu")
+    left = torch.ones(_PRODUCT, _PRODUCT, dtype=dtype, device=device)
     times = []
     for _ in range(4):
         started = time.perf_counter()
         left @ left
-        if device is not None:
-            torch.accelerator.synchronize()
+        synchronise()
         times.append(time.perf_counter() - started)
     return 2 * _PRODUCT**3 / min(times)
 
 
 def peak_memory_bytes() -> int:
-    """Largest memory of this process so far: the accelerator's where there is one, else the process's own."""
-    if torch.accelerator.is_available():
-        return int(torch.accelerator.max_memory_allocated())
+    """Largest memory of this process so far: on the accelerator where that counts it, else the process's own."""
+    if (on_device := devices.peak_memory_bytes()) is not None:
+        return on_device
     try:
         import resource
     except ImportError:  # Windows

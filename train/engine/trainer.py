@@ -25,6 +25,7 @@ from alm.common.errors import Preempted, UserError
 from alm.common.processes import is_main_process, world_size
 from alm.common.seeds import seed_from
 from encoders.checkpoint import write_weights
+from encoders.devices import pins_memory
 from train.data.protocols import CountsAudio, ReportsMetrics, TrainingDataset
 from train.data.sampling import EpochBatches
 from train.engine import checkpoints, fsdp
@@ -191,7 +192,7 @@ class StageTrainer(CheckpointTrainer):
             batch_sampler=batches,
             collate_fn=_CountedBatches(self.data_collator),
             num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
+            pin_memory=args.dataloader_pin_memory and pins_memory(),
         )
 
     # ---- one step ----

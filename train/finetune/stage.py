@@ -17,9 +17,9 @@ from alm.common.errors import ConfigError
 from alm.common.files import write_text_atomic
 from alm.common.json_text import write_json
 from alm.common.processes import is_main_process, world_size
-from alm.generation import pick_device
 from encoders import AudioEncoder, AudioMosaicEncoder, list_encoders, load_encoder
 from encoders.checkpoint import write_weights
+from encoders.devices import pick_device
 from train.engine.groups import layer_scales
 from train.engine.trainer import fit
 from train.finetune.datasets import LabelledClip

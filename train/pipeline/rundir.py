@@ -208,6 +208,9 @@ def environment() -> dict[str, Any]:
 
     import torch
 
+    from encoders.devices import accelerator, device_names
+
+    device = accelerator()
     names = ("torch", "torchaudio", "transformers", "peft", "accelerate", "deepspeed", "numpy")
     versions = {}
     for name in names:
@@ -216,7 +219,8 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": versions,
-        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "accelerator": None if device is None else device.type,
+        "cuda": torch.version.cuda if device is not None and device.type == "cuda" else None,
+        "devices": device_names(),
         "threads": torch.get_num_threads(),
     }

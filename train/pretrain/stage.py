@@ -107,8 +107,8 @@ def pretrain(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     """Run the pretraining stage; writes `folder/encoder` in the release layout."""
     from transformers import set_seed
 
-    from alm.generation import pick_device
     from encoders.conformance import check_time_localisation
+    from encoders.devices import pick_device
 
     set_seed(settings.run.seed)
     model, dataset = starting_point(settings)

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from alm.common.errors import AudioError
 from alm.data.records import AudioRef, Record
-from alm.generation import pick_device
 from alm.model import AudioLanguageModel
 from alm.processor import AudioLanguageProcessor
 from encoders import AudioEncoder
 from encoders.audio import pad_batch
+from encoders.devices import pick_device
 from train.data.augmented_clips import ClipAugmenter
 from train.processes import say
 from train.settings import TrainSettings

@@ -12,9 +12,9 @@ from torch import Tensor
 from alm.common.processes import world_size
 from alm.data.records import AudioRef
 from alm.data.sources import open_records
-from alm.generation import pick_device
 from alm.model import AudioLanguageModel
 from encoders import AudioEncoder
+from encoders.devices import pick_device
 from train.data.feature_cache import missing_clips
 from train.data.protocols import TrainingDataset
 from train.engine.estimate import CostEstimate, estimate_cost

@@ -15,13 +15,13 @@ from alm.common.errors import AudioError
 from alm.common.processes import is_main_process, world_size
 from alm.data.records import AudioRef, Record
 from alm.data.sources import open_records, open_source, parts_of, resolve_source
-from alm.generation import pick_device
 from alm.hub.model_card import parameter_size
 from alm.llm import gguf_file, load_tokenizer
 from alm.model import AudioLanguageModel
 from alm.processing.branches import check_branches
 from alm.processor import AudioLanguageProcessor, build_processor
 from encoders import AudioEncoder, load_encoder
+from encoders.devices import pick_device
 from train.data.augmented_clips import NO_AUGMENTATION, ClipAugmenter
 from train.data.order import Lengths, SampleOrder, tempered
 from train.data.protocols import TrainingDataset
