@@ -581,6 +581,20 @@ def test_learning_rates_fall_with_depth():
     assert scales["cls_token"] == scales["patch_embed.proj.weight"] == scales["norm_pre.weight"] == 0.125
     assert scales["blocks.0.attn.qkv.weight"] == 0.25 and scales["blocks.1.mlp.fc2.bias"] == 0.5
     assert scales["fc_norm.weight"] == 1.0
+    for name in (
+        "hubert",
+        "wav2vec2",
+        "wavlm",
+        "data2vec",
+    ):  # more convolutions than blocks, and a weight norm
+        speech = encoder_class(name).tiny()
+        scales = layer_scales(speech, 0.5)
+        layers = speech.model.encoder.layers
+        for number in range(len(layers)):
+            own = {s for n, s in scales.items() if n.startswith(f"model.encoder.layers.{number}.")}
+            assert own == {0.5 ** (len(layers) - number)}, name
+        lowest = {s for n, s in scales.items() if ".conv_layers." in n or ".pos_conv_embed." in n}
+        assert lowest == {0.5 ** (len(layers) + 1)}, name
     fused = encoder_class("fusion").tiny()  # each part by its own blocks
     wanted = {
         f"{part}.{n}": s

@@ -51,7 +51,7 @@ def compile_blocks(llm: Any) -> None:
         raise ConfigError(f"{_KEY}: the LLM is quantised, and its packed layers are not compiled; remove one")
     import torch._dynamo.config as dynamo_config
 
-    blocks = repeated_blocks(llm)
+    _, blocks = repeated_blocks(llm)
     if len(blocks) == 0:
         raise ConfigError(f"{_KEY}: {type(llm).__name__} has no list of blocks; set {_KEY}=false")
     # Training, validation, batches of one row and rows without padding are variants of each kind of block.

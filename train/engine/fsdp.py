@@ -93,7 +93,7 @@ def block_classes(model: nn.Module) -> list[str]:
             )
         names |= set(getattr(part, "_no_split_modules", None) or [])
         for one in getattr(part, "named_parts", dict)().values() or [part]:
-            names |= {type(block).__name__ for block in repeated_blocks(one)}
+            names |= {type(block).__name__ for block in repeated_blocks(one)[1]}
     present = {type(module).__name__ for module in model.modules()}
     return sorted(names & present)
 

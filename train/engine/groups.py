@@ -64,8 +64,8 @@ def layer_scales(encoder: nn.Module, decay: float, where: str = "finetune.layer_
             for part, module in parts.items()
             for name, scale in layer_scales(module, decay, where).items()
         }
-    prefix, blocks = longest_list(encoder)
-    if len(blocks) < 2:
+    prefix, blocks = repeated_blocks(encoder)
+    if not blocks:
         raise ConfigError(f"{where}={decay}: {type(encoder).__name__} has no list of blocks; set it to 1")
     n_blocks, seen_blocks = len(blocks), False
     scales = {}
@@ -79,24 +79,21 @@ def layer_scales(encoder: nn.Module, decay: float, where: str = "finetune.layer_
     return scales
 
 
-def longest_list(module: nn.Module) -> tuple[str, Sequence[nn.Module]]:
-    """Name and content of the longest `ModuleList`, which holds a transformer's blocks; empty if there is none."""
-    lists = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList)}
-    name = max(lists, key=lambda name: len(lists[name]), default="")
-    return name, list(lists[name]) if lists else []
+def repeated_blocks(model: nn.Module) -> tuple[str, Sequence[nn.Module]]:
+    """Name and content of the list of blocks that a transformer repeats; empty where there is none.
 
-
-def repeated_blocks(model: nn.Module) -> Sequence[nn.Module]:
-    """The blocks that a transformer repeats: its outermost `ModuleList` with the most parameters; empty without one.
-
-    A mixture of experts may have more experts in a block than blocks, so that length says less than size.
+    It is the outermost `ModuleList` with the most parameters: a mixture of experts may have more experts in a block
+    than blocks, and a speech encoder more convolutions than blocks, so that length says less than size.
     """
-    lists = {name: part for name, part in model.named_modules() if isinstance(part, nn.ModuleList)}
-    outermost = [
-        part for name, part in lists.items() if not any(name.startswith(f"{other}.") for other in lists)
-    ]
-    sizes = [sum(p.numel() for p in part.parameters()) for part in outermost]
-    return list(outermost[sizes.index(max(sizes))]) if sizes else []
+    # Not its subclasses: the parts of a parametrised weight are such a list, too.
+    lists = {name: part for name, part in model.named_modules() if type(part) is nn.ModuleList}
+    sizes = {
+        name: sum(parameter.numel() for parameter in part.parameters())
+        for name, part in lists.items()
+        if not any(name.startswith(f"{other}.") for other in lists)
+    }
+    name = max(sizes, key=lambda name: sizes[name], default="")
+    return name, list(lists[name]) if lists else []
 
 
 def parameter_groups(
