@@ -36,7 +36,7 @@ def join(timeout_s: float = _TIMEOUT_S) -> None:
     `cpu=True` is needed on machines without an accelerator: otherwise accelerate treats each process as the only one.
 
     Args:
-        timeout_s: Seconds that processes wait for each other; the first call decides.
+        timeout_s: Seconds that processes wait for each other; only the first call sets it.
     """
     if world_size() > 1:
         from accelerate import PartialState

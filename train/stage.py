@@ -35,7 +35,7 @@ Settings = TypeVar("Settings", bound=StageSettings)
 
 
 class Stage(Generic[Settings]):
-    """One kind of stage. Subclasses set the attributes and override `run`, and what else they need.
+    """One kind of stage. Subclasses set the attributes and override `run`, and any other method that they need.
 
     Attributes:
         settings: Dataclass of the config, a subclass of `StageSettings`.
@@ -44,8 +44,8 @@ class Stage(Generic[Settings]):
         resumes: Files and folders that an interrupted run needs in order to resume; removed when settings, inputs or
             code have changed.
         makes_model: Whether the artifact is an audio-language model, which a recipe can evaluate.
-        every_process: Whether all processes of a launch (torchrun) run the stage together; else only the main one
-            does, and the others wait.
+        every_process: Whether all processes of a launch (torchrun) run the stage together; else the main process
+            runs it, and the others wait.
     """
 
     settings: type[Settings]
@@ -67,7 +67,7 @@ class Stage(Generic[Settings]):
         return []
 
     def check(self, settings: Settings) -> dict[str, Any]:
-        """Find what is wrong with the inputs before an older result is removed. Called before every run.
+        """Check the inputs. Called before every run, and before an older result is removed.
 
         Returns:
             What the result depends on besides the settings and the content of `inputs`; plain values.
@@ -105,7 +105,7 @@ class Stage(Generic[Settings]):
         raise NotImplementedError
 
     def run_parts(self, settings: Settings, run_one: Callable[[Settings], Path]) -> Path | None:
-        """Run as several stages instead of one, for example one per fold; None: this stage is one run.
+        """Run as several stages, for example one per fold. None means that this stage is a single run.
 
         Args:
             settings: The config.

@@ -77,7 +77,9 @@ def add_audio_options(parser: argparse.ArgumentParser) -> None:
 def _add_answer_options(parser: argparse.ArgumentParser) -> None:
     add_audio_options(parser)
     parser.add_argument("--batch-size", type=positive, default=16, help="files per batch (16)")
-    parser.add_argument("--max-new-tokens", type=positive, default=64, help="longest answer in tokens (64)")
+    parser.add_argument(
+        "--max-new-tokens", type=positive, default=64, help="length limit of an answer in tokens (64)"
+    )
     parser.add_argument(
         "--first-s", type=seconds, metavar="SECONDS", help="use only the first seconds of longer files (all)"
     )

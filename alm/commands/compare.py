@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "first", metavar="A", help="folder of an evaluation, of several, or a predictions.jsonl"
     )
-    parser.add_argument("second", metavar="B", help="the same of the other model")
+    parser.add_argument("second", metavar="B", help="the same for the other model")
     parser.add_argument(
         "--out", metavar="DIR", help="write comparison.html, comparison.md and comparison.json"
     )

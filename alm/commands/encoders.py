@@ -15,10 +15,10 @@ def add(commands: Any) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "encoders",
-        help="list encoders, describe one, check one of yours",
+        help="list, describe and check encoders",
         description=(
             "List the encoders, describe one, check one against the encoder contract, or write the table of the labels "
-            "control. Encoders of your own are found in the files of --plugins DIR, or of the folders in ALM_PLUGINS."
+            "control. Your own encoders are found in the files of --plugins DIR, or of the folders in ALM_PLUGINS."
         ),
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)

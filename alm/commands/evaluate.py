@@ -13,10 +13,10 @@ def add(commands: Any) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "eval",
-        help="score a model on a benchmark, beside its controls",
+        help="score a model and its controls on a benchmark",
         description=(
-            "Answer every question of a benchmark, and score the answers with 95 % intervals beside the same "
-            "model's scores without audio and with another clip's audio. The same command resumes an interrupted run. "
+            "Answer every question of a benchmark, and score the answers with 95 % intervals. As controls, the same "
+            "model is scored without audio and with another clip's audio. The same command resumes an interrupted run. "
             "'alm eval list' names the benchmarks, 'alm eval compare-prompts BENCHMARK' shows how much the scores "
             "depend on prompt and parser. On several GPUs: torchrun --nproc-per-node N -m alm eval …"
         ),

@@ -98,8 +98,8 @@ def add(commands: Any) -> None:
         "init",
         help="write a commented config to start from",
         description=(
-            "Write a config of one kind, with a comment above every key. alm config check reads it; replace the paths "
-            "of data, encoder and LLM by yours before you run it."
+            "Write a config of one kind, with a comment above every key. Replace the paths of data, encoder and LLM by "
+            "yours before you run it; alm config check checks it."
         ),
     )
     parser.add_argument("kind", metavar="KIND", choices=KINDS, help=f"one of {', '.join(KINDS)}")

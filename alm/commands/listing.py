@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "list",
         help="list the components of one kind: encoders, projectors, metrics, benchmarks, corpora, stages, …",
-        description="List the names that configs and commands take, those of plug-in folders included.",
+        description="List the names that configs and commands take, including those of plug-in folders.",
     )
     kinds = (*KINDS, "datasets")
     parser.add_argument("what", metavar="WHAT", choices=kinds, help=f"one of {', '.join(kinds)}")

@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
         "push",
         help="upload a model directory to the Hugging Face hub",
         description=(
-            "Upload a model's directory with its README.md, without its evaluations. The token is that of "
+            "Upload a model's directory with its README.md, without its evaluations. The token comes from "
             "`hf auth login` or HF_TOKEN. A model that refers to its LLM in a directory of this machine has to be "
             "exported first."
         ),

@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
         help="train and score a small audio-language model on this machine, offline",
         description=(
             "Compose sound scenes, train a small LLM on text, pretrain an AudioMosaic encoder, align it with the LLM, "
-            "tune both, and score the model beside its controls. Offline, about ten minutes on two CPU cores. With "
+            "tune both, and score the model and its controls. Offline, about ten minutes on two CPU cores. With "
             "--encoder, --llm and --data: train a projector between the two on labelled recordings, and ask about "
             "those that are held out. The same command again continues after the last finished stage."
         ),

@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
         help="score a file of answers",
         description=(
             "Score predictions.jsonl by its own references, or any ids and answers against the questions of "
-            "a benchmark. Missing answers count as wrong; the score of the published rule is shown beside ours."
+            "a benchmark. Missing answers count as wrong. The score by the published rule is shown as well."
         ),
     )
     parser.add_argument("predictions", metavar="PREDICTIONS", help="predictions.jsonl, or a JSON list")

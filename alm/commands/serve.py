@@ -15,12 +15,12 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "serve",
         help="serve a model through OpenAI's chat API",
-        description="Answer /v1/chat/completions, with input_audio and audio_url, until it is interrupted.",
+        description="Answer /v1/chat/completions, with input_audio and audio_url, until interrupted.",
     )
     parser.add_argument("model", metavar="MODEL", help="audio-language model directory or hub id")
     add_server_options(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; another one than this machine's "
-                        "own needs a key (127.0.0.1)")  # fmt: skip
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; any other than localhost needs a "
+                        "key (127.0.0.1)")  # fmt: skip
     parser.add_argument("--port", type=port_option, default=8000, help="port; 0 takes a free one (8000)")
     parser.add_argument("--name", help="the model's name in the API (the last part of MODEL)")
     parser.add_argument("--api-key-file", metavar="FILE", help="file with the key that callers must send (the "
@@ -29,12 +29,14 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--max-audio-s", type=seconds, default=600.0, help="longest audio of a request in seconds (600)"
     )
-    parser.add_argument("--max-clips", type=positive, default=16, help="most clips of a request (16)")
+    parser.add_argument(
+        "--max-clips", type=positive, default=16, help="maximum number of clips in a request (16)"
+    )
     parser.add_argument(
         "--max-requests",
         type=positive,
         default=128,
-        help="most requests under way, waiting ones included (128)",
+        help="maximum number of concurrent requests, including waiting ones (128)",
     )
     parser.add_argument(
         "--request-s", type=seconds, default=600.0, help="longest time of a request in seconds (600)"
@@ -43,7 +45,7 @@ def add(commands: Any) -> None:
         "--drain-s",
         type=seconds,
         default=30.0,
-        help="time for answers under way after SIGTERM in seconds (30)",
+        help="seconds to finish current answers after SIGTERM (30)",
     )
     parser.add_argument(
         "--allow-urls",
@@ -56,20 +58,23 @@ def add(commands: Any) -> None:
 def add_server_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the engine, which `alm chat` has as well."""
     parser.add_argument(
-        "--engine", choices=ENGINES, default="transformers", help="what generates (transformers)"
+        "--engine",
+        choices=ENGINES,
+        default="transformers",
+        help="engine that generates the answers (transformers)",
     )
-    parser.add_argument("--batch-size", type=positive, default=16, help="most requests answered at once (16)")
+    parser.add_argument("--batch-size", type=positive, default=16, help="requests per batch (16)")
     parser.add_argument(
         "--max-new-tokens",
         type=positive,
         default=256,
-        help="longest answer where a request asks for none (256)",
+        help="length limit of an answer in tokens, for requests without one (256)",
     )
     parser.add_argument(
         "--engine-options",
         default="",
         metavar="WORDS",
-        help="further options of `vllm serve`, as one quoted text",
+        help="further options of `vllm serve`, as one quoted string",
     )
     add_trust_option(parser)
 

@@ -1,4 +1,4 @@
-"""Augmented clips: references with the methods of `AudioRef`, so caches and collators handle them as any other clip.
+"""Augmented clips: references with the methods of `AudioRef`, so caches and collators handle them like other clips.
 
 Axis letters: S samples.
 """
@@ -35,7 +35,7 @@ class AugmentedRef(AudioRef):
         clip: The clip itself.
         draw: Names the draw: the version, or seed and epoch.
         settings: Effects and their ranges.
-        min_samples: Length that a clip is filled up to with silence if an effect makes it shorter.
+        min_samples: Length to which a clip is padded with silence if an effect makes it shorter.
     """
 
     clip: AudioRef = dataclasses.field(kw_only=True)
@@ -76,7 +76,7 @@ class AugmentedRef(AudioRef):
         return self.apply(self.clip.load(sample_rate), sample_rate)
 
     def apply(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
-        """Augment the clip's waveform; one that goes beyond full scale is scaled down to it.
+        """Augment the clip's waveform; if the result exceeds full scale, it is scaled down to it.
 
         Args:
             waveform: (S,) float32 in [-1, 1].
@@ -162,7 +162,7 @@ class ClipAugmenter:
     min_samples: int = 0
 
     def __call__(self, clip: AudioRef, epoch: int) -> AudioRef:
-        """Return the clip as augmented in an epoch; the same for every record about it."""
+        """Return the augmented clip of an epoch; it is the same for all records about the clip."""
         if not self.settings.any:
             return clip
         versions = self.settings.versions

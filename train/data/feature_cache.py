@@ -7,8 +7,8 @@ a checksum per clip; there is no separate index that could disagree with the sha
 
 There are no locks. A shard is renamed into place when it is complete, and a reader's memory map stays valid when
 another run removes the file. Two runs that compute the same clips at the same time write a file or some clips twice,
-which is harmless. A shard's modification time is its last use; beyond the size limit, the shards that
-were not used for longest are removed.
+which is harmless. A shard's modification time is its last use; above the size limit, the least
+recently used shards are removed.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class FeatureFolder:
 
     Args:
         folder: The folder; it is created with the first shard.
-        limit_gb: Size limit; above it, the shards that were not used for longest are removed.
+        limit_gb: Size limit; above it, the least recently used shards are removed.
     """
 
     def __init__(self, folder: Path, limit_gb: float) -> None:
@@ -182,7 +182,7 @@ def encoded_once(
 def missing_clips(
     encoder: AudioEncoder, clips: Sequence[AudioRef], folder: Path | None, kept: str = "tokens"
 ) -> list[AudioRef]:
-    """The clips whose features a folder does not hold, in order; nothing is read but names, nothing is changed.
+    """The clips whose features are not in a folder, in order; reads names only, and changes nothing.
 
     Args:
         encoder: The frozen encoder.
@@ -255,7 +255,7 @@ class _Encoding:
         self.held += found.n_bytes
 
     def _check_size(self, tried: int) -> None:
-        """Raise as soon as the size of the clips so far shows that all will not fit."""
+        """Raise as soon as the size of the clips so far shows that the features of all clips exceed the limit."""
         expected_gb = self.held / 2**30 * max(1.0, len(self.clips) / max(tried, 1))
         if expected_gb > self.limit_gb:
             raise ConfigError(

@@ -80,7 +80,7 @@ class CountsAudio(Protocol):
     """A collator that knows how much audio its last batch holds.
 
     Attributes:
-        audio_s: Seconds of audio, a clip that several samples of the batch share once.
+        audio_s: Seconds of audio; a clip that several samples of the batch share counts once.
     """
 
     audio_s: float

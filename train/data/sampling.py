@@ -15,8 +15,8 @@ from train.data.protocols import TrainingDataset
 class EpochBatches(Sampler[list[int]]):
     """One process's batches of an epoch.
 
-    An epoch's order is cut into forward passes of `batch_size * world` samples, and those into one batch per
-    process. So the samples of a forward pass of all processes do not depend on how many they are, as long as the
+    An epoch's order is cut into forward passes of `batch_size * world` samples, and each pass into one batch per
+    process. So a forward pass over all processes has the same samples for any number of processes, as long as the
     product stays the same. The last pass may be smaller; its batches then differ by one sample at most. If it has fewer
     samples than there are processes, samples from the beginning of the epoch fill it up.
 

@@ -175,7 +175,7 @@ def counted(optim: OptimSettings, n_samples: int, world: int, drop_last: bool = 
         optim: The settings.
         n_samples: Samples of an epoch.
         world: Number of processes.
-        drop_last: Whether the last batch of an epoch is skipped where it is not full.
+        drop_last: Whether the last batch of an epoch is skipped if it is not full.
     """
     steps = optim.steps
     if optim.epochs is not None:
@@ -187,11 +187,11 @@ def counted(optim: OptimSettings, n_samples: int, world: int, drop_last: bool = 
 
 
 def check_arguments(settings: LoopSettings) -> None:
-    """Find what is wrong with optimiser, schedule and `run.trainer` before anything is loaded.
+    """Check optimiser, schedule and `run.trainer` before anything is loaded.
 
     Raises:
-        ConfigError: An unknown optimiser, schedule or argument, options that it does not take, an argument that an
-            option sets, or an optimiser whose package is missing.
+        ConfigError: An unknown optimiser, schedule or argument; options that the optimiser or schedule does not take;
+            an argument that another option sets; or an optimiser whose package is missing.
     """
     optim, run = settings.optim, settings.run
     _check_trainer(run.trainer)
@@ -288,7 +288,7 @@ def component_schedule(optim: OptimSettings, optimizer: torch.optim.Optimizer, s
 
     Args:
         optim: The settings, with counted steps.
-        optimizer: Its groups say in `component` to which part they belong.
+        optimizer: Each of its groups names its component in `component`.
         steps: Steps of the whole run.
     """
     given = optim.components.given()

@@ -1,7 +1,7 @@
 """A Trainer that writes checkpoints and restores them exactly.
 
-`train.engine.checkpoints` holds the files: what is in them, which are complete. `train.engine.trainer.last_checkpoint`
-chooses the one to resume from.
+`train.engine.checkpoints` defines the files of a checkpoint and checks that it is complete.
+`train.engine.trainer.last_checkpoint` chooses the checkpoint to resume from.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class CheckpointTrainer(Trainer):
         self._restored, self.best = facts["log"], facts["best"]
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """One pass over the data; none if the checkpoint was the last step's."""
+        """Run one pass over the data; do nothing if the checkpoint is that of the last step."""
         if self.is_over():
             self.control.should_training_stop = True
             return

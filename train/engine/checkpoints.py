@@ -1,4 +1,4 @@
-"""Checkpoints to resume from: written whole or not at all, checked before use; the oldest are removed.
+"""Checkpoints to resume from: written completely or not at all, checked before use; the oldest are removed.
 
 `checkpoint-N/` holds the trainable weights (and buffers), the optimiser, the schedule and the trainer's counters;
 `complete.json` lists every file with size and hash. A checkpoint is written into a hidden folder, flushed to the disk,
@@ -40,7 +40,7 @@ def trained_keys(model: nn.Module) -> list[str]:
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that a checkpoint holds, of a model whose weights this process holds completely."""
+    """The weights to put into a checkpoint; this process must hold all weights of the model."""
     state = model.state_dict()
     return {name: state[name] for name in trained_keys(model)}
 
@@ -128,7 +128,7 @@ def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def rotate(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what interrupted attempts left.
+    """Remove all but the newest `keep` checkpoints, and leftovers of interrupted attempts.
 
     A checkpoint is renamed before it is removed, so that a partly removed one is never used.
     """
@@ -138,7 +138,7 @@ def rotate(folder: Path, keep: int) -> None:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove what interrupted attempts left."""
+    """Remove leftovers of interrupted attempts."""
     for path in folder.glob(f"{_HIDDEN}*"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -156,7 +156,7 @@ def check_keys(checkpoint: Path, kept: Iterable[str], own: Iterable[str]) -> Non
     """Check that a checkpoint holds exactly the weights that are trainable now.
 
     Raises:
-        CheckpointError: Naming the first few that differ.
+        CheckpointError: They differ; names the first few.
     """
     missing, unexpected = sorted(set(own) - set(kept)), sorted(set(kept) - set(own))
     if missing or unexpected:

@@ -1,6 +1,6 @@
 """torch.compile of an LLM, block by block and in place.
 
-A block is compiled once for all blocks like it, in seconds; the whole LLM would take minutes. Names in the state dict
+Equal blocks are compiled once, in seconds; compiling the whole LLM would take minutes. Names in the state dict
 stay as they are.
 """
 
@@ -21,7 +21,7 @@ _VARIANTS = 32
 
 
 def check_compiler() -> None:
-    """Refuse `run.compile` where nothing can be compiled for the CPU; on a GPU, Triton's compiler needs it, too.
+    """Refuse `run.compile` on a machine without a working C++ compiler; on a GPU, Triton needs one, too.
 
     Raises:
         ConfigError: There is no C++ compiler that works.

@@ -1,8 +1,8 @@
 """Estimate the cost of a stage before it runs: `alm train CONFIG --dry-run`.
 
-Counts come from the config and the data, time and FLOPs from a few real steps on the first batches. What a stage does
-besides its steps (loading its parts, encoding clips, validation) is measured on a few clips and batches, and scaled to
-the whole run. Nothing is written.
+Counts come from the config and the data; time and FLOPs come from a few real steps on the first batches. Other work of
+a stage (loading its parts, encoding clips, validation) is measured on a few clips and batches, and scaled to the whole
+run. Nothing is written.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class CostEstimate:
         tokens: LLM tokens of the whole run, prompts, audio and answers; None for stages without an LLM.
         flops: Floating-point operations of the whole run (matrix products, as PyTorch counts them).
         seconds: Expected time on this device with this many processes, all equally fast.
-        other_s: Seconds of `seconds` that are not spent in steps, by what they are spent on.
+        other_s: The part of `seconds` that is not spent in steps, by kind of work.
     """
 
     stage: str
@@ -100,7 +100,7 @@ def estimate_cost(
         model: The model with its trainable parts.
         dataset: The samples.
         collate: Makes batches of samples.
-        drop_last: Whether the run skips the last batch of an epoch where it is not full.
+        drop_last: Whether the run skips the last batch of an epoch if it is not full.
 
     Raises:
         UserError: Whatever would end the run before its first step.

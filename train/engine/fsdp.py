@@ -68,7 +68,7 @@ def use_on_cpu(accelerator: Any, plugin_arguments: dict[str, Any]) -> None:
 
     Args:
         accelerator: An `accelerate.Accelerator` of several CPU processes.
-        plugin_arguments: Those of its `FullyShardedDataParallelPlugin`.
+        plugin_arguments: Arguments of its `FullyShardedDataParallelPlugin`.
     """
     from accelerate.state import DistributedType, PartialState
     from accelerate.utils import FullyShardedDataParallelPlugin

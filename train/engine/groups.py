@@ -82,8 +82,8 @@ def layer_scales(encoder: nn.Module, decay: float, where: str = "finetune.layer_
 def repeated_blocks(model: nn.Module) -> tuple[str, Sequence[nn.Module]]:
     """Name and content of the list of blocks that a transformer repeats; empty where there is none.
 
-    It is the outermost `ModuleList` with the most parameters: a mixture of experts may have more experts in a block
-    than blocks, and a speech encoder more convolutions than blocks, so that length says less than size.
+    It is the outermost `ModuleList` with the most parameters. The longest list would be wrong: a mixture of experts may
+    have more experts in a block than blocks, and a speech encoder more convolutions than blocks.
     """
     # Not its subclasses: the parts of a parametrised weight are such a list, too.
     lists = {name: part for name, part in model.named_modules() if type(part) is nn.ModuleList}

@@ -30,7 +30,7 @@ def note_stop_signal() -> None:
 
 
 def end_with_launcher() -> None:
-    """Make this process end when its launcher does; call it first thing in a command that launchers start.
+    """Make this process end when its launcher ends; a command that launchers start must call it first.
 
     A killed launcher cannot end its processes itself. The parent of a process is torchrun's agent or
     `deepspeed.launcher.launch`. The latter is a child of the `deepspeed` runner, which leaves it alive when it is
@@ -83,7 +83,7 @@ def runner_state(launch: Sequence[str], parent: Sequence[str]) -> Literal["runni
     """Whether the `deepspeed` runner that started a `deepspeed.launcher.launch` is still its parent.
 
     Returns:
-        `unknown` where a remote shell (pdsh) or a user started it: then this machine has no runner.
+        `unknown` if a remote shell (pdsh) or a user started it: then this machine has no runner.
 
     Args:
         launch: Command line of `deepspeed.launcher.launch`.

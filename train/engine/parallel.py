@@ -1,6 +1,7 @@
-"""Independent pieces of work side by side, each in its own process with its share of the cores.
+"""Run independent pieces of work at the same time, each in its own process with its share of the cores.
 
-Small models use one core well and two badly: two pieces of work side by side finish sooner than one after the other.
+A small model does not run faster on two cores, so two pieces of work at the same time finish sooner than one after the
+other.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def run_side_by_side(steps: Sequence[Work]) -> None:
         steps: (function, arguments) pairs; results are files.
 
     Raises:
-        UserError: A step raised it; the message of the first one. The other steps are terminated.
+        UserError: The error of the first step that raised one. The other steps are terminated.
         RuntimeError: A step crashed; its traceback has been printed.
     """
     from encoders.devices import accelerator

@@ -76,7 +76,7 @@ class RunLog(TrainerCallback):
 
 @contextmanager
 def backends_log_to(folder: Path, backends: Sequence[str]) -> Iterator[None]:
-    """Let the logging backends that write files write them into a folder, unless their variables name another."""
+    """Make logging backends write their files into a folder, unless their environment variables name another."""
     chosen = [
         _FOLDER_OF[name] for name in backends if name in _FOLDER_OF and _FOLDER_OF[name] not in os.environ
     ]
@@ -103,12 +103,12 @@ def _set_epoch(epoch: int, kwargs: dict[str, Any]) -> None:
 
 
 def cut_log(file: Path, step: int) -> None:
-    """Remove lines that the run is going to write again, and a line that a kill truncated."""
+    """Remove lines that the run will write again, and a line that was truncated when the run was killed."""
     drop_lines(file, lambda line: line["step"] > step or "train_loss" in line)
 
 
 def drop_lines(file: Path, unwanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Remove lines of a log, if there is one, and a line that a kill truncated."""
+    """Remove lines of a log, if there is one, and a line that was truncated when the run was killed."""
     if file.is_file():
         kept = [line for line in read_log(file) if not unwanted(line)]
         write_text_atomic(file, "".join(json.dumps(line) + "\n" for line in kept))

@@ -14,7 +14,7 @@ _HANDLED = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Signals:
-    """While entered, SIGTERM and SIGUSR1 are remembered instead of ending the process.
+    """A context in which SIGTERM and SIGUSR1 are recorded instead of ending the process.
 
     Attributes:
         received: Name of the signal; None before one is received.

@@ -57,7 +57,7 @@ def n_llm_tokens(batch: Mapping[str, Tensor]) -> Tensor | None:
 
 @dataclasses.dataclass
 class _Counts:
-    """What was done since a line of the log; tensors stay on their device until the line is written."""
+    """Counts since the last line of the log; tensors stay on their device until the line is written."""
 
     seconds: float = 0.0
     waited_s: float = 0.0
@@ -76,7 +76,7 @@ class Throughput:
     Validation and checkpoints are not part of the time.
 
     Args:
-        precision: `fp32`, or the precision of mixed-precision training: that of the peak.
+        precision: `fp32`, or the precision of mixed-precision training; the device's peak is that of this precision.
     """
 
     def __init__(self, precision: str) -> None:
@@ -86,7 +86,7 @@ class Throughput:
         self._since = 0.0
 
     def start_step(self) -> None:
-        """Start the time of a step: its batches are not there yet."""
+        """Start timing a step, before its batches have arrived."""
         self._since = time.perf_counter()
 
     def batches_are_here(self, batches: list[dict[str, Any]]) -> None:
@@ -102,7 +102,7 @@ class Throughput:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave what happens inside out of the time of the step."""
+        """Exclude the work inside the block from the step's time."""
         started = time.perf_counter()
         yield
         self._since += time.perf_counter() - started
@@ -162,7 +162,7 @@ def summary(figures: Mapping[str, float]) -> str:
 
 
 class _Untracked:
-    """Tells a counter of operations that it is in no module."""
+    """Makes an operation counter believe that it is outside of any module."""
 
     parents = frozenset({"Global"})
 
@@ -174,8 +174,8 @@ class _Untracked:
 def step_flops(model: nn.Module, batch: Mapping[str, Any], parts: Iterable[nn.Module]) -> float:
     """Floating-point operations of a forward and backward pass, without recomputation.
 
-    The forward pass runs once, without gradients and dropout. Backward, a module's operations count once more where
-    something before it is trained, for the gradient of its input, and once more for that of its own trained weights.
+    The forward pass runs once, without gradients and dropout. For the backward pass, a module's operations are counted
+    once more if its input needs a gradient, and once more if its own weights are trained.
 
     Args:
         model: The model.
@@ -231,7 +231,7 @@ def step_flops(model: nn.Module, batch: Mapping[str, Any], parts: Iterable[nn.Mo
 
 @functools.lru_cache
 def peak_flops(precision: str) -> float:
-    """Most operations per second of this process's device: a GPU's from its data sheet, else those of a large product.
+    """Peak operations per second of this process's device: from a GPU's data sheet, else measured with a large product.
 
     Args:
         precision: `fp32`, `bf16` or `fp16`.

@@ -65,7 +65,7 @@ class _Hooks(TrainerCallback):
 
 
 class _CountedBatches:
-    """Adds to each batch of a collator the seconds of audio that it holds, where the collator knows them.
+    """Adds to each batch the seconds of audio in it, if the collator knows them.
 
     Args:
         collate: The collator.
@@ -91,7 +91,7 @@ class StageTrainer(CheckpointTrainer):
         validate: Computes the validation loss; None: no validation runs.
         eval_every: Steps between two validation runs.
         patience: Consecutive validation runs without improvement after which training stops; 0 disables this.
-        optim: Optimiser settings, which hold those of single components.
+        optim: Optimiser settings, including those of single components.
         preempted: Whether all processes have agreed to save and stop.
         skipped: Number of consecutive skipped steps.
         throughput: How fast the run trains.
@@ -117,7 +117,7 @@ class StageTrainer(CheckpointTrainer):
 
     # ---- FSDP2 ----
     def create_accelerator_and_postprocess(self) -> None:
-        """The Trainer's accelerator; with `run.fsdp` its FSDP2, also on CPUs."""
+        """The Trainer's accelerator; with `run.fsdp` it uses FSDP2, also on CPUs."""
         arguments = self.args.fsdp_plugin_args
         if arguments is not None and "transformer_cls_names_to_wrap" not in arguments:
             arguments["transformer_cls_names_to_wrap"] = fsdp.block_classes(self.network)
@@ -209,7 +209,7 @@ class StageTrainer(CheckpointTrainer):
         return batches, n_items
 
     def _count_flops(self, batch: dict[str, Any]) -> None:
-        """Count the operations of a step, for MFU: of a model with an LLM, unless ZeRO-3 splits its weights."""
+        """Count the operations of a step, for MFU; only for a model with an LLM whose weights ZeRO-3 does not split."""
         tokens = n_llm_tokens(batch)
         if tokens is None or not isinstance(self.network, HasComponents) or is_deepspeed_zero3_enabled():
             return
@@ -259,7 +259,7 @@ class StageTrainer(CheckpointTrainer):
         return result
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """Clip; a norm that is not finite (it is the same on all processes) is handled like such a loss."""
+        """Clip; a norm that is not finite (the same on all processes) is handled like such a loss."""
         if self._skipping:
             return None
         norm = self._clip(model)
@@ -274,7 +274,7 @@ class StageTrainer(CheckpointTrainer):
         return norm
 
     def _clip(self, model: nn.Module) -> Any:
-        """Clip all gradients together, those of components with a limit of their own separately; return the norm."""
+        """Clip all gradients together, except those of components with their own limit; return the norm."""
         if self._clip_groups is None and self.optim is not None:
             self._clip_groups = clip_groups(self.network, self.optim)
         groups = self._clip_groups

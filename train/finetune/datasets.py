@@ -35,8 +35,8 @@ class LabelledClip:
         labels: Names of its classes; one unless the data set is multi-label.
         where: `file:line` of the table it is listed in, or the file itself.
         group: The source recording or speaker; clips of one group never fall on both sides of a split.
-        split: `train`, `validation` or `test` where the data set says so.
-        fold: The fold where the data set has folds.
+        split: `train`, `validation` or `test`, if the data set states it.
+        fold: The fold, if the data set has folds.
         subset: Part of the test set that is scored by itself.
         start_s: Start of the part, in seconds; None is the file's start.
         end_s: Its end; None is the file's end.
@@ -62,8 +62,8 @@ class LabelledData:
         classes: All class names, in the order of the classifier's outputs.
         clips: The clips whose files are there.
         multi_label: Whether a clip may have several labels, or none.
-        metric: What the data set is scored by, a name in `eval.metrics`.
-        positive: The class to detect where the metric is an equal error rate.
+        metric: Name of the data set's metric in `eval.metrics`.
+        positive: The class to detect, if the metric is an equal error rate.
         notes: What the user should know, for example how many files are missing.
     """
 
@@ -130,7 +130,7 @@ def read_tables(
 
 
 def _data(corpora: Mapping[str | None, Sequence[Corpus]]) -> LabelledData:
-    """Several corpora of one kind as one data set, by split; those with splits or folds of their own are under None."""
+    """Several corpora of one kind as one data set, by split; None holds those that have splits or folds themselves."""
     clips: list[LabelledClip] = []
     training: list[Entry] = []
     everything = [(split, corpus) for split, given in corpora.items() for corpus in given]

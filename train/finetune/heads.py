@@ -36,7 +36,7 @@ def encode(encoder: AudioEncoder, settings: FinetuneSettings, waveforms: Tensor,
         `mask` (B, N) for heads that read tokens.
 
     Raises:
-        ConfigError: The encoder has no such layer, or does not offer its layers.
+        ConfigError: The encoder has no such layer, or gives no access to its layers.
     """
     if settings.reads_tokens:
         out = encoder(waveforms, lengths)

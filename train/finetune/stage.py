@@ -54,7 +54,7 @@ def check_finetune(settings: TrainSettings) -> dict[str, Any]:
         Facts about the data that the result depends on.
 
     Raises:
-        UserError: They do not fit each other.
+        UserError: They do not fit together.
     """
     data = read_data(settings.data)
     split = choose_split(data, settings)
@@ -94,8 +94,8 @@ def check_finetune(settings: TrainSettings) -> dict[str, Any]:
 def finetune(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     """Run the stage.
 
-    Writes `folder/classifier` (the head and its description), `folder/encoder` if the encoder was trained or drawn at
-    random, `predictions.jsonl` of the test clips, and `scores.json` with its page `scores.md`.
+    Writes `folder/classifier` (the head and its description), `folder/encoder` if the encoder was trained or has random
+    weights, `predictions.jsonl` of the test clips, and `scores.json` with its page `scores.md`.
     """
     data = read_data(settings.data)
     split = choose_split(data, settings)

@@ -8,9 +8,9 @@ A recipe is one YAML file::
       - {name: align, stage: align, encoder: DIR, llm: DIR, data: {train: [captions.jsonl]}}
       - {name: instruct, stage: instruct, model: stage:align, data: {train: [qa.jsonl]}, evaluate: {data: test.jsonl}}
 
-`stage:NAME` anywhere in a stage stands for the artifact of the stage of that name, `stage:NAME/FILE` for a file in
-it. Every stage has a directory of its own below `out`, whose fingerprint covers its config, its inputs' content and
-the code: a finished stage is skipped; a changed stage runs again, and so do the stages that use its artifact.
+In the values of a stage, `stage:NAME` stands for the artifact of the stage NAME, and `stage:NAME/FILE` for a file in
+it. Every stage has its own directory below `out`, with a fingerprint of its config, its inputs' content and the code. A
+finished stage is skipped; a changed stage runs again, and so do the stages that use its artifact.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: `out=DIR`, `defaults.key=value`, or `NAME.key=value` of the stage NAME.
 
     Raises:
-        ConfigError: Unknown keys, a name given twice, or a reference to no earlier stage.
+        ConfigError: Unknown keys, a name given twice, or a reference to a stage that is not an earlier one.
     """
     values = read_yaml(path)
     listed = values.pop("stages", None)

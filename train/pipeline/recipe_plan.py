@@ -1,4 +1,4 @@
-"""The dry run of a recipe: what is finished, what runs, and what it costs: `alm train RECIPE --dry-run`.
+"""The dry run of a recipe (`alm train RECIPE --dry-run`): which stages are finished, which run, and their cost.
 
 Nothing is written.
 """
@@ -21,7 +21,7 @@ _PARTS = ("encoder", "encoder_options", "projector", "projector_options", "llm",
 
 
 def plan_recipe(recipe: Recipe) -> str:
-    """Per stage: whether it is finished, resumes or runs, and what that costs."""
+    """For each stage, whether it is finished, resumes or runs, and its cost."""
     changing: set[str] = set()
     lines = []
     for number, stage in enumerate(recipe.stages, start=1):

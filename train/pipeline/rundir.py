@@ -75,14 +75,14 @@ def run_lock(folder: Path) -> Iterator[None]:
 def begin(
     folder: Path, key: str, artifact: Path, outputs: Sequence[str] = (), resumes: Sequence[str] = ()
 ) -> None:
-    """Prepare the run directory: remove older results, keep what an unfinished run of the same fingerprint needs.
+    """Prepare the run directory: remove older results, keep the files to resume a run of the same fingerprint.
 
     Args:
         folder: The run directory.
         key: The fingerprint.
         artifact: The file or folder that the run writes.
         outputs: Names of other files and folders that it writes.
-        resumes: Names of what an interrupted run needs in order to resume.
+        resumes: Names of the files and folders that an interrupted run needs in order to resume.
 
     Raises:
         UserError: The directory cannot be written, or holds files that no run of ours wrote.

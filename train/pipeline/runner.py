@@ -1,7 +1,7 @@
-"""Run a stage in its run directory; decides whether a result is reused, resumed or computed again.
+"""Run a stage in its run directory, and decide whether a result is reused, resumed or computed again.
 
-A finished run with the same fingerprint is reused; an unfinished one resumes from its newest checkpoint
-(`train.engine.checkpoints`); with another fingerprint the stage starts again.
+A finished run with the same fingerprint is reused; an unfinished one resumes from its newest checkpoint, which
+`train.engine.trainer.last_checkpoint` finds; with another fingerprint the stage starts again.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def run_step(
     outputs: Sequence[str] = (),
     resumes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Run `work` in `folder`, unless the finished result is there already; `rundir.begin` keeps what a resume needs.
+    """Run `work` in `folder`, unless it already holds the finished result; `rundir.begin` keeps the files for a resume.
 
     Args:
         folder: Run directory; gets a completion marker when `work` has returned.
@@ -91,7 +91,7 @@ def run_step(
         work: Called with the folder; returns facts to keep in the marker.
         artifact: The file or folder that the work writes; without it the work is not finished.
         outputs: Names of other files and folders that the work writes into `folder`.
-        resumes: Names of what an interrupted run needs in order to resume.
+        resumes: Names of the files and folders that an interrupted run needs in order to resume.
 
     Returns:
         The facts, as kept.
@@ -102,7 +102,7 @@ def run_step(
     key = step_fingerprint(settings, inputs)
 
     def prepare() -> bool:
-        """Whether the result is there already; otherwise prepare the folder for a new or resumed run."""
+        """Return whether the finished result exists; otherwise prepare the folder for a new or resumed run."""
         if is_finished(folder, key) and artifact.exists():
             if wrong := damage(folder):
                 raise UserError(

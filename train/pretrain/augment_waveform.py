@@ -1,8 +1,8 @@
 """The published augmentations on the waveform itself (`augment: waveform`), in the loader's processes.
 
-The official code uses audiomentations. Its current releases do not install beside numpy 2.4 (a resolver falls back
-to one of 2023), and it draws from Python's and numpy's global generators, so its draws depend on worker, batch size
-and history. Here the same steps, ranges and probabilities use scipy (filters), a phase vocoder and soxr
+The official code uses audiomentations. Its current releases cannot be installed with numpy 2.4 (a resolver falls
+back to a release of 2023). It uses the global random generators of Python and numpy, so its results depend on worker,
+batch size and history. Here the same steps, ranges and probabilities use scipy (filters), a phase vocoder and soxr
 (resampling), with random numbers that are a function of (seed, epoch, clip, view). `train.pretrain.views` does the same
 on the log-mel at a fraction of the cost. Axis letters: S samples.
 """

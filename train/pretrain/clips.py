@@ -34,8 +34,8 @@ class NamedClip:
     """A clip and its name, which keys its random numbers.
 
     Attributes:
-        name: The record's id, or the path within the folder; the same on every machine. A file that a label table names
-            outside its own folder has its whole path.
+        name: The record's id, or the path within the folder; the same on every machine. If a label table names a file
+            outside of its folder, the name is the whole path.
         ref: Location of the audio.
     """
 
@@ -165,10 +165,10 @@ def collate_clips(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 class ClipCollator:
-    """`collate_clips`, counting the audio.
+    """`collate_clips`, which also counts the audio.
 
     Args:
-        sample_rate: Of the waveforms, in Hz.
+        sample_rate: Sample rate of the waveforms in Hz.
 
     Attributes:
         audio_s: Seconds of audio in the last batch.

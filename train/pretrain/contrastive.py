@@ -1,4 +1,4 @@
-"""The contrastive model of pretraining: two views of every clip, each masked its own way, and their loss.
+"""The contrastive model of pretraining: two views of every clip, each with its own kind of mask, and their loss.
 
 Axis letters: B batch, S samples, V the two views, D width, E width of an embedding.
 """
@@ -77,7 +77,7 @@ class ContrastiveModel(nn.Module):
     def pooled(self, waveforms: Tensor, lengths: Tensor, clip_keys: Tensor) -> Tensor:
         """Compute pooled features of both views (B, V, D): view 0 hides time columns, view 1 frequency bands.
 
-        Every clip is computed by itself, independent of the rest of the batch.
+        The features of a clip do not depend on the rest of the batch.
         """
         encoder, settings = self.encoder, self.settings
         views: Sequence[Tensor]

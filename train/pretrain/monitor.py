@@ -20,7 +20,7 @@ _MOST_ROWS = 512  # the singular values of this many rows take milliseconds
 
 @torch.no_grad()
 def spread(features: Tensor) -> dict[str, float]:
-    """Measure how much of its space a batch of features uses.
+    """Measure how widely the features of a batch are spread over their space.
 
     Args:
         features: (B, D), of any length.

@@ -1,7 +1,7 @@
 """Two augmented views of every clip, made in batches on whatever device holds the waveforms (`augment: fast`).
 
-The official loader augments waveforms, 140 ms of CPU a clip. Here one filter bank pass serves both views and
-the augmentations act on its log-mel, a few milliseconds a clip. What each becomes on a log-mel:
+The official loader augments waveforms, which takes 140 ms of CPU per clip. Here one filter bank pass serves both views,
+and the augmentations act on its log-mel, which takes a few milliseconds per clip. The augmentations on a log-mel:
 
 - circular roll: roll of the clip's own frames; gain: a constant added; polarity inversion: nothing (a power spectrum
   has no sign), so no random number is drawn for it;

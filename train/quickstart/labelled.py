@@ -1,7 +1,7 @@
 """`alm quickstart --encoder DIR --llm DIR --data LABELS.csv`: a projector between two given parts, on recordings.
 
-Nothing is pretrained and no scenes are composed: the model is asked what is heard in each recording. A group of
-them, for example one speaker's, is held out.
+Nothing is pretrained and no scenes are composed: the model is trained to answer one question about each recording. A
+group of recordings, for example those of one speaker, is held out.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class LabelledSettings:
         data: Label table of the recordings, with the columns filename and category (or target).
         held_out: `COLUMN=VALUE` of the recordings to ask about; None takes the last value of the column fold.
         seed: Seed of weights and sampling.
-        question: What is asked about each recording; the answer is its category.
-        tokens_per_s: LLM tokens that a second of audio should become, as nearly as the projector can.
+        question: The question about each recording; the answer is its category.
+        tokens_per_s: Wanted LLM tokens per second of audio; the projector comes as close as it can.
         validation_share: Share of the other recordings on which the loss is computed after training; 0 to 0.5.
         align: The stage's config without inputs.
         evaluate: Scoring.

@@ -43,8 +43,8 @@ def summarise(
         out: The quickstart's directory.
         arms: Folders with the answers of the models to compare with, by name.
         stages: The stages that were trained, in order.
-        limit: How many test records were asked; None is all.
-        head: What was run, for the report's head.
+        limit: Number of test records that were asked about; None means all.
+        head: Description of the run, for the report's head.
         baselines_of: Simple systems to compare with.
 
     Returns:
@@ -111,7 +111,7 @@ def recording_baseline(
 ) -> Baseline:
     """Logistic regression on log-mel statistics, tested on the single recordings that the model is asked to name.
 
-    It is fitted on every recording outside the held-out folds, those kept for validation included.
+    It is fitted on all recordings outside of the held-out folds, including those for validation.
     """
     bank = build_bank(compose)
     assert isinstance(bank, RecordedEvents)
@@ -136,10 +136,10 @@ def logistic_baseline(
     """Logistic regression on log-mel statistics of recordings.
 
     Args:
-        score: What is scored.
-        known: Files that it learns from, with their labels and the recordings that they were cut from.
-        tested: Files that it names, with their labels and clips.
-        model_right: Whether the model's answer about each of these is right.
+        score: Name of the score.
+        known: Training files, with their labels and the recordings that they were cut from.
+        tested: Test files, with their labels and clips.
+        model_right: For each test file, whether the model's answer is right.
     """
 
     def read(some: Sequence[tuple[Path, str, str]]) -> list[tuple[Any, str]]:

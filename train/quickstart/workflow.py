@@ -67,7 +67,7 @@ class QuickstartSettings:
         align: Alignment.
         instruct: Instruction tuning.
         evaluate: Scoring.
-        arms: Models trained beside the main one and compared with it, by name; each as `ArmSettings`.
+        arms: Further models by name, each as `ArmSettings`; they are trained and compared with the main one.
     """
 
     seed: int = 0
@@ -141,8 +141,8 @@ def stage_settings(
 def run_quickstart(out: str | Path, data: str | None, seed: int, overrides: Sequence[str]) -> Path:
     """Run every step that is not finished yet; returns the report's path.
 
-    Steps that do not need each other run side by side: the language model and the encoder, then the model and those
-    that it is compared with.
+    Independent steps run at the same time: first the language model and the encoder, then the main model and the
+    models that it is compared with.
 
     Args:
         out: Directory for everything.
@@ -182,7 +182,7 @@ def run_quickstart(out: str | Path, data: str | None, seed: int, overrides: Sequ
 
 
 def make_inputs(out: str | Path, data: str | None, seed: int, overrides: Sequence[str]) -> None:
-    """Only what the stages start from: the scenes (`out/data`) and the small LLM (`out/llm`)."""
+    """Make only the inputs of the stages: the scenes (`out/data`) and the small LLM (`out/llm`)."""
     settings = load_quickstart(data, seed, overrides)
     make_scenes(settings, Path(out))
     if not settings.llm:
@@ -239,7 +239,7 @@ def pretrain_encoder(settings: QuickstartSettings, out: Path) -> None:
 
 
 def train_arm(settings: QuickstartSettings, out: Path, arm: str) -> None:
-    """Align, tune and score one arm; the main model is scored beside its controls."""
+    """Align, tune and score one arm; the main model is also scored under its controls."""
     pretrained = settings.arm(arm).pretrained
     trained = settings.encoder or str(out / "pretrain" / "encoder")
     encoder = trained if pretrained else settings.untrained

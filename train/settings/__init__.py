@@ -63,8 +63,8 @@ class RunSettings:
             to 1 (pretrain).
         compile: Compile the encoder (pretrain), or the LLM's blocks (align, instruct), with torch.compile. Needs a C++
             compiler.
-        trainer: Further arguments of `transformers.TrainingArguments`, for example `{adam_epsilon: 1.0e-6}`. Those that
-            other options set are refused, with the option's name.
+        trainer: Further arguments of `transformers.TrainingArguments`, for example `{adam_epsilon: 1.0e-6}`. An
+            argument that another option sets is refused; the error names that option.
     """
 
     seed: int = 0

@@ -57,8 +57,8 @@ class DataSettings:
         cache_features: Encode every clip once with the frozen encoder and cache its tokens.
         feature_folder: Folder of the cached features, shared by all runs with the same encoder, also at the same time;
             None caches in memory alone.
-        cache_limit_gb: Size limit of the cached features in GB. A run that needs more is an error; from a folder that
-            grows larger, the features that were not used for longest are removed.
+        cache_limit_gb: Size limit of the cached features in GB. A run that needs more is an error. If the folder
+            exceeds the limit, the least recently used features are removed.
         max_length: Longest sample in tokens; a longer one is bad (see `on_bad`).
         on_bad: `stop` the run at a bad sample, or `quarantine` it: write it to `quarantine.jsonl` and use the next
             sample instead (pretrain, align, instruct). A sample is bad if its audio cannot be decoded, is truncated,

@@ -102,7 +102,7 @@ class FinetuneSettings:
         epochs: Passes over the training clips; replaces `optim.steps`.
         warmup_epochs: Epochs of linear warm-up; replaces `optim.warmup_steps`.
         base_lr: Learning rate per 256 clips; replaces `optim.lr` by base_lr * batch / 256.
-        layer_decay: Factor between the learning rates of a block and of the block above it; 1 gives all the same.
+        layer_decay: Learning rate of a block divided by that of the block above it; 1 gives all blocks the same rate.
         queries: Learned queries of the attentive head; each averages its own share of the channels.
         head_std: Standard deviation of the classifier's initial weights (2.5e-5 in the official recipe).
         loss: `bce`, `ce`, or `auto`: bce if clips have several labels, else ce.

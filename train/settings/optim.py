@@ -26,7 +26,7 @@ class ComponentOptim:
         warmup_steps: Steps in which the learning rate rises linearly from 0; 0 or more.
         lr_scheduler_type: Schedule by the Trainer's name.
         lr_scheduler_kwargs: The schedule's own options.
-        max_grad_norm: Largest norm of this component's gradient, clipped apart from the others'; 0 disables clipping.
+        max_grad_norm: Largest norm of this component's gradient, which is clipped by itself; 0 disables clipping.
     """
 
     lr: float | None = None
@@ -57,10 +57,10 @@ class ComponentsOptim:
     """Optimiser settings per component (align, instruct).
 
     Attributes:
-        encoder: The encoder, where it is trained in full.
+        encoder: The encoder, if it is trained in full.
         encoder_lora: The encoder's LoRA adapters.
         projector: The projector, and the weights of a sum of encoder layers.
-        llm: The LLM, where it is trained in full.
+        llm: The LLM, if it is trained in full.
         llm_lora: The LLM's LoRA adapters.
     """
 
@@ -91,7 +91,7 @@ class OptimSettings:
         optimizer: Optimiser by the Trainer's name (its argument `optim`); None takes its default, an AdamW.
         optimizer_args: The optimiser's own options, as the Trainer's `optim_args`: `key=value,key=value`.
         warmup_steps: Steps in which the learning rate rises linearly from 0; 0 or more.
-        warmup_ratio: The same as a share of all steps, in place of `warmup_steps` (pretrain, align, instruct).
+        warmup_ratio: Warm-up steps as a share of all steps, in place of `warmup_steps` (pretrain, align, instruct).
         lr_scheduler_type: Schedule by the Trainer's name.
         lr_scheduler_kwargs: The schedule's own options.
         min_lr_ratio: Learning rate at the end of the schedule `cosine_with_min_lr`, as a share of `lr`; 0 to 1.

@@ -81,7 +81,7 @@ class TuneStage(TrainingStage):
             )
 
     def check(self, settings: TrainSettings) -> dict[str, Any]:
-        """The manifests can be read, the projector takes its options, DeepSpeed can restore the best weights."""
+        """Check manifests, the projector's options, and that the best weights can be restored."""
         from alm.data.sources import folder_states, open_records
         from projectors.registry import check_projector
 
@@ -105,7 +105,7 @@ class TuneStage(TrainingStage):
         return parts_to_estimate(settings)
 
     def dry_run(self, settings: TrainSettings) -> CostEstimate:
-        """Time and FLOPs of a few real steps, encodings and validation batches, scaled to the whole run."""
+        """Measure a few real steps, encodings and validation batches, and scale time and FLOPs to the whole run."""
         from transformers import set_seed
 
         from train.tune.estimate import estimate_tuning

@@ -12,7 +12,7 @@ from train.stages.training import TrainingStage, zero_stage
 
 
 class FinetuneStage(TrainingStage):
-    """Fine-tuning or probing, chosen on validation clips, scored on test clips."""
+    """Fine-tuning or probing: the epoch is chosen on validation clips, the scores are those of test clips."""
 
     artifact = "classifier"
     outputs = ("encoder", "predictions.jsonl", "scores.json", "scores.md")
@@ -23,7 +23,7 @@ class FinetuneStage(TrainingStage):
     )
 
     def check_values(self, settings: TrainSettings) -> None:
-        """An encoder and exactly one source of labelled clips are needed."""
+        """Require an encoder and exactly one source of labelled clips."""
         super().check_values(settings)
         data = settings.data
         if not settings.encoder:
@@ -39,7 +39,7 @@ class FinetuneStage(TrainingStage):
             raise ConfigError("data: data.dataset has its own splits; remove data.test and data.validation")
 
     def check(self, settings: TrainSettings) -> dict[str, Any]:
-        """Data, split, encoder and recipe fit each other."""
+        """Check that data, split, encoder and recipe fit together."""
         from train.finetune.stage import check_finetune
 
         super().check(settings)

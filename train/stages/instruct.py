@@ -1,4 +1,4 @@
-"""Stage `instruct`: as `align`, on questions and answers; usually starts from an aligned model."""
+"""Stage `instruct`: the same as `align`, on questions and answers; usually starts from an aligned model."""
 
 from __future__ import annotations
 

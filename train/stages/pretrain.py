@@ -25,7 +25,7 @@ class PretrainStage(TrainingStage):
     )
 
     def check_values(self, settings: TrainSettings) -> None:
-        """An encoder and clips are needed; loss and mask layout are the names of files."""
+        """Require an encoder and clips, and known names of loss and mask layout."""
         if settings.run.gradient_checkpointing:
             raise ConfigError(
                 "run.gradient_checkpointing: is for the LLM (align, instruct); use run.checkpoint_fraction"
@@ -41,7 +41,7 @@ class PretrainStage(TrainingStage):
             )
 
     def check(self, settings: TrainSettings) -> dict[str, Any]:
-        """The clips can be listed and fill a batch; the list of a folder's files is part of the result's inputs."""
+        """Check that the clips fill a batch; return the list of the folders' files, on which the result depends."""
         from alm.data.sources import folder_states
         from train.pretrain.clips import listing
         from train.pretrain.stage import check_pretraining

@@ -18,7 +18,7 @@ class TextLLMSettings(StageSettings):
     """The config of stage `text_llm`.
 
     Attributes:
-        compose: The scenes that the LLM learns to read about: those of the recipe's compose stage.
+        compose: The scenes whose descriptions the LLM is trained on: the same as in the recipe's compose stage.
         model: The LLM and its training.
     """
 
@@ -44,7 +44,7 @@ class TextLLMStage(Stage[TextLLMSettings]):
 
 
 def train_small_llm(scenes: ComposeConfig, config: TextLLMConfig, out: Path, folder: Path) -> dict[str, Any]:
-    """Train the small LLM on the words of the composer's sounds; returns its scores on new scenes."""
+    """Train the small LLM on descriptions of composed scenes; returns its scores on new scenes."""
     from train.text_llm.stage import train_text_llm
 
     language = Language(tuple(build_bank(scenes).kinds))

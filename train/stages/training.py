@@ -27,10 +27,10 @@ class TrainingStage(Stage[TrainSettings]):
     """A stage with the config `TrainSettings`.
 
     Attributes:
-        takes: The options of this stage, by dotted key, among those that only some stages take. An option that only
+        takes: Dotted keys of the options that this stage has but some other stages do not. An option that only
             other stages list must keep its default value.
         fuses: Whether the encoder may be a fusion of several.
-        drop_last: Whether the last batch of an epoch is skipped where it is not full.
+        drop_last: Whether the last batch of an epoch is skipped if it is not full.
     """
 
     settings = TrainSettings
@@ -106,7 +106,7 @@ class TrainingStage(Stage[TrainSettings]):
         return None
 
     def dry_run(self, settings: TrainSettings) -> CostEstimate | None:
-        """Time and FLOPs of a few real steps, scaled to the whole run."""
+        """Measure a few real steps, and scale time and FLOPs to the whole run."""
         from transformers import set_seed
 
         from train.engine.estimate import estimate_cost

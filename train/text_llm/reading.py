@@ -209,7 +209,7 @@ class RowPacker:
 class ReadingBatches(TrainingDataset):
     """Batches of exercises, a function of the seed; the timelines grow from short ones to the length of audio.
 
-    Batches are made one after the other: an earlier one than the last is made by starting again.
+    Batches are made one after the other; to get an earlier batch than the last one, it starts again from the first.
     """
 
     def __init__(

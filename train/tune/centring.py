@@ -1,8 +1,8 @@
-"""Subtract what all tokens of an encoder share, before a new projector sees them.
+"""Subtract the vector that all tokens of an encoder share, before a new projector gets them.
 
 Encoders can add a large constant to every token: a constant does not change the loss of contrastive pretraining, so it
-grows without limit. LayerNorm scales a token as a whole, so little is left of what differs from token to token, and the
-projector learns to hear slowly or not at all. In a fusion, what the tokens of one encoder share fills its part.
+grows without limit. LayerNorm normalises each token as a whole, so the differences between tokens become very small,
+and the model learns to use the audio slowly or not at all. In a fusion, the shared vector dominates its encoder's part.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ def centre_tokens(
     clips: ClipWaveforms,
     augmenter: ClipAugmenter,
 ) -> None:
-    """Let a new projector subtract the mean of the encoder's tokens on training clips, where it dominates them.
+    """Let a new projector subtract the mean of the encoder's tokens on training clips, if this mean dominates them.
 
-    The parts of a fusion are judged one by one. Where the mean is subtracted, they are scaled to deviate alike, too.
-    `projector_options.centred` and `projector_options.scaled` decide if they are given.
+    Each encoder of a fusion is measured separately. If a mean is subtracted, the encoders' parts are also scaled to
+    equal deviation. `projector_options.centred` and `projector_options.scaled` override both decisions.
 
     Args:
-        settings: Of a stage that builds a new projector.
+        settings: Config of a stage that builds a new projector.
         model: Its model.
         processor: The model's processor, which knows the projector's config.
         records: The training records.
         clips: Where clips or their cached tokens come from.
-        augmenter: Of the training clips.
+        augmenter: Augments the training clips.
     """
     wanted = settings.projector_options.get("centred")
     if wanted is False:

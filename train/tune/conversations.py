@@ -61,7 +61,7 @@ class ClipWaveforms:
         return len(waveform)
 
     def forget(self, refs: Sequence[AudioRef]) -> None:
-        """Drop the waveforms that `check` holds for a sample that becomes part of no batch."""
+        """Drop the waveforms that `check` holds, because the sample will not be part of a batch."""
         for ref in refs:
             self._checked.pop(ref, None)
 
@@ -146,7 +146,7 @@ class ClipFeatures(ClipWaveforms):
 
 
 class ConversationDataset(TrainingDataset):
-    """Records as (conversation, clips); a captioning record shows another of its captions each epoch.
+    """Records as (conversation, clips); a captioning record uses another of its captions in each epoch.
 
     Args:
         records: The records; each must end with an assistant's answer. Those of shards are read on access.
@@ -190,7 +190,7 @@ class ConversationDataset(TrainingDataset):
 
 
 class ConversationCollator:
-    """Samples to model inputs; a clip that several samples share is encoded once.
+    """Collates samples into model inputs; a clip that several samples share is encoded once.
 
     Args:
         processor: The model's processor.
@@ -198,10 +198,10 @@ class ConversationCollator:
         max_length: Longest sample in tokens.
         packed: Put several samples into one row (`train.tune.packing`).
         supervise: What is labelled: `assistant` turns or `all` text.
-        shared: Put the samples of a group into one row behind what they share (`train.tune.sharing`).
+        shared: Put the samples of a group into one row, after their common prefix (`train.tune.sharing`).
 
     Attributes:
-        audio_s: Seconds of audio in the last batch, a clip that several samples share once.
+        audio_s: Seconds of audio in the last batch; a clip that several samples share counts once.
     """
 
     audio_s = 0.0

@@ -96,7 +96,7 @@ def _of_shards(
 
 
 def _tokens(processor: AudioLanguageProcessor, seconds: float) -> int:
-    """Count the LLM tokens of some audio; 0 where it is too short for one, which the run itself reports."""
+    """Count the LLM tokens of some audio; 0 if it is too short for one token, which the run itself reports."""
     if not seconds:
         return 0  # text alone
     try:

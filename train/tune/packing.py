@@ -80,7 +80,7 @@ def check_packing(llm: Any) -> None:
     """Check on seven tokens that the LLM does not attend across the samples of a row.
 
     Raises:
-        ConfigError: It does.
+        ConfigError: It attends across samples.
     """
     embeddings = llm.get_input_embeddings()
     ids = torch.arange(1, 8, device=embeddings.weight.device)[None] % embeddings.num_embeddings

@@ -1,8 +1,8 @@
-"""Shares a prefix: records about one clip in one row, with audio and system prompt once, and a branch per question.
+"""Prefix sharing: records about one clip share a row, with audio and system prompt once, and one branch per question.
 
-A row holds the tokens that its samples begin with (the prefix) and what follows in each (a branch). A branch sees the
-prefix and itself alone, at the positions that it would have alone, so losses and gradients are those of separate
-samples.
+A row holds the tokens with which all its samples begin (the prefix), then the remaining tokens of each sample (its
+branch). A branch attends to the prefix and to itself only, with the position ids of a separate sample. So losses and
+gradients equal those of separate samples.
 
 Axis letters: B samples, R rows, L tokens.
 """
@@ -123,14 +123,14 @@ def share(
     Args:
         batch: `input_ids`, `attention_mask` and `labels` (B, L), padded on either side.
         sizes: Number of consecutive samples about each clip.
-        audio_token_id: The placeholder of audio. Samples share a row only where all of it lies in the prefix.
+        audio_token_id: The placeholder of audio. Samples share a row only if all their audio lies in the prefix.
         pad_token_id: Fills the ends of the rows.
         packed: Put several such rows into one, as wide as the longest.
 
     Returns:
         `input_ids`, `labels`, `position_ids` (R, L) and `branches` (R, L, 2), see `alm.processing.branches`; and the
-        samples whose audio is there, in reading order. The first token of a branch has no label: the token before it in
-        the row belongs to another branch.
+        samples whose audio the rows hold, in reading order. The first token of a branch has no label: the token before
+        it in the row belongs to another branch.
     """
     real = batch["attention_mask"].bool()
     ids = [row[here].tolist() for row, here in zip(batch["input_ids"], real, strict=True)]
@@ -174,7 +174,7 @@ def share(
 
 
 def _prefix(ids: Sequence[list[int]], labels: Sequence[list[int]]) -> int:
-    """Tokens that samples begin with in common, up to the last one before the token before the first label."""
+    """Length of the samples' common prefix; it ends before the token that predicts the first label."""
     first_label = min(next((i for i, label in enumerate(row) if label != IGNORE), len(row)) for row in labels)
     limit = max(0, min(first_label, *(len(row) for row in ids)) - 1)
     for place in range(limit):

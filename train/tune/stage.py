@@ -154,7 +154,7 @@ def _ordering(
 
 
 def caches_features(settings: TrainSettings, encoder: AudioEncoder) -> bool:
-    """Whether a stage caches its encoder's tokens: they must not change during training."""
+    """Whether a stage caches its encoder's tokens, which must not change during training."""
     if not settings.data.cache_features or settings.policy.encoder != "frozen":
         return False
     if encoder.readout and settings.policy.projector == "train":
@@ -166,14 +166,14 @@ def caches_features(settings: TrainSettings, encoder: AudioEncoder) -> bool:
 
 
 def clip_augmenter(settings: TrainSettings, processor: AudioLanguageProcessor) -> ClipAugmenter:
-    """Return what augments the training clips of a stage."""
+    """Return the augmenter of a stage's training clips."""
     if not settings.data.augment.any:
         return NO_AUGMENTATION
     return ClipAugmenter(settings.data.augment, settings.run.seed, shortest_clip(processor))
 
 
 def shortest_clip(processor: AudioLanguageProcessor) -> int:
-    """Samples of the shortest clip that becomes a token."""
+    """Length in samples of the shortest clip that gives a token."""
 
     def is_enough(n_samples: int) -> bool:
         try:

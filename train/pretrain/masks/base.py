@@ -21,7 +21,7 @@ Noise = Callable[[int], Tensor]
 
 
 class MaskLayout(Protocol):
-    """A mask layout: what `MASK_LAYOUT` is."""
+    """A mask layout, the type of `MASK_LAYOUT`."""
 
     def __call__(self, noise: Noise, grid: tuple[int, int], ratio: float, branch: str) -> Tensor:
         """Choose the visible tokens of every clip.
