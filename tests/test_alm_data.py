@@ -11,7 +11,7 @@ import soundfile
 from alm.common.errors import AudioError, ConfigError, ManifestError, UserError
 from alm.data.manifest import read_manifest, write_manifest
 from alm.data.scenes.compose import MARKER, ComposeConfig, compose
-from alm.data.scenes.events import GeneratedEvents, RecordedEvents
+from alm.data.scenes.events import GeneratedEvents, RecordedEvents, read_labels
 from alm.data.scenes.language import Language, TimelineNoise, is_countable
 from alm.data.scenes.phrases import NUMBER_WORDS
 from alm.data.scenes.scene import Scene, SceneEvent, mix_scene, sample_scene
@@ -299,6 +299,20 @@ def test_takes_of_one_recording_stay_together(shared_dir):
     assert all(len(part.kinds) == 10 for part in parts.values())
 
 
+@pytest.mark.parametrize("header", ["file_name,fold,label", "path,fold,class", "fname,fold,target"])
+def test_usual_names_of_columns_are_understood(header, tmp_path):
+    """As in fine-tuning's tables; the names of ESC-50 come first."""
+    table = recordings(tmp_path)
+    rows = table.read_text().splitlines()
+    wanted = read_labels(table)
+    other = tmp_path / "other.csv"
+    other.write_text("\n".join([f"{header},extra", *rows[1:]]))
+    found = read_labels(other)
+    assert [(c.path, c.kind, c.fold) for c in found] == [(c.path, c.kind, c.fold) for c in wanted]
+    other.write_text("\n".join([f"path,label,{rows[0]}", *(f"no.wav,no,{row}" for row in rows[1:])]))
+    assert [c.kind for c in read_labels(other)] == [c.kind for c in wanted]
+
+
 def test_cuts_hold_the_sound_and_not_the_silence(tmp_path):
     bank = RecordedEvents(recordings(tmp_path))
     for seed in range(10):
@@ -337,7 +351,12 @@ def test_compose_from_recordings_asks_about_every_held_out_clip(tmp_path):
             None,
             r"labels\.csv:1: no column 'filename' .* rename 'file'",
         ),
-        ("filename,fold,label", ["dog10.wav,1,dog"], None, r":1: no column 'category' or 'target'"),
+        (
+            "filename,fold,kind",
+            ["dog10.wav,1,dog"],
+            None,
+            r":1: no column 'category' or 'class' or .* 'target'",
+        ),
         ("filename,category", ["dog10.wav,dog"], None, r":1: no column 'fold'"),
         ("filename,fold,category", [], None, r":1: no clips"),
         ("filename,fold,category", ["dog10.wav,1,dog", "no.wav,2,dog"], None, r":3: no file 'no\.wav'"),

@@ -40,7 +40,7 @@ class LabelledSettings:
     Attributes:
         encoder: Encoder: a name, directory or hub id.
         llm: Causal LLM: directory, hub id or GGUF file.
-        data: Label table of the recordings, with the columns filename and category (or target).
+        data: Label table of the recordings, with columns for file and class (`alm.data.scenes.events.read_labels`).
         held_out: `COLUMN=VALUE` of the recordings to ask about; None takes the last value of the column fold.
         seed: Seed of weights and sampling.
         question: The question about each recording; the answer is its category.

@@ -16,10 +16,13 @@ from pathlib import Path
 from alm.common.errors import ManifestError
 from alm.common.files import read_text
 from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, Row, csv_rows
-from alm.data.scenes.events import recording_of
+from alm.data.scenes.events import FILE_COLUMNS, LABEL_COLUMNS, recording_of
 
-_FILES = ("filename", "slice_file_name", "file_name", "fname", "path")
-_LABELS = ("category", "class", "label", "labels", "target")
+_LABELS = (
+    *LABEL_COLUMNS[:-1],
+    "labels",
+    LABEL_COLUMNS[-1],
+)  # a number in `target` may go with names in `labels`
 _GROUPS = ("group", "src_file", "freesound_id")
 
 
@@ -68,7 +71,7 @@ class LabelCsv(Corpus):
         """See the base class."""
         table = self._table()
         for row in csv_rows(table):
-            name, labels = row.text(_column(table, row, _FILES)), self._labels(table, row)
+            name, labels = row.text(_column(table, row, FILE_COLUMNS)), self._labels(table, row)
             fold = row.get(self.fold_column) or None
             part = row.get("split") or None
             clip = audio.clip(name, *([f"fold{fold}/{name}"] if fold else []))

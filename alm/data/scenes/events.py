@@ -24,6 +24,10 @@ from encoders.audio import load_audio
 
 SPLITS = ("train", "validation", "test")
 
+FILE_COLUMNS = ("filename", "slice_file_name", "file_name", "fname", "path")
+"""Names of the column that names a recording, the first that a table has."""
+LABEL_COLUMNS = ("category", "class", "label", "target")
+"""Names of the column with the one class of a recording, the first that a table has."""
 _LEVEL_RMS = 0.1  # -20 dBFS leaves 20 dB of headroom for short peaks and for overlaps
 _LARGEST_PEAK = 0.8
 _FRAME_SAMPLES = 320  # 20 ms, the resolution at which a recording's active region is found
@@ -116,9 +120,9 @@ class GeneratedEvents(EventBank):
 class RecordedEvents(EventBank):
     """Events cut from labelled recordings.
 
-    The table has ESC-50's columns `filename`, `fold` and `category` (or `target`); others are
-    ignored. Files are looked for beside the table and in `audio/` beside it. Held-out folds are for the test
-    split only; of each kind's recordings in the other folds a fixed share is for validation.
+    The table has the columns that `read_labels` takes; others are ignored. Files are looked for beside the table and
+    in `audio/` beside it. Held-out folds are for the test split only; of each kind's recordings in the other folds a
+    fixed share is for validation.
 
     Args:
         labels_csv: The table.
@@ -239,7 +243,8 @@ def read_labels(path: Path, fold: str = "fold") -> list[Clip]:
     """The rows of a label table, each checked.
 
     Args:
-        path: A CSV file with ESC-50's columns `filename`, `fold` and `category` (or `target`).
+        path: A CSV file with ESC-50's columns `filename`, `fold` and `category`, or other usual names for them
+            (`FILE_COLUMNS`, `LABEL_COLUMNS`).
         fold: The column in place of `fold`, for example `speaker`.
 
     Raises:
@@ -249,30 +254,30 @@ def read_labels(path: Path, fold: str = "fold") -> list[Clip]:
     for where, row in read_csv(path):
         if not clips:
             _check_columns(list(row), path, fold)
-        clips.append(_parse_row(row, "category" if "category" in row else "target", path, where, fold))
+        clips.append(_parse_row(row, path, where, fold))
     if not clips:
         raise ManifestError(f"{path}:1: no clips below the header; expected one row per recording")
     return clips
 
 
 def is_label_table(path: Path) -> bool:
-    """Whether a CSV file has ESC-50's columns, or is empty.
+    """Whether a CSV file has the columns of a label table (see `read_labels`), or is empty.
 
     Raises:
         ManifestError: The file cannot be read.
     """
     for _, row in read_csv(path):
-        return all(any(name in row for name in wanted) for wanted in _columns("fold"))
+        return all(any(name in row for name in wanted) for wanted in _wanted_columns("fold"))
     return True
 
 
-def _columns(fold: str) -> tuple[tuple[str, ...], ...]:
-    """Columns of a label table, each with its other names."""
-    return ("filename",), (fold,), ("category", "target")
+def _wanted_columns(fold: str) -> tuple[tuple[str, ...], ...]:
+    """Columns of a label table, each with the names it may have."""
+    return FILE_COLUMNS, (fold,), LABEL_COLUMNS
 
 
 def _check_columns(columns: list[str], path: Path, fold: str) -> None:
-    for wanted in _columns(fold):
+    for wanted in _wanted_columns(fold):
         if not any(name in columns for name in wanted):
             near = difflib.get_close_matches(wanted[0], columns, n=1)
             hint = f"rename {near[0]!r}" if near else "add it"
@@ -280,12 +285,13 @@ def _check_columns(columns: list[str], path: Path, fold: str) -> None:
             raise ManifestError(f"{path}:1: no column {names} among {', '.join(columns) or 'none'}; {hint}")
 
 
-def _parse_row(row: dict[str, str], label: str, path: Path, where: str, fold: str) -> Clip:
-    values = {key: row[key] for key in ("filename", fold, label)}
+def _parse_row(row: dict[str, str], path: Path, where: str, fold: str) -> Clip:
+    named, label = (next(name for name in names if name in row) for names in (FILE_COLUMNS, LABEL_COLUMNS))
+    values = {key: row[key] for key in (named, fold, label)}
     for key, value in values.items():
         if not value:
             raise ManifestError(f"{where}: {key!r} is empty; fill it in or remove the row")
-    name = values["filename"]
+    name = values[named]
     places = (path.parent / name, path.parent / "audio" / name)
     file = next((place for place in places if AudioRef(place).exists()), None)
     if file is None:
