@@ -25,7 +25,7 @@ from eval.ablation.claims import (
     spearman,
     statements,
 )
-from eval.ablation.costs import ArmPlan, budgeted, cost_table
+from eval.ablation.costs import ArmPlan, budgeted, cost_table, merge_costs, plan_arms
 from eval.ablation.grid import make_arms
 from eval.ablation.proxies import EARLY, PROBE, early_loss, proxies
 from eval.ablation.report import _arm_row, write_ablation_report
@@ -61,9 +61,7 @@ def test_shipped_configs_are_read(path):
     assert Path(settings.out).name == path.stem
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in ALL if "tiny" in p.stem and "layers" not in p.stem], ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", [p for p in ALL if "tiny" in p.stem], ids=lambda p: p.stem)
 def test_tiny_configs_make_their_arms(path):
     settings = load_ablation(path, [], "labels.csv")
     arms = make_arms(settings, "table.json")
@@ -78,6 +76,59 @@ def test_tiny_configs_make_their_arms(path):
             assert step.name == "pretrain" or values.run.seed == 1
     if path.stem == "projectors-tiny":
         assert {arm.tokens_per_s for arm in arms} == {3.125} and len(arms) == 7
+
+
+def planned(settings):
+    """The arms of an ablation, with a step per stage that measures its cost, before any are merged."""
+    inputs = shared_inputs(settings)
+    return [ArmPlan(arm, plan_steps(arm, inputs)) for arm in make_arms(settings)]
+
+
+def measured(plans):
+    """Arm -> the arm whose measurement it takes, for stage align."""
+    merge_costs(plans)
+    return {plan.arm.name: plan.costs["align"].label.split(":")[0] for plan in plans}
+
+
+def test_stages_of_equal_shapes_are_measured_once(tmp_path):
+    """Learning rate, seed and weights make no other shape; sizes, batches, trainable parts and data do."""
+    tiny = {name: tmp_path / name for name in ("a", "b", "c")}
+    for name, folder in tiny.items():
+        encoder_class("audiomosaic" if name != "c" else "whisper").tiny().save_pretrained(folder)
+    changes = {
+        "lr": {"optim": {"lr": 2e-3, "weight_decay": 0.1}, "run": {"seed": 3}},
+        "alpha": {"policy": {"llm_lora": {"alpha": 32}}},
+        "batch": {"optim": {"batch_size": 2}},
+        "lora": {"policy": {"llm": "lora"}},
+        "stack": {"projector_options": {"stack": 4}},
+        "invalid": {"optim": {"lr": -1.0}},
+    }
+    levels = {name: {"align": {"encoder": str(tiny["a"]), **change}} for name, change in changes.items()}
+    levels = {name: {"align": {"encoder": str(folder)}} for name, folder in tiny.items()} | levels
+    stages = {"align": {"policy": {"llm_lora": {"r": 4, "alpha": 8}}, "optim": {"lr": 1e-3, "steps": 10}}}
+    settings = settings_of(stages=stages, axes={"encoder": levels}, baseline="a")
+    same = {"a": "a", "b": "a", "lr": "a", "alpha": "a"}
+    alone = {name: name for name in ("c", "batch", "lora", "stack", "invalid")}
+    assert measured(planned(settings)) == same | alone
+
+
+def test_an_arm_is_measured_alone_where_the_measurement_of_its_shape_failed(tmp_path):
+    levels = {
+        name: {"align": {"encoder": "logmel", "optim": {"lr": lr}}} for name, lr in (("a", 1.0), ("b", 2.0))
+    }
+    settings = settings_of(stages={"align": {}}, axes={"encoder": levels}, baseline="a")
+    ran = []
+
+    def run(steps):
+        for step in {one.key: one for one in steps}.values():
+            ran.append(step.label)
+            (folder := tmp_path / "steps" / step.folder).mkdir(parents=True, exist_ok=True)
+            broken = step.label.startswith("a:")
+            (folder / ("failed.json" if broken else "finished.json")).write_text('{"error": "out of memory"}')
+
+    plans = plan_arms(settings, tmp_path, shared_inputs(settings), run)
+    assert ran == ["a: cost of align", "b: cost of align"]
+    assert [plan.costs["align"].label for plan in plans] == ran
 
 
 def test_real_encoders_hear_recordings(tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from alm.common.errors import UserError
 from alm.common.processes import n_cores
@@ -15,6 +17,17 @@ from eval.ablation.results import failure, measured_cost
 from eval.ablation.settings import AblationSettings
 from eval.ablation.steps import Step
 
+# Numbers of a stage's config that change neither its shapes nor its work, and the lowest valid ones.
+_COSTLESS: tuple[tuple[tuple[str, ...], float], ...] = (
+    (("optim", "lr"), 0.0),
+    (("optim", "weight_decay"), 0.0),
+    (("optim", "max_grad_norm"), 0.0),
+    (("policy", "llm_lora", "alpha"), 1),
+    (("policy", "encoder_lora", "alpha"), 1),
+    (("run", "seed"), 0),
+)
+_PARTS = ("encoder", "llm")
+_CONFIG = "config.json"
 _HEAD = ("arm", "stage", "trainable", "parameters", "steps", "LLM tokens", "FLOPs", "expected time")
 
 
@@ -57,17 +70,80 @@ def n_jobs(settings: AblationSettings) -> int:
 def plan_arms(
     settings: AblationSettings, work: Path, inputs: Inputs, run: Callable[[list[Step]], None]
 ) -> list[ArmPlan]:
-    """All arms, with their cost measured on small inputs and the budget converted to optimiser steps."""
+    """All arms, with their cost measured on small inputs and the budget converted to optimiser steps.
+
+    Stages of equal shapes are measured once.
+    """
     sketch = shared_inputs(settings, sketch=True)
     arms, small = make_arms(settings, inputs.table), make_arms(settings, sketch.table)
     plans = [ArmPlan(arm, plan_steps(little, sketch)) for arm, little in zip(arms, small, strict=True)]
+    own = [dict(plan.costs) for plan in plans]
+    merge_costs(plans)
     run([step for plan in plans for step in plan.costs.values()])
+    alone = []
+    for plan, steps in zip(
+        plans, own, strict=True
+    ):  # what failed in one arm may work in another of its shape
+        for stage, step in plan.costs.items():
+            if step.key != steps[stage].key and failure(work, [step.folder]) is not None:
+                plan.costs[stage] = steps[stage]
+                alone.append(steps[stage])
+    if alone:
+        run(alone)
     for plan in plans:
         try:
             plan.steps = budgeted(settings, work, plan)
         except UserError as error:
             plan.error = str(error)
     return plans
+
+
+def merge_costs(plans: list[ArmPlan]) -> None:
+    """Give stages of equal shapes the same measurement: the first arm's."""
+    first: dict[str, Step] = {}
+    for plan in plans:
+        for stage, step in plan.costs.items():
+            plan.costs[stage] = first.setdefault(_shape(stage, step), step)
+
+
+def _shape(stage: str, step: Step) -> str:
+    """What the cost of a stage depends on: not its learning rate or seed, nor the values of its weights."""
+    values: dict[str, Any] = dict(step.config or {})
+    parts = {str(values.get(key)) for key in _PARTS}
+    for path, lowest in _COSTLESS:
+        values = _without(values, path, lowest)
+    values |= {key: _sizes(values[key]) for key in _PARTS if key in values}
+    reads = [one for one in step.reads if one not in parts]
+    decides = [stage, values, reads, sorted(one.key for one in step.needs)]
+    return json.dumps(decides, sort_keys=True, default=str)
+
+
+def _without(values: dict[str, Any], path: tuple[str, ...], lowest: float) -> dict[str, Any]:
+    """A copy without one number; an invalid value stays, so that its arm is measured and refused by itself."""
+    value = values.get(path[0])
+    if isinstance(value, dict) and len(path) > 1:
+        inner = _without(value, path[1:], lowest)
+        return {
+            key: inner if key == path[0] else one for key, one in values.items() if key != path[0] or inner
+        }
+    if isinstance(value, bool) or not isinstance(value, int if isinstance(lowest, int) else int | float):
+        return values
+    if len(path) > 1 or not lowest <= value < float("inf"):
+        return values
+    return {key: one for key, one in values.items() if key != path[0]}
+
+
+def _sizes(part: Any) -> Any:
+    """An encoder or LLM with its config and the sizes of its weights in place of its directory."""
+    if isinstance(part, dict):
+        return {key: _sizes(value) for key, value in part.items()}
+    if isinstance(part, list | tuple):
+        return [_sizes(value) for value in part]
+    folder = Path(part) if isinstance(part, str) else None
+    if folder is None or not (folder / _CONFIG).is_file():
+        return part
+    sizes = sorted((file.name, file.stat().st_size) for file in folder.glob("*.safetensors"))
+    return [(folder / _CONFIG).read_text(encoding="utf-8", errors="replace"), sizes]
 
 
 def budgeted(settings: AblationSettings, work: Path, plan: ArmPlan) -> dict[str, int]:

@@ -27,12 +27,12 @@ class Matched:
 
 
 def encoder_config(source: str | dict[str, Any], options: dict[str, Any]) -> EncoderConfig:
-    """The config of an encoder by name (nothing is built), or of weights.
+    """The config of an encoder by name (nothing is built), or of weights or a layer.
 
     Raises:
         UserError: There is no such encoder, or its options are wrong.
     """
-    if isinstance(source, str) and source in list_encoders():
+    if isinstance(source, str) and source in list_encoders() and "layer" not in options:
         return encoder_class(source).config_class.from_dict(options, where=f"encoder {source!r}")
     return load_encoder(source, **options).config
 
