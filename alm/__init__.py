@@ -1,4 +1,4 @@
-"""The audio-language model: `import alm` is cheap; the names below load what they need on first use.
+"""The audio-language model. `import alm` is fast: the names below import their libraries on first use.
 
 The import also registers the model with the Auto classes of `transformers`.
 """

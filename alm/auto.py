@@ -1,4 +1,4 @@
-"""Registration with the Auto classes of `transformers`, and the file through which they load a saved directory.
+"""Registers the model with the Auto classes of `transformers`, and writes the file by which they load a directory.
 
 This module is imported while the working directory is still on the import path. To import no file of that directory by
 mistake, it imports only modules that Python has loaded already.
@@ -91,7 +91,7 @@ def write_stub(folder: "Path") -> None:
 
 
 def register() -> None:
-    """Register our classes with the Auto classes, as soon as those are imported; imports nothing before."""
+    """Register our classes with the Auto classes as soon as these are imported; imports nothing itself."""
     if _Registering not in sys.meta_path:
         sys.meta_path.insert(0, _Registering)
     for name, ours in _REGISTERS.items():

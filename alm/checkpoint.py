@@ -1,4 +1,4 @@
-"""Opening a model directory in either layout, our own or the published AudioMosaic-LTU, and identifying it."""
+"""Opens and identifies a model directory, in our own layout or in that of the published AudioMosaic-LTU."""
 
 from __future__ import annotations
 

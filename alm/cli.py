@@ -1,4 +1,4 @@
-"""The `alm` command. The packages are imported only by the subcommand that needs them, so help is immediate."""
+"""The `alm` command. Only the subcommand that needs a package imports it, so `alm --help` starts fast."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _split_general(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 @contextmanager
 def _in_environment(plugins: Sequence[str]) -> Iterator[None]:
-    """Put directories into ALM_PLUGINS, which worker processes inherit, for the time of a command."""
+    """Put directories into ALM_PLUGINS, which worker processes inherit, while a command runs."""
     before = os.environ.get(PLUGINS)
     there = before.split(os.pathsep) if before else []
     if plugins:

@@ -1,4 +1,4 @@
-"""The audio-language model's config: nested encoder, projector and text configs, and where the LLM lives."""
+"""The audio-language model's config: the configs of encoder, projector and LLM, and where the LLM's weights are."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class AudioLanguageConfig(PreTrainedConfig):
         llm_revision: Hub revision of `llm`.
         llm_sha256: Content hash of a local `llm` directory's weights, checked on load.
         llm_config_sha256: Hash of the values of its config.json, checked on load.
-        llm_bits: 4 or 8 where a referenced LLM is quantised while loading (bitsandbytes); None: it is not.
+        llm_bits: 4 or 8 to quantise a referenced LLM while loading it (bitsandbytes); None does not quantise.
         encoder_lora: peft `LoraConfig` values of the encoder's adapters, or None.
         llm_lora: peft `LoraConfig` values of the LLM's adapters, or None.
         audio_token: Placeholder in prompts; its embedding is always replaced by audio.
@@ -97,7 +97,7 @@ class AudioLanguageConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
     def forget_llm(self) -> None:
-        """From now on the LLM is part of the model, not a reference."""
+        """Make the LLM a part of the model, no longer a reference."""
         self.llm = self.llm_revision = self.llm_sha256 = self.llm_config_sha256 = None
 
     @classmethod
@@ -154,9 +154,9 @@ def read_model_config(
 
     Args:
         folder: The directory.
-        trust_remote_code: Take the LLM's classes from Python code in its directory: that of a referenced LLM, or
-            this one.
-        values: What config.json holds, where it was read before.
+        trust_remote_code: Take the LLM's classes from Python code in the directory of a referenced LLM, or in this
+            one.
+        values: The contents of config.json, if it was read before.
 
     Raises:
         CheckpointError: The file is missing or broken; names the key.

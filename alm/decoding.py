@@ -1,4 +1,4 @@
-"""Decoding settings: their defaults, those of the model's generation config, and their validation."""
+"""Decoding settings: defaults, settings from the model's generation config, and validation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SAMPLING: dict[str, tuple[str, Callable[[float], bool]]] = {
 def decoding_settings(
     model: Any, processor: Any, max_new_tokens: int = MAX_NEW_TOKENS, **options: Any
 ) -> dict[str, Any]:
-    """All settings that an answer depends on beside weights and prompt, as JSON values.
+    """All settings on which an answer depends, besides weights and prompt, as JSON values.
 
     Greedy decoding and beam search are neutral: the LLM's generation_config.json contributes its stop tokens and
     nothing else, so no repetition penalty or suppressed token changes an evaluation. With `do_sample=True` the LLM's
@@ -41,7 +41,7 @@ def decoding_settings(
         model: An `alm.model.AudioLanguageModel`.
         processor: Its processor, which knows the chat template's end of turn.
         max_new_tokens: Length limit of an answer in tokens.
-        **options: Settings of the caller; they win over all others.
+        **options: Settings of the caller; they override all others.
 
     Returns:
         Arguments of `transformers.GenerationConfig`. The default is greedy decoding.
@@ -66,7 +66,7 @@ def decoding_settings(
 
 
 def take_stop_tokens(model: Any, processor: Any) -> None:
-    """Let a model's own generation config end answers where the chat template ends a turn.
+    """Add the chat template's end-of-turn tokens to the stop tokens of a model's own generation config.
 
     A call of `generate` without settings then gives the same answers as this package.
 

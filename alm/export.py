@@ -1,4 +1,4 @@
-"""Export of a trained model to one self-contained directory: with its LLM, adapters merged, checked by loading it."""
+"""Exports a trained model to one self-contained directory, with its LLM, and checks the directory by loading it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MERGE_TOLERANCE = 1e-4
 
 
 def merge_lora(model: AudioLanguageModel) -> AudioLanguageModel:
-    """Fold all adapters into the layers they adapt, in place; the model then has none."""
+    """Merge all adapters into the layers that they adapt, in place; the model then has no adapters."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for component in (model.encoder, model.llm):
@@ -52,17 +52,17 @@ def export_model(
     merge: bool = True,
     trust_remote_code: bool = False,
 ) -> dict[str, float]:
-    """Write a model so that it needs nothing else.
+    """Write a model to a directory that needs no other files.
 
     Args:
         source: Model directory or hub id.
         out: New or empty directory.
-        merge: Fold LoRA adapters into the weights.
+        merge: Merge LoRA adapters into the weights.
         trust_remote_code: Run Python code that comes with the model's LLM; the code is copied.
 
     Returns:
-        Largest differences of logits on one second of noise: `merge` (where asked for; in float32, relative to
-        the largest logit) and `reload`. Neither includes the rounding of the merged weights to their stored dtype.
+        Largest differences of logits on one second of noise: `merge` (if adapters were merged; in float32, relative
+        to the largest logit) and `reload`. Neither includes the rounding of the merged weights to their stored dtype.
 
     Raises:
         UserError: `out` is not empty.

@@ -37,7 +37,7 @@ def generate_answers(
         processor: Its processor.
         conversations: One list of messages per sample.
         audios: Per sample its clips, mono float32 at the processor's sample rate.
-        max_new_tokens: Longest answer in tokens.
+        max_new_tokens: Length limit of an answer in tokens.
         batch_size: Samples per batch.
         progress: Called with the number of samples finished since the last call.
         **options: Further `generate` options, for example `do_sample` or `num_beams`; see
@@ -81,7 +81,7 @@ def generate_answers(
 
 
 class _EncodedOnce:
-    """Encodes each clip once, and keeps its tokens until the last batch that needs them.
+    """Encodes each clip once, and keeps its tokens until the last batch that uses them.
 
     Args:
         model: The model whose encoder runs.

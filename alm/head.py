@@ -1,7 +1,7 @@
-"""The LLM's loss with its head applied at supervised positions only.
+"""The LLM's loss, computed from logits at supervised positions only.
 
-With a vocabulary of 150,000 tokens the logits of a batch are larger than all its activations, and answers are a small
-part of a prompt full of audio.
+With a vocabulary of 150,000 tokens, the logits of all positions would need more memory than all activations, but only
+the answers, a small part of the sequence, have labels.
 
 Axis letters: B batch, L tokens, R supervised positions, D width, V vocabulary.
 """
@@ -30,19 +30,20 @@ def causal_lm_loss(
     num_items_in_batch: Tensor | int | None = None,
     **inputs: Any,
 ) -> CausalLMOutputWithPast:
-    """The LLM's own loss; logits are computed only at supervised positions.
+    """The LLM's own loss, with logits computed only at supervised positions.
 
     Args:
         llm: Any causal LLM of `transformers`.
-        labels: (B, L) long, -100 where nothing is supervised; position n is predicted from what is before it.
+        labels: (B, L) long, -100 at positions without loss; the label at position n is predicted from the positions
+            before n.
         chunk: Supervised positions whose logits are computed at once; with several chunks they are recomputed in the
             backward pass. 0 computes all at once.
-        num_items_in_batch: Divides the summed loss in place of the number of labels here; the Trainer gives it so
-            that every token weighs the same over accumulated batches and processes.
-        **inputs: Of the LLM: `inputs_embeds` or `input_ids`, `attention_mask`, ...
+        num_items_in_batch: Divisor of the summed loss, in place of the number of labels in this batch. The Trainer
+            passes it, so that every token has the same weight over accumulated batches and processes.
+        **inputs: Inputs of the LLM: `inputs_embeds` or `input_ids`, `attention_mask`, ...
 
     Returns:
-        The loss; logits None. An LLM whose head cannot be run by itself gives its own output, logits and all.
+        The loss, without logits. If the LLM's head cannot be run separately, the LLM's own output with all logits.
     """
     if not head_runs_alone(llm):
         whole: CausalLMOutputWithPast = llm(
@@ -77,8 +78,8 @@ def _summed(llm: Any, rows: Tensor, words: Tensor) -> Tensor:
 def apply_head(llm: Any, rows: Tensor) -> Tensor:
     """Logits (R, V) of hidden states (R, D) of the LLM's body.
 
-    The LLM's own `forward` runs with a body that returns `rows`, so everything that the family does after its head
-    (Gemma's soft-capping, Granite's and Cohere's scaling) is done here too.
+    The LLM's own `forward` runs with a body that returns `rows`. So model-specific steps after the head (Gemma's
+    soft-capping, Granite's and Cohere's scaling) are included.
     """
     logits, used = _with_body(llm, rows)
     assert used, "ask head_runs_alone first"
@@ -87,7 +88,7 @@ def apply_head(llm: Any, rows: Tensor) -> Tensor:
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def head_runs_alone(llm: Any) -> bool:
-    """Whether `apply_head` works: tried once, on one position, and remembered."""
+    """Whether `apply_head` works for this LLM; tested once, on one position, and cached."""
     answer: bool | None = llm.__dict__.get("_alm_head_runs_alone")
     if answer is None:
         if llm.base_model is llm or getattr(llm.config, "output_router_logits", False):
@@ -102,7 +103,7 @@ def head_runs_alone(llm: Any) -> bool:
 
 
 class _BodyOutput(BaseModelOutput):
-    """Hidden states alone; whatever else a family's body may give (caches, attentions, router logits) is None."""
+    """Hidden states only; any other output of an LLM's body (cache, attentions, router logits) is None."""
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):

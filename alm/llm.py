@@ -1,4 +1,4 @@
-"""Loading a causal LLM, completely and safely, and pinning the one that a model refers to."""
+"""Loads a causal LLM completely and safely, and pins the LLM that a model refers to."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def llm_fingerprint(source: str | None, llm: PreTrainedModel) -> dict[str, Any]:
 
 
 def weights_sha256(folder: Path) -> str:
-    """One hash over the names and contents of a directory's weight files, which are read side by side."""
+    """One hash over the names and contents of a directory's weight files, which are read in parallel."""
     files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
     if not files:
         raise CheckpointError(f"{folder}: no weight file (*.safetensors, *.bin); expected a saved causal LLM")
@@ -80,8 +80,8 @@ def load_llm(
 
     Raises:
         CheckpointError: The LLM is missing, a tensor is missing, mis-shaped or not finite, or a file is broken.
-        UserError: `bits` without bitsandbytes, another number than 4 and 8, or a device that bitsandbytes does
-            not know; a GGUF file without the package gguf.
+        UserError: `bits` without bitsandbytes, with another number than 4 or 8, or on a device that bitsandbytes does
+            not support; a GGUF file without the package gguf.
     """
     role = f"{wanted_by}: LLM" if wanted_by else "llm"
     file = gguf_file(source)
@@ -165,7 +165,7 @@ def _require_gguf(file: Path) -> None:
 
 
 def _forget_gguf(llm: PreTrainedModel, file: Path) -> None:
-    """Make a de-quantised LLM an ordinary one, which can be trained and saved."""
+    """Remove the traces of quantisation from a de-quantised LLM, so that it can be trained and saved."""
     for holder, name in (
         (llm.config, "quantization_config"),
         (llm, "hf_quantizer"),
@@ -190,7 +190,7 @@ def load_with_info(loader: Any, source: str | None, *, role: str, **options: Any
 
 
 def check_llm(llm: PreTrainedModel, role: str, source: str, *, quantised: bool) -> PreTrainedModel:
-    """Refuse weights of other dtypes than floats of 16 or 32 bits, and NaN; what is offloaded is not read.
+    """Refuse weights of other dtypes than floats of 16 or 32 bits, and NaN; offloaded weights are not read.
 
     Raises:
         CheckpointError: Names the tensor.

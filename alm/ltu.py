@@ -42,7 +42,7 @@ def is_ltu(folder: Path) -> bool:
 def load_ltu(
     folder: Path, *, variant: str = "official", lora_alpha: int = _LORA_ALPHA, **encoder_options: Any
 ) -> AudioLanguageModel:
-    """Load the released model; every tensor of `extra_weights.bin` finds its place, and no place stays empty.
+    """Load the released model; the tensors of `extra_weights.bin` must match the model's parameters one to one.
 
     Args:
         folder: The directory.
@@ -51,7 +51,7 @@ def load_ltu(
         **encoder_options: Encoder config values that differ from ViT-B/16 on 10.24 s.
 
     Returns:
-        The model in eval mode; saved again it is in our own layout, LLM included.
+        The model in eval mode. `save_pretrained` writes it in our own layout, including the LLM.
 
     Raises:
         CheckpointError: A tensor is missing, unexpected or mis-shaped.

@@ -80,8 +80,8 @@ AUDIO_INPUTS = ("input_values", "padding_mask", "audio_index", "features", "feat
 class AudioLanguageModel(PreTrainedModel, GenerationMixin):
     """An audio encoder, a projector and a causal LLM in one `transformers` model.
 
-    It is used as the audio-text models of `transformers` are: `generate` returns prompts with their answers, and takes
-    beams, sampling, streamers, caches and assistants.
+    It is used like the audio-text models of `transformers`: `generate` returns prompts with their answers, and supports
+    beams, sampling, streamers, caches and assistant models.
     """
 
     config_class = AudioLanguageConfig
@@ -101,7 +101,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         projector: Projector | None = None,
         llm: PreTrainedModel | None = None,
     ) -> None:
-        """Put the parts together; a part that is not given is built untrained from the config."""
+        """Assemble the parts; a part that is not given is built from the config, with random weights."""
         super().__init__(config)
         assert config.projector is not None
         self.encoder = encoder if encoder is not None else untrained_encoder(config)
@@ -300,7 +300,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         return self.encoder if modality == "audio" else self
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Tie the LLM's head to its embeddings where its config says so."""
+        """Tie the LLM's head to its embeddings if its config says so."""
         self.llm.tie_weights(*args, **kwargs)
 
     def resize_token_embeddings(
@@ -367,8 +367,8 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             features_mask: (C, N) bool, their mask; None if no clip is padded.
 
         Returns:
-            `last_hidden_state` (C, N, D), the encoder's tokens, and `pooler_output` (n, D), what stands in the prompt
-            for all spans in reading order, without padding.
+            `last_hidden_state` (C, N, D), the encoder's tokens, and `pooler_output` (n, D), the embeddings for all
+            placeholder spans in reading order, without padding.
         """
         if features is not None:
             n_freq = self.encoder.config.n_freq
@@ -388,14 +388,14 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         return BaseModelOutputWithPooling(last_hidden_state=audio.tokens, pooler_output=projected[valid])
 
     def embed(self, input_ids: Tensor, **audio: Tensor | None) -> Tensor:
-        """Prompt embeddings (B, L, D) with audio in place.
+        """Prompt embeddings (B, L, D), with audio at the placeholders.
 
         Args:
             input_ids: (B, L) long with one placeholder per audio token.
             **audio: Audio inputs of `forward`.
 
         Raises:
-            UserError: The placeholders are not exactly as many as the projected tokens.
+            UserError: The number of placeholders differs from the number of projected tokens.
         """
         is_audio = input_ids == self.config.audio_token_id
         # The placeholder's id may be outside the LLM's vocabulary: mask it before the embedding lookup.
@@ -444,15 +444,15 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: (B, L) long with one placeholder per audio token.
             attention_mask: (B, L), 0 at padding.
-            labels: (B, L) long, -100 where nothing is supervised.
+            labels: (B, L) long, -100 at positions without loss.
             input_values: (C, S) float32 waveforms in [-1, 1] at the encoder's sample rate.
             padding_mask: (C, S), 0 after the end of a clip; None if no clip is padded.
             audio_index: (P,) long, the clip behind each placeholder span in reading order.
             features: (C, N, D) encoder tokens of the clips, in place of `input_values`.
             features_mask: (C, N) bool, their mask.
-            audio_embeds: (n, D) what stands at the placeholders in reading order, in place of all other audio inputs.
+            audio_embeds: (n, D) embeddings for the placeholders in reading order, in place of all other audio inputs.
             position_ids: (B, L) long; None counts the tokens of a row that are not padding.
-            past_key_values: A cache of `transformers`; if it holds tokens, `input_ids` are those behind them.
+            past_key_values: A cache of `transformers`; if it holds tokens, `input_ids` are the tokens after them.
             inputs_embeds: (B, L, D), in place of `input_ids` and audio.
             logits_to_keep: Number of last positions whose logits are computed, or their indices; 0 computes all.
             branches: (B, L, 2) long, for rows of several questions about one clip, with `position_ids` in place of a
@@ -508,7 +508,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """The LLM's inputs: prompts with audio in place, mask, positions and cache."""
+        """The LLM's inputs: prompts with embedded audio, mask, positions and cache."""
         inputs: dict[str, Any] = {"attention_mask": attention_mask, **kwargs}
         if inputs_embeds is not None:
             inputs["inputs_embeds"] = inputs_embeds
@@ -537,7 +537,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
     def generate(  # type: ignore[override]  # the same arguments, handed on
         self, inputs: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """Continue prompts as in transformers: returns prompts with the new ids behind them.
+        """Continue prompts as in transformers: returns the prompts followed by the new ids.
 
         Prompts that are padded on the right are padded on the left first, also in what is returned.
         """
@@ -561,7 +561,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """The inputs of one step, prepared by the LLM; audio goes in as long as nothing of the prompt is cached."""
+        """The inputs of one step, prepared by the LLM; audio is included while no part of the prompt is cached."""
         audio = {key: value for key in AUDIO_INPUTS if (value := kwargs.pop(key, None)) is not None}
         given = kwargs.pop("cache", None)
         cache = past_key_values if given is None else given
@@ -591,7 +591,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         input_ids: Tensor | None = None,
         **model_kwargs: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Repeat every prompt for its beams or samples, each with its own clips; they are encoded once."""
+        """Repeat every prompt with its clips for its beams or samples; each clip is encoded once."""
         audio = {key: value for key in AUDIO_INPUTS if (value := model_kwargs.pop(key, None)) is not None}
         if expand_size > 1 and audio and input_ids is not None:
             is_audio = input_ids == self.config.audio_token_id
@@ -636,7 +636,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         Args:
             save_directory: Created if needed.
             is_main_process: False writes nothing: another process does.
-            state_dict: Gathered weights, where a sharded trainer holds them.
+            state_dict: Gathered weights, if a sharded trainer holds them.
             push_to_hub: Also upload the model, to `repo_id` or the directory's name, with the arguments of
                 `push_to_hub`.
             variant: Refused: a directory holds one set of weights.
@@ -729,7 +729,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
         max_shard_size: int | str | None = None,
         tags: list[str] | None = None,
     ) -> str:
-        """Upload the model with its card to the hub, as in transformers; what was written into the card there stays.
+        """Upload the model with its card to the hub, as in transformers; text added to the card on the hub is kept.
 
         Args:
             repo_id: `name` or `organisation/name`.
@@ -737,7 +737,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
             commit_description: Further lines.
             private: Whether a new repository is private; None is the hub's default.
             token: Token of the hub; None takes the stored one.
-            revision: Branch; it is made where there is none.
+            revision: Branch; it is created if it does not exist.
             create_pr: Open a pull request instead of committing to the branch.
             max_shard_size: Refused: the weights are in one file.
             tags: More tags for the card.

@@ -49,7 +49,7 @@ class Policy:
         encoder_lora: Adapter options when `encoder` is lora.
         llm_lora: Adapter options when `llm` is lora.
         encoder_parts: frozen, lora or full for each part of a fusion of encoders, in their order; `encoder` must be the
-            strongest of them. Empty: all parts are what `encoder` says.
+            strongest of them (full, lora, frozen). Empty: `encoder` applies to all parts.
     """
 
     encoder: str = "frozen"
@@ -128,7 +128,7 @@ _LORA_SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def inject_lora(component: nn.Module, values: dict[str, Any]) -> None:
-    """Put LoRA adapters into a component in place, its class and its other key names unchanged."""
+    """Add LoRA adapters to a component in place, without changing its class or its other key names."""
     from peft import LoraConfig, inject_adapter_in_model
 
     with adapters_without_bitsandbytes():

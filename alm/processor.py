@@ -1,4 +1,4 @@
-"""Text or conversations, and clips, as model inputs: chat template, placeholder expansion, labels, padding.
+"""Turns text or conversations, with their clips, into model inputs: chat template, placeholders, labels, padding.
 
 Axis letters: B batch, L tokens, C clips, S samples, P placeholder spans.
 """
@@ -89,14 +89,14 @@ class AudioLanguageProcessor(ProcessorMixin):
         chat_template: A Jinja template, or the name of one in `alm.templates`; None takes the tokenizer's, or `plain`
             if the tokenizer has none.
         audio_token: The placeholder.
-        max_audio_tokens: Most audio tokens of a sample; None sets no limit but the LLM's context. Longer audio
-            is refused, never cut: give a part of it, or train a projector with fewer tokens per second.
+        max_audio_tokens: Maximum number of audio tokens in a sample; None sets no limit except the LLM's context.
+            Longer audio is refused, never cut: pass a part of it, or train a projector with fewer tokens per second.
     """
 
     valid_processor_kwargs = _Defaults
 
     context_length: int | None = None
-    """Most tokens that the LLM reads, prompt and answer together; None: unknown or unlimited."""
+    """The LLM's context length in tokens, for prompt and answer together; None: unknown or unlimited."""
     vocab_size: int | None = None
     """Number of token embeddings of the LLM; None: unknown."""
 
@@ -221,7 +221,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         return sorted({i for i in (self.tokenizer.eos_token_id, *ends) if i is not None})
 
     def _ids(self, text: str, continued: bool) -> list[int]:
-        """Token ids of a piece; one that continues a text gets no SentencePiece space in front."""
+        """Token ids of a piece of text; a piece that continues a text gets no SentencePiece space in front."""
         if continued:
             ids = self._tokenized(self.audio_token + text)
             if ids[:1] == [self.audio_token_id]:
@@ -345,14 +345,14 @@ class AudioLanguageProcessor(ProcessorMixin):
                 [-1, 1] at `sampling_rate` (array, tensor, list of numbers), a path, an `http(s):` or `data:` address,
                 or the bytes of a file. The same clip given several times is read, and encoded, once.
             output_labels: Also return `labels`: the text's token ids, -100 at audio and padding.
-            collate: Reads the clips instead of the feature extractor; clips are then what it accepts.
+            collate: Reads the clips instead of the feature extractor; clips may then be anything that it accepts.
             n_new_tokens: Length limit of an answer that must still fit into the LLM's context.
-            **kwargs: `transformers`' processing arguments, flat or in `text_kwargs` and `audio_kwargs`. Flat
-                `padding`, `max_length`, `truncation` and `pad_to_multiple_of` are the text's. An argument that has no
-                effect here is refused. `padding_side`: left by default, right with labels. `max_length`: longest
-                allowed sample in tokens. `truncation`: cut longer samples at their end, with a warning; a clip is kept
-                whole or dropped. `sampling_rate`: rate of the waveforms in Hz; another one than the encoder's is
-                refused.
+            **kwargs: `transformers`' processing arguments, given directly or in `text_kwargs` and `audio_kwargs`.
+                `padding`, `max_length`, `truncation` and `pad_to_multiple_of`, given directly, apply to the text. An
+                argument without an effect is refused. `padding_side`: left by default, right with labels.
+                `max_length`: longest allowed sample in tokens. `truncation`: cut longer samples at their end, with a
+                warning; a clip is kept whole or dropped. `sampling_rate`: rate of the waveforms in Hz; it must be the
+                encoder's.
 
         Returns:
             `input_ids`, `attention_mask` (B, L), `labels` (B, L) if asked for and, if there is audio,
@@ -411,8 +411,8 @@ class AudioLanguageProcessor(ProcessorMixin):
             documents: Documents, for templates that use them.
             add_generation_prompt: End with the header of an assistant turn.
             continue_final_message: End inside the last answer, which the model then continues.
-            return_assistant_tokens_mask: Also return `assistant_masks` (B, L), 1 where an answer or its end stands.
-                Works with every template, with or without `{% generation %}`.
+            return_assistant_tokens_mask: Also return `assistant_masks` (B, L), 1 at answers and their end-of-turn
+                tokens. Works with every template, with or without `{% generation %}`.
             tokenize: Return model inputs; False returns the text with one `<|audio|>` per clip, and reads no audio.
             return_tensors: `pt`.
             return_dict: Return all inputs; False returns `input_ids` alone.
@@ -422,16 +422,16 @@ class AudioLanguageProcessor(ProcessorMixin):
             audio: Clips for `<|audio|>` markers in string contents, and for audio items without a clip of their own:
                 one list, or one list per conversation.
             **kwargs: Variables of the template, and arguments of `__call__`. `supervise`: what `labels` cover:
-                `assistant` turns with their end-of-turn token, or `all` text. `encoded`: per conversation what
-                `encode_conversation` has returned for it with the same arguments, or None. `padding_side`: left by
+                `assistant` turns with their end-of-turn token, or `all` text. `encoded`: for each conversation
+                the result of `encode_conversation` with the same arguments, or None. `padding_side`: left by
                 default for prompts, else right.
 
         Returns:
-            As `__call__`; or the text.
+            The result of `__call__`, or the text.
 
         Raises:
-            UserError: A conversation is malformed, the template refuses it, an argument is not known, or as in
-                `__call__`; also if no answer is left in `max_length` tokens.
+            UserError: A conversation is malformed, the template refuses it, an argument is unknown, or truncation to
+                `max_length` removes every answer; also the errors of `__call__`.
             AudioError: A clip cannot be read, or has another sampling rate.
         """
         _refuse_given(
@@ -666,7 +666,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         max_shard_size: int | str | None = None,
         tags: list[str] | None = None,
     ) -> str:
-        """Upload the processor to the hub, as in transformers; the model's card is left as it is.
+        """Upload the processor to the hub, as in transformers; the model's card is not changed.
 
         Args:
             repo_id: `name` or `organisation/name`.
@@ -674,7 +674,7 @@ class AudioLanguageProcessor(ProcessorMixin):
             commit_description: Further lines.
             private: Whether a new repository is private; None is the hub's default.
             token: Token of the hub; None takes the stored one.
-            revision: Branch; it is made where there is none.
+            revision: Branch; it is created if it does not exist.
             create_pr: Open a pull request instead of committing to the branch.
             max_shard_size: Has no effect for a processor.
             tags: Refused: tags belong to the model's card.
@@ -702,7 +702,7 @@ class AudioLanguageProcessor(ProcessorMixin):
         revision: str = "main",
         **kwargs: Any,
     ) -> Any:
-        """Load a processor, and compare it with the config of the model in the same directory, where there is one.
+        """Load a processor, and compare it with the config of the model in the same directory, if there is one.
 
         Args:
             pretrained_model_name_or_path: Directory or Hub id; directories of earlier releases also load.
@@ -797,7 +797,7 @@ def build_processor(tokenizer: Any, model: Any, chat_template: str | None = None
 
 
 def _per_row(audio: Any, n_rows: int, batched: bool) -> list[Sequence[Any]]:
-    """The clips given beside the conversations: one list per conversation."""
+    """The clips that were passed separately from the conversations, as one list per conversation."""
     if audio is None:
         return [()] * n_rows
     if not batched:

@@ -280,8 +280,8 @@ def check_determinism(encoder: AudioEncoder) -> None:
     if torch.equal(*states):
         raise ConformanceError(
             "determinism",
-            "a pass seeds torch's global generator: whatever is random after it in training repeats itself; "
-            "use a torch.Generator of its own",
+            "a pass seeds torch's global generator, so random numbers of the training repeat; use a separate "
+            "torch.Generator",
         )
 
 
@@ -334,7 +334,9 @@ def check_lora_reach(encoder: AudioEncoder) -> None:
         )
     thawed = [name for name, p in adapted.named_parameters() if p.requires_grad and name not in adapters]
     if thawed:
-        raise ConformanceError("lora_reach", f"frozen parameters learn beside the adapters: {thawed[:3]}")
+        raise ConformanceError(
+            "lora_reach", f"parameters other than the adapters are trainable: {thawed[:3]}"
+        )
 
 
 def check_fixed_statistics(encoder: AudioEncoder) -> None:

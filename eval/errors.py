@@ -4,7 +4,7 @@ from alm.common.errors import UserError
 
 
 class EvaluationError(UserError):
-    """A run, a predictions file or a benchmark that cannot be evaluated as it stands."""
+    """A run, a predictions file or a benchmark that cannot be evaluated."""
 
 
 class MetricError(UserError):

@@ -148,7 +148,7 @@ def test_a_later_command_resumes_what_an_earlier_one_left(corpus, server, capsys
 def test_another_file_than_the_published_one_is_refused_and_removed(corpus, server, capsys):
     good, server.files["/a/words.tar.gz"] = server.files["/a/words.tar.gz"], tar_gz(songs__said=b"no")
     assert get(corpus) == 2
-    assert "what arrived is not what was published (SHA-256" in capsys.readouterr().err
+    assert "the downloaded file is not the published one (SHA-256" in capsys.readouterr().err
     assert list((corpus / "archives").iterdir()) == [] and not (corpus / "songs").exists()
     server.files["/a/words.tar.gz"] = good
     assert get(corpus) == 0

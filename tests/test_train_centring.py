@@ -84,7 +84,7 @@ def test_the_parts_of_a_fusion_are_judged_one_by_one(options, data, parts, shift
         return
     after = [part.square().mean().sqrt() for part in (moved * projector.scale).split(half, dim=1)]
     torch.testing.assert_close(torch.stack(after), torch.ones(2), rtol=1e-3, atol=0)
-    assert "its parts are scaled to deviate alike" in capsys.readouterr().out
+    assert "its parts are scaled to equal deviation" in capsys.readouterr().out
 
 
 def test_a_resumed_run_is_bit_equal(data, shifted, tmp_path, monkeypatch):

@@ -64,7 +64,7 @@ def _quickstart(arguments: argparse.Namespace) -> None:
     if all(parts.values()) and arguments.data and not arguments.inputs_only:
         given = {**parts, "data": arguments.data, "held_out": arguments.held_out, "seed": arguments.seed}
         run_labelled(arguments.out, given, arguments.overrides)
-        print(f"{time.perf_counter() - started:.0f} s, of CPU time {cpu_seconds():.0f} s")
+        print(f"{time.perf_counter() - started:.0f} s; CPU time {cpu_seconds():.0f} s")
         return
     if arguments.held_out is not None:
         if not (arguments.data and arguments.inputs_only):

@@ -1,7 +1,7 @@
-"""Published corpora as manifests: `alm data convert` and `alm data from-labels`.
+"""Converts published corpora to manifests: `alm data convert` and `alm data from-labels`.
 
-The corpora themselves are read in `alm/data/corpora`; here their entries become records, missing recordings are
-counted, and a manifest per split is written.
+`alm/data/corpora` reads the corpora. This module turns their entries into records, counts missing recordings, and
+writes a manifest per split.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def convert(
     Args:
         source: One of `CORPORA.names()`.
         root: Where its tables are, as published (a folder, or the one file).
-        out: Folder of the manifests, `SPLIT.jsonl` each, and of `missing.txt` where recordings are missing.
+        out: Folder of the manifests (`SPLIT.jsonl`), and of `missing.txt` if recordings are missing.
         audio: Folders of the audio; empty searches the corpus' default folders below `root`.
         max_missing: Largest share of the named recordings that may be missing; their records are skipped.
         options: Options of the corpus, for example `wrong_answers` of MMAU.

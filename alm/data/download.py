@@ -41,7 +41,7 @@ class Archive:
         url: Its address; the last part of the path is its name.
         sha256: Hex SHA-256 of it.
         folder: Folder below the corpus to unpack it into; empty is the corpus' own.
-        default: Whether it is downloaded where no archives are named.
+        default: Whether it is downloaded if no archives are named.
     """
 
     url: str
@@ -77,7 +77,7 @@ class Download:
     archives: tuple[Archive, ...]
 
     def chosen(self, parts: Sequence[str]) -> list[Archive]:
-        """The archives of some parts; of none the default ones.
+        """The archives of some parts; the default ones if no part is named.
 
         Raises:
             ConfigError: There is no such part; names all.
@@ -95,13 +95,13 @@ def download(
     parts: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Path]:
-    """Download and unpack a corpus. The same call again resumes, and does nothing where all is there.
+    """Download and unpack a corpus. The same call again resumes, or does nothing if the corpus is complete.
 
     Args:
         source: Where it is published.
         out: Folder of the corpus.
-        parts: Parts of it; none are the default ones.
-        progress: Called with the bytes of an archive that are there and those there will be (0: unknown).
+        parts: Parts of it; empty means the default ones.
+        progress: Called with the downloaded bytes of an archive and its size (0: unknown).
 
     Returns:
         The folders that archives were unpacked into.
@@ -164,13 +164,13 @@ def _fetch(archive: Archive, path: Path, progress: Callable[[int, int], None]) -
     if found != archive.sha256:
         path.unlink()
         raise DownloadError(
-            f"{archive.url}: what arrived is not what was published (SHA-256 {found}, expected {archive.sha256}); it "
-            "was removed, try again"
+            f"{archive.url}: the downloaded file is not the published one (SHA-256 {found}, expected "
+            f"{archive.sha256}); it was removed, try again"
         )
 
 
 def _append(url: str, partial: Path, start: int, progress: Callable[[int, int], None]) -> None:
-    """Append what is missing of a file; all of it where the server does not resume."""
+    """Append the missing part of a file; download it again if the server does not resume."""
     headers = {"User-Agent": "alm", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -191,7 +191,7 @@ def _append(url: str, partial: Path, start: int, progress: Callable[[int, int], 
 
 
 def unpack(archive: Path, out: Path) -> None:
-    """Unpack a tar or zip archive beside what is in a folder; no member leaves it.
+    """Unpack a tar or zip archive into a folder, next to its present files; no member may leave the folder.
 
     Raises:
         DownloadError: It is damaged, no archive, or holds a path that leads out of the folder or a special file.

@@ -85,7 +85,7 @@ class RangeRef(EmbeddedRef):
 
 @dataclass(frozen=True)
 class InlineRef(EmbeddedRef):
-    """A recording that stands in the record itself, as text in base64."""
+    """A recording inside the record itself, as base64 text."""
 
     data: str = ""
 
@@ -105,7 +105,7 @@ class DatasetRef(EmbeddedRef):
     Attributes:
         row: Number of the row.
         column: Name of the column.
-        place: Number among the recordings of a cell that holds a list; -1 where it holds one.
+        place: Number among the recordings of a cell that holds a list; -1 if the cell holds a single one.
         split: The split.
     """
 

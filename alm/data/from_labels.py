@@ -40,7 +40,7 @@ class Templates:
         choice: Questions with options under them.
         presence: Questions answered by `yes_no`.
         yes_no: The two answers.
-        names: Label → text to use for it, if replacing underscores by spaces is not enough.
+        names: Label → its wording, if replacing underscores by spaces is not enough.
     """
 
     caption: tuple[str, ...] = _CAPTIONS

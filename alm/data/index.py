@@ -1,4 +1,4 @@
-"""Records that are read on access, through an index of their positions, so that millions take no memory.
+"""Records that are read on access, by an index of their positions, so that millions need little memory.
 
 The first pass over a source checks every record and writes an index row for it: its position, and the facts that are
 needed for all records at once (id, whether it has text and an answer, length of the text). The index of a large source
@@ -66,7 +66,7 @@ class Line(NamedTuple):
         record: The record, checked.
         at: Offset of its line in the source's file, in bytes; None if the index keeps `stored` instead.
         size: Length of its line in bytes.
-        stored: The line itself, for readers whose sources are no files of one record per line.
+        stored: The line itself, for sources that are not files with one record per line.
     """
 
     record: CheckedRecord

@@ -18,7 +18,7 @@ from encoders.zoo.labels import Events, clip_key
 def write_label_table(
     source: Path, out: Path, sample_rate: int, advance: Callable[[], None] = lambda: None
 ) -> int:
-    """Hash every clip of a labelled data set, at the sample rate of the model that will use the table.
+    """Write the label table: hash every clip of a labelled data set at the sample rate of the model that will use it.
 
     Args:
         source: `scenes.jsonl` as `alm data compose` writes it (sounds with their times), or a label table in

@@ -66,7 +66,7 @@ class AudioRef:
         """The clip as a waveform (S,) float32 in [-1, 1] at `sample_rate` Hz.
 
         Raises:
-            AudioError: The file is missing, not audio, truncated, or empty in the asked segment.
+            AudioError: The file is missing, not audio, truncated, or empty in the requested segment.
         """
         from encoders.audio import load_audio
 
@@ -141,7 +141,7 @@ class Record:
             user turns. It ends with the assistant's answer if that is known. Empty for audio without text.
         kind: `caption`, `qa` or the manifest's `kind`; `audio` for audio without text.
         question: The last user turn's text with its choices and without audio markers.
-        answer: The last assistant turn's text; None where the manifest gives `null`.
+        answer: The last assistant turn's text; None if the manifest has `null`.
         choices: The options of a multiple-choice question.
         captions: All captions of a captioning record.
         clip: The recording or scene the record is about; statistics are clustered by it.
@@ -184,7 +184,7 @@ class Record:
 
     @property
     def prompt_messages(self) -> tuple[dict[str, str], ...]:
-        """The conversation up to and including the last user turn: what a model is asked to continue."""
+        """The conversation up to and including the last user turn, which a model is asked to continue."""
         return self.messages[:-1] if self.messages[-1]["role"] == "assistant" else self.messages
 
 
@@ -277,7 +277,7 @@ class CheckedRecord(NamedTuple):
     """The checked values of a manifest's line; an index needs no others.
 
     Attributes:
-        id: The id, given or made.
+        id: The id, given or generated.
         audio: Path as written, start and end in seconds of each recording.
         messages: The conversation with its audio markers; empty for audio without text.
         kind: As in `Record`.
@@ -341,7 +341,7 @@ def check_record(data: Mapping[str, Any], source: str, audio_only: bool = False)
 
 
 def made_id(values: Mapping[str, Any], source: str) -> str:
-    """An id for a record without one: its file's name and line, and a hash of what it says.
+    """An id for a record without one: its file's name and line, and a hash of its content.
 
     It stays the same when the file's folder is moved or renamed.
 

@@ -1,4 +1,4 @@
-"""The index of a large manifest, made by several processes, each for a part of the lines."""
+"""Builds the index of a large manifest with several processes, each for a part of the lines."""
 
 from __future__ import annotations
 

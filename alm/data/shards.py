@@ -4,8 +4,8 @@ A shard directory is written by `alm data shard` (`alm.data.shard_writer`)::
 
     shard-000000.tar   000000000.json, 000000000.flac, 000000001.json, ...   (one sample per clip)
     index.json         the shards with their sizes and SHA-256
-    records.npy        where each record lies
-    clips.npy          where each clip lies, its length, its SHA-256
+    records.npy        the position of each record
+    clips.npy          the position of each clip, its length, its SHA-256
 
 A sample's JSON is `{"records": [...], "clips": [...]}`. `records` are all records about its files, in the manifest's
 form. `clips` has one list per record: the numbers of the sample's clips (files, or segments of files) that the record
@@ -216,7 +216,7 @@ class ShardedRecords(LazyRecords):
                 raise ShardError(f"{path}: the shard {what}; {lost}copy it again")
 
     def _check_tables(self) -> None:
-        """Compare every offset with what it points into; `alm data verify` compares the tables with their hashes."""
+        """Check every offset against the size of its shard; `alm data verify` compares the tables with their hashes."""
         sizes = np.array([shard["bytes"] for shard in self.contents["shards"]], np.uint64)
         for name, table in ((RECORDS, self.rows), (CLIPS, self.clips)):
             if not len(table):

@@ -85,7 +85,7 @@ def open_source(source: str | DataSource, audio_only: bool = False) -> Sequence[
 
 
 def resolve_source(source: str | DataSource) -> DataSource:
-    """A source with its format, which is recognised where none is given.
+    """A source with its format, which is recognised if none is given.
 
     Raises:
         ConfigError: There is no such format, or several formats fit; names them.

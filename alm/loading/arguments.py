@@ -1,4 +1,4 @@
-"""The arguments of `AudioLanguageModel.from_pretrained`: each has its effect, or is refused by name with the reason."""
+"""The arguments of `AudioLanguageModel.from_pretrained`; an argument without an effect is refused, with the reason."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def resolve(source: str | Path, **hub: Any) -> Path:
 
 
 def check_files(config: AudioLanguageConfig, folder: Path) -> None:
-    """Compare a model's files with what was saved, reading no more of its own weights than the header.
+    """Compare a model's files with those that were saved; of its own weights, only the header is read.
 
     Args:
         config: The model's config.
@@ -84,7 +84,7 @@ def check_shareable(llm: str | None) -> None:
 
 
 def check_saved_weights(folder: Path, values: dict[str, Any]) -> str:
-    """Refuse weights other than those saved with config.json, though all shapes fit; returns their header's hash."""
+    """Refuse weights other than those saved with config.json, even if all shapes fit; returns their header's hash."""
     header = header_sha256(folder / WEIGHTS)
     for key in ("weights_header_sha256", "weights_sha256"):
         # Earlier versions, whose header held no checksums, wrote `weights_sha256`; its check reads the file once more.
@@ -99,7 +99,7 @@ def check_saved_weights(folder: Path, values: dict[str, Any]) -> str:
 
 
 def check_referenced_llm(config: AudioLanguageConfig, folder: Path) -> None:
-    """Refuse an LLM that is gone or has other weights than in training."""
+    """Refuse an LLM that is missing or has other weights than in training."""
     assert config.llm is not None
     local = Path(config.llm)
     if not os.path.isdir(local) and (local.is_absolute() or config.llm.startswith(".")):

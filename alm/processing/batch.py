@@ -1,4 +1,4 @@
-"""Encoded samples, options and padding of batches, and the clips that several samples of a batch share."""
+"""Encoded samples, the options and padding of batches, and clips shared by several samples of a batch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Encoded:
     """Start and end of every clip's placeholders."""
 
     def cut(self, limit: int) -> Encoded:
-        """The first `limit` tokens; a clip that the limit would cut in two is dropped whole."""
+        """The first `limit` tokens; a clip that the limit would split is dropped entirely."""
         for start, end in self.spans:
             if start < limit < end:
                 limit = start
@@ -45,7 +45,7 @@ class BatchOptions:
     audio: dict[str, Any]
     """Arguments of the feature extractor, merged."""
     supervise: str
-    """What is labelled: `assistant` turns, or `all` text."""
+    """Which tokens are labelled: those of `assistant` turns, or of `all` text."""
     is_prompt: bool
     """Whether the model continues the samples: they are padded on the left, and never cut."""
     output_labels: bool = False
@@ -76,5 +76,5 @@ def distinct(clips: Iterable[Any]) -> dict[Any, Any]:
 
 
 def first_unlabelled(rows: Sequence[Encoded]) -> int | None:
-    """Index of the first sample without a label; None if every one has some."""
+    """Index of the first sample without any label; None if every sample has labels."""
     return next((i for i, row in enumerate(rows) if all(label == IGNORE for label in row.labels)), None)

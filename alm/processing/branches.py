@@ -1,6 +1,6 @@
-"""Attention masks of rows with a shared prefix and several branches behind it.
+"""Attention masks of rows with a shared prefix, followed by several branches.
 
-Each branch sees the prefix and itself alone, in any causal LLM of `transformers` that takes a mask of four axes.
+Each branch attends to the prefix and to itself only. This works with causal LLMs of `transformers` that take a 4D mask.
 
 Axis letters: R rows, L tokens.
 """
@@ -24,11 +24,11 @@ def branch_masks(config: Any, branches: Tensor, position_ids: Tensor, dtype: tor
         config: The LLM's config.
         branches: (R, L, 2) long: the sequence of a row that a token belongs to, and its branch; branch 0 is the prefix,
             which all branches of the sequence see.
-        position_ids: (R, L) long, as if each branch stood alone behind the prefix; sliding windows count by them.
+        position_ids: (R, L) long, as if each branch alone followed the prefix; sliding windows are measured by them.
         dtype: Dtype of the LLM's activations.
 
     Returns:
-        (R, 1, L, L), added to the attention scores; for an LLM with windows in some layers, one by the layers' kind.
+        (R, 1, L, L), added to the attention scores; for an LLM with windows in some layers, a mask per kind of layer.
     """
     sequence, branch = branches.unbind(-1)
     length = sequence.shape[1]
@@ -90,7 +90,7 @@ def check_branches(llm: Any, option: str) -> None:
         found = torch.cat([together[:, :3], together[:, 5:]], dim=1)
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
         raise ConfigError(
-            f"{option}: {type(llm).__name__} does not take a mask of four axes ({type(error).__name__}); remove it"
+            f"{option}: {type(llm).__name__} does not take a 4D attention mask ({type(error).__name__}); remove it"
         ) from error
     finally:
         llm.train(was_training)

@@ -51,7 +51,7 @@ def flatten(
         The messages, and the clips.
 
     Raises:
-        UserError: A message or item is malformed, or the markers are not as many as the clips.
+        UserError: A message or item is malformed, or the numbers of markers and clips differ.
     """
     waiting = iter(audio or ())
     messages, clips = [], []

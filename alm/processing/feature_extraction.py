@@ -1,4 +1,4 @@
-"""Clips as the model's audio inputs: reading them, checking them, padding them to one length.
+"""Turns clips into the model's audio inputs: reads, checks and pads them to one length.
 
 Axis letters: C clips, S samples.
 """
@@ -120,7 +120,7 @@ class AudioLanguageFeatureExtractor(SequenceFeatureExtractor):
             truncation: Cut clips at `max_length`.
             pad_to_multiple_of: Pad to a multiple of this many samples.
             return_tensors: Only `pt`.
-            return_attention_mask: False leaves `padding_mask` out, where no clip is padded.
+            return_attention_mask: False omits `padding_mask`, if no clip is padded.
             padding: True or `longest`; `max_length` pads to `max_length`; False refuses clips of different length.
             max_length: Samples to cut or pad to.
             sampling_rate: Rate of the waveforms in Hz. None assumes the encoder's; any other is refused.

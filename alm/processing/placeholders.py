@@ -21,7 +21,7 @@ class PlaceholderAware(LogitsProcessorList):
         self.audio_token_id = audio_token_id
 
     def __call__(self, input_ids: torch.LongTensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        """Process scores (B, V), widened for the time so that every id of the prompts (B, L) has a column."""
+        """Process scores (B, V), temporarily widened so that every id of the prompts (B, L) has a column."""
         missing = self.audio_token_id + 1 - scores.shape[-1]
         if missing <= 0:
             return super().__call__(input_ids, cast(torch.FloatTensor, scores), **kwargs)

@@ -1,4 +1,4 @@
-"""Ablations: a grid of arms, each trained and scored in its own processes, and the differences that tests support."""
+"""Ablations: a grid of arms, each trained and scored in its own processes, with tests of their differences."""
 
 from eval.ablation.run import run_ablation
 

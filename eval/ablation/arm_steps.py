@@ -141,7 +141,7 @@ def arm_steps(
         inputs: All inputs.
         seed: Seed of the tuned stages.
         lr_scale: Factor on their learning rates.
-        steps: Stage -> optimiser steps, where the budget says so.
+        steps: Stage -> optimiser steps, if the budget sets them.
     """
     inputs = with_share(inputs, arm.data_size)
     who = f"{arm.name}, seed {seed}" + (f", lr x {lr_scale:g}" if lr_scale != 1.0 else "")

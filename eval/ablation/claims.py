@@ -1,4 +1,4 @@
-"""Scores of arms over seeds, paired tests against the baseline, and the statements that these tests support."""
+"""Scores of arms over seeds, paired tests against the baseline, and statements supported by these tests."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ def score_arms(results: Results) -> tuple[list[Scored], dict[str, str]]:
         The scored arms, and how each number was made.
 
     Raises:
-        EvaluationError: Two runs answered different questions, or the answers do not have the score that decides.
+        EvaluationError: Two runs answered different questions, or the answers lack the score by which arms are
+            compared.
     """
     runs = [run for arm in results.arms for run in arm.scored]
     if not runs:

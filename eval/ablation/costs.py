@@ -38,13 +38,13 @@ class ArmPlan:
     Attributes:
         arm: The arm.
         costs: Stage -> the step that measures its cost.
-        steps: Stage -> optimiser steps, where the budget says so.
+        steps: Stage -> optimiser steps, if the budget sets them.
         sweep: Factor on the learning rates -> the steps that try it.
         losses: Factor -> validation loss; None where it failed.
         lr_scale: The factor chosen.
         runs: Seed -> the steps that are run.
         probe: The encoder's probe.
-        error: Why it cannot be run.
+        error: The reason why it cannot be run.
     """
 
     arm: Arm

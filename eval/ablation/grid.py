@@ -1,4 +1,4 @@
-"""From a config to arms: every combination of the axes' levels, on every track."""
+"""Turns a config into arms: every combination of the axes' levels, on every track."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cheap proxies of an arm's score, and how well their ranking agrees with that of the scores."""
+"""Cheap proxies of an arm's score, and the rank correlation between proxies and scores."""
 
 from __future__ import annotations
 

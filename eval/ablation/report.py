@@ -1,4 +1,4 @@
-"""The report of an ablation, made from its stored results alone: Markdown, HTML, CSV and pictures."""
+"""Writes the report of an ablation from its stored results alone: Markdown, HTML, CSV and charts."""
 
 from __future__ import annotations
 

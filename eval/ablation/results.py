@@ -26,13 +26,13 @@ class SeedRun:
     Attributes:
         seed: The seed.
         key: Hash of its evaluation and all before it.
-        lines: Its answers; empty where it has failed or was not run.
+        lines: Its answers; empty if it has failed or was not run.
         seconds: Wall time of the tuned stages and the evaluation.
         losses: Per tuned stage (step, training loss).
         validation_loss: Validation loss of the last stage.
-        error: Why there are no answers; "" where there are.
+        error: The reason why there are no answers; "" if there are some.
         not_run: Whether there are no answers because a step was not run yet; False if a step failed.
-        benchmark: Name of the benchmark that was asked; empty where it is not known.
+        benchmark: Name of the benchmark; empty if it is unknown.
     """
 
     seed: int
@@ -57,7 +57,7 @@ class ArmResult:
         remark: A note beside its name (its token rate is not matched).
         config: Stage -> values.
         lr_scale: Factor on the learning rates that the sweep chose.
-        sweep: Per factor tried the validation loss (None: failed).
+        sweep: Validation loss by factor (None: the run failed).
         cost: Sums over its stages of the measured costs (`steps`, `tokens`, `flops`), and `trainable` and
             `parameters` of the last stage; empty where measuring failed.
         probe: Linear probe, mean average precision.

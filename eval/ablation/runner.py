@@ -1,4 +1,4 @@
-"""Running steps as processes, a limited number at a time, each once: a finished step is never run again.
+"""Runs steps as processes, a limited number at a time; a finished step is never run again.
 
 A step's folder holds its log, a lock that its process holds until it ends, and a marker when it is done. If
 `alm ablate` is killed, the lock remains: a step whose process is still running is waited for, not started twice.
@@ -70,7 +70,7 @@ def is_done(work: Path, step: Step) -> bool:
 
 
 def step_starter(jobs: int) -> Starter:
-    """What starts steps in processes that need no imports.
+    """The starter of processes that have imported the libraries already.
 
     Args:
         jobs: Processes at a time.

@@ -1,4 +1,4 @@
-"""The settings of an ablation; `configs/ablation/` holds ready ones."""
+"""The settings of an ablation; `configs/ablation/` has ready-made ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class InputSettings:
         recordings: Label table of recordings to make the scenes from; None generates the sounds. Without `scenes`,
             each recording has one question, whose answer is its category; `llm` is needed then, and `labels` is this
             table.
-        held_out: `COLUMN=VALUE` of the recordings to test on, where there are no scenes; None takes the last fold.
+        held_out: `COLUMN=VALUE` of the recordings to test on, without `scenes`; None takes the last fold.
         question: The question about each recording, without `scenes`; None is the quickstart's question.
         train: Manifests.
         validation: Manifests; they choose the learning rate.
@@ -117,7 +117,7 @@ class BudgetSettings:
 
     Attributes:
         unit: `steps`, `tokens` (of the LLM: prompts, audio, answers) or `flops`; those of one step are measured.
-        amount: Stage -> how many; a stage that is not named trains as long as its config says.
+        amount: Stage -> amount in this unit; a stage that is not named trains as long as its config says.
     """
 
     unit: str = "steps"
@@ -173,8 +173,8 @@ class ScoringSettings:
         benchmark: A benchmark's name or config.
         options: Settings of `alm eval`, such as `batch_size` and `limit`.
         score: The score that arms are compared by; higher must be better.
-        controls: Controls beside the arm as it is: `no_audio`, `other_clip`.
-        control_seeds: How many of the seeds run the controls.
+        controls: Controls to run for every arm: `no_audio`, `other_clip`.
+        control_seeds: Number of seeds for which the controls are run.
     """
 
     benchmark: str = "manifest"
@@ -201,7 +201,7 @@ class ProxySettings:
     """Cheap proxies that might predict an arm's score.
 
     Attributes:
-        probe: Linear probe of the encoder as it enters the arm; needs `inputs.labels` or `inputs.scenes`.
+        probe: Linear probe of the encoder before it is trained in the arm; needs `inputs.labels` or `inputs.scenes`.
         probe_clips: Largest number of clips that the probe is fitted on.
         early_share: The early score is the training loss after this share of the first tuned stage.
     """
@@ -238,7 +238,7 @@ class AblationSettings:
         scoring: How arms are scored.
         proxies: Cheap metrics that might predict the score.
         jobs: Processes at a time; 0 is one per core, or one where there is an accelerator.
-        warm_start: Fork the steps' processes from one that has imported the libraries, which saves seconds a step;
+        warm_start: Fork the steps' processes from one that has imported the libraries, which saves seconds per step;
             results are the same. False starts a new interpreter for every step, as is done outside Linux.
     """
 

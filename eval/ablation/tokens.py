@@ -58,7 +58,7 @@ def tokens_per_second(
 def match_tokens(
     encoder: EncoderConfig, projector: str, options: dict[str, Any], target: float, clip_s: float
 ) -> Matched:
-    """The options whose tokens per second come nearest to `target`; the fewest steps per token among equals."""
+    """The options whose tokens per second come nearest to `target`; of equal ones, the fewest steps per token."""
     fields = {field.name for field in dataclasses.fields(projector_class(projector).config_class)}
     key = next((name for name in _OPTIONS if name in fields), None)
     if key is None:

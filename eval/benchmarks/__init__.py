@@ -41,7 +41,7 @@ def load_benchmark(name: str) -> Benchmark:
 
 
 def benchmark_of(run: Mapping[str, Any]) -> Benchmark | None:
-    """The benchmark of an evaluation; None where it is not known, or where its plug-in is missing.
+    """The benchmark of an evaluation; None if it is unknown or its plug-in is missing.
 
     Args:
         run: The entry `run` of the evaluation's `scores.json`.

@@ -23,7 +23,7 @@ OURS = "ours"
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark: where its questions come from, how they are asked, and how answers are read and scored.
+    """A benchmark: the source of its questions, their prompt, and how answers are parsed and scored.
 
     Attributes:
         reader: Reads the data at a path into records whose questions have no prompt yet.
@@ -35,13 +35,13 @@ class Benchmark:
         citation: Where the benchmark is described.
         name: Registry key; set by `load_benchmark` from the name of the file.
         prompts: Further prompts by name, for example one of a paper; `ours` is `prompt`.
-        prompt_version: Changed whenever a change of the prompt or the reader changes the questions.
+        prompt_version: Must be changed whenever a new prompt or reader changes the questions.
         is_right: Parses an answer and decides whether it is right (`eval.scoring.correctness`).
         max_new_tokens: Length limit of an answer in tokens, unless the config sets another.
         splits: Names of its splits, the default first.
         groups: Keys of the records' `meta` by which scores are broken down.
         takes_sources: Whether the reader takes a `DataSource` in place of a path.
-        official: Name of the published scoring rule that is shown beside ours; empty for none.
+        official: Name of the published scoring rule to show next to ours; empty for none.
     """
 
     reader: Reader

@@ -1,7 +1,7 @@
 """AIR-Bench chat: open questions on speech, sound, music and mixtures, whose answers a judge rates from 1 to 10.
 
 The judge is the language model that `ALM_JUDGE` names, `http://host/v1#model`; without it the ratings are absent.
-Published ratings are those of a particular GPT-4, and compare with no other judge.
+Published ratings come from a particular GPT-4, and are not comparable with those of another judge.
 """
 
 from eval.benchmarks._base import Benchmark

@@ -1,7 +1,7 @@
 """AudioCaps captioning, five captions per clip.
 
-Clips vanish from YouTube, so sets differ between papers. `missing_audio: leave_out` scores the clips that are there and
-says how many are missing. Two runs scored the same clips if their scores hold the same hash of the ids.
+Clips are removed from YouTube, so test sets differ between papers. `missing_audio: leave_out` scores the clips that
+exist and says how many are missing. Two runs scored the same clips if their scores have the same hash of the ids.
 """
 
 from eval.benchmarks._base import CAPTION_METRICS, Benchmark

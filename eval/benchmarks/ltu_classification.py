@@ -1,10 +1,10 @@
 """Closed-ended classification as in LTU: a model describes a sound, and its words are matched with a set of labels.
 
-`split` names the corpus (see `alm/data/corpora`), `data` its folder. Its test clips are used, or all where it has no
-splits. The labels are the record's choices; the prompt does not list them. An answer is matched with them three ways:
-by the parser, that is by name (`qa/overall`); by text embedding, as LTU does, where `ALM_SBERT_MODEL` names a sentence
-embedding model (`qa/label_embedding`, `ranking/label_embedding_map`); and with `answer_by=rank` the labels are ranked
-by likelihood (`ranking/map`).
+`split` names the corpus (see `alm/data/corpora`), `data` its folder. Its test clips are used, or all clips if it has
+no splits. The labels are the record's choices; the prompt does not list them. There are three ways to match an answer
+with the labels: by name, with the parser (`qa/overall`); by text embedding, as LTU does, if `ALM_SBERT_MODEL` names a
+sentence embedding model (`qa/label_embedding`, `ranking/label_embedding_map`); and with `answer_by=rank` by likelihood
+(`ranking/map`).
 """
 
 from dataclasses import replace

@@ -1,8 +1,8 @@
-"""Temporal grounding: which sounds a recording has, and from when to when.
+"""Temporal grounding: which sounds a recording has, with their start and end times.
 
-`data` is the `scenes.jsonl` of `alm data compose`, whose scenes know their times, or a file of the same form: lines
-with `id`, `duration_s` and `events` (`kind`, `onset_s`, `duration_s`), recordings in `audio/ID.wav` beside it. An
-answer lists events with two times each; see `eval/parsing/events.py` for what is read.
+`data` is the `scenes.jsonl` of `alm data compose`, which holds the times of all sounds, or a file of the same form:
+lines with `id`, `duration_s` and `events` (`kind`, `onset_s`, `duration_s`), recordings in `audio/ID.wav` beside it. An
+answer lists events with two times each; `eval/parsing/events.py` documents the accepted forms.
 """
 
 from pathlib import Path

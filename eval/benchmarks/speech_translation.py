@@ -1,7 +1,7 @@
 """Speech translation: recordings in one language, text in another, scored by BLEU and chrF.
 
 `data` is a table, see `alm/data/corpora/speech_translation.py`. BLEU's tokenizer is for languages that put spaces
-between words; for Chinese, Japanese and Thai chrF alone says something.
+between words; for Chinese, Japanese and Thai only chrF is meaningful.
 """
 
 from eval.benchmarks._base import Benchmark

@@ -1,7 +1,7 @@
 """Spoken questions: the question is in the recording, the answer is text.
 
 `data` is a table, see `alm/data/corpora/spoken_qa.py`. An answer is right if it equals one of the references after
-normalisation; `answer/token_f1` credits words. For long answers add a judge: `alm score FILE --judge`.
+normalisation; `answer/token_f1` is the F1 of words. For long answers add a judge: `alm score FILE --judge`.
 """
 
 from eval.benchmarks._base import Benchmark

@@ -1,4 +1,4 @@
-"""Spoken content: any table of recordings with what is said in them, scored by word and character error rate.
+"""Transcription: any table of recordings and transcripts, scored by word and character error rate.
 
 `data` is the table, see `alm/data/corpora/transcription.py`. Scores are broken down by speaker. A missing answer
 counts as an empty transcript.

@@ -1,11 +1,11 @@
-"""Any model that `alm eval` evaluates as a model of lmms-eval, with our controls beside each answer.
+"""Makes any model that `alm eval` can evaluate a model of lmms-eval, optionally with our controls.
 
 lmms-eval finds `alm` by the entry point of this package:
 
     lmms-eval --model alm --model_args model=DIR --tasks clotho_aqa_test
 
-With `controls=true` every question is also asked without its recording and with that of another question, and a task
-reads one of the three answers by a filter; one run then gives a task's own metric under each control:
+With `controls=true` every question is also asked without its recording and with the recording of another question. A
+task selects one of the three answers with a filter, so one run gives the task's own metric for each control:
 
     filter_list:
       - - name: model

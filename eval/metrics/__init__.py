@@ -2,7 +2,7 @@
 
 `<name>/<name>.py` defines an offline `evaluate.Metric`: the folder loads with `evaluate.load("<path of the folder>")`,
 too, and joins `evaluate.combine`. Files starting with `_` are shared code. Metrics that need Java or a model raise
-`MetricUnavailable` where it is missing; they are then reported as absent, never approximated. A file with a `METRIC`
+`MetricUnavailable` if it is missing; they are then reported as absent, never approximated. A file with a `METRIC`
 record in a plug-in folder is a metric as well.
 """
 

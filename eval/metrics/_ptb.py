@@ -1,10 +1,10 @@
 r"""Penn Treebank tokenisation of captions, as the COCO caption evaluation does it with a Java program.
 
 The official pipeline runs `PTBTokenizer -preserveLines -lowerCase` of Stanford CoreNLP 3.4.1 and drops a list of
-punctuation tokens. This is a port of what that program does to captions, one caption at a time. Two habits of the
-official pipeline are kept because scores depend on them: brackets survive as `-lrb-`, `-rrb-` (the list of dropped
-tokens names them in upper case, after lower-casing), and so do runs such as `?!`. A third habit is not kept:
-there, line separators other than `\n` shift all later captions; here they count as spaces.
+punctuation tokens. This is a port of that program for captions, one caption at a time. Two quirks of the
+official pipeline are kept because scores depend on them: brackets stay as `-lrb-`, `-rrb-` (the list of dropped
+tokens has them in upper case, but is applied after lower-casing), and so do runs such as `?!`. A third quirk is not
+kept: there, line separators other than `\n` shift all later captions; here they count as spaces.
 
 The lexer takes, at each position, the longest match over `_RULES` (the first rule wins a tie), like the generated
 lexer it follows. The first group of a rule is the token; the rest of its match is context, which is not consumed.

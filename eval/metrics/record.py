@@ -1,4 +1,4 @@
-"""The record of a metric, known without loading it: what it applies to, and how its numbers become a score."""
+"""The record of a metric, available without loading it: what it applies to, and how to compute a score from it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MetricRecord:
 
     Attributes:
         applies_to: Some of `CAPTIONS`, `ANSWERS` and `CLASS_SCORES`.
-        parts: Names of its scores where it has several, such as `bleu_1` to `bleu_4`; empty is the metric's own name.
+        parts: Names of its scores if it has several, such as `bleu_1` to `bleu_4`; empty: the metric's own name.
         lower_is_better: Whether it counts errors.
         costly: Whether it runs Java or a model.
         proportion: Whether its per-sample values are zeros and ones.

@@ -26,7 +26,7 @@ class LocalModel(Answerer):
         model: The model, with a `generate`.
         processor: Its processor.
         model_id: Its identity, such as `alm.checkpoint.model_id_of`.
-        max_new_tokens: Longest answer in tokens.
+        max_new_tokens: Length limit of an answer in tokens.
         options: Settings of `generate` in place of greedy decoding.
         home: Its directory.
     """
@@ -75,7 +75,7 @@ def _settings() -> list[str]:
 
 
 def ignored_settings(model: Any, decoding: Mapping[str, Any]) -> list[str]:
-    """A note that names what the LLM's generation config sets and this evaluation does not apply."""
+    """A note that names the settings of the LLM's generation config that this evaluation does not apply."""
     config = model.generation_config.to_diff_dict()
     known = _settings()  # loading leaves its own options there, such as trust_remote_code
     ignored = {

@@ -25,9 +25,9 @@ class Pool:
     of requests that had started before do not halve it again.
 
     Args:
-        most: Most requests at a time.
+        most: Maximum number of requests at a time.
         attempts: Number of attempts per question.
-        per_minute: Most requests in a minute; None is no limit.
+        per_minute: Maximum number of requests per minute; None sets no limit.
         connections: Connections to the endpoint.
     """
 

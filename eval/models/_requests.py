@@ -1,4 +1,4 @@
-"""HTTP requests to an endpoint: kept connections, a deadline per answer, errors classified by whether a retry helps."""
+"""HTTP requests to an endpoint: persistent connections, a deadline per answer, errors with or without a retry."""
 
 from __future__ import annotations
 

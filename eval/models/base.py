@@ -74,7 +74,7 @@ class Answerer(ABC):
             in it.
         sample_rate: Rate in Hz at which it takes recordings.
         max_new_tokens: Longest answer in tokens.
-        differs: Decoding settings, as JSON values, that make answers other than those of neutral greedy decoding. They
+        differs: Decoding settings, as JSON values, that make answers differ from those of plain greedy decoding. They
             are part of the keys of generated answers.
         decoding: All decoding settings that apply, for the scores.
         notes: Remarks on the model for readers of the scores.
@@ -124,7 +124,7 @@ class Answerer(ABC):
     def announce(
         self, prompts: Iterable[Prompt], seconds: float, earlier: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Called once before the first question: print the estimated cost of the answers, or refuse.
+        """Called once before the first question: prints the estimated cost of the answers, or raises.
 
         Args:
             prompts: All prompts of the run.

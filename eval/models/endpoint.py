@@ -92,7 +92,7 @@ class Endpoint(Answerer):
 
     Args:
         model: Its name there.
-        url: Address up to and with `/v1`.
+        url: Address up to and including `/v1`.
         max_new_tokens: Longest answer in tokens.
         decoding: Fields of the request in place of `temperature: 0`.
         settings: Limits and failures of requests.

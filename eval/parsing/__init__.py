@@ -1,1 +1,1 @@
-"""Parsing answers: which choice or short answer a text names. Deterministic; never guesses."""
+"""Parses answers: which choice or short answer a text names. Deterministic; never guesses."""

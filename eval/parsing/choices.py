@@ -5,7 +5,7 @@ The tiers, in order (the first tier with a result decides):
 1. Thinking, markdown, HTML and special tokens are stripped; an echo of the whole list of options is dropped.
 2. The content of `<answer>` tags, `\boxed{}` or a JSON field.
 3. The whole text is an option's text, a letter, or both in agreement.
-4. The text after a retraction ("wait", "scratch that"), if it names an option: it is then read alone.
+4. The text after a retraction ("wait", "scratch that"), if it names an option; the text before it is then ignored.
 5. The last answer cue: "the answer is …", "I choose …", "… is correct".
 6. One option alone has a line to itself; the text starts with a labelled letter.
 7. One single letter in parentheses.
@@ -15,7 +15,7 @@ The tiers, in order (the first tier with a result decides):
 10. One option alone is asserted in the last sentence.
 11. No option is named in its own words, and only one is paraphrased (`eval.parsing.reworded`).
 
-A refusal ("none of the above", "I cannot hear") ends the search after tier 5 unless a later cue answers after all.
+A refusal ("none of the above", "I cannot hear") ends the search after tier 5, unless a later cue gives an answer.
 """
 
 import re

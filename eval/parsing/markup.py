@@ -1,4 +1,4 @@
-"""Removes what surrounds an answer: thinking, markdown, HTML, special tokens, tags, boxes and JSON fields."""
+"""Removes everything around an answer: thinking, markdown, HTML, special tokens, tags, boxes and JSON fields."""
 
 import html
 import json
@@ -91,7 +91,7 @@ def _strip_closed_thinking(text: str) -> str:
 
 
 def strip_markdown(text: str) -> str:
-    """Drop the marks of markdown, LaTeX and HTML, keeping what they mark; struck-out text goes altogether."""
+    """Drop the markup of markdown, LaTeX and HTML but keep its text; struck-out text is dropped, too."""
     text = re.sub(r"```(?:\w+[ \t]*\n)?|`", "", text)
     text = re.sub(r"~~[^~\n]+~~|<(del|strike)>[^<\n]*</\1>", " ", text)
     text = re.sub(r"\*\*|__", "", text)

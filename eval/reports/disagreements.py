@@ -59,7 +59,7 @@ def disagreements(
 
 
 def _recordings(run: Mapping[str, Any]) -> dict[str, AudioRef]:
-    """The first recording of every question of an evaluation, as far as its data is still there."""
+    """The first recording of every question of an evaluation, for recordings that still exist."""
     benchmark, data = benchmark_of(run), run.get("data")
     if benchmark is None or not data:
         return {}

@@ -22,9 +22,9 @@ def add_to_card(
     Args:
         folder: The model's directory.
         model: The model that was loaded from it.
-        benchmark: Name of what it was asked.
+        benchmark: Name of the benchmark.
         scores: See `eval.scoring.scores.Scores`.
-        limit: Number of records asked, where it was limited.
+        limit: Number of records that were asked, if it was limited.
     """
     path = folder / README
     text = read_card(path)

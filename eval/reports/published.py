@@ -1,4 +1,4 @@
-"""Published figures of a benchmark beside those of a run; they are in `eval/benchmarks/published.yaml`."""
+"""Shows the published figures of a benchmark (`eval/benchmarks/published.yaml`) next to those of a run."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def published() -> Mapping[str, Sequence[Mapping[str, Any]]]:
 def published_sections(
     run: Mapping[str, Any], results: Mapping[str, Results], *, n_records: int, limited: bool, level: int = 2
 ) -> list[Section]:
-    """Published figures below those of a run; empty where the run's benchmark or split has none.
+    """Published figures, to show below those of a run; empty if the run's benchmark or split has none.
 
     Args:
-        run: What `scores.json` says of the evaluation under `run`.
+        run: The entry `run` of the evaluation's `scores.json`.
         results: Model name to the model's scores, `OFFICIAL` among them.
         n_records: How many questions were asked.
         limited: Whether only a part of the benchmark was asked.

@@ -1,4 +1,4 @@
-"""The report of scores: headline numbers beside their controls, tables, charts, clips and training curves."""
+"""The report of scores: headline numbers with their controls, tables, charts, clips and training curves."""
 
 from __future__ import annotations
 

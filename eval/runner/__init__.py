@@ -1,1 +1,1 @@
-"""Running an evaluation: batches, controls, likelihood ranking, predictions files, resume."""
+"""Runs an evaluation: batches, controls, likelihood ranking, predictions files, resume."""

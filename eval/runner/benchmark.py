@@ -1,4 +1,4 @@
-"""A benchmark from config to printed scores."""
+"""Runs a benchmark, from config to printed scores."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Answering every question of a manifest, with the right audio and under the controls, and scoring the answers."""
+"""Lets a model answer every question of a manifest, with the right audio and under the controls; scores the answers."""
 
 import itertools
 import random
@@ -55,8 +55,8 @@ def evaluate_manifest(
     """Answer every record under every control, appending to `predictions.jsonl`, then write `scores.json`.
 
     Before the first answer, `eval.scoring.scores.check_scorable` checks references, choices and metrics, so that
-    nothing is answered that cannot be scored. Started by `torchrun`, the processes share the work and the first one
-    scores.
+    no question is answered that cannot be scored. If `torchrun` has started several processes, they share the work, and
+    the first one scores.
 
     Args:
         model: The model to evaluate.
@@ -70,8 +70,8 @@ def evaluate_manifest(
         **answering: Further options of `answer_records`.
 
     Returns:
-        The scores, as in `scores.json`; see `eval.scoring.scores.score_predictions`. Empty in processes but the
-        first, and where no record has a reference.
+        The scores, as in `scores.json`; see `eval.scoring.scores.score_predictions`. Empty in all processes but
+        the first, and if no record has a reference.
 
     Raises:
         EvaluationError: A bad limit, records that cannot be scored, or see `answer_records`.
@@ -127,9 +127,9 @@ def answer_records(
 ) -> list[Prediction] | None:
     """Answer every record under every control, appending to `predictions.jsonl`.
 
-    A killed run resumes: answers whose key is in the file are reused. The longest clips come first, so that memory
-    runs out early if it does; the batch size is then halved. Answers are written in batches; those of a model that
-    takes all questions at once are written one by one, as they may cost money.
+    A killed run resumes: answers whose key is in the file are reused. The longest clips come first: if memory runs out,
+    it does so early, and the batch size is halved. Answers are written in batches; those of a model that takes all
+    questions at once are written one by one, because they may cost money.
 
     Args:
         model: The model; its `model_id`, `max_new_tokens` and `differs` are part of the answers' keys.
@@ -146,7 +146,7 @@ def answer_records(
         waveforms: Recordings that were read before; None starts without any.
 
     Returns:
-        The lines of the predictions file that answer these questions; None in processes but the first.
+        The lines of the predictions file with the answers to these questions; None in all processes but the first.
 
     Raises:
         EvaluationError: Unknown control, no records, a broken predictions file, `other_clip` with one clip only,

@@ -1,4 +1,4 @@
-"""Several processes on one evaluation: each answers its share into a file of its own, the first joins them."""
+"""Divides an evaluation among processes: each writes its answers to its own file, and the first joins the files."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -61,13 +61,13 @@ class Shards:
                 distributed.barrier()
             except RuntimeError as error:
                 raise EvaluationError(
-                    "another process of this evaluation has ended, or its machine cannot be reached; what it printed "
+                    "another process of this evaluation has ended, or its machine cannot be reached; its output "
                     f"says why ({error_line(error, 200)}); answers are kept, run the same command again"
                 ) from error
 
     @staticmethod
     def device() -> str | None:
-        """Where this process' model goes; None leaves the choice to the loader."""
+        """Device of this process' model; None leaves the choice to the loader."""
         from encoders.devices import accelerator, process_device
 
         return None if world_size() == 1 or accelerator() is None else str(process_device())

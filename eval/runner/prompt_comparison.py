@@ -1,4 +1,4 @@
-"""How much a score depends on the prompt and on the parser: one model under each prompt of a benchmark."""
+"""Measures how much a score depends on prompt and parser: runs one model with each prompt of a benchmark."""
 
 from __future__ import annotations
 

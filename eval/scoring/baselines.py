@@ -30,7 +30,7 @@ def logmel_baseline(
         test: The same for the clips to be classified.
         sample_rate: Sample rate of all waveforms in Hz.
         seed: Seed of the folds.
-        groups: Per training clip the recording it was cut from; takes of one recording on both sides of a fold
+        groups: Per training clip the recording it was cut from; clips of one recording on both sides of a fold
             would make cross-validation choose too weak a penalty. None treats every clip as a recording of its own.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Which clips of a benchmark were trained on, by the ids of their recordings, never by text.
+"""Finds clips of a benchmark that were also in the training data, by the ids of their recordings, never by text.
 
-A clip is known by its file name, and by the YouTube or Freesound id that data sets put into names: `Yabc….wav`,
+A clip is identified by its file name, and by the YouTube or Freesound id that data sets put into names: `Yabc….wav`,
 `abc…_30.wav`, `[abc…]-[30-40].wav`, `1-17367-A-rain.ogg` (ESC), `37199.wav` (FSD50K).
 """
 

@@ -1,6 +1,6 @@
-"""Closed-ended classification of free text: the label whose name is nearest to what was said, by text embedding.
+"""Closed-ended classification of free text: picks the label whose text embedding is nearest to that of the answer.
 
-LTU's protocol (Gong et al. 2024, section 4.1) with a local sentence embedding model in the place of a paid service:
+LTU's protocol (Gong et al. 2024, section 4.1) with a local sentence embedding model in place of a paid service:
 the cosine similarities of an answer with all labels rank them, which gives accuracy and, over classes, mAP.
 """
 
@@ -18,7 +18,7 @@ def label_similarities(
     """Similarity of each answer with each label.
 
     Args:
-        answers: What was said; None and empty answers are like no label.
+        answers: The answers; None and empty answers are similar to no label.
         labels: Names of the classes.
         source: Directory or hub id of a sentence embedding model; None looks at ALM_SBERT_MODEL.
 
@@ -44,7 +44,7 @@ def label_similarities(
 
 
 def nearest(similarities: np.ndarray) -> list[int | None]:
-    """The nearest label of each row (C,); None where several are equally near, as when nothing was said."""
+    """The nearest label of each row (C,); None if several are equally near, for example for an empty answer."""
     best = similarities.max(axis=1, keepdims=True)
     tied = np.isclose(similarities, best, rtol=0.0, atol=1e-9)
     return [int(row.argmax()) if row.sum() == 1 else None for row in tied]

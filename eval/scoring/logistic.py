@@ -1,7 +1,7 @@
-"""Logistic regression on standardised features, its penalty chosen by cross-validation on the clips it learns from.
+"""Logistic regression on standardised features, with the penalty chosen by cross-validation on the training clips.
 
-The same classifier for whatever features are to be compared: the statistics of a log-mel, a frozen encoder's clip
-features. Axis letters: K features, C classes.
+The same classifier serves all features that are compared: statistics of a log-mel, and clip features of a frozen
+encoder. Axis letters: K features, C classes.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ class CheckpointTrainer(Trainer):
                 more = "larger" if self.args.world_size > facts["world"] else "smaller"
                 say(
                     f"{checkpoint.name}: was written by {facts['world']} processes, now there are "
-                    f"{self.args.world_size}; the batches of all together are {more}"
+                    f"{self.args.world_size}; the global batch is {more}"
                 )
             checkpoints.load_trained(self.network, checkpoint / checkpoints.WEIGHTS)
             state = checkpoints.load_state(checkpoint / checkpoints.OPTIMIZER)

@@ -306,12 +306,12 @@ class StageTrainer(CheckpointTrainer):
                 handle.writelines(json.dumps(entry) + "\n" for entry in lines)
         self.skipped += 1
         if self.on_nan == "skip" and self.skipped <= _MOST_SKIPPED:
-            say(f"step {step}: the {what} is not a number; step skipped, its samples are in {file}")
+            say(f"step {step}: the {what} is not a number; step skipped; the sample ids are in {file}")
             raise _SkipStep
         more = f" ({self.skipped} steps in a row)" if self.on_nan == "skip" else " or set run.on_nan=skip"
         raise UserError(
-            f"step {step}: the {what} is not a number ({value} on process {self.args.process_index}); the batch's "
-            f"samples are in {file}; lower optim.lr, check the data{more}"
+            f"step {step}: the {what} is not a number ({value} on process {self.args.process_index}); the "
+            f"sample ids of the batch are in {file}; lower optim.lr, check the data{more}"
         )
 
     def _batch_ids(self) -> list[str]:

@@ -124,8 +124,8 @@ def run_step(
         except Exception as error:
             if lost_process(error):
                 raise UserError(
-                    f"{folder}: another process of this run has ended, or its machine cannot be reached; what it "
-                    f"printed says why ({error_line(error, 200)}); run the same command again to resume"
+                    f"{folder}: another process of this run has ended, or its machine cannot be reached; its "
+                    f"output says why ({error_line(error, 200)}); run the same command again to resume"
                 ) from error
             problem = None if isinstance(error, UserError | Preempted) else disk_problem(error)
             if problem is None:

@@ -54,7 +54,7 @@ class PretrainingWatch(TrainerCallback):
         logs = logs or {}
         if logs.get("silent_clips") and not self.silent_clips:
             say(
-                f"pretrain: step {state.global_step}: {logs['silent_clips']} silent clips, which teach nothing"
+                f"pretrain: step {state.global_step}: {logs['silent_clips']} silent clips, which do not help training"
             )
         self.silent_clips += logs.get("silent_clips", 0)
         warm_up = min(args.warmup_steps, state.max_steps // 2)

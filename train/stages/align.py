@@ -49,7 +49,7 @@ class TuneStage(TrainingStage):
             for name in ("fsdp", "deepspeed"):
                 if getattr(settings.run, name) is not None:
                     raise ConfigError(
-                        f"run.compile: compiled blocks are for models that each process holds whole; remove run.{name}"
+                        f"run.compile: cannot compile an LLM whose weights are split over processes; remove run.{name}"
                     )
             if settings.llm_bits is not None:
                 raise ConfigError("run.compile: the LLM is quantised (llm_bits); remove one")

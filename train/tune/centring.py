@@ -87,7 +87,7 @@ def centre_tokens(
     say(
         f"{settings.stage}: the mean of the encoder's tokens ({found_out}) is subtracted before the projector "
         "(projector_options.centred)"
-        + ("" if scale is None else ", and its parts are scaled to deviate alike")
+        + ("" if scale is None else ", and its parts are scaled to equal deviation")
     )
 
 

@@ -7,7 +7,7 @@ from eval.parsing.normalise import answers_match
 
 
 class Accuracy(TextMetric):
-    """Share of answers equal to a reference once case, articles, punctuation and number words are evened out."""
+    """Share of answers equal to a reference, after normalising case, articles, punctuation and number words."""
 
     citation = "The answer normalisation of the VQA and SQuAD evaluations."
 

@@ -14,8 +14,8 @@ SIGMA = 6.0
 class CiderD(TextMetric):
     """COCO CIDEr-D: clipped TF-IDF cosine of n-grams, length penalty, times ten.
 
-    The document frequencies come from the references of the evaluated set itself, so scores of sets of different
-    size do not compare, and one single sample always scores 0.
+    The document frequencies come from the references of the evaluated set itself. So scores of sets of different
+    size are not comparable, and a single sample always scores 0.
     """
 
     citation = "Vedantam et al. 2015, CIDEr: Consensus-based Image Description Evaluation."

@@ -4,7 +4,7 @@ from eval.metrics._captions import FluencyPenalised
 
 
 class Fense(FluencyPenalised):
-    """SBERT similarity times 0.1 where the error detector is surer than 0.9 that the caption is broken."""
+    """SBERT similarity; times 0.1 if the error detector's probability of a broken caption is above 0.9."""
 
     citation = "Zhou et al. 2022, Can audio captions be evaluated with image caption metrics?"
     name_ = "fense"

@@ -1,4 +1,4 @@
-"""A judge rates each answer beside the reference answer, in both orders, as AIR-Bench's chat does."""
+"""A judge rates each answer together with the reference answer, in both orders, as in AIR-Bench chat."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class JudgeScore(TextMetric):
 
         Args:
             predictions: Answers.
-            references: Reference answers, of which the first is rated beside the answer.
+            references: Reference answers; the first of each is rated together with the answer.
             questions: The questions.
             descriptions: The content of each recording in words; the judge gets no audio.
             **options: None are known.

@@ -4,7 +4,7 @@ from eval.metrics._captions import FluencyPenalised
 
 
 class SpiderFl(FluencyPenalised):
-    """SPIDEr times 0.1 where the error detector is surer than 0.9 that the caption is broken."""
+    """SPIDEr; times 0.1 if the error detector's probability of a broken caption is above 0.9."""
 
     citation = "DCASE 2023 challenge, task 6a; Zhou et al. 2022."
     name_ = "spider_fl"

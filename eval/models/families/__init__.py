@@ -1,4 +1,4 @@
-"""Families of `transformers` audio-text models that differ from the rest: one file each, named as their `model_type`.
+"""Families of `transformers` audio-text models that need special handling: one file each, named by `model_type`.
 
 A file assigns `FAMILY`, here or in a plug-in folder. Models without a file are prompted through the chat template of
 their processor.
