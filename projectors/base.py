@@ -29,12 +29,12 @@ class ProjectorConfig:
         n_freq: Frequency rows per time step in the encoder's grid (1 for sequence encoders).
         frame_rate_hz: Time steps per second that the encoder delivers.
         llm_dim: Width of the LLM's input embeddings.
-        centred: Whether a fixed vector is subtracted from every encoder token first, `Projector.centre`: where all
-            tokens of an encoder share a large part, LayerNorm leaves little of what differs. `alm train` measures the
-            vector, and decides by itself unless this option is given.
-        scaled: Whether every value of a token is multiplied by a fixed number after that, `Projector.scale`: where
-            several encoders are fused, their parts deviate alike then. Only with `centred`; `alm train` decides by
-            itself unless this option is given.
+        centred: Whether a fixed vector, `Projector.centre`, is subtracted from every encoder token first. Without this,
+            a large vector that all tokens share would make their differences very small after LayerNorm. `alm train`
+            measures the vector, and decides by itself unless this option is given.
+        scaled: Whether every value of a token is then multiplied by a fixed number, `Projector.scale`, so that the
+            parts of a fusion of encoders have equal deviation. Only with `centred`; `alm train` decides by itself
+            unless this option is given.
     """
 
     name: ClassVar[str] = ""
@@ -51,7 +51,7 @@ class ProjectorConfig:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """LLM tokens per second of audio; None where the number per clip is fixed."""
+        """LLM tokens per second of audio; None if the number per clip is fixed."""
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,8 +125,8 @@ class Projector(nn.Module):
     """Base class: carries the config; subclasses map tokens to LLM embeddings.
 
     Attributes:
-        centre: (D,), subtracted from every encoder token; None where `config.centred` is False.
-        scale: (D,), by which every token is multiplied then; None where `config.scaled` is False.
+        centre: (D,), subtracted from every encoder token; None if `config.centred` is False.
+        scale: (D,), then multiplied with every token; None if `config.scaled` is False.
     """
 
     config_class: ClassVar[type[ProjectorConfig]]
@@ -140,7 +140,7 @@ class Projector(nn.Module):
         self.register_buffer("scale", torch.ones(config.encoder_dim) if config.scaled else None)
 
     def __call__(self, tokens: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Subtract the centre and multiply by the scale, where there are any, and project; see `forward`."""
+        """Subtract the centre and multiply by the scale, if they are set, and project; see `forward`."""
         if self.centre is not None:
             tokens = tokens - self.centre.to(tokens.device)
         if self.scale is not None:
@@ -200,7 +200,7 @@ def stack_time(tokens: Tensor, mask: Tensor, grid: tuple[int, int], stack: int) 
 
     Returns:
         (B, M, stack * n_freq * D) with M = ceil(n_time / stack), and the mask (B, M): True where at least one
-        stacked step is valid. Invalid steps enter as zeros, so padding cannot leak into a valid token.
+        stacked step is valid. Invalid steps are set to zero, so padding cannot leak into a valid token.
     """
     batch, _, width = tokens.shape
     n_time, n_freq = grid

@@ -17,9 +17,9 @@ _EPS = 1e-5
 class ClipContext(nn.Module):
     """Mean and standard deviation over time of every frequency row, standardised over clips.
 
-    Utterance-level statistics beside each frame are ECAPA-TDNN's global context (Desplanques et al. 2020, section
-    3.2). Between recordings of one kind of sound they differ less than single frames do. So a projector that sees
-    them needs fewer recordings to learn a kind.
+    This is the global context of ECAPA-TDNN (Desplanques et al. 2020, section 3.2): statistics of the utterance, given
+    with each frame. Between recordings of one kind of sound they differ less than single frames do. So a projector
+    that gets them needs fewer recordings to learn a kind.
 
     Training also standardises with the running statistics. With batch statistics, the values of a clip would depend
     on the other clips and differ in evaluation, and in a batch of two they would be +1 and -1. Processes do not

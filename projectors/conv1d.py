@@ -46,7 +46,7 @@ class Conv1dConfig(PooledConfig):
 class Conv1dProjector(Projector):
     """LayerNorm over each encoder token, a convolution over time, ReLU, Linear, ReLU, Linear.
 
-    The frequency rows of a time step are channels of the convolution. What lies outside of the clip counts as zeros.
+    The frequency rows of a time step are channels of the convolution. The clip is padded with zeros on both sides.
     """
 
     config_class = Conv1dConfig

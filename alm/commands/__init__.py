@@ -1,6 +1,6 @@
 """The subcommands of `alm`: one file each, which assigns `COMMAND`, here or in a plug-in folder.
 
-A subcommand imports what it needs when it runs, so that help is immediate.
+A subcommand imports its libraries only when it runs, so that `alm --help` starts fast.
 """
 
 from __future__ import annotations

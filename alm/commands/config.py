@@ -1,4 +1,4 @@
-"""`alm config`: the shipped configs, and what is in a config."""
+"""`alm config`: list the shipped configs; show and check a config."""
 
 from __future__ import annotations
 

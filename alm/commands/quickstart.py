@@ -1,4 +1,4 @@
-"""`alm quickstart`: train and score a small model from nothing."""
+"""`alm quickstart`: train and score a small model from scratch."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
 
 
 def given_server_options(arguments: argparse.Namespace) -> list[str]:
-    """Those options of the engine that differ from their defaults, as the command line names them."""
+    """The options of the engine that differ from their defaults, by their names on the command line."""
     parser = argparse.ArgumentParser(add_help=False)
     add_server_options(parser)
     defaults = vars(parser.parse_args([]))

@@ -1,4 +1,4 @@
 """Shared by all packages: errors, settings, files, text, processes, plug-ins, progress.
 
-It imports nothing else of ours and knows nothing about audio; what only one package needs belongs to that package.
+It imports no other package of this repository and knows nothing about audio. Code for one package alone belongs there.
 """

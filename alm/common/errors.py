@@ -14,7 +14,7 @@ class UserError(Exception):
     The message is one line: what was got, what was expected, where (file, line, config key) and the fix.
 
     Attributes:
-        sample: Index of the sample at fault, where several were given at once.
+        sample: Index of the sample at fault, if several were given at once.
     """
 
     sample: int | None = None
@@ -79,7 +79,7 @@ def naming_samples(names: Sequence[str]) -> Iterator[None]:
 
 
 def shown(value: object, length: int = 200) -> str:
-    """A value as an error message shows it: its `repr`, cut in the middle where it is long.
+    """A value as an error message shows it: its `repr`, shortened in the middle if it is long.
 
     Args:
         value: Anything, also numbers of thousands of digits and deeply nested lists.
@@ -95,13 +95,13 @@ def shown(value: object, length: int = 200) -> str:
 
 
 def did_you_mean(name: object, known: Iterable[str], otherwise: str, cutoff: float = 0.6) -> str:
-    """The fix that an error message about an unknown name ends with: the nearest known name.
+    """The end of an error message about an unknown name: the nearest known name, as the fix.
 
     Args:
         name: The unknown name; a key of a YAML file may also be a number.
         known: The names that would be valid.
-        otherwise: The fix where no known name is near.
-        cutoff: Least similarity of a near name, from 0 to 1.
+        otherwise: The fix if no known name is near.
+        cutoff: Lowest similarity of a near name, from 0 to 1.
     """
     near = get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
     return f"did you mean {near[0]!r}?" if near else otherwise

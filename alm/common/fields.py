@@ -86,7 +86,7 @@ def check_size(key: str, value: Any) -> None:
 
 
 def _coerce(value: Any, hint: Any) -> Any:
-    """The value as the hinted type; TypeError carries the words for what was expected."""
+    """The value as the hinted type; the message of TypeError says what was expected."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:

@@ -149,7 +149,7 @@ def write_bytes_atomic(
         path: The file to write; its folder must exist.
         data: Its whole content.
         error: Class of the error to raise.
-        clean: Remove temporary files that killed writers of this file left; this lists the folder.
+        clean: Remove temporary files of killed writers of this file; this lists the folder.
 
     Raises:
         UserError: Raised as `error`: the file cannot be written. Nothing of it is left behind.
@@ -206,8 +206,8 @@ def new_file(path: Path) -> Iterator[Path]:
 def new_folder(out: Path) -> Iterator[Path]:
     """Fill a hidden folder that becomes `out` when the block ends without an error, and is removed otherwise.
 
-    Each writer has a folder of its own, so that two processes with the same `out` cannot mix their files. What a
-    killed process left is removed by the next one with the same `out`.
+    Each writer has its own folder, so that two processes with the same `out` cannot mix their files. The next process
+    with the same `out` removes the folder of a killed one.
 
     Args:
         out: The folder to make; it must not exist, or be empty. Missing parents are made.
@@ -356,7 +356,7 @@ def changed_file(folder: Path, files: Any, listed_in: str, hashes: bool = True) 
     """Compare files with a list of them; None if all are as listed.
 
     Args:
-        folder: What the names are relative to.
+        folder: Folder that the names are relative to.
         files: The list: `bytes` and perhaps `sha256` by name. It may be damaged itself.
         listed_in: Name of the file that holds the list, for the answer.
         hashes: Compare contents; False compares only sizes.

@@ -1,4 +1,4 @@
-"""Fingerprints: one hash over everything a result depends on: settings, the content of its inputs, and this code."""
+"""Fingerprints: one hash over everything that a result depends on: settings, content of the inputs, and source code."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def read_json(
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write JSON atomically, with indents; values that JSON does not know become strings.
+    """Write JSON atomically, with indents; values of types that JSON lacks become strings.
 
     Raises:
         ManifestError: The file cannot be written.
@@ -74,7 +74,7 @@ def read_json_object(
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a log of JSON lines, without lines that a kill truncated; nothing where there is no file.
+    """The objects of a log of JSON lines, without lines truncated by a kill; empty if there is no file.
 
     Raises:
         ManifestError: No regular file, or not UTF-8.

@@ -1,8 +1,8 @@
 """Discovery: a component is a file that assigns one well-known name, in its package or in a plug-in folder.
 
 `encoders/zoo/beats.py` assigns `ENCODER`, so it is the encoder `beats`. The same file in a folder of `--plugins`
-(the environment variable `ALM_PLUGINS`) is found in the same way, and so is an entry point, where a kind has a group.
-Listing names imports none of the files.
+(the environment variable `ALM_PLUGINS`) is found in the same way, and so is an entry point, if the kind has an
+entry-point group. Listing names imports none of the files.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Registry(Generic[Component]):
         return found
 
     def sources(self) -> dict[str, tuple[str, Callable[[], Any]]]:
-        """Every name with where it comes from and what imports it.
+        """Every name with its source and a function that imports it.
 
         Raises:
             ConfigError: A plug-in folder is missing, or two components have one name.

@@ -50,7 +50,7 @@ def from_pretrained(
 
     Args:
         loader: A class of `transformers`, for example `AutoTokenizer`.
-        source: Directory or Hub id; None where `options` hold the weights themselves.
+        source: Directory or Hub id; None if `options` hold the weights themselves.
         role: What is loaded, for messages, for example `llm`.
         trust_remote_code: Run the source's own Python code where `transformers` has no class for it. Set it only
             from the user's own config.
@@ -105,7 +105,7 @@ def typed_errors(
 
 
 def check_sizes(values: Any, where: str, error: type[UserError] = CheckpointError) -> None:
-    """Refuse numbers of a config.json that would take all memory or run for days, and dtypes that are not strings.
+    """Refuse config values that would need all memory or days of computation, and dtypes that are not strings.
 
     Args:
         values: The parsed file.

@@ -79,10 +79,10 @@ def _call_tied(call: bytes) -> None:
 
 
 def child_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a child that runs this very code, with the import path of `child_command`.
+    """The environment of a child that runs the same code, with the import path of `child_command`.
 
     Args:
-        more: Variables to set besides; they win over those of this process.
+        more: Further variables to set; they override those of this process.
     """
     environment = {**os.environ, **(more or {})}
     folders = named_in_pythonpath(environment)
@@ -98,7 +98,7 @@ def child_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """Make this process end as soon as its parent does; call it first thing in a child.
+    """Make this process end as soon as its parent does; a child must call it first.
 
     A killed parent cannot end its children itself. Workers that stay alive hold gigabytes and may write into folders
     that the next run uses.
@@ -222,7 +222,7 @@ def local_rank() -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this process writes what all of them share."""
+    """Whether this is the process that writes the shared files and prints."""
     return rank() == 0
 
 

@@ -62,7 +62,7 @@ def drop_output() -> None:
 
 
 class _Bar:
-    """Whether a progress bar stands on the last line of stderr."""
+    """Whether a progress bar is on the last line of stderr."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self.stream = stream

@@ -54,7 +54,7 @@ def one_line(text: str) -> str:
 
 
 def error_line(error: BaseException, limit: int = 300) -> str:
-    """An exception's message on one line, with its type where the message alone says too little."""
+    """An exception's message on one line, with its type if the message alone is unclear."""
     text = one_line(str(error))[:limit]
     return text if " " in text else f"{type(error).__name__} {text}".strip()
 

@@ -1,4 +1,4 @@
-"""Run configs: the shipped ones by name, what their keys mean, their JSON schema, and commented YAML.
+"""Run configs: shipped configs by name, descriptions of keys, JSON schemas, and commented YAML.
 
 Everything here is derived from the dataclasses that parse the configs; no key is listed by hand.
 """

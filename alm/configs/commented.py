@@ -21,7 +21,7 @@ def commented_yaml(
     whole: bool = False,
     takes: Callable[[str], bool] = lambda key: True,
 ) -> str:
-    """A config as YAML, with what each key means above it.
+    """A config as YAML, with the meaning of each key in a comment above it.
 
     Args:
         cls: The dataclass that parses it.

@@ -48,7 +48,7 @@ class ConfigKey:
 
     @property
     def allowed(self) -> str:
-        """Range or choices in words; "" where anything of the type is allowed."""
+        """Range or choices in words; "" if every value of the type is allowed."""
         if self.choices:
             return ", ".join(f"`{choice}`" for choice in self.choices)
         low, high = self.range

@@ -1,4 +1,4 @@
-"""The configs that come with the package, found by name wherever it is installed."""
+"""The configs that come with the package, found by name, also in an installed package."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def find_config(given: str | os.PathLike[str], folders: Sequence[str] = ("",)) -> Path:
-    """The file that a config's path or name stands for; a file of the user's comes before a shipped one.
+    """The file that a config's path or name stands for; a file of the user overrides a shipped one.
 
     Args:
         given: Path of a file; or the name of a shipped config (`recipes/ltu-tiny`), also with `configs/` before it or
-            with its suffix. The folder may be missing where the name is unique in `folders`.
+            with its suffix. The folder may be omitted if the name is unique in `folders`.
         folders: Folders of `configs/` in which a name without a folder is looked up; "" is all of them.
 
     Raises:

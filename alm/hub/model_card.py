@@ -1,7 +1,7 @@
 """The model card: README.md of a saved model, in the metadata format of the Hugging Face hub.
 
-Its generated part stands between two comments. What a user writes around it, and keys that a user adds to the metadata,
-stay when the model is saved again. A card whose generated part was edited, and a README.md without one, are left alone.
+Its generated part is between two comments. Text that a user adds around it, and keys that a user adds to the metadata,
+are kept when the model is saved again. A card whose generated part was edited, or that has none, is not overwritten.
 """
 
 from __future__ import annotations
@@ -263,11 +263,12 @@ def write_card(
     """Write or renew the card of a model in its directory.
 
     Args:
-        folder: The directory. A README.md in it that is not ours, or whose generated part was edited, stays.
+        folder: The directory. A README.md that was not generated, or whose generated part was edited, is not
+            overwritten.
         model: An `alm.model.AudioLanguageModel`.
-        before: The card that the model was loaded with; what its user wrote is taken over.
+        before: The card that the model was loaded with; text that its user wrote is kept.
         scores: Scores of this model.
-        source: What the example loads: the directory itself, or an id on the hub.
+        source: The source that the card's example loads: the directory itself, or an id on the hub.
         tags: More tags.
 
     Raises:

@@ -27,7 +27,7 @@ def push(
     """Save to a temporary folder, and upload it.
 
     Args:
-        save: Writes the files into a folder, which holds the README.md of the repository, where there is one.
+        save: Writes the files into a folder, which already holds the README.md of the repository, if it has one.
         repo_id: As in `upload_folder`.
         token: As in `upload_folder`.
         revision: As in `upload_folder`.
@@ -91,7 +91,7 @@ def upload_folder(
         commit_description: Further lines.
         private: Whether a new repository is private; None is the hub's default.
         token: Token of the hub; None takes the stored one, or that of HF_TOKEN.
-        revision: Branch; it is made where there is none.
+        revision: Branch; it is created if it does not exist.
         create_pr: Open a pull request instead of committing to the branch.
 
     Returns:
@@ -116,7 +116,7 @@ def upload_folder(
 
 @contextmanager
 def _refused(repo_id: str) -> Iterator[None]:
-    """Turn what the hub's client raises into one line that says what to do."""
+    """Turn an error of the hub's client into one line that says what to do."""
     try:
         yield
     except UserError:

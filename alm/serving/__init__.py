@@ -1,5 +1,5 @@
-"""A model behind OpenAI's API, for a page and for many callers.
+"""Serves a model through OpenAI's API, to the chat page and to other clients.
 
-`requests.py` reads what strangers send, `app.py` answers through an engine, `chat.py` is the page. `vllm/` is the
-plug-in by which vLLM itself runs our models, and imports nothing of the rest. Nothing here trains.
+`requests.py` checks requests, which are untrusted; `app.py` answers them through an engine; `chat.py` is the page.
+`vllm/` is the plug-in with which vLLM runs our models; it imports no other module of this package.
 """

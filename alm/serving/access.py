@@ -1,4 +1,4 @@
-"""Who may ask a server, and from where: addresses and keys. Imports nothing that has to be installed."""
+"""Access to a server: addresses and keys. Uses the standard library only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Address:
 
     @property
     def own_host_only(self) -> bool:
-        """Whether only this machine reaches it."""
+        """Whether only this machine can reach it."""
         if self.host == "localhost":
             return True
         try:
@@ -41,7 +41,7 @@ class Address:
 
 
 def check_installed(extra: str, modules: tuple[str, ...]) -> None:
-    """Refuse to go on without the packages of an extra.
+    """Check that the packages of an extra are installed.
 
     Raises:
         ConfigError: One is missing.
@@ -52,7 +52,7 @@ def check_installed(extra: str, modules: tuple[str, ...]) -> None:
 
 
 def read_key(file: str | None) -> str | None:
-    """The API key: of a file, or of `ALM_API_KEY`. It is never an argument, which other users of a machine can read.
+    """The API key, from a file or `ALM_API_KEY`; never from an argument, which other users of a machine can read.
 
     Args:
         file: A file whose first line is the key; None reads the environment.
@@ -79,10 +79,10 @@ def read_key(file: str | None) -> str | None:
 
 
 def check_address(address: Address, key: str | None) -> None:
-    """Refuse to let other machines ask without a key.
+    """Refuse an address that other machines can reach, unless there is a key.
 
     Raises:
-        ConfigError: The address is not of this machine alone, and there is no key.
+        ConfigError: Other machines can reach the address, and there is no key.
     """
     if not address.own_host_only and key is None:
         raise ConfigError(

@@ -41,13 +41,13 @@ class Service:
     """The application.
 
     Args:
-        engine: What answers.
+        engine: Engine that generates the answers.
         name: The model's name in the API.
-        limits: What one request may ask for.
-        key: The key that callers must send; None lets everyone ask.
-        max_requests: Most requests under way, waiting ones included; more are answered with 429.
-        request_s: Longest time in seconds of one request, from its first byte to the last of its answer.
-        drain_s: How long answers under way may go on after the server was told to end.
+        limits: Limits of one request.
+        key: The key that clients must send; None accepts every request.
+        max_requests: Maximum number of concurrent requests, including waiting ones; more are answered with 429.
+        request_s: Longest time in seconds of one request, from its first byte to the last byte of its answer.
+        drain_s: Seconds for which current answers may continue after the server has received SIGTERM.
         own_host_only: Refuse requests whose `Host` is not this machine. A web page opened in a browser on this machine
             could otherwise send requests under its own host name.
     """
@@ -116,7 +116,7 @@ class Service:
             pass
 
     async def _discard(self, receive: Receive) -> None:
-        """Read the rest of a refused request: a caller reads the refusal only after it has sent everything."""
+        """Read the rest of a refused request: a client reads the refusal only after it has sent everything."""
         left = 2 * self.limits.body_bytes
         with suppress(TimeoutError):
             async with asyncio.timeout(_DISCARD_S):
@@ -127,7 +127,7 @@ class Service:
                         return
 
     def drain(self) -> None:
-        """Take no more requests; end answers under way when `drain_s` is over. Call it in the event loop."""
+        """Take no more requests, and end current answers after `drain_s`. Call it in the event loop."""
         self.draining = True
         asyncio.get_running_loop().call_later(self.drain_s, self._no_more_time.set)
 
@@ -251,7 +251,7 @@ class Service:
                 await asyncio.wait({coming})
 
     async def _whole(self, request: Request, chat: ChatRequest) -> tuple[str, Finish]:
-        """The whole answer; a caller who leaves ends its generation."""
+        """The whole answer; if the client disconnects, the generation is stopped."""
 
         async def collect() -> tuple[str, Finish]:
             pieces = []
@@ -322,7 +322,7 @@ class Service:
 
 
 class _Stream(StreamingResponse):
-    """A stream that calls `done` at its end, also if the caller left before it began."""
+    """A stream that calls `done` at its end, also if the client disconnected before it began."""
 
     def __init__(self, events: AsyncGenerator[str, None], done: Callable[[], None]) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})

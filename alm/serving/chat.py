@@ -1,6 +1,6 @@
-"""The chat page: clips, questions and streamed answers of a server of `alm serve`, and whether the model listens.
+"""The chat page: clips, questions, streamed answers of `alm serve`, and a test of whether the model uses the audio.
 
-The page asks the server alone, through OpenAI's client; it holds no model.
+The page sends requests only to the server, with OpenAI's client; it loads no model.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _CSS = """
 
 
 class Asker:
-    """Asks a server.
+    """Sends requests to a server.
 
     Args:
         url: Its address, with `/v1`.
-        key: Its key; None where it needs none.
+        key: Its key; None if it needs none.
 
     Raises:
         UserError: It does not answer, or serves no model.
@@ -108,7 +108,7 @@ def question(text: str, files: Sequence[str]) -> dict[str, Any]:
 
 
 def without_audio(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same conversation with all clips left out."""
+    """The same conversation without its clips."""
     return [_with(message, lambda item: None) for message in messages]
 
 
@@ -204,7 +204,7 @@ def spectrogram_png(wave: np.ndarray) -> bytes:
 
 
 def _or_error(pieces: Iterator[str]) -> Iterator[str]:
-    """An answer as it grows, or why there is none."""
+    """The growing text of a streamed answer, or the error if there is none."""
     try:
         yield from pieces
     except UserError as error:
@@ -215,7 +215,7 @@ def build_page(asker: Asker, examples: Sequence[str] = ()) -> Any:
     """The page.
 
     Args:
-        asker: What answers.
+        asker: Sends the requests.
         examples: Audio files to choose from.
     """
     switches = ("without the audio", "with another clip")
@@ -324,7 +324,7 @@ def build_page(asker: Asker, examples: Sequence[str] = ()) -> Any:
 
 
 def open_page(page: Any, port: int) -> str:
-    """Show the page at this machine's own address, in threads; returns its address.
+    """Serve the page at localhost, in threads; returns its address.
 
     Raises:
         UserError: The port is taken.

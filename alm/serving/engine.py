@@ -1,8 +1,8 @@
-"""What answers the requests: the contract of an engine, and the one that generates with `transformers` in this process.
+"""The contract of an engine, which answers requests, and the engine that runs `transformers` in this process.
 
-`transformers serve` would take requests one after another, decode audio on its event loop, read any path that a request
-names and drop fields that it does not know, so only the generation is its own library's: requests that wait together
-are answered in one batch.
+It does not use `transformers serve`, which takes requests one after another, decodes audio on its event loop, reads any
+path that a request names, and drops fields that it does not know. Only `generate` comes from `transformers`; requests
+that wait together are answered in one batch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Finish:
     """How an answer ended.
 
     Attributes:
-        reason: `stop`, or `length` where the limit cut it.
+        reason: `stop`, or `length` if the limit cut it.
         prompt_tokens: Tokens of the prompt, audio included.
         answer_tokens: Tokens that were generated.
     """
@@ -71,8 +71,8 @@ class LocalEngine:
     Args:
         model: An `alm.model.AudioLanguageModel`.
         processor: Its processor.
-        batch_size: Most requests that are answered at once.
-        max_new_tokens: Longest answer of a request that asks for no length; shorter where the context is full.
+        batch_size: Maximum number of requests in a batch.
+        max_new_tokens: Length limit of an answer in tokens, for requests without one; less if the context is full.
     """
 
     def __init__(self, model: Any, processor: Any, batch_size: int = 16, max_new_tokens: int = 256) -> None:
@@ -131,7 +131,7 @@ class LocalEngine:
             job.cancelled.set()
 
     def _prepare(self, request: ChatRequest, send: Callable[[str | Finish | Exception], None]) -> _Job:
-        """Check what only the model's processor knows, before the request waits."""
+        """Check template and length with the model's processor, before the request is queued."""
         try:
             with self._tokenizing:
                 prompt = self.processor.apply_chat_template(
@@ -171,7 +171,7 @@ class LocalEngine:
             del jobs
 
     def _next_batch(self) -> list[_Job]:
-        """The oldest job, and others that can be generated with it; those that nobody waits for are dropped."""
+        """The oldest job, and others that can share its batch; jobs whose client has disconnected are dropped."""
         waiting = [job for job in self._waiting if not job.cancelled.is_set()]
         jobs = [job for job in waiting if job.key() == waiting[0].key()][: self.batch_size]
         if jobs and jobs[0].request.seed is not None:
@@ -217,7 +217,7 @@ class _Job:
 
     @property
     def n_most(self) -> int:
-        """Most tokens of its answer."""
+        """Length limit of its answer in tokens."""
         n: int = self.settings["max_new_tokens"]
         return n
 
@@ -228,7 +228,7 @@ class _Job:
 
 
 class _Writer:
-    """Turns the tokens of one answer into pieces of text, and knows when it is over."""
+    """Turns the tokens of one answer into pieces of text, and detects its end."""
 
     def __init__(self, job: _Job, tokenizer: Any, ends: list[int]) -> None:
         self.job, self.tokenizer, self.ends = job, tokenizer, set(ends)
@@ -278,7 +278,7 @@ class _Writer:
 
 
 class StoppedText:
-    """An answer as it grows: without blanks around it, and ended before the first of some texts.
+    """The growing text of an answer, without blanks around it, ended before the first stop text.
 
     Args:
         stop: The texts that end it.
@@ -289,7 +289,7 @@ class StoppedText:
         self._kept, self._begun = "", False
 
     def add(self, text: str) -> str:
-        """Take more text; returns what of it is certain to be in the answer."""
+        """Take more text; returns the text that is certain to be in the answer."""
         if self.stopped:
             return ""
         self._kept += text
@@ -319,7 +319,7 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class _Streamer:
-    """Hands the new tokens of a batch to their writers."""
+    """Passes the new tokens of a batch to their writers."""
 
     def __init__(self, writers: list[_Writer]) -> None:
         self.writers, self.prompt_seen = writers, False
@@ -337,7 +337,7 @@ class _Streamer:
 
 
 class _Done:
-    """Tells `generate` which rows are over."""
+    """Tells `generate` which rows are finished."""
 
     def __init__(self, writers: list[_Writer], ending: Callable[[], bool]) -> None:
         self.writers, self.ending = writers, ending

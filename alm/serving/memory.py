@@ -1,8 +1,8 @@
-"""Memory that the C library (glibc) keeps after it was freed; elsewhere these functions do nothing.
+"""Limits the freed memory that the C library (glibc) keeps; with other libraries these functions do nothing.
 
-glibc gives each thread an arena, a heap of its own, and once a large buffer was freed it takes later ones of that size
-from these heaps, too. Buffers of megabytes, allocated by changing threads between small objects that stay, then leave
-hundreds of MiB free that the system does not get back.
+glibc gives each thread its own heap (arena). After a large buffer was freed, later buffers of that size come from these
+heaps, too. If threads in turn allocate buffers of megabytes between small objects that stay, hundreds of MiB are free
+but are not given back to the system.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The engine that hands requests to the server of vLLM, a child of this process, behind the same checks."""
+"""The engine that forwards checked requests to vLLM's server, a child of this process."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def private_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def vllm_settings() -> dict[str, str]:
-    """Environment variables that vLLM needs to start on this machine, beside those that the user has set.
+    """Environment variables that vLLM needs to start on this machine, besides those that the user has set.
 
-    On a CPU vLLM takes 92 % of all memory for its cache and does not start where less is free: without a setting of the
-    user's, the cache gets a quarter of what is free.
+    On a CPU vLLM takes 92 % of all memory for its cache, and does not start if less is free. So the cache gets a
+    quarter of the free memory, unless the user has set a size.
     """
     settings = {"VLLM_NO_USAGE_STATS": "1"}
     if not torch.accelerator.is_available() and _CPU_CACHE_GIB not in os.environ:
@@ -58,17 +58,17 @@ def vllm_settings() -> dict[str, str]:
 class VllmEngine:
     """Starts `vllm serve`, and asks it.
 
-    It listens at a socket in a folder that only this user can open, not at a port: vLLM's key leaves paths open that
-    answer and fetch as well (`/invocations`). Clips go there as float wav files at the model's rate, so that nothing is
-    resampled a second time.
+    vLLM listens at a socket in a folder that only this user can open, not at a port, because vLLM's key does not
+    protect all paths that answer or fetch (`/invocations`). Clips are sent as float wav files at the model's rate, so
+    that they are not resampled again.
 
     Args:
         folder: The model directory.
         processor: Its processor, for the rate and the marker of clips.
         name: The model's name.
-        batch_size: Most requests that are answered at once.
-        max_new_tokens: Longest answer of a request that asks for no length.
-        options: Further options of `vllm serve`, as one text.
+        batch_size: Maximum number of requests in a batch.
+        max_new_tokens: Length limit of an answer in tokens, for requests without one.
+        options: Further options of `vllm serve`, as one string.
         trust_remote_code: Run code that comes with the model's LLM.
     """
 

@@ -1,6 +1,6 @@
-"""What callers of the server send: chat requests in OpenAI's form, checked field by field.
+"""Chat requests in OpenAI's form, checked field by field.
 
-A request is a stranger's. It names no file of the server, and no address that is not public.
+Requests are untrusted: they cannot name a file of the server, or an address that is not public.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _NO_EFFECT = ("user", "metadata", "safety_identifier", "prompt_cache_key")
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for.
+    """Limits of one request.
 
     Attributes:
         body_bytes: Largest body.
         audio_s: Longest audio in seconds, all clips of a request together.
-        clips: Most clips.
+        clips: Maximum number of clips.
         allow_urls: Whether audio may be fetched from public `http(s)` addresses.
         fetch_s: Longest time in seconds that fetching one file may take.
     """
@@ -86,7 +86,7 @@ class RequestError(UserError):
 
 @dataclass
 class ChatRequest:
-    """A request whose form is right; its audio is not decoded yet.
+    """A request that has passed the checks of its form; its audio is not decoded yet.
 
     Attributes:
         messages: Roles and texts, with one marker per clip.

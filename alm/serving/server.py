@@ -69,8 +69,8 @@ def serve(
         make_engine: Builds the engine, once the address is bound.
         name: The model's name in the API.
         address: Where to listen.
-        key: The key that callers send.
-        limits: What one request may ask for.
+        key: The key that clients must send.
+        limits: Limits of one request.
         ready: Called with the server's URL as soon as it answers.
         **settings: Further arguments of `alm.serving.app.Service`.
 

@@ -1,7 +1,7 @@
 """Rendering of untrusted chat templates: a sandbox with limits on steps and sizes.
 
 `transformers` renders in Jinja's sandbox, which denies access to code and files, but allows loops that run for days and
-strings that fill the memory. Here every iteration and call is counted, and every size is checked before memory is
+strings that fill the memory. This module counts every iteration and call, and checks every size before memory is
 allocated. Templates get the same variables and functions as in `transformers`.
 """
 

@@ -1,4 +1,4 @@
-"""A chat template applied to conversations: the text of one, and which parts of it are answers."""
+"""Applies a chat template to conversations: gives the text, and says which parts of it are answers."""
 
 from __future__ import annotations
 
@@ -126,5 +126,5 @@ class ChatTemplate:
         return [(text, answer) for text, answer in [*parts, (full[done:], False)] if text]
 
     def _missing_end(self, after: str) -> str:
-        """The end-of-text token behind a last answer that the template leaves open."""
+        """The end-of-text token, if the template adds no end after the last answer."""
         return "" if after.strip() else self.end_of_turn

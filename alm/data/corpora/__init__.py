@@ -1,4 +1,4 @@
-"""Published corpora: `alm/data/corpora/<name>.py` assigns `CORPUS`, a subclass of `Corpus`, and is all that is needed.
+"""Published corpora: one file each, `alm/data/corpora/<name>.py`, which assigns `CORPUS`, a subclass of `Corpus`.
 
 One reader serves `alm data convert <name>`, `data.dataset: <name>` of fine-tuning, and the benchmarks in
 `eval/benchmarks`. A file of the same form in a plug-in folder adds a corpus.

@@ -2,7 +2,7 @@
 
 `class_labels_indices.csv` (index, mid, display_name) and `{balanced_train,unbalanced_train,eval}_segments.csv`
 (three comment lines, then `YTID, start_seconds, end_seconds, "mid,mid"`). Audio files have one of the names that
-downloaders give them. Videos vanish, so files may be missing up to a rate.
+downloaders give them. Videos are removed from YouTube, so a share of the files may be missing.
 """
 
 from __future__ import annotations

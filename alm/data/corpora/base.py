@@ -22,11 +22,11 @@ class Entry:
     Attributes:
         id: Unique within its split.
         audio: Its recordings, in order.
-        where: `file:line` of the table, or the recording itself where no table lists it.
+        where: `file:line` of the table, or the recording itself if no table lists it.
         split: The corpus' own name of the part it belongs to; None where the corpus has no splits.
         captions: Captions.
         question: A question without its choices; empty for none.
-        answer: The right answer; None where it is not published.
+        answer: The right answer; None if it is not published.
         answers: All answers that annotators gave, in order, where there were several annotators.
         choices: Options of a multiple-choice question.
         kind: Kind of question; scores are given for each kind.
@@ -78,11 +78,11 @@ class Corpus(ABC):
     Attributes:
         root: Folder of the corpus as published, or its one table.
         max_missing_rate: Largest share of the listed recordings that may be missing in fine-tuning.
-        splits: Names of its splits; none where it has none.
+        splits: Names of its splits; empty if it has none.
         trainable: Whether fine-tuning can use it: its entries have labels, and splits or folds.
         multi_label: Whether an entry may have several labels, or none.
         metric: The metric of classification, a name in `eval.metrics`; None chooses by `multi_label`.
-        positive: The class to detect where the metric is an equal error rate.
+        positive: The class to detect, if the metric is an equal error rate.
         download: The source for `alm data get`; None if it is not public, or cannot be downloaded by a program.
     """
 

@@ -1,8 +1,8 @@
 """Speech Commands V1 and V2 (Warden 2018): one folder per word, `validation_list.txt`, `testing_list.txt`.
 
 The classes are all words (30 in V1, 35 in V2); or the ten commands and a class for all other words (11-way); or
-these and silence (12-way). Names are `<speaker>_nohash_<n>.wav`; the lists keep speakers apart. Unknown
-words are many, so a share of them is kept, chosen by a hash of the name as the official split chooses; silence is
+these and silence (12-way). Names are `<speaker>_nohash_<n>.wav`; the lists keep speakers apart. There are
+many unknown words, so only a share of them is kept, chosen by a hash of the name like the official split. Silence is
 cut from `_background_noise_`, and each of its files belongs to one split.
 """
 

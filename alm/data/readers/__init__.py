@@ -1,7 +1,7 @@
 """Formats of training data: `alm/data/readers/<name>.py` assigns `READER`, an instance of a subclass of `Reader`.
 
-A reader yields rows; here they become records, which training, evaluation, checks and conversion use alike. A file of
-the same form in a plug-in folder adds a format. Published corpora are in `alm/data/corpora`.
+A reader yields rows. This package turns them into records, which training, evaluation, checks and conversion use. A
+file of the same form in a plug-in folder adds a format. Published corpora are in `alm/data/corpora`.
 """
 
 from __future__ import annotations

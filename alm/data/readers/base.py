@@ -1,4 +1,4 @@
-"""The base class of readers: recognition of a format, its settings, and the rows that reading yields."""
+"""The base class of readers, which recognise a format and yield its rows, and the settings of a data source."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class DataSource:
     Attributes:
         path: A file or folder, or the name of a data set on the hub.
         format: One of `alm list formats`, or a published corpus of `alm list corpora`; None recognises the format.
-        columns: Column of the table for what a record holds: `audio`, `question`, `answer`, `choices`, `captions`,
+        columns: Column of the table by field of a record: `audio`, `question`, `answer`, `choices`, `captions`,
             `messages`, `id`, `start_s`, `end_s`, `kind`, `clip`; columns of these names need not be given.
-        prompt: The question of rows that have an answer or captions alone.
-        split: The split, where the format has splits.
-        audio: Folder that audio names start from; None is the folder of the file.
+        prompt: The question of rows that have only an answer or captions.
+        split: The split, if the format has splits.
+        audio: Folder that audio paths are relative to; None is the folder of the file.
         streaming: Read a data set of the hub row by row, without downloading all of it (`huggingface`).
         limit: Read only the first `limit` records; None reads all.
     """
@@ -117,7 +117,7 @@ def named_source(text: str) -> str | DataSource:
 
 
 def as_source(source: str | DataSource) -> DataSource:
-    """A source with settings, of one that may be a path alone."""
+    """A source with settings; a path alone gets the defaults."""
     return DataSource(source) if isinstance(source, str) else source
 
 
@@ -231,7 +231,7 @@ def first_value(path: Path, lines: bool = False) -> dict[str, Any] | None:
 
 
 def folder_of(source: DataSource, file: Path) -> Path:
-    """The folder that audio names of a table start from.
+    """The folder that audio paths of a table are relative to.
 
     Raises:
         ManifestError: The folder that the setting `audio` names does not exist.

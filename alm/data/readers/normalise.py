@@ -43,7 +43,7 @@ def to_row(
     Args:
         values: Its cells by column name.
         where: `file:line`, for errors.
-        folder: The folder that audio names start from.
+        folder: The folder that audio paths are relative to.
         source: The settings.
         embedded: Descriptions of recordings that lie inside other files, by column name.
 

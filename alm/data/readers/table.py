@@ -18,7 +18,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 class TableReader(Reader):
-    """Rows with columns; `columns` says which holds what."""
+    """Rows with columns; `columns` maps the fields of a record to columns."""
 
     takes = ("columns", "prompt", "audio")
 

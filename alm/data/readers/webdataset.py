@@ -1,4 +1,4 @@
-"""WebDataset tar files of other toolkits: members with one stem are a sample (`0001.flac`, `0001.json`).
+"""WebDataset tar files of other toolkits: members with the same stem form one sample (`0001.flac`, `0001.json`).
 
 The JSON holds the columns of a row, or a conversation; `.txt` is the answer to `prompt`, `.cls` a label. Tars are
 scanned once; after that recordings are read in place. `path` is a tar file or a folder of them.
