@@ -824,7 +824,7 @@ class AudioLanguageModel(PreTrainedModel, GenerationMixin):
 
         Raises:
             CheckpointError: A file is missing or broken, a tensor is missing, unexpected, mis-shaped or not finite, or
-                the referenced LLM is gone or not the one the model was trained with.
+                the referenced LLM is missing or not the one the model was trained with.
             UserError: An argument that is not supported.
         """
         asked = LoadingArguments.parse(model_args, config, kwargs)

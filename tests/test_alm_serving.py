@@ -912,7 +912,7 @@ def test_the_command_serves_until_sigterm_and_finishes_what_is_under_way(model_d
             pieces += [chunk.choices[0].delta.content or "" for chunk in chunks]
             assert len("".join(pieces)) > 20
         assert server.wait(60) == 0
-        assert server.stderr.read() == "ending; answers under way are finished\n"
+        assert server.stderr.read() == "stopping; current answers are finished first\n"
     finally:
         server.kill()
         server.wait()

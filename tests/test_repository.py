@@ -16,7 +16,8 @@ COMPONENT_FOLDERS = {"alm/data/corpora", "encoders/zoo", "eval/benchmarks", "alm
 WORDS = (
     "step_print", "keep_of", "put aside", "gone through", "never heard", "cannot be had", "asked to leave",
     "the user's to fix", "looks at none", "looks in a row", "mend it", "without a word", "passed over",
-    "taken for what", "hands on", "can be asked", "knows no",
+    "taken for what", "hands on", "can be asked", "knows no", "what arrived", "deviate alike", "a stranger's",
+    "teach nothing", "learn beside", "learnt by heart",
 )  # fmt: skip
 
 

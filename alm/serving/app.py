@@ -169,7 +169,7 @@ class Service:
             await self._discard(request.receive)
             raise RequestError(
                 429,
-                f"{self.n_requests} requests are under way, more are not taken; try again in a moment",
+                f"the server is busy with {self.n_requests} requests, its limit; try again in a moment",
                 "queue_full",
                 retry_after_s=1,
             )

@@ -49,7 +49,7 @@ class _Server(uvicorn.Server):
         """Note a signal; the second SIGINT ends at once."""
         if not self.should_exit:
             self.service.drain()
-            os.write(2, b"ending; answers under way are finished\n")
+            os.write(2, b"stopping; current answers are finished first\n")
         super().handle_exit(sig, frame)
         self._captured_signals.clear()  # answered here: uvicorn would raise them again at its end
 
