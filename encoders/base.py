@@ -99,7 +99,7 @@ class EncoderConfig(ABC):
 
     @property
     def part_dims(self) -> list[int]:
-        """Widths of what lies side by side in a token (D): one for each encoder of a fusion."""
+        """Widths of the parts of a token, which add up to D: one for each encoder of a fusion."""
         return [self.dim]
 
     @property
@@ -169,7 +169,7 @@ class AudioEncoder(nn.Module, ABC):
 
     `forward` takes raw waveforms; the front end and its normalisation constants belong to the encoder. Clips
     longer than the encoder's window are cut into windows whose tokens are stitched in time. A clip's tokens
-    do not depend on what else is in the batch.
+    do not depend on the other clips of the batch.
     """
 
     config: EncoderConfig
@@ -245,12 +245,12 @@ class AudioEncoder(nn.Module, ABC):
 
     @property
     def n_layers(self) -> int | None:
-        """Number of layers that `forward_layers` returns; None where the encoder does not offer them."""
+        """Number of layers that `forward_layers` returns; None if the encoder gives no access to them."""
         return None
 
     @property
     def readout(self) -> list[nn.Parameter]:
-        """Parameters that train together with the projector or head, even where the encoder is frozen."""
+        """Parameters that train together with the projector or head, even if the encoder is frozen."""
         return []
 
     def named_parts(self) -> dict[str, AudioEncoder]:
@@ -264,13 +264,13 @@ class AudioEncoder(nn.Module, ABC):
 
     @property
     def frozen(self) -> bool:
-        """Whether `freeze` is in force."""
+        """Whether `freeze` was called."""
         return self._frozen
 
     def freeze(self) -> Self:
-        """Freeze all parameters and stay in evaluation mode, whatever `.train()` is called.
+        """Freeze all parameters and stay in evaluation mode; later calls of `.train()` do not change that.
 
-        LoRA adapters that are added later still train; dropout stays off, theirs included.
+        LoRA adapters that are added later still train; dropout stays off, also in the adapters.
         """
         self._frozen = True
         self.requires_grad_(False)
@@ -298,7 +298,7 @@ class AudioEncoder(nn.Module, ABC):
         """Load a directory in the release layout (config.json + weights) or a hub id, strictly.
 
         Args:
-            source: Directory in that layout, a run directory whose `encoder` it is, or `organisation/name`.
+            source: Directory in that layout, a run directory with an `encoder` directory, or `organisation/name`.
             revision: Hub branch, tag or commit.
             **config_overrides: Config values that replace those of config.json.
 
@@ -315,7 +315,7 @@ class AudioEncoder(nn.Module, ABC):
         return encoder.eval()
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Write config.json and model.safetensors, each whole or not at all.
+        """Write config.json and model.safetensors, each completely or not at all.
 
         Raises:
             CheckpointError: The directory is not writable.

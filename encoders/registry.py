@@ -166,7 +166,7 @@ def load_encoder(source: str | os.PathLike[str] | Mapping[str, Any], **overrides
 
     Args:
         source: A registry name, a directory in the release layout, a run directory that holds an `encoder`
-            directory, `organisation/name`, or a weights file. A name wins over a directory of that name; write
+            directory, `organisation/name`, or a weights file. A name overrides a directory of that name; write
             `./name` for the directory. A mapping with `fusion` and `parts` stands for several encoders at once; see
             `encoders.zoo.fusion`.
         **overrides: Config values, and for weights also `from_pretrained`'s arguments (`revision`). `model_class`

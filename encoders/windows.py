@@ -1,4 +1,4 @@
-"""Encoders that process a window of fixed length at a time: cutting clips into windows and stitching tokens.
+"""Base classes of encoders that process one window of fixed length at a time: cut clips, stitch tokens.
 
 Axis letters: B batch, S samples, W windows of a clip, T time steps of a window, F frequency steps, P prefix
 tokens, D width.
@@ -44,10 +44,10 @@ class WindowedConfig(EncoderConfig):
 
     @abstractmethod
     def steps_in(self, n_samples: int) -> int:
-        """Valid time steps of a piece that fits into one window; 0 where it is too short for one."""
+        """Valid time steps of a piece that fits into one window; 0 if it is too short for one."""
 
     def weight_of(self, n_samples: int) -> int:
-        """How much a piece of a clip counts in the mean of the clip's window features: its time steps."""
+        """Weight of a piece of a clip in the mean of the clip's window features: its number of time steps."""
         return self.steps_in(n_samples)
 
     @property
@@ -85,7 +85,7 @@ class WindowedEncoder(AudioEncoder):
         """Encode windows, each on its own.
 
         Args:
-            waveform: (B, S) float32, S the longest window here, zeros past each one's end.
+            waveform: (B, S) float32, S the longest window of the batch, zeros after the end of each.
             lengths: B lengths in samples.
 
         Returns:
@@ -179,7 +179,7 @@ class WindowedEncoder(AudioEncoder):
         return out
 
     def _windows(self, waveform: Tensor, pieces: list[tuple[int, int, int]]) -> tuple[Tensor, list[int]]:
-        """The windows of some pieces, zeros past each one's end, and their lengths."""
+        """The windows of some pieces, with zeros after the end of each, and their lengths."""
         longest = max(size for _, _, size in pieces)
         windows = waveform.new_zeros(len(pieces), longest, dtype=torch.float32)
         for window, (row, index, size) in zip(windows, pieces, strict=True):

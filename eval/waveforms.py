@@ -12,7 +12,7 @@ CACHE_BYTES = 1 << 30
 
 
 class Waveforms:
-    """Recordings at one sample rate in a cache of limited size; several threads may ask.
+    """Recordings at one sample rate in a cache of limited size; safe for several threads.
 
     Attributes:
         seconds: Length of every recording that was read.

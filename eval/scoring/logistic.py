@@ -113,8 +113,8 @@ def _fit_sigmoids(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """One regression per class, all solved at once: weights (C, K), biases (C,), strength.
 
-    The same problem as scikit-learn's `OneVsRestClassifier(LogisticRegression(C))`, which takes hours for some
-    hundred classes.
+    It solves the same problem as scikit-learn's `OneVsRestClassifier(LogisticRegression(C))`, which takes hours for
+    hundreds of classes.
     """
     from scipy.special import expit
     from sklearn.model_selection import GroupKFold

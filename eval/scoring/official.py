@@ -1,4 +1,4 @@
-"""Published scoring rules, reproduced with their faults, for comparison with the numbers in papers.
+"""Published scoring rules, reproduced with their errors, for comparison with the numbers in papers.
 
 Samples without a prediction are excluded from the denominator, as in the published scripts; `strict` counts them as
 wrong. Questions without choices are ignored, because the rules do not apply to them.
@@ -24,7 +24,7 @@ def official_score(rule: str, records: Sequence[Record], answers: Sequence[str |
     Args:
         rule: Name of the rule, one of `RULES.names()`.
         records: The questions; those without choices are ignored.
-        answers: One per record; None where there is none.
+        answers: One per record; None if it is missing.
 
     Returns:
         `rule`, `value` over the answered questions (None without any), `n_right`, `n_answered`, `n_records` (questions

@@ -113,7 +113,7 @@ def records_of(lines: Iterable[Prediction]) -> list[Record]:
     """The questions that the lines of a predictions file answer, in the order of their ids.
 
     Raises:
-        EvaluationError: A line without references, or with references or choices that are no texts.
+        EvaluationError: A line without references, or with references or choices that are not texts.
     """
     records: dict[str, Record] = {}
     for line in lines:
@@ -165,11 +165,11 @@ class PredictionsFile:
 
     Attributes:
         path: Where it is.
-        lines: What it held when it was opened, and what was appended since.
+        lines: Its lines: those read when it was opened, and those appended since.
     """
 
     def __init__(self, path: str | os.PathLike[str], alone: bool = False) -> None:
-        """Open the file for appending, creating it and its folder if need be.
+        """Open the file for appending; it and its folder are created if needed.
 
         Args:
             path: Where it is, or will be.
@@ -235,7 +235,7 @@ class PredictionsFile:
 
 
 def _whole_length(raw: bytes) -> int:
-    """Bytes up to the end of the last whole line; a line without its newline was torn."""
+    """Bytes up to the end of the last complete line; a last line without a newline is incomplete."""
     return raw.rfind(b"\n") + 1
 
 

@@ -56,7 +56,7 @@ def score_predictions(
 ) -> Scores:
     """Score a set of predictions.
 
-    A prediction that is missing counts as wrong (as an empty caption), and the number missing is reported.
+    A missing prediction counts as wrong (as an empty caption), and the number of missing ones is reported.
 
     Args:
         records: The questions with their references.
@@ -68,8 +68,8 @@ def score_predictions(
         metrics: Names of metrics, see `eval.scoring.answer_scores.score_answers`; those that are not installed are
             reported as absent.
         require: Further metrics, which must not be absent.
-        groups: Keys of the records' `meta` to break scores down by, beside the length of the audio.
-        official: A published rule of `eval.scoring.official` to show beside ours.
+        groups: Keys of the records' `meta` to break scores down by, besides the length of the audio.
+        official: A published rule of `eval.scoring.official` to show next to ours.
         notes: Further remarks for the reader.
         is_right: Decides whether an answer to a question is right.
 
@@ -147,7 +147,7 @@ def check_scorable(
     is_right: Correctness = is_correct,
     **_: Any,
 ) -> None:
-    """Score empty answers, so that data and metrics that cannot be scored fail before anything is answered.
+    """Score empty answers, so that unusable data and metrics fail before the first question is answered.
 
     Raises:
         EvaluationError: A record cannot be scored.
@@ -171,7 +171,7 @@ def check_scorable(
 
 
 def write_scores(path: str | os.PathLike[str], scores: Scores) -> None:
-    """Write scores as JSON, whole or not at all, in an order that is stable to compare."""
+    """Write scores as JSON, completely or not at all, with keys in a stable order."""
     write_text_atomic(Path(path), json.dumps(scores, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -183,7 +183,7 @@ def ids_hash(records: Sequence[Record]) -> str:
 def _lines_of(
     records: Sequence[Record], lines: Sequence[Prediction], condition: str
 ) -> list[Prediction | None]:
-    """One line per record, None where it is missing."""
+    """One line per record, None if it is missing."""
     known = {record.id for record in records}
     found: dict[str, Prediction] = {}
     for line in lines:

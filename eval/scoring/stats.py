@@ -29,8 +29,8 @@ class Interval:
 
     Attributes:
         value: The score of the sample.
-        low: Lower end; None where there is only one clip.
-        high: Upper end; None where there is only one clip.
+        low: Lower end; None if there is only one clip.
+        high: Upper end; None if there is only one clip.
         n: Samples.
         n_clips: Clips they belong to.
     """
@@ -54,7 +54,7 @@ def mean_interval(
     Args:
         values: One score per sample.
         clips: The clip of each sample.
-        proportion: Whether the values are zeros and ones; see the module's text on equal values.
+        proportion: Whether the values are zeros and ones; the module's docstring says what happens if all are equal.
         seed: Seed of the resampling; the same seed gives the same interval.
 
     Returns:
@@ -156,8 +156,9 @@ def weighted_interval(
         clips: The clip of each of n samples.
         statistic: Maps weights (R, n), how often each sample counts, to scores (R,); NaN where a resample has
             none; these resamples are ignored.
-        bounds: The least and the greatest score; where every resample gives one of them, see the module's text.
-        n_resamples: How often to resample.
+        bounds: The lowest and the highest possible score; if every resample gives one of them, the exact bound applies
+            (see the module's docstring).
+        n_resamples: Number of resamples.
         seed: Seed of the resampling.
 
     Returns:

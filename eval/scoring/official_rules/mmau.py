@@ -1,7 +1,7 @@
 r"""The rule of MMAU, which MMAR uses as well.
 
 An answer is right if it holds every word of the right choice and no word that only wrong choices have. A bare letter
-is therefore wrong, and so is an answer that names another option on the way.
+is therefore wrong, and so is an answer that also names another option.
 """
 
 import re
