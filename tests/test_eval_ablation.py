@@ -27,7 +27,7 @@ from eval.ablation.claims import (
 )
 from eval.ablation.costs import ArmPlan, budgeted, cost_table, merge_costs, plan_arms
 from eval.ablation.grid import make_arms
-from eval.ablation.proxies import EARLY, PROBE, early_loss, proxies
+from eval.ablation.proxies import EARLY, PROBE, VALIDATION, early_loss, proxies
 from eval.ablation.report import _arm_row, write_ablation_report
 from eval.ablation.results import ArmResult, Results, SeedRun, read_results
 from eval.ablation.settings import AblationSettings, ScoringSettings, load_ablation
@@ -304,11 +304,28 @@ def test_scoring_and_probe_are_as_the_settings_say():
 def test_the_best_learning_rate_is_that_of_the_lowest_validation_loss(monkeypatch, tmp_path):
     settings = settings_of(lr_scales=[1.0, 0.5, 2.0])
     arm = make_arms(settings)[0]
-    plan = ArmPlan(arm, {})
-    found = iter([3.0, 1.0, 2.0])
+    plan, failed = ArmPlan(arm, {}), ArmPlan(arm, {}, error="too long")
+    found, ran = iter([3.0, 1.0, 2.0]), []
     monkeypatch.setattr(ablation, "validation_loss", lambda *_: next(found))
-    ablation._choose_learning_rates(settings, tmp_path, shared_inputs(settings), [plan], lambda steps: None)
+    ablation._choose_learning_rates(settings, tmp_path, shared_inputs(settings), [failed, plan], ran.extend)
     assert plan.lr_scale == 0.5 and plan.losses == {1.0: 3.0, 0.5: 1.0, 2.0: 2.0} and not plan.error
+    assert len(ran) == 3 and not failed.sweep and failed.error == "too long"
+
+
+def test_every_seed_is_scored_and_the_first_is_probed(tmp_path):
+    settings = settings_of(
+        seeds=[4, 5], pretrain_per_seed=True, axes={}, baseline="arm",
+        stages={"pretrain": {"encoder": "audiomosaic"}, "align": {"optim": {"lr": 1e-3, "steps": 10}}},
+        inputs={"train": ["a.jsonl"], "validation": ["b.jsonl"], "test": "c.jsonl", "llm": "x/llm", "labels": "l.csv"},
+    )  # fmt: skip
+    inputs = shared_inputs(settings)
+    plan = ArmPlan(make_arms(settings, inputs.table)[0], {})
+    failed, ran = ArmPlan(plan.arm, {}, error="too long"), []
+    ablation._run_arms(settings, tmp_path, tmp_path, inputs, [failed, plan], ran.extend)
+    runs = {seed: arm_steps(settings, plan.arm, inputs, seed) for seed in (4, 5)}
+    probe = probe_step(settings, plan.arm, inputs, runs[4])
+    assert [step.key for step in ran] == [runs[4].score.key, runs[5].score.key, probe.key]
+    assert probe.key != probe_step(settings, plan.arm, inputs, runs[5]).key and not failed.runs
 
 
 def test_a_table_of_costs_counts_every_run_and_what_is_shared_once(tmp_path, monkeypatch):
@@ -626,6 +643,7 @@ def test_proxies_leave_the_oracle_out():
     found = {one.name: one for one in proxies(scored, "qa/overall", 0.5, "oracle")}
     assert found[PROBE].rho == 1.0 and set(found[PROBE].values) == {"base", "b", "c"}
     assert found[EARLY].rho == 1.0 and found[EARLY].values["base"] == 3.0  # losses count the lower the better
+    assert found[VALIDATION].rho == 1.0
 
 
 def test_arms_that_share_an_encoder_share_its_probe():

@@ -100,6 +100,7 @@ def test_an_empty_transcript_counts_its_insertions(tmp_path):
             "all references are empty",
         ),
         ([{"question": "?", "answer": "x", "answers": "x"}], {}, EvaluationError, "expected a list of texts"),
+        ([{"question": "?", "answer": "x", "answers": ["x", 1]}], {}, EvaluationError, "list of texts"),
         (
             [{"question": "?", "answer": "a", "choices": ["a", "b"], "answers": ["c"]}],
             {},

@@ -47,6 +47,9 @@ def test_pretraining_buys_nothing_where_the_interval_includes_0():
         "Pretraining buys nothing here: +1.0 points [-2.0, +4.0] against an untrained encoder, which includes 0."
     )
     assert weak.endswith("it listens in every kind, each tested by itself.")
+    more = scores(other)  # the score of another metric is no kind of question
+    more["arms"]["none"]["scores"]["answer/token_f1"] = interval(0.1, 0, 1)
+    assert score_findings(more)[2] == weak
     helps = score_findings(scores({**other, "untrained_encoder": (0.1, 0.02, 0.2)}))[1]
     hurts = score_findings(scores({**other, "untrained_encoder": (-0.1, -0.2, -0.02)}))[1]
     assert helps.startswith("Pretraining the encoder helps:") and hurts.startswith(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,6 +98,17 @@ def test_without_a_model_it_is_absent_and_can_be_required(esc50, monkeypatch, ca
     ]
     assert main([*given, "--require", "label_embedding"]) == 2
     assert "--require label_embedding: needs a sentence embedding model" in capsys.readouterr().err
+
+
+def test_records_without_common_labels_are_not_matched_with_the_first_records(esc50, bert_dir, monkeypatch):
+    root, _, said = esc50
+    monkeypatch.setenv("ALM_SBERT_MODEL", str(bert_dir / "sbert"))
+    records, *_ = read_records(load_benchmark("ltu_classification"), root, "esc50", check_audio=False)
+    records[-1] = replace(records[-1], choices=tuple(reversed(LABELS)))
+    absent = {}
+    found = score_answers(records, [*said, None], {}, ["qa", "label_embedding"], absent=absent)
+    assert "needs the same choices in every record" in absent["label_embedding"]
+    assert "qa/overall" in found and "qa/label_embedding" not in found
 
 
 def test_a_required_metric_that_scores_nothing_here_is_an_error(esc50):

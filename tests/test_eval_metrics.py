@@ -346,6 +346,11 @@ def test_metrics_that_need_more_are_absent_without(name, needed, monkeypatch, tm
         load_metric(name).compute(predictions=["a"], references=[["b"]])
 
 
+def test_what_runs_java_or_a_model_is_costly():
+    costly = {name for name in METRICS.names() if METRICS.get(name).costly}
+    assert costly == WITH_JAVA | WITH_MODELS
+
+
 def test_java_is_asked_for_by_name(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MetricUnavailable, match="needs Java"):
@@ -487,6 +492,51 @@ def test_spice_wrapper_speaks_to_its_program(tmp_path, monkeypatch):
     monkeypatch.setenv("STAND_IN", "fails")
     with pytest.raises(MetricError, match="no scene graph today"):
         spice.compute(predictions=said, references=wanted, jar_dir=str(tmp_path))
+
+
+# Stands in for METEOR's program: statistics are the words of the caption and how many a reference holds; the score of
+# the corpus is that of the sums.
+METEOR_STAND_IN = """#!{python}
+import os, pathlib, sys
+assert sys.argv[1:] == "-Xmx2G -XX:+UseSerialGC -jar meteor-1.5.jar - - -stdio -l en -norm".split()
+assert pathlib.Path("meteor-1.5.jar").is_file()
+for line in sys.stdin:
+    if os.environ.get("STAND_IN") == "fails":
+        sys.exit("no more memory")
+    task, *fields = line.rstrip("\\n").split(" ||| ")
+    if task == "SCORE":
+        *references, caption = ([word for word in one.split(" ") if word] for one in fields)
+        found = max(sum(word in one for word in caption) for one in references)
+        print(found, len(caption), flush=True)
+    else:
+        assert task == "EVAL"
+        told = [tuple(map(int, one.split())) for one in fields]
+        for found, n in [*told, tuple(map(sum, zip(*told)))]:
+            print(found / max(1, n), flush=True)
+"""
+
+
+def test_meteor_wrapper_speaks_to_its_program(tmp_path, monkeypatch):
+    """The protocol against a stand-in; the scores of the program itself are compared where Java is installed."""
+    program = tmp_path / "bin" / "java"
+    program.parent.mkdir()
+    program.write_text(METEOR_STAND_IN.format(python=sys.executable))
+    program.chmod(0o755)
+    (tmp_path / "meteor-1.5.jar").touch()
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("ALM_METEOR_DIR", str(tmp_path))
+    said = [
+        "A dog barks.",
+        "",
+        "rain ||| falls",
+    ]  # the tokenizer makes three words of the bars: they end no field
+    wanted = [["a dog", "the dog barks"], ["a cat"], ["rain falls loudly"]]
+    result = load_metric("meteor").compute(predictions=said, references=wanted)
+    assert result["per_sample"] == pytest.approx([2 / 3, 0.0, 2 / 5])
+    assert result["meteor"] == pytest.approx(4 / 8)
+    monkeypatch.setenv("STAND_IN", "fails")
+    with pytest.raises(MetricError, match="ended early: no more memory"):
+        load_metric("meteor").compute(predictions=said, references=wanted)
 
 
 def test_spider_and_its_penalty(monkeypatch, bert_dir):

@@ -14,6 +14,8 @@ from encoders.audio import save_wav
 from eval.errors import EvaluationError
 from eval.models import Opening, Prompt, open_model
 from eval.models.audio_text import _batches
+from eval.models.families import FAMILIES as REGISTRY
+from eval.models.families import family_of
 from eval.runner.benchmark import run_benchmark
 from eval.scoring.predictions import read_predictions
 
@@ -91,6 +93,25 @@ def test_audio_reaches_the_logits_and_padding_does_not(foreign, clips, monkeypat
     monkeypatch.setattr(model, "_inputs", lambda rows, *more: together.append(rows) or inputs(rows, *more))
     assert len(list(model.generate(prompts, 8))) == 8
     assert [[prompts.index(prompt) for prompt in rows] for rows in together] == batches
+
+
+@pytest.mark.parametrize(
+    ("equal_lengths", "batches"), [(False, [[1, 2, 0], [3]]), (True, [[1, 2], [0], [3]])]
+)
+def test_batches_hold_recordings_of_one_number_and_of_one_length_only_where_padding_counts(
+    equal_lengths, batches
+):
+    def asked(*lengths):
+        return Prompt([], lambda: [np.zeros(n, np.float32) for n in lengths])
+
+    prompts = [asked(9), asked(5), asked(5), asked(5, 9)]
+    assert list(_batches(prompts, 4, equal_lengths)) == batches
+
+
+def test_only_encoders_that_read_padding_want_equal_lengths():
+    wanting = {name for name in REGISTRY.names() if REGISTRY.get(name).equal_lengths}
+    assert wanting == {"granite_speech", "granite_speech_plus", "qwen3_omni_moe"}
+    assert not family_of("some_other_model").equal_lengths
 
 
 def test_ranking_equals_the_likelihood_of_one_choice_at_a_time(foreign, clips):

@@ -153,6 +153,7 @@ def test_refusals_give_nothing(refusal):
         ("（Ｂ）", ["rain", "wind"], 1),
         ("Answer：B", ["rain", "wind"], 1),
         ("", ["rain"], None),
+        ("A. rain", ["rain"], 0),  # a single choice is no list that an answer repeats
         ("rain", [], None),
         # Initials, articles and chords within choices leave letters to be labels; keys do not.
         ("I'm torn between A and B, but I lean towards B.", ["John F. Kennedy", "Lyndon B. Johnson"], 1),

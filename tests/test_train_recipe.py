@@ -17,6 +17,7 @@ from alm.common.errors import ConfigError
 from eval.scoring.predictions import read_predictions
 from train.pipeline.recipe import load_recipe, run_recipe
 from train.pipeline.recipe_plan import plan_recipe
+from train.pipeline.recipe_report import write_recipe_report
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "configs" / "recipes").glob("*.yaml"))
 ENCODER = {"spec_size": [64, 32], "embed_dim": 24, "depth": 1, "num_heads": 2, "project_embedding_dim": 16}
@@ -28,6 +29,30 @@ def test_every_shipped_recipe_loads_and_says_where_it_comes_from(path):
     assert recipe.stages
     head = path.read_text().split("\nout:")[0]
     assert all(word in head for word in ("Data:", "Hardware:", "Numbers:"))
+
+
+def test_the_report_of_a_recipe_is_a_row_per_stage(tmp_path):
+    arms = {
+        "none": {"scores": {"qa/overall": {"value": 0.5}, "answer/wer": {"value": 0.25}}},
+        "other_clip": {"scores": {"qa/overall": {"value": 0.125}}},
+    }
+    results = [
+        {
+            "name": "a",
+            "stage": "align",
+            "facts": {"loss": 1.25, "seconds": 61.4, "trainable": ["projector: 7"]},
+        },
+        {"name": "b", "stage": "instruct", "facts": {"loss": 1.0}, "scores": {"arms": arms}},
+    ]
+    table = write_recipe_report(tmp_path, results)
+    title, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    first, second = (dict(zip(title, row, strict=True)) for row in rows)
+    assert first["stage"] == "a (align)" and first["time"] == "61 s" and second["time"] == ""
+    assert second["qa/overall (own audio / other clip)"] == "0.500 / 0.125"
+    assert second["answer/wer (own audio / other clip)"] == "0.250"
+    text = (tmp_path / "report.md").read_text()
+    assert table in text and "## a\n\n```\nprojector: 7\n```\n" in text and "## b" not in text
+    assert json.loads((tmp_path / "report.json").read_text()) == {"stages": results}
 
 
 def test_the_ltu_recipes_have_the_same_four_stages():

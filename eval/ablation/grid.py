@@ -107,7 +107,7 @@ def _combinations(settings: AblationSettings) -> Iterator[list[_Level]]:
         if axis.name == "data_size":
             columns.append([_Level(axis.name, f"{share:g}", {}, share, tells) for share in levels])
         else:
-            columns.append([_Level(axis.name, name, levels[name] or {}, tells=tells) for name in levels])
+            columns.append([_Level(axis.name, name, levels[name], tells=tells) for name in levels])
     columns = [levels for levels in columns if levels]
     yield from (list(chosen) for chosen in itertools.product(*columns))
     for name, patch in settings.references.items():

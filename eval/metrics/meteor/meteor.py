@@ -36,9 +36,9 @@ class Meteor(TextMetric):
         folder = jar_folder("meteor", JAR, jar_dir, "ALM_METEOR_DIR")
         command = ["-Xmx2G", "-XX:+UseSerialGC", "-jar", JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
         hypotheses, targets = tokenize_pairs(predictions, references, "ptb")
-        # Tokens hold no line breaks; a bar would end a field.
+        # Tokens hold no line breaks, and each bar is a token of its own: no text ends a field.
         lines = [
-            " ||| ".join(["SCORE", *(_field(tokens) for tokens in options_), _field(words)])
+            " ||| ".join(["SCORE", *(" ".join(tokens) for tokens in [*options_, words])])
             for words, options_ in zip(hypotheses, targets, strict=True)
         ]
         with JavaDialogue(command, folder) as scorer:
@@ -51,7 +51,3 @@ class Meteor(TextMetric):
             "per_sample": scores[:-1].tolist(),
             "backend": "meteor[java-1.5,ptb=py]",
         }
-
-
-def _field(tokens: list[str]) -> str:
-    return " ".join(tokens).replace("|||", "")
