@@ -178,6 +178,12 @@ def test_a_run_that_needs_more_than_the_limit_says_so(clips, tmp_path):
     for folder in (tmp_path, None):  # kept already, or not yet
         with pytest.raises(ConfigError, match=f"features of {len(clips)} clips take about"):
             counting.features(clips, folder, limit_gb=1e-6)
+    held = sum(found.n_bytes for found in counting.features(clips, None).features.values())
+    with pytest.raises(
+        ConfigError, match="take about"
+    ):  # the first batch shows it, before the limit is reached
+        counting.features(clips, None, limit_gb=0.9 * held / 2**30)
+    assert counting.encoded == 2
 
 
 def encode_in_child(clips, folder, die: bool, start) -> None:

@@ -221,6 +221,8 @@ def test_what_stands_in_depends_on_the_data_alone(tmp_path):
     with (tmp_path / "q.jsonl").open("a") as file:
         file.write('{"id": "c", "reason": "another process"}\n{"id": "cut')
     assert "3 of 5" in str(guarded.complaint())
+    guarded.set_epoch(3)  # augmentation and the choice of captions depend on the epoch
+    assert guarded.dataset.epoch == 3
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,25 @@ def test_every_process_trains():
 
 
 @pytest.mark.parametrize(
+    ("on_nan", "deepspeed", "accumulation", "refused"),
+    [
+        ("skip", "zero.json", 2, True), ("skip", "zero.json", 1, False),
+        ("skip", None, 2, False), ("stop", "zero.json", 2, False),
+    ],
+)  # fmt: skip
+def test_skipping_a_step_of_several_micro_batches_is_refused_with_deepspeed_alone(
+    on_nan, deepspeed, accumulation, refused
+):
+    values = {"stage": "align", "out": "x", "encoder": "logmel", "llm": "x", "data": {"train": ["a.jsonl"]}}
+    values |= {"run": {"on_nan": on_nan, "deepspeed": deepspeed}, "optim": {"accumulation": accumulation}}
+    if refused:
+        with pytest.raises(ConfigError, match=r"run.on_nan: DeepSpeed .* use stop, or optim.accumulation=1"):
+            parse_settings(TrainSettings, values)
+    else:
+        assert parse_settings(TrainSettings, values).run.on_nan == on_nan
+
+
+@pytest.mark.parametrize(
     "text", ["{", "[]", "7", "[" * 100_000, '{"zero_optimization": 3}', '{"a": 1, "a": 2}']
 )
 def test_a_broken_deepspeed_config_is_named(text, tmp_path):
