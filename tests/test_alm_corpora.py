@@ -3,12 +3,13 @@
 import hashlib
 import json
 import unicodedata
+from collections import Counter
 
 import fuzz_tables
 import pyarrow
 import pyarrow.parquet
 import pytest
-from corpus_trees import audioset, rows_table, sound, speech_commands
+from corpus_trees import audioset, fsd50k, rows_table, sound, speech_commands
 
 from alm.cli import main
 from alm.common.errors import ConfigError, ManifestError, UserError
@@ -431,3 +432,152 @@ def test_a_fold_folder_is_preferred_and_the_plain_name_is_reported(tmp_path):
         read_dataset("label_csv", {"root": str(tmp_path / "l.csv")})
     with pytest.raises(ManifestError, match="lists no clips; check data.train"):
         read_tables({None: ()})
+
+
+def entries(name, root, split=None, **options):
+    corpus = open_corpus(name, root, options)
+    return list(corpus.entries(AudioFiles(corpus.audio_folders()), split))
+
+
+def test_a_table_of_labels_takes_its_columns_classes_and_separator(tmp_path):
+    rows = [
+        {"fname": "a.wav", "labels": "dog; cat;", "set": "2", "src_file": "", "freesound_id": "f7"},
+        {"fname": "1-100032-A-0.wav", "labels": "cow", "set": "", "src_file": "", "freesound_id": ""},
+    ]
+    rows_table(tmp_path / "l.csv", rows)
+    corpus = open_corpus("label_csv", tmp_path, {"fold_column": "set"})
+    first, second = corpus.entries(AudioFiles(corpus.audio_folders()))
+    assert (first.labels, first.fold, first.group) == (("dog", "cat"), "2", "f7")
+    assert (second.labels, second.fold, second.split) == (("cow",), None, None)
+    assert second.group == "100032"  # the source recording in an ESC-50 name
+    assert corpus.has_several_labels() and corpus.class_names([first, second]) == ("cat", "cow", "dog")
+    (tmp_path / "classes.txt").write_text("dog\n\n cow \ncat\n")
+    named = open_corpus("label_csv", tmp_path, {"classes": str(tmp_path / "classes.txt")})
+    assert named.class_names([]) == ("dog", "cow", "cat")
+    (tmp_path / "classes.txt").write_text("dog\ncow\ndog\n")
+    with pytest.raises(ManifestError, match="3 class names, 2 different; expected one per line"):
+        named.class_names([])
+    rows_table(tmp_path / "l.csv", [{"path": "a.wav", "category": "dog|cat"}])
+    assert not open_corpus("label_csv", tmp_path).has_several_labels()
+    assert entries("label_csv", tmp_path)[0].labels == ("dog|cat",)
+    assert entries("label_csv", tmp_path, separator="|")[0].labels == ("dog", "cat")
+    rows_table(tmp_path / "more" / "m.csv", rows)
+    rows_table(tmp_path / ".hidden.csv", rows)
+    with pytest.raises(ManifestError, match="holds 2 CSV tables; name the one to read"):
+        entries("label_csv", tmp_path)
+
+
+def _written(files):
+    def tree(root):
+        for name, content in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(content)
+        return root
+
+    return tree
+
+
+_MUSIC = "ytid,start_s,end_s,caption,aspect_list,is_audioset_eval\n"
+_CAPTIONS = "file_name," + ",".join(f"caption_{n}" for n in range(1, 6)) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "tree", "options", "said"),
+    [
+        ("fsdd", _written({"recordings/readme.txt": ""}), {}, r"recordings: no \.wav files; expected digit_speaker"),
+        ("fsdd", _written({"other/7_anna.wav": ""}), {"audio": "other"}, "7_anna.wav: expected a name like"),
+        ("openaqa", _written({"a.txt": ""}), {}, "no JSON file; expected OpenAQA"),
+        ("librispeech", _written({"a.txt": ""}), {}, r"holds no \*\.trans\.txt; expected LibriSpeech"),
+        ("librispeech", _written({"dev/1/2/1-2.trans.txt": "1-2-0 A\n"}), {}, "lies in no folder of a split"),
+        ("clotho", _written({"clotho_captions_validation.csv": _CAPTIONS + "a.wav,,,,,\n"}), {}, "2 has no caption"),
+        ("clotho", _written({"a.txt": ""}), {}, "none of clotho_captions_development.csv, .* is there"),
+        ("musiccaps", _written({"musiccaps-public.csv": _MUSIC + "v,0,10,c,[],maybe\n"}), {}, "is 'maybe'; expected"),
+        ("audioset", _written({}), {"subset": "half"}, "subset: got 'half', expected one of balanced"),
+        ("audioset", _written({}), {"max_missing_rate": 1.0}, "max_missing_rate: got 1.0, expected 0 or more and less"),
+        ("audioset", _written({}), {"max_missing_rate": -0.1}, "max_missing_rate: got -0.1"),
+        ("envsdd", _written({}), {"attack": "tts"}, "attack: got 'tts', expected one of tta, ata"),
+        ("mmau", _written({}), {"wrong_answers": "drop"}, "wrong_answers: got 'drop', expected one of error, skip"),
+        ("speech_commands", speech_commands, {"task": "10-way"}, "task: got '10-way'"),
+    ],
+)  # fmt: skip
+def test_trees_and_options_of_corpora_that_are_wrong_are_named(name, tree, options, said, tmp_path):
+    tree(tmp_path)
+    with pytest.raises(UserError, match=said):
+        entries(name, tmp_path, **options)
+
+
+def test_a_wavcaps_table_of_another_name_is_refused(tmp_path):
+    (tmp_path / "other.json").write_text('{"data": [{"id": 1, "caption": "c"}]}')
+    with pytest.raises(ManifestError, match=r"other\.json: not a WavCaps table; expected as_final\.json"):
+        entries("wavcaps", tmp_path / "other.json")
+
+
+def test_musiccaps_splits_follow_the_evaluation_flag(tmp_path):
+    rows = "a,0,10,one,[],True\nb,30,40,two,\"['x']\",False\n"
+    _written({"musiccaps-public.csv": _MUSIC + rows})(tmp_path)
+    assert [(e.id, e.split) for e in entries("musiccaps", tmp_path)] == [("a", "test"), ("b", "train")]
+    (train,) = entries("musiccaps", tmp_path, "train")
+    assert (train.id, train.captions, train.group, train.manifest["aspects"]) == ("b", ("two",), "b", "['x']")
+
+
+def test_speech_commands_without_a_word_noise_or_a_right_list(tmp_path):
+    speech_commands(tmp_path)
+    found = entries("speech_commands", tmp_path, "train", task="12-way", unknown_share=0.2)
+    labels = Counter(label for entry in found for label in entry.labels)
+    assert (
+        labels["_unknown_"] == 2 and labels["yes"] == 1 and labels["_silence_"] == 2
+    )  # 2.5 s hold two seconds
+    assert not {"cat", "tree"} & {*labels} and {entry.split for entry in found} == {"train"}
+    assert "_silence_" not in {e.labels[0] for e in entries("speech_commands", tmp_path, task="11-way")}
+    (tmp_path / "_background_noise_" / "pink_noise.wav").unlink()
+    with pytest.raises(ManifestError, match="2 noise recordings; silence in three splits needs three"):
+        entries("speech_commands", tmp_path, task="12-way")
+    (tmp_path / "testing_list.txt").write_text("\nyes.wav\n")
+    with pytest.raises(
+        ManifestError, match=r"testing_list\.txt:2: 'yes\.wav' does not have the form word/file"
+    ):
+        entries("speech_commands", tmp_path)
+    (tmp_path / "testing_list.txt").write_text("yes/zz_nohash_1.wav\n")
+    listed = entries("speech_commands", tmp_path, "test")
+    assert [(entry.id, entry.group) for entry in listed] == [
+        ("yes/zz_nohash_1.wav", "zz")
+    ]  # reported as missing
+    (tmp_path / "go").rename(tmp_path / "went")
+    with pytest.raises(ManifestError, match="no folder for the command 'go'"):
+        entries("speech_commands", tmp_path, task="11-way")
+
+
+def test_fsd50k_splits_are_those_of_its_two_tables(tmp_path):
+    fsd50k(tmp_path)
+    for part, names in (("train", ["64760"]), ("val", ["16399"]), ("test", ["37199"])):
+        assert [(e.id, e.split) for e in entries("fsd50k", tmp_path, part)] == [(names[0], part)]
+    table = tmp_path / "FSD50K.ground_truth" / "dev.csv"
+    for wrong in ("test", "dev"):
+        table.write_text(f"fname,labels,mids,split\n1,Rain,x,{wrong}\n")
+        with pytest.raises(ManifestError, match=f"dev.csv:2: split is '{wrong}'; expected train or val"):
+            entries("fsd50k", tmp_path)
+
+
+def test_the_nearest_spelling_and_suffix_of_a_recording_is_taken(tmp_path):
+    for name in ("x/a.flac", "x/a.wav", "x/b.flac", "y/b.wav", "x/notes.txt", "z/readme.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    files = AudioFiles([tmp_path])
+    assert files.clip("old/a.flac").path.name == "a.flac"  # the suffix agrees
+    assert files.clip("old/a").path.name == "a.wav"  # the first of the known suffixes
+    assert files.clip("b", inside=("x",)).path == tmp_path / "x" / "b.flac"
+    assert files.clip("q/y/b.mp3").path == tmp_path / "y" / "b.wav"  # the folder agrees
+    with pytest.raises(ConfigError, match="audio 'b': .*both fit; name a narrower folder"):
+        files.clip("b")
+    assert files.clip("c").path == tmp_path / "c.wav" and files.clip("c.ogg").path == tmp_path / "c.ogg"
+    cut = files.clip("none", "y/b.wav", start_s=1.0, end_s=2.5)
+    assert (cut.name, cut.path, cut.start_s, cut.end_s) == ("none", tmp_path / "y" / "b.wav", 1.0, 2.5)
+    assert files.has_folder("x") and not files.has_folder("z")
+    assert [path.name for path in files.all()] == ["a.flac", "a.wav", "b.flac", "b.wav"]
+    with pytest.raises(ConfigError, match="no such folder of audio"):
+        AudioFiles([tmp_path / "gone"])
+    assert segment_names("v", 1.5, 11.5) == (
+        "v_1.5", "v_2", "v_1", "v_2_12", "v_1500_11500", "v_1500", "v_000001", "v_1.500_11.500", "[v]-[1-11]",
+        "Yv_1.5", "Yv_2", "Yv_1", "Yv_2_12", "Yv_1500_11500", "Yv_1500", "Yv_000001", "Yv_1.500_11.500",
+        "[Yv]-[1-11]", "v", "Yv",
+    )  # fmt: skip

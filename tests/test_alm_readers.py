@@ -530,6 +530,117 @@ def test_a_label_counts_wherever_it_stands_beside_the_json(data, order):
     assert (record.id, record.answer, record.meta["source"]) == ("1", "dog", "s")
 
 
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({"1.wav": b"", "1.WAV": b""}, r"a\.tar:\d+: '1.WAV' is there twice; write the tar again"),
+        ({"1.txt": b"a", "1.cls": b"b"}, r"no audio beside 1.txt, 1.cls; expected a member 1\.wav"),
+        ({"1.wav": b"", "1.json": b"[1]"}, r"1.json holds \[1\]; expected an object"),
+        ({"1.wav": b"", "1.txt": b"\xff"}, r"1.txt: byte 0 is not UTF-8"),
+    ],
+)
+def test_a_wrong_sample_of_a_tar_is_named(data, members, said):
+    path = tar(data.parent / "a.tar", members)
+    with pytest.raises(ManifestError, match=said):
+        open_source(DataSource(path, prompt="What?"))
+
+
+def test_tars_with_large_texts_holes_or_no_end_are_refused(data, monkeypatch):
+    path = data.parent / "a.tar"
+    source = DataSource(str(path), prompt="What?")
+    tar(path, {"1.wav": (data / "1.wav").read_bytes(), "1.txt": b"a tone"})
+    whole = path.read_bytes()
+    monkeypatch.setattr("alm.data.readers.webdataset._LONGEST_TEXT", 5)
+    with pytest.raises(ManifestError, match="'1.txt' has 6 bytes of text"):
+        open_source(source)
+    monkeypatch.undo()
+    path.write_bytes(whole[: len(whole.rstrip(b"\0")) // 512 * 512 + 512])  # cut between two blocks
+    with pytest.raises(ManifestError, match=r"a\.tar: is truncated: it has no end mark"):
+        open_source(source)
+    with tarfile.open(path, "w") as file:
+        hole = tarfile.TarInfo("1.wav")
+        hole.type = tarfile.GNUTYPE_SPARSE
+        file.addfile(hole)
+    with pytest.raises(ManifestError, match="'1.wav' is sparse; write the tar again"):
+        open_source(source)
+
+
+def test_members_of_a_sample_share_folder_and_stem_whatever_else_is_in_the_tar(data):
+    wav = [(data / f"{n}.wav").read_bytes() for n in range(3)]
+    path = tar(data.parent / "a.tar", {
+        "x/.hidden": b"-", "x/README": b"-",
+        "x/1.left.WAV": wav[1], "x/1.right.wav": wav[2], "x/1.TXT": "\ufeffboth\n".encode(),
+        "y/1.wav": wav[0], "y/1.json": b'{"answer": "one", "file_name": "gone.wav"}',
+    })  # fmt: skip
+    both, one = open_source(DataSource(path, prompt="What?"))
+    assert (both.id, both.answer, [heard(ref) for ref in both.audio]) == ("x/1", "both", [1, 2])
+    assert (one.id, one.answer, [heard(ref) for ref in one.audio]) == ("y/1", "one", [0])
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"messages": [{"role": "user", "content": [{"type": "audio", "audio": "1.wav"}]}, TURNS[1]],
+             "audios": ["1.wav"]},
+            "names audio both inside its turns and beside them; keep one",
+        ),
+        ({"messages": [TURNS[0], {**TURNS[1], "loss": False}], "audios": ["1.wav"]}, r"messages\[1\] has loss: False"),
+        ({"messages": [TURNS[0], {**TURNS[1], "loss": 0}], "audios": ["1.wav"]}, r"messages\[1\] has loss: 0, but"),
+        ({"messages": [TURNS[0], "a bell"], "audios": ["1.wav"]}, r"messages\[1\] is 'a bell'; expected a turn"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "text": "x"}]}, TURNS[1]]},
+            r"messages\[0\]\.content\[0\] is .*; expected a part of type text or audio",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "video", "path": "1.wav"}]}, TURNS[1]]},
+            r"messages\[0\]\.content\[0\] is .*; expected a part of type text or audio",
+        ),
+        (
+            {"instruction": "a?", "output": "b", "history": [["q", "a", "c"]], "audios": []},
+            r"history\[0\] is .*; expected a question and an answer",
+        ),
+    ],
+)  # fmt: skip
+def test_turns_that_would_be_read_in_part_are_refused(data, row, said):
+    with pytest.raises(ManifestError, match=said):
+        open_source(DataSource(lines(data / "t.jsonl", [row]), format="chat"))
+
+
+def test_a_system_text_beside_the_turns_comes_first_once_and_marks_the_users_audio_alone(data):
+    rows = [
+        {"messages": [{"role": "system", "content": "Own."}, *TURNS], "system": "Other.", "audios": ["1.wav"]},
+        {"messages": TURNS, "system": "  ", "audios": ["1.wav"]},
+        {"messages": [{**TURNS[0], "loss": False}, {**TURNS[1], "loss": True}], "audios": ["1.wav"],
+         "system": "Say <audio> never."},
+    ]  # fmt: skip
+    own, blank, said = open_source(DataSource(lines(data / "t.jsonl", rows), format="chat"))
+    assert [turn["content"] for turn in own.messages] == ["Own.", f"What is {AUDIO_MARKER}this?", "a bell"]
+    assert [turn["role"] for turn in blank.messages] == ["user", "assistant"]
+    assert said.messages[0] == {"role": "system", "content": "Say <audio> never."}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"columns": {"answr": "x"}}, r"d\.columns: unknown 'answr'; did you mean 'answer'"),
+        ({"columns": {"answer": ""}}, r"d\.columns\.answer: got ''; expected a column's name"),
+        ({"columns": {"answer": 3}}, r"d\.columns\.answer: got 3; expected a column's name"),
+        ({"columns": None}, r"d\.columns: got None; expected a dict"),
+        ({"streaming": None}, r"d\.streaming: got None; expected a bool"),
+        ({"limit": 0}, r"d\.limit: got 0; expected at least 1"),
+        ({"limit": True}, r"d\.limit: got True; expected a int"),
+        ({"path": None}, r"d\.path: got None; expected a str"),
+        ({"path": ""}, r"d\.path: is missing"),
+        ({"prmpt": "x"}, r"d: unknown key 'prmpt'; did you mean 'prompt'"),
+    ],
+)
+def test_a_wrong_setting_of_a_source_is_named(change, said):
+    with pytest.raises(ConfigError, match=said):
+        parse_source({"path": "a.csv"} | change, "d")
+    assert parse_source({"path": "a.csv", "limit": 1, "prompt": None}, "d") == DataSource("a.csv", limit=1)
+
+
 def features(n_classes: int = 2):
     import datasets
 
@@ -661,6 +772,38 @@ def test_lhotse_cuts_are_segments_with_their_text(data, monkeypatch):
     assert [(one.id, one.question, one.answer) for one in (part, whole)] == [
         ("part", "Say it.", "one two"), ("whole", "Say it.", "one"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["no recording", "two sources", "a command", "breaks"])
+def test_lhotse_cuts_that_are_no_segment_of_a_file_are_named(data, monkeypatch, change):
+    source = SimpleNamespace(type="command" if change == "a command" else "file", source=str(data / "1.wav"))
+    recording = SimpleNamespace(sources=[source] * (2 if change == "two sources" else 1), duration=0.1)
+    cut = SimpleNamespace(id="c", start=0, duration=0.1, supervisions=[],
+                          recording=None if change == "no recording" else recording)  # fmt: skip
+    if change == "breaks":
+        del cut.supervisions
+    package = SimpleNamespace(CutSet=SimpleNamespace(from_jsonl_lazy=lambda path: [cut]))
+    monkeypatch.setitem(sys.modules, "lhotse", package)
+    path = lines(data / "cuts.jsonl", [{"id": "c", "type": "MonoCut"}])
+    said = "not a cut \\(AttributeError" if change == "breaks" else "cut 'c' is not a segment of one file"
+    with pytest.raises(ManifestError, match=rf"cuts\.jsonl:1: {said}"):
+        open_source(path)
+
+
+def test_a_cut_of_the_beginning_or_the_end_is_a_segment(data, monkeypatch):
+    """Only a cut of the whole recording, whose length is rounded in some tables, needs no times."""
+    source = SimpleNamespace(type="file", source=str(data / "1.wav"))
+    recording = SimpleNamespace(sources=[source], duration=0.1)
+    times = [(0, 0.04), (0.06, 0.04), (0, 0.1 + 1e-8)]
+    cuts = [
+        SimpleNamespace(id=str(n), start=start, duration=length, recording=recording, supervisions=[])
+        for n, (start, length) in enumerate(times)
+    ]
+    package = SimpleNamespace(CutSet=SimpleNamespace(from_jsonl_lazy=lambda path: cuts))
+    monkeypatch.setitem(sys.modules, "lhotse", package)
+    path = lines(data / "cuts.jsonl", [{"id": "c", "type": "MonoCut"}])
+    found = open_source(DataSource(path), audio_only=True)
+    assert [(r.audio[0].start_s, r.audio[0].end_s) for r in found] == [(0, 0.04), (0.06, 0.1), (None, None)]
 
 
 def test_an_unclear_or_unknown_format_is_an_error_that_names_the_candidates(data):

@@ -39,7 +39,7 @@ from alm.serving.access import Address, check_address, read_key  # noqa: E402
 from alm.serving.app import Service  # noqa: E402
 from alm.serving.engine import Finish, LocalEngine, StoppedText  # noqa: E402
 from alm.serving.proxy import VllmEngine, vllm_settings  # noqa: E402
-from alm.serving.requests import ChatRequest, Limits, RequestError, read_request  # noqa: E402
+from alm.serving.requests import ChatRequest, Limits, RequestError, decode_clips, read_request  # noqa: E402
 from alm.serving.server import _Server  # noqa: E402
 
 KEY = "a-key-for-these-tests"
@@ -392,6 +392,96 @@ def test_a_wrong_field_is_named(client, change, status, code, message):
     good = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
     found = refused(lambda: client.chat.completions.create(**good | change))
     assert found[:2] == (status, code) and message in found[2]
+
+
+def read(**change):
+    """A request without a server, with some fields changed."""
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]} | change
+    return read_request(body, "tiny", "<|audio|>", Limits(audio_s=0.5))
+
+
+def audio_part(content: str) -> dict:
+    return {"type": "input_audio", "input_audio": {"data": content, "format": "wav"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "message"),
+    [
+        ({"max_tokens": 4, "max_completion_tokens": 4}, "max_tokens", "two names of one limit"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens", "max_completion_tokens is 0; expected a whole"),
+        ({"max_tokens": True}, "max_tokens", "max_tokens is True; expected a whole number"),
+        ({"max_tokens": (1 << 20) + 1}, "max_tokens", "from 1 to 1048576"),
+        ({"seed": 1 << 63}, "seed", "expected a whole number from -9223372036854775808 to 9223372036854775807"),
+        ({"top_p": 0}, "top_p", "top_p is 0; expected a number above 0 to 1"),
+        ({"temperature": True}, "temperature", "temperature is True; expected a number from 0 to 2"),
+        ({"stop": ["a"] * 5}, "stop", "stop: expected a text or up to 4 texts"),
+        ({"stop": 7}, "stop", "stop: expected a text or up to 4 texts"),
+        ({"stream": 1}, "stream", "stream is 1; expected true or false"),
+        ({"stream_options": []}, "stream_options", "expected {'include_usage': true}"),
+        ({"stream_options": {"chunks": 2}}, "stream_options", "expected {'include_usage': true}"),
+        ({"stream_options": {"include_usage": "yes"}}, "include_usage", "include_usage is 'yes'"),
+        ({"response_format": {"type": "json"}}, "response_format", "is not supported; leave it out"),
+        ({"tools": [{}]}, "tools", "is not supported; leave it out"),
+        ({"messages": ["x"]}, "messages[0]", "messages[0] is 'x'; expected an object with role and content"),
+        ({"messages": [{"role": "user", "content": "x", "name": "a"}]}, "messages[0]", "has 'name'; only role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0]", "messages[0].content is 5; expected text"),
+        (
+            {"messages": [{"role": "system", "content": [audio_part("AAAA")]}, {"role": "user", "content": "x"}]},
+            "messages[0].content[0]",
+            "only messages of the user hold audio",
+        ),
+        ({"messages": [user(audio_part("@@@@"))]}, "messages[0].content[0].input_audio.data", "not valid base64"),
+        ({"messages": [user(audio_part(""))]}, "messages[0].content[0].input_audio.data", "is empty; encode"),
+    ],
+)  # fmt: skip
+def test_fields_out_of_bounds_are_refused_by_their_name(change, param, message):
+    with pytest.raises(RequestError) as caught:
+        read(**change)
+    error = caught.value.body()["error"]
+    assert caught.value.status == 400 and error["type"] == "invalid_request_error"
+    assert error["param"] == param and message in error["message"]
+
+
+def test_bounds_themselves_other_names_and_fields_without_effect_are_taken():
+    plain = read()
+    assert (plain.max_new_tokens, plain.temperature, plain.top_p, plain.seed) == (None, 0.0, None, None)
+    assert (plain.stop, plain.stream, plain.include_usage) == ([], False, False)
+    full = read(
+        max_completion_tokens=1 << 20, temperature=2, top_p=1, seed=-(1 << 63), stop=list("abcd"), stream=True,
+        stream_options={"include_usage": True}, user="me", n=1, tools=[], logit_bias=None, max_tokens=None,
+        messages=[{"role": "user", "content": "x", "name": None, "tool_calls": []}],
+    )  # fmt: skip
+    assert (full.max_new_tokens, full.temperature, full.top_p, full.seed) == (1 << 20, 2.0, 1.0, -(1 << 63))
+    assert (full.stop, full.stream, full.include_usage) == (list("abcd"), True, True)
+    assert read(max_tokens=3).max_new_tokens == 3 and read(stop="END").stop == ["END"]
+    # Some clients send a whole data address where base64 is expected.
+    (source,) = read(messages=[user(audio_part("data:audio/wav;base64,YWJj"))]).sources
+    assert source == ("messages[0].content[0]", b"abc")
+
+
+def test_the_limit_of_audio_holds_for_all_clips_together():
+    def clip(seconds: float) -> dict:
+        return audio(np.zeros(int(16000 * seconds), np.float32))
+
+    request = read(messages=[user(clip(0.2), clip(0.3))])
+    assert [len(wave) for wave in decode_clips(request, 8000, Limits(audio_s=0.5))] == [1600, 2400]
+    with pytest.raises(RequestError, match=r"0.5 s for all clips together") as caught:
+        decode_clips(read(messages=[user(clip(0.3), clip(0.3))]), 8000, Limits(audio_s=0.5))
+    assert (caught.value.status, caught.value.code) == (413, "audio_too_long")
+    with pytest.raises(RequestError) as caught:
+        decode_clips(read(messages=[user(clip(0.6))]), 8000, Limits(audio_s=0.5))
+    assert caught.value.status == 413 and "together" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, "invalid_request_error"), (401, "authentication_error"), (404, "invalid_request_error"),
+     (413, "invalid_request_error"), (429, "rate_limit_error"), (500, "server_error"), (503, "server_error")],
+)  # fmt: skip
+def test_errors_have_openais_types(status, kind):
+    error = RequestError(status, "m" * 2000, "c", "p").body()["error"]
+    assert (error["type"], error["code"], error["param"]) == (kind, "c", "p")
+    assert error["message"] == "m" * 1000 + "…"
 
 
 def test_audio_that_cannot_be_heard(client, clips):
