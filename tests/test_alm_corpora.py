@@ -572,7 +572,7 @@ def test_the_nearest_spelling_and_suffix_of_a_recording_is_taken(tmp_path):
     assert files.clip("c").path == tmp_path / "c.wav" and files.clip("c.ogg").path == tmp_path / "c.ogg"
     cut = files.clip("none", "y/b.wav", start_s=1.0, end_s=2.5)
     assert (cut.name, cut.path, cut.start_s, cut.end_s) == ("none", tmp_path / "y" / "b.wav", 1.0, 2.5)
-    assert files.has_folder("x") and not files.has_folder("z")
+    assert AudioFiles([tmp_path]).has_folder("x") and not files.has_folder("z")
     assert [path.name for path in files.all()] == ["a.flac", "a.wav", "b.flac", "b.wav"]
     with pytest.raises(ConfigError, match="no such folder of audio"):
         AudioFiles([tmp_path / "gone"])

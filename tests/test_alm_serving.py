@@ -482,6 +482,7 @@ def test_errors_have_openais_types(status, kind):
     error = RequestError(status, "m" * 2000, "c", "p").body()["error"]
     assert (error["type"], error["code"], error["param"]) == (kind, "c", "p")
     assert error["message"] == "m" * 1000 + "…"
+    assert str(RequestError(status, "m" * 1000)) == "m" * 1000
 
 
 def test_audio_that_cannot_be_heard(client, clips):

@@ -116,6 +116,8 @@ def test_an_information_frame_says_delay_and_padding(head, side, samples, flags)
     info += b"".join(content for flag, content in fields if flags & flag) + lame
     data = info.ljust(size, b"\0") + sound * 3
     (part,) = read_parts(data, "mp3", "x.mp3")
+    (again,) = read_parts(data[:size] + data, "mp3", "x.mp3")  # a run of no frames is no part
+    assert (again.start, again.frames) == (2 * size, part.frames)
     # The decoder's own delay is 529 samples: it adds to the encoder's, and takes from the padding.
     assert part.skipped == (576 + 529, 1000 - 529 if flags & 1 else 0)
     assert (part.start, part.frames, part.heard) == (size, 3 * samples, 3 * samples - sum(part.skipped))
