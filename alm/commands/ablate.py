@@ -22,6 +22,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "config",
         metavar="CONFIG",
+        nargs="?",
         help="a YAML file, or a shipped config (alm config list ablation): encoders-tiny",
     )
     add_overrides(parser, "for example seeds=[0,1] jobs=4")
@@ -35,12 +36,31 @@ def add(commands: Any) -> None:
     mode.add_argument(
         "--report-only", action="store_true", help="only rewrite the report from stored answers"
     )
+    mode.add_argument(
+        "--status",
+        metavar="DIR",
+        help="only show what runs, what is left and about how long that takes, for the ablation in this folder (out)",
+    )
     parser.set_defaults(run=_ablate)
 
 
 def _ablate(arguments: argparse.Namespace) -> None:
+    from alm.common.errors import ConfigError
     from eval.ablation import run_ablation
 
+    if arguments.status is not None:
+        from pathlib import Path
+
+        from eval.ablation.progress import ablation_status
+
+        if arguments.config or arguments.data:
+            raise ConfigError("--status: takes the folder alone; remove CONFIG, KEY=VALUE and --data")
+        print(ablation_status(Path(arguments.status).resolve()))
+        return
+    if arguments.config is None:
+        raise ConfigError(
+            "alm ablate: give a config, or --status DIR; alm config list ablation names configs"
+        )
     report = run_ablation(
         arguments.config,
         arguments.overrides,

@@ -163,6 +163,19 @@ def budgeted(settings: AblationSettings, work: Path, plan: ArmPlan) -> dict[str,
     return steps
 
 
+def stage_seconds(found: dict[str, Any], steps: float) -> tuple[float, float]:
+    """Seconds of every run of a stage, and those that all runs of an arm share: their clips' features are cached.
+
+    Args:
+        found: The measured cost.
+        steps: Optimiser steps.
+    """
+    other = found["other_s"]
+    once = float(other.get("encoding clips", 0.0))
+    steps_s = (found["seconds"] - sum(other.values())) * steps / found["steps"]
+    return float(steps_s + sum(other.values()) - once), once
+
+
 def cost_table(settings: AblationSettings, work: Path, plans: list[ArmPlan]) -> str:
     """The cost of every arm and of the whole ablation, as text."""
     rows: list[tuple[str, ...]] = []
@@ -184,9 +197,7 @@ def cost_table(settings: AblationSettings, work: Path, plans: list[ArmPlan]) -> 
                     0 if step.key in pretrained else len(settings.seeds) if settings.pretrain_per_seed else 1
                 )
                 pretrained.add(step.key)
-            other = found["other_s"]
-            once = other.get("encoding clips", 0.0)  # all runs of an arm share the cached features
-            each = (found["seconds"] - sum(other.values())) * share + sum(other.values()) - once
+            each, once = stage_seconds(found, steps)
             total += runs * each + once
             sizes = (f"{found['trainable']:,}", f"{found['parameters']:,}", f"{steps:,}", tokens)
             seconds = f"{each:.0f} s x {runs}" + (f" + {once:.0f} s" if once else "")

@@ -14,6 +14,7 @@ from alm.common.errors import UserError
 from alm.common.files import write_text_atomic
 from eval.ablation.arm_steps import Inputs, arm_steps, probe_step, shared_inputs
 from eval.ablation.costs import ArmPlan, cost_table, n_jobs, plan_arms
+from eval.ablation.progress import Watch, planned_steps
 from eval.ablation.report import write_ablation_report
 from eval.ablation.results import INDEX, failure, validation_loss
 from eval.ablation.runner import run_steps, step_starter
@@ -61,25 +62,49 @@ def run_ablation(
             ) from error
     inputs = shared_inputs(settings)
     with step_starter(n_jobs(settings)) if settings.warm_start and AVAILABLE else nullcontext() as starter:
-        run = partial(run_steps, work, jobs=n_jobs(settings), starter=starter)
-        plans = plan_arms(settings, work, inputs, run)
-        if dry_run:
-            print(cost_table(settings, work, plans))
-            return None
-        _choose_learning_rates(settings, work, inputs, plans, run)
-        _run_arms(settings, root, work, inputs, plans, run)
+        watch = Watch(root, work, n_jobs(settings))
+        run = partial(
+            run_steps,
+            work,
+            jobs=n_jobs(settings),
+            say=watch.say,
+            starter=starter,
+            watch=None if dry_run else watch,
+        )
+        try:
+            plans = plan_arms(settings, work, inputs, run)
+            if dry_run:
+                print(cost_table(settings, work, plans))
+                return None
+            _choose_learning_rates(settings, work, inputs, plans, run, watch)
+            _run_arms(settings, root, work, inputs, plans, run, watch)
+        finally:
+            watch.clear()
     return write_ablation_report(root)
 
 
-def _run_arms(
-    settings: AblationSettings, root: Path, work: Path, inputs: Inputs, plans: list[ArmPlan], run: Run
-) -> None:
-    """Train, score and probe every arm, seed by seed."""
+def _make_runs(settings: AblationSettings, inputs: Inputs, plans: list[ArmPlan]) -> list[ArmPlan]:
+    """The arms that can be run, with the steps of all seeds at their learning rate."""
     ready = [plan for plan in plans if not plan.error]
     for plan in ready:
         for seed in settings.seeds:
             plan.runs[seed] = arm_steps(settings, plan.arm, inputs, seed, plan.lr_scale, plan.steps)
         plan.probe = probe_step(settings, plan.arm, inputs, plan.runs[settings.seeds[0]])
+    return ready
+
+
+def _run_arms(
+    settings: AblationSettings,
+    root: Path,
+    work: Path,
+    inputs: Inputs,
+    plans: list[ArmPlan],
+    run: Run,
+    watch: Watch,
+) -> None:
+    """Train, score and probe every arm, seed by seed."""
+    ready = _make_runs(settings, inputs, plans)
+    watch.expect(planned_steps(work, plans))
     # Seed by seed: arms with one encoder then find its features cached, and no two processes compute the same ones.
     last = [plan.runs[seed].score for seed in settings.seeds for plan in ready]
     last += [plan.probe for plan in ready if plan.probe is not None]
@@ -88,7 +113,12 @@ def _run_arms(
 
 
 def _choose_learning_rates(
-    settings: AblationSettings, work: Path, inputs: Inputs, plans: list[ArmPlan], run: Run
+    settings: AblationSettings,
+    work: Path,
+    inputs: Inputs,
+    plans: list[ArmPlan],
+    run: Run,
+    watch: Watch | None = None,
 ) -> None:
     """Per arm the factor with the best validation loss of the first seed; test answers are not used."""
     ready = [plan for plan in plans if not plan.error]
@@ -100,8 +130,12 @@ def _choose_learning_rates(
         for scale in settings.lr_scales:
             made = arm_steps(settings, plan.arm, inputs, settings.seeds[0], scale, plan.steps)
             plan.sweep[scale] = made
+    _make_runs(settings, inputs, plans)  # of the same length at whichever learning rate
+    if watch is not None:
+        watch.expect(planned_steps(work, plans))
     run([made.train[-1] for plan in ready for made in plan.sweep.values()])
     for plan in ready:
+        plan.runs, plan.probe = {}, None
         plan.losses = {
             scale: validation_loss(work, made.train[-1].folder) for scale, made in plan.sweep.items()
         }

@@ -18,17 +18,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
 from alm.common.errors import UserError
 from alm.common.files import write_text_atomic
 from alm.common.processes import child_environment
-from eval.ablation.steps import CONFIG, DONE, FAILED, LOG, Step, all_steps, placed
+from eval.ablation.steps import CONFIG, DONE, FAILED, LOCK, LOG, Step, all_steps, placed
 from eval.ablation.warm_start import Child, Starter, start_cold
 
-_LOCK = "lock"
 _POLL_S = 0.1
 # At the start of a line, or behind a progress bar on the same line.
 _ERROR = re.compile(r"(?:^|[\])])\s*((?:error: |[\w.]*(?:Error|Exception|Interrupt)\b).*)")
@@ -48,6 +47,16 @@ _IMPORTED = (
 )
 
 Say = Callable[[str], None]
+
+
+class Watcher(Protocol):
+    """Shows how far the steps are."""
+
+    def begin(self, steps: Sequence[Step]) -> None:
+        """Called with all steps before any is run."""
+
+    def show(self) -> None:
+        """Called several times a second while steps run."""
 
 
 @dataclass
@@ -79,7 +88,12 @@ def step_starter(jobs: int) -> Starter:
 
 
 def run_steps(
-    work: Path, last: Sequence[Step], jobs: int, say: Say = print, starter: Starter | None = None
+    work: Path,
+    last: Sequence[Step],
+    jobs: int,
+    say: Say = print,
+    starter: Starter | None = None,
+    watch: Watcher | None = None,
 ) -> None:
     """Run some steps and all before them; a failed one is noted in its folder, and steps that need it are skipped.
 
@@ -89,7 +103,10 @@ def run_steps(
         jobs: Processes at a time.
         say: Called with one line per step that ends.
         starter: Starts the processes; None starts a new interpreter for each.
+        watch: Shows how far they are; None shows nothing but `say`.
     """
+    if watch is not None:
+        watch.begin(all_steps(last))
     launch = starter.start if starter else partial(start_cold, environment=_environment(jobs))
     waiting = [step for step in all_steps(last) if not is_done(work, step)]
     old = {step.key: _failure(work, step) for step in waiting}  # these steps are tried again
@@ -128,6 +145,8 @@ def run_steps(
                     took = f"{time.perf_counter() - one.started:.0f} s"
                     state = f"FAILED ({problem})" if problem else "done"
                     say(f"[{ended}/{total}] {one.step.label}: {state}, {took}")
+            if watch is not None:
+                watch.show()
             time.sleep(_POLL_S)
     finally:
         _stop(running)
@@ -149,7 +168,7 @@ def _interrupt(*_: object) -> None:
 def _lock(folder: Path) -> int | None:
     """The step's lock, or None while another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -177,6 +196,7 @@ def _start(work: Path, step: Step, lock: int, launch: Callable[..., Child]) -> _
         values = yaml.safe_dump(placed(step.config, work, step), sort_keys=False)
         write_text_atomic(folder / CONFIG, values)
     with (folder / LOG).open("wb") as log:
+        os.utime(lock)  # says since when the step runs
         # The lock is held until the process and all that it forked have ended.
         process = launch(placed(step.words, work, step), log, lock)
     return _Running(step, process, lock, time.perf_counter())

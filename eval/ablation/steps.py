@@ -14,6 +14,7 @@ from alm.common.fingerprint import fingerprint
 DONE = "finished.json"
 FAILED = "failed.json"
 LOG = "log.txt"
+LOCK = "lock"
 CONFIG = "config.yaml"
 HERE = "{here}"
 ROOT = "{root}"
