@@ -227,7 +227,7 @@ def test_every_key_says_what_it_means(cls):
 def test_ranges_are_those_that_are_enforced():
     keys = {key.name: key for key in config_keys(TrainSettings)}
     assert keys["optim.batch_size"].allowed == "1 or more" and keys["optim.min_lr_ratio"].allowed == "0 to 1"
-    assert keys["run.precision"].choices == ("fp32", "bf16") and keys["policy.projector"].choices == (
+    assert keys["run.precision"].choices == ("fp32", "bf16", "fp16") and keys["policy.projector"].choices == (
         "frozen",
         "train",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ _UNSUPPORTED = {
     "liger_kernel_config": "Liger kernels are not supported",
     "parallelism_config": "sequence, context and tensor parallelism are not supported",
 }
+_LAUNCHER_PRECISION = "ACCELERATE_MIXED_PRECISION"  # set by `accelerate launch`
 _NEED_METRICS = ("reduce_lr_on_plateau", "greedy")  # schedules that follow an evaluation of the Trainer
 
 
@@ -121,6 +123,7 @@ def training_arguments(settings: LoopSettings, folder: Path, drop_last: bool = F
         optional["optim_args"] = optim.optimizer_args
     if run.fsdp is not None:
         optional |= {"fsdp": True, "fsdp_config": dict(run.fsdp)}
+    fp16 = run.precision == "fp16"
     own_clips = any(part.max_grad_norm for part in optim.components.given().values())
     if run.deepspeed_file is not None:
         warn_of_build_locks()
@@ -136,9 +139,12 @@ def training_arguments(settings: LoopSettings, folder: Path, drop_last: bool = F
             warmup_steps=optim.warmup_steps,
             weight_decay=optim.weight_decay,
             adam_beta2=optim.beta2,
-            # 0 would also skip the components' clipping
-            max_grad_norm=math.inf if own_clips and not optim.max_grad_norm else optim.max_grad_norm,
+            # 0 would also skip the components' clipping, and the check of the norm in fp16
+            max_grad_norm=math.inf
+            if (own_clips or fp16) and not optim.max_grad_norm
+            else optim.max_grad_norm,
             bf16=run.precision == "bf16",
+            fp16=fp16,
             deepspeed=run.deepspeed_file,
             seed=run.seed,
             data_seed=run.seed,
@@ -194,6 +200,12 @@ def check_arguments(settings: LoopSettings) -> None:
             an argument that another option sets; or an optimiser whose package is missing.
     """
     optim, run = settings.optim, settings.run
+    launcher = os.environ.get(_LAUNCHER_PRECISION, "no")
+    if launcher not in ("no", run.precision):
+        raise ConfigError(
+            f"{_LAUNCHER_PRECISION}={launcher}: accelerate launch chose another precision than run.precision "
+            f"({run.precision}); remove it there, or set run.precision"
+        )
     _check_trainer(run.trainer)
     device = accelerator()
     if run.deepspeed is not None and device is not None and not has_collectives(device):

@@ -18,6 +18,7 @@ from alm.common.errors import CheckpointError, UserError
 from alm.common.processes import is_main_process
 from encoders.checkpoint import write_weights
 from train.engine import checkpoints, fsdp
+from train.engine.loss_scale import LossScale
 from train.processes import any_process, barrier, rank_and_world, say
 
 PRIVATE_METHODS = {
@@ -43,10 +44,12 @@ class CheckpointTrainer(Trainer):
 
     Attributes:
         keep_checkpoints: Number of checkpoints to keep.
+        loss_scale: Of fp16 training; None in other precisions.
         best: `step` and `loss` of the best validation run, and the number of runs `since`; None before the first.
     """
 
     keep_checkpoints = 2
+    loss_scale: LossScale | None = None
     best: dict[str, Any] | None = None
     _restored: dict[str, Any] | None = None
     _saved_step = -1
@@ -117,7 +120,7 @@ class CheckpointTrainer(Trainer):
         self._saved_step = step
 
     def _write_state(self, folder: Path) -> None:
-        """Trainable weights, optimiser, schedule and counters."""
+        """Trainable weights, optimiser, schedule, loss scale and counters."""
         if self.is_deepspeed_enabled:
             self._engine.save_checkpoint(str(folder), exclude_frozen_parameters=True)
         else:
@@ -129,6 +132,8 @@ class CheckpointTrainer(Trainer):
                 torch.save(state, folder / checkpoints.OPTIMIZER)
         if is_main_process():
             torch.save(self.lr_scheduler.state_dict(), folder / checkpoints.SCHEDULER)  # type: ignore[union-attr]
+            if self.loss_scale is not None:
+                torch.save(self.loss_scale.state_dict(), folder / checkpoints.LOSS_SCALE)
             self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -143,6 +148,9 @@ class CheckpointTrainer(Trainer):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)  # type: ignore[no-untyped-call]
         if self.is_fsdp_enabled:
             fsdp.finish_sharding(self.network)
+        if self.loss_scale is not None:
+            assert self.optimizer is not None
+            self.loss_scale.take(self.optimizer)
         if resume_from_checkpoint is not None:
             self._restore(Path(resume_from_checkpoint))
         return prepared
@@ -178,6 +186,8 @@ class CheckpointTrainer(Trainer):
             state = checkpoints.load_state(checkpoint / checkpoints.OPTIMIZER)
             self.optimizer.load_state_dict(fsdp.sharded_state(state, self.optimizer))  # type: ignore
         self.lr_scheduler.load_state_dict(checkpoints.load_state(checkpoint / checkpoints.SCHEDULER))  # type: ignore[union-attr]
+        if self.loss_scale is not None:
+            self.loss_scale.load_state_dict(checkpoints.load_state(checkpoint / checkpoints.LOSS_SCALE))
         self._restored, self.best = facts["log"], facts["best"]
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:

@@ -29,6 +29,7 @@ COMPLETE = "complete.json"
 WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.pt"
 SCHEDULER = "scheduler.pt"
+LOSS_SCALE = "loss_scale.pt"  # of fp16
 _NAME = re.compile(r"checkpoint-(\d+)")
 _HIDDEN = ".unfinished-"
 

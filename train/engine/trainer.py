@@ -33,6 +33,7 @@ from train.engine.arguments import component_schedule, counted, training_argumen
 from train.engine.checkpointing import CheckpointTrainer
 from train.engine.compiled import compiler_errors
 from train.engine.groups import HasComponents, clip_groups, parameter_groups
+from train.engine.loss_scale import LossScale
 from train.engine.runlog import LOGS, RunLog, backends_log_to, cut_log
 from train.engine.signals import Signals
 from train.engine.throughput import AUDIO_S, Throughput, n_llm_tokens, step_flops
@@ -61,6 +62,8 @@ class _Hooks(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.throughput.end_step()
+        if self.trainer.loss_scale is not None:
+            self.trainer.loss_scale.end_step()
         self.trainer.after_step(control)
 
 
@@ -112,7 +115,7 @@ class StageTrainer(CheckpointTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.throughput = Throughput("bf16" if self.args.bf16 else "fp32")
+        self.throughput = Throughput("bf16" if self.args.bf16 else "fp16" if self.args.fp16 else "fp32")
         self.add_callback(_Hooks(self))
 
     # ---- FSDP2 ----
@@ -128,6 +131,8 @@ class StageTrainer(CheckpointTrainer):
                 self.is_fsdp_enabled = True
         if self.is_fsdp_enabled:  # it would round waveforms to bf16; autocast does not
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
+        if self.args.fp16:
+            self.loss_scale = LossScale(self.accelerator)
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
         """Autocast for FSDP2 models; for other models `Accelerator.prepare` wraps the forward pass in it."""
@@ -236,6 +241,8 @@ class StageTrainer(CheckpointTrainer):
         except _SkipStep:
             self._skipping = True
             model.zero_grad()
+            if self.loss_scale is not None:
+                self.loss_scale.skip(model)
             assert self._loss_before is not None
             self._tr_loss.copy_(self._loss_before)
             # The Trainer then logs the mean of the earlier losses.
@@ -259,16 +266,24 @@ class StageTrainer(CheckpointTrainer):
         return result
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """Clip; a norm that is not finite (the same on all processes) is handled like such a loss."""
+        """Clip; a norm that is not finite (the same on all processes) is handled like such a loss.
+
+        In fp16 the loss scale may be the reason: the step is left to the scaler until the scale is no larger than 1.
+        """
         if self._skipping:
             return None
         norm = self._clip(model)
         if norm is not None and not self.is_deepspeed_enabled and not np.isfinite(float(norm)):
+            if self.loss_scale is not None and self.loss_scale.value > 1:
+                return norm
             try:
                 self._handle_not_a_number(float(norm), "gradients' norm", "grad_norm")
             except _SkipStep:
                 self._skipping = True
-                model.zero_grad()
+                if self.loss_scale is None:
+                    model.zero_grad()
+                else:
+                    self.loss_scale.keep()
         elif norm is not None:
             self.skipped = 0
         return norm
@@ -280,10 +295,11 @@ class StageTrainer(CheckpointTrainer):
         groups = self._clip_groups
         if not groups:
             return fsdp.value_of(super()._clip_grad_norm(model))  # type: ignore[no-untyped-call]
-        norms = [
-            fsdp.value_of(self.accelerator.clip_grad_norm_(parameters, largest or float("inf")))
-            for parameters, largest in groups
-        ]
+        clip: Callable[..., Any] = self.accelerator.clip_grad_norm_
+        if self.loss_scale is not None:  # accelerate's would divide by the scale once per group
+            self.loss_scale.unscale()
+            clip = nn.utils.clip_grad_norm_
+        norms = [fsdp.value_of(clip(parameters, largest or float("inf"))) for parameters, largest in groups]
         return torch.stack([torch.as_tensor(norm) for norm in norms]).norm()
 
     def _handle_not_a_number(self, value: float, what: str, key: str) -> None:
@@ -309,6 +325,8 @@ class StageTrainer(CheckpointTrainer):
             say(f"step {step}: the {what} is not a number; step skipped; the sample ids are in {file}")
             raise _SkipStep
         more = f" ({self.skipped} steps in a row)" if self.on_nan == "skip" else " or set run.on_nan=skip"
+        if self.loss_scale is not None:
+            more = f", use run.precision=bf16{more}"
         raise UserError(
             f"step {step}: the {what} is not a number ({value} on process {self.args.process_index}); the "
             f"sample ids of the batch are in {file}; lower optim.lr, check the data{more}"
@@ -332,6 +350,10 @@ class StageTrainer(CheckpointTrainer):
             if isinstance(self.model, ReportsMetrics):
                 logs = {**logs, **self.model.take_metrics()}
             logs = {**logs, **self.throughput.take_line()}
+            if self.loss_scale is not None:
+                logs |= self.loss_scale.log_line()
+                if not np.isfinite(logs.get("grad_norm", 0.0)):  # of a step that the scaler skipped
+                    del logs["grad_norm"]
         quarantined = self.samples.quarantined()
         if quarantined is not None:
             logs = {**logs, "quarantined": len(quarantined)}

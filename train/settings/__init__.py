@@ -39,7 +39,7 @@ class RunSettings:
 
     Attributes:
         seed: Seed of initialisation, sampling and augmentation; 0 to 4294967295.
-        precision: `fp32` or `bf16` (mixed precision).
+        precision: `fp32`, `bf16` or `fp16` (mixed precision). fp16 scales the loss; not with DeepSpeed and FSDP2.
         deepspeed: DeepSpeed JSON config: a path, or a shipped one (`configs/deepspeed/zero2.json`); None trains
             without DeepSpeed.
         fsdp: Shard weights, gradients and optimiser over all processes with FSDP2, by options of `fsdp_config` of
@@ -100,7 +100,13 @@ class RunSettings:
         check_choice("run.on_nan", self.on_nan, ("stop", "skip"))
         if self.fsdp is not None:
             self._check_fsdp(self.fsdp)
-        check_choice("run.precision", self.precision, ("fp32", "bf16"))
+        check_choice("run.precision", self.precision, ("fp32", "bf16", "fp16"))
+        if self.precision == "fp16":
+            for name in ("deepspeed", "fsdp"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(
+                        f"run.precision: fp16 is not supported with run.{name}; use bf16, or remove run.{name}"
+                    )
 
     def _check_fsdp(self, options: dict[str, Any]) -> None:
         if self.deepspeed is not None:
