@@ -27,6 +27,7 @@ from eval.ablation.claims import (
 )
 from eval.ablation.costs import ArmPlan, budgeted, cost_table, merge_costs, plan_arms
 from eval.ablation.grid import make_arms
+from eval.ablation.progress import Watch
 from eval.ablation.proxies import EARLY, PROBE, VALIDATION, early_loss, proxies
 from eval.ablation.report import _arm_row, write_ablation_report
 from eval.ablation.results import ArmResult, Results, SeedRun, read_results
@@ -319,9 +320,12 @@ def test_every_seed_is_scored_and_the_first_is_probed(tmp_path):
         inputs={"train": ["a.jsonl"], "validation": ["b.jsonl"], "test": "c.jsonl", "llm": "x/llm", "labels": "l.csv"},
     )  # fmt: skip
     inputs = shared_inputs(settings)
-    plan = ArmPlan(make_arms(settings, inputs.table)[0], {})
+    arm = make_arms(settings, inputs.table)[0]
+    plan = ArmPlan(arm, plan_steps(arm, inputs))
     failed, ran = ArmPlan(plan.arm, {}, error="too long"), []
-    ablation._run_arms(settings, tmp_path, tmp_path, inputs, [failed, plan], ran.extend)
+    ablation._run_arms(
+        settings, tmp_path, tmp_path, inputs, [failed, plan], ran.extend, Watch(tmp_path, tmp_path, 1)
+    )
     runs = {seed: arm_steps(settings, plan.arm, inputs, seed) for seed in (4, 5)}
     probe = probe_step(settings, plan.arm, inputs, runs[4])
     assert [step.key for step in ran] == [runs[4].score.key, runs[5].score.key, probe.key]
