@@ -173,6 +173,10 @@ def test_tokens_of_a_batch():
     assert (
         int(n_llm_tokens({"input_ids": ids, "attention_mask": torch.tensor([[1] * 5, [0, 0, 1, 1, 1]])})) == 8
     )
+    additive = torch.zeros(2, 1, 5, 5).masked_fill(
+        torch.ones(5, 5).triu(1).bool(), torch.finfo(torch.float32).min
+    )
+    assert int(n_llm_tokens({"input_ids": ids, "attention_mask": additive})) == 10
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -51,8 +51,12 @@ def n_llm_tokens(batch: Mapping[str, Tensor]) -> Tensor | None:
     """Tokens of a batch without padding, audio included: a scalar; None for a model without an LLM."""
     if "input_ids" not in batch:
         return None
-    mask = batch.get("attention_mask")  # packed and shared rows have none, and are nearly full
-    return torch.tensor(batch["input_ids"].numel()) if mask is None else mask.sum()
+    mask = batch.get("attention_mask")
+    if (
+        mask is None or mask.dim() != 2
+    ):  # packed and shared rows, and masks (B, 1, N, N) of rows that are nearly full
+        return torch.tensor(batch["input_ids"].numel())
+    return mask.sum()
 
 
 @dataclasses.dataclass
