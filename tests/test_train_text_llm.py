@@ -152,6 +152,8 @@ def test_training_saves_what_reloads_and_learns_something(trained):
     assert model.dtype == torch.float32 and model.config.vocab_size == len(tokenizer)
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|end|>")
     lines = [json.loads(line) for line in (out.parent / "run" / "metrics.jsonl").read_text().splitlines()]
+    speeds = [line["tokens_per_s"] for line in lines if "tokens_per_s" in line]
+    assert speeds and all(0 < speed < 1e9 for speed in speeds)
     assert lines[-1]["step"] == TINY.steps
     fresh = build_llm(TINY, tokenizer)
     batch = next(iter(ReadingBatches(RowPacker(tokenizer), LANGUAGE, 9, 8, 1)))
