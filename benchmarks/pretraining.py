@@ -374,6 +374,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for arm in (*trained, *(arm for group in tables.values() for arm in group)):
             bench.probe(arm, seed)
     command = f"python -m benchmarks.pretraining --esc10 DIR --fsdd DIR --seeds {options.seeds} --out DIR"
+    command += f" --steps {options.steps}" * (options.steps is not None)
+    command += f" --parts {' '.join(options.parts)}" * (list(options.parts) != list(PARTS))
     about += ["**Quick mode: these figures mean nothing.**"] * options.quick
     text = page(bench, trained, tables, options.seeds, about, command)
     write_text_atomic(options.page or options.out / RESULTS, text)

@@ -60,10 +60,15 @@ def test_the_whole_comparison_and_its_reuse(sets, tmp_path, monkeypatch, capsys)
     assert len(heard) == 12 + 8 and not any("/4-" in name or "/cy-" in name for name in heard)
     cost = json.loads((tmp_path / "out" / "pretrained" / "seed-0" / "cost.json").read_text())
     assert cost["steps"] == 2 and cost["seconds"] > 0
+    assert "--seeds 1 --out DIR`." in text
     capsys.readouterr()
     main([*command, "--out", str(tmp_path / "out")])
     said = capsys.readouterr().out
     assert said.count("already done, reused") == 10 + 2 * (2 + 2 + 9)
+    main([*command, "--out", str(tmp_path / "out"), "--steps", "2", "--parts", "released"])
+    said = capsys.readouterr().out
+    assert "--out DIR --steps 2 --parts released`." in said
+    assert "The released recipe in equal CPU time" in said and "Masks and augmentation" not in said
 
 
 def test_pretrained_and_untrained_have_the_same_shape(sets, tmp_path):
