@@ -249,6 +249,21 @@ def test_a_compressed_file_says_so(data, name):
         open_records([DataSource(str(data / name), prompt="What is it?")])
 
 
+def test_a_label_without_a_question_is_kept_or_refused(data):
+    """Never dropped: under its own column's name, unless that is a field which belongs to a question."""
+    labelled = table(data / "l.csv", [{"slice_file_name": "0.wav", "label": "dog", "options": "cat"}])
+    (record,) = open_source(labelled, audio_only=True)
+    assert record.kind == "audio" and record.meta == {"label": "dog", "options": "cat"}
+    for row, field in (
+        ({"audio": "0.wav", "answer": "dog"}, "answer"),
+        ({"audio": "0.wav", "choices": "a"}, "choices"),
+    ):
+        with pytest.raises(
+            ManifestError, match=rf"f\.csv:2: has '{field}' .* no question; .* rename the column"
+        ):
+            open_source(table(data / "f.csv", [row]), audio_only=True)
+
+
 def test_tables_by_their_usual_names_and_one_prompt(data):
     rows = [{"path": "0.wav", "sentence": "one two"}, {"path": "1.wav", "sentence": "three"}]
     path = table(data / "t.csv", rows)

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from alm.cli import main
+from alm.common.errors import UserError
 from eval.ablation import progress
 from eval.ablation.progress import (
     Observed,
@@ -18,6 +19,7 @@ from eval.ablation.progress import (
     ablation_status,
     duration,
     observe,
+    read_steps,
     seconds_left,
     summary,
     write_steps,
@@ -197,3 +199,26 @@ def test_a_live_line_on_a_terminal_and_plain_lines_in_a_log(tmp_path, monkeypatc
     assert ("\r" in screen.text) == is_terminal and "\x1b" not in screen.text
     assert not is_terminal or screen.text.endswith(" \r")
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"folder": 3}, {"seconds": "x"}, {"group": []}, {"needs": [[1]]}, {"n_steps": "7"}, {"label": None}],
+)
+def test_a_damaged_list_is_one_line_and_replaced(tmp_path, change):
+    step = Planned("align-1", "a: align", "g", seconds=2.0)
+    write_steps(tmp_path, tmp_path / "work", 1, [step])
+    file = tmp_path / "progress.json"
+    values = json.loads(file.read_text())
+    values["steps"][0] |= change
+    file.write_text(json.dumps(values))
+    with pytest.raises(
+        UserError, match=r"progress\.json: not as `alm ablate` writes it .* run the ablation again"
+    ):
+        ablation_status(tmp_path)
+    write_steps(tmp_path, tmp_path / "work", 1, [step])
+    assert read_steps(tmp_path)[2] == [step]
+    marker = tmp_path / "work" / "steps" / "align-1" / "finished.json"
+    marker.parent.mkdir(parents=True)
+    marker.write_text("{}")
+    assert "0 of 1 steps done" in ablation_status(tmp_path)

@@ -19,8 +19,10 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from alm.common.errors import UserError
+from alm.common.errors import ConfigError, UserError
+from alm.common.fields import coerce_fields
 from alm.common.json_text import read_json_object, write_json
 from alm.common.names import check_file_name
 from alm.common.text import one_line, text_table
@@ -140,7 +142,7 @@ def observe(work: Path, steps: Iterable[Planned], since: float = 0.0) -> list[Ob
 
 
 def _observed(folder: Path, step: Planned, since: float) -> Observed:
-    with contextlib.suppress(OSError, UserError, TypeError, ValueError):
+    with contextlib.suppress(OSError, UserError, KeyError, TypeError, ValueError):
         return Observed(step, DONE_STATE, float(read_json_object(folder / DONE)["seconds"]))
     with contextlib.suppress(OSError):
         if _is_locked(folder / LOCK):
@@ -393,12 +395,20 @@ def read_steps(root: Path) -> tuple[Path, int, list[Planned]]:
         )
     values = read_json_object(root / STEPS)
     try:
-        steps = [Planned(**{**one, "needs": tuple(one["needs"])}) for one in values["steps"]]
+        steps = [_read_step(one) for one in values["steps"]]
         return (root / str(values["work"])).resolve(), int(values["jobs"]), steps
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{root / STEPS}: not as `alm ablate` writes it ({error}); run the ablation again"
         ) from error
+
+
+def _read_step(values: dict[str, Any]) -> Planned:
+    needs = values["needs"]
+    if not isinstance(needs, list) or not all(isinstance(one, str) for one in needs):
+        raise TypeError("needs is no list of folders")
+    rest = {key: value for key, value in values.items() if key != "needs"}
+    return Planned(needs=tuple(needs), **coerce_fields(Planned, rest))
 
 
 def ablation_status(root: Path) -> str:

@@ -19,7 +19,7 @@ from alm.data.readers.conversations import TURN_KEYS, check_no_more, is_conversa
 USUAL_NAMES = {
     "audio": (
         *("audios", "audio_path", "audio_filepath", "audio_file", "file_name", "filename", "filepath"),
-        *("file", "path", "wav", "sound"),
+        *("fname", "slice_file_name", "file", "path", "wav", "sound"),
     ),
     "question": ("query", "instruction"),
     "answer": (
@@ -69,10 +69,7 @@ def to_row(
     else:
         value = cells.get("audio")
         audio = value if isinstance(value, list) else [] if value in (None, "") else [value]
-        text = _text(cells, source.prompt, where)
-        if not text and cells.get("answer") not in (None, ""):
-            record[columns["answer"]] = cells["answer"]
-        record |= text
+        record |= _text(cells, source.prompt, where) or _labels(cells, columns, where)
         if not audio:
             column = columns.get("audio")
             missing = (
@@ -149,6 +146,26 @@ def _text(cells: Mapping[str, Any], prompt: str | None, where: str) -> dict[str,
             raise ManifestError(f"{where}: 'choices' is {shown(choices, 80)}; expected a list")
         found["choices"] = [text_of(choice, "choices", where) for choice in choices]
     return found
+
+
+def _labels(cells: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
+    """Answer and choices of a row without a question, under their columns' names.
+
+    Raises:
+        ManifestError: A column has the name of a record's own field, which belongs to a question.
+    """
+    kept = {}
+    for target in ("answer", "choices"):
+        value = cells.get(target)
+        if value in (None, "", []):
+            continue
+        if columns[target] in TARGETS:
+            raise ManifestError(
+                f"{where}: has {target!r} ({shown(value, 40)}) and no question; name its column (columns: "
+                "{question: …}), give one question for all rows (prompt: …), or rename the column"
+            )
+        kept[columns[target]] = value
+    return kept
 
 
 def text_of(value: Any, key: str, where: str) -> str:
