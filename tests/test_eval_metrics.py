@@ -468,15 +468,20 @@ json.dump(told, open(sys.argv[6], "w", encoding="utf-8"))
 """
 
 
-def test_spice_wrapper_speaks_to_its_program(tmp_path, monkeypatch):
-    """The protocol against a stand-in: what SPICE itself would say is not tested here."""
+def put_on_path(tmp_path, monkeypatch, stand_in):
+    """Let a Python program be what `java` starts."""
     program = tmp_path / "bin" / "java"
     program.parent.mkdir()
-    program.write_text(SPICE_STAND_IN.format(python=sys.executable))
+    program.write_text(stand_in.format(python=sys.executable))
     program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_spice_wrapper_speaks_to_its_program(tmp_path, monkeypatch):
+    """The protocol against a stand-in: what SPICE itself would say is not tested here."""
+    put_on_path(tmp_path, monkeypatch, SPICE_STAND_IN)
     (tmp_path / "lib").mkdir()
     (tmp_path / "spice-1.0.jar").touch()
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     spice = load_metric("spice")
     said = ["A dog barks.", "rain\u2028falls", "", "a caf\u00e9 \U0001f415"]
     wanted = [["a dog"], ["rain falls loudly"], ["a cat"], ["caf\u00e9"]]
@@ -518,12 +523,8 @@ for line in sys.stdin:
 
 def test_meteor_wrapper_speaks_to_its_program(tmp_path, monkeypatch):
     """The protocol against a stand-in; the scores of the program itself are compared where Java is installed."""
-    program = tmp_path / "bin" / "java"
-    program.parent.mkdir()
-    program.write_text(METEOR_STAND_IN.format(python=sys.executable))
-    program.chmod(0o755)
+    put_on_path(tmp_path, monkeypatch, METEOR_STAND_IN)
     (tmp_path / "meteor-1.5.jar").touch()
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("ALM_METEOR_DIR", str(tmp_path))
     said = [
         "A dog barks.",

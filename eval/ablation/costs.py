@@ -80,10 +80,8 @@ def plan_arms(
     own = [dict(plan.costs) for plan in plans]
     merge_costs(plans)
     run([step for plan in plans for step in plan.costs.values()])
-    alone = []
-    for plan, steps in zip(
-        plans, own, strict=True
-    ):  # what failed in one arm may work in another of its shape
+    alone = []  # a measurement that failed for one arm may work for another of its shape
+    for plan, steps in zip(plans, own, strict=True):
         for stage, step in plan.costs.items():
             if step.key != steps[stage].key and failure(work, [step.folder]) is not None:
                 plan.costs[stage] = steps[stage]

@@ -18,11 +18,8 @@ from alm.common.files import read_text
 from alm.data.corpora import AudioFiles, Corpus, Entries, Entry, Row, csv_rows
 from alm.data.scenes.events import FILE_COLUMNS, LABEL_COLUMNS, recording_of
 
-_LABELS = (
-    *LABEL_COLUMNS[:-1],
-    "labels",
-    LABEL_COLUMNS[-1],
-)  # a number in `target` may go with names in `labels`
+# A number in `target` may stand beside names in `labels`.
+_LABELS = (*LABEL_COLUMNS[:-1], "labels", LABEL_COLUMNS[-1])
 _GROUPS = ("group", "src_file", "freesound_id")
 
 
